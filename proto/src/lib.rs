@@ -1,0 +1,7 @@
+//! What crosses a boundary in uprtc: two languages ([`plane`] between the planes, [`signal`] between client and
+//! controlplane), the STUN wire format that both planes speak, and the one medium, the shared-memory [`link`].
+//! There is no policy here.
+
+pub mod id;
+pub mod plane;
+pub mod signal;

@@ -1,0 +1,756 @@
+//! The plane contract: what the controlplane tells a worker (commands), what a worker tells the controlplane
+//! (events), the datagrams that pass between them, and the counters of the stats page.
+//!
+//! Every record is a fixed array of bytes written and read field by field, little endian, so that the two
+//! processes agree on it without sharing a Rust layout. Reading checks the tag and each field; a record that does
+//! not parse is refused whole. The record declarations below are the only source: the codec, the size assertions
+//! and the layout hash are made from them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId};
+
+/// Version of the contract. Raised when the meaning of a record changes without its layout.
+pub const CONTRACT_VERSION: u32 = 1;
+
+/// Bytes of a command or an event: one cache line.
+pub const RECORD_LEN: usize = 64;
+
+/// Largest datagram that is punted or injected, bytes. An Ethernet frame carries 1472 bytes of UDP payload.
+pub const DATAGRAM_LEN_MAX: usize = 1500;
+
+/// Bytes of a datagram record: header and payload, a multiple of the cache line.
+pub const DATAGRAM_RECORD_LEN: usize = 1600;
+
+/// One command or event as it lies in a ring.
+pub type Record = [u8; RECORD_LEN];
+
+/// A value with a fixed wire size inside a record.
+trait Field: Sized {
+    const SIZE: usize;
+    fn write(&self, out: &mut [u8]);
+    fn read(bytes: &[u8]) -> Option<Self>;
+}
+
+macro_rules! int_field {
+    ($($t:ty),*) => {$(
+        impl Field for $t {
+            const SIZE: usize = size_of::<$t>();
+            fn write(&self, out: &mut [u8]) { out.copy_from_slice(&self.to_le_bytes()); }
+            fn read(bytes: &[u8]) -> Option<Self> { Some(<$t>::from_le_bytes(bytes.try_into().ok()?)) }
+        }
+    )*};
+}
+int_field!(u8, u16, u32, u64);
+
+impl<const N: usize> Field for [u8; N] {
+    const SIZE: usize = N;
+    fn write(&self, out: &mut [u8]) {
+        out.copy_from_slice(self);
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok()
+    }
+}
+
+macro_rules! id_field {
+    ($($t:ty),*) => {$(
+        impl Field for $t {
+            const SIZE: usize = 8;
+            fn write(&self, out: &mut [u8]) {
+                out[..4].copy_from_slice(&self.index.to_le_bytes());
+                out[4..].copy_from_slice(&self.generation.to_le_bytes());
+            }
+            fn read(bytes: &[u8]) -> Option<Self> {
+                let id = Self::new(u32::read(&bytes[..4])?, u32::read(&bytes[4..])?);
+                (id.generation != 0).then_some(id)
+            }
+        }
+    )*};
+}
+id_field!(PeerId, StreamId, SlotId, RouteId);
+
+impl Field for Mid {
+    const SIZE: usize = MID_LEN_MAX;
+    fn write(&self, out: &mut [u8]) {
+        out.fill(0);
+        out[..self.as_bytes().len()].copy_from_slice(self.as_bytes());
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let len = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+        if bytes[len..].iter().any(|&b| b != 0) {
+            return None;
+        }
+        Mid::parse(&bytes[..len])
+    }
+}
+
+impl Field for SocketAddr {
+    const SIZE: usize = 19;
+    fn write(&self, out: &mut [u8]) {
+        out.fill(0);
+        match self.ip() {
+            IpAddr::V4(ip) => {
+                out[0] = 4;
+                out[1..5].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                out[0] = 6;
+                out[1..17].copy_from_slice(&ip.octets());
+            }
+        }
+        out[17..].copy_from_slice(&self.port().to_le_bytes());
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let ip = match bytes[0] {
+            4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::read(&bytes[1..5])?)),
+            6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::read(&bytes[1..17])?)),
+            _ => return None,
+        };
+        Some(SocketAddr::new(ip, u16::read(&bytes[17..19])?))
+    }
+}
+
+/// Declares a byte-sized enum with a checked reader.
+macro_rules! wire_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $value:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $value),* }
+
+        impl Field for $name {
+            const SIZE: usize = 1;
+            fn write(&self, out: &mut [u8]) { out[0] = *self as u8; }
+            fn read(bytes: &[u8]) -> Option<Self> {
+                match bytes[0] { $($value => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// SRTP protection profile, numbered as IANA's DTLS-SRTP registry (low byte).
+    SrtpProfile {
+        /// AES128_CM_HMAC_SHA1_80 (RFC 5764 §4.1.2).
+        Aes128CmHmacSha1_80 = 1,
+        /// AEAD_AES_128_GCM (RFC 7714 §14.2).
+        AeadAes128Gcm = 7,
+        /// AEAD_AES_256_GCM (RFC 7714 §14.2).
+        AeadAes256Gcm = 8,
+    }
+}
+
+wire_enum! {
+    /// Which way a key protects, seen from the worker.
+    Direction {
+        /// From the peer to us.
+        Rx = 1,
+        /// From us to the peer.
+        Tx = 2,
+    }
+}
+
+wire_enum! {
+    /// What a stream carries, as far as the packet path must know it.
+    Codec {
+        /// Opus (RFC 7587), 48 kHz RTP clock.
+        Opus = 1,
+        /// H.264 (RFC 6184), 90 kHz RTP clock.
+        H264 = 2,
+    }
+}
+
+impl Codec {
+    /// RTP clock rate, Hz.
+    pub const fn clock_rate(self) -> u32 {
+        match self {
+            Codec::Opus => 48_000,
+            Codec::H264 => 90_000,
+        }
+    }
+
+    /// Whether it is video (has keyframes, trains and repair).
+    pub const fn is_video(self) -> bool {
+        matches!(self, Codec::H264)
+    }
+}
+
+wire_enum! {
+    /// Why a command was refused.
+    Refusal {
+        /// The bytes are not a command of this contract.
+        Malformed = 1,
+        /// A table of the worker is full.
+        TableFull = 2,
+        /// It names an object that is not there (or another generation of it).
+        Unknown = 3,
+        /// It opens an object whose place is taken.
+        Occupied = 4,
+        /// The staged batch is longer than the worker can hold.
+        BatchFull = 5,
+    }
+}
+
+wire_enum! {
+    /// Why a datagram crosses the planes.
+    DatagramKind {
+        /// A DTLS record, from or to a peer whose address is validated (RFC 5764).
+        Dtls = 1,
+    }
+}
+
+/// RTP header extensions that the packet path reads or writes, in the order of [`ExtensionIds`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Extension {
+    /// `urn:ietf:params:rtp-hdrext:sdes:mid` (RFC 9143).
+    Mid = 0,
+    /// `urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id` (RFC 8852).
+    Rid = 1,
+    /// `urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id` (RFC 8852).
+    RepairedRid = 2,
+    /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time`.
+    AbsSendTime = 3,
+    /// `http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01`.
+    TransportCc = 4,
+    /// `urn:ietf:params:rtp-hdrext:ssrc-audio-level` (RFC 6464).
+    AudioLevel = 5,
+    /// `http://www.webrtc.org/experiments/rtp-hdrext/playout-delay`.
+    PlayoutDelay = 6,
+    /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time`.
+    AbsCaptureTime = 7,
+    /// `urn:3gpp:video-orientation` (3GPP TS 26.114 §7.4.5).
+    VideoOrientation = 8,
+}
+
+impl Extension {
+    /// All of them, in index order.
+    pub const ALL: [Extension; 9] = [
+        Extension::Mid,
+        Extension::Rid,
+        Extension::RepairedRid,
+        Extension::AbsSendTime,
+        Extension::TransportCc,
+        Extension::AudioLevel,
+        Extension::PlayoutDelay,
+        Extension::AbsCaptureTime,
+        Extension::VideoOrientation,
+    ];
+
+    /// The URI that names it in SDP (`a=extmap`, RFC 8285 §5).
+    pub const fn uri(self) -> &'static str {
+        match self {
+            Extension::Mid => "urn:ietf:params:rtp-hdrext:sdes:mid",
+            Extension::Rid => "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id",
+            Extension::RepairedRid => "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id",
+            Extension::AbsSendTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+            Extension::TransportCc => "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01",
+            Extension::AudioLevel => "urn:ietf:params:rtp-hdrext:ssrc-audio-level",
+            Extension::PlayoutDelay => "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
+            Extension::AbsCaptureTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
+            Extension::VideoOrientation => "urn:3gpp:video-orientation",
+        }
+    }
+}
+
+/// Places in [`ExtensionIds`]; room to grow without a new layout.
+pub const EXTENSION_COUNT_MAX: usize = 16;
+
+/// The id (1 to 14) that a peer's BUNDLE group gives each [`Extension`], 0 where it is not negotiated.
+pub type ExtensionIds = [u8; EXTENSION_COUNT_MAX];
+
+/// Length of the ICE username fragment that we issue, bytes of ice-char: 48 bits of randomness (RFC 8445 §5.3 asks 24).
+pub const UFRAG_LEN: usize = 8;
+/// Length of the ICE password that we issue, bytes of ice-char: 144 bits of randomness (RFC 8445 §5.3 asks 128).
+pub const PWD_LEN: usize = 24;
+
+/// Master key, right-padded with zeros to the longest profile's length.
+pub const KEY_LEN_MAX: usize = 32;
+/// Master salt: 14 bytes for AES-CM, 12 and two zeros for GCM.
+pub const SALT_LEN_MAX: usize = 14;
+
+/// Bits of [`StreamOpen::feedback`] and [`RouteOpen::feedback`]: what was negotiated by `a=rtcp-fb`.
+pub mod feedback {
+    /// Generic NACK (RFC 4585 §6.2.1).
+    pub const NACK: u8 = 1;
+    /// Picture loss indication (RFC 4585 §6.3.1).
+    pub const PLI: u8 = 2;
+    /// Full intra request (RFC 5104 §4.3.1).
+    pub const FIR: u8 = 4;
+    /// Transport-wide congestion control feedback.
+    pub const TRANSPORT_CC: u8 = 8;
+}
+
+/// Declares the records of one direction: an enum of structs, its codec, its size assertions and its layout text.
+macro_rules! records {
+    ($(#[$doc:meta])* $set:ident, $layout:ident {
+        $($(#[$rdoc:meta])* $name:ident = $tag:literal { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* $(,)? })*
+    }) => {
+        $(
+            $(#[$rdoc])*
+            #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+            pub struct $name { $($(#[$fdoc])* pub $field: $ty),* }
+
+            impl $name {
+                const SIZE: usize = 2 $(+ <$ty as Field>::SIZE)*;
+            }
+            const _: () = assert!($name::SIZE <= RECORD_LEN, concat!(stringify!($name), " does not fit a record"));
+        )*
+
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $set { $($(#[$rdoc])* $name($name)),* }
+
+        $(impl From<$name> for $set {
+            fn from(record: $name) -> Self { $set::$name(record) }
+        })*
+
+        impl $set {
+            /// The record as it lies in a ring: tag (u16), fields in order, zeros.
+            pub fn write(&self) -> Record {
+                let mut out = [0u8; RECORD_LEN];
+                match self {
+                    $($set::$name(_r) => {
+                        u16::write(&$tag, &mut out[..2]);
+                        let mut _at = 2;
+                        $(
+                            let end = _at + <$ty as Field>::SIZE;
+                            <$ty as Field>::write(&_r.$field, &mut out[_at..end]);
+                            _at = end;
+                        )*
+                    })*
+                }
+                out
+            }
+
+            /// Reads a record that another process wrote; `None` unless the tag and every field are valid.
+            pub fn read(record: &Record) -> Option<Self> {
+                match u16::read(&record[..2])? {
+                    $($tag => {
+                        let mut _at = 2;
+                        $(
+                            let end = _at + <$ty as Field>::SIZE;
+                            let $field = <$ty as Field>::read(&record[_at..end])?;
+                            _at = end;
+                        )*
+                        Some($set::$name($name { $($field),* }))
+                    })*
+                    _ => None,
+                }
+            }
+
+            /// The tag that names the record's kind.
+            pub const fn tag(&self) -> u16 {
+                match self { $($set::$name(_) => $tag),* }
+            }
+        }
+
+        const $layout: &str = concat!($(stringify!($name), "=", stringify!($tag), "{", $(stringify!($field), ":", stringify!($ty), ",",)* "}"),*);
+    };
+}
+
+records! {
+    /// Controlplane to worker. Edits are staged in order and take effect together at [`Commit`].
+    Command, COMMAND_LAYOUT {
+        /// A peer's transport, with the ICE credentials that we issued for it (RFC 8445 §5.3).
+        PeerOpen = 1 {
+            /// Its place in the worker's table.
+            peer: PeerId,
+            /// Our username fragment; the first half of USERNAME in the peer's checks.
+            ufrag: [u8; UFRAG_LEN],
+            /// Our password; keys MESSAGE-INTEGRITY in both directions of a check.
+            pwd: [u8; PWD_LEN],
+        }
+        /// The header extension ids of the peer's BUNDLE group.
+        PeerExtensions = 2 {
+            /// Whose.
+            peer: PeerId,
+            /// Id by [`Extension`], 0 where not negotiated.
+            ids: ExtensionIds,
+        }
+        /// SRTP keys of one direction, from the DTLS exporter (RFC 5764 §4.2).
+        PeerKeys = 3 {
+            /// Whose.
+            peer: PeerId,
+            /// From the peer or to it.
+            direction: Direction,
+            /// Cipher and tag.
+            profile: SrtpProfile,
+            /// Master key, zero padded.
+            key: [u8; KEY_LEN_MAX],
+            /// Master salt, zero padded.
+            salt: [u8; SALT_LEN_MAX],
+        }
+        /// The peer is gone; closes its streams, slots and their routes too.
+        PeerClose = 4 {
+            /// Which.
+            peer: PeerId,
+        }
+        /// A stream that the peer may send.
+        StreamOpen = 5 {
+            /// Its place in the worker's table.
+            stream: StreamId,
+            /// Who sends it.
+            peer: PeerId,
+            /// Its SSRC as signalled (RFC 5576), or 0: then the first packet with this MID (or else PT) names it.
+            ssrc: Ssrc,
+            /// SSRC of its RTX stream (RFC 4588), or 0 as above.
+            rtx_ssrc: Ssrc,
+            /// The m-section's MID, or none.
+            mid: Mid,
+            /// Payload type of the codec.
+            pt: Pt,
+            /// Payload type of RTX, or 0 when not negotiated.
+            rtx_pt: Pt,
+            /// The codec.
+            codec: Codec,
+            /// Bits of [`feedback`] that the sender of the stream understands.
+            feedback: u8,
+        }
+        /// The stream is gone; closes its routes too.
+        StreamClose = 6 {
+            /// Which.
+            stream: StreamId,
+        }
+        /// An m-section through which the peer receives.
+        SlotOpen = 7 {
+            /// Its place in the worker's table.
+            slot: SlotId,
+            /// Who receives.
+            peer: PeerId,
+            /// SSRC for the life of the slot.
+            ssrc: Ssrc,
+            /// SSRC of its RTX stream, or 0.
+            rtx_ssrc: Ssrc,
+            /// MID written into its packets while the extension is negotiated.
+            mid: Mid,
+            /// First sequence number, below 2^15 (libsrtp and str0m#553: stay far from the wrap).
+            seq_first: u16,
+            /// First sequence number of the RTX stream, below 2^15.
+            rtx_seq_first: u16,
+            /// First timestamp.
+            timestamp_first: u32,
+        }
+        /// The slot is gone; closes its route too.
+        SlotClose = 8 {
+            /// Which.
+            slot: SlotId,
+        }
+        /// Carry a stream into a slot. A slot carries one stream at a time.
+        RouteOpen = 9 {
+            /// Its place in the worker's table.
+            route: RouteId,
+            /// From.
+            stream: StreamId,
+            /// To.
+            slot: SlotId,
+            /// Payload type that the receiver gave the stream's codec.
+            pt: Pt,
+            /// Payload type of RTX for it, or 0: then losses of the receiver are not repaired.
+            rtx_pt: Pt,
+            /// Bits of [`feedback`] that the receiver was told it may send.
+            feedback: u8,
+        }
+        /// Stop carrying.
+        RouteClose = 10 {
+            /// Which.
+            route: RouteId,
+        }
+        /// Close everything: what a controlplane says that adopts nothing.
+        Reset = 11 {}
+        /// Say what is installed: the worker echoes each open record ([`Report::Echo`]) and ends with [`Described`].
+        /// A controlplane that adopts rooms from the journal asks this first.
+        Describe = 13 {}
+        /// Everything staged since the last commit takes effect, whole, between two turns.
+        Commit = 12 {
+            /// Number of the batch; comes back in [`Committed`].
+            batch: u64,
+        }
+    }
+}
+
+records! {
+    /// Worker to controlplane.
+    Event, EVENT_LAYOUT {
+        /// A batch took effect.
+        Committed = 1 {
+            /// Number of the batch.
+            batch: u64,
+        }
+        /// A command of a batch was refused; the rest of the batch stands.
+        Refused = 2 {
+            /// Number of the next commit when it was read.
+            batch: u64,
+            /// Tag of the command, 0 if unreadable.
+            tag: u16,
+            /// Index of the object that it names.
+            index: u32,
+            /// Why.
+            refusal: Refusal,
+        }
+        /// The peer's path was selected or moved: the source of an authenticated check (RFC 8445 §7.3).
+        PeerPath = 3 {
+            /// Whose.
+            peer: PeerId,
+            /// Where its packets go now.
+            remote: SocketAddr,
+            /// Whether the check carried USE-CANDIDATE.
+            nominated: u8,
+        }
+        /// No authenticated check for the consent time (RFC 7675 §5.1, 30 s): nothing is sent to it any more.
+        PeerExpired = 4 {
+            /// Whose.
+            peer: PeerId,
+        }
+        /// End of the echoes that a [`Describe`] asked for.
+        Described = 6 {
+            /// How many records were echoed.
+            count: u64,
+        }
+        /// The first authentic packet of a stream arrived.
+        StreamStarted = 5 {
+            /// Which.
+            stream: StreamId,
+            /// Its SSRC.
+            ssrc: Ssrc,
+        }
+    }
+}
+
+/// Bit of a tag in the event ring: the record is not an event but the echo of an installed command.
+const ECHO_BIT: u16 = 0x8000;
+
+/// What a record of the event ring says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Something happened.
+    Event(Event),
+    /// Something is installed: the command that opened it, with the key and salt of [`PeerKeys`] blanked.
+    Echo(Command),
+}
+
+impl Report {
+    /// The record as it lies in the event ring.
+    pub fn write(&self) -> Record {
+        match self {
+            Report::Event(event) => event.write(),
+            Report::Echo(command) => {
+                let command = match *command {
+                    Command::PeerKeys(keys) => {
+                        Command::PeerKeys(PeerKeys { key: [0; KEY_LEN_MAX], salt: [0; SALT_LEN_MAX], ..keys })
+                    }
+                    other => other,
+                };
+                let mut record = command.write();
+                (command.tag() | ECHO_BIT).write(&mut record[..2]);
+                record
+            }
+        }
+    }
+
+    /// Reads a record that the worker wrote; `None` unless it is valid.
+    pub fn read(record: &Record) -> Option<Self> {
+        let tag = u16::read(&record[..2])?;
+        if tag & ECHO_BIT == 0 {
+            return Event::read(record).map(Report::Event);
+        }
+        let mut command = *record;
+        (tag & !ECHO_BIT).write(&mut command[..2]);
+        Command::read(&command).map(Report::Echo)
+    }
+}
+
+/// A datagram that crosses the planes: punted up or injected down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DatagramHeader {
+    /// Why it crosses.
+    pub kind: DatagramKind,
+    /// Whose.
+    pub peer: PeerId,
+    /// Punted: where it came from. Injected: where to send it; the worker refuses an address that the peer
+    /// has not validated by an authenticated check.
+    pub remote: SocketAddr,
+    /// Bytes of payload, at most [`DATAGRAM_LEN_MAX`].
+    pub len: u16,
+}
+
+const DATAGRAM_HEADER_LEN: usize = 1 + 8 + 19 + 2;
+const _: () = assert!(DATAGRAM_HEADER_LEN + DATAGRAM_LEN_MAX <= DATAGRAM_RECORD_LEN);
+const _: () = assert!(DATAGRAM_RECORD_LEN.is_multiple_of(64));
+const DATAGRAM_LAYOUT: &str = "Datagram{kind:u8,peer:PeerId,remote:SocketAddr,len:u16,bytes:[u8;1500]}";
+
+impl DatagramHeader {
+    /// Writes header and payload into a record. `None` if the payload is longer than [`DATAGRAM_LEN_MAX`].
+    pub fn write(
+        kind: DatagramKind,
+        peer: PeerId,
+        remote: SocketAddr,
+        payload: &[u8],
+        record: &mut [u8; DATAGRAM_RECORD_LEN],
+    ) -> Option<()> {
+        if payload.len() > DATAGRAM_LEN_MAX {
+            return None;
+        }
+        kind.write(&mut record[..1]);
+        peer.write(&mut record[1..9]);
+        remote.write(&mut record[9..28]);
+        (payload.len() as u16).write(&mut record[28..30]);
+        record[DATAGRAM_HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        Some(())
+    }
+
+    /// Reads a record that another process wrote: the header and the payload.
+    pub fn read(record: &[u8; DATAGRAM_RECORD_LEN]) -> Option<(DatagramHeader, &[u8])> {
+        let header = DatagramHeader {
+            kind: DatagramKind::read(&record[..1])?,
+            peer: PeerId::read(&record[1..9])?,
+            remote: SocketAddr::read(&record[9..28])?,
+            len: u16::read(&record[28..30])?,
+        };
+        let len = usize::from(header.len);
+        (len <= DATAGRAM_LEN_MAX).then(|| (header, &record[DATAGRAM_HEADER_LEN..][..len]))
+    }
+}
+
+/// Declares the counters of the stats page: an enum, its names, its count.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
+        /// One counter of a worker's stats page. All only grow.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $name),* }
+
+        impl Counter {
+            /// All counters, in page order.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+            /// The name under which metrics show it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text),* }
+            }
+        }
+
+        const COUNTER_LAYOUT: &str = concat!("Counters{", $($text, ",",)* "}");
+    };
+}
+
+counters! {
+    /// Datagrams taken from the kernel; equals forwarded + consumed + punted + every dropped_*.
+    Received => "received",
+    /// Bytes of them.
+    ReceivedBytes => "received_bytes",
+    /// Fate: went into at least one route's rewriting, or was accepted for a stream that nobody receives now.
+    Forwarded => "forwarded",
+    /// Fate: ended here with effect (STUN check, RTCP, RTX that filled nothing new is a drop).
+    Consumed => "consumed",
+    /// Fate: handed to the controlplane.
+    Punted => "punted",
+    /// Drop: empty, or a first byte that RFC 7983 gives to nobody we know.
+    DroppedUnknownProtocol => "dropped_unknown_protocol",
+    /// Drop: from an address that no authenticated check has validated.
+    DroppedUnknownAddress => "dropped_unknown_address",
+    /// Drop: not well-formed STUN, or not a Binding request.
+    DroppedStunMalformed => "dropped_stun_malformed",
+    /// Drop: USERNAME names no transport of this worker.
+    DroppedStunUnknownUfrag => "dropped_stun_unknown_ufrag",
+    /// Drop: MESSAGE-INTEGRITY or FINGERPRINT is wrong.
+    DroppedStunIntegrity => "dropped_stun_integrity",
+    /// Drop: not a well-formed DTLS record.
+    DroppedDtlsMalformed => "dropped_dtls_malformed",
+    /// Drop: punts of this peer (or of all) exceed their rate.
+    DroppedPuntRate => "dropped_punt_rate",
+    /// Drop: the punt ring is full.
+    DroppedPuntFull => "dropped_punt_full",
+    /// Drop: SRTP or SRTCP before keys.
+    DroppedNoKeys => "dropped_no_keys",
+    /// Drop: not a well-formed RTP packet.
+    DroppedRtpMalformed => "dropped_rtp_malformed",
+    /// Drop: an RTP packet of no stream that was negotiated.
+    DroppedUnknownStream => "dropped_unknown_stream",
+    /// Drop: SRTP authentication failed.
+    DroppedSrtpAuth => "dropped_srtp_auth",
+    /// Drop: SRTP index seen before, or older than the replay window (RFC 3711 §3.3.2).
+    DroppedSrtpReplay => "dropped_srtp_replay",
+    /// Drop: SRTCP authentication failed or index replayed, or not well-formed RTCP inside.
+    DroppedSrtcp => "dropped_srtcp",
+    /// Drop: RTX of a packet that had arrived, or is too old, or is padding alone.
+    DroppedRtxUseless => "dropped_rtx_useless",
+    /// Drop: payload type that the stream did not negotiate.
+    DroppedPayloadType => "dropped_payload_type",
+    /// Drop: larger than a slab frame.
+    DroppedTooLarge => "dropped_too_large",
+
+    /// RTP packets that left by routes (one received packet may leave many times).
+    Sent => "sent",
+    /// Bytes of them.
+    SentBytes => "sent_bytes",
+    /// Sends by the kernel: trains and single packets.
+    SentTrains => "sent_trains",
+    /// Datagrams of any kind that the kernel refused or that found the outbox full.
+    SendFailed => "send_failed",
+    /// Route copies withheld until a keyframe arrives.
+    HeldForKeyframe => "held_for_keyframe",
+    /// Route copies withheld: older than the slot's switch, or index used before.
+    HeldStale => "held_stale",
+    /// Route copies withheld: the receiver has no keys, no path or no consent.
+    HeldNotReady => "held_not_ready",
+    /// RTX packets sent to subscribers.
+    RtxSent => "rtx_sent",
+    /// Sequence numbers asked for by subscribers' NACKs.
+    NackReceived => "nack_received",
+    /// Asked for, but no longer in the history.
+    NackMissed => "nack_missed",
+    /// Asked for again within a round trip, or over the repair budget.
+    NackThrottled => "nack_throttled",
+    /// Sequence numbers that we asked of publishers.
+    NackSent => "nack_sent",
+    /// Holes that were filled by RTX or late arrival.
+    Recovered => "recovered",
+    /// Holes given up.
+    Lost => "lost",
+    /// Keyframe requests from subscribers.
+    KeyframeRequestsReceived => "keyframe_requests_received",
+    /// Keyframe requests to publishers, after merging.
+    KeyframeRequestsSent => "keyframe_requests_sent",
+    /// Transport-cc feedback packets sent to publishers.
+    TransportCcSent => "transport_cc_sent",
+    /// Transport-cc feedback packets received from subscribers.
+    TransportCcReceived => "transport_cc_received",
+    /// RTCP compound packets sent.
+    RtcpSent => "rtcp_sent",
+    /// Datagrams injected by the controlplane and sent.
+    Injected => "injected",
+    /// Injected datagrams refused: unknown peer, or an address it has not validated.
+    InjectRefused => "inject_refused",
+    /// Binding success responses sent.
+    BindingAnswered => "binding_answered",
+    /// Events that found their ring full.
+    EventsLost => "events_lost",
+    /// Turns of the loop.
+    Turns => "turns",
+    /// Times the loop parked.
+    Parks => "parks",
+    /// Peers open now (a gauge).
+    PeersOpen => "peers_open",
+    /// Routes open now (a gauge).
+    RoutesOpen => "routes_open",
+}
+
+/// FNV-1a over the declarations above; two builds that disagree on any record refuse each other.
+pub const LAYOUT_HASH: u64 = {
+    let hash = fnv1a(0xcbf2_9ce4_8422_2325, COMMAND_LAYOUT.as_bytes());
+    let hash = fnv1a(hash, EVENT_LAYOUT.as_bytes());
+    let hash = fnv1a(hash, DATAGRAM_LAYOUT.as_bytes());
+    fnv1a(hash, COUNTER_LAYOUT.as_bytes())
+};
+
+const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}

@@ -1,0 +1,341 @@
+//! JSON messages of the signalling socket (`GET /v1/rooms/{room}/signal`, WebSocket text frames, one object each).
+//!
+//! The client speaks first: an `offer` makes a peer, `resume` takes one back after the socket was lost. One offer
+//! and one answer per peer; who is heard or seen in which slot comes by `slots`. docs/PROTOCOL.md tells the story.
+
+use serde::{Deserialize, Serialize};
+
+/// Client to controlplane.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClientSignal {
+    /// The one offer of this peer. Answered by `answer`, or by `error` and close.
+    Offer {
+        /// SDP (RFC 8866) of an RTCPeerConnection whose senders and receive slots all exist.
+        sdp: String,
+        /// What each sending m-section carries; a section not named is `microphone` or `camera` by its kind.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tracks: Vec<TrackDescription>,
+    },
+    /// Take back a peer whose socket was lost. Answered by `welcome` with `resumed: true` and the room's state,
+    /// or by `error` with code `unknown_session`: then offer anew.
+    Resume {
+        /// The session of `welcome`.
+        session: String,
+    },
+    /// A trickled ICE candidate (RFC 8838); an empty `candidate` ends them.
+    Candidate(Candidate),
+    /// A track was switched on or off by its owner (mute, camera off, screen share).
+    Track {
+        /// The m-section that carries it.
+        mid: String,
+        /// Whether media is being sent.
+        active: bool,
+    },
+    /// Keeps the socket alive through proxies; answered by `pong`.
+    Ping {},
+    /// The peer leaves the room for good.
+    Leave {},
+}
+
+/// What a sending m-section carries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackDescription {
+    /// The m-section's MID.
+    pub mid: String,
+    /// What it shows.
+    pub source: Source,
+    /// Whether media is being sent now; an empty screen sender says false.
+    #[serde(default = "yes")]
+    pub active: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a track shows; decides who gets a slot first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Audio from a microphone.
+    Microphone,
+    /// Video from a camera.
+    Camera,
+    /// A shared screen or window.
+    Screen,
+    /// Sound of a shared screen.
+    ScreenAudio,
+}
+
+/// Audio or video.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `m=audio`
+    Audio,
+    /// `m=video`
+    Video,
+}
+
+/// `RTCIceCandidateInit` of the WebRTC API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Candidate {
+    /// `candidate:…` (RFC 8839 §5.1), or empty: no more will come.
+    pub candidate: String,
+    /// MID of the m-section.
+    #[serde(rename = "sdpMid", default, skip_serializing_if = "Option::is_none")]
+    pub sdp_mid: Option<String>,
+    /// Index of the m-section.
+    #[serde(rename = "sdpMLineIndex", default, skip_serializing_if = "Option::is_none")]
+    pub sdp_m_line_index: Option<u16>,
+    /// Which ICE generation it belongs to.
+    #[serde(rename = "usernameFragment", default, skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+/// Controlplane to client.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerSignal {
+    /// First signal on every socket that was let in, before the client's offer is answered.
+    Welcome {
+        /// Secret by which `resume` takes this peer back. Never shown to others.
+        session: String,
+        /// This peer's id in the room.
+        peer: String,
+        /// The room.
+        room: String,
+        /// The name in the token.
+        name: String,
+        /// Whether the token lets it send.
+        may_publish: bool,
+        /// Whether the token lets it receive.
+        may_subscribe: bool,
+        /// Peers that the room admits.
+        peers_max: u32,
+        /// Receive slots that serve the whole room: what the offer should ask for.
+        slots: SlotCount,
+        /// `stun:host:port` of this edge, if it serves STUN.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stun: Option<String>,
+        /// Whether the peer was taken back by `resume`.
+        resumed: bool,
+    },
+    /// The one answer.
+    Answer {
+        /// SDP with all candidates of the worker that carries the peer.
+        sdp: String,
+    },
+    /// A candidate of the server; an empty one ends them.
+    Candidate(Candidate),
+    /// The peers in the room now, without the receiver. Sent after `answer` and after a resumed `welcome`.
+    Peers {
+        /// Who.
+        peers: Vec<PeerInfo>,
+    },
+    /// A peer came.
+    PeerJoined {
+        /// Who.
+        peer: PeerInfo,
+    },
+    /// A peer left.
+    PeerLeft {
+        /// Its id.
+        peer: String,
+        /// Why.
+        reason: LeaveReason,
+    },
+    /// A track of another peer was switched on or off.
+    TrackChanged {
+        /// Whose.
+        peer: String,
+        /// The track as it is now.
+        track: TrackInfo,
+    },
+    /// What each receive slot carries now. Whole, not a difference.
+    Slots {
+        /// One entry for each slot.
+        slots: Vec<SlotInfo>,
+    },
+    /// What this peer should send at most, by the room's policy and the number of participants.
+    Limits {
+        /// All media of this peer together, bit/s.
+        send_bps_max: u32,
+        /// One video track, bit/s.
+        video_bps_max: u32,
+        /// One audio track, bit/s.
+        audio_bps_max: u32,
+    },
+    /// ICE and DTLS of this peer.
+    State {
+        /// How far it is.
+        state: PeerState,
+    },
+    /// Something the client said could not be done. `fatal`: the socket closes after it.
+    Error {
+        /// Stable name of the error.
+        code: ErrorCode,
+        /// One sentence for a developer.
+        message: String,
+        /// Whether the socket closes.
+        fatal: bool,
+    },
+    /// The server ends this peer; `rejoin` says whether to come back with a new offer.
+    Bye {
+        /// Why.
+        reason: LeaveReason,
+        /// Whether a new offer is welcome.
+        rejoin: bool,
+    },
+    /// Answer to `ping`.
+    Pong {},
+}
+
+/// How many slots of each kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotCount {
+    /// `m=audio` sections.
+    pub audio: u32,
+    /// `m=video` sections.
+    pub video: u32,
+}
+
+/// A peer as others see it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its id in the room.
+    pub peer: String,
+    /// Its name.
+    pub name: String,
+    /// What it publishes.
+    pub tracks: Vec<TrackInfo>,
+}
+
+/// A track as others see it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TrackInfo {
+    /// Its id, unique in the room: `{peer}/{mid}`.
+    pub track: String,
+    /// Audio or video.
+    pub kind: Kind,
+    /// What it shows.
+    pub source: Source,
+    /// Whether media is being sent.
+    pub active: bool,
+}
+
+/// What a slot carries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// The slot's m-section in the receiver's own offer.
+    pub mid: String,
+    /// Audio or video.
+    pub kind: Kind,
+    /// Who is in it; absent while it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Which track.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track: Option<String>,
+    /// What the track shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// How far a peer's transport is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// Answered; nothing arrived yet.
+    New,
+    /// An address is validated, DTLS is under way.
+    Connecting,
+    /// Keys are agreed; media flows.
+    Connected,
+    /// The edge has no dataplane now; media stands until it is back.
+    Interrupted,
+}
+
+/// Why a peer is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaveReason {
+    /// It said `leave`.
+    Left,
+    /// Its consent expired or its socket was not resumed in time.
+    TimedOut,
+    /// ICE or DTLS did not complete in time, or DTLS failed.
+    TransportFailed,
+    /// The same session came on a new socket.
+    Replaced,
+    /// The dataplane that carried it ended.
+    MediaRestarted,
+    /// The server is stopping.
+    ServerStopping,
+}
+
+/// Stable names of what can go wrong on the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not a signal of this protocol.
+    BadSignal,
+    /// A signal larger than 64 KiB, or more than 50 a second.
+    TooMuch,
+    /// A second offer: this way has one offer per peer.
+    AlreadyOffered,
+    /// A signal that needs an offer first.
+    NotJoined,
+    /// The SDP does not parse.
+    BadSdp,
+    /// The SDP parses, but nothing in it can be served; the message says what is missing.
+    UnsupportedOffer,
+    /// The room has `peers_max` peers.
+    RoomFull,
+    /// The server has its limit of rooms or peers.
+    ServerFull,
+    /// No dataplane is linked; try again shortly.
+    NoDataplane,
+    /// The session of `resume` is not known here: offer anew.
+    UnknownSession,
+    /// The candidate does not parse, or names no m-section.
+    BadCandidate,
+    /// The MID is no track of this peer.
+    UnknownTrack,
+    /// The token does not allow it.
+    Forbidden,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_flat_objects_with_a_type() {
+        let text = r#"{"type":"offer","sdp":"v=0","tracks":[{"mid":"2","source":"screen","active":false}]}"#;
+        let signal: ClientSignal = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&signal).unwrap(), text);
+        let text = r#"{"type":"candidate","candidate":"","sdpMid":"0"}"#;
+        assert!(
+            matches!(serde_json::from_str(text), Ok(ClientSignal::Candidate(c)) if c.sdp_mid.as_deref() == Some("0"))
+        );
+        let text = serde_json::to_string(&ServerSignal::Error {
+            code: ErrorCode::RoomFull,
+            message: "full".into(),
+            fatal: true,
+        })
+        .unwrap();
+        assert_eq!(text, r#"{"type":"error","code":"room_full","message":"full","fatal":true}"#);
+    }
+
+    #[test]
+    fn what_is_not_a_signal_is_refused() {
+        for text in
+            ["", "{}", "[]", r#"{"type":"offer"}"#, r#"{"type":"fly"}"#, r#"{"type":"track","mid":"0","active":1}"#]
+        {
+            assert!(serde_json::from_str::<ClientSignal>(text).is_err(), "{text}");
+        }
+    }
+}
