@@ -1,1 +1,6 @@
 //! controlplane
+
+pub mod engine;
+pub mod policy;
+mod random;
+pub mod snapshot;
