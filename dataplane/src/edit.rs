@@ -4,9 +4,7 @@
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{Command, Committed, Counter, Described, Record, Refusal, Refused, Report};
 
-use crate::config::{
-    Micros, PEER_SLOTS_MAX, PEER_STREAMS_MAX, STAGED_MAX, STREAM_ROUTES_MAX,
-};
+use crate::config::{Micros, PEER_SLOTS_MAX, PEER_STREAMS_MAX, STAGED_MAX, STREAM_ROUTES_MAX};
 use crate::forward::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
 use crate::route::{Hop, Route, Slot, Stream};
@@ -284,4 +282,3 @@ fn index_of(command: &Command) -> u32 {
         Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => 0,
     }
 }
-

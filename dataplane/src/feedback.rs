@@ -199,7 +199,11 @@ impl Forwarder {
             if use_pli || can_fir {
                 self.count(Counter::KeyframeRequestsSent, 1);
                 self.send_rtcp(publisher, out, |writer, sender| {
-                    if use_pli { writer.pli(sender, ssrc) } else { writer.fir(sender, ssrc, fir_seq) };
+                    if use_pli {
+                        writer.pli(sender, ssrc)
+                    } else {
+                        writer.fir(sender, ssrc, fir_seq)
+                    };
                 });
             }
         }

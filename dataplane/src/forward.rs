@@ -13,8 +13,8 @@ use proto::stun;
 
 use crate::codec;
 use crate::config::{
-    MILLISECOND, Micros, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX, SECOND,
-    SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
+    ARRIVALS_MAX, MILLISECOND, Micros, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
+    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
@@ -154,14 +154,32 @@ impl Forwarder {
             return Counter::DroppedStunUnknownUfrag;
         };
         let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedStunUnknownUfrag };
-        if !message.has_valid_fingerprint() || !message.has_valid_integrity(&transport.integrity) {
+        if (message.has_fingerprint() && !message.check_fingerprint()) || !message.check_integrity(&transport.integrity)
+        {
             return Counter::DroppedStunIntegrity;
         }
         let to = Destination { peer: index, path };
+        if !message.unknown_attributes().is_empty() {
+            let key = &transport.integrity;
+            out.push_public(to, |frame| {
+                let code = stun::ErrorCode::UnknownAttribute;
+                stun::Writer::binding_error(frame, message.transaction_id(), code)
+                    .unknown_attributes(message.unknown_attributes())
+                    .integrity(key)
+                    .fingerprint()
+                    .finish()
+                    .unwrap_or(0)
+            });
+            return Counter::Consumed;
+        }
         if message.ice_controlled().is_some() {
             // We are ICE-lite and always controlled (RFC 8445 §6.1.1, §7.3.1.1).
             let key = &transport.integrity;
-            out.push_public(to, |frame| stun::write_role_conflict(frame, &message, key));
+            out.push_public(to, |frame| {
+                let writer =
+                    stun::Writer::binding_error(frame, message.transaction_id(), stun::ErrorCode::RoleConflict);
+                writer.integrity(key).fingerprint().finish().unwrap_or(0)
+            });
             return Counter::Consumed;
         }
         if transport.is_expired {
@@ -170,7 +188,10 @@ impl Forwarder {
         }
         let checked = transport.checked(path, message.use_candidate(), now);
         let key = &transport.integrity;
-        out.push_public(to, |frame| stun::write_binding_success(frame, &message, path.remote, key));
+        out.push_public(to, |frame| {
+            let writer = stun::Writer::binding_success(frame, message.transaction_id(), path.remote);
+            writer.integrity(key).fingerprint().finish().unwrap_or(0)
+        });
         if checked.is_moved {
             let nominated = u8::from(transport.is_nominated);
             out.report(PeerPath { peer: transport.id, remote: path.remote, nominated }.into_report());
@@ -479,7 +500,7 @@ fn note_arrival(
 ) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
     let Some(&[high, low]) = packet.extension(id) else { return };
-    let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new()));
+    let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
     arrivals.push(u16::from_be_bytes([high, low]), at);
     transport.transport_cc_ssrc = packet.header.ssrc;
     if !transport.is_transport_cc_timer_set {

@@ -4,7 +4,7 @@ use proto::id::Ssrc;
 use proto::plane::{RouteOpen, SlotOpen, StreamOpen};
 
 use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
-use crate::repair::{Budget, Holes, History, Places};
+use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
 use crate::srtp::Window;
 
@@ -195,7 +195,6 @@ impl Slot {
 pub(crate) struct Route {
     pub(crate) open: RouteOpen,
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -50,7 +50,8 @@ impl Timers {
         if self.pending == 0 {
             return None;
         }
-        let ahead = (0..BUCKETS as u64).find(|ahead| !self.buckets[(self.next + ahead) as usize % BUCKETS].is_empty())?;
+        let ahead =
+            (0..BUCKETS as u64).find(|ahead| !self.buckets[(self.next + ahead) as usize % BUCKETS].is_empty())?;
         Some((self.next + ahead) * BUCKET)
     }
 

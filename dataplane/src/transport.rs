@@ -158,11 +158,6 @@ impl Transport {
         result
     }
 
-    /// Whether an authenticated check came from this address of the peer.
-    pub(crate) fn has_validated(&self, path: Path) -> bool {
-        self.paths.iter().any(|(p, _)| *p == path)
-    }
-
     /// The validated path with this remote address, on whichever socket.
     pub(crate) fn path_to(&self, remote: std::net::SocketAddr) -> Option<Path> {
         self.paths.iter().map(|(p, _)| *p).find(|p| p.remote == remote)
@@ -254,6 +249,7 @@ mod tests {
             assert_eq!(checked.evicted.is_some(), usize::from(port) >= PEER_PATHS_MAX, "{port}");
             assert_ne!(checked.evicted, Some(path(0)));
         }
-        assert!(t.has_validated(path(0)) && t.has_validated(path(99)) && !t.has_validated(path(1)));
+        let kept = |port| t.path_to(path(port).remote).is_some();
+        assert!(kept(0) && kept(99) && !kept(1));
     }
 }
