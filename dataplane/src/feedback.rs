@@ -92,7 +92,7 @@ impl Forwarder {
         if block.last_sr == 0 || block.last_sr != middle {
             return;
         }
-        let held = u64::from(block.delay_since_last_sr) * SECOND >> 16;
+        let held = (u64::from(block.delay_since_last_sr) * SECOND) >> 16;
         if let (Some(transport), Some(rtt)) = (self.peers.at_mut(peer), at.saturating_sub(sent).checked_sub(held)) {
             transport.measured_rtt(rtt);
         }

@@ -525,6 +525,6 @@ impl<T: Into<Event>> IntoReport for T {
 /// permits; a day keeps it from zero, which means "none".
 pub(crate) fn ntp(now: Micros) -> u64 {
     let seconds = now / SECOND + 86_400;
-    let fraction = (now % SECOND << 32) / SECOND;
+    let fraction = ((now % SECOND) << 32) / SECOND;
     seconds << 32 | fraction
 }

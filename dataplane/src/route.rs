@@ -126,7 +126,7 @@ impl Reception {
         self.expected_prior = expected;
         self.received_prior = self.received;
         let lost_interval = expected_interval.saturating_sub(received_interval);
-        let fraction_lost = if expected_interval == 0 { 0 } else { (lost_interval * 256 / expected_interval).min(255) };
+        let fraction_lost = (lost_interval * 256).checked_div(expected_interval).unwrap_or(0).min(255);
         let cumulative = (expected as i64 - self.received as i64).clamp(-0x80_0000, 0x7f_ffff);
         Some(crate::rtcp::ReportBlock {
             ssrc,
