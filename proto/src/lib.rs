@@ -6,3 +6,4 @@ pub mod id;
 pub mod link;
 pub mod plane;
 pub mod signal;
+pub mod stun;
