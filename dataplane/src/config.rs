@@ -21,6 +21,10 @@ pub const ROUTES_MAX: usize = SLOTS_MAX;
 pub const PEER_STREAMS_MAX: usize = 16;
 /// Slots of one peer. Bounds the work of one RTCP packet.
 pub const PEER_SLOTS_MAX: usize = 64;
+/// SSRCs of one peer that may send RTCP: its streams (and their RTX), and one for its reports.
+pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
+/// SSRC changes of one peer's streams without signalling; browsers make none.
+pub const RETIRED_SSRCS_MAX: usize = 32;
 /// Routes of one stream on one worker; larger rooms spread over workers.
 pub const STREAM_ROUTES_MAX: usize = 1024;
 /// Commands between two commits. A room of eight that appears at once is about 500.

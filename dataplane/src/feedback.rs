@@ -36,12 +36,13 @@ impl Forwarder {
     ) -> Counter {
         let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
         let Some(rx) = &transport.rx else { return Counter::DroppedNoKeys };
-        let Some(index) = rx.rtcp_index(bytes).map(u64::from) else { return Counter::DroppedSrtcp };
-        if transport.rtcp_rx_window.check(index).is_err() {
+        let Some(windows) = &mut transport.rtcp_rx_windows else { return Counter::DroppedNoKeys };
+        let Some((ssrc, index)) = rx.rtcp_source(bytes) else { return Counter::DroppedSrtcp };
+        if windows.check(ssrc, index).is_err() {
             return Counter::DroppedSrtcp;
         }
         let Ok(len) = rx.unprotect_rtcp(bytes) else { return Counter::DroppedSrtcp };
-        transport.rtcp_rx_window.update(index);
+        windows.update(ssrc, index);
 
         let mut nacked = 0;
         for packet in rtcp::packets(&bytes[..len]) {
