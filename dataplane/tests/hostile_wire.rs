@@ -4,7 +4,6 @@
 //! `corpus/rtp` and `corpus/rtcp` hold packets in hex, each with the outcome it must have; the properties also start
 //! from these, because bytes that are nearly right reach further than random ones.
 
-use std::fmt::Debug;
 use std::path::Path;
 
 use dataplane::codec::h264_starts_keyframe;
@@ -124,7 +123,7 @@ fn the_rtcp_corpus_has_its_outcomes() {
 }
 
 /// A packet of the corpus with some bytes changed, and cut or extended.
-fn mutated(kind: &'static str) -> impl Strategy<Value = Vec<u8>> + Debug {
+fn mutated(kind: &'static str) -> impl Strategy<Value = Vec<u8>> {
     let seeds: Vec<_> = corpus(kind).into_iter().map(|case| case.bytes).collect();
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let tail = prop::collection::vec(any::<u8>(), 0..24);
