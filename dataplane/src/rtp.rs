@@ -4,7 +4,7 @@
 //!
 //! Nothing here keeps state or allocates. Lengths are checked once, in [`Header::parse`]; what comes after it is total.
 
-use crate::Micros;
+use crate::config::Micros;
 
 /// Bytes of the fixed part of the header (RFC 3550 §5.1).
 pub const FIXED_LEN: usize = 12;

@@ -6,7 +6,7 @@
 //!
 //! Both deal in the body of an RTCP packet (PT 205, FMT 15); [`crate::rtcp`] frames it.
 
-use crate::Micros;
+use crate::config::Micros;
 
 /// One tick of a receive delta, µs.
 pub const DELTA_TICK: Micros = 250;
