@@ -655,7 +655,7 @@ mod tests {
         let Packet::Nack(nack) = only(&bytes) else { panic!("not a NACK") };
         assert_eq!((nack.sender_ssrc, nack.media_ssrc), (1, 2));
         assert_eq!(nack.lost().collect::<Vec<_>>(), lost);
-        assert_eq!(written(|w| assert_eq!(w.nack(1, 2, &[]), 0)), []);
+        assert!(written(|w| assert_eq!(w.nack(1, 2, &[]), 0)).is_empty());
     }
 
     #[test]
