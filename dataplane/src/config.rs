@@ -68,9 +68,9 @@ pub const REPORT_INTERVAL: Micros = SECOND;
 /// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
 
-/// Transport-wide sequence numbers of one publisher between two feedbacks: 2 Mb/s are 20 packets in 100 ms, a burst of
-/// ten times that still fits.
-pub const ARRIVALS_MAX: usize = 256;
+/// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 2000 packets a
+/// second. 8 KiB for each peer that sends.
+pub const ARRIVALS_MAX: usize = 1024;
 
 /// Holes that are tracked for one stream; more at once is an outage, answered by a keyframe request.
 pub const HOLES_MAX: usize = 256;
