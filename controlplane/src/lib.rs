@@ -1,1 +1,3 @@
 //! controlplane
+
+pub mod dtls;
