@@ -1,1 +1,4 @@
 //! controlplane
+
+pub mod ice;
+pub mod sdp;
