@@ -287,7 +287,7 @@ fn parse_rid(value: &str) -> Option<Option<&str>> {
     let mut words = value.split(' ');
     let (id, direction) = (words.next()?, words.next()?);
     let is_id = (1..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    is_id.then_some((direction == "send").then_some(id))
+    (is_id && matches!(direction, "send" | "recv")).then_some((direction == "send").then_some(id))
 }
 
 /// `ice-char` (RFC 8839 §5.4), at least `len_min` and at most 256 of them.
