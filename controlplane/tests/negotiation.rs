@@ -1,5 +1,5 @@
 //! Offers captured from real clients (`offers/*.sdp`) against the answers that we write to them (`*.answer.sdp` beside
-//! them, compared to the byte; a real Chromium has accepted each). `UPRTC_BLESS=1 cargo test --test negotiation`
+//! them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test --test negotiation`
 //! writes the answers anew after a wanted change: show them to a browser again then.
 
 mod answering;
@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use answering::answer;
+use controlplane::ice::Candidate;
 use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
 
@@ -36,6 +37,31 @@ fn captured_offers_are_answered_to_the_byte() {
         count += 1;
     }
     assert!(count >= 10, "only {count} captured offers");
+}
+
+#[test]
+fn the_candidates_of_captured_offers_are_valid() {
+    let offers = ["chromium_page_gathered", "chromium_page_balanced", "aiortc", "werift", "libdatachannel"];
+    for (name, count) in offers.into_iter().zip([8, 64, 8, 8, 2]) {
+        let candidates = offer(name).candidates;
+        assert_eq!(candidates.len(), count, "{name}");
+        for candidate in candidates {
+            Candidate::parse(&candidate).unwrap_or_else(|e| panic!("{name}: {candidate}: {e}"));
+        }
+    }
+}
+
+/// werift numbers each section anew, aiortc hashes its certificate three times and has no transport-cc.
+#[test]
+fn the_habits_of_other_clients_are_known() {
+    let werift = offer("werift");
+    assert_eq!(werift.extensions[Extension::Mid as usize], 1);
+    assert!(!werift.sections[0].extensions.is_empty() && werift.sections[1].extensions.is_empty());
+    let aiortc = offer("aiortc");
+    let lengths: Vec<usize> = aiortc.fingerprints.iter().map(|fingerprint| fingerprint.bytes.len()).collect();
+    assert_eq!(lengths, [32, 48, 64]);
+    assert!(answer(&aiortc).contains("goog-remb") && !answer(&aiortc).contains("transport-cc"));
+    assert!(offer("libdatachannel").is_trickle, "ice-options with a comma");
 }
 
 /// The answer, read back as if it were an offer, says what was decided.
