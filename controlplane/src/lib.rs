@@ -11,6 +11,7 @@ pub mod policy;
 pub mod sdp;
 pub mod snapshot;
 
+mod gate;
 mod ids;
 mod journal;
 mod negotiation;

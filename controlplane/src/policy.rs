@@ -74,6 +74,9 @@ pub const SLOTS_CEILING: usize = 48;
 /// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
 pub const NAME_CHARS_MAX: usize = 64;
 
+/// Longest name of a room, bytes.
+pub const ROOM_CHARS_MAX: usize = 64;
+
 /// What a token allows its bearer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Grant {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
     Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerKeys, RouteClose, RouteOpen, SALT_LEN_MAX,
-    SlotClose, StreamClose,
+    SlotClose, SlotOpen, StreamClose, StreamOpen,
 };
 use zeroize::Zeroize;
 
@@ -169,11 +169,6 @@ impl Plan {
             tries: 0,
             batch: 0,
         }
-    }
-
-    /// Whether what the worker has is known.
-    pub(crate) fn is_known(&self) -> bool {
-        self.phase == Phase::Known
     }
 
     /// Places whose desired state is not sent yet.
@@ -358,8 +353,12 @@ impl Plan {
         if self.phase == Phase::Asked
             && let Some(place) = Place::of(&command)
         {
+            let shape = match command {
+                Command::PeerKeys(keys) => blank(keys).into(),
+                other => other,
+            };
             self.heard_count += 1;
-            self.heard.insert(place, command);
+            self.heard.insert(place, shape);
         }
     }
 
