@@ -1,15 +1,15 @@
 //! Offers captured from real clients (`offers/*.sdp`) against the answers that we write to them (`*.answer.sdp` beside
-//! them, compared to the byte; a real Chromium has accepted each). `UPRTC_BLESS=1 cargo test --test negotiation`
+//! them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test --test negotiation`
 //! writes the answers anew after a wanted change: show them to a browser again then.
+
+mod answering;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use controlplane::ice::{Credentials, host_candidates};
-use controlplane::sdp::{
-    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, Section, SectionKind, Setup,
-    SlotDescription, choose_codec, parse_offer, write_answer,
-};
+use answering::answer;
+use controlplane::ice::Candidate;
+use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
 
 fn offers_dir() -> PathBuf {
@@ -19,42 +19,6 @@ fn offers_dir() -> PathBuf {
 fn offer(name: &str) -> Offer {
     let text = fs::read_to_string(offers_dir().join(format!("{name}.sdp"))).unwrap_or_else(|e| panic!("{name}: {e}"));
     parse_offer(&text).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
-
-/// Accepts all that can be accepted, with SSRCs that count up.
-fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
-    let answered = |(i, section): (u32, _)| {
-        let Some(codec) = choose_codec(section) else { return AnswerSection::Rejected };
-        let slot = SlotDescription {
-            ssrc: 1000 + i,
-            rtx_ssrc: codec.codec.is_video().then_some(2000 + i),
-            cname: "uprtc".into(),
-            msid_stream: format!("uprtc-{i}"),
-            msid_track: format!("slot-{i}"),
-        };
-        match section.direction {
-            Direction::SendRecv => AnswerSection::Both { codec, slot },
-            Direction::SendOnly => AnswerSection::Receive { codec },
-            Direction::RecvOnly => AnswerSection::Send { codec, slot },
-            Direction::Inactive => AnswerSection::Inactive { codec },
-        }
-    };
-    (0u32..).zip(&offer.sections).map(answered).collect()
-}
-
-fn answer(offer: &Offer) -> String {
-    let ours = Credentials::from_random(b"not random: test vectors");
-    let fingerprint = Fingerprint::sha256(std::array::from_fn(|i| i as u8));
-    let candidates = host_candidates(&["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()]);
-    let params = AnswerParams {
-        session_id: 0x0123_4567_89ab_cdef,
-        ice: IceCredentials { ufrag: ours.ufrag_str().into(), pwd: ours.pwd_str().into() },
-        fingerprint: &fingerprint,
-        setup: offer.setup.answered(),
-        candidates: &candidates,
-        sections: sections(offer),
-    };
-    write_answer(offer, &params)
 }
 
 #[test]
@@ -73,6 +37,31 @@ fn captured_offers_are_answered_to_the_byte() {
         count += 1;
     }
     assert!(count >= 10, "only {count} captured offers");
+}
+
+#[test]
+fn the_candidates_of_captured_offers_are_valid() {
+    let offers = ["chromium_page_gathered", "chromium_page_balanced", "aiortc", "werift", "libdatachannel"];
+    for (name, count) in offers.into_iter().zip([8, 64, 8, 8, 2]) {
+        let candidates = offer(name).candidates;
+        assert_eq!(candidates.len(), count, "{name}");
+        for candidate in candidates {
+            Candidate::parse(&candidate).unwrap_or_else(|e| panic!("{name}: {candidate}: {e}"));
+        }
+    }
+}
+
+/// werift numbers each section anew, aiortc hashes its certificate three times and has no transport-cc.
+#[test]
+fn the_habits_of_other_clients_are_known() {
+    let werift = offer("werift");
+    assert_eq!(werift.extensions[Extension::Mid as usize], 1);
+    assert!(!werift.sections[0].extensions.is_empty() && werift.sections[1].extensions.is_empty());
+    let aiortc = offer("aiortc");
+    let lengths: Vec<usize> = aiortc.fingerprints.iter().map(|fingerprint| fingerprint.bytes.len()).collect();
+    assert_eq!(lengths, [32, 48, 64]);
+    assert!(answer(&aiortc).contains("goog-remb") && !answer(&aiortc).contains("transport-cc"));
+    assert!(offer("libdatachannel").is_trickle, "ice-options with a comma");
 }
 
 /// The answer, read back as if it were an offer, says what was decided.

@@ -107,8 +107,8 @@ fn self_sign(key: &PKeyRef<Private>) -> Result<X509, ErrorStack> {
     builder.set_serial_number(&serial)?;
     builder.set_subject_name(&name)?;
     builder.set_issuer_name(&name)?;
-    builder.set_not_before(&unix_time(now.saturating_sub(BACKDATE))?.as_ref())?;
-    builder.set_not_after(&unix_time(now + LIFETIME)?.as_ref())?;
+    builder.set_not_before(unix_time(now.saturating_sub(BACKDATE))?.as_ref())?;
+    builder.set_not_after(unix_time(now + LIFETIME)?.as_ref())?;
     builder.set_pubkey(key)?;
     builder.sign(key, MessageDigest::sha256())?;
     Ok(builder.build())

@@ -27,9 +27,10 @@ pub struct AnswerParams<'a> {
 /// What becomes of one m-section.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AnswerSection<'a> {
-    /// Not served: port 0.
+    /// Not served: port 0. For what cannot be served, not for what is not allowed: Chromium with `max-bundle` takes no
+    /// answer that rejects the first section of its BUNDLE group ("Failed to setup RTCP mux").
     Rejected,
-    /// Kept, but nothing flows.
+    /// Kept, but nothing flows: what the token does not allow, or what the client offers as inactive.
     Inactive {
         /// The codec that would be used.
         codec: &'a OfferedCodec,

@@ -63,10 +63,10 @@ impl<'a> CodecLines<'a> {
 
     /// The codecs that uprtc serves in an m-section of this kind, in the client's order.
     pub(super) fn assemble(&self, kind: SectionKind) -> Result<Vec<OfferedCodec>, SdpError> {
+        let rtx_pts = self.rtx_pts();
         let mut codecs: Vec<OfferedCodec> = Vec::new();
         for &pt in &self.formats {
-            // 64 to 95 with the marker bit is an RTCP packet type on a muxed port (RFC 5761 §4).
-            if (64..=95).contains(&pt) || codecs.iter().any(|codec| codec.pt == pt) {
+            if is_rtcp_like(pt) || codecs.iter().any(|codec| codec.pt == pt) {
                 continue;
             }
             let Some(codec) = self.codec_of(pt, kind) else { continue };
@@ -78,7 +78,7 @@ impl<'a> CodecLines<'a> {
             codecs.push(OfferedCodec {
                 codec,
                 pt,
-                rtx_pt: self.rtx_of(pt),
+                rtx_pt: rtx_pts[usize::from(pt)],
                 h264,
                 feedback: (offered.bits | self.feedback_for_all.bits) & feedback_served(codec),
                 has_remb: offered.has_remb || self.feedback_for_all.has_remb,
@@ -100,13 +100,20 @@ impl<'a> CodecLines<'a> {
         }
     }
 
-    /// The RTX payload type whose `apt` is `pt` (RFC 4588 §8.6).
-    fn rtx_of(&self, pt: Pt) -> Option<Pt> {
-        self.formats.iter().copied().find(|rtx| {
-            !(64..=95).contains(rtx)
-                && self.rtpmaps.get(rtx).is_some_and(|e| e.split('/').next().unwrap_or("").eq_ignore_ascii_case("rtx"))
-                && self.fmtps.get(rtx).and_then(|(_, p)| parse_pt(parameter(p, "apt")?)) == Some(pt)
-        })
+    /// For each payload type the one that retransmits it: `rtx` whose `apt` it is (RFC 4588 §8.6).
+    fn rtx_pts(&self) -> [Option<Pt>; 128] {
+        let mut rtx_pts = [None; 128];
+        for &rtx in self.formats.iter().filter(|rtx| !is_rtcp_like(**rtx)) {
+            let name = self.rtpmaps.get(&rtx).and_then(|encoding| encoding.split('/').next());
+            if !name.is_some_and(|name| name.eq_ignore_ascii_case("rtx")) {
+                continue;
+            }
+            let apt = self.fmtps.get(&rtx).and_then(|(_, parameters)| parse_pt(parameter(parameters, "apt")?));
+            if let Some(apt) = apt {
+                rtx_pts[usize::from(apt)].get_or_insert(rtx);
+            }
+        }
+        rtx_pts
     }
 
     /// H.264's parameters, with the defaults of RFC 6184 §8.1 where they are absent.
@@ -142,6 +149,11 @@ const fn feedback_served(codec: Codec) -> u8 {
         Codec::Opus => feedback::TRANSPORT_CC,
         Codec::H264 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
     }
+}
+
+/// 64 to 95 with the marker bit are RTCP packet types on a muxed port (RFC 5761 §4).
+const fn is_rtcp_like(pt: Pt) -> bool {
+    matches!(pt, 64..=95)
 }
 
 pub(super) fn parse_pt(text: &str) -> Option<Pt> {

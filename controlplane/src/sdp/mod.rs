@@ -107,14 +107,6 @@ pub enum SdpError {
         /// Which.
         ssrc: Ssrc,
     },
-    /// The id of a header extension means two things in the BUNDLE group, or the extension has two ids (RFC 9143 §9).
-    #[error("m-section {section}: header extension id {id} conflicts with another m-section")]
-    ExtensionConflict {
-        /// The second of them.
-        section: usize,
-        /// Which.
-        id: u8,
-    },
 }
 
 /// What a client offers.
@@ -126,7 +118,8 @@ pub struct Offer {
     pub fingerprints: Vec<Fingerprint>,
     /// Who may start DTLS.
     pub setup: Setup,
-    /// Id of each header extension that we serve, 0 where it is not offered; one numbering for the BUNDLE group.
+    /// Id of each header extension that we serve, 0 where it is not offered: one numbering for the BUNDLE group, that of
+    /// the first section where sections differ.
     pub extensions: ExtensionIds,
     /// Whether one- and two-byte header extensions may be mixed (RFC 8285 §6).
     pub extmap_allow_mixed: bool,
@@ -307,7 +300,7 @@ pub struct Section {
     pub has_simulcast: bool,
     /// Ids of those encodings, in the client's order (RFC 8851).
     pub rids: Vec<String>,
-    /// The header extensions of it that we serve.
+    /// The header extensions of it that we serve and that agree with [`Offer::extensions`].
     pub extensions: Vec<SectionExtension>,
     /// The first word of the m-line, a token.
     pub media: String,

@@ -201,7 +201,8 @@ fn shared_attribute<'a>(line: usize, name: &str, value: &'a str, shared: &mut Sh
     match name {
         "ice-ufrag" => shared.ufrag = Some(valid(line, "a=ice-ufrag", ice_chars(value, 4))?),
         "ice-pwd" => shared.pwd = Some(valid(line, "a=ice-pwd", ice_chars(value, 22))?),
-        "ice-options" => shared.is_trickle |= value.split(' ').any(|option| option == "trickle"),
+        // With spaces between them (RFC 8839 §5.6); libdatachannel writes commas.
+        "ice-options" => shared.is_trickle |= value.split([' ', ',']).any(|option| option == "trickle"),
         "extmap-allow-mixed" => shared.allows_mixed = true,
         "fingerprint" => {
             if shared.fingerprints.len() == FINGERPRINTS_MAX {
@@ -287,7 +288,7 @@ fn parse_rid(value: &str) -> Option<Option<&str>> {
     let mut words = value.split(' ');
     let (id, direction) = (words.next()?, words.next()?);
     let is_id = (1..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    is_id.then_some((direction == "send").then_some(id))
+    (is_id && matches!(direction, "send" | "recv")).then_some((direction == "send").then_some(id))
 }
 
 /// `ice-char` (RFC 8839 §5.4), at least `len_min` and at most 256 of them.
@@ -342,7 +343,7 @@ fn assemble(
         sections.push(section_of(&session, section, bundle.contains(&i))?);
     }
     check_ssrcs(&sections)?;
-    let extensions = extension_ids(&session, &lines, &sections)?;
+    let extensions = number_extensions(&mut sections);
 
     let is_answerable = |&&i: &&usize| choose_codec(&sections[i]).is_some();
     let at = bundle.iter().find(is_answerable).or(bundle.first()).copied().unwrap_or(0);
@@ -450,29 +451,22 @@ fn section_extensions(session: &SessionLines<'_>, lines: &SectionLines<'_>) -> V
     extensions
 }
 
-/// One numbering for the BUNDLE group (RFC 9143 §9): an id means one URI, and an extension that we serve has one id.
-fn extension_ids(
-    session: &SessionLines<'_>,
-    lines: &[SectionLines<'_>],
-    sections: &[Section],
-) -> Result<ExtensionIds, SdpError> {
-    let mut uris = [None; 15];
+/// Keeps one numbering for the BUNDLE group (RFC 9143 §9): an id means one extension and an extension has one id. Clients
+/// exist that number each section anew (werift); there the first section counts, and what differs is left out of the
+/// later ones, so that it is not answered and never sent.
+fn number_extensions(sections: &mut [Section]) -> ExtensionIds {
     let mut ids: ExtensionIds = [0; EXTENSION_COUNT_MAX];
-    for (i, section) in sections.iter().enumerate().filter(|(_, section)| section.is_served()) {
-        for line in lines[i].shared.extensions.iter().chain(&session.shared.extensions) {
-            if *uris[usize::from(line.id)].get_or_insert(line.uri) != line.uri {
-                return Err(SdpError::ExtensionConflict { section: i, id: line.id });
+    let mut owners = [None; 15];
+    for section in sections.iter_mut().filter(|section| section.is_served()) {
+        section.extensions.retain(|&SectionExtension { extension, id, .. }| {
+            let (known, owner) = (&mut ids[extension as usize], &mut owners[usize::from(id)]);
+            if *known == 0 && owner.is_none() {
+                (*known, *owner) = (id, Some(extension));
             }
-        }
-        for &SectionExtension { extension, id, .. } in &section.extensions {
-            let entry = &mut ids[extension as usize];
-            if *entry != 0 && *entry != id {
-                return Err(SdpError::ExtensionConflict { section: i, id });
-            }
-            *entry = id;
-        }
+            *known == id && *owner == Some(extension)
+        });
     }
-    Ok(ids)
+    ids
 }
 
 fn check_ssrcs(sections: &[Section]) -> Result<(), SdpError> {

@@ -42,7 +42,20 @@ impl End {
     }
 }
 
-/// The network: delivers in order after [`DELAY`], except what `lose` picks.
+/// What becomes of a datagram: how long each copy of it takes.
+pub(crate) type Fate = Vec<Duration>;
+
+/// Arrives once.
+pub(crate) fn arrives() -> Fate {
+    vec![DELAY]
+}
+
+/// Never arrives.
+pub(crate) fn is_lost() -> Fate {
+    vec![]
+}
+
+/// The network, which does to each datagram what `decide` says.
 pub(crate) struct Pair<F> {
     pub(crate) now: Instant,
     pub(crate) client: End,
@@ -50,18 +63,19 @@ pub(crate) struct Pair<F> {
     pub(crate) client_identity: Identity,
     pub(crate) server_identity: Identity,
     in_flight: Vec<(Instant, Way, Vec<u8>)>,
-    /// Called with the way and the number of the datagram on that way, from 0, and its bytes: is it lost?
-    pub(crate) lose: F,
+    /// Called with the way of a datagram, its number on that way from 0, and its bytes, which it may spoil.
+    decide: F,
+    /// Datagrams sent each way, by [`Way`].
     pub(crate) sent: [usize; 2],
 }
 
-impl<F: FnMut(Way, usize, &[u8]) -> bool> Pair<F> {
-    pub(crate) fn new(lose: F) -> Self {
+impl<F: FnMut(Way, usize, &mut Vec<u8>) -> Fate> Pair<F> {
+    pub(crate) fn new(decide: F) -> Self {
         let [client, server] = [(); 2].map(|()| Identity::generate().unwrap());
-        Self::with_identities(client, server, lose)
+        Self::with_identities(client, server, decide)
     }
 
-    pub(crate) fn with_identities(client_identity: Identity, server_identity: Identity, lose: F) -> Self {
+    pub(crate) fn with_identities(client_identity: Identity, server_identity: Identity, decide: F) -> Self {
         let now = Instant::now();
         Self {
             now,
@@ -70,7 +84,7 @@ impl<F: FnMut(Way, usize, &[u8]) -> bool> Pair<F> {
             client_identity,
             server_identity,
             in_flight: Vec::new(),
-            lose,
+            decide,
             sent: [0; 2],
         }
     }
@@ -83,12 +97,12 @@ impl<F: FnMut(Way, usize, &[u8]) -> bool> Pair<F> {
                 Way::ToClient => &mut self.server,
             };
             from.drain_events();
-            while let Some(datagram) = from.dtls.poll_transmit() {
+            while let Some(mut datagram) = from.dtls.poll_transmit() {
                 assert!(datagram.len() <= 1200, "a datagram of {} bytes", datagram.len());
                 let number = self.sent[way as usize];
                 self.sent[way as usize] += 1;
-                if !(self.lose)(way, number, &datagram) {
-                    self.in_flight.push((self.now + DELAY, way, datagram));
+                for delay in (self.decide)(way, number, &mut datagram) {
+                    self.in_flight.push((self.now + delay, way, datagram.clone()));
                 }
             }
         }
@@ -105,8 +119,10 @@ impl<F: FnMut(Way, usize, &[u8]) -> bool> Pair<F> {
         };
         self.now = self.now.max(next);
         let now = self.now;
-        if let Some(arrived) = self.in_flight.iter().position(|(at, ..)| *at <= now) {
-            let (_, way, datagram) = self.in_flight.remove(arrived);
+        // Of equal times the one sent first: `min_by_key` keeps the first.
+        let first = self.in_flight.iter().enumerate().min_by_key(|(_, (at, ..))| *at);
+        if let Some(first) = first.filter(|(_, (at, ..))| *at <= now).map(|(index, _)| index) {
+            let (_, way, datagram) = self.in_flight.remove(first);
             match way {
                 Way::ToServer => self.server.dtls.handle(now, &datagram),
                 Way::ToClient => self.client.dtls.handle(now, &datagram),
