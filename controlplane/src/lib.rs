@@ -5,6 +5,21 @@
 //! what is desired becomes commands for the worker.
 
 pub mod dtls;
+pub mod engine;
 pub mod ice;
+pub mod policy;
 pub mod sdp;
+pub mod snapshot;
 
+mod gate;
+mod ids;
+mod journal;
+mod negotiation;
+mod peer;
+mod placement;
+mod random;
+mod reconcile;
+mod room;
+mod session;
+mod slots;
+mod timers;
