@@ -8,6 +8,7 @@
 //! controlplane can answer is punted.
 
 pub mod config;
+pub mod io;
 pub mod outbox;
 
 mod demux;
@@ -31,4 +32,4 @@ mod route;
 mod edit;
 pub mod forward;
 
-pub use config::Micros;
+pub use config::{Config, Micros};
