@@ -8,6 +8,9 @@
 //! controlplane can answer is punted.
 
 pub mod config;
+mod run;
+mod worker;
+
 pub mod io;
 pub mod outbox;
 
@@ -33,3 +36,4 @@ mod edit;
 pub mod forward;
 
 pub use config::{Config, Micros};
+pub use run::{Dataplane, Error, run};
