@@ -25,6 +25,10 @@ pub const ROUTES_MAX: usize = SLOTS_MAX;
 pub const PEER_STREAMS_MAX: usize = 16;
 /// Slots of one peer. Bounds the work of one RTCP packet.
 pub const PEER_SLOTS_MAX: usize = 64;
+/// SSRCs of one peer that may send RTCP: its streams (and their RTX), and one for its reports.
+pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
+/// SSRC changes of one peer's streams without signalling; browsers make none.
+pub const RETIRED_SSRCS_MAX: usize = 32;
 /// Routes of one stream on one worker; larger rooms spread over workers.
 pub const STREAM_ROUTES_MAX: usize = 1024;
 /// Commands between two commits. A room of eight that appears at once is about 500.
@@ -68,9 +72,9 @@ pub const REPORT_INTERVAL: Micros = SECOND;
 /// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
 
-/// Transport-wide sequence numbers of one publisher between two feedbacks: 2 Mb/s are 20 packets in 100 ms, a burst of
-/// ten times that still fits.
-pub const ARRIVALS_MAX: usize = 256;
+/// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 2000 packets a
+/// second. 8 KiB for each peer that sends.
+pub const ARRIVALS_MAX: usize = 1024;
 
 /// Holes that are tracked for one stream; more at once is an outage, answered by a keyframe request.
 pub const HOLES_MAX: usize = 256;

@@ -65,7 +65,7 @@ impl Forwarder {
                 peer.extensions_open = Some(*extensions);
             }
             Command::PeerKeys(keys) => {
-                self.peer_mut(keys.peer)?.set_keys(keys);
+                self.peer_mut(keys.peer)?.set_keys(keys)?;
                 self.became_ready(now, keys.peer.index, out);
             }
             Command::PeerClose(close) => self.close_peer(close.peer)?,

@@ -447,6 +447,9 @@ fn arm_reports(transport: &mut Transport, timers: &mut Timers, peer: u32, now: M
 /// one stream of the peer has it (RFC 9143 §9.2). Only a claim until the packet is authenticated.
 fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'_>) -> Option<SsrcOwner> {
     let header = packet.header();
+    if !transport.may_bind(header.ssrc) {
+        return None;
+    }
     let mid_id = transport.extension_ids[Extension::Mid as usize];
     let mid = if mid_id == 0 { None } else { packet.claimed_extension(mid_id) };
     let mut found = None;

@@ -1,16 +1,16 @@
 //! A peer as its worker sees it: credentials, the addresses it has proved, its SRTP keys, and its consent.
 
 use proto::id::{PeerId, Ssrc};
-use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerKeys, PeerOpen};
+use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerKeys, PeerOpen, Refusal};
 use proto::stun::IntegrityKey;
 
 use crate::config::{
     CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOTS_MAX, PEER_STREAMS_MAX,
-    RTT_DEFAULT,
+    RETIRED_SSRCS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::outbox::{Destination, Path};
 use crate::punt::Bucket;
-use crate::srtp::{Crypto, Window};
+use crate::srtp::{Crypto, RtcpWindows};
 use crate::twcc::ArrivalLog;
 
 /// Which of a publisher's streams an SSRC belongs to.
@@ -42,13 +42,17 @@ pub(crate) struct Transport {
     pub(crate) rx: Option<Crypto>,
     pub(crate) tx: Option<Crypto>,
     pub(crate) keys_open: [Option<PeerKeys>; 2],
-    pub(crate) rtcp_rx_window: Window,
+    /// SRTCP indices count for each sender SSRC (RFC 3711 §3.2.1); made with the keys.
+    pub(crate) rtcp_rx_windows: Option<RtcpWindows>,
     rtcp_tx_index: u32,
 
     /// What it publishes and receives, by index in the worker's tables.
     pub(crate) streams: Vec<u32>,
     pub(crate) slots: Vec<(Ssrc, u32)>,
     pub(crate) by_ssrc: Vec<SsrcOwner>,
+    /// SSRCs that a stream has given up. Their old packets are still authentic, so a replay could claim the stream
+    /// back; none of them is ever bound again.
+    retired: Vec<Ssrc>,
 
     /// Arrivals of its transport-wide sequence numbers, once it sends any.
     pub(crate) arrivals: Option<Box<ArrivalLog>>,
@@ -95,11 +99,12 @@ impl Transport {
             rx: None,
             tx: None,
             keys_open: [None; 2],
-            rtcp_rx_window: Window::new(),
+            rtcp_rx_windows: None,
             rtcp_tx_index: 0,
             streams: Vec::with_capacity(4),
             slots: Vec::with_capacity(PEER_SLOTS_MAX / 4),
             by_ssrc: Vec::with_capacity(2 * PEER_STREAMS_MAX),
+            retired: Vec::new(),
             arrivals: None,
             is_transport_cc_timer_set: false,
             transport_cc_ssrc: 0,
@@ -111,22 +116,26 @@ impl Transport {
         }
     }
 
-    /// Installs the keys of one direction. Keys that replace others start fresh windows: the index spaces differ.
-    pub(crate) fn set_keys(&mut self, keys: &PeerKeys) {
+    /// Installs the keys of one direction, once. A peer's keys live as long as the peer: an index space that began
+    /// again under the same key would use a keystream twice, so other keys mean another peer.
+    pub(crate) fn set_keys(&mut self, keys: &PeerKeys) -> Result<(), Refusal> {
+        if self.keys_open[(keys.direction == Direction::Tx) as usize].is_some() {
+            return Err(Refusal::Occupied);
+        }
         let crypto = Crypto::new(keys.profile, &keys.key, &keys.salt);
         let blank = PeerKeys { key: [0; 32], salt: [0; 14], ..*keys };
         match keys.direction {
             Direction::Rx => {
                 self.rx = Some(crypto);
-                self.rtcp_rx_window = Window::new();
+                self.rtcp_rx_windows = Some(RtcpWindows::new(RTCP_SENDERS_MAX));
                 self.keys_open[0] = Some(blank);
             }
             Direction::Tx => {
                 self.tx = Some(crypto);
-                self.rtcp_tx_index = 0;
                 self.keys_open[1] = Some(blank);
             }
         }
+        Ok(())
     }
 
     /// A check from `path` passed MESSAGE-INTEGRITY. The first one selects its path, later ones only with
@@ -182,9 +191,10 @@ impl Transport {
         Some((Destination { peer: self.id.index, path: self.path? }, self.tx.as_ref()?))
     }
 
-    /// The next SRTCP index towards the peer (RFC 3711 §3.4: 31 bits, each used once).
+    /// The next SRTCP index towards the peer, one count for all of our SSRCs. It is 31 bits long and does not wrap
+    /// (RFC 3711 §9.2): at its end, decades of reports away, nothing more is protected.
     pub(crate) fn next_rtcp_index(&mut self) -> u32 {
-        self.rtcp_tx_index = (self.rtcp_tx_index + 1) & 0x7fff_ffff;
+        self.rtcp_tx_index = self.rtcp_tx_index.saturating_add(1);
         self.rtcp_tx_index
     }
 
@@ -202,10 +212,22 @@ impl Transport {
         self.by_ssrc.iter().find(|o| o.ssrc == ssrc).copied()
     }
 
+    /// Whether a stream may take this SSRC: not one that was retired, and not after too many of them.
+    pub(crate) fn may_bind(&self, ssrc: Ssrc) -> bool {
+        self.retired.len() < RETIRED_SSRCS_MAX && !self.retired.contains(&ssrc)
+    }
+
     /// Binds an SSRC to a stream, in place of the one that the stream had in that role.
     pub(crate) fn bind_ssrc(&mut self, owner: SsrcOwner) {
-        self.by_ssrc.retain(|o| o.ssrc != owner.ssrc && (o.stream, o.is_rtx) != (owner.stream, owner.is_rtx));
-        self.by_ssrc.push(owner);
+        let Transport { by_ssrc, retired, .. } = self;
+        by_ssrc.retain(|o| {
+            let is_replaced = (o.stream, o.is_rtx) == (owner.stream, owner.is_rtx) && o.ssrc != owner.ssrc;
+            if is_replaced {
+                retired.push(o.ssrc);
+            }
+            !is_replaced && o.ssrc != owner.ssrc
+        });
+        by_ssrc.push(owner);
     }
 
     /// Takes a measured round trip into the smoothed one (RFC 6298 §2: one eighth).

@@ -138,6 +138,14 @@ fn an_ssrc_that_was_not_signalled_is_found_by_its_mid_and_bound_only_when_authen
     let nameless = alice.protect(&packet(0xabcd, OPUS_PT, 8, 960, b"bound now"));
     world.receive(alice.remote, &nameless);
     assert_eq!(world.take_sent(bob.remote).len(), 1);
+
+    let mut renamed = packet(0xdcba, OPUS_PT, 300, 0, b"another ssrc");
+    renamed.header.set_extension(4, screen_sound.index.to_string().into()).unwrap();
+    let renamed = alice.protect(&renamed);
+    world.receive(alice.remote, &renamed);
+    assert_eq!(world.take_sent(bob.remote).len(), 1);
+    world.receive(alice.remote, &named);
+    assert!(world.take_sent(bob.remote).is_empty(), "a replay does not claim the stream back");
     let _ = mic;
 }
 

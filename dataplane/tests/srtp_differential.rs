@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use dataplane::srtp::{Crypto, Window};
+use dataplane::srtp::{Crypto, RtcpWindows, Window};
 use proptest::prelude::*;
 use proto::plane::{KEY_LEN_MAX, SALT_LEN_MAX, SrtpProfile};
 use webrtc_srtp::context::Context;
@@ -94,12 +94,12 @@ fn protect_rtcp(crypto: &Crypto, index: u32, plain: &[u8]) -> Vec<u8> {
 struct Receiver {
     crypto: Crypto,
     rtp: HashMap<u32, Window>,
-    rtcp: HashMap<u32, Window>,
+    rtcp: RtcpWindows,
 }
 
 impl Receiver {
     fn new(profile: SrtpProfile) -> Receiver {
-        Receiver { crypto: ours(profile), rtp: HashMap::new(), rtcp: HashMap::new() }
+        Receiver { crypto: ours(profile), rtp: HashMap::new(), rtcp: RtcpWindows::new(4) }
     }
 
     fn receive_rtp(&mut self, header_len: usize, packet: &[u8]) -> Option<Vec<u8>> {
@@ -116,13 +116,11 @@ impl Receiver {
     }
 
     fn receive_rtcp(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
-        let ssrc = u32::from_be_bytes(packet[4..8].try_into().unwrap());
-        let window = self.rtcp.entry(ssrc).or_default();
-        let index = self.crypto.rtcp_index(packet)?.into();
-        window.check(index).ok()?;
+        let (ssrc, index) = self.crypto.rtcp_source(packet)?;
+        self.rtcp.check(ssrc, index).ok()?;
         let mut packet = packet.to_vec();
         let len = self.crypto.unprotect_rtcp(&mut packet).ok()?;
-        window.update(index);
+        self.rtcp.update(ssrc, index);
         packet.truncate(len);
         Some(packet)
     }
@@ -262,6 +260,23 @@ fn reordering_and_replay_across_the_roll_over() {
         }
         for (protected, plain) in &packets {
             assert_eq!(receiver.receive_rtp(plain.header_len, protected), None, "replayed");
+        }
+    }
+}
+
+/// A stack with an SRTCP index for each of its SSRCs, as browsers have: the same index twice is no replay.
+#[test]
+fn each_srtcp_sender_has_its_own_index() {
+    for profile in PROFILES {
+        let (mut tx, mut receiver) = (theirs(profile), Receiver::new(profile));
+        for round in 0..3 {
+            for ssrc in [1, 2, 3] {
+                let plain = rtcp(ssrc, &[round]);
+                let protected = tx.encrypt_rtcp(&plain).unwrap();
+                assert_eq!(receiver.crypto.rtcp_source(&protected), Some((ssrc, round + 1)));
+                assert_eq!(receiver.receive_rtcp(&protected), Some(plain), "{profile:?} SSRC {ssrc} round {round}");
+                assert_eq!(receiver.receive_rtcp(&protected), None, "replayed");
+            }
         }
     }
 }

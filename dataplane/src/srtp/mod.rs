@@ -3,7 +3,7 @@
 //! A packet passes here twice: unprotected as soon as its stream is known, and protected once for each route, where
 //! it already lies in the outgoing slab. [`Crypto`] holds the session keys of one direction of one peer and no state
 //! of any stream, so one serves all SSRCs of the peer and is only read. What a stream must remember is a [`Window`];
-//! the packet index comes from there.
+//! the packet index comes from there. The senders of RTCP have theirs in [`RtcpWindows`].
 //!
 //! The receiver's order (RFC 3711 §3.3) is *check the window, then authenticate, then update*. A replay costs no
 //! cryptography, and a forgery changes nothing:
@@ -33,7 +33,7 @@ use proto::plane::{KEY_LEN_MAX, SALT_LEN_MAX, SrtpProfile};
 
 use cipher::{Cm, Gcm};
 pub use kdf::SessionKeys;
-pub use window::{Replayed, Window};
+pub use window::{Replayed, RtcpWindows, Window};
 
 /// Highest packet index of SRTP: ROC and SEQ are 48 bits together (RFC 3711 §3.3.1).
 pub const INDEX_MAX: u64 = (1 << 48) - 1;
@@ -185,12 +185,17 @@ impl Crypto {
         (body.len() >= body_len_min && word & E_FLAG != 0).then_some(word & !E_FLAG)
     }
 
+    /// Sender's SSRC and index of an SRTCP packet: which of [`RtcpWindows`] to check, and for what. As
+    /// [`Crypto::rtcp_index`], not authenticated yet.
+    pub fn rtcp_source(&self, packet: &[u8]) -> Option<(u32, u32)> {
+        self.rtcp_index(packet).map(|index| (sender_ssrc(packet), index))
+    }
+
     /// Authenticates and decrypts an SRTCP packet in place; returns the length of the plain compound packet.
     ///
     /// After an error the contents are unspecified.
     pub fn unprotect_rtcp(&self, packet: &mut [u8]) -> Result<usize, AuthError> {
-        let index = self.rtcp_index(packet).ok_or(AuthError)?;
-        let ssrc = sender_ssrc(packet);
+        let (ssrc, index) = self.rtcp_source(packet).ok_or(AuthError)?;
         match &self.suite {
             Suite::Cm { rtcp, .. } => {
                 // header | ciphertext | word | tag, and the tag covers all before it (RFC 3711 §3.4).

@@ -100,6 +100,45 @@ impl Default for Window {
     }
 }
 
+/// The SRTCP replay windows of one peer, one for each SSRC that its reports come from.
+///
+/// The SRTCP index belongs to the sender's SSRC (RFC 3711 §3.2.1, §3.2.3): a browser that sends audio and video counts
+/// twice from 1 under the same key, and a single window would take the second for a replay of the first.
+#[derive(Debug)]
+pub struct RtcpWindows {
+    senders: Vec<(u32, Window)>,
+    senders_max: usize,
+}
+
+impl RtcpWindows {
+    /// No sender yet. Takes the memory for `senders_max` of them now, so that no packet has to.
+    pub fn new(senders_max: usize) -> RtcpWindows {
+        RtcpWindows { senders: Vec::with_capacity(senders_max), senders_max }
+    }
+
+    /// As [`Window::check`]. A sender beyond the limit is refused: to forget another for it would let that one's
+    /// packets be replayed.
+    pub fn check(&self, ssrc: u32, index: u32) -> Result<(), Replayed> {
+        match self.senders.iter().find(|(sender, _)| *sender == ssrc) {
+            Some((_, window)) => window.check(index.into()),
+            None if self.senders.len() < self.senders_max => Ok(()),
+            None => Err(Replayed),
+        }
+    }
+
+    /// As [`Window::update`]. Only an authentic packet makes a sender known.
+    pub fn update(&mut self, ssrc: u32, index: u32) {
+        if let Some((_, window)) = self.senders.iter_mut().find(|(sender, _)| *sender == ssrc) {
+            return window.update(index.into());
+        }
+        if self.senders.len() < self.senders_max {
+            let mut window = Window::new();
+            window.update(index.into());
+            self.senders.push((ssrc, window));
+        }
+    }
+}
+
 /// Word of the ring and bit in it.
 fn place(index: u64) -> (usize, u64) {
     ((index / WORD_BITS % WORDS) as usize, 1 << (index % WORD_BITS))
@@ -185,6 +224,21 @@ mod tests {
         let mut window = Window::new();
         window.update(5);
         assert_eq!(window.estimate(65_535), 65_535, "there is no ROC below 0");
+    }
+
+    #[test]
+    fn each_rtcp_sender_counts_for_itself() {
+        let mut windows = RtcpWindows::new(2);
+        windows.update(7, 1);
+        assert_eq!(windows.check(7, 1), Err(Replayed));
+        assert_eq!(windows.check(8, 1), Ok(()));
+        windows.update(8, 1);
+        windows.update(8, 2);
+        assert_eq!((windows.check(7, 2), windows.check(8, 2)), (Ok(()), Err(Replayed)));
+        // The limit: the third is refused, and the two stay known.
+        assert_eq!(windows.check(9, 1), Err(Replayed));
+        windows.update(9, 1);
+        assert_eq!((windows.check(9, 2), windows.check(7, 1)), (Err(Replayed), Err(Replayed)));
     }
 
     #[test]

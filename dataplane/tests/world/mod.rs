@@ -220,19 +220,23 @@ impl Peer {
             ufrag,
             pwd: *b"password-of-24-character",
             profile,
-            tx: context(profile, Self::key(index, 1)),
-            rx: context(profile, Self::key(index, 2)),
+            tx: context(profile, Self::key(profile, index, 1)),
+            rx: context(profile, Self::key(profile, index, 2)),
         }
     }
 
-    fn key(index: u32, way: u8) -> ([u8; KEY_LEN_MAX], [u8; SALT_LEN_MAX]) {
-        ([index as u8 ^ way << 6; KEY_LEN_MAX], [way; SALT_LEN_MAX])
+    fn key(profile: SrtpProfile, index: u32, way: u8) -> ([u8; KEY_LEN_MAX], [u8; SALT_LEN_MAX]) {
+        let mut salt = [way; SALT_LEN_MAX];
+        if profile != SrtpProfile::Aes128CmHmacSha1_80 {
+            salt[12..].fill(0);
+        }
+        ([index as u8 ^ way << 6; KEY_LEN_MAX], salt)
     }
 
     /// The commands that install its keys.
     pub fn keys(&self) -> [Command; 2] {
         [(Direction::Rx, 1), (Direction::Tx, 2)].map(|(direction, way)| {
-            let (key, salt) = Self::key(self.id.index, way);
+            let (key, salt) = Self::key(self.profile, self.id.index, way);
             PeerKeys { peer: self.id, direction, profile: self.profile, key, salt }.into()
         })
     }

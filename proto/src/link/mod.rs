@@ -23,8 +23,9 @@
 //! `unsafe` is here because the kernel's mmap has no safe form: three blocks in `region.rs`. Everything above them is
 //! safe code over `&[AtomicU64]`. It was worth it: a ring costs 5 to 216 ns a record, a socket 22 to 46 µs a wake.
 //! The proofs: an oracle property test, Miri and the loom model of the rings, the sleep flag and the page
-//! (`RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::`), a peer that scribbles over everything
-//! (`tests/hostile_link.rs`), and two processes that kill each other (`tests/two_processes.rs`).
+//! (`RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::` and `cargo +nightly miri test -p proto --lib --
+//! link::ring link::page link::journal`), a peer that scribbles over everything
+//! (`hostile.rs`), and two processes that kill each other (`tests/two_processes.rs`).
 
 #![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
 #![cfg_attr(loom, allow(dead_code))]
@@ -46,6 +47,8 @@ mod wake;
 mod ends;
 #[cfg(not(loom))]
 mod handshake;
+#[cfg(all(test, not(loom)))]
+mod hostile;
 #[cfg(not(loom))]
 mod journal;
 #[cfg(not(loom))]

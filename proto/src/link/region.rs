@@ -136,3 +136,52 @@ impl Drop for Region {
         debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::link::journal;
+
+    fn touched(fd: &OwnedFd) -> i64 {
+        rustix::fs::fstat(fd).unwrap().st_blocks * 512
+    }
+
+    #[test]
+    fn only_what_is_touched_takes_memory() {
+        let (region, fd) = Region::create(1).unwrap();
+        journal::write(&region[JOURNAL], 0, &[1; 3000]).unwrap();
+        journal::write(&region[JOURNAL], 4095, &[1; 3000]).unwrap();
+        let before = touched(&fd);
+        assert!(before <= 8 * 4096, "{before} bytes for a header and two entries");
+        assert_eq!(journal::entries(&region[JOURNAL]).count(), 2);
+        assert!(touched(&fd) <= before + 2 * 4096, "reading looks at the two copies of a used slot and no further");
+    }
+
+    #[test]
+    fn what_is_opened_is_what_was_made() {
+        let (region, fd) = Region::create(9).unwrap();
+        let theirs = Region::open(fd.as_fd()).unwrap();
+        assert_eq!(theirs.epoch(), 9);
+        region[RESYNC].store(5, Ordering::Relaxed);
+        assert_eq!(theirs[RESYNC].load(Ordering::Relaxed), 5);
+        assert!(rustix::fs::ftruncate(&fd, 4096).is_err(), "sealed against shrinking");
+        assert!(rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).is_err(), "sealed against more seals");
+    }
+
+    #[test]
+    fn what_is_no_region_is_refused() {
+        let memfd = |len: usize, seals| {
+            let fd = rustix::fs::memfd_create("not-a-link", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+            rustix::fs::ftruncate(&fd, len as u64).unwrap();
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+            Region::open(fd.as_fd()).unwrap_err().to_string()
+        };
+        assert!(memfd(4096, SEALS).contains("size"));
+        assert!(memfd(LEN, SealFlags::SHRINK).contains("sealed"));
+        assert!(memfd(LEN, SEALS).contains("header"));
+        let (read_end, _) = std::io::pipe().unwrap();
+        assert!(Region::open(read_end.as_fd()).is_err());
+    }
+}
