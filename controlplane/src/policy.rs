@@ -26,8 +26,6 @@ pub struct Settings {
     pub tracks_max: usize,
     /// Receive slots of one peer; further receiving sections are answered `inactive`.
     pub slots_max: usize,
-    /// Candidates that one peer may trickle. A host with many interfaces has about twenty.
-    pub candidates_max: u32,
     /// `host:port` of this edge's STUN server, told to clients in `welcome`.
     pub stun: Option<String>,
     /// How long a socket may stay without an offer or a resumed session.
@@ -54,7 +52,6 @@ impl Default for Settings {
             sockets_max: 4_096,
             tracks_max: 6,
             slots_max: SLOTS_CEILING,
-            candidates_max: 64,
             stun: None,
             offer_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
@@ -76,6 +73,9 @@ pub const SLOTS_CEILING: usize = 48;
 
 /// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
 pub const NAME_CHARS_MAX: usize = 64;
+
+/// Longest name of a room, bytes.
+pub const ROOM_CHARS_MAX: usize = 64;
 
 /// What a token allows its bearer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,9 +104,6 @@ impl Grant {
 /// Share of audio: Opus at this rate is transparent for speech.
 const AUDIO_BPS: u32 = 32_000;
 
-/// Video below this is not worth its packets, bit/s.
-const VIDEO_BPS_MIN: u32 = 64_000;
-
 /// What one client may send, bit/s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
@@ -133,14 +130,13 @@ impl Settings {
         SlotCount { audio: self.peers_max.saturating_sub(1).max(1), video: self.peers_max.max(1) }
     }
 
-    /// What each of `participants` may send. A client sends once and receives from all the others, so its total,
-    /// up and down, is as many shares as there are participants.
-    pub fn shares(&self, participants: usize, active_videos: usize) -> Shares {
-        let participants = u32::try_from(participants).unwrap_or(u32::MAX).max(1);
-        let send = self.client_bps_max / participants;
-        let audio = AUDIO_BPS.min(send);
-        let videos = u32::try_from(active_videos).unwrap_or(u32::MAX).max(1);
-        let video = ((send - audio) / videos).max(VIDEO_BPS_MIN.min(send));
+    /// What each of `participants` may send with that many tracks live. A client sends once and receives from all the
+    /// others, so its total, up and down, is as many shares as there are participants.
+    pub fn shares(&self, participants: usize, live_audios: usize, live_videos: usize) -> Shares {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+        let send = self.client_bps_max / count(participants);
+        let audio = AUDIO_BPS.min(send / count(live_audios));
+        let video = (send - audio * count(live_audios)) / count(live_videos);
         Shares { send, video, audio }
     }
 }
@@ -172,16 +168,16 @@ mod tests {
     fn what_all_send_and_receive_stays_within_the_clients_bandwidth() {
         let settings = Settings::default();
         for participants in 1..=24 {
-            for videos in 0..=2 {
-                let shares = settings.shares(participants, videos);
+            for (audios, videos) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 2)] {
+                let shares = settings.shares(participants, audios, videos);
                 assert!(shares.send * participants as u32 <= settings.client_bps_max);
-                assert!(shares.audio + shares.video * videos as u32 <= shares.send + shares.audio);
+                assert!(shares.audio * audios as u32 + shares.video * videos as u32 <= shares.send);
                 assert!(shares.video > 0 && shares.audio > 0);
             }
         }
-        assert_eq!(settings.shares(2, 1), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
-        assert_eq!(settings.shares(2, 2), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
-        assert_eq!(settings.shares(0, 0).send, 2_000_000);
+        assert_eq!(settings.shares(2, 1, 1), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
+        assert_eq!(settings.shares(2, 1, 2), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
+        assert_eq!(settings.shares(0, 0, 0).send, 2_000_000);
     }
 
     #[test]

@@ -3,5 +3,7 @@
 //! There is no policy here.
 
 pub mod id;
+pub mod link;
 pub mod plane;
 pub mod signal;
+pub mod stun;
