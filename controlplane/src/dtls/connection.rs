@@ -1,0 +1,244 @@
+//! One connection with one peer: THE CORE of DTLS. Everything that happens goes through [`Dtls::advance`].
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Instant;
+
+use boring::ssl::{ErrorCode, SslStream, SslVersion};
+use proto::plane::{DATAGRAM_LEN_MAX, SrtpProfile};
+
+use super::context::{self, Role};
+use super::error::DtlsError;
+use super::ffi;
+use super::identity::Identity;
+use super::keys::{self, KeyMaterial};
+use super::wire::Wire;
+
+/// Something that the caller must know.
+#[derive(Debug)]
+pub enum DtlsEvent {
+    /// The handshake is done. Comes at most once, and first.
+    Connected(Box<Connected>),
+    /// The connection is over by an error. Nothing comes after it; what is left to transmit (an alert) should be sent.
+    Failed(DtlsError),
+    /// The peer ended the connection in order (`close_notify`). Nothing comes after it.
+    Closed,
+}
+
+/// What a finished handshake gives.
+#[derive(Debug)]
+pub struct Connected {
+    /// Which DTLS was spoken.
+    pub version: DtlsVersion,
+    /// How SRTP is protected, both ways.
+    pub profile: SrtpProfile,
+    /// Key of what the peer sends.
+    pub rx: KeyMaterial,
+    /// Key of what we send.
+    pub tx: KeyMaterial,
+    /// The peer's certificate, DER. The peer has proved that it holds the key; that it is the peer of the signalling
+    /// is for the caller to check, by [`fingerprint_matches`](super::fingerprint_matches), before it uses the keys.
+    pub peer_certificate_der: Vec<u8>,
+}
+
+/// A protocol version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DtlsVersion {
+    /// DTLS 1.2 (RFC 6347).
+    V1_2,
+    /// DTLS 1.3 (RFC 9147).
+    V1_3,
+}
+
+impl fmt::Display for DtlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DtlsVersion::V1_2 => "DTLS 1.2",
+            DtlsVersion::V1_3 => "DTLS 1.3",
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Handshaking,
+    Connected,
+    /// Failed or closed, by either side: datagrams are ignored and no timer runs.
+    Over,
+}
+
+/// A DTLS connection, sans-IO. Feed it by [`handle`](Dtls::handle) and [`handle_timeout`](Dtls::handle_timeout); after
+/// each, drain [`poll_transmit`](Dtls::poll_transmit) and [`poll_event`](Dtls::poll_event), and read
+/// [`poll_timeout`](Dtls::poll_timeout) again.
+///
+/// It waits for ever for a silent peer (the retransmissions back off to one a minute): the deadline of a handshake
+/// is the caller's, counted from [`started_at`](Dtls::started_at).
+pub struct Dtls {
+    stream: SslStream<Wire>,
+    role: Role,
+    state: State,
+    started_at: Instant,
+    timeout: Option<Instant>,
+    events: VecDeque<DtlsEvent>,
+}
+
+impl Dtls {
+    /// We are the DTLS server (`a=setup:passive`) and wait for the peer's ClientHello.
+    pub fn accept(identity: &Identity, now: Instant) -> Result<Dtls, DtlsError> {
+        Self::open(identity, now, Role::Server)
+    }
+
+    /// We are the DTLS client (`a=setup:active`): the ClientHello is there to transmit at once.
+    pub fn connect(identity: &Identity, now: Instant) -> Result<Dtls, DtlsError> {
+        let mut dtls = Self::open(identity, now, Role::Client)?;
+        dtls.advance(now);
+        Ok(dtls)
+    }
+
+    fn open(identity: &Identity, now: Instant, role: Role) -> Result<Dtls, DtlsError> {
+        let ssl = context::open(identity.context(), role)?;
+        let stream = SslStream::new(ssl, Wire::default()).map_err(DtlsError::setup("open a DTLS connection"))?;
+        Ok(Dtls { stream, role, state: State::Handshaking, started_at: now, timeout: None, events: VecDeque::new() })
+    }
+
+    /// Takes a datagram from the peer. One that is empty, too long or not DTLS is discarded, as are records that do
+    /// not authenticate.
+    pub fn handle(&mut self, now: Instant, datagram: &[u8]) {
+        if self.state == State::Over || datagram.is_empty() || datagram.len() > DATAGRAM_LEN_MAX {
+            return;
+        }
+        self.stream.get_mut().push(datagram);
+        self.advance(now);
+    }
+
+    /// The next datagram to send to the peer, at most 1200 bytes.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.stream.get_mut().pop()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Dtls::handle_timeout) is due; `None` while nothing waits. It may lie in the past.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timeout
+    }
+
+    /// Sends again what is due. Harmless when nothing is.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.state == State::Over {
+            return;
+        }
+        self.set_clock(now);
+        match ffi::handle_timeout(self.stream.ssl_mut()) {
+            Ok(()) => self.advance(now),
+            Err(stack) => self.fail(DtlsError::from_stack(&stack)),
+        }
+    }
+
+    /// When the connection was made, for the caller's deadline.
+    pub fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    /// Whether the handshake is done and the connection not over.
+    pub fn is_connected(&self) -> bool {
+        self.state == State::Connected
+    }
+
+    /// Ends the connection; a connected peer is told so (`close_notify`, to be transmitted). No event follows.
+    pub fn close(&mut self) {
+        if self.state == State::Connected {
+            // BoringSSL only queues an alert here; whether it could is of no use to a caller that is leaving.
+            let _ = self.stream.shutdown();
+        }
+        self.end();
+    }
+
+    /// Lets BoringSSL work on the inbox until it wants more, and takes note of what became of the connection.
+    fn advance(&mut self, now: Instant) {
+        self.set_clock(now);
+        if self.state == State::Handshaking {
+            self.shake();
+        }
+        if self.state == State::Connected {
+            self.read();
+        }
+        if self.state != State::Over {
+            self.timeout = ffi::timeout(self.stream.ssl()).map(|left| now + left);
+        }
+    }
+
+    fn shake(&mut self) {
+        let result = match self.role {
+            Role::Server => self.stream.accept(),
+            Role::Client => self.stream.connect(),
+        };
+        match result {
+            Ok(()) => match self.connected() {
+                Ok(connected) => {
+                    self.state = State::Connected;
+                    self.events.push_back(DtlsEvent::Connected(Box::new(connected)));
+                }
+                Err(error) => {
+                    let _ = self.stream.shutdown();
+                    self.fail(error);
+                }
+            },
+            Err(error) if error.would_block() => {}
+            Err(error) => self.fail(DtlsError::from_ssl(&error)),
+        }
+    }
+
+    fn connected(&self) -> Result<Connected, DtlsError> {
+        let ssl = self.stream.ssl();
+        let version = match ssl.version2() {
+            Some(SslVersion::DTLS1_3) => DtlsVersion::V1_3,
+            _ => DtlsVersion::V1_2,
+        };
+        let certificate = ssl.peer_certificate().ok_or(DtlsError::NoCertificate)?;
+        let peer_certificate_der = certificate.to_der().map_err(DtlsError::setup("read the peer's certificate"))?;
+        let keys = keys::export(ssl, self.role)?;
+        Ok(Connected { version, profile: keys.profile, rx: keys.rx, tx: keys.tx, peer_certificate_der })
+    }
+
+    /// Takes in what comes after the handshake: repeated flights and ACKs are answered inside, data is discarded.
+    fn read(&mut self) {
+        let mut discarded = [0; DATAGRAM_LEN_MAX];
+        loop {
+            match self.stream.ssl_read(&mut discarded) {
+                Ok(_) => {}
+                Err(error) if error.would_block() => return,
+                Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
+                    self.end();
+                    self.events.push_back(DtlsEvent::Closed);
+                    return;
+                }
+                Err(error) => return self.fail(DtlsError::from_ssl(&error)),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: DtlsError) {
+        self.end();
+        self.events.push_back(DtlsEvent::Failed(error));
+    }
+
+    fn end(&mut self) {
+        self.state = State::Over;
+        self.timeout = None;
+    }
+
+    /// BoringSSL's time of day is the age of the connection.
+    fn set_clock(&self, now: Instant) {
+        ffi::set_clock(now.saturating_duration_since(self.started_at));
+    }
+}
+
+impl fmt::Debug for Dtls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dtls").field("role", &self.role).field("state", &self.state).finish_non_exhaustive()
+    }
+}

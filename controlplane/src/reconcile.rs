@@ -1,0 +1,494 @@
+//! Desired state, installed state, and the commands that turn one into the other.
+//!
+//! The engine says what it wants by [`Plan::want`] and [`Plan::unwant`]; nothing is sent then. The driver pulls
+//! the difference by [`Plan::reconcile`] as fast as the worker's command ring takes it. A join, a leave, a full
+//! ring, lost events and the adoption of a predecessor's rooms all come down to the same difference.
+//!
+//! Both states are maps from a place to the command that fills it. What was sent counts as installed: the ring
+//! loses nothing, and where the worker refuses, it says so. SRTP keys are sent once and forgotten: under keys
+//! installed twice the SRTP index would start over, and a keystream would be used twice (RFC 3711 §9.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::plane::{
+    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerKeys, RouteClose, RouteOpen, SALT_LEN_MAX,
+    SlotClose, SlotOpen, StreamClose, StreamOpen,
+};
+use zeroize::Zeroize;
+
+use crate::ids::Ids;
+
+/// Commands of one batch, without its Commit. Bounds what a worker must hold staged.
+pub(crate) const BATCH_LEN_MAX: usize = 512;
+
+/// How often a worker's answer to Describe may come up short before what was heard is taken for the whole.
+const DESCRIBE_TRIES_MAX: u32 = 4;
+
+/// Kinds of places, in the order in which they are filled: each needs the ones before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Class {
+    Peer,
+    Extensions,
+    RxKeys,
+    TxKeys,
+    Stream,
+    Slot,
+    Route,
+}
+
+impl Class {
+    const ALL: [Class; 7] =
+        [Class::Peer, Class::Extensions, Class::RxKeys, Class::TxKeys, Class::Stream, Class::Slot, Class::Route];
+}
+
+/// One place in a worker's tables.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    class: Class,
+    index: u32,
+}
+
+impl Place {
+    const fn new(class: Class, index: u32) -> Self {
+        Self { class, index }
+    }
+
+    /// The place that a command fills; `None` for commands that fill none.
+    fn of(command: &Command) -> Option<Place> {
+        Some(match command {
+            Command::PeerOpen(c) => Place::new(Class::Peer, c.peer.index),
+            Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
+            Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
+            Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
+            Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
+            Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
+            Command::PeerClose(_)
+            | Command::StreamClose(_)
+            | Command::SlotClose(_)
+            | Command::RouteClose(_)
+            | Command::Reset(_)
+            | Command::Describe(_)
+            | Command::Commit(_) => return None,
+        })
+    }
+
+    const fn keys(peer: PeerId, direction: Direction) -> Place {
+        match direction {
+            Direction::Rx => Place::new(Class::RxKeys, peer.index),
+            Direction::Tx => Place::new(Class::TxKeys, peer.index),
+        }
+    }
+}
+
+/// The command that empties what `open` filled. Extensions and keys go with their peer.
+fn close_of(open: &Command) -> Option<Command> {
+    match open {
+        Command::PeerOpen(c) => Some(PeerClose { peer: c.peer }.into()),
+        Command::StreamOpen(c) => Some(StreamClose { stream: c.stream }.into()),
+        Command::SlotOpen(c) => Some(SlotClose { slot: c.slot }.into()),
+        Command::RouteOpen(c) => Some(RouteClose { route: c.route }.into()),
+        _ => None,
+    }
+}
+
+/// SRTP keys that are not sent yet.
+struct Secret(PeerKeys);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.key.zeroize();
+        self.0.salt.zeroize();
+    }
+}
+
+/// Keys as both states remember them: that they are there, not what they are.
+fn blank(keys: PeerKeys) -> PeerKeys {
+    PeerKeys { key: [0; KEY_LEN_MAX], salt: [0; SALT_LEN_MAX], ..keys }
+}
+
+/// How much is known of what the worker has installed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// No worker.
+    Down,
+    /// It is to be asked.
+    Ask,
+    /// Describe is sent; echoes come in.
+    Asked,
+    /// Known. The difference may be sent.
+    Known,
+}
+
+/// Sizes of the tables of one worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Capacity {
+    /// Peers.
+    pub(crate) peers: usize,
+    /// Streams of all of them.
+    pub(crate) streams: usize,
+    /// Slots of all of them. A slot takes one route, so this bounds the routes too.
+    pub(crate) slots: usize,
+}
+
+/// What one worker should have and what it has. It also issues the ids, so that whatever ends gives its id back.
+pub(crate) struct Plan {
+    peers: Ids,
+    streams: Ids,
+    slots: Ids,
+    routes: Ids,
+    desired: BTreeMap<Place, Command>,
+    installed: BTreeMap<Place, Command>,
+    /// Where the two differ.
+    different: BTreeSet<Place>,
+    /// Boxed so that the one copy of a key does not move.
+    secrets: BTreeMap<Place, Box<Secret>>,
+    phase: Phase,
+    /// Echoes since Describe.
+    heard: BTreeMap<Place, Command>,
+    heard_count: u64,
+    tries: u32,
+    batch: u64,
+}
+
+impl Plan {
+    /// Nothing desired, no worker.
+    pub(crate) fn new(capacity: Capacity, first_generation: u32) -> Self {
+        Self {
+            peers: Ids::new(capacity.peers, first_generation),
+            streams: Ids::new(capacity.streams, first_generation),
+            slots: Ids::new(capacity.slots, first_generation),
+            routes: Ids::new(capacity.slots, first_generation),
+            desired: BTreeMap::new(),
+            installed: BTreeMap::new(),
+            different: BTreeSet::new(),
+            secrets: BTreeMap::new(),
+            phase: Phase::Down,
+            heard: BTreeMap::new(),
+            heard_count: 0,
+            tries: 0,
+            batch: 0,
+        }
+    }
+
+    /// Places whose desired state is not sent yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.different.len()
+    }
+
+    /// Peers desired now.
+    pub(crate) fn peer_count(&self) -> usize {
+        self.peers.taken()
+    }
+
+    /// Whether there is room for one more peer with so many streams and slots.
+    pub(crate) fn has_room(&self, streams: usize, slots: usize) -> bool {
+        self.peers.left() > 0 && self.streams.left() >= streams && self.slots.left() >= slots
+    }
+
+    /// The id of a new peer, or `None` when the table is full.
+    pub(crate) fn issue_peer(&mut self) -> Option<PeerId> {
+        self.peers.issue()
+    }
+
+    /// Desires a stream under a new id.
+    pub(crate) fn want_stream(&mut self, open: impl FnOnce(StreamId) -> StreamOpen) -> Option<StreamId> {
+        let id = self.streams.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires a slot under a new id.
+    pub(crate) fn want_slot(&mut self, open: impl FnOnce(SlotId) -> SlotOpen) -> Option<SlotId> {
+        let id = self.slots.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires a route under a new id.
+    pub(crate) fn want_route(&mut self, open: impl FnOnce(RouteId) -> RouteOpen) -> Option<RouteId> {
+        let id = self.routes.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires what `open` opens. Keys are taken once; see the module's words.
+    pub(crate) fn want(&mut self, open: impl Into<Command>) {
+        let mut open = open.into();
+        let place = Place::of(&open).expect("only what fills a place can be desired");
+        if let Command::PeerKeys(keys) = &mut open {
+            self.secrets.insert(place, Box::new(Secret(*keys)));
+            keys.key.zeroize();
+            keys.salt.zeroize();
+        }
+        self.desired.insert(place, open);
+        self.compare(place);
+    }
+
+    /// Ends a peer. Its streams, slots and routes are to be ended before.
+    pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
+        for class in [Class::TxKeys, Class::RxKeys, Class::Extensions, Class::Peer] {
+            self.unwant(Place::new(class, peer.index));
+        }
+        self.peers.release(peer);
+    }
+
+    /// Ends a stream.
+    pub(crate) fn unwant_stream(&mut self, stream: StreamId) {
+        self.unwant(Place::new(Class::Stream, stream.index));
+        self.streams.release(stream);
+    }
+
+    /// Ends a slot.
+    pub(crate) fn unwant_slot(&mut self, slot: SlotId) {
+        self.unwant(Place::new(Class::Slot, slot.index));
+        self.slots.release(slot);
+    }
+
+    /// Ends a route.
+    pub(crate) fn unwant_route(&mut self, route: RouteId) {
+        self.unwant(Place::new(Class::Route, route.index));
+        self.routes.release(route);
+    }
+
+    fn unwant(&mut self, place: Place) {
+        self.secrets.remove(&place);
+        self.desired.remove(&place);
+        self.compare(place);
+    }
+
+    fn compare(&mut self, place: Place) {
+        if self.desired.get(&place) == self.installed.get(&place) {
+            self.different.remove(&place);
+        } else {
+            self.different.insert(place);
+        }
+    }
+
+    /// Appends at most `space` commands that lead from installed to desired, the last of them a Commit. Closes come
+    /// first and in reverse, so that nothing is closed under something that stands on it.
+    pub(crate) fn reconcile(&mut self, space: usize, out: &mut Vec<Command>) {
+        let Some(room) = space.min(BATCH_LEN_MAX).checked_sub(1).filter(|&room| room > 0) else { return };
+        let start = out.len();
+        match self.phase {
+            Phase::Down | Phase::Asked => return,
+            Phase::Ask => {
+                self.phase = Phase::Asked;
+                self.heard.clear();
+                self.heard_count = 0;
+                out.push(Describe {}.into());
+            }
+            Phase::Known => {
+                let end = start + room;
+                self.close(end, out);
+                self.open(end, out);
+            }
+        }
+        if out.len() > start {
+            self.batch += 1;
+            out.push(Commit { batch: self.batch }.into());
+        }
+    }
+
+    fn close(&mut self, end: usize, out: &mut Vec<Command>) {
+        let places: Vec<Place> = self.different.iter().rev().copied().collect();
+        for place in places {
+            let Some(installed) = self.installed.get(&place) else { continue };
+            if out.len() == end {
+                return;
+            }
+            // Extensions and keys have no close of their own: they go when their peer does, just below.
+            let Some(close) = close_of(installed) else { continue };
+            out.push(close);
+            self.installed.remove(&place);
+            self.compare(place);
+            if place.class == Class::Peer {
+                for class in [Class::Extensions, Class::RxKeys, Class::TxKeys] {
+                    let place = Place::new(class, place.index);
+                    self.installed.remove(&place);
+                    self.compare(place);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, end: usize, out: &mut Vec<Command>) {
+        let is_open = |place: &Place| self.desired.contains_key(place);
+        let places: Vec<Place> = self.different.iter().copied().filter(is_open).collect();
+        for place in places {
+            if out.len() == end {
+                return;
+            }
+            let desired = self.desired[&place];
+            match desired {
+                // Keys that were sent before and are gone are not sent again: see `broken_peers`.
+                Command::PeerKeys(_) => match self.secrets.remove(&place) {
+                    Some(secret) => out.push(secret.0.into()),
+                    None => continue,
+                },
+                open => out.push(open),
+            }
+            self.installed.insert(place, desired);
+            self.compare(place);
+        }
+    }
+
+    /// A worker is linked: it is asked what it has.
+    pub(crate) fn link(&mut self) {
+        self.phase = Phase::Ask;
+        self.tries = 0;
+        self.installed.clear();
+        self.different = self.desired.keys().copied().collect();
+    }
+
+    /// Events were lost: ask again. What is desired stands meanwhile.
+    pub(crate) fn resync(&mut self) {
+        if self.phase != Phase::Down {
+            self.phase = Phase::Ask;
+        }
+    }
+
+    /// The worker says that something is installed.
+    pub(crate) fn echo(&mut self, command: Command) {
+        if self.phase == Phase::Asked
+            && let Some(place) = Place::of(&command)
+        {
+            let shape = match command {
+                Command::PeerKeys(keys) => blank(keys).into(),
+                other => other,
+            };
+            self.heard_count += 1;
+            self.heard.insert(place, shape);
+        }
+    }
+
+    /// The worker says that this was all. Returns whether the installed state is known now.
+    pub(crate) fn described(&mut self, count: u64) -> bool {
+        if self.phase != Phase::Asked {
+            return false;
+        }
+        if self.heard_count != count && self.tries < DESCRIBE_TRIES_MAX {
+            self.tries += 1;
+            self.phase = Phase::Ask;
+            return false;
+        }
+        self.tries = 0;
+        self.phase = Phase::Known;
+        self.installed = std::mem::take(&mut self.heard);
+        let places: BTreeSet<Place> = self.installed.keys().chain(self.desired.keys()).copied().collect();
+        self.different.clear();
+        for place in places {
+            self.compare(place);
+        }
+        true
+    }
+
+    /// Peers whose keys were sent and are not there: they cannot be mended, only begun anew.
+    pub(crate) fn broken_peers(&self) -> Vec<PeerId> {
+        let is_lost = |place: &&Place| {
+            matches!(place.class, Class::RxKeys | Class::TxKeys)
+                && !self.installed.contains_key(place)
+                && !self.secrets.contains_key(place)
+        };
+        let mut peers: Vec<PeerId> = self
+            .different
+            .iter()
+            .filter(is_lost)
+            .filter_map(|place| match self.desired.get(place) {
+                Some(Command::PeerKeys(keys)) => Some(keys.peer),
+                _ => None,
+            })
+            .collect();
+        peers.sort();
+        peers.dedup();
+        peers
+    }
+
+    /// The peer that a refused command belongs to, if the command opened something that is still desired.
+    pub(crate) fn owner_of_refused(&self, tag: u16, index: u32) -> Option<PeerId> {
+        Class::ALL
+            .iter()
+            .filter_map(|&class| self.desired.get(&Place::new(class, index)))
+            .find(|command| command.tag() == tag)
+            .and_then(|command| self.owner(command))
+    }
+
+    fn owner(&self, command: &Command) -> Option<PeerId> {
+        match command {
+            Command::PeerOpen(c) => Some(c.peer),
+            Command::PeerExtensions(c) => Some(c.peer),
+            Command::PeerKeys(c) => Some(c.peer),
+            Command::StreamOpen(c) => Some(c.peer),
+            Command::SlotOpen(c) => Some(c.peer),
+            Command::RouteOpen(c) => match self.desired.get(&Place::new(Class::Slot, c.slot.index)) {
+                Some(Command::SlotOpen(slot)) => Some(slot.peer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Desires a peer as it is installed, with the streams and slots named. `false`, and nothing is desired, unless
+    /// all of it is there and both keys are.
+    pub(crate) fn adopt_peer(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
+        let mut places = vec![
+            Place::new(Class::Peer, peer.index),
+            Place::new(Class::RxKeys, peer.index),
+            Place::new(Class::TxKeys, peer.index),
+        ];
+        places.extend(streams.iter().map(|stream| Place::new(Class::Stream, stream.index)));
+        places.extend(slots.iter().map(|slot| Place::new(Class::Slot, slot.index)));
+        let is_there = |place: &Place| match self.installed.get(place) {
+            Some(Command::StreamOpen(c)) => c.peer == peer && streams.contains(&c.stream),
+            Some(Command::SlotOpen(c)) => c.peer == peer && slots.contains(&c.slot),
+            Some(other) => self.owner(other) == Some(peer),
+            None => false,
+        };
+        if !places.iter().all(is_there) || !self.adopt_ids(peer, streams, slots) {
+            return false;
+        }
+        places.push(Place::new(Class::Extensions, peer.index));
+        for place in places {
+            if let Some(&command) = self.installed.get(&place) {
+                self.desired.insert(place, command);
+                self.compare(place);
+            }
+        }
+        true
+    }
+
+    /// All of the ids or none: the journal is input, and the tables may be smaller than those of who wrote it.
+    fn adopt_ids(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
+        if !self.peers.adopt_all(&[peer]) {
+            return false;
+        }
+        if !self.streams.adopt_all(streams) {
+            self.peers.release(peer);
+            return false;
+        }
+        if !self.slots.adopt_all(slots) {
+            self.peers.release(peer);
+            streams.iter().for_each(|&stream| self.streams.release(stream));
+            return false;
+        }
+        true
+    }
+
+    /// Desires a route as it is installed. `false` if its id is not to be had.
+    pub(crate) fn adopt_route(&mut self, route: &RouteOpen) -> bool {
+        let is_free = self.routes.adopt(route.route);
+        if is_free {
+            self.want(*route);
+        }
+        is_free
+    }
+
+    /// The routes that are installed, wanted or not.
+    pub(crate) fn installed_routes(&self) -> Vec<RouteOpen> {
+        let route = |command: &Command| match command {
+            Command::RouteOpen(route) => Some(*route),
+            _ => None,
+        };
+        self.installed.values().filter_map(route).collect()
+    }
+}

@@ -1,0 +1,293 @@
+//! Writing our answer: ICE-lite, one BUNDLE transport, and in each m-section one codec or none.
+
+use std::fmt::Write;
+
+use proto::id::{Pt, Ssrc};
+use proto::plane::{Codec, Extension, feedback};
+
+use super::{Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
+
+/// Our part of the answer: everything that does not follow from the offer.
+#[derive(Clone, Debug)]
+pub struct AnswerParams<'a> {
+    /// `sess-id` of the `o=` line; at most 63 bits are used (RFC 8829 §5.2.1).
+    pub session_id: u64,
+    /// The credentials issued to this peer.
+    pub ice: IceCredentials,
+    /// Hash of our certificate.
+    pub fingerprint: &'a Fingerprint,
+    /// [`Setup::answered`] of the offer's.
+    pub setup: Setup,
+    /// Our candidates, `candidate:…`, all that will ever be.
+    pub candidates: &'a [String],
+    /// One for each section of the offer, in its order.
+    pub sections: Vec<AnswerSection<'a>>,
+}
+
+/// What becomes of one m-section.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AnswerSection<'a> {
+    /// Not served: port 0. For what cannot be served, not for what is not allowed: Chromium with `max-bundle` takes no
+    /// answer that rejects the first section of its BUNDLE group ("Failed to setup RTCP mux").
+    Rejected,
+    /// Kept, but nothing flows: what the token does not allow, or what the client offers as inactive.
+    Inactive {
+        /// The codec that would be used.
+        codec: &'a OfferedCodec,
+    },
+    /// The client sends.
+    Receive {
+        /// In this codec.
+        codec: &'a OfferedCodec,
+    },
+    /// We send through a slot.
+    Send {
+        /// In this codec.
+        codec: &'a OfferedCodec,
+        /// The slot.
+        slot: SlotDescription,
+    },
+    /// Both: the section is a track of the client's and a slot at once.
+    Both {
+        /// In this codec, both ways.
+        codec: &'a OfferedCodec,
+        /// The slot.
+        slot: SlotDescription,
+    },
+}
+
+/// What the client is told of a slot. The strings are ours: tokens without spaces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlotDescription {
+    /// Its SSRC for the life of the call.
+    pub ssrc: Ssrc,
+    /// SSRC of its retransmissions; written only if the codec has an RTX payload type.
+    pub rtx_ssrc: Option<Ssrc>,
+    /// Canonical name of the sender (RFC 3550 §6.5.1). Streams of one name may be synchronised.
+    pub cname: String,
+    /// MediaStream id (RFC 8830): slots that share it are played in lip sync.
+    pub msid_stream: String,
+    /// MediaStreamTrack id.
+    pub msid_track: String,
+}
+
+impl AnswerSection<'_> {
+    fn codec(&self) -> Option<&OfferedCodec> {
+        match self {
+            AnswerSection::Rejected => None,
+            AnswerSection::Inactive { codec }
+            | AnswerSection::Receive { codec }
+            | AnswerSection::Send { codec, .. }
+            | AnswerSection::Both { codec, .. } => Some(codec),
+        }
+    }
+
+    fn slot(&self) -> Option<&SlotDescription> {
+        match self {
+            AnswerSection::Send { slot, .. } | AnswerSection::Both { slot, .. } => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Seen from us.
+    fn direction(&self) -> Direction {
+        match self {
+            AnswerSection::Rejected | AnswerSection::Inactive { .. } => Direction::Inactive,
+            AnswerSection::Receive { .. } => Direction::RecvOnly,
+            AnswerSection::Send { .. } => Direction::SendOnly,
+            AnswerSection::Both { .. } => Direction::SendRecv,
+        }
+    }
+}
+
+/// Header extensions that are answered when offered. Those of rids are not, because simulcast is not.
+const EXTENSIONS_ANSWERED: [Extension; 7] = [
+    Extension::Mid,
+    Extension::AbsSendTime,
+    Extension::TransportCc,
+    Extension::AudioLevel,
+    Extension::PlayoutDelay,
+    Extension::AbsCaptureTime,
+    Extension::VideoOrientation,
+];
+
+/// Writes the answer to `offer`.
+///
+/// # Panics
+/// If `params` does not fit the offer: another number of sections, media in a direction that was not offered, or an
+/// accepted section outside the BUNDLE group. That would be a mistake of ours, not of the client.
+pub fn write_answer(offer: &Offer, params: &AnswerParams<'_>) -> String {
+    check(offer, params);
+    let mut out = String::with_capacity(1024 + 768 * offer.sections.len());
+    // Writing into a String cannot fail.
+    write_session(&mut out, offer, params).expect("a String takes everything");
+    let tagged = accepted(offer, params).next();
+    for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
+        match answer.codec() {
+            None => write_rejected(&mut out, section),
+            Some(codec) => write_section(&mut out, section, answer, codec, params, tagged == Some(i)),
+        }
+        .expect("a String takes everything");
+    }
+    out
+}
+
+fn check(offer: &Offer, params: &AnswerParams<'_>) {
+    assert_eq!(offer.sections.len(), params.sections.len(), "an answer has as many m-sections as its offer");
+    for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
+        let (offered, ours) = (section.direction, answer.direction());
+        assert!(answer.codec().is_none() || section.is_served(), "m-section {i} cannot be accepted");
+        assert!(!ours.may_send() || offered.may_receive(), "the client did not offer to receive in m-section {i}");
+        assert!(!ours.may_receive() || offered.may_send(), "the client did not offer to send in m-section {i}");
+    }
+}
+
+/// Positions of the accepted sections in the order of the BUNDLE group; the first carries the transport's candidates
+/// (RFC 9143 §7.3.1, the answerer-tagged section).
+fn accepted<'a>(offer: &'a Offer, params: &'a AnswerParams<'_>) -> impl Iterator<Item = usize> + 'a {
+    offer.bundle.iter().copied().filter(|&i| params.sections[i] != AnswerSection::Rejected)
+}
+
+fn write_session(out: &mut String, offer: &Offer, params: &AnswerParams<'_>) -> std::fmt::Result {
+    write!(out, "v=0\r\no=- {} 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", params.session_id >> 1)?;
+    write!(out, "a=ice-lite\r\n")?;
+    if offer.has_bundle_group {
+        write!(out, "a=group:BUNDLE")?;
+        for i in accepted(offer, params) {
+            write!(out, " {}", offer.sections[i].mid.as_str())?;
+        }
+        write!(out, "\r\n")?;
+    }
+    write!(out, "a=ice-options:trickle\r\na=msid-semantic: WMS *\r\n")
+}
+
+/// Port 0, one of the offered formats, and the MID (RFC 3264 §6).
+fn write_rejected(out: &mut String, section: &Section) -> std::fmt::Result {
+    write!(out, "m={} 0 {} {}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol, section.format)?;
+    write_mid(out, section)?;
+    match section.kind {
+        SectionKind::Audio | SectionKind::Video => write!(out, "a=inactive\r\n"),
+        SectionKind::Application | SectionKind::Other => Ok(()),
+    }
+}
+
+fn write_mid(out: &mut String, section: &Section) -> std::fmt::Result {
+    match section.mid.is_empty() {
+        true => Ok(()),
+        false => write!(out, "a=mid:{}\r\n", section.mid.as_str()),
+    }
+}
+
+fn write_section(
+    out: &mut String,
+    section: &Section,
+    answer: &AnswerSection<'_>,
+    codec: &OfferedCodec,
+    params: &AnswerParams<'_>,
+    is_tagged: bool,
+) -> std::fmt::Result {
+    write!(out, "m={} 9 {} {}", section.media, section.protocol, codec.pt)?;
+    if let Some(rtx_pt) = codec.rtx_pt {
+        write!(out, " {rtx_pt}")?;
+    }
+    write!(out, "\r\nc=IN IP4 0.0.0.0\r\n")?;
+    write_mid(out, section)?;
+    write!(out, "a={}\r\n", answer.direction().as_str())?;
+    write_transport(out, params, is_tagged)?;
+    write!(out, "a=rtcp-mux\r\n")?;
+    if section.is_rtcp_reduced {
+        write!(out, "a=rtcp-rsize\r\n")?;
+    }
+    write_extensions(out, section)?;
+    write_codec(out, codec, answer.direction())?;
+    answer.slot().map_or(Ok(()), |slot| write_slot(out, slot, codec.rtx_pt))
+}
+
+/// In each accepted section, as browsers do, although RFC 9143 §7.1.3 wants it in the tagged one alone: stacks exist
+/// that look nowhere else than in the section at hand. The candidates stand in the tagged one.
+fn write_transport(out: &mut String, params: &AnswerParams<'_>, is_tagged: bool) -> std::fmt::Result {
+    write!(out, "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", params.ice.ufrag, params.ice.pwd)?;
+    write!(out, "a=fingerprint:{} ", params.fingerprint.algorithm)?;
+    for (i, byte) in params.fingerprint.bytes.iter().enumerate() {
+        write!(out, "{}{byte:02X}", if i == 0 { "" } else { ":" })?;
+    }
+    write!(out, "\r\na=setup:{}\r\n", params.setup.as_str())?;
+    if is_tagged {
+        for candidate in params.candidates {
+            write!(out, "a={candidate}\r\n")?;
+        }
+        write!(out, "a=end-of-candidates\r\n")?;
+    }
+    Ok(())
+}
+
+/// With the client's ids; an extension that it only sends is one that we only receive (RFC 8285 §5).
+fn write_extensions(out: &mut String, section: &Section) -> std::fmt::Result {
+    for extension in section.extensions.iter().filter(|e| EXTENSIONS_ANSWERED.contains(&e.extension)) {
+        write!(out, "a=extmap:{}", extension.id)?;
+        if extension.direction != Direction::SendRecv {
+            write!(out, "/{}", extension.direction.reversed().as_str())?;
+        }
+        write!(out, " {}\r\n", extension.extension.uri())?;
+    }
+    Ok(())
+}
+
+fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> std::fmt::Result {
+    let pt = codec.pt;
+    match codec.codec {
+        Codec::Opus => write!(out, "a=rtpmap:{pt} opus/48000/2\r\n")?,
+        Codec::H264 => write!(out, "a=rtpmap:{pt} H264/90000\r\n")?,
+    }
+    write_feedback(out, codec, direction)?;
+    match &codec.h264 {
+        // The client need not send what it does not hear; whether it uses DTX is its own business.
+        None => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n")?,
+        // RFC 6184 §8.2.2: profile and packetization mode are used symmetrically; the level may differ only if both
+        // allow it, and repeating the offered one is right in either case.
+        Some(h264) => {
+            let [profile, iop, level] = h264.profile_level_id;
+            let asymmetry = u8::from(h264.level_asymmetry_allowed);
+            write!(out, "a=fmtp:{pt} level-asymmetry-allowed={asymmetry};")?;
+            write!(out, "packetization-mode={};", h264.packetization_mode)?;
+            write!(out, "profile-level-id={profile:02x}{iop:02x}{level:02x}\r\n")?;
+        }
+    }
+    match codec.rtx_pt {
+        None => Ok(()),
+        Some(rtx_pt) => write!(out, "a=rtpmap:{rtx_pt} rtx/90000\r\na=fmtp:{rtx_pt} apt={pt}\r\n"),
+    }
+}
+
+fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) -> std::fmt::Result {
+    let pt = codec.pt;
+    let has = |bit| codec.feedback & bit != 0;
+    if has(feedback::TRANSPORT_CC) {
+        write!(out, "a=rtcp-fb:{pt} transport-cc\r\n")?;
+    } else if codec.has_remb {
+        write!(out, "a=rtcp-fb:{pt} goog-remb\r\n")?;
+    }
+    if has(feedback::FIR) {
+        write!(out, "a=rtcp-fb:{pt} ccm fir\r\n")?;
+    }
+    // Losses on our way to a client are repaired by RTX alone: without it, asking again would be in vain.
+    if has(feedback::NACK) && (codec.rtx_pt.is_some() || !direction.may_send()) {
+        write!(out, "a=rtcp-fb:{pt} nack\r\n")?;
+    }
+    if has(feedback::PLI) {
+        write!(out, "a=rtcp-fb:{pt} nack pli\r\n")?;
+    }
+    Ok(())
+}
+
+fn write_slot(out: &mut String, slot: &SlotDescription, rtx_pt: Option<Pt>) -> std::fmt::Result {
+    write!(out, "a=msid:{} {}\r\n", slot.msid_stream, slot.msid_track)?;
+    let rtx_ssrc = slot.rtx_ssrc.filter(|_| rtx_pt.is_some());
+    if let Some(rtx_ssrc) = rtx_ssrc {
+        write!(out, "a=ssrc-group:FID {} {rtx_ssrc}\r\n", slot.ssrc)?;
+    }
+    for ssrc in std::iter::once(slot.ssrc).chain(rtx_ssrc) {
+        write!(out, "a=ssrc:{ssrc} cname:{}\r\n", slot.cname)?;
+    }
+    Ok(())
+}

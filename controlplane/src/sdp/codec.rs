@@ -1,0 +1,237 @@
+//! Payload types of an m-section: `rtpmap`, `fmtp` and `rtcp-fb` lines become the codecs that uprtc serves, and one of
+//! them is chosen.
+
+use std::collections::BTreeMap;
+
+use proto::id::Pt;
+use proto::plane::{Codec, feedback};
+
+use super::{H264Params, OfferedCodec, SdpError, Section, SectionKind};
+
+/// The codec lines of one m-section as they come, keyed by payload type (at most 128 of each).
+#[derive(Default)]
+pub(super) struct CodecLines<'a> {
+    /// Payload types of the m-line, in the client's order of preference.
+    pub(super) formats: Vec<Pt>,
+    rtpmaps: BTreeMap<Pt, &'a str>,
+    fmtps: BTreeMap<Pt, (usize, &'a str)>,
+    feedback: BTreeMap<Pt, Feedback>,
+    feedback_for_all: Feedback,
+}
+
+/// Offered `rtcp-fb` of one payload type.
+#[derive(Clone, Copy, Default)]
+struct Feedback {
+    bits: u8,
+    has_remb: bool,
+}
+
+impl<'a> CodecLines<'a> {
+    /// `rtpmap:<pt> <name>/<clock>[/<channels>]`
+    pub(super) fn rtpmap(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
+        let (pt, encoding) = split_pt(value).ok_or(SdpError::BadValue { line, what: "a=rtpmap" })?;
+        self.rtpmaps.entry(pt).or_insert(encoding);
+        Ok(())
+    }
+
+    /// `fmtp:<pt> <parameters>`
+    pub(super) fn fmtp(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
+        let (pt, parameters) = split_pt(value).ok_or(SdpError::BadValue { line, what: "a=fmtp" })?;
+        self.fmtps.entry(pt).or_insert((line, parameters));
+        Ok(())
+    }
+
+    /// `rtcp-fb:<pt or *> <kind> [<detail>]` (RFC 4585 §4.2). Payload types outside the m-line are kept and never asked
+    /// for: Firefox writes such lines.
+    pub(super) fn rtcp_fb(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
+        let bad = || SdpError::BadValue { line, what: "a=rtcp-fb" };
+        let (target, kind) = value.split_once(' ').ok_or_else(bad)?;
+        let entry = match target {
+            "*" => &mut self.feedback_for_all,
+            pt => self.feedback.entry(parse_pt(pt).ok_or_else(bad)?).or_default(),
+        };
+        match kind.trim_end() {
+            "nack" => entry.bits |= feedback::NACK,
+            "nack pli" => entry.bits |= feedback::PLI,
+            "ccm fir" => entry.bits |= feedback::FIR,
+            "transport-cc" => entry.bits |= feedback::TRANSPORT_CC,
+            "goog-remb" => entry.has_remb = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The codecs that uprtc serves in an m-section of this kind, in the client's order.
+    pub(super) fn assemble(&self, kind: SectionKind) -> Result<Vec<OfferedCodec>, SdpError> {
+        let rtx_pts = self.rtx_pts();
+        let mut codecs: Vec<OfferedCodec> = Vec::new();
+        for &pt in &self.formats {
+            if is_rtcp_like(pt) || codecs.iter().any(|codec| codec.pt == pt) {
+                continue;
+            }
+            let Some(codec) = self.codec_of(pt, kind) else { continue };
+            let h264 = match codec {
+                Codec::H264 => Some(self.h264_params(pt)?),
+                Codec::Opus => None,
+            };
+            let offered = self.feedback.get(&pt).copied().unwrap_or_default();
+            codecs.push(OfferedCodec {
+                codec,
+                pt,
+                rtx_pt: rtx_pts[usize::from(pt)],
+                h264,
+                feedback: (offered.bits | self.feedback_for_all.bits) & feedback_served(codec),
+                has_remb: offered.has_remb || self.feedback_for_all.has_remb,
+            });
+        }
+        Ok(codecs)
+    }
+
+    fn codec_of(&self, pt: Pt, kind: SectionKind) -> Option<Codec> {
+        let mut encoding = self.rtpmaps.get(&pt)?.trim_end().split('/');
+        let (name, clock, channels) = (encoding.next()?, encoding.next()?, encoding.next());
+        match kind {
+            // RFC 7587 §7: always `opus/48000/2`, whatever is sent. GStreamer writes the name in capitals.
+            SectionKind::Audio => {
+                (name.eq_ignore_ascii_case("opus") && clock == "48000" && channels == Some("2")).then_some(Codec::Opus)
+            }
+            SectionKind::Video => (name.eq_ignore_ascii_case("H264") && clock == "90000").then_some(Codec::H264),
+            SectionKind::Application | SectionKind::Other => None,
+        }
+    }
+
+    /// For each payload type the one that retransmits it: `rtx` whose `apt` it is (RFC 4588 §8.6).
+    fn rtx_pts(&self) -> [Option<Pt>; 128] {
+        let mut rtx_pts = [None; 128];
+        for &rtx in self.formats.iter().filter(|rtx| !is_rtcp_like(**rtx)) {
+            let name = self.rtpmaps.get(&rtx).and_then(|encoding| encoding.split('/').next());
+            if !name.is_some_and(|name| name.eq_ignore_ascii_case("rtx")) {
+                continue;
+            }
+            let apt = self.fmtps.get(&rtx).and_then(|(_, parameters)| parse_pt(parameter(parameters, "apt")?));
+            if let Some(apt) = apt {
+                rtx_pts[usize::from(apt)].get_or_insert(rtx);
+            }
+        }
+        rtx_pts
+    }
+
+    /// H.264's parameters, with the defaults of RFC 6184 §8.1 where they are absent.
+    fn h264_params(&self, pt: Pt) -> Result<H264Params, SdpError> {
+        const BASELINE_LEVEL_1: [u8; 3] = [0x42, 0x00, 0x0a];
+        let Some(&(line, parameters)) = self.fmtps.get(&pt) else {
+            return Ok(H264Params {
+                profile_level_id: BASELINE_LEVEL_1,
+                packetization_mode: 0,
+                level_asymmetry_allowed: false,
+            });
+        };
+        let bad = |what| SdpError::BadValue { line, what };
+        let profile_level_id = match parameter(parameters, "profile-level-id") {
+            None => BASELINE_LEVEL_1,
+            Some(text) => parse_profile_level_id(text).ok_or(bad("profile-level-id"))?,
+        };
+        let packetization_mode = match parameter(parameters, "packetization-mode") {
+            None | Some("0") => 0,
+            Some("1") => 1,
+            Some("2") => 2,
+            Some(_) => return Err(bad("packetization-mode")),
+        };
+        let level_asymmetry_allowed = parameter(parameters, "level-asymmetry-allowed") == Some("1");
+        Ok(H264Params { profile_level_id, packetization_mode, level_asymmetry_allowed })
+    }
+}
+
+/// What feedback uprtc gives or takes for a codec. Opus has none but transport-cc: a lost packet is repaired by its own
+/// in-band FEC, not by asking again.
+const fn feedback_served(codec: Codec) -> u8 {
+    match codec {
+        Codec::Opus => feedback::TRANSPORT_CC,
+        Codec::H264 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+    }
+}
+
+/// 64 to 95 with the marker bit are RTCP packet types on a muxed port (RFC 5761 §4).
+const fn is_rtcp_like(pt: Pt) -> bool {
+    matches!(pt, 64..=95)
+}
+
+pub(super) fn parse_pt(text: &str) -> Option<Pt> {
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|&pt: &Pt| is_number && pt < 128)
+}
+
+fn split_pt(value: &str) -> Option<(Pt, &str)> {
+    let (pt, rest) = value.split_once(' ')?;
+    Some((parse_pt(pt)?, rest))
+}
+
+/// The value of a format parameter: `name=value` pairs with semicolons and optional spaces between them.
+fn parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
+    parameters
+        .split(';')
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(n, value)| n.eq_ignore_ascii_case(name).then_some(value))
+}
+
+fn parse_profile_level_id(text: &str) -> Option<[u8; 3]> {
+    let is_hex = text.len() == 6 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let value = u32::from_str_radix(text, 16).ok().filter(|_| is_hex)?;
+    let [_, profile, iop, level] = value.to_be_bytes();
+    Some([profile, iop, level])
+}
+
+/// The codec that an m-section is answered with, or `None` if it cannot be served: stopped by the client, outside the
+/// BUNDLE group, without rtcp-mux, or without a codec that uprtc serves.
+///
+/// Everybody in a room should be able to decode what anybody sends, so H.264 is chosen by our order rather than the
+/// client's: packetization-mode 1 before 0, and within it constrained baseline (42e0), baseline (4200), main
+/// (4d00), high (64). Between equals the client's order decides.
+pub fn choose_codec(section: &Section) -> Option<&OfferedCodec> {
+    if !section.is_served() {
+        return None;
+    }
+    section.codecs.iter().filter(|codec| rank(codec).is_some()).min_by_key(|codec| rank(codec))
+}
+
+/// Smaller is better; `None` is never chosen: interleaved packetization, and profiles beyond High, which hardware
+/// decoders lack.
+fn rank(codec: &OfferedCodec) -> Option<(u8, u8)> {
+    let Some(h264) = codec.h264 else { return Some((0, 0)) };
+    let mode = match h264.packetization_mode {
+        1 => 0,
+        0 => 1,
+        _ => return None,
+    };
+    let [profile, iop, _] = h264.profile_level_id;
+    // RFC 6184 §8.1, table 5: constraint_set1 makes a baseline stream a main one too, hence constrained.
+    let profile = match (profile, iop & 0x40 != 0) {
+        (0x42, true) => 0,
+        (0x42, false) => 1,
+        (0x4d, _) => 2,
+        (0x64, _) => 3,
+        _ => return None,
+    };
+    Some((mode, profile))
+}
+
+impl Section {
+    /// Whether the section could be answered, were there a codec.
+    pub(super) fn is_served(&self) -> bool {
+        let is_rtp = matches!(self.kind, SectionKind::Audio | SectionKind::Video);
+        is_rtp && !self.is_rejected && self.is_bundled && self.is_rtcp_muxed && is_secure_rtp(&self.protocol)
+    }
+}
+
+/// Profiles of DTLS-SRTP, and the older names that JSEP asks to take for it (RFC 8829 §5.1.2).
+fn is_secure_rtp(protocol: &str) -> bool {
+    matches!(
+        protocol,
+        "UDP/TLS/RTP/SAVPF"
+            | "UDP/TLS/RTP/SAVP"
+            | "TCP/DTLS/RTP/SAVPF"
+            | "TCP/DTLS/RTP/SAVP"
+            | "RTP/SAVPF"
+            | "RTP/SAVP"
+    )
+}

@@ -1,0 +1,360 @@
+//! SDP (RFC 8866) as WebRTC uses it (RFC 8829, JSEP): the one offer of a client in, our one answer out.
+//!
+//! A call meets this after the signalling socket and before the engine gives out ids: [`parse_offer`] turns the text
+//! into an [`Offer`] that holds only what uprtc can act on, [`choose_codec`] says what each m-section would carry, the
+//! engine decides who may send and receive, and [`write_answer`] writes that down. Everything is a pure function
+//! of its arguments.
+//!
+//! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264 with RTX. What else stands
+//! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs, RED and
+//! FEC, simulcast, data channels, m-sections outside the BUNDLE group.
+//!
+//! Text from a client is never copied into an answer but for MIDs, protocols and format numbers, whose alphabets
+//! are checked.
+
+mod answer;
+mod codec;
+mod parse;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use proto::id::{Mid, Pt, Ssrc};
+use proto::plane::{Codec, Extension, ExtensionIds};
+
+pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
+pub use codec::choose_codec;
+pub use parse::parse_offer;
+
+/// Longest SDP that is read, bytes. Chromium 156 writes 55,771 for 2 senders, a screen sender and 15 slots when it
+/// lists every codec it has, and phones with hardware codecs list more.
+pub const SDP_LEN_MAX: usize = 256 * 1024;
+/// Longest line, bytes. Only `a=fmtp` with H.264 parameter sets comes near a kilobyte.
+pub const LINE_LEN_MAX: usize = 4096;
+/// m-sections of an offer. An eight-party room needs 18.
+pub const SECTIONS_MAX: usize = 64;
+/// Fingerprints of a transport: aiortc sends three, one for each hash.
+pub const FINGERPRINTS_MAX: usize = 8;
+/// Header extensions of an m-section; ids 1 to 14 are all that a one-byte header can carry.
+pub const EXTENSIONS_MAX: usize = 64;
+/// SSRCs of an m-section: a simulcast sender without rids lists three pairs.
+pub const SSRCS_MAX: usize = 32;
+/// Restriction ids of an m-section (RFC 8851).
+pub const RIDS_MAX: usize = 16;
+/// Candidates in an offer, all m-sections together: 18 unbundled sections times 8.
+pub const CANDIDATES_MAX: usize = 512;
+
+/// Why an offer was refused. `line` counts from 1, `section` from 0 as in `sdpMLineIndex`.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SdpError {
+    /// Longer than [`SDP_LEN_MAX`].
+    #[error("the SDP is {len} bytes, more than {SDP_LEN_MAX}")]
+    TooLong {
+        /// Its length.
+        len: usize,
+    },
+    /// It does not begin with `v=0`.
+    #[error("not an SDP: the first line is not `v=0`")]
+    NoVersion,
+    /// It has no m-section.
+    #[error("the offer has no m-section")]
+    NoSections,
+    /// A line that is not `<letter>=<value>`, is too long, or has a control character in it.
+    #[error("line {line} is not an SDP line")]
+    BadLine {
+        /// Which.
+        line: usize,
+    },
+    /// A line whose value is not what its RFC says.
+    #[error("line {line}: `{what}` is not valid")]
+    BadValue {
+        /// Which.
+        line: usize,
+        /// The line's kind, as it is written.
+        what: &'static str,
+    },
+    /// More of something than is read.
+    #[error("line {line}: more than {max} {what}")]
+    TooMany {
+        /// Where the first one too many is.
+        line: usize,
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// Something that the transport cannot do without.
+    #[error("m-section {section}: no `{what}`")]
+    Missing {
+        /// The m-section that carries the transport.
+        section: usize,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Two m-sections of one name.
+    #[error("m-section {section}: its mid stands in another m-section too")]
+    DuplicateMid {
+        /// The second of them.
+        section: usize,
+    },
+    /// Two streams of one SSRC in the BUNDLE group.
+    #[error("m-section {section}: its SSRC {ssrc} stands in another m-section too")]
+    DuplicateSsrc {
+        /// The second of them.
+        section: usize,
+        /// Which.
+        ssrc: Ssrc,
+    },
+}
+
+/// What a client offers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The client's ICE credentials.
+    pub ice: IceCredentials,
+    /// Hashes of the client's certificate, at least one.
+    pub fingerprints: Vec<Fingerprint>,
+    /// Who may start DTLS.
+    pub setup: Setup,
+    /// Id of each header extension that we serve, 0 where it is not offered: one numbering for the BUNDLE group, that of
+    /// the first section where sections differ.
+    pub extensions: ExtensionIds,
+    /// Whether one- and two-byte header extensions may be mixed (RFC 8285 §6).
+    pub extmap_allow_mixed: bool,
+    /// Whether candidates may follow (RFC 8840).
+    pub is_trickle: bool,
+    /// Whether the client is ICE-lite too; then nobody would send checks and the offer cannot be served.
+    pub is_ice_lite: bool,
+    /// Its candidates so far, `candidate:…`; not looked at here.
+    pub candidates: Vec<String>,
+    /// The m-sections in their order.
+    pub sections: Vec<Section>,
+    /// Positions of the m-sections that share one transport, in the order of `a=group:BUNDLE`; without that group the
+    /// first RTP section stands alone.
+    pub bundle: Vec<usize>,
+    /// Whether the client wrote `a=group:BUNDLE`.
+    pub has_bundle_group: bool,
+}
+
+impl Offer {
+    /// The m-section of that MID.
+    pub fn section(&self, mid: &Mid) -> Option<(usize, &Section)> {
+        self.sections.iter().enumerate().find(|(_, section)| section.mid == *mid)
+    }
+}
+
+/// An ICE username fragment and password (RFC 8839 §5.4).
+#[derive(Clone, PartialEq, Eq)]
+pub struct IceCredentials {
+    /// Username fragment, 4 to 256 ice-chars.
+    pub ufrag: String,
+    /// Password, 22 to 256 ice-chars.
+    pub pwd: String,
+}
+
+impl fmt::Debug for IceCredentials {
+    /// Never shows the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+    }
+}
+
+/// Hash of a DTLS certificate (RFC 8122 §5).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Fingerprint {
+    /// Name of the hash in lower case, such as `sha-256`.
+    pub algorithm: String,
+    /// Its value, 1 to 64 bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Fingerprint {
+    /// The SHA-256 fingerprint that our own answers carry.
+    pub fn sha256(bytes: [u8; 32]) -> Fingerprint {
+        Fingerprint { algorithm: "sha-256".to_owned(), bytes: bytes.to_vec() }
+    }
+}
+
+/// Who starts DTLS (RFC 4145 §4, RFC 8842).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Setup {
+    /// Either: the answerer chooses.
+    ActPass,
+    /// The one who says so is the DTLS client.
+    Active,
+    /// The one who says so is the DTLS server.
+    Passive,
+}
+
+impl Setup {
+    /// What we answer to it: passive, so that the client's first flight finds an address that ICE has validated,
+    /// unless the client insists on being the server (ffmpeg's WHIP muxer).
+    pub fn answered(self) -> Setup {
+        match self {
+            Setup::ActPass | Setup::Active => Setup::Passive,
+            Setup::Passive => Setup::Active,
+        }
+    }
+
+    /// As SDP writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Setup::ActPass => "actpass",
+            Setup::Active => "active",
+            Setup::Passive => "passive",
+        }
+    }
+}
+
+/// Which way media flows, seen from who wrote the SDP (RFC 8866 §6.7).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// Both ways.
+    SendRecv,
+    /// The writer sends.
+    SendOnly,
+    /// The writer receives.
+    RecvOnly,
+    /// Neither.
+    Inactive,
+}
+
+impl Direction {
+    /// Whether the writer sends.
+    pub fn may_send(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::SendOnly)
+    }
+
+    /// Whether the writer receives.
+    pub fn may_receive(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::RecvOnly)
+    }
+
+    /// The same flow seen from the other side.
+    pub fn reversed(self) -> Direction {
+        match self {
+            Direction::SendOnly => Direction::RecvOnly,
+            Direction::RecvOnly => Direction::SendOnly,
+            both_or_neither => both_or_neither,
+        }
+    }
+
+    /// As SDP writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::SendRecv => "sendrecv",
+            Direction::SendOnly => "sendonly",
+            Direction::RecvOnly => "recvonly",
+            Direction::Inactive => "inactive",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Direction> {
+        match text {
+            "sendrecv" => Some(Direction::SendRecv),
+            "sendonly" => Some(Direction::SendOnly),
+            "recvonly" => Some(Direction::RecvOnly),
+            "inactive" => Some(Direction::Inactive),
+            _ => None,
+        }
+    }
+}
+
+/// What an m-section is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SectionKind {
+    /// `m=audio`
+    Audio,
+    /// `m=video`
+    Video,
+    /// `m=application`: data channels (RFC 8841), not served.
+    Application,
+    /// Anything else, not served.
+    Other,
+}
+
+/// One m-section of an offer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Section {
+    /// Its name, or none if the client gives no `a=mid`.
+    pub mid: Mid,
+    /// What it is for.
+    pub kind: SectionKind,
+    /// Which way the client wants media to flow.
+    pub direction: Direction,
+    /// Whether the client has stopped it: port 0 without `a=bundle-only`.
+    pub is_rejected: bool,
+    /// Whether it shares the transport that we serve.
+    pub is_bundled: bool,
+    /// Whether RTCP shares the RTP port (RFC 5761); without it the section is not served.
+    pub is_rtcp_muxed: bool,
+    /// Whether RTCP may be of reduced size (RFC 5506).
+    pub is_rtcp_reduced: bool,
+    /// The codecs that uprtc serves, in the client's order.
+    pub codecs: Vec<OfferedCodec>,
+    /// The SSRCs that the client announces for its one encoding.
+    pub ssrcs: SectionSsrcs,
+    /// Whether the client would send several encodings.
+    pub has_simulcast: bool,
+    /// Ids of those encodings, in the client's order (RFC 8851).
+    pub rids: Vec<String>,
+    /// The header extensions of it that we serve and that agree with [`Offer::extensions`].
+    pub extensions: Vec<SectionExtension>,
+    /// The first word of the m-line, a token.
+    pub media: String,
+    /// Its protocol, a token with slashes.
+    pub protocol: String,
+    /// The first of its formats, a token: a rejected m-line must still have one.
+    pub format: String,
+}
+
+/// A header extension of an m-section (RFC 8285 §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SectionExtension {
+    /// Which.
+    pub extension: Extension,
+    /// The client's id for it, 1 to 14.
+    pub id: u8,
+    /// In which packets it may stand, seen from the client.
+    pub direction: Direction,
+}
+
+/// SSRCs that a client announces (RFC 5576). Chromium does so even for a sender without a track; a client that sends
+/// by rid does not.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SectionSsrcs {
+    /// Of the media.
+    pub primary: Option<Ssrc>,
+    /// Of its retransmissions (`ssrc-group:FID`).
+    pub rtx: Option<Ssrc>,
+}
+
+/// A codec of an m-section that uprtc serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfferedCodec {
+    /// Which.
+    pub codec: Codec,
+    /// Its payload type, never one that RTCP could be mistaken for (64 to 95, RFC 5761 §4).
+    pub pt: Pt,
+    /// Payload type of its retransmissions (RFC 4588).
+    pub rtx_pt: Option<Pt>,
+    /// H.264 only: what it can decode.
+    pub h264: Option<H264Params>,
+    /// Bits of [`proto::plane::feedback`] that both sides know.
+    pub feedback: u8,
+    /// Whether `goog-remb` is offered: taken only where transport-cc is not.
+    pub has_remb: bool,
+}
+
+/// Format parameters of H.264 (RFC 6184 §8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct H264Params {
+    /// profile_idc, profile-iop, level_idc.
+    pub profile_level_id: [u8; 3],
+    /// 0: single NAL units; 1: STAP-A and FU-A too.
+    pub packetization_mode: u8,
+    /// Whether each direction may have its own level.
+    pub level_asymmetry_allowed: bool,
+}

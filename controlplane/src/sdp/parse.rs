@@ -1,0 +1,482 @@
+//! Reading an offer: lines, then what stands at the session and in each m-section, then what follows from both.
+
+use std::collections::BTreeSet;
+
+use proto::id::{Mid, Ssrc};
+use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
+
+use super::codec::{CodecLines, parse_pt};
+use super::{
+    CANDIDATES_MAX, Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, LINE_LEN_MAX, Offer,
+    RIDS_MAX, SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs,
+    Setup, choose_codec,
+};
+
+/// Reads a client's offer.
+///
+/// What uprtc does not know is skipped, as RFC 8866 §5 asks; what it knows must be well-formed. The transport's
+/// attributes are those of the first section of the BUNDLE group that can be answered (RFC 9143 §7.3.1), or of the
+/// session.
+pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
+    if text.len() > SDP_LEN_MAX {
+        return Err(SdpError::TooLong { len: text.len() });
+    }
+    let mut lines = text.split('\n').enumerate().map(|(i, line)| (i + 1, line.strip_suffix('\r').unwrap_or(line)));
+    if lines.next().map(|(_, line)| line) != Some("v=0") {
+        return Err(SdpError::NoVersion);
+    }
+    let mut session = SessionLines::default();
+    let mut sections: Vec<SectionLines> = Vec::new();
+    let mut candidates = Vec::new();
+    for (line, content) in lines {
+        if content.is_empty() {
+            continue; // the end, or a blank line that some clients leave there
+        }
+        let (kind, value) = split_line(line, content)?;
+        match kind {
+            b'm' if sections.len() == SECTIONS_MAX => return Err(too_many(line, "m-sections", SECTIONS_MAX)),
+            b'm' => sections.push(SectionLines::open(line, value)?),
+            b'a' => attribute(line, value, &mut session, sections.last_mut(), &mut candidates)?,
+            _ => {}
+        }
+    }
+    if sections.is_empty() {
+        return Err(SdpError::NoSections);
+    }
+    assemble(session, sections, candidates)
+}
+
+/// The letter and the value of a line.
+fn split_line(line: usize, content: &str) -> Result<(u8, &str), SdpError> {
+    let is_clean = content.len() <= LINE_LEN_MAX && !content.bytes().any(|b| b.is_ascii_control() && b != b'\t');
+    match content.as_bytes() {
+        [kind @ b'a'..=b'z', b'=', ..] if is_clean => Ok((*kind, &content[2..])),
+        _ => Err(SdpError::BadLine { line }),
+    }
+}
+
+fn too_many(line: usize, what: &'static str, max: usize) -> SdpError {
+    SdpError::TooMany { line, what, max }
+}
+
+/// `Err` with the line and its kind where `value` is none.
+fn valid<T>(line: usize, what: &'static str, value: Option<T>) -> Result<T, SdpError> {
+    value.ok_or(SdpError::BadValue { line, what })
+}
+
+/// Attributes that may stand at the session for all sections, or in a section for itself.
+#[derive(Default)]
+struct SharedLines<'a> {
+    ufrag: Option<&'a str>,
+    pwd: Option<&'a str>,
+    fingerprints: Vec<Fingerprint>,
+    setup: Option<Setup>,
+    is_trickle: bool,
+    direction: Option<Direction>,
+    allows_mixed: bool,
+    extensions: Vec<ExtensionLine<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct ExtensionLine<'a> {
+    id: u8,
+    direction: Direction,
+    uri: &'a str,
+}
+
+/// What stands before the first m-line.
+#[derive(Default)]
+struct SessionLines<'a> {
+    shared: SharedLines<'a>,
+    bundle: Option<Vec<&'a str>>,
+    is_ice_lite: bool,
+}
+
+/// What stands in one m-section.
+struct SectionLines<'a> {
+    shared: SharedLines<'a>,
+    media: &'a str,
+    has_port: bool,
+    protocol: &'a str,
+    format: &'a str,
+    mid: Mid,
+    is_bundle_only: bool,
+    is_rtcp_muxed: bool,
+    is_rtcp_reduced: bool,
+    codecs: CodecLines<'a>,
+    ssrcs: Vec<Ssrc>,
+    groups: Vec<(&'a str, Vec<Ssrc>)>,
+    rids: Vec<&'a str>,
+    sends_simulcast: bool,
+}
+
+impl<'a> SectionLines<'a> {
+    /// `m=<media> <port>[/<count>] <protocol> <format> …` (RFC 8866 §5.14).
+    fn open(line: usize, value: &'a str) -> Result<SectionLines<'a>, SdpError> {
+        let mut words = value.split(' ').filter(|word| !word.is_empty());
+        let mut word = || words.next().filter(|w| w.bytes().all(|b| is_token_char(b) || b == b'/'));
+        let media = valid(line, "m=", word().filter(|media| !media.contains('/')))?;
+        let port = valid(line, "m=", word())?;
+        let port = port.split('/').next().unwrap_or(port);
+        let port = valid(line, "m=", port.parse::<u16>().ok())?;
+        let protocol = valid(line, "m=", word())?;
+        let format = valid(line, "m=", word())?;
+        let mut codecs = CodecLines::default();
+        if matches!(media, "audio" | "video") {
+            for format in std::iter::once(format).chain(words) {
+                let pt = valid(line, "m=", parse_pt(format))?;
+                if codecs.formats.len() == 128 {
+                    return Err(too_many(line, "formats", 128));
+                }
+                codecs.formats.push(pt);
+            }
+        }
+        Ok(SectionLines {
+            shared: SharedLines::default(),
+            media,
+            has_port: port != 0,
+            protocol,
+            format,
+            mid: Mid::NONE,
+            is_bundle_only: false,
+            is_rtcp_muxed: false,
+            is_rtcp_reduced: false,
+            codecs,
+            ssrcs: Vec::new(),
+            groups: Vec::new(),
+            rids: Vec::new(),
+            sends_simulcast: false,
+        })
+    }
+}
+
+/// `token-char` of RFC 8866 §9.
+const fn is_token_char(b: u8) -> bool {
+    matches!(b, 0x21 | 0x23..=0x27 | 0x2a | 0x2b | 0x2d | 0x2e | 0x30..=0x39 | 0x41..=0x5a | 0x5e..=0x7e)
+}
+
+/// One `a=` line, for the session or for the section that is open.
+fn attribute<'a>(
+    line: usize,
+    text: &'a str,
+    session: &mut SessionLines<'a>,
+    section: Option<&mut SectionLines<'a>>,
+    candidates: &mut Vec<String>,
+) -> Result<(), SdpError> {
+    let (name, value) = text.split_once(':').unwrap_or((text, ""));
+    if name == "candidate" {
+        if candidates.len() == CANDIDATES_MAX {
+            return Err(too_many(line, "candidates", CANDIDATES_MAX));
+        }
+        candidates.push(text.to_owned());
+        return Ok(());
+    }
+    match section {
+        None => {
+            session_attribute(name, value, session);
+            shared_attribute(line, name, value, &mut session.shared)
+        }
+        Some(section) => {
+            section_attribute(line, name, value, section)?;
+            shared_attribute(line, name, value, &mut section.shared)
+        }
+    }
+}
+
+fn session_attribute<'a>(name: &str, value: &'a str, session: &mut SessionLines<'a>) {
+    match name {
+        // One transport is served: the first group is it, sections of another are left without.
+        "group" if session.bundle.is_none() => {
+            let mut words = value.split_ascii_whitespace();
+            if words.next() == Some("BUNDLE") {
+                session.bundle = Some(words.take(SECTIONS_MAX).collect());
+            }
+        }
+        "ice-lite" => session.is_ice_lite = true,
+        _ => {}
+    }
+}
+
+fn shared_attribute<'a>(line: usize, name: &str, value: &'a str, shared: &mut SharedLines<'a>) -> Result<(), SdpError> {
+    match name {
+        "ice-ufrag" => shared.ufrag = Some(valid(line, "a=ice-ufrag", ice_chars(value, 4))?),
+        "ice-pwd" => shared.pwd = Some(valid(line, "a=ice-pwd", ice_chars(value, 22))?),
+        // With spaces between them (RFC 8839 §5.6); libdatachannel writes commas.
+        "ice-options" => shared.is_trickle |= value.split([' ', ',']).any(|option| option == "trickle"),
+        "extmap-allow-mixed" => shared.allows_mixed = true,
+        "fingerprint" => {
+            if shared.fingerprints.len() == FINGERPRINTS_MAX {
+                return Err(too_many(line, "fingerprints", FINGERPRINTS_MAX));
+            }
+            shared.fingerprints.push(valid(line, "a=fingerprint", parse_fingerprint(value))?);
+        }
+        "setup" => shared.setup = Some(valid(line, "a=setup", parse_setup(value))?),
+        "extmap" => {
+            if shared.extensions.len() == EXTENSIONS_MAX {
+                return Err(too_many(line, "header extensions", EXTENSIONS_MAX));
+            }
+            shared.extensions.extend(valid(line, "a=extmap", parse_extmap(value))?);
+        }
+        _ => shared.direction = Direction::parse(name).or(shared.direction),
+    }
+    Ok(())
+}
+
+fn section_attribute<'a>(
+    line: usize,
+    name: &str,
+    value: &'a str,
+    section: &mut SectionLines<'a>,
+) -> Result<(), SdpError> {
+    match name {
+        "mid" => {
+            let mid = Mid::parse(value.as_bytes()).filter(|mid| !mid.is_empty());
+            section.mid = valid(line, "a=mid", mid)?;
+        }
+        "bundle-only" => section.is_bundle_only = true,
+        "rtcp-mux" => section.is_rtcp_muxed = true,
+        "rtcp-rsize" => section.is_rtcp_reduced = true,
+        "rtpmap" => section.codecs.rtpmap(line, value)?,
+        "fmtp" => section.codecs.fmtp(line, value)?,
+        "rtcp-fb" => section.codecs.rtcp_fb(line, value)?,
+        "ssrc" => {
+            let ssrc = value.split(' ').next().unwrap_or(value);
+            let ssrc = valid(line, "a=ssrc", ssrc.parse::<Ssrc>().ok())?;
+            add_ssrc(line, ssrc, &mut section.ssrcs)?;
+        }
+        "ssrc-group" => section.groups.push(parse_ssrc_group(line, value, section.groups.len())?),
+        "rid" => {
+            if section.rids.len() == RIDS_MAX {
+                return Err(too_many(line, "rids", RIDS_MAX));
+            }
+            section.rids.extend(valid(line, "a=rid", parse_rid(value))?);
+        }
+        "simulcast" => section.sends_simulcast |= value.split(' ').any(|word| word == "send"),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Keeps each SSRC once; clients write several lines for one. 0 stands for "not known" between the planes.
+fn add_ssrc(line: usize, ssrc: Ssrc, ssrcs: &mut Vec<Ssrc>) -> Result<(), SdpError> {
+    if ssrc == 0 || ssrcs.contains(&ssrc) {
+        return Ok(());
+    }
+    if ssrcs.len() == SSRCS_MAX {
+        return Err(too_many(line, "SSRCs", SSRCS_MAX));
+    }
+    ssrcs.push(ssrc);
+    Ok(())
+}
+
+/// `ssrc-group:<semantics> <ssrc> …` (RFC 5576 §4.2).
+fn parse_ssrc_group(line: usize, value: &str, count: usize) -> Result<(&str, Vec<Ssrc>), SdpError> {
+    if count == SSRCS_MAX {
+        return Err(too_many(line, "SSRC groups", SSRCS_MAX));
+    }
+    let mut words = value.split_ascii_whitespace();
+    let semantics = valid(line, "a=ssrc-group", words.next())?;
+    let mut ssrcs = Vec::new();
+    for word in words {
+        add_ssrc(line, valid(line, "a=ssrc-group", word.parse().ok())?, &mut ssrcs)?;
+    }
+    Ok((semantics, ssrcs))
+}
+
+/// `rid:<id> send|recv …` (RFC 8851 §4); the id if the client sends it.
+fn parse_rid(value: &str) -> Option<Option<&str>> {
+    let mut words = value.split(' ');
+    let (id, direction) = (words.next()?, words.next()?);
+    let is_id = (1..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    (is_id && matches!(direction, "send" | "recv")).then_some((direction == "send").then_some(id))
+}
+
+/// `ice-char` (RFC 8839 §5.4), at least `len_min` and at most 256 of them.
+fn ice_chars(value: &str, len_min: usize) -> Option<&str> {
+    let is_valid = (len_min..=256).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
+    is_valid.then_some(value)
+}
+
+/// `fingerprint:<hash> <hex:hex:…>` (RFC 8122 §5).
+fn parse_fingerprint(value: &str) -> Option<Fingerprint> {
+    let (algorithm, hex) = value.split_once(' ')?;
+    if algorithm.is_empty() || algorithm.len() > 32 || !algorithm.bytes().all(is_token_char) || hex.len() > 64 * 3 {
+        return None;
+    }
+    let byte = |pair: &str| {
+        let is_hex = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+        u8::from_str_radix(pair, 16).ok().filter(|_| is_hex)
+    };
+    let bytes = hex.trim_end().split(':').map(byte).collect::<Option<Vec<u8>>>()?;
+    Some(Fingerprint { algorithm: algorithm.to_ascii_lowercase(), bytes })
+}
+
+/// `holdconn` is of no use to a peer that is joining.
+fn parse_setup(value: &str) -> Option<Setup> {
+    [Setup::ActPass, Setup::Active, Setup::Passive].into_iter().find(|setup| setup.as_str() == value)
+}
+
+/// `extmap:<id>[/<direction>] <uri> …` (RFC 8285 §5). Ids above 14 need two-byte headers, which are not served: `None`
+/// inside.
+fn parse_extmap(value: &str) -> Option<Option<ExtensionLine<'_>>> {
+    let mut words = value.split(' ');
+    let (id, uri) = (words.next()?, words.next()?);
+    let (id, direction) = match id.split_once('/') {
+        Some((id, direction)) => (id, Direction::parse(direction)?),
+        None => (id, Direction::SendRecv),
+    };
+    let id: u16 = id.parse().ok().filter(|&id| id != 0)?;
+    Some(u8::try_from(id).ok().filter(|&id| id <= 14).map(|id| ExtensionLine { id, direction, uri }))
+}
+
+/// Puts sections and session together and checks what must hold between them.
+fn assemble(
+    session: SessionLines<'_>,
+    lines: Vec<SectionLines<'_>>,
+    candidates: Vec<String>,
+) -> Result<Offer, SdpError> {
+    check_mids(&lines)?;
+    let bundle = bundled(&session, &lines);
+    let mut sections = Vec::with_capacity(lines.len());
+    for (i, section) in lines.iter().enumerate() {
+        sections.push(section_of(&session, section, bundle.contains(&i))?);
+    }
+    check_ssrcs(&sections)?;
+    let extensions = number_extensions(&mut sections);
+
+    let is_answerable = |&&i: &&usize| choose_codec(&sections[i]).is_some();
+    let at = bundle.iter().find(is_answerable).or(bundle.first()).copied().unwrap_or(0);
+    let (own, shared) = (&lines[at].shared, &session.shared);
+    let missing = |what| SdpError::Missing { section: at, what };
+    let ufrag = own.ufrag.or(shared.ufrag).ok_or(missing("a=ice-ufrag"))?;
+    let pwd = own.pwd.or(shared.pwd).ok_or(missing("a=ice-pwd"))?;
+    let fingerprints = if own.fingerprints.is_empty() { &shared.fingerprints } else { &own.fingerprints };
+    if fingerprints.is_empty() {
+        return Err(missing("a=fingerprint"));
+    }
+    Ok(Offer {
+        ice: IceCredentials { ufrag: ufrag.to_owned(), pwd: pwd.to_owned() },
+        fingerprints: fingerprints.clone(),
+        // RFC 4145 §4: who says nothing is active.
+        setup: own.setup.or(shared.setup).unwrap_or(Setup::Active),
+        extensions,
+        extmap_allow_mixed: own.allows_mixed || shared.allows_mixed,
+        is_trickle: own.is_trickle || shared.is_trickle,
+        is_ice_lite: session.is_ice_lite,
+        candidates,
+        sections,
+        bundle,
+        has_bundle_group: session.bundle.is_some(),
+    })
+}
+
+fn check_mids(lines: &[SectionLines<'_>]) -> Result<(), SdpError> {
+    let mut mids = BTreeSet::new();
+    for (section, lines) in lines.iter().enumerate() {
+        if !lines.mid.is_empty() && !mids.insert(lines.mid) {
+            return Err(SdpError::DuplicateMid { section });
+        }
+    }
+    Ok(())
+}
+
+/// Positions of the sections that share the transport we serve, in the group's order.
+fn bundled(session: &SessionLines<'_>, lines: &[SectionLines<'_>]) -> Vec<usize> {
+    let Some(group) = &session.bundle else {
+        let is_rtp = |lines: &SectionLines<'_>| matches!(lines.media, "audio" | "video") && lines.has_port;
+        return lines.iter().position(is_rtp).into_iter().collect();
+    };
+    let mut bundle = Vec::with_capacity(lines.len());
+    for mid in group {
+        let at = lines.iter().position(|lines| !lines.mid.is_empty() && lines.mid.as_str() == *mid);
+        bundle.extend(at.filter(|at| !bundle.contains(at)));
+    }
+    bundle
+}
+
+fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: bool) -> Result<Section, SdpError> {
+    let kind = match lines.media {
+        "audio" => SectionKind::Audio,
+        "video" => SectionKind::Video,
+        "application" => SectionKind::Application,
+        _ => SectionKind::Other,
+    };
+    let direction = lines.shared.direction.or(session.shared.direction).unwrap_or(Direction::SendRecv);
+    let has_sim_group = lines.groups.iter().any(|(semantics, ssrcs)| *semantics == "SIM" && ssrcs.len() > 1);
+    Ok(Section {
+        mid: lines.mid,
+        kind,
+        direction,
+        is_rejected: !lines.has_port && !lines.is_bundle_only,
+        is_bundled,
+        is_rtcp_muxed: lines.is_rtcp_muxed,
+        is_rtcp_reduced: lines.is_rtcp_reduced,
+        codecs: lines.codecs.assemble(kind)?,
+        ssrcs: section_ssrcs(lines),
+        has_simulcast: has_sim_group || (lines.sends_simulcast && lines.rids.len() > 1),
+        rids: lines.rids.iter().map(|&rid| rid.to_owned()).collect(),
+        extensions: section_extensions(session, lines),
+        media: lines.media.to_owned(),
+        protocol: lines.protocol.to_owned(),
+        format: lines.format.to_owned(),
+    })
+}
+
+/// The first encoding's SSRC and that of its retransmissions.
+fn section_ssrcs(lines: &SectionLines<'_>) -> SectionSsrcs {
+    let pairs = |semantics| {
+        lines.groups.iter().filter_map(move |(name, ssrcs)| match ssrcs[..] {
+            [media, repair] if *name == semantics => Some((media, repair)),
+            _ => None,
+        })
+    };
+    let is_repair = |ssrc| pairs("FID").chain(pairs("FEC-FR")).any(|(_, repair)| repair == ssrc);
+    let listed = lines.ssrcs.iter().copied().find(|&ssrc| !is_repair(ssrc));
+    let primary = listed.or_else(|| pairs("FID").next().map(|(media, _)| media));
+    let rtx = pairs("FID").find(|&(media, _)| Some(media) == primary).map(|(_, repair)| repair);
+    SectionSsrcs { primary, rtx }
+}
+
+/// Extensions that uprtc serves; the section's lines come before the session's, and the first of a URI counts.
+fn section_extensions(session: &SessionLines<'_>, lines: &SectionLines<'_>) -> Vec<SectionExtension> {
+    let mut extensions: Vec<SectionExtension> = Vec::new();
+    for line in lines.shared.extensions.iter().chain(&session.shared.extensions) {
+        let known = Extension::ALL.into_iter().find(|extension| extension.uri() == line.uri);
+        let Some(extension) = known.filter(|_| line.direction != Direction::Inactive) else { continue };
+        if extensions.iter().all(|other| other.extension != extension) {
+            extensions.push(SectionExtension { extension, id: line.id, direction: line.direction });
+        }
+    }
+    extensions
+}
+
+/// Keeps one numbering for the BUNDLE group (RFC 9143 §9): an id means one extension and an extension has one id. Clients
+/// exist that number each section anew (werift); there the first section counts, and what differs is left out of the
+/// later ones, so that it is not answered and never sent.
+fn number_extensions(sections: &mut [Section]) -> ExtensionIds {
+    let mut ids: ExtensionIds = [0; EXTENSION_COUNT_MAX];
+    let mut owners = [None; 15];
+    for section in sections.iter_mut().filter(|section| section.is_served()) {
+        section.extensions.retain(|&SectionExtension { extension, id, .. }| {
+            let (known, owner) = (&mut ids[extension as usize], &mut owners[usize::from(id)]);
+            if *known == 0 && owner.is_none() {
+                (*known, *owner) = (id, Some(extension));
+            }
+            *known == id && *owner == Some(extension)
+        });
+    }
+    ids
+}
+
+fn check_ssrcs(sections: &[Section]) -> Result<(), SdpError> {
+    let mut seen = BTreeSet::new();
+    for (i, section) in sections.iter().enumerate().filter(|(_, section)| section.is_served()) {
+        for ssrc in [section.ssrcs.primary, section.ssrcs.rtx].into_iter().flatten() {
+            if !seen.insert(ssrc) {
+                return Err(SdpError::DuplicateSsrc { section: i, ssrc });
+            }
+        }
+    }
+    Ok(())
+}

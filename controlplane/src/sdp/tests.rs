@@ -1,0 +1,329 @@
+use proto::plane::feedback;
+
+use super::*;
+
+/// An offer of one audio and one video section, with lines added to the session and to the video section.
+fn offer_with(session: &[&str], video: &[&str]) -> String {
+    let mut lines = vec!["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", "a=group:BUNDLE a v"];
+    lines.extend([
+        "a=ice-ufrag:abcd",
+        "a=ice-pwd:abcdefghijklmnopqrstuv",
+        "a=fingerprint:SHA-256 00:FF",
+        "a=setup:actpass",
+    ]);
+    lines.extend(session);
+    lines.extend(["m=audio 9 UDP/TLS/RTP/SAVPF 111", "a=mid:a", "a=rtcp-mux", "a=rtpmap:111 OPUS/48000/2"]);
+    lines.extend(["m=video 9 UDP/TLS/RTP/SAVPF 96 97", "a=mid:v", "a=rtcp-mux"]);
+    lines.extend(["a=rtpmap:96 H264/90000", "a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96"]);
+    lines.extend(video);
+    lines.join("\r\n") + "\r\n"
+}
+
+fn video(lines: &[&str]) -> Section {
+    parse_offer(&offer_with(&[], lines)).unwrap().sections.remove(1)
+}
+
+fn refused(session: &[&str], video: &[&str]) -> SdpError {
+    parse_offer(&offer_with(session, video)).unwrap_err()
+}
+
+#[test]
+fn what_stands_at_the_session_serves_every_section() {
+    let offer = parse_offer(&offer_with(&["a=ice-options:ice2 trickle", "a=recvonly"], &["a=sendonly"])).unwrap();
+    assert_eq!(offer.ice.ufrag, "abcd");
+    assert_eq!(offer.fingerprints, [Fingerprint { algorithm: "sha-256".into(), bytes: vec![0, 255] }]);
+    assert!(offer.is_trickle);
+    assert_eq!(offer.sections[0].direction, Direction::RecvOnly);
+    assert_eq!(offer.sections[1].direction, Direction::SendOnly);
+    assert!(!format!("{offer:?}").contains("abcdefghijklmnopqrstuv"), "a password is never shown");
+}
+
+#[test]
+fn the_transport_is_that_of_the_first_section_that_can_be_answered() {
+    let own = ["a=ice-ufrag:efgh", "a=ice-pwd:zyxwvutsrqponmlkjihgfe", "a=setup:passive"];
+    let text = offer_with(&[], &own);
+    assert_eq!(parse_offer(&text).unwrap().setup, Setup::ActPass);
+    // Audio in a codec that is not served: the video section comes first then.
+    let offer = parse_offer(&text.replace("OPUS", "G722")).unwrap();
+    assert_eq!((offer.ice.ufrag.as_str(), offer.setup), ("efgh", Setup::Passive));
+    assert_eq!(offer.setup.answered(), Setup::Active);
+}
+
+#[test]
+fn h264_parameters_have_the_defaults_of_the_rfc() {
+    let codec = video(&[]).codecs.remove(0);
+    let h264 = codec.h264.unwrap();
+    assert_eq!((h264.profile_level_id, h264.packetization_mode), ([0x42, 0x00, 0x0a], 0));
+    assert!(!h264.level_asymmetry_allowed);
+    assert_eq!((codec.pt, codec.rtx_pt, codec.feedback), (96, Some(97), 0));
+
+    let codec = video(&["a=fmtp:96 packetization-mode=1; profile-level-id=64001F;x=y;level-asymmetry-allowed=1"]);
+    let h264 = codec.codecs[0].h264.unwrap();
+    assert_eq!((h264.profile_level_id, h264.packetization_mode), ([0x64, 0x00, 0x1f], 1));
+    assert!(h264.level_asymmetry_allowed);
+}
+
+#[test]
+fn feedback_for_all_payload_types_counts_for_each() {
+    let codec = video(&["a=rtcp-fb:* nack", "a=rtcp-fb:96 nack pli", "a=rtcp-fb:120 ccm fir"]).codecs.remove(0);
+    assert_eq!(codec.feedback, feedback::NACK | feedback::PLI);
+}
+
+#[test]
+fn h264_is_chosen_by_our_order() {
+    let chosen = |profiles: &[(&str, u8)]| {
+        let formats: Vec<String> = (0..profiles.len()).map(|i| (100 + i).to_string()).collect();
+        let mut text = offer_with(&[], &[]).replace("SAVPF 96 97", &format!("SAVPF {}", formats.join(" ")));
+        for (pt, (profile, mode)) in formats.iter().zip(profiles) {
+            text += &format!("a=rtpmap:{pt} h264/90000\r\n");
+            text += &format!("a=fmtp:{pt} profile-level-id={profile};packetization-mode={mode}\r\n");
+        }
+        let offer = parse_offer(&text).unwrap();
+        choose_codec(&offer.sections[1]).map(|codec| usize::from(codec.pt) - 100)
+    };
+    assert_eq!(chosen(&[("42001f", 1), ("42e01f", 0), ("42e01f", 1), ("64001f", 1)]), Some(2));
+    assert_eq!(chosen(&[("64001f", 1), ("4d001f", 1), ("42001f", 1)]), Some(2));
+    assert_eq!(chosen(&[("640c1f", 1), ("4d001f", 1), ("42e01f", 0)]), Some(1));
+    assert_eq!(chosen(&[("42e01f", 0), ("64001f", 1)]), Some(1));
+    assert_eq!(chosen(&[("42e01f", 1), ("42e034", 1)]), Some(0));
+    assert_eq!(chosen(&[("42801f", 1), ("42401f", 1)]), Some(1), "constraint_set1 is what makes it constrained");
+    assert_eq!(chosen(&[("42e01f", 2), ("f4001f", 1)]), None);
+}
+
+#[test]
+fn a_payload_type_that_looks_like_rtcp_is_not_taken() {
+    let is_taken = |pt: u8| {
+        let text = offer_with(&[], &[]).replace("SAVPF 111", &format!("SAVPF {pt}"));
+        let offer = parse_offer(&text.replace("rtpmap:111", &format!("rtpmap:{pt}"))).unwrap();
+        choose_codec(&offer.sections[0]).is_some()
+    };
+    assert_eq!([63, 64, 72, 95, 96].map(is_taken), [true, false, false, false, true]);
+}
+
+#[test]
+fn sections_that_cannot_be_served_are_seen() {
+    let text = offer_with(&[], &[]);
+    let served = |text: &str| {
+        let offer = parse_offer(text).unwrap();
+        offer.sections.iter().map(|section| choose_codec(section).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(served(&text), [true, true]);
+    assert_eq!(served(&text.replace("m=video 9", "m=video 0")), [true, false]);
+    assert_eq!(
+        served(&text.replace("m=video 9", "m=video 0").replace("a=mid:v", "a=mid:v\r\na=bundle-only")),
+        [true, true]
+    );
+    assert_eq!(served(&text.replace("BUNDLE a v", "BUNDLE v")), [false, true]);
+    assert_eq!(served(&text.replace("a=group:BUNDLE a v", "a=x")), [true, false]);
+    assert_eq!(served(&text.replace("a=mid:v\r\na=rtcp-mux", "a=mid:v")), [true, false]);
+    assert_eq!(served(&text.replace("m=video 9 UDP/TLS/RTP/SAVPF", "m=video 9 RTP/AVP")), [true, false]);
+    assert_eq!(served(&text.replace("m=audio", "m=text")), [false, true]);
+}
+
+#[test]
+fn ssrcs_are_those_of_the_first_encoding() {
+    let of = |lines: &[&str]| {
+        let section = video(lines);
+        (section.ssrcs.primary, section.ssrcs.rtx, section.has_simulcast)
+    };
+    assert_eq!(of(&[]), (None, None, false));
+    assert_eq!(of(&["a=ssrc:7 cname:x"]), (Some(7), None, false));
+    assert_eq!(of(&["a=ssrc-group:FID 7 8", "a=ssrc:8 cname:x", "a=ssrc:7 cname:x"]), (Some(7), Some(8), false));
+    assert_eq!(of(&["a=ssrc-group:FID 7 8"]), (Some(7), Some(8), false));
+    assert_eq!(of(&["a=ssrc:0 cname:x"]), (None, None, false), "0 stands for unknown");
+    let munged = ["a=ssrc-group:SIM 1 2", "a=ssrc-group:FID 1 3", "a=ssrc-group:FID 2 4", "a=ssrc:1 x", "a=ssrc:2 x"];
+    assert_eq!(of(&munged), (Some(1), Some(3), true));
+}
+
+#[test]
+fn extensions_have_one_numbering() {
+    let mid = Extension::Mid.uri();
+    let level = Extension::AudioLevel.uri();
+    let offer = parse_offer(&offer_with(&[&format!("a=extmap:4/sendonly {mid}")], &[])).unwrap();
+    assert_eq!(offer.extensions[Extension::Mid as usize], 4);
+    assert_eq!(offer.sections[1].extensions[0].direction, Direction::SendOnly);
+    // Two-byte ids and inactive ones are not served.
+    let offer =
+        parse_offer(&offer_with(&[&format!("a=extmap:15 {mid}"), &format!("a=extmap:3/inactive {level}")], &[]));
+    assert_eq!(offer.unwrap().extensions, [0; 16]);
+
+    // The first section's numbering counts; what differs is left out of the later one.
+    let text = offer_with(&[], &[&format!("a=extmap:5 {mid}"), &format!("a=extmap:4 {level}"), "a=extmap:6 urn:x"]);
+    let offer = parse_offer(&text.replace("a=mid:a", &format!("a=mid:a\r\na=extmap:4 {mid}"))).unwrap();
+    assert_eq!(offer.extensions[Extension::Mid as usize], 4);
+    assert_eq!(offer.extensions[Extension::AudioLevel as usize], 0);
+    assert_eq!((offer.sections[0].extensions.len(), offer.sections[1].extensions.len()), (1, 0));
+}
+
+#[test]
+fn refusals_say_where_and_what() {
+    assert_eq!(parse_offer(""), Err(SdpError::NoVersion));
+    assert_eq!(parse_offer("v=1\r\n"), Err(SdpError::NoVersion));
+    assert_eq!(parse_offer("v=0\r\ns=-\r\n"), Err(SdpError::NoSections));
+    assert_eq!(parse_offer("v=0\nnonsense\n"), Err(SdpError::BadLine { line: 2 }));
+    assert_eq!(parse_offer("v=0\ns=a\rb\n"), Err(SdpError::BadLine { line: 2 }));
+    let long = "x".repeat(LINE_LEN_MAX);
+    assert_eq!(parse_offer(&format!("v=0\ns={long}\n")), Err(SdpError::BadLine { line: 2 }));
+    assert_eq!(parse_offer(&"x".repeat(SDP_LEN_MAX + 1)), Err(SdpError::TooLong { len: SDP_LEN_MAX + 1 }));
+
+    let text = offer_with(&[], &[]);
+    let missing = |line: &str, what| {
+        assert_eq!(parse_offer(&text.replace(line, "a=x")), Err(SdpError::Missing { section: 0, what }));
+    };
+    missing("a=ice-ufrag:abcd", "a=ice-ufrag");
+    missing("a=ice-pwd:abcdefghijklmnopqrstuv", "a=ice-pwd");
+    missing("a=fingerprint:SHA-256 00:FF", "a=fingerprint");
+    assert_eq!(parse_offer(&text.replace("a=mid:v", "a=mid:a")), Err(SdpError::DuplicateMid { section: 1 }));
+    let with_ssrc = text.replace("a=mid:", "a=ssrc:9 cname:x\r\na=mid:");
+    assert_eq!(parse_offer(&with_ssrc), Err(SdpError::DuplicateSsrc { section: 1, ssrc: 9 }));
+}
+
+#[test]
+fn a_value_that_is_not_valid_is_named() {
+    let what = |line: &str| match refused(&[], &[line]) {
+        SdpError::BadValue { line: 20, what } => what,
+        other => panic!("{line}: {other}"),
+    };
+    assert_eq!(what("m=video 99999 UDP/TLS/RTP/SAVPF 96"), "m=");
+    assert_eq!(what("m=video 9 UDP/TLS/RTP/SAVPF 128"), "m=");
+    assert_eq!(what("m=video 9 UDP/TLS/RTP/SAVPF"), "m=");
+    assert_eq!(what("m=vi\"deo 9 UDP/TLS/RTP/SAVPF 96"), "m=");
+    assert_eq!(what("a=mid:"), "a=mid");
+    assert_eq!(what("a=mid:two words"), "a=mid");
+    assert_eq!(what("a=rtpmap:x H264/90000"), "a=rtpmap");
+    assert_eq!(what("a=rtpmap:96"), "a=rtpmap");
+    assert_eq!(what("a=fmtp:+96 x"), "a=fmtp");
+    assert_eq!(what("a=fmtp:96 profile-level-id=42e0zz"), "profile-level-id");
+    assert_eq!(what("a=fmtp:96 packetization-mode=3"), "packetization-mode");
+    assert_eq!(what("a=rtcp-fb:nack"), "a=rtcp-fb");
+    assert_eq!(what("a=ssrc:4294967296 cname:x"), "a=ssrc");
+    assert_eq!(what("a=ssrc-group:FID 1 x"), "a=ssrc-group");
+    assert_eq!(what("a=rid:a b c"), "a=rid");
+    assert_eq!(what("a=extmap:0 urn:x"), "a=extmap");
+    assert_eq!(what("a=extmap:1/sideways urn:x"), "a=extmap");
+    assert_eq!(what("a=setup:holdconn"), "a=setup");
+    assert_eq!(what("a=ice-ufrag:abc"), "a=ice-ufrag");
+    assert_eq!(what("a=ice-pwd:tooshort"), "a=ice-pwd");
+    assert_eq!(what("a=fingerprint:sha-256 0:1"), "a=fingerprint");
+}
+
+#[test]
+fn everything_is_counted() {
+    let repeated = |line: &dyn Fn(usize) -> String, n: usize| {
+        let lines: Vec<String> = (1..=n).map(line).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        match parse_offer(&offer_with(&[], &lines)) {
+            Err(SdpError::TooMany { what, max, .. }) => Some((what, max)),
+            _ => None,
+        }
+    };
+    let bounded = |line: &dyn Fn(usize) -> String, what, max| {
+        assert_eq!(repeated(line, max), None, "{max} {what} are read");
+        assert_eq!(repeated(line, max + 1), Some((what, max)));
+    };
+    bounded(&|i| format!("a=ssrc:{i} cname:x"), "SSRCs", SSRCS_MAX);
+    bounded(&|i| format!("a=ssrc-group:FID {i} {}", i + 1000), "SSRC groups", SSRCS_MAX);
+    bounded(&|i| format!("a=rid:{i} send"), "rids", RIDS_MAX);
+    bounded(&|i| format!("a=extmap:{} urn:{i}", i % 14 + 1), "header extensions", EXTENSIONS_MAX);
+    bounded(&|_| "a=fingerprint:sha-256 00".into(), "fingerprints", FINGERPRINTS_MAX);
+    bounded(&|_| "a=candidate:x".into(), "candidates", CANDIDATES_MAX);
+    let section = |i: usize| format!("m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:{i}");
+    assert_eq!(repeated(&section, SECTIONS_MAX - 2), None);
+    assert_eq!(repeated(&section, SECTIONS_MAX - 1), Some(("m-sections", SECTIONS_MAX)));
+}
+
+/// An answer to `text` that accepts what can be accepted, without slots.
+fn answered(text: &str, candidates: &[String]) -> String {
+    let offer = parse_offer(text).unwrap();
+    let slot = SlotDescription {
+        ssrc: 5,
+        rtx_ssrc: Some(6),
+        cname: "uprtc".into(),
+        msid_stream: "s".into(),
+        msid_track: "t".into(),
+    };
+    let section = |section| match choose_codec(section) {
+        None => AnswerSection::Rejected,
+        Some(codec) if section.direction.may_receive() => AnswerSection::Send { codec, slot: slot.clone() },
+        Some(codec) => AnswerSection::Receive { codec },
+    };
+    let params = AnswerParams {
+        session_id: u64::MAX,
+        ice: IceCredentials { ufrag: "ours".into(), pwd: "ours-too".into() },
+        fingerprint: &Fingerprint::sha256([0xab; 32]),
+        setup: offer.setup.answered(),
+        candidates,
+        sections: offer.sections.iter().map(section).collect(),
+    };
+    write_answer(&offer, &params)
+}
+
+#[test]
+fn candidates_stand_in_the_first_accepted_section_alone() {
+    let candidates = ["candidate:1".to_owned(), "candidate:2".to_owned()];
+    let answer = answered(&offer_with(&[], &[]).replace("OPUS", "G722"), &candidates);
+    let (audio, video) = answer.split_once("m=video").unwrap();
+    assert!(audio.contains("a=group:BUNDLE v\r\n") && audio.contains("m=audio 0 ") && !audio.contains("candidate"));
+    assert!(video.contains("a=candidate:1\r\na=candidate:2\r\na=end-of-candidates\r\n"));
+    assert_eq!(answer.matches("a=end-of-candidates").count(), 1);
+    assert!(answer.contains(&format!("o=- {} 1 IN", i64::MAX)), "a session id has 63 bits");
+}
+
+#[test]
+fn what_was_not_offered_is_not_answered() {
+    let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb"]), &[]);
+    assert!(!answer.contains("rtcp-rsize") && !answer.contains("nack") && !answer.contains("transport-cc"));
+    assert!(answer.contains("a=rtcp-fb:96 goog-remb"), "REMB serves who has no transport-cc");
+    let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"]), &[]);
+    assert!(!answer.contains("goog-remb"));
+}
+
+#[test]
+fn a_slot_without_rtx_promises_no_repair() {
+    let with = offer_with(&[], &["a=rtcp-fb:96 nack", "a=recvonly"]);
+    let without = with.replace("apt=96", "apt=95");
+    assert!(answered(&with, &[]).contains("a=ssrc-group:FID 5 6\r\n") && answered(&with, &[]).contains("96 nack\r\n"));
+    let answer = answered(&without, &[]);
+    assert!(!answer.contains("FID") && !answer.contains("a=ssrc:6 ") && !answer.contains("nack"));
+    // A sender that has no RTX may still be asked: it sends the packet itself again.
+    assert!(answered(&without.replace("a=recvonly", "a=sendonly"), &[]).contains("a=rtcp-fb:96 nack\r\n"));
+}
+
+#[test]
+fn an_offer_without_mid_is_answered_without() {
+    let text =
+        offer_with(&[], &[]).replace("a=group:BUNDLE a v", "a=x").replace("a=mid:a", "a=x").replace("a=mid:v", "a=x");
+    let answer = answered(&text, &[]);
+    assert!(!answer.contains("a=mid") && !answer.contains("BUNDLE") && answer.contains("m=video 0 "));
+}
+
+#[test]
+fn extensions_are_answered_from_our_side() {
+    let extensions = [format!("a=extmap:4/sendonly {}", Extension::Mid.uri()), "a=extmap:5 urn:other".to_owned()];
+    let answer = answered(&offer_with(&[&extensions[0], &extensions[1]], &[]), &[]);
+    assert!(answer.contains(&format!("a=extmap:4/recvonly {}\r\n", Extension::Mid.uri())));
+    assert!(!answer.contains("urn:other"));
+}
+
+#[test]
+#[should_panic(expected = "the client did not offer to receive in m-section 1")]
+fn media_that_was_not_offered_is_our_mistake() {
+    let offer = parse_offer(&offer_with(&["a=sendonly"], &[])).unwrap();
+    let slot = SlotDescription {
+        ssrc: 5,
+        rtx_ssrc: None,
+        cname: "uprtc".into(),
+        msid_stream: "s".into(),
+        msid_track: "t".into(),
+    };
+    let codec = choose_codec(&offer.sections[1]).unwrap();
+    let params = AnswerParams {
+        session_id: 1,
+        ice: offer.ice.clone(),
+        fingerprint: &offer.fingerprints[0],
+        setup: Setup::Passive,
+        candidates: &[],
+        sections: vec![AnswerSection::Rejected, AnswerSection::Send { codec, slot }],
+    };
+    write_answer(&offer, &params);
+}

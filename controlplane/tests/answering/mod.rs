@@ -1,0 +1,44 @@
+//! An answerer that accepts all it can, for the tests that need an answer but no engine.
+
+use controlplane::ice::{Credentials, host_candidates};
+use controlplane::sdp::{
+    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, SlotDescription, choose_codec,
+    write_answer,
+};
+
+/// Accepts all that can be accepted, with SSRCs that count up.
+fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
+    let answered = |(i, section): (u32, _)| {
+        let Some(codec) = choose_codec(section) else { return AnswerSection::Rejected };
+        let slot = SlotDescription {
+            ssrc: 1000 + i,
+            rtx_ssrc: codec.codec.is_video().then_some(2000 + i),
+            cname: "uprtc".into(),
+            msid_stream: format!("uprtc-{i}"),
+            msid_track: format!("slot-{i}"),
+        };
+        match section.direction {
+            Direction::SendRecv => AnswerSection::Both { codec, slot },
+            Direction::SendOnly => AnswerSection::Receive { codec },
+            Direction::RecvOnly => AnswerSection::Send { codec, slot },
+            Direction::Inactive => AnswerSection::Inactive { codec },
+        }
+    };
+    (0u32..).zip(&offer.sections).map(answered).collect()
+}
+
+/// The answer with fixed credentials, so that it can be compared to a file.
+pub(crate) fn answer(offer: &Offer) -> String {
+    let ours = Credentials::from_random(b"not random: test vectors");
+    let fingerprint = Fingerprint::sha256(std::array::from_fn(|i| i as u8));
+    let candidates = host_candidates(&["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()]);
+    let params = AnswerParams {
+        session_id: 0x0123_4567_89ab_cdef,
+        ice: IceCredentials { ufrag: ours.ufrag_str().into(), pwd: ours.pwd_str().into() },
+        fingerprint: &fingerprint,
+        setup: offer.setup.answered(),
+        candidates: &candidates,
+        sections: sections(offer),
+    };
+    write_answer(offer, &params)
+}

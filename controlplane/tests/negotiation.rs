@@ -1,0 +1,123 @@
+//! Offers captured from real clients (`offers/*.sdp`) against the answers that we write to them (`*.answer.sdp` beside
+//! them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test --test negotiation`
+//! writes the answers anew after a wanted change: show them to a browser again then.
+
+mod answering;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use answering::answer;
+use controlplane::ice::Candidate;
+use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, parse_offer};
+use proto::plane::{Codec, Extension, feedback};
+
+fn offers_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offers")
+}
+
+fn offer(name: &str) -> Offer {
+    let text = fs::read_to_string(offers_dir().join(format!("{name}.sdp"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+    parse_offer(&text).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+#[test]
+fn captured_offers_are_answered_to_the_byte() {
+    let mut count = 0;
+    for entry in fs::read_dir(offers_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let Some(stem) = name.strip_suffix(".sdp").filter(|stem| !stem.ends_with(".answer")) else { continue };
+        let ours = answer(&offer(stem));
+        let golden = path.with_file_name(format!("{stem}.answer.sdp"));
+        if std::env::var_os("UPRTC_BLESS").is_some() {
+            fs::write(&golden, &ours).unwrap();
+        }
+        assert_eq!(ours, fs::read_to_string(&golden).unwrap_or_default(), "{name}");
+        count += 1;
+    }
+    assert!(count >= 10, "only {count} captured offers");
+}
+
+#[test]
+fn the_candidates_of_captured_offers_are_valid() {
+    let offers = ["chromium_page_gathered", "chromium_page_balanced", "aiortc", "werift", "libdatachannel"];
+    for (name, count) in offers.into_iter().zip([8, 64, 8, 8, 2]) {
+        let candidates = offer(name).candidates;
+        assert_eq!(candidates.len(), count, "{name}");
+        for candidate in candidates {
+            Candidate::parse(&candidate).unwrap_or_else(|e| panic!("{name}: {candidate}: {e}"));
+        }
+    }
+}
+
+/// werift numbers each section anew, aiortc hashes its certificate three times and has no transport-cc.
+#[test]
+fn the_habits_of_other_clients_are_known() {
+    let werift = offer("werift");
+    assert_eq!(werift.extensions[Extension::Mid as usize], 1);
+    assert!(!werift.sections[0].extensions.is_empty() && werift.sections[1].extensions.is_empty());
+    let aiortc = offer("aiortc");
+    let lengths: Vec<usize> = aiortc.fingerprints.iter().map(|fingerprint| fingerprint.bytes.len()).collect();
+    assert_eq!(lengths, [32, 48, 64]);
+    assert!(answer(&aiortc).contains("goog-remb") && !answer(&aiortc).contains("transport-cc"));
+    assert!(offer("libdatachannel").is_trickle, "ice-options with a comma");
+}
+
+/// The answer, read back as if it were an offer, says what was decided.
+#[test]
+fn answers_are_well_formed_sdp() {
+    for name in ["chromium_page", "chromium_sendrecv_datachannel", "chromium_simulcast"] {
+        let offer = offer(name);
+        let answer = parse_offer(&answer(&offer)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(answer.is_ice_lite && answer.is_trickle && answer.setup == Setup::Passive);
+        assert_eq!(answer.sections.len(), offer.sections.len());
+        for (theirs, ours) in offer.sections.iter().zip(&answer.sections) {
+            assert_eq!((ours.mid, ours.kind, &ours.protocol), (theirs.mid, theirs.kind, &theirs.protocol));
+            assert_eq!(ours.is_rejected, choose_codec(theirs).is_none());
+            if !ours.is_rejected {
+                assert_eq!(ours.direction, theirs.direction.reversed());
+                assert_eq!(ours.codecs.len(), 1);
+                assert!(!ours.has_simulcast && ours.rids.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn our_page_has_three_senders_and_fifteen_slots() {
+    let offer = offer("chromium_page");
+    let of = |kind, direction| {
+        let is = |s: &&Section| s.kind == kind && s.direction == direction;
+        offer.sections.iter().filter(is).count()
+    };
+    assert_eq!(of(SectionKind::Audio, Direction::SendOnly), 1);
+    assert_eq!(of(SectionKind::Video, Direction::SendOnly), 2);
+    assert_eq!(of(SectionKind::Audio, Direction::RecvOnly), 7);
+    assert_eq!(of(SectionKind::Video, Direction::RecvOnly), 8);
+    assert_eq!(offer.bundle, (0..18).collect::<Vec<_>>());
+    assert!(offer.is_trickle && offer.extmap_allow_mixed && !offer.is_ice_lite && offer.setup == Setup::ActPass);
+    assert_eq!((offer.fingerprints.len(), offer.fingerprints[0].bytes.len()), (1, 32));
+
+    let video = choose_codec(&offer.sections[1]).unwrap();
+    assert_eq!((video.codec, video.pt, video.rtx_pt), (Codec::H264, 108, Some(109)));
+    assert_eq!(video.h264.unwrap().profile_level_id, [0x42, 0xe0, 0x1f]);
+    assert_eq!(video.feedback, feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC);
+    let audio = choose_codec(&offer.sections[0]).unwrap();
+    assert_eq!((audio.codec, audio.pt, audio.feedback), (Codec::Opus, 111, feedback::TRANSPORT_CC));
+    // The screen sender has no track yet, and still its SSRCs.
+    assert!(offer.sections[2].ssrcs.primary.is_some() && offer.sections[2].ssrcs.rtx.is_some());
+    assert_eq!(offer.extensions[Extension::Mid as usize], 4);
+    assert_eq!(offer.extensions[Extension::TransportCc as usize], 3);
+    assert_eq!(offer.extensions[Extension::AudioLevel as usize], 1);
+}
+
+#[test]
+fn simulcast_is_seen_and_not_answered() {
+    let offer = offer("chromium_simulcast");
+    assert!(offer.sections[1].has_simulcast);
+    assert_eq!(offer.sections[1].rids, ["q", "h", "f"]);
+    assert_eq!(offer.sections[1].ssrcs.primary, None);
+    let answer = answer(&offer);
+    assert!(!answer.contains("simulcast") && !answer.contains("a=rid") && !answer.contains("stream-id"));
+}

@@ -1,0 +1,184 @@
+//! Settings of a dataplane and every limit of a worker, each with its reason. Relations between limits are
+//! asserted here, at compile time.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Time on the worker's clock: microseconds since an arbitrary moment, never backwards.
+pub type Micros = u64;
+
+/// One second.
+pub const SECOND: Micros = 1_000_000;
+/// One millisecond.
+pub const MILLISECOND: Micros = 1_000;
+
+/// Peers of one worker. At 30 packets a second each way this is beyond what a core forwards.
+pub const PEERS_MAX: usize = 8192;
+/// Streams of one worker: four for each peer (microphone, camera, screen and its sound).
+pub const STREAMS_MAX: usize = 4 * PEERS_MAX;
+/// Slots of one worker: sixteen for each peer (7 audio, 8 video, one to spare).
+pub const SLOTS_MAX: usize = 16 * PEERS_MAX;
+/// Routes of one worker: a slot carries one at a time.
+pub const ROUTES_MAX: usize = SLOTS_MAX;
+/// Streams of one peer. Bounds the search for an SSRC.
+pub const PEER_STREAMS_MAX: usize = 16;
+/// Slots of one peer. Bounds the work of one RTCP packet.
+pub const PEER_SLOTS_MAX: usize = 64;
+/// SSRCs of one peer that may send RTCP: its streams (and their RTX), and one for its reports.
+pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
+/// SSRC changes of one peer's streams without signalling; browsers make none.
+pub const RETIRED_SSRCS_MAX: usize = 32;
+/// Routes of one stream on one worker; larger rooms spread over workers.
+pub const STREAM_ROUTES_MAX: usize = 1024;
+/// Commands between two commits. A room of eight that appears at once is about 500.
+pub const STAGED_MAX: usize = 16_384;
+
+/// Addresses of one peer that authenticated checks have validated; the least recently checked one makes room.
+pub const PEER_PATHS_MAX: usize = 8;
+
+/// Bytes of an outgoing packet: an Ethernet MTU, and slack for header extensions and the tag.
+pub const FRAME_LEN: usize = 1600;
+/// Largest RTP payload that is forwarded, so that header, extensions and tag always fit a frame.
+pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 128;
+/// Bytes of the outbox slab; two of the widest fan-outs.
+pub const OUTBOX_LEN: usize = 4 << 20;
+/// Packets of the outbox between two flushes.
+pub const OUTBOX_PACKETS_MAX: usize = 16_384;
+/// Reports that wait for the event ring.
+pub const REPORTS_MAX: usize = 4096;
+
+/// Packets of the repair history of one worker, shared by its video streams: at 2000 video packets a second two
+/// seconds of them, which is longer than any receiver's jitter buffer waits for a repair.
+pub const HISTORY_PACKETS: usize = 4096;
+/// Packets of one stream that the history can find again.
+pub const HISTORY_PER_STREAM: usize = 512;
+
+/// Consent to send expires without an authenticated check for this long (RFC 7675 §5.1).
+pub const CONSENT_TIMEOUT: Micros = 30 * SECOND;
+
+/// Punts of one peer in a burst: a DTLS handshake with a post-quantum key share and an RSA certificate is 8
+/// datagrams each way when nothing is lost.
+pub const PEER_PUNT_BURST: u32 = 32;
+/// Punts of one peer per second after the burst.
+pub const PEER_PUNT_RATE: u32 = 16;
+/// Punts of a worker in a burst.
+pub const PUNT_BURST: u32 = 2048;
+/// Punts of a worker per second after the burst.
+pub const PUNT_RATE: u32 = 8192;
+
+/// Reports (SR, RR) to a peer (RFC 3550 §6.2: five seconds for large sessions; libwebrtc sends video's each second).
+pub const REPORT_INTERVAL: Micros = SECOND;
+/// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
+pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
+
+/// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 2000 packets a
+/// second. 8 KiB for each peer that sends.
+pub const ARRIVALS_MAX: usize = 1024;
+
+/// Holes that are tracked for one stream; more at once is an outage, answered by a keyframe request.
+pub const HOLES_MAX: usize = 256;
+/// How often a hole is asked for (libwebrtc `NackRequester::kMaxNackRetries`).
+pub const NACK_TRIES_MAX: u8 = 10;
+/// How long a hole may be filled by mere reordering before it is asked for.
+pub const NACK_DELAY: Micros = 10 * MILLISECOND;
+/// Round trip assumed until it is measured (libwebrtc `NackRequester::kDefaultRtt`).
+pub const RTT_DEFAULT: Micros = 100 * MILLISECOND;
+
+/// Keyframe requests to one publisher's stream are at least this far apart.
+pub const KEYFRAME_INTERVAL: Micros = 200 * MILLISECOND;
+/// A keyframe that was asked for and did not come is asked for again after this long.
+pub const KEYFRAME_RETRY: Micros = SECOND;
+/// Keyframe requests that one receiver's slot may cause in [`KEYFRAME_WINDOW`].
+pub const KEYFRAME_REQUESTS_MAX: u8 = 3;
+/// See [`KEYFRAME_REQUESTS_MAX`].
+pub const KEYFRAME_WINDOW: Micros = 10 * SECOND;
+
+/// Share of a slot's egress that repair may add, as a divisor of the bytes sent: one half.
+pub const REPAIR_SHARE_DIVISOR: u32 = 2;
+/// Bytes of repair that a slot may send in a burst.
+pub const REPAIR_BURST: u32 = 64 * 1024;
+/// A sequence number is not repaired again for one receiver within this (or its round trip, if longer).
+pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
+
+const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
+const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
+const _: () = assert!(PAYLOAD_LEN_MAX + 128 <= FRAME_LEN);
+const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);
+const _: () = assert!(OUTBOX_LEN < u32::MAX as usize);
+/// Where a dataplane listens and how its workers run: what the operator sets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Addresses of this machine that media arrives at. Each worker opens a socket on each of them.
+    pub media_ips: Vec<IpAddr>,
+    /// UDP port of worker 0; worker i listens on `media_port + i`. 0 leaves the choice to the kernel.
+    pub media_port: u16,
+    /// Threads, each with its core, ports and peers.
+    pub workers: usize,
+    /// The Unix socket at which a controlplane attaches; its folder must exist.
+    pub socket_path: PathBuf,
+    /// Whether each worker is bound to one core.
+    pub is_pinned: bool,
+    /// How idle workers wait.
+    pub driver: Driver,
+}
+
+impl Default for Config {
+    /// One worker on 127.0.0.1, port 40000: what a developer needs.
+    fn default() -> Self {
+        Config {
+            media_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            media_port: 40_000,
+            workers: 1,
+            socket_path: PathBuf::from("dataplane.sock"),
+            is_pinned: true,
+            driver: Driver::Auto,
+        }
+    }
+}
+
+/// How a worker with nothing to do waits for its sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Driver {
+    /// By io_uring where the kernel allows it, else by epoll.
+    #[default]
+    Auto,
+    /// By io_uring.
+    Uring,
+    /// By epoll.
+    Epoll,
+}
+
+/// Media addresses of a dataplane. A path names its socket by a byte, and every socket costs a system call a turn.
+pub const MEDIA_IPS_MAX: usize = 16;
+/// Workers of a dataplane; more than one for each core is never useful.
+pub const WORKERS_MAX: usize = 1024;
+/// What each socket asks the kernel for, each way: 40 ms of a worker's 100 MB/s.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Buffers of a batch. Each takes one datagram, or up to 64 that UDP_GRO merged; beyond 32 the system call's share
+/// of the cost does not shrink any further.
+pub const BATCH_LEN_MAX: usize = 32;
+/// Messages in one sendmmsg; beyond 64 the system call's share of the cost does not shrink any further.
+pub const MESSAGES_MAX: usize = 64;
+/// Packets of a train: UDP_MAX_SEGMENTS of kernels before 6.9, later ones allow 128.
+pub const TRAIN_SEGMENTS_MAX: usize = 64;
+/// Bytes of a train: the largest UDP payload over IPv4.
+pub const TRAIN_BYTES_MAX: usize = 65_507;
+/// How long one flush may wait in all for a full send buffer. Longer, and the peers of this worker that are not to
+/// blame hear it.
+pub const SEND_WAIT_MAX: Duration = Duration::from_millis(1);
+/// Commands that are read in one turn: at 0.1 to 1 µs each, a small part of a packet's due time.
+pub const COMMANDS_PER_TURN_MAX: usize = 256;
+/// Injected datagrams that are read in one turn.
+pub const INJECTS_PER_TURN_MAX: usize = 64;
+/// How often a busy worker publishes its counters. An idle one publishes before it parks.
+pub const PUBLISH_INTERVAL: Micros = 100 * MILLISECOND;
+/// Places of the event ring that echoes of a description leave to events.
+pub const ECHO_HEADROOM: usize = 1024;
+/// How soon a worker looks again whether the controlplane has read, when a description has filled the event ring.
+pub const ECHO_RETRY: Micros = 5 * MILLISECOND;
+/// How long a destination that refused a train is sent single packets.
+pub const REFUSED_TRAINS_TIMEOUT: Micros = 10 * SECOND;
+
+const _: () = assert!(MEDIA_IPS_MAX <= u8::MAX as usize + 1, "Path::socket is a byte");
+const _: () = assert!(TRAIN_BYTES_MAX <= 65_507 && TRAIN_SEGMENTS_MAX <= 64, "what every kernel takes");

@@ -1,0 +1,144 @@
+//! From a datagram's first byte to its kind (RFC 7983), and from its address or username to the peer it belongs to.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+
+use proto::plane::UFRAG_LEN;
+use siphasher::sip::SipHasher13;
+
+use crate::outbox::Path;
+
+/// What a datagram is, as far as its first bytes tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Stun,
+    Dtls,
+    Rtp,
+    Rtcp,
+}
+
+/// RFC 7983 §7 for the first byte; RFC 5761 §4 for the second: RTCP packet types 192 to 223 fall where RTP would
+/// show payload types 64 to 95 with the marker, which are not used with rtcp-mux.
+pub(crate) fn kind(datagram: &[u8]) -> Option<Kind> {
+    match (datagram.first()?, datagram.get(1)) {
+        (0..=3, _) => Some(Kind::Stun),
+        (20..=63, _) => Some(Kind::Dtls),
+        (128..=191, Some(192..=223)) => Some(Kind::Rtcp),
+        (128..=191, Some(_)) => Some(Kind::Rtp),
+        _ => None,
+    }
+}
+
+/// Hash of what strangers choose (addresses) or guess (usernames), keyed so that they cannot aim at one bucket.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyedHash {
+    key: [u8; 16],
+}
+
+impl BuildHasher for KeyedHash {
+    type Hasher = SipHasher13;
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_key(&self.key)
+    }
+}
+
+/// Who sends from where. Only authenticated checks write here, so a table of the size of all peers bounds it.
+pub(crate) struct Demux {
+    by_path: HashMap<PathKey, u32, KeyedHash>,
+    by_ufrag: HashMap<[u8; UFRAG_LEN], u32, KeyedHash>,
+}
+
+/// A path as one flat key, which hashes in one go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PathKey([u8; 19]);
+
+impl std::hash::Hash for PathKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
+impl From<Path> for PathKey {
+    fn from(path: Path) -> Self {
+        let mut key = [0; 19];
+        match path.remote {
+            std::net::SocketAddr::V4(a) => key[..4].copy_from_slice(&a.ip().octets()),
+            std::net::SocketAddr::V6(a) => key[..16].copy_from_slice(&a.ip().octets()),
+        }
+        key[16..18].copy_from_slice(&path.remote.port().to_le_bytes());
+        key[18] = path.socket << 1 | u8::from(path.remote.is_ipv6());
+        PathKey(key)
+    }
+}
+
+impl Demux {
+    pub(crate) fn new(seed: [u8; 16]) -> Self {
+        let hash = KeyedHash { key: seed };
+        Demux { by_path: HashMap::with_hasher(hash), by_ufrag: HashMap::with_hasher(hash) }
+    }
+
+    /// The peer that an authenticated check has bound to this path.
+    #[inline]
+    pub(crate) fn peer_at(&self, path: Path) -> Option<u32> {
+        self.by_path.get(&path.into()).copied()
+    }
+
+    /// The peer to which we gave this username fragment.
+    pub(crate) fn peer_named(&self, ufrag: &[u8]) -> Option<u32> {
+        self.by_ufrag.get(<&[u8; UFRAG_LEN]>::try_from(ufrag).ok()?).copied()
+    }
+
+    pub(crate) fn bind(&mut self, path: Path, peer: u32) {
+        self.by_path.insert(path.into(), peer);
+    }
+
+    /// Forgets a path, unless it has passed to another peer.
+    pub(crate) fn unbind(&mut self, path: Path, peer: u32) {
+        if self.peer_at(path) == Some(peer) {
+            self.by_path.remove(&path.into());
+        }
+    }
+
+    pub(crate) fn name(&mut self, ufrag: [u8; UFRAG_LEN], peer: u32) {
+        self.by_ufrag.insert(ufrag, peer);
+    }
+
+    pub(crate) fn unname(&mut self, ufrag: &[u8; UFRAG_LEN]) {
+        self.by_ufrag.remove(ufrag);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.by_path.clear();
+        self.by_ufrag.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_kind() {
+        assert_eq!(kind(&[0, 1]), Some(Kind::Stun));
+        assert_eq!(kind(&[22, 254]), Some(Kind::Dtls));
+        assert_eq!(kind(&[0x80, 111]), Some(Kind::Rtp));
+        assert_eq!(kind(&[0x90, 0x80 | 96]), Some(Kind::Rtp), "marker and payload type 96 are not RTCP");
+        assert_eq!(kind(&[0x80, 200]), Some(Kind::Rtcp));
+        for other in [&[][..], &[4], &[19], &[64], &[127], &[128], &[192, 200], &[255]] {
+            assert_eq!(kind(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_two_families_never_meet() {
+        let mut demux = Demux::new([7; 16]);
+        let v4 = Path { socket: 0, remote: "1.2.3.4:5".parse().unwrap() };
+        let v6 = Path { socket: 0, remote: "[102:304::]:5".parse().unwrap() };
+        demux.bind(v4, 1);
+        assert_eq!(demux.peer_at(v6), None);
+        assert_eq!(demux.peer_at(Path { socket: 1, ..v4 }), None);
+        demux.bind(v4, 2);
+        demux.unbind(v4, 1);
+        assert_eq!(demux.peer_at(v4), Some(2), "the path had passed to another peer");
+    }
+}

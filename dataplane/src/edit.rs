@@ -1,0 +1,284 @@
+//! Edits of the tables: commands are staged as they come and take effect whole at `Commit`, between two packets.
+//! Also the reverse: a description of what is installed, for a controlplane that adopts it.
+
+use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::plane::{Command, Committed, Counter, Described, Record, Refusal, Refused, Report};
+
+use crate::config::{Micros, PEER_SLOTS_MAX, PEER_STREAMS_MAX, STAGED_MAX, STREAM_ROUTES_MAX};
+use crate::forward::{Forwarder, IntoReport};
+use crate::outbox::Outbox;
+use crate::route::{Hop, Route, Slot, Stream};
+use crate::transport::{SsrcOwner, Transport};
+
+/// How far a description is: the kind of table and the index in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Describing {
+    phase: u8,
+    index: u32,
+    count: u64,
+}
+
+impl Forwarder {
+    /// Stages one command of the controlplane, or commits what is staged.
+    pub fn apply(&mut self, now: Micros, record: &Record, out: &mut Outbox) {
+        match Command::read(record) {
+            None => self.refuse(0, 0, Refusal::Malformed, out),
+            Some(Command::Commit(commit)) => {
+                let staged = std::mem::take(&mut self.staged);
+                for command in &staged {
+                    if let Err(refusal) = self.edit(now, command, out) {
+                        self.refuse(command.tag(), index_of(command), refusal, out);
+                    }
+                }
+                self.staged = staged;
+                self.staged.clear();
+                self.batch = commit.batch.wrapping_add(1);
+                self.counters[Counter::PeersOpen as usize] = self.peers.occupied() as u64;
+                self.counters[Counter::RoutesOpen as usize] = self.routes.occupied() as u64;
+                out.report(Committed { batch: commit.batch }.into_report());
+            }
+            Some(command) if self.staged.len() < STAGED_MAX => self.staged.push(command),
+            Some(command) => self.refuse(command.tag(), index_of(&command), Refusal::BatchFull, out),
+        }
+    }
+
+    /// Forgets edits that a controlplane staged and, being gone, will never commit.
+    pub fn discard_staged(&mut self) {
+        self.staged.clear();
+        self.describing = None;
+    }
+
+    fn refuse(&mut self, tag: u16, index: u32, refusal: Refusal, out: &mut Outbox) {
+        out.report(Refused { batch: self.batch, tag, index, refusal }.into_report());
+    }
+
+    fn edit(&mut self, now: Micros, command: &Command, out: &mut Outbox) -> Result<(), Refusal> {
+        match command {
+            Command::PeerOpen(open) => {
+                let PeerId { index, generation } = open.peer;
+                self.peers.open(index, generation, Transport::new(*open, now))?;
+                self.demux.name(open.ufrag, index);
+            }
+            Command::PeerExtensions(extensions) => {
+                let peer = self.peer_mut(extensions.peer)?;
+                peer.extension_ids = extensions.ids;
+                peer.extensions_open = Some(*extensions);
+            }
+            Command::PeerKeys(keys) => {
+                self.peer_mut(keys.peer)?.set_keys(keys)?;
+                self.became_ready(now, keys.peer.index, out);
+            }
+            Command::PeerClose(close) => self.close_peer(close.peer)?,
+            Command::StreamOpen(open) => self.open_stream(open)?,
+            Command::StreamClose(close) => self.close_stream(close.stream)?,
+            Command::SlotOpen(open) => self.open_slot(open)?,
+            Command::SlotClose(close) => self.close_slot(close.slot)?,
+            Command::RouteOpen(open) => self.open_route(now, open, out)?,
+            Command::RouteClose(close) => self.close_route(close.route)?,
+            Command::Reset(_) => self.reset(),
+            Command::Describe(_) => self.describing = Some(Describing::default()),
+            Command::Commit(_) => unreachable!("a commit is never staged"),
+        }
+        Ok(())
+    }
+
+    fn peer_mut(&mut self, id: PeerId) -> Result<&mut Transport, Refusal> {
+        self.peers.find_mut(id.index, id.generation).ok_or(Refusal::Unknown)
+    }
+
+    fn open_stream(&mut self, open: &proto::plane::StreamOpen) -> Result<(), Refusal> {
+        let StreamId { index, generation } = open.stream;
+        let transport = self.peers.find_mut(open.peer.index, open.peer.generation).ok_or(Refusal::Unknown)?;
+        if transport.streams.len() >= PEER_STREAMS_MAX {
+            return Err(Refusal::TableFull);
+        }
+        self.streams.open(index, generation, Stream::new(*open))?;
+        transport.streams.push(index);
+        for (ssrc, is_rtx) in [(open.ssrc, false), (open.rtx_ssrc, true)] {
+            if ssrc != 0 {
+                transport.bind_ssrc(SsrcOwner { ssrc, stream: index, is_rtx });
+            }
+        }
+        Ok(())
+    }
+
+    fn open_slot(&mut self, open: &proto::plane::SlotOpen) -> Result<(), Refusal> {
+        let SlotId { index, generation } = open.slot;
+        let transport = self.peers.find_mut(open.peer.index, open.peer.generation).ok_or(Refusal::Unknown)?;
+        if transport.slots.len() >= PEER_SLOTS_MAX {
+            return Err(Refusal::TableFull);
+        }
+        self.slots.open(index, generation, Slot::new(*open))?;
+        transport.slots.push((open.ssrc, index));
+        Ok(())
+    }
+
+    fn open_route(&mut self, now: Micros, open: &proto::plane::RouteOpen, out: &mut Outbox) -> Result<(), Refusal> {
+        let RouteId { index, generation } = open.route;
+        let stream = self.streams.find_mut(open.stream.index, open.stream.generation).ok_or(Refusal::Unknown)?;
+        let slot = self.slots.find_mut(open.slot.index, open.slot.generation).ok_or(Refusal::Unknown)?;
+        if slot.route.is_some() {
+            return Err(Refusal::Occupied);
+        }
+        if stream.hops.len() >= STREAM_ROUTES_MAX {
+            return Err(Refusal::TableFull);
+        }
+        self.routes.open(index, generation, Route { open: *open })?;
+        slot.route = Some(index);
+        slot.rewriter.cut();
+        let awaits_keyframe = stream.open.codec.is_video();
+        let peer = slot.open.peer.index;
+        stream.hops.push(Hop {
+            route: index,
+            slot: open.slot.index,
+            peer,
+            ssrc: slot.open.ssrc,
+            pt: open.pt,
+            awaits_keyframe,
+        });
+        if awaits_keyframe && self.peers.at(peer).is_some_and(|t| t.outgoing().is_some()) {
+            self.want_keyframe(now, open.stream.index, out);
+        }
+        Ok(())
+    }
+
+    fn close_peer(&mut self, id: PeerId) -> Result<(), Refusal> {
+        let transport = self.peers.find(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        let (streams, slots) = (transport.streams.clone(), transport.slots.clone());
+        for index in streams {
+            if let Some(stream) = self.streams.at(index).map(|s| s.open.stream) {
+                self.close_stream(stream)?;
+            }
+        }
+        for (_, index) in slots {
+            if let Some(slot) = self.slots.at(index).map(|s| s.open.slot) {
+                self.close_slot(slot)?;
+            }
+        }
+        let transport = self.peers.close(id.index, id.generation).expect("it was found above");
+        self.demux.unname(&transport.open.ufrag);
+        for path in transport.paths() {
+            self.demux.unbind(path, id.index);
+        }
+        Ok(())
+    }
+
+    fn close_stream(&mut self, id: StreamId) -> Result<(), Refusal> {
+        let stream = self.streams.close(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        if let Some(transport) = self.peers.find_mut(stream.open.peer.index, stream.open.peer.generation) {
+            transport.streams.retain(|&s| s != id.index);
+            transport.by_ssrc.retain(|o| o.stream != id.index);
+        }
+        for hop in &stream.hops {
+            if let Some(slot) = self.slots.at_mut(hop.slot) {
+                slot.route = None;
+                slot.rewriter.cut();
+            }
+            if let Some(route) = self.routes.at(hop.route).map(|r| r.open.route) {
+                self.routes.close(route.index, route.generation);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_slot(&mut self, id: SlotId) -> Result<(), Refusal> {
+        let slot = self.slots.close(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        if let Some(transport) = self.peers.find_mut(slot.open.peer.index, slot.open.peer.generation) {
+            transport.slots.retain(|&(_, s)| s != id.index);
+        }
+        if let Some(route) = slot.route.and_then(|r| self.routes.at(r)).map(|r| r.open.route) {
+            self.close_route(route)?;
+        }
+        Ok(())
+    }
+
+    fn close_route(&mut self, id: RouteId) -> Result<(), Refusal> {
+        let route = self.routes.close(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        if let Some(stream) = self.streams.find_mut(route.open.stream.index, route.open.stream.generation) {
+            stream.hops.retain(|h| h.route != id.index);
+        }
+        if let Some(slot) = self.slots.find_mut(route.open.slot.index, route.open.slot.generation) {
+            slot.route = None;
+            slot.rewriter.cut();
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.routes.clear();
+        self.slots.clear();
+        self.streams.clear();
+        self.peers.clear();
+        self.demux.clear();
+    }
+
+    /// Whether a description is under way: the worker calls [`describe`](Self::describe) while the event ring has
+    /// room, and does not park.
+    pub fn is_describing(&self) -> bool {
+        self.describing.is_some()
+    }
+
+    /// Echoes up to `space` installed records into the outbox's reports.
+    pub fn describe(&mut self, space: usize, out: &mut Outbox) {
+        let Some(mut at) = self.describing else { return };
+        // A peer may echo four records; stop while they still fit.
+        let mut space = space.min(out.report_space()).saturating_sub(4);
+        while space > 0 {
+            let len = match at.phase {
+                0 => self.peers.len(),
+                1 => self.streams.len(),
+                2 => self.slots.len(),
+                3 => self.routes.len(),
+                _ => {
+                    out.report(Described { count: at.count }.into_report());
+                    self.describing = None;
+                    return;
+                }
+            };
+            if at.index as usize >= len {
+                at = Describing { phase: at.phase + 1, index: 0, count: at.count };
+                continue;
+            }
+            let echoed = self.echo(at.phase, at.index, out);
+            at.count += echoed as u64;
+            at.index += 1;
+            space = space.saturating_sub(echoed);
+        }
+        self.describing = Some(at);
+    }
+
+    fn echo(&self, phase: u8, index: u32, out: &mut Outbox) -> usize {
+        let mut records: [Option<Command>; 4] = [None; 4];
+        match phase {
+            0 => {
+                if let Some(peer) = self.peers.at(index) {
+                    records[0] = Some(peer.open.into());
+                    records[1] = peer.extensions_open.map(Command::from);
+                    records[2] = peer.keys_open[0].map(Command::from);
+                    records[3] = peer.keys_open[1].map(Command::from);
+                }
+            }
+            1 => records[0] = self.streams.at(index).map(|s| s.open.into()),
+            2 => records[0] = self.slots.at(index).map(|s| s.open.into()),
+            _ => records[0] = self.routes.at(index).map(|r| r.open.into()),
+        }
+        records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count()
+    }
+}
+
+/// The index of the object that a command names, for a refusal.
+fn index_of(command: &Command) -> u32 {
+    match command {
+        Command::PeerOpen(c) => c.peer.index,
+        Command::PeerExtensions(c) => c.peer.index,
+        Command::PeerKeys(c) => c.peer.index,
+        Command::PeerClose(c) => c.peer.index,
+        Command::StreamOpen(c) => c.stream.index,
+        Command::StreamClose(c) => c.stream.index,
+        Command::SlotOpen(c) => c.slot.index,
+        Command::SlotClose(c) => c.slot.index,
+        Command::RouteOpen(c) => c.route.index,
+        Command::RouteClose(c) => c.route.index,
+        Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => 0,
+    }
+}

@@ -1,0 +1,390 @@
+//! RTCP ends here. What subscribers say of their slots is answered by this worker (repair, sender reports) or turned
+//! into something about the publisher's stream (merged keyframe requests); what publishers need to know of their
+//! streams (receiver reports, NACK, transport-cc) is made here.
+
+use proto::id::Ssrc;
+use proto::plane::{Counter, feedback};
+
+use crate::config::{
+    KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND, TRANSPORT_CC_INTERVAL,
+};
+use crate::forward::{Forwarder, ntp};
+use crate::outbox::Outbox;
+use crate::packet::{Outgoing, RtpPacket};
+use crate::route::{SenderClock, Slot};
+use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock, SenderReport};
+use crate::timer::Timer;
+
+/// Sender SSRC of feedback from a peer that receives nothing, hence has no SSRC of ours. libwebrtc uses 1 likewise.
+const FEEDBACK_SSRC: Ssrc = 1;
+/// Sequence numbers that one NACK to a publisher asks for; more wait for the next.
+const NACK_LEN_MAX: usize = 64;
+/// Sequence numbers of one received compound packet that are looked at: what a loss of a second of video needs.
+const NACKED_MAX: usize = 512;
+/// Sender reports in one compound: with a report block for each stream they fit a frame.
+const SENDER_REPORTS_MAX: usize = 24;
+
+impl Forwarder {
+    /// SRTCP: check the window, authenticate, update the window; then each packet of the compound.
+    pub(crate) fn receive_rtcp(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        at: Micros,
+        bytes: &mut [u8],
+        out: &mut Outbox,
+    ) -> Counter {
+        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
+        let Some(rx) = &transport.rx else { return Counter::DroppedNoKeys };
+        let Some(windows) = &mut transport.rtcp_rx_windows else { return Counter::DroppedNoKeys };
+        let Some((ssrc, index)) = rx.rtcp_source(bytes) else { return Counter::DroppedSrtcp };
+        if windows.check(ssrc, index).is_err() {
+            return Counter::DroppedSrtcp;
+        }
+        let Ok(len) = rx.unprotect_rtcp(bytes) else { return Counter::DroppedSrtcp };
+        windows.update(ssrc, index);
+
+        let (mut nacked, mut fate) = (0, Counter::DroppedSrtcp);
+        for packet in rtcp::packets(&bytes[..len]) {
+            // A packet that is broken inside says nothing about its neighbours.
+            if packet.is_ok() {
+                fate = Counter::Consumed;
+            }
+            match packet {
+                Ok(Packet::SenderReport(report)) => {
+                    self.sender_reported(peer, at, &report);
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                }
+                Ok(Packet::ReceiverReport(report)) => {
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                }
+                Ok(Packet::Nack(nack)) => {
+                    for seq in nack.lost().take(NACKED_MAX - nacked) {
+                        nacked += 1;
+                        self.repair(now, peer, nack.media_ssrc, seq, out);
+                    }
+                }
+                Ok(Packet::Pli { media_ssrc, .. }) => self.keyframe_requested(now, peer, media_ssrc, out),
+                Ok(Packet::Fir(fir)) => {
+                    for (ssrc, _) in fir.entries() {
+                        self.keyframe_requested(now, peer, ssrc, out);
+                    }
+                }
+                Ok(Packet::TransportCc(_)) => self.count(Counter::TransportCcReceived, 1),
+                // REMB, BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        fate
+    }
+
+    /// A publisher related its RTP clock to its wall clock.
+    fn sender_reported(&mut self, peer: u32, at: Micros, report: &SenderReport<'_>) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        let Some(owner) = transport.owner(report.ssrc).filter(|o| !o.is_rtx) else { return };
+        let Some(stream) = self.streams.at_mut(owner.stream) else { return };
+        let offset = *transport.ntp_offset.get_or_insert(ntp(at).wrapping_sub(report.ntp));
+        stream.reception.sender_report(report.ntp, at);
+        stream.sender_report =
+            Some(SenderClock { ntp: report.ntp.wrapping_add(offset), rtp: report.rtp_timestamp, at });
+    }
+
+    /// A receiver reported on one of its slots: the round trip (RFC 3550 §6.4.1).
+    fn receiver_reported(&mut self, peer: u32, at: Micros, block: &ReportBlock) {
+        let Some(slot) = self.slot_of(peer, block.ssrc) else { return };
+        let Some((middle, sent)) = self.slots.at(slot).and_then(|s| s.sender_report_sent) else { return };
+        if block.last_sr == 0 || block.last_sr != middle {
+            return;
+        }
+        let held = (u64::from(block.delay_since_last_sr) * SECOND) >> 16;
+        if let (Some(transport), Some(rtt)) = (self.peers.at_mut(peer), at.saturating_sub(sent).checked_sub(held)) {
+            transport.measured_rtt(rtt);
+        }
+    }
+
+    fn slot_of(&self, peer: u32, ssrc: Ssrc) -> Option<u32> {
+        self.peers.at(peer)?.slots.iter().find(|(s, _)| *s == ssrc).map(|(_, slot)| *slot)
+    }
+
+    /// A receiver lacks a packet: send it again as RTX (RFC 4588), if it is still there and the budget allows.
+    fn repair(&mut self, now: Micros, peer: u32, ssrc: Ssrc, seq: u16, out: &mut Outbox) {
+        self.count(Counter::NackReceived, 1);
+        let outcome = self.try_repair(now, peer, ssrc, seq, out).unwrap_or(Counter::NackMissed);
+        self.count(outcome, 1);
+    }
+
+    fn try_repair(&mut self, now: Micros, peer: u32, ssrc: Ssrc, seq: u16, out: &mut Outbox) -> Option<Counter> {
+        let slot_index = self.slot_of(peer, ssrc)?;
+        let Forwarder { slots, streams, peers, routes, history, .. } = self;
+        let slot = slots.at_mut(slot_index)?;
+        let origin = slot.rewriter.origin(seq)?;
+        let rtx_pt = routes.at(slot.route?)?.open.rtx_pt;
+        if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
+            return None;
+        }
+        let stream = streams.find(origin.stream.index, origin.stream.generation)?;
+        let kept = history.find(origin.stream, stream.places.as_ref()?, origin.index)?;
+        let packet = RtpPacket::from_history(kept, origin.index)?;
+        let ids = peers.find(stream.open.peer.index, stream.open.peer.generation)?.extension_ids;
+        let transport = peers.at_mut(peer)?;
+        if !slot.budget.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {
+            return Some(Counter::NackThrottled);
+        }
+        let transport_cc_seq = transport.next_transport_cc_seq();
+        let (to, crypto) = transport.outgoing()?;
+        let rtx_index = slot.rtx_index;
+        slot.rtx_index += 1;
+        let header = Outgoing {
+            marker: packet.header.marker,
+            pt: rtx_pt,
+            seq: rtx_index as u16,
+            timestamp: packet.header.timestamp.wrapping_add(origin.timestamp_offset),
+            ssrc: slot.open.rtx_ssrc,
+            ids: &transport.extension_ids,
+            mid: slot.open.mid.as_bytes(),
+            transport_cc_seq,
+            now,
+            carried: &packet.carried(&ids),
+        };
+        let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
+            header.write(frame, &seq.to_be_bytes(), packet.payload)
+        });
+        is_sent.then_some(Counter::RtxSent)
+    }
+
+    /// A receiver needs a keyframe in one of its slots.
+    fn keyframe_requested(&mut self, now: Micros, peer: u32, ssrc: Ssrc, out: &mut Outbox) {
+        self.count(Counter::KeyframeRequestsReceived, 1);
+        let Some(slot) = self.slot_of(peer, ssrc).and_then(|s| self.slots.at_mut(s)) else { return };
+        if !slot.may_ask_keyframe(now) {
+            return;
+        }
+        let stream = slot.route.and_then(|r| self.routes.at(r)).map(|r| r.open.stream.index);
+        if let Some(stream) = stream {
+            self.want_keyframe(now, stream, out);
+        }
+    }
+
+    /// Somebody needs a keyframe of a stream: ask the publisher, or later if it was asked a moment ago. Requests that
+    /// come meanwhile are the same request.
+    pub(crate) fn want_keyframe(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        let Some(stream) = self.streams.at_mut(index).filter(|s| s.open.codec.is_video()) else { return };
+        stream.keyframe.is_wanted = true;
+        let rtt = self.peers.at(stream.open.peer.index).map_or(0, |t| t.rtt);
+        let due = stream.keyframe.asked.map_or(now, |asked| asked + KEYFRAME_INTERVAL.max(rtt));
+        if due <= now { self.ask_keyframe(now, index, out) } else { self.look_for_keyframe(due, index) }
+    }
+
+    /// A request that waited may go now, or an unanswered one goes again.
+    pub(crate) fn keyframe_due(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        let Some(stream) = self.streams.at_mut(index) else { return };
+        if stream.keyframe.timer.is_none_or(|at| at > now) {
+            return; // An earlier timer took its place.
+        }
+        stream.keyframe.timer = None;
+        if stream.keyframe.is_wanted && !stream.hops.is_empty() {
+            self.ask_keyframe(now, index, out);
+        }
+    }
+
+    fn ask_keyframe(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        let Some(stream) = self.streams.at_mut(index) else { return };
+        let publisher = stream.open.peer.index;
+        let may_send = self.peers.at(publisher).is_some_and(|t| t.outgoing().is_some());
+        let (can_pli, can_fir) = (stream.open.feedback & feedback::PLI != 0, stream.open.feedback & feedback::FIR != 0);
+        if may_send && stream.ssrc != 0 && (can_pli || can_fir) {
+            stream.keyframe.asked = Some(now);
+            stream.keyframe.fir_seq = stream.keyframe.fir_seq.wrapping_add(1);
+            let (ssrc, fir_seq) = (stream.ssrc, stream.keyframe.fir_seq);
+            self.count(Counter::KeyframeRequestsSent, 1);
+            self.send_rtcp(publisher, out, |writer, sender| {
+                if can_pli {
+                    writer.pli(sender, ssrc)
+                } else {
+                    writer.fir(sender, ssrc, fir_seq)
+                };
+            });
+        }
+        // Look again in case it does not come; the publisher may not even be connected yet.
+        self.look_for_keyframe(now + KEYFRAME_RETRY, index);
+    }
+
+    fn look_for_keyframe(&mut self, at: Micros, index: u32) {
+        let Some(stream) = self.streams.at_mut(index) else { return };
+        if stream.keyframe.timer.is_none_or(|set| at < set) {
+            stream.keyframe.timer = Some(at);
+            self.timers.set(at, Timer::Keyframe { stream: index });
+        }
+    }
+
+    /// Asks a publisher for the holes of its stream that are due.
+    pub(crate) fn send_nack(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        let Some(stream) = self.streams.at_mut(index) else { return };
+        let Some(holes) = &mut stream.holes else { return };
+        holes.is_timer_set = false;
+        let (ssrc, publisher) = (stream.ssrc, stream.open.peer.index);
+        let rtt = self.peers.at(publisher).map_or(crate::config::RTT_DEFAULT, |t| t.rtt);
+        let (mut seqs, mut lost) = ([0; NACK_LEN_MAX], 0);
+        let count = holes.due(now, rtt, &mut seqs, &mut lost);
+        if let Some(next) = holes.deadline() {
+            holes.is_timer_set = true;
+            self.timers.set(next.max(now + 1), Timer::Nack { stream: index });
+        }
+        if count > 0 {
+            self.count(Counter::NackSent, count as u64);
+            self.send_rtcp(publisher, out, |writer, sender| {
+                writer.nack(sender, ssrc, &seqs[..count]);
+            });
+        }
+        if lost > 0 {
+            self.count(Counter::Lost, u64::from(lost));
+            self.want_keyframe(now, index, out);
+        }
+    }
+
+    /// Tells a publisher when its packets arrived.
+    pub(crate) fn send_transport_cc(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        transport.is_transport_cc_timer_set = false;
+        let media = transport.transport_cc_ssrc;
+        // Taken out while the compound is written, because the transport's keys protect it.
+        let Some(mut log) = transport.arrivals.take() else { return };
+        let has_news = log.has_unreported();
+        while log.has_unreported() {
+            let mut written = 0;
+            self.send_rtcp(peer, out, |writer, sender| written = writer.transport_cc(sender, media, &mut log));
+            if written == 0 {
+                break;
+            }
+            self.count(Counter::TransportCcSent, 1);
+        }
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        transport.arrivals = Some(log);
+        if has_news {
+            transport.is_transport_cc_timer_set = true;
+            self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+        }
+    }
+
+    /// Sender reports of the peer's filled slots, and receiver reports of its streams.
+    pub(crate) fn send_reports(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        transport.is_report_timer_set = false;
+        if transport.is_expired {
+            return;
+        }
+        transport.is_report_timer_set = true;
+        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer });
+
+        let mut blocks = [ReportBlock::default(); PEER_STREAMS_MAX];
+        let mut block_count = 0;
+        let Some(transport) = self.peers.at(peer) else { return };
+        for &index in &transport.streams {
+            let Some(stream) = self.streams.at_mut(index) else { continue };
+            let Some(highest) = stream.window.highest() else { continue };
+            if let Some(block) = stream.reception.report(stream.ssrc, highest, now) {
+                blocks[block_count] = block;
+                block_count += 1;
+            }
+        }
+        let mut blocks = &blocks[..block_count];
+
+        let mut at = 0;
+        loop {
+            let mut reports = [SlotReport::default(); SENDER_REPORTS_MAX];
+            let count = self.next_slot_reports(now, peer, &mut at, &mut reports);
+            if count == 0 && blocks.is_empty() {
+                return;
+            }
+            self.send_rtcp(peer, out, |writer, sender| {
+                for report in &reports[..count] {
+                    let blocks = std::mem::take(&mut blocks);
+                    writer.sender_report(report.ssrc, report.ntp, report.rtp, report.packets, report.octets, blocks);
+                    writer.sdes_cname(report.ssrc, cname(report.publisher, &mut [0; 16]));
+                }
+                let blocks = std::mem::take(&mut blocks);
+                if !blocks.is_empty() {
+                    writer.receiver_report(sender, blocks);
+                }
+            });
+        }
+    }
+
+    /// Collects the reports of the next filled slots from position `at` on.
+    fn next_slot_reports(&mut self, now: Micros, peer: u32, at: &mut usize, reports: &mut [SlotReport]) -> usize {
+        let Forwarder { peers, slots, routes, streams, .. } = self;
+        let Some(transport) = peers.at(peer) else { return 0 };
+        let mut count = 0;
+        while count < reports.len() && *at < transport.slots.len() {
+            let (ssrc, index) = transport.slots[*at];
+            *at += 1;
+            let Some(slot) = slots.at_mut(index) else { continue };
+            let Some(route) = slot.route.and_then(|r| routes.at(r)) else { continue };
+            let Some(stream) = streams.at(route.open.stream.index) else { continue };
+            let (Some(clock), Some(offset)) = (stream.sender_report, slot.rewriter.timestamp_offset()) else {
+                continue;
+            };
+            reports[count] = slot.report(ssrc, clock, offset, stream.open.codec.clock_rate(), now);
+            reports[count].publisher = stream.open.peer.index;
+            count += 1;
+        }
+        count
+    }
+
+    /// Protects a compound packet for a peer, if it may be sent to. `write` gets our SSRC for feedback to the peer.
+    fn send_rtcp(&mut self, peer: u32, out: &mut Outbox, write: impl FnOnce(&mut CompoundWriter<'_>, Ssrc)) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        if transport.outgoing().is_none() {
+            return;
+        }
+        let index = transport.next_rtcp_index();
+        let sender = transport.slots.first().map_or(FEEDBACK_SSRC, |(ssrc, _)| *ssrc);
+        let Some((to, crypto)) = transport.outgoing() else { return };
+        out.push_rtcp(to, crypto, index, |frame| {
+            let mut writer = CompoundWriter::new(frame);
+            write(&mut writer, sender);
+            writer.finish()
+        });
+        self.count(Counter::RtcpSent, 1);
+    }
+}
+
+/// What a sender report of one slot says.
+#[derive(Clone, Copy, Default)]
+struct SlotReport {
+    ssrc: Ssrc,
+    ntp: u64,
+    rtp: u32,
+    packets: u32,
+    octets: u32,
+    publisher: u32,
+}
+
+impl Slot {
+    /// Continues the publisher's clocks to `now` and shifts them by the slot's offset.
+    fn report(&mut self, ssrc: Ssrc, clock: SenderClock, offset: u32, clock_rate: u32, now: Micros) -> SlotReport {
+        let elapsed = now.saturating_sub(clock.at);
+        let ticks = (u128::from(elapsed) * u128::from(clock_rate) / 1_000_000) as u32;
+        let ntp_time = clock.ntp.wrapping_add(((u128::from(elapsed) << 32) / 1_000_000) as u64);
+        self.sender_report_sent = Some(((ntp_time >> 16) as u32, now));
+        SlotReport {
+            ssrc,
+            ntp: ntp_time,
+            rtp: clock.rtp.wrapping_add(ticks).wrapping_add(offset),
+            packets: self.packets,
+            octets: self.octets,
+            publisher: 0,
+        }
+    }
+}
+
+/// CNAME of what a publisher sends, the same for its audio and video (RFC 7022 asks for no more than uniqueness in
+/// the receiver's session). Written into `buffer` without formatting machinery.
+fn cname(publisher: u32, buffer: &mut [u8; 16]) -> &str {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    buffer[..6].copy_from_slice(b"uprtc-");
+    for (i, place) in buffer[6..14].iter_mut().enumerate() {
+        *place = DIGITS[(publisher >> (28 - 4 * i) & 15) as usize];
+    }
+    std::str::from_utf8(&buffer[..14]).expect("hexadecimal digits are ASCII")
+}

@@ -1,0 +1,533 @@
+//! The core of a worker: bytes, commands and the time go in; packets, reports and a deadline come out. It knows no
+//! socket, no clock and no runtime, so a simulator can drive it as well as a kernel can.
+//!
+//! Every datagram has one fate, and each fate is a counter: [`Counter::Forwarded`], [`Counter::Consumed`],
+//! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always.
+
+use proto::id::PeerId;
+use proto::plane::{
+    Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, PeerExpired, PeerPath,
+    StreamStarted,
+};
+use proto::stun;
+
+use crate::codec;
+use crate::config::{
+    ARRIVALS_MAX, MILLISECOND, Micros, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
+    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
+};
+use crate::demux::{self, Demux};
+use crate::outbox::{Destination, Outbox, Path};
+use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
+use crate::punt::{Bucket, is_dtls_record};
+use crate::repair::History;
+use crate::route::{Route, Slot, Stream};
+use crate::srtp::Window;
+use crate::table::Table;
+use crate::timer::{Timer, Timers};
+use crate::transport::{SsrcOwner, Transport};
+use crate::twcc::ArrivalLog;
+
+/// A datagram as the io backend hands it over.
+pub struct Datagram<'a> {
+    /// Which socket it came to, and from where.
+    pub path: Path,
+    /// When the kernel received it, on the worker's clock.
+    pub at: Micros,
+    /// Its bytes; they are decrypted in place.
+    pub bytes: &'a mut [u8],
+}
+
+/// One worker's state and all it does with a packet.
+pub struct Forwarder {
+    pub(crate) peers: Table<Transport>,
+    pub(crate) streams: Table<Stream>,
+    pub(crate) slots: Table<Slot>,
+    pub(crate) routes: Table<Route>,
+    pub(crate) demux: Demux,
+    pub(crate) history: History,
+    pub(crate) timers: Timers,
+    pub(crate) staged: Vec<Command>,
+    /// Number of commits so far, for refusals that come before one.
+    pub(crate) batch: u64,
+    /// How far an answer to `Describe` is.
+    pub(crate) describing: Option<crate::edit::Describing>,
+    pub(crate) counters: Box<[u64; Counter::COUNT]>,
+    punts: Bucket,
+}
+
+impl Forwarder {
+    /// A worker without peers. `seed` keys the hash tables that strangers' bytes index.
+    pub fn new(seed: [u8; 16], now: Micros) -> Self {
+        Forwarder {
+            peers: Table::new(PEERS_MAX),
+            streams: Table::new(STREAMS_MAX),
+            slots: Table::new(SLOTS_MAX),
+            routes: Table::new(ROUTES_MAX),
+            demux: Demux::new(seed),
+            history: History::new(),
+            timers: Timers::new(now),
+            staged: Vec::with_capacity(STAGED_MAX),
+            batch: 0,
+            describing: None,
+            counters: Box::new([0; Counter::COUNT]),
+            punts: Bucket::new(PUNT_BURST, PUNT_RATE, now),
+        }
+    }
+
+    /// The worker's counters; the io backend adds its own.
+    pub fn counters(&mut self) -> &mut [u64; Counter::COUNT] {
+        &mut self.counters
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, counter: Counter, n: u64) {
+        self.counters[counter as usize] += n;
+    }
+
+    /// Takes one datagram to its fate.
+    pub fn receive(&mut self, now: Micros, datagram: Datagram<'_>, out: &mut Outbox) {
+        self.count(Counter::Received, 1);
+        self.count(Counter::ReceivedBytes, datagram.bytes.len() as u64);
+        let fate = match demux::kind(datagram.bytes) {
+            Some(demux::Kind::Stun) => self.receive_stun(now, datagram.path, datagram.bytes, out),
+            Some(kind) => match self.demux.peer_at(datagram.path) {
+                None => Counter::DroppedUnknownAddress,
+                Some(peer) => match kind {
+                    demux::Kind::Rtp => self.receive_rtp(now, peer, datagram.at, datagram.bytes, out),
+                    demux::Kind::Rtcp => self.receive_rtcp(now, peer, datagram.at, datagram.bytes, out),
+                    _ => self.receive_dtls(now, peer, datagram.path, datagram.bytes, out),
+                },
+            },
+            None => Counter::DroppedUnknownProtocol,
+        };
+        self.count(fate, 1);
+    }
+
+    /// Sends a datagram of the controlplane to an address that the peer has validated.
+    pub fn inject(&mut self, header: &DatagramHeader, payload: &[u8], out: &mut Outbox) {
+        let PeerId { index, generation } = header.peer;
+        let path = self.peers.find(index, generation).and_then(|peer| peer.path_to(header.remote));
+        let Some(path) = path else {
+            self.count(Counter::InjectRefused, 1);
+            return;
+        };
+        let is_sent = out.push_public(Destination { peer: index, path }, |frame| {
+            frame[..payload.len()].copy_from_slice(payload);
+            payload.len()
+        });
+        self.count(if is_sent { Counter::Injected } else { Counter::SendFailed }, 1);
+    }
+
+    /// When [`tick`](Self::tick) is due, if ever.
+    pub fn deadline(&self) -> Option<Micros> {
+        self.timers.deadline()
+    }
+
+    /// Runs what is due at `now`.
+    pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Report { peer } => self.send_reports(now, peer, out),
+                Timer::TransportCc { peer } => self.send_transport_cc(now, peer, out),
+                Timer::Consent { peer } => self.check_consent(now, peer, out),
+                Timer::Nack { stream } => self.send_nack(now, stream, out),
+                Timer::Keyframe { stream } => self.keyframe_due(now, stream, out),
+            }
+            if out.is_nearly_full() {
+                break;
+            }
+        }
+        self.counters[Counter::SendFailed as usize] += out.take_refused();
+    }
+
+    /// A STUN Binding request for a known transport is answered here: it proves the address (RFC 8445 §7.3), keeps
+    /// consent (RFC 7675), and selects the path.
+    fn receive_stun(&mut self, now: Micros, path: Path, bytes: &[u8], out: &mut Outbox) -> Counter {
+        let Ok(message) = stun::Message::parse(bytes) else { return Counter::DroppedStunMalformed };
+        if !message.is_binding_request() {
+            // Indications keep bindings alive (RFC 8445 §11) and prove nothing; responses answer nothing of ours.
+            return Counter::DroppedStunMalformed;
+        }
+        let ours = message.username().and_then(|name| name.split(|&b| b == b':').next());
+        let Some(index) = ours.and_then(|ufrag| self.demux.peer_named(ufrag)) else {
+            return Counter::DroppedStunUnknownUfrag;
+        };
+        let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedStunUnknownUfrag };
+        if (message.has_fingerprint() && !message.check_fingerprint()) || !message.check_integrity(&transport.integrity)
+        {
+            return Counter::DroppedStunIntegrity;
+        }
+        let to = Destination { peer: index, path };
+        if !message.unknown_attributes().is_empty() {
+            let key = &transport.integrity;
+            out.push_public(to, |frame| {
+                let code = stun::ErrorCode::UnknownAttribute;
+                stun::Writer::binding_error(frame, message.transaction_id(), code)
+                    .unknown_attributes(message.unknown_attributes())
+                    .integrity(key)
+                    .fingerprint()
+                    .finish()
+                    .unwrap_or(0)
+            });
+            return Counter::Consumed;
+        }
+        if message.ice_controlled().is_some() {
+            // We are ICE-lite and always controlled (RFC 8445 §6.1.1, §7.3.1.1).
+            let key = &transport.integrity;
+            out.push_public(to, |frame| {
+                let writer =
+                    stun::Writer::binding_error(frame, message.transaction_id(), stun::ErrorCode::RoleConflict);
+                writer.integrity(key).fingerprint().finish().unwrap_or(0)
+            });
+            return Counter::Consumed;
+        }
+        if transport.is_expired {
+            // Consent that was lost is not taken back by a check with the same credentials (RFC 7675 §5.1).
+            return Counter::DroppedStunUnknownUfrag;
+        }
+        let checked = transport.checked(path, message.use_candidate(), now);
+        let key = &transport.integrity;
+        out.push_public(to, |frame| {
+            let writer = stun::Writer::binding_success(frame, message.transaction_id(), path.remote);
+            writer.integrity(key).fingerprint().finish().unwrap_or(0)
+        });
+        if checked.is_moved {
+            let nominated = u8::from(transport.is_nominated);
+            out.report(PeerPath { peer: transport.id, remote: path.remote, nominated }.into_report());
+        }
+        if !transport.is_consent_timer_set {
+            transport.is_consent_timer_set = true;
+            let ends = transport.consent_ends().expect("a check was just recorded");
+            self.timers.set(ends, Timer::Consent { peer: index });
+        }
+        if let Some(old) = checked.evicted {
+            self.demux.unbind(old, index);
+        }
+        if checked.is_new {
+            self.demux.bind(path, index);
+        }
+        self.count(Counter::BindingAnswered, 1);
+        if checked.is_moved {
+            self.became_ready(now, index, out);
+        }
+        Counter::Consumed
+    }
+
+    fn check_consent(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        match transport.consent_ends() {
+            Some(ends) if ends > now => self.timers.set(ends, Timer::Consent { peer }),
+            _ => {
+                transport.is_consent_timer_set = false;
+                if !transport.is_expired {
+                    transport.is_expired = true;
+                    out.report(PeerExpired { peer: transport.id }.into_report());
+                }
+            }
+        }
+    }
+
+    /// DTLS goes up to the controlplane, rate-limited: only from addresses that a check has proved, so nobody can
+    /// make it keep state for a forged source.
+    fn receive_dtls(&mut self, now: Micros, peer: u32, path: Path, bytes: &[u8], out: &mut Outbox) -> Counter {
+        if !is_dtls_record(bytes) || bytes.len() > DATAGRAM_LEN_MAX {
+            return Counter::DroppedDtlsMalformed;
+        }
+        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
+        if !transport.punts.take(now) || !self.punts.take(now) {
+            return Counter::DroppedPuntRate;
+        }
+        let header = DatagramHeader {
+            kind: DatagramKind::Dtls,
+            peer: transport.id,
+            remote: path.remote,
+            len: bytes.len() as u16,
+        };
+        if out.punt(header, bytes) { Counter::Punted } else { Counter::DroppedPuntFull }
+    }
+
+    /// SRTP: find the stream, unprotect, account, repair, and fan out.
+    fn receive_rtp(&mut self, now: Micros, peer: u32, at: Micros, bytes: &mut [u8], out: &mut Outbox) -> Counter {
+        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
+        let Some(rx) = &transport.rx else { return Counter::DroppedNoKeys };
+        let Some(packet) = SrtpPacket::parse(bytes) else { return Counter::DroppedRtpMalformed };
+        let ssrc = packet.header().ssrc;
+        let bound = transport.owner(ssrc);
+        let Some(owner) = bound.or_else(|| resolve(transport, &self.streams, &packet)) else {
+            return Counter::DroppedUnknownStream;
+        };
+        let Some(stream) = self.streams.at_mut(owner.stream) else { return Counter::DroppedUnknownStream };
+
+        // An SSRC that is not bound yet is tried with a fresh window; only an authentic packet binds it.
+        let mut fresh = Window::new();
+        let highest = stream.window.highest();
+        let window = match (bound.is_some(), owner.is_rtx) {
+            (false, _) => &mut fresh,
+            (true, true) => &mut stream.rtx_window,
+            (true, false) => &mut stream.window,
+        };
+        let packet = match packet.unprotect(rx, window) {
+            Ok(packet) => packet,
+            Err(Unprotect::Replayed) => return Counter::DroppedSrtpReplay,
+            Err(Unprotect::Forged) => return Counter::DroppedSrtpAuth,
+            Err(Unprotect::Malformed) => return Counter::DroppedRtpMalformed,
+        };
+        let highest = if bound.is_some() { highest } else { None };
+        if bound.is_none() {
+            transport.bind_ssrc(owner);
+            rebind(stream, owner, fresh);
+            for hop in &stream.hops {
+                if let Some(slot) = self.slots.at_mut(hop.slot) {
+                    slot.rewriter.cut();
+                }
+            }
+        }
+        note_arrival(transport, &mut self.timers, &packet, peer, at, now);
+
+        if owner.is_rtx {
+            return self.receive_rtx(now, owner.stream, packet, out);
+        }
+        if packet.header.pt != stream.open.pt {
+            return Counter::DroppedPayloadType;
+        }
+        if packet.payload.len() > PAYLOAD_LEN_MAX {
+            return Counter::DroppedTooLarge;
+        }
+        stream.reception.received(packet.index, packet.header.timestamp, stream.open.codec.clock_rate(), at);
+        let mut lost = 0;
+        if let Some(holes) = &mut stream.holes {
+            let arrival = holes.arrived(packet.index, highest, now);
+            lost = arrival.lost;
+            self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
+            self.counters[Counter::Lost as usize] += u64::from(lost);
+            if !holes.is_empty() && !holes.is_timer_set {
+                holes.is_timer_set = true;
+                let due = holes.deadline().expect("there are holes");
+                self.timers.set(due, Timer::Nack { stream: owner.stream });
+            }
+        }
+        if !stream.is_started {
+            stream.is_started = true;
+            out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
+            arm_reports(transport, &mut self.timers, peer, now);
+        }
+        let is_wanted = stream.keyframe.is_wanted && stream.keyframe.asked.is_none();
+        self.fan_out(now, owner.stream, packet, out);
+        if lost > 0 || is_wanted {
+            self.want_keyframe(now, owner.stream, out);
+        }
+        Counter::Forwarded
+    }
+
+    /// RTX (RFC 4588 §4): if the packet inside is still missing, it arrives now.
+    fn receive_rtx(&mut self, now: Micros, index: u32, rtx: RtpPacket<'_>, out: &mut Outbox) -> Counter {
+        let Some(stream) = self.streams.at_mut(index) else { return Counter::DroppedUnknownStream };
+        if rtx.header.pt != stream.open.rtx_pt {
+            return Counter::DroppedPayloadType;
+        }
+        let Some((original_seq, payload)) = rtx.payload.split_first_chunk::<2>() else {
+            return Counter::DroppedRtxUseless; // Padding: a probe of the publisher's bandwidth estimator.
+        };
+        if payload.len() > PAYLOAD_LEN_MAX {
+            return Counter::DroppedTooLarge;
+        }
+        let original = stream.window.estimate(u16::from_be_bytes(*original_seq));
+        let is_past = stream.window.highest().is_some_and(|highest| original < highest);
+        if !is_past || stream.window.check(original).is_err() {
+            return Counter::DroppedRtxUseless;
+        }
+        stream.window.update(original);
+        if let Some(holes) = &mut stream.holes {
+            let arrival = holes.arrived(original, stream.window.highest(), now);
+            self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
+        }
+        self.fan_out(now, index, RtpPacket { index: original, payload, ..rtx }, out);
+        Counter::Forwarded
+    }
+
+    /// Keeps a packet for repair and writes it into every slot that its stream is routed to.
+    fn fan_out(&mut self, now: Micros, index: u32, packet: RtpPacket<'_>, out: &mut Outbox) {
+        let Forwarder { streams, slots, peers, history, counters, .. } = self;
+        let Some(stream) = streams.at_mut(index) else { return };
+        if let Some(places) = &mut stream.places
+            && !stream.hops.is_empty()
+        {
+            history.store(stream.open.stream, places, packet.index, [packet.head, packet.payload]);
+        }
+        let Some(publisher) = peers.find(stream.open.peer.index, stream.open.peer.generation) else { return };
+        let ids = publisher.extension_ids;
+        let carried = packet.carried(&ids);
+        let clock_rate = stream.open.codec.clock_rate();
+        let starts_keyframe = stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
+        if starts_keyframe {
+            stream.keyframe.is_wanted = false;
+        }
+        for hop in &mut stream.hops {
+            let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
+            if transport.outgoing().is_none() {
+                counters[Counter::HeldNotReady as usize] += 1;
+                continue;
+            }
+            if hop.awaits_keyframe && !starts_keyframe {
+                stream.keyframe.is_wanted = true;
+                counters[Counter::HeldForKeyframe as usize] += 1;
+                continue;
+            }
+            hop.awaits_keyframe = false;
+            if !slot.rewriter.is_live() {
+                slot.rewriter.begin(stream.open.stream, packet.index, packet.header.timestamp, clock_rate, now);
+            }
+            let mapped = slot.rewriter.map(packet.index, packet.header.timestamp, now);
+            let Some((out_index, timestamp)) = mapped.filter(|(i, _)| slot.sent_window.check(*i).is_ok()) else {
+                counters[Counter::HeldStale as usize] += 1;
+                continue;
+            };
+            let transport_cc_seq = transport.next_transport_cc_seq();
+            let Some((to, crypto)) = transport.outgoing() else { continue };
+            let header = Outgoing {
+                marker: packet.header.marker,
+                pt: hop.pt,
+                seq: out_index as u16,
+                timestamp,
+                ssrc: hop.ssrc,
+                ids: &transport.extension_ids,
+                mid: slot.open.mid.as_bytes(),
+                transport_cc_seq,
+                now,
+                carried: &carried,
+            };
+            let is_sent =
+                out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], packet.payload));
+            if !is_sent {
+                continue;
+            }
+            slot.sent_window.update(out_index);
+            slot.packets = slot.packets.wrapping_add(1);
+            slot.octets = slot.octets.wrapping_add(packet.payload.len() as u32);
+            if let Some(budget) = &mut slot.budget {
+                budget.earn(packet.payload.len());
+            }
+            counters[Counter::Sent as usize] += 1;
+            counters[Counter::SentBytes as usize] += packet.payload.len() as u64;
+        }
+    }
+
+    /// A peer got its keys or its path: what waits for a keyframe on its behalf is asked for now, and its reports
+    /// begin.
+    pub(crate) fn became_ready(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        if transport.outgoing().is_none() {
+            return;
+        }
+        arm_reports(transport, &mut self.timers, peer, now);
+        for at in 0..transport.slots.len() {
+            let Some((_, slot)) = self.peers.at(peer).and_then(|t| t.slots.get(at)).copied() else { return };
+            let route = self.slots.at(slot).and_then(|s| s.route).and_then(|r| self.routes.at(r));
+            let Some(stream) = route.map(|r| r.open.stream.index) else { continue };
+            let awaits = |s: &Stream| s.hops.iter().any(|h| h.slot == slot && h.awaits_keyframe);
+            if self.streams.at(stream).is_some_and(awaits) {
+                self.want_keyframe(now, stream, out);
+            }
+        }
+    }
+}
+
+/// Arms the report timer of a peer that sends or receives.
+fn arm_reports(transport: &mut Transport, timers: &mut Timers, peer: u32, now: Micros) {
+    if !transport.is_report_timer_set {
+        transport.is_report_timer_set = true;
+        // The first report soon, so that lip sync and the round trip do not wait; peers spread over 250 ms.
+        let spread = Micros::from(peer % 25) * 10 * MILLISECOND;
+        timers.set(now + REPORT_INTERVAL / 4 + spread, Timer::Report { peer });
+    }
+}
+
+/// The stream of a packet whose SSRC nobody has bound: by MID where there is one, else by payload type where only
+/// one stream of the peer has it (RFC 9143 §9.2). Only a claim until the packet is authenticated.
+fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'_>) -> Option<SsrcOwner> {
+    let header = packet.header();
+    if !transport.may_bind(header.ssrc) {
+        return None;
+    }
+    let mid_id = transport.extension_ids[Extension::Mid as usize];
+    let mid = if mid_id == 0 { None } else { packet.claimed_extension(mid_id) };
+    let mut found = None;
+    for &index in &transport.streams {
+        let open = &streams.at(index)?.open;
+        let is_rtx = header.pt == open.rtx_pt && open.rtx_pt != 0;
+        if header.pt != open.pt && !is_rtx {
+            continue;
+        }
+        let owner = SsrcOwner { ssrc: header.ssrc, stream: index, is_rtx };
+        match mid {
+            Some(mid) if !open.mid.is_empty() => {
+                if mid == open.mid.as_bytes() {
+                    return Some(owner);
+                }
+            }
+            _ if found.is_some() => return None,
+            _ => found = Some(owner),
+        }
+    }
+    found
+}
+
+/// Gives a stream its new SSRC, with the window that its first authentic packet opened.
+fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) {
+    if owner.is_rtx {
+        stream.rtx_ssrc = owner.ssrc;
+        stream.rtx_window = window;
+        return;
+    }
+    stream.ssrc = owner.ssrc;
+    stream.window = window;
+    stream.reception.reset();
+    stream.sender_report = None;
+    if let Some(holes) = &mut stream.holes {
+        holes.clear();
+    }
+    for hop in &mut stream.hops {
+        hop.awaits_keyframe = stream.open.codec.is_video();
+    }
+}
+
+/// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.
+fn note_arrival(
+    transport: &mut Transport,
+    timers: &mut Timers,
+    packet: &RtpPacket<'_>,
+    peer: u32,
+    at: Micros,
+    now: Micros,
+) {
+    let id = transport.extension_ids[Extension::TransportCc as usize];
+    let Some(&[high, low]) = packet.extension(id) else { return };
+    let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
+    arrivals.push(u16::from_be_bytes([high, low]), at);
+    transport.transport_cc_ssrc = packet.header.ssrc;
+    if !transport.is_transport_cc_timer_set {
+        transport.is_transport_cc_timer_set = true;
+        timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+    }
+}
+
+/// An event as a report.
+pub(crate) trait IntoReport {
+    /// See [`proto::plane::Report`].
+    fn into_report(self) -> proto::plane::Report;
+}
+
+impl<T: Into<Event>> IntoReport for T {
+    fn into_report(self) -> proto::plane::Report {
+        proto::plane::Report::Event(self.into())
+    }
+}
+
+/// NTP timestamp (RFC 5905 §6, 32.32) of a moment on the worker's clock. The epoch is arbitrary, as RFC 3550 §6.4.1
+/// permits; a day keeps it from zero, which means "none".
+pub(crate) fn ntp(now: Micros) -> u64 {
+    let seconds = now / SECOND + 86_400;
+    let fraction = ((now % SECOND) << 32) / SECOND;
+    seconds << 32 | fraction
+}

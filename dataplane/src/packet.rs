@@ -1,0 +1,155 @@
+//! An RTP packet with the rights it has at each point of its way: [`SrtpPacket`] can only be unprotected,
+//! [`RtpPacket`] can only be written into a slot (where the outbox protects it). The bytes are the same.
+
+use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
+
+use crate::config::Micros;
+use crate::rtp::{self, Header, HeaderWriter};
+use crate::srtp::{Crypto, Window};
+
+/// A packet from the network, its header readable and not yet believed.
+pub(crate) struct SrtpPacket<'a> {
+    header: Header,
+    bytes: &'a mut [u8],
+}
+
+/// Why a packet could not be unprotected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unprotect {
+    /// Its index was seen before or is too old.
+    Replayed,
+    /// Its tag is wrong.
+    Forged,
+    /// It is authentic, but its padding is longer than itself.
+    Malformed,
+}
+
+impl<'a> SrtpPacket<'a> {
+    pub(crate) fn parse(bytes: &'a mut [u8]) -> Option<Self> {
+        let header = Header::parse(bytes).ok()?;
+        Some(SrtpPacket { header, bytes })
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// A header extension, before anybody has vouched for it: good for choosing the stream whose keys then decide.
+    pub(crate) fn claimed_extension(&self, id: u8) -> Option<&[u8]> {
+        self.header.extensions(self.bytes).find(|(i, _)| *i == id).map(|(_, value)| value)
+    }
+
+    /// Checks the window, then authenticates and decrypts in place, then updates the window (RFC 3711 §3.3).
+    pub(crate) fn unprotect(self, crypto: &Crypto, window: &mut Window) -> Result<RtpPacket<'a>, Unprotect> {
+        let index = window.estimate(self.header.seq);
+        window.check(index).map_err(|_| Unprotect::Replayed)?;
+        let len = crypto
+            .unprotect_rtp(self.header.ssrc, index, self.header.header_len, self.bytes)
+            .map_err(|_| Unprotect::Forged)?;
+        window.update(index);
+        let bytes: &'a [u8] = &self.bytes[..len];
+        let payload_len = rtp::payload_len(&self.header, bytes).ok_or(Unprotect::Malformed)?;
+        let (head, rest) = bytes.split_at(self.header.header_len);
+        Ok(RtpPacket { header: self.header, index, head, payload: &rest[..payload_len] })
+    }
+}
+
+/// An authentic packet in the clear. Padding is already off.
+#[derive(Clone, Copy)]
+pub(crate) struct RtpPacket<'a> {
+    pub(crate) header: Header,
+    /// Its index (ROC and sequence number) in its stream.
+    pub(crate) index: u64,
+    /// Header and extensions, as received.
+    pub(crate) head: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> RtpPacket<'a> {
+    /// Reads back a packet that the history kept: head, then payload without padding.
+    pub(crate) fn from_history(bytes: &'a [u8], index: u64) -> Option<Self> {
+        let header = Header::parse(bytes).ok()?;
+        let (head, payload) = bytes.split_at_checked(header.header_len)?;
+        Some(RtpPacket { header, index, head, payload })
+    }
+
+    /// A header extension's value.
+    pub(crate) fn extension(&self, id: u8) -> Option<&'a [u8]> {
+        if id == 0 {
+            return None;
+        }
+        self.header.extensions(self.head).find(|(i, _)| *i == id).map(|(_, value)| value)
+    }
+
+    /// The extensions that travel with the packet from publisher to receiver.
+    pub(crate) fn carried(&self, ids: &ExtensionIds) -> Carried<'a> {
+        let mut carried = Carried { items: [(Extension::Mid, &[]); CARRIED.len()], count: 0 };
+        for (id, value) in self.header.extensions(self.head) {
+            let Some(extension) = CARRIED.into_iter().find(|&e| ids[e as usize] == id) else { continue };
+            if carried.count < CARRIED.len() {
+                carried.items[carried.count] = (extension, value);
+                carried.count += 1;
+            }
+        }
+        carried
+    }
+}
+
+const _: () = assert!(Extension::ALL.len() <= EXTENSION_COUNT_MAX);
+
+/// Extensions that belong to the media rather than to one hop.
+const CARRIED: [Extension; 4] =
+    [Extension::AudioLevel, Extension::PlayoutDelay, Extension::AbsCaptureTime, Extension::VideoOrientation];
+
+/// The values of the carried extensions that one packet has.
+#[derive(Clone, Copy)]
+pub(crate) struct Carried<'a> {
+    items: [(Extension, &'a [u8]); CARRIED.len()],
+    count: usize,
+}
+
+/// What the receiver's side of a route writes into a packet's header.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) marker: bool,
+    pub(crate) pt: u8,
+    pub(crate) seq: u16,
+    pub(crate) timestamp: u32,
+    pub(crate) ssrc: u32,
+    /// The receiver's extension ids.
+    pub(crate) ids: &'a ExtensionIds,
+    pub(crate) mid: &'a [u8],
+    pub(crate) transport_cc_seq: u16,
+    pub(crate) now: Micros,
+    pub(crate) carried: &'a Carried<'a>,
+}
+
+impl Outgoing<'_> {
+    /// Writes header, `prefix` (an RTX packet's original sequence number) and payload into a frame; returns the
+    /// length of the header and of all. The caller has checked the payload against [`PAYLOAD_LEN_MAX`].
+    ///
+    /// [`PAYLOAD_LEN_MAX`]: crate::config::PAYLOAD_LEN_MAX
+    pub(crate) fn write(&self, frame: &mut [u8], prefix: &[u8], payload: &[u8]) -> (usize, usize) {
+        let mut writer = HeaderWriter::new(frame, self.marker, self.pt, self.seq, self.timestamp, self.ssrc);
+        let id = |extension: Extension| self.ids[extension as usize];
+        if id(Extension::TransportCc) != 0 {
+            writer.extension(id(Extension::TransportCc), &self.transport_cc_seq.to_be_bytes());
+        }
+        if id(Extension::AbsSendTime) != 0 {
+            writer.extension(id(Extension::AbsSendTime), &rtp::abs_send_time(self.now));
+        }
+        if id(Extension::Mid) != 0 && !self.mid.is_empty() {
+            writer.extension(id(Extension::Mid), self.mid);
+        }
+        for &(extension, value) in &self.carried.items[..self.carried.count] {
+            if id(extension) != 0 && !value.is_empty() {
+                writer.extension(id(extension), value);
+            }
+        }
+        let header_len = writer.finish();
+        let payload_at = header_len + prefix.len();
+        frame[header_len..payload_at].copy_from_slice(prefix);
+        frame[payload_at..payload_at + payload.len()].copy_from_slice(payload);
+        (header_len, payload_at + payload.len())
+    }
+}

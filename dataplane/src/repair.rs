@@ -1,0 +1,252 @@
+//! Repair of losses, both ways: the history from which subscribers' NACKs are answered by RTX (RFC 4585 §6.2.1,
+//! RFC 4588), and the holes of publishers' streams that we ask for ourselves.
+
+use proto::id::StreamId;
+
+use crate::config::{
+    FRAME_LEN, HISTORY_PACKETS, HISTORY_PER_STREAM, HOLES_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
+    REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
+};
+
+/// The last packets of all video streams of a worker, in the clear, oldest overwritten first. It belongs to the
+/// worker, not to a stream: memory is bounded whatever the number of streams, and a quiet stream costs nothing.
+pub(crate) struct History {
+    bytes: Box<[u8]>,
+    entries: Box<[Entry]>,
+    next: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    stream: StreamId,
+    index: u64,
+    len: u32,
+}
+
+/// Where a stream's packets lie in the [`History`], by the low bits of their index.
+pub(crate) type Places = Box<[u32; HISTORY_PER_STREAM]>;
+
+impl History {
+    pub(crate) fn new() -> Self {
+        let empty = Entry { stream: StreamId::new(u32::MAX, 0), index: 0, len: 0 };
+        History {
+            bytes: vec![0; HISTORY_PACKETS * FRAME_LEN].into_boxed_slice(),
+            entries: vec![empty; HISTORY_PACKETS].into_boxed_slice(),
+            next: 0,
+        }
+    }
+
+    /// The places of a new stream.
+    pub(crate) fn places() -> Places {
+        Box::new([0; HISTORY_PER_STREAM])
+    }
+
+    /// Keeps a packet of a stream, given as head and payload.
+    pub(crate) fn store(&mut self, stream: StreamId, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
+        let [head, payload] = parts;
+        let len = head.len() + payload.len();
+        if len > FRAME_LEN {
+            return;
+        }
+        let at = self.next;
+        self.next = (self.next + 1) % HISTORY_PACKETS;
+        let frame = &mut self.bytes[at * FRAME_LEN..][..len];
+        frame[..head.len()].copy_from_slice(head);
+        frame[head.len()..].copy_from_slice(payload);
+        self.entries[at] = Entry { stream, index, len: len as u32 };
+        places[index as usize % HISTORY_PER_STREAM] = at as u32;
+    }
+
+    /// The packet of a stream with this index, if it is still there.
+    pub(crate) fn find(&self, stream: StreamId, places: &Places, index: u64) -> Option<&[u8]> {
+        let at = places[index as usize % HISTORY_PER_STREAM] as usize;
+        let entry = self.entries.get(at)?;
+        (entry.stream == stream && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
+    }
+}
+
+/// A packet of a publisher's stream that has not arrived.
+#[derive(Clone, Copy)]
+struct Hole {
+    index: u64,
+    ask_at: Micros,
+    tries: u8,
+}
+
+/// The holes of one stream, in order of their index.
+pub(crate) struct Holes {
+    holes: Vec<Hole>,
+    pub(crate) is_timer_set: bool,
+}
+
+/// What an arrival did to the holes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Arrival {
+    /// It filled a hole.
+    pub(crate) recovered: bool,
+    /// Holes that were given up because there were too many: the stream needs a keyframe.
+    pub(crate) lost: u32,
+}
+
+impl Holes {
+    /// None yet; the memory for all of them is taken here.
+    pub(crate) fn new() -> Self {
+        Holes { holes: Vec::with_capacity(HOLES_MAX), is_timer_set: false }
+    }
+
+    /// A packet arrived: `highest` is the highest index before it, if any.
+    pub(crate) fn arrived(&mut self, index: u64, highest: Option<u64>, now: Micros) -> Arrival {
+        let Some(highest) = highest else {
+            return Arrival::default();
+        };
+        if index < highest {
+            if let Ok(at) = self.holes.binary_search_by_key(&index, |h| h.index) {
+                self.holes.remove(at);
+                return Arrival { recovered: true, lost: 0 };
+            }
+            return Arrival::default();
+        }
+        let missing = (index - highest).saturating_sub(1);
+        if missing == 0 {
+            return Arrival::default();
+        }
+        if self.holes.len() as u64 + missing > HOLES_MAX as u64 {
+            let lost = self.holes.len() as u64 + missing;
+            self.holes.clear();
+            return Arrival { recovered: false, lost: lost.min(u64::from(u32::MAX)) as u32 };
+        }
+        self.holes.extend((highest + 1..index).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
+        Arrival::default()
+    }
+
+    /// Whether nothing is missing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.holes.is_empty()
+    }
+
+    /// When the next hole is to be asked for.
+    pub(crate) fn deadline(&self) -> Option<Micros> {
+        self.holes.iter().map(|h| h.ask_at).min()
+    }
+
+    /// Fills `seqs` with what is to be asked for now and returns how many; holes asked for too often are dropped
+    /// and counted in `lost`. Asked again a round trip later, a little later each time.
+    pub(crate) fn due(&mut self, now: Micros, rtt: Micros, seqs: &mut [u16], lost: &mut u32) -> usize {
+        let before = self.holes.len();
+        self.holes.retain(|h| h.ask_at > now || h.tries < NACK_TRIES_MAX);
+        *lost += (before - self.holes.len()) as u32;
+        let mut count = 0;
+        for hole in self.holes.iter_mut().filter(|h| h.ask_at <= now) {
+            if count == seqs.len() {
+                break;
+            }
+            seqs[count] = hole.index as u16;
+            count += 1;
+            hole.tries += 1;
+            hole.ask_at = now + rtt.max(REPAIR_REPEAT_MIN) * (4 + Micros::from(hole.tries)) / 4;
+        }
+        count
+    }
+
+    /// Forgets all holes.
+    pub(crate) fn clear(&mut self) {
+        self.holes.clear();
+    }
+}
+
+/// What repair may cost one receiver: a share of what it is sent, and each packet at most once a round trip.
+pub(crate) struct Budget {
+    credit: u32,
+    /// When the sequence numbers that share these low bits were last repaired.
+    repaired: Box<[(u16, Micros); 128]>,
+}
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Budget { credit: REPAIR_BURST, repaired: Box::new([(0, 0); 128]) }
+    }
+
+    /// A media packet of this many bytes was sent.
+    #[inline]
+    pub(crate) fn earn(&mut self, len: usize) {
+        self.credit = (self.credit + len as u32 / REPAIR_SHARE_DIVISOR).min(REPAIR_BURST);
+    }
+
+    /// Whether the packet `seq` of `len` bytes may be sent again now; if so it is accounted for.
+    pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
+        let last = &mut self.repaired[usize::from(seq) % 128];
+        let is_repeat = last.1 != 0 && last.0 == seq && now < last.1 + rtt.max(REPAIR_REPEAT_MIN);
+        if is_repeat || (self.credit as usize) < len {
+            return false;
+        }
+        self.credit -= len as u32;
+        *last = (seq, now.max(1));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_finds_what_is_recent_and_only_that() {
+        let (a, b) = (StreamId::new(0, 1), StreamId::new(1, 1));
+        let mut history = History::new();
+        let (mut in_a, mut in_b) = (History::places(), History::places());
+        assert_eq!(history.find(a, &in_a, 0), None, "an unused place is not a packet");
+        for i in 0..HISTORY_PACKETS as u64 {
+            history.store(a, &mut in_a, i, [&i.to_be_bytes()[..3], &i.to_be_bytes()[3..]]);
+        }
+        let last = HISTORY_PACKETS as u64 - 1;
+        assert_eq!(history.find(a, &in_a, last), Some(&last.to_be_bytes()[..]));
+        assert_eq!(history.find(a, &in_a, last - HISTORY_PER_STREAM as u64), None);
+        history.store(b, &mut in_b, last, [b"", b"b"]);
+        assert_eq!(history.find(b, &in_b, last), Some(&b"b"[..]));
+        assert_eq!(history.find(a, &in_b, last), None, "another stream's packet is not found");
+    }
+
+    #[test]
+    fn holes_are_asked_for_after_a_delay_then_each_round_trip_then_given_up() {
+        let mut holes = Holes::new();
+        let mut seqs = [0; 64];
+        let mut lost = 0;
+        assert_eq!(holes.arrived(65_534, None, 0), Arrival::default());
+        assert_eq!(holes.arrived(65_538, Some(65_534), 0), Arrival::default());
+        assert_eq!(holes.due(NACK_DELAY - 1, 50_000, &mut seqs, &mut lost), 0, "reordering gets its chance");
+        assert!(holes.arrived(65_536, Some(65_538), 1).recovered);
+        assert_eq!(holes.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 2);
+        assert_eq!(&seqs[..2], &[65_535, 1], "65537 is sequence number 1 of the next round");
+        assert_eq!(holes.due(NACK_DELAY + 50_000, 50_000, &mut seqs, &mut lost), 0);
+        let mut now = NACK_DELAY;
+        let mut asked = 1;
+        while !holes.is_empty() {
+            now += 10_000;
+            asked += usize::from(holes.due(now, 50_000, &mut seqs, &mut lost) == 2);
+        }
+        assert_eq!((asked, lost), (usize::from(NACK_TRIES_MAX), 2));
+    }
+
+    #[test]
+    fn an_outage_is_not_tracked_hole_by_hole() {
+        let mut holes = Holes::new();
+        assert_eq!(holes.arrived(HOLES_MAX as u64 + 2, Some(0), 0).lost, HOLES_MAX as u32 + 1);
+        assert!(holes.is_empty());
+    }
+
+    #[test]
+    fn repair_is_a_share_and_never_twice_in_a_round_trip() {
+        let mut budget = Budget::new();
+        assert!(budget.spend(7, 1000, 100_000, 0));
+        assert!(!budget.spend(7, 1000, 100_000, 99_999));
+        assert!(budget.spend(7, 1000, 100_000, 200_000));
+        let mut sent = 2000;
+        for seq in 8..u16::MAX {
+            sent += if budget.spend(seq, 1000, 100_000, 300_000) { 1000 } else { break };
+        }
+        assert!(sent <= REPAIR_BURST);
+        budget.earn(2000);
+        assert!(budget.spend(9999, 1000, 100_000, 300_001));
+        assert!(!budget.spend(9998, 1000, 100_000, 300_001));
+    }
+}

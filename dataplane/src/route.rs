@@ -1,0 +1,220 @@
+//! Who gets what: streams that peers send, slots through which peers receive, and the routes between them.
+
+use proto::id::Ssrc;
+use proto::plane::{RouteOpen, SlotOpen, StreamOpen};
+
+use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
+use crate::repair::{Budget, History, Holes, Places};
+use crate::rewrite::Rewriter;
+use crate::srtp::Window;
+
+/// What the fan-out of one stream needs of one route, in one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hop {
+    pub(crate) route: u32,
+    pub(crate) slot: u32,
+    pub(crate) peer: u32,
+    pub(crate) ssrc: Ssrc,
+    pub(crate) pt: u8,
+    /// Video that has not had its first keyframe since the route was opened.
+    pub(crate) awaits_keyframe: bool,
+}
+
+/// A stream that a peer sends.
+pub(crate) struct Stream {
+    pub(crate) open: StreamOpen,
+    pub(crate) ssrc: Ssrc,
+    pub(crate) rtx_ssrc: Ssrc,
+    pub(crate) is_started: bool,
+    /// Replay window of the primary SSRC. An RTX that fills a hole counts as the packet's arrival, so the late
+    /// original is a replay and no packet is forwarded twice.
+    pub(crate) window: Window,
+    pub(crate) rtx_window: Window,
+    pub(crate) hops: Vec<Hop>,
+    pub(crate) reception: Reception,
+    /// Repair towards its receivers; video with a negotiated RTX somewhere.
+    pub(crate) places: Option<Places>,
+    /// Repair from its publisher.
+    pub(crate) holes: Option<Holes>,
+    pub(crate) keyframe: Keyframe,
+    /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
+    pub(crate) sender_report: Option<SenderClock>,
+}
+
+/// A point at which a stream's RTP clock and the worker's NTP clock are known together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SenderClock {
+    pub(crate) ntp: u64,
+    pub(crate) rtp: u32,
+    pub(crate) at: Micros,
+}
+
+impl Stream {
+    pub(crate) fn new(open: StreamOpen) -> Self {
+        use proto::plane::feedback::NACK;
+        let is_video = open.codec.is_video();
+        Stream {
+            open,
+            ssrc: open.ssrc,
+            rtx_ssrc: open.rtx_ssrc,
+            is_started: false,
+            window: Window::new(),
+            rtx_window: Window::new(),
+            hops: Vec::new(),
+            reception: Reception::default(),
+            places: is_video.then(History::places),
+            holes: (is_video && open.feedback & NACK != 0).then(Holes::new),
+            keyframe: Keyframe::default(),
+            sender_report: None,
+        }
+    }
+}
+
+/// Throttle of keyframe requests towards one publisher's stream.
+#[derive(Default)]
+pub(crate) struct Keyframe {
+    /// When the last request left.
+    pub(crate) asked: Option<Micros>,
+    /// Somebody waits for one.
+    pub(crate) is_wanted: bool,
+    /// When the timer that looks again is set for.
+    pub(crate) timer: Option<Micros>,
+    pub(crate) fir_seq: u8,
+}
+
+/// Reception statistics of a stream, for receiver reports (RFC 3550 §6.4.1, App. A.3, A.8).
+#[derive(Default)]
+pub(crate) struct Reception {
+    first_index: Option<u64>,
+    received: u64,
+    expected_prior: u64,
+    received_prior: u64,
+    jitter_q4: u32,
+    transit_last: Option<u32>,
+    last_sr_middle: u32,
+    last_sr_at: Option<Micros>,
+}
+
+impl Reception {
+    /// An authentic packet arrived.
+    #[inline]
+    pub(crate) fn received(&mut self, index: u64, timestamp: u32, clock_rate: u32, at: Micros) {
+        self.first_index.get_or_insert(index);
+        self.received += 1;
+        let arrival = (u128::from(at) * u128::from(clock_rate) / 1_000_000) as u32;
+        let transit = arrival.wrapping_sub(timestamp);
+        if let Some(last) = self.transit_last.replace(transit) {
+            let d = (transit.wrapping_sub(last) as i32).unsigned_abs();
+            // RFC 3550 App. A.8, in sixteenths. A jump of a minute is a new clock, not jitter.
+            if d < 60 * clock_rate {
+                self.jitter_q4 = self.jitter_q4.wrapping_add(d).wrapping_sub((self.jitter_q4 + 8) >> 4);
+            }
+        }
+    }
+
+    /// A sender report came.
+    pub(crate) fn sender_report(&mut self, ntp: u64, at: Micros) {
+        self.last_sr_middle = (ntp >> 16) as u32;
+        self.last_sr_at = Some(at);
+    }
+
+    /// The report block for the time since the last one.
+    pub(crate) fn report(&mut self, ssrc: Ssrc, highest: u64, now: Micros) -> Option<crate::rtcp::ReportBlock> {
+        let first = self.first_index?;
+        let expected = highest.saturating_sub(first) + 1;
+        let expected_interval = expected.saturating_sub(self.expected_prior);
+        let received_interval = self.received - self.received_prior;
+        self.expected_prior = expected;
+        self.received_prior = self.received;
+        let lost_interval = expected_interval.saturating_sub(received_interval);
+        let fraction_lost = (lost_interval * 256).checked_div(expected_interval).unwrap_or(0).min(255);
+        let cumulative = (expected as i64 - self.received as i64).clamp(-0x80_0000, 0x7f_ffff);
+        Some(crate::rtcp::ReportBlock {
+            ssrc,
+            fraction_lost: fraction_lost as u8,
+            cumulative_lost: cumulative as i32,
+            highest_seq: highest as u32,
+            jitter: self.jitter_q4 >> 4,
+            last_sr: self.last_sr_middle,
+            delay_since_last_sr: self
+                .last_sr_at
+                .map_or(0, |at| (u128::from(now.saturating_sub(at)) * 65_536 / 1_000_000) as u32),
+        })
+    }
+
+    /// Starts over, for a new SSRC.
+    pub(crate) fn reset(&mut self) {
+        *self = Reception::default();
+    }
+}
+
+/// An m-section through which a peer receives.
+pub(crate) struct Slot {
+    pub(crate) open: SlotOpen,
+    /// The route that fills it, if any.
+    pub(crate) route: Option<u32>,
+    pub(crate) rewriter: Rewriter,
+    /// Guards the keystream: no index leaves twice under one key.
+    pub(crate) sent_window: Window,
+    pub(crate) rtx_index: u64,
+    pub(crate) packets: u32,
+    pub(crate) octets: u32,
+    /// The last sender report: the middle 32 bits of its NTP time, and when it left.
+    pub(crate) sender_report_sent: Option<(u32, Micros)>,
+    pub(crate) budget: Option<Box<Budget>>,
+    /// Keyframe requests of this receiver: start of the window and how many in it.
+    keyframe_window: (Micros, u8),
+}
+
+impl Slot {
+    pub(crate) fn new(open: SlotOpen) -> Self {
+        Slot {
+            route: None,
+            rewriter: Rewriter::new(open.seq_first, open.timestamp_first),
+            sent_window: Window::new(),
+            rtx_index: u64::from(open.rtx_seq_first),
+            packets: 0,
+            octets: 0,
+            sender_report_sent: None,
+            budget: (open.rtx_ssrc != 0).then(|| Box::new(Budget::new())),
+            keyframe_window: (0, 0),
+            open,
+        }
+    }
+
+    /// Whether this receiver may cause another keyframe request now.
+    pub(crate) fn may_ask_keyframe(&mut self, now: Micros) -> bool {
+        if now >= self.keyframe_window.0 + KEYFRAME_WINDOW {
+            self.keyframe_window = (now, 0);
+        }
+        self.keyframe_window.1 = self.keyframe_window.1.saturating_add(1);
+        self.keyframe_window.1 <= KEYFRAME_REQUESTS_MAX
+    }
+}
+
+/// A route: what was asked for, and the dense indices it stands on.
+pub(crate) struct Route {
+    pub(crate) open: RouteOpen,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_what_is_missing_since_the_last() {
+        let mut reception = Reception::default();
+        assert_eq!(reception.report(1, 0, 0), None, "nothing was received yet");
+        for index in (100..200).filter(|i| i % 4 != 0) {
+            reception.received(index, index as u32 * 960, 48_000, index * 20_000);
+        }
+        reception.sender_report(0x0001_2345_6789_0000, 3_000_000);
+        let block = reception.report(7, 199, 4_000_000).unwrap();
+        assert_eq!((block.ssrc, block.highest_seq, block.cumulative_lost), (7, 199, 24), "100 is where it began");
+        assert_eq!(block.fraction_lost, (24 * 256 / 99) as u8);
+        assert_eq!((block.last_sr, block.delay_since_last_sr), (0x2345_6789, 65_536));
+        assert_eq!(block.jitter, 0, "packets came exactly in time");
+        let block = reception.report(7, 199, 4_000_000).unwrap();
+        assert_eq!((block.fraction_lost, block.cumulative_lost), (0, 24));
+    }
+}

@@ -1,0 +1,277 @@
+//! A peer as its worker sees it: credentials, the addresses it has proved, its SRTP keys, and its consent.
+
+use proto::id::{PeerId, Ssrc};
+use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerKeys, PeerOpen, Refusal};
+use proto::stun::IntegrityKey;
+
+use crate::config::{
+    CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOTS_MAX, PEER_STREAMS_MAX,
+    RETIRED_SSRCS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
+};
+use crate::outbox::{Destination, Path};
+use crate::punt::Bucket;
+use crate::srtp::{Crypto, RtcpWindows};
+use crate::twcc::ArrivalLog;
+
+/// Which of a publisher's streams an SSRC belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SsrcOwner {
+    pub(crate) ssrc: Ssrc,
+    pub(crate) stream: u32,
+    pub(crate) is_rtx: bool,
+}
+
+/// A peer's transport.
+pub(crate) struct Transport {
+    pub(crate) id: PeerId,
+    pub(crate) open: PeerOpen,
+    pub(crate) integrity: IntegrityKey,
+    pub(crate) extension_ids: ExtensionIds,
+    pub(crate) extensions_open: Option<PeerExtensions>,
+
+    /// Addresses that authenticated checks came from, and when last.
+    paths: Vec<(Path, Micros)>,
+    /// Where its packets go.
+    pub(crate) path: Option<Path>,
+    pub(crate) is_nominated: bool,
+    /// The last authenticated check; the consent clock (RFC 7675 §5.1) starts with the first.
+    last_check: Option<Micros>,
+    pub(crate) is_consent_timer_set: bool,
+    pub(crate) is_expired: bool,
+
+    pub(crate) rx: Option<Crypto>,
+    pub(crate) tx: Option<Crypto>,
+    pub(crate) keys_open: [Option<PeerKeys>; 2],
+    /// SRTCP indices count for each sender SSRC (RFC 3711 §3.2.1); made with the keys.
+    pub(crate) rtcp_rx_windows: Option<RtcpWindows>,
+    rtcp_tx_index: u32,
+
+    /// What it publishes and receives, by index in the worker's tables.
+    pub(crate) streams: Vec<u32>,
+    pub(crate) slots: Vec<(Ssrc, u32)>,
+    pub(crate) by_ssrc: Vec<SsrcOwner>,
+    /// SSRCs that a stream has given up. Their old packets are still authentic, so a replay could claim the stream
+    /// back; none of them is ever bound again.
+    retired: Vec<Ssrc>,
+
+    /// Arrivals of its transport-wide sequence numbers, once it sends any.
+    pub(crate) arrivals: Option<Box<ArrivalLog>>,
+    pub(crate) is_transport_cc_timer_set: bool,
+    /// SSRC that feedback is about; any of its streams will do.
+    pub(crate) transport_cc_ssrc: Ssrc,
+    /// Next transport-wide sequence number towards it.
+    transport_cc_seq: u16,
+
+    pub(crate) is_report_timer_set: bool,
+    /// Smoothed round trip to it.
+    pub(crate) rtt: Micros,
+    /// Added to its NTP timestamps to put them on the worker's clock; set by its first sender report and kept, so
+    /// that its audio and video stay together.
+    pub(crate) ntp_offset: Option<u64>,
+    pub(crate) punts: Bucket,
+}
+
+/// What an authenticated check changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Checked {
+    /// The address is newly validated: bind it.
+    pub(crate) is_new: bool,
+    /// An older address made room: unbind it.
+    pub(crate) evicted: Option<Path>,
+    /// The peer's packets go elsewhere now, or its path became nominated.
+    pub(crate) is_moved: bool,
+}
+
+impl Transport {
+    pub(crate) fn new(open: PeerOpen, now: Micros) -> Self {
+        Transport {
+            id: open.peer,
+            integrity: IntegrityKey::new(&open.pwd),
+            open,
+            extension_ids: ExtensionIds::default(),
+            extensions_open: None,
+            paths: Vec::with_capacity(PEER_PATHS_MAX),
+            path: None,
+            is_nominated: false,
+            last_check: None,
+            is_consent_timer_set: false,
+            is_expired: false,
+            rx: None,
+            tx: None,
+            keys_open: [None; 2],
+            rtcp_rx_windows: None,
+            rtcp_tx_index: 0,
+            streams: Vec::with_capacity(4),
+            slots: Vec::with_capacity(PEER_SLOTS_MAX / 4),
+            by_ssrc: Vec::with_capacity(2 * PEER_STREAMS_MAX),
+            retired: Vec::new(),
+            arrivals: None,
+            is_transport_cc_timer_set: false,
+            transport_cc_ssrc: 0,
+            transport_cc_seq: 1,
+            is_report_timer_set: false,
+            rtt: RTT_DEFAULT,
+            ntp_offset: None,
+            punts: Bucket::new(PEER_PUNT_BURST, PEER_PUNT_RATE, now),
+        }
+    }
+
+    /// Installs the keys of one direction, once. A peer's keys live as long as the peer: an index space that began
+    /// again under the same key would use a keystream twice, so other keys mean another peer.
+    pub(crate) fn set_keys(&mut self, keys: &PeerKeys) -> Result<(), Refusal> {
+        if self.keys_open[(keys.direction == Direction::Tx) as usize].is_some() {
+            return Err(Refusal::Occupied);
+        }
+        let crypto = Crypto::new(keys.profile, &keys.key, &keys.salt);
+        let blank = PeerKeys { key: [0; 32], salt: [0; 14], ..*keys };
+        match keys.direction {
+            Direction::Rx => {
+                self.rx = Some(crypto);
+                self.rtcp_rx_windows = Some(RtcpWindows::new(RTCP_SENDERS_MAX));
+                self.keys_open[0] = Some(blank);
+            }
+            Direction::Tx => {
+                self.tx = Some(crypto);
+                self.keys_open[1] = Some(blank);
+            }
+        }
+        Ok(())
+    }
+
+    /// A check from `path` passed MESSAGE-INTEGRITY. The first one selects its path, later ones only with
+    /// USE-CANDIDATE: the controlling side decides, and it may decide anew at any time (Wi-Fi to mobile).
+    pub(crate) fn checked(&mut self, path: Path, use_candidate: bool, now: Micros) -> Checked {
+        let mut result = Checked::default();
+        self.last_check = Some(now);
+        match self.paths.iter_mut().find(|(p, _)| *p == path) {
+            Some((_, at)) => *at = now,
+            None => {
+                if self.paths.len() == PEER_PATHS_MAX {
+                    let selected = self.path;
+                    let oldest = (0..self.paths.len())
+                        .filter(|&i| Some(self.paths[i].0) != selected)
+                        .min_by_key(|&i| self.paths[i].1)
+                        .expect("more than one path is kept, and one is selected");
+                    result.evicted = Some(self.paths.swap_remove(oldest).0);
+                }
+                self.paths.push((path, now));
+                result.is_new = true;
+            }
+        }
+        let is_selected = self.path.is_none() || use_candidate;
+        if is_selected && (self.path != Some(path) || (use_candidate && !self.is_nominated)) {
+            self.path = Some(path);
+            self.is_nominated |= use_candidate;
+            result.is_moved = true;
+        }
+        result
+    }
+
+    /// The validated path with this remote address, on whichever socket.
+    pub(crate) fn path_to(&self, remote: std::net::SocketAddr) -> Option<Path> {
+        self.paths.iter().map(|(p, _)| *p).find(|p| p.remote == remote)
+    }
+
+    /// All validated paths.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = Path> + '_ {
+        self.paths.iter().map(|(p, _)| *p)
+    }
+
+    /// When consent ends if no further check comes.
+    pub(crate) fn consent_ends(&self) -> Option<Micros> {
+        self.last_check.map(|at| at + CONSENT_TIMEOUT)
+    }
+
+    /// Where to send and with which keys, if it may be sent to.
+    #[inline]
+    pub(crate) fn outgoing(&self) -> Option<(Destination, &Crypto)> {
+        if self.is_expired {
+            return None;
+        }
+        Some((Destination { peer: self.id.index, path: self.path? }, self.tx.as_ref()?))
+    }
+
+    /// The next SRTCP index towards the peer, one count for all of our SSRCs. It is 31 bits long and does not wrap
+    /// (RFC 3711 §9.2): at its end, decades of reports away, nothing more is protected.
+    pub(crate) fn next_rtcp_index(&mut self) -> u32 {
+        self.rtcp_tx_index = self.rtcp_tx_index.saturating_add(1);
+        self.rtcp_tx_index
+    }
+
+    /// The next transport-wide sequence number towards the peer.
+    #[inline]
+    pub(crate) fn next_transport_cc_seq(&mut self) -> u16 {
+        let seq = self.transport_cc_seq;
+        self.transport_cc_seq = seq.wrapping_add(1);
+        seq
+    }
+
+    /// The stream that owns an SSRC. At most 2 × [`PEER_STREAMS_MAX`] are bound, so the search is bounded.
+    #[inline]
+    pub(crate) fn owner(&self, ssrc: Ssrc) -> Option<SsrcOwner> {
+        self.by_ssrc.iter().find(|o| o.ssrc == ssrc).copied()
+    }
+
+    /// Whether a stream may take this SSRC: not one that was retired, and not after too many of them.
+    pub(crate) fn may_bind(&self, ssrc: Ssrc) -> bool {
+        self.retired.len() < RETIRED_SSRCS_MAX && !self.retired.contains(&ssrc)
+    }
+
+    /// Binds an SSRC to a stream, in place of the one that the stream had in that role.
+    pub(crate) fn bind_ssrc(&mut self, owner: SsrcOwner) {
+        let Transport { by_ssrc, retired, .. } = self;
+        by_ssrc.retain(|o| {
+            let is_replaced = (o.stream, o.is_rtx) == (owner.stream, owner.is_rtx) && o.ssrc != owner.ssrc;
+            if is_replaced {
+                retired.push(o.ssrc);
+            }
+            !is_replaced && o.ssrc != owner.ssrc
+        });
+        by_ssrc.push(owner);
+    }
+
+    /// Takes a measured round trip into the smoothed one (RFC 6298 §2: one eighth).
+    pub(crate) fn measured_rtt(&mut self, rtt: Micros) {
+        self.rtt = (7 * self.rtt + rtt.min(10_000_000)) / 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::plane::{PWD_LEN, UFRAG_LEN};
+
+    fn path(port: u16) -> Path {
+        Path { socket: 0, remote: std::net::SocketAddr::from(([10, 0, 0, 1], port)) }
+    }
+
+    fn transport() -> Transport {
+        Transport::new(PeerOpen { peer: PeerId::new(3, 1), ufrag: [b'u'; UFRAG_LEN], pwd: [b'p'; PWD_LEN] }, 0)
+    }
+
+    #[test]
+    fn the_first_check_selects_and_later_ones_only_by_nomination() {
+        let mut t = transport();
+        assert_eq!(t.checked(path(1), false, 0), Checked { is_new: true, evicted: None, is_moved: true });
+        assert!(!t.is_nominated);
+        assert!(!t.checked(path(2), false, 1).is_moved);
+        assert_eq!(t.path, Some(path(1)));
+        assert!(t.checked(path(2), true, 2).is_moved);
+        assert!(!t.checked(path(2), true, 3).is_moved, "consent is not a move");
+        assert_eq!(t.path, Some(path(2)));
+        assert!(t.checked(path(1), true, 4).is_moved, "and back");
+    }
+
+    #[test]
+    fn addresses_are_bounded_and_the_selected_one_stays() {
+        let mut t = transport();
+        t.checked(path(0), true, 0);
+        for port in 1..100u16 {
+            let checked = t.checked(path(port), false, Micros::from(port));
+            assert_eq!(checked.evicted.is_some(), usize::from(port) >= PEER_PATHS_MAX, "{port}");
+            assert_ne!(checked.evicted, Some(path(0)));
+        }
+        let kept = |port| t.path_to(path(port).remote).is_some();
+        assert!(kept(0) && kept(99) && !kept(1));
+    }
+}

@@ -1,0 +1,328 @@
+//! A worker's core in virtual time, and peers around it that speak SRTP by another implementation (`webrtc-srtp`)
+//! and RTP and RTCP by the `rtp` and `rtcp` crates.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use dataplane::Micros;
+use dataplane::forward::{Datagram, Forwarder};
+use dataplane::outbox::{Outbox, Path};
+use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
+use proto::plane::*;
+use proto::stun;
+use webrtc_srtp::context::Context;
+use webrtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
+use webrtc_srtp::protection_profile::ProtectionProfile;
+use webrtc_util::marshal::{Marshal, Unmarshal};
+
+/// Ids under which the peers of these tests negotiate header extensions: mid 4, transport-cc 3, abs-send-time 2,
+/// audio level 1, video orientation 13.
+pub const IDS: ExtensionIds = [4, 0, 0, 2, 3, 1, 0, 0, 13, 0, 0, 0, 0, 0, 0, 0];
+
+pub const OPUS_PT: u8 = 111;
+pub const H264_PT: u8 = 102;
+pub const RTX_PT: u8 = 103;
+
+/// One worker and what it said.
+pub struct World {
+    pub now: Micros,
+    pub forwarder: Forwarder,
+    pub outbox: Outbox,
+    /// What left: where to, and the bytes.
+    pub sent: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub reports: Vec<Report>,
+    pub punts: Vec<(DatagramHeader, Vec<u8>)>,
+    batch: u64,
+    next_index: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let now = 1_000_000;
+        World {
+            now,
+            forwarder: Forwarder::new([9; 16], now),
+            outbox: Outbox::new(),
+            sent: VecDeque::new(),
+            reports: Vec::new(),
+            punts: Vec::new(),
+            batch: 0,
+            next_index: 0,
+        }
+    }
+
+    /// Stages commands and commits them.
+    pub fn commit(&mut self, commands: &[Command]) {
+        for command in commands.iter().copied().chain([Commit { batch: self.batch }.into()]) {
+            self.forwarder.apply(self.now, &command.write(), &mut self.outbox);
+        }
+        self.batch += 1;
+        self.collect();
+    }
+
+    /// A datagram from `remote` arrives.
+    pub fn receive(&mut self, remote: SocketAddr, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        let datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
+        self.forwarder.receive(self.now, datagram, &mut self.outbox);
+        self.collect();
+    }
+
+    /// Time passes, timers fire.
+    pub fn advance(&mut self, by: Micros) {
+        let end = self.now + by;
+        while let Some(deadline) = self.forwarder.deadline().filter(|d| *d <= end) {
+            self.now = self.now.max(deadline);
+            self.forwarder.tick(self.now, &mut self.outbox);
+            self.collect();
+        }
+        self.now = end;
+        self.forwarder.tick(self.now, &mut self.outbox);
+        self.collect();
+    }
+
+    pub fn collect(&mut self) {
+        for chain in self.outbox.chains() {
+            let remote = chain.path().remote;
+            self.sent.extend(chain.packets().map(|p| (remote, p.to_vec())));
+        }
+        while let Some(report) = self.outbox.pop_report() {
+            // What crosses the link is bytes.
+            self.reports.push(Report::read(&report.write()).expect("a report survives the link"));
+        }
+        while let Some((header, payload)) = self.outbox.pop_punt() {
+            self.punts.push((header, payload.to_vec()));
+        }
+        self.outbox.clear();
+        self.check_conservation();
+    }
+
+    pub fn counter(&mut self, counter: Counter) -> u64 {
+        self.forwarder.counters()[counter as usize]
+    }
+
+    /// Each datagram has one fate, and the fates add up to what was received.
+    pub fn check_conservation(&mut self) {
+        let counters = *self.forwarder.counters();
+        let is_fate = |c: &&Counter| {
+            matches!(c, Counter::Forwarded | Counter::Consumed | Counter::Punted) || c.name().starts_with("dropped_")
+        };
+        let fates: u64 = Counter::ALL.iter().filter(is_fate).map(|c| counters[*c as usize]).sum();
+        assert_eq!(fates, counters[Counter::Received as usize], "a datagram has no fate, or two");
+    }
+
+    /// What was sent to a peer since the last call.
+    pub fn take_sent(&mut self, remote: SocketAddr) -> Vec<Vec<u8>> {
+        let (mine, others) = self.sent.drain(..).partition::<Vec<_>, _>(|(to, _)| *to == remote);
+        self.sent = others.into();
+        mine.into_iter().map(|(_, bytes)| bytes).collect()
+    }
+
+    /// A connected peer: opened, keyed, its address proved by a nominating check.
+    pub fn connect(&mut self, profile: SrtpProfile) -> Peer {
+        let peer = self.open(profile);
+        self.commit(&peer.keys());
+        let check = peer.check(true);
+        self.receive(peer.remote, &check);
+        assert_eq!(self.take_sent(peer.remote).len(), 1, "the check is answered");
+        peer
+    }
+
+    /// A peer that is opened and no more.
+    pub fn open(&mut self, profile: SrtpProfile) -> Peer {
+        self.next_index += 1;
+        let peer = Peer::new(self.next_index, profile);
+        self.commit(&[
+            PeerOpen { peer: peer.id, ufrag: peer.ufrag, pwd: peer.pwd }.into(),
+            PeerExtensions { peer: peer.id, ids: IDS }.into(),
+        ]);
+        peer
+    }
+
+    /// A track of `peer`: microphone with Opus or camera with H.264 and RTX.
+    pub fn publish(&mut self, peer: &Peer, codec: Codec) -> StreamId {
+        self.next_index += 1;
+        let stream = StreamId::new(self.next_index, 1);
+        let (pt, rtx_pt) = if codec.is_video() { (H264_PT, RTX_PT) } else { (OPUS_PT, 0) };
+        let ssrc = 0x1000 + self.next_index;
+        self.commit(&[StreamOpen {
+            stream,
+            peer: peer.id,
+            ssrc,
+            rtx_ssrc: if codec.is_video() { ssrc + 0x1_0000 } else { 0 },
+            mid: Mid::parse(self.next_index.to_string().as_bytes()).unwrap(),
+            pt,
+            rtx_pt,
+            codec,
+            feedback: feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+        }
+        .into()]);
+        stream
+    }
+
+    pub fn ssrc_of(&self, stream: StreamId) -> u32 {
+        0x1000 + stream.index
+    }
+
+    /// A slot of `peer`.
+    pub fn slot(&mut self, peer: &Peer) -> SlotId {
+        self.next_index += 1;
+        let slot = SlotId::new(self.next_index, 1);
+        self.commit(&[SlotOpen {
+            slot,
+            peer: peer.id,
+            ssrc: 0x2000_0000 + self.next_index,
+            rtx_ssrc: 0x3000_0000 + self.next_index,
+            mid: Mid::parse(b"9").unwrap(),
+            seq_first: 1000,
+            rtx_seq_first: 2000,
+            timestamp_first: 90_000,
+        }
+        .into()]);
+        slot
+    }
+
+    /// The stream goes into the slot, with the receiver's own payload types.
+    pub fn route(&mut self, stream: StreamId, slot: SlotId) -> RouteId {
+        self.next_index += 1;
+        let route = RouteId::new(self.next_index, 1);
+        self.commit(&[RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 }.into()]);
+        route
+    }
+}
+
+/// A client of another implementation.
+pub struct Peer {
+    pub id: PeerId,
+    pub remote: SocketAddr,
+    pub ufrag: [u8; UFRAG_LEN],
+    pub pwd: [u8; PWD_LEN],
+    profile: SrtpProfile,
+    tx: Context,
+    rx: Context,
+}
+
+impl Peer {
+    fn new(index: u32, profile: SrtpProfile) -> Self {
+        let mut ufrag = *b"ufrag000";
+        ufrag[5..].copy_from_slice(format!("{index:03}").as_bytes());
+        Peer {
+            id: PeerId::new(index, 1),
+            remote: SocketAddr::from(([127, 0, 0, 1], 10_000 + index as u16)),
+            ufrag,
+            pwd: *b"password-of-24-character",
+            profile,
+            tx: context(profile, Self::key(profile, index, 1)),
+            rx: context(profile, Self::key(profile, index, 2)),
+        }
+    }
+
+    fn key(profile: SrtpProfile, index: u32, way: u8) -> ([u8; KEY_LEN_MAX], [u8; SALT_LEN_MAX]) {
+        let mut salt = [way; SALT_LEN_MAX];
+        if profile != SrtpProfile::Aes128CmHmacSha1_80 {
+            salt[12..].fill(0);
+        }
+        ([index as u8 ^ way << 6; KEY_LEN_MAX], salt)
+    }
+
+    /// The commands that install its keys.
+    pub fn keys(&self) -> [Command; 2] {
+        [(Direction::Rx, 1), (Direction::Tx, 2)].map(|(direction, way)| {
+            let (key, salt) = Self::key(self.profile, self.id.index, way);
+            PeerKeys { peer: self.id, direction, profile: self.profile, key, salt }.into()
+        })
+    }
+
+    /// A connectivity check with its credentials.
+    pub fn check(&self, nominate: bool) -> Vec<u8> {
+        let mut out = [0; 256];
+        let mut name = self.ufrag.to_vec();
+        name.extend(b":them");
+        let mut writer = stun::Writer::binding_request(&mut out, stun::TransactionId([7; 12]))
+            .username(&name)
+            .priority(1)
+            .ice_controlling(1);
+        if nominate {
+            writer = writer.use_candidate();
+        }
+        let len = writer.integrity(&stun::IntegrityKey::new(&self.pwd)).fingerprint().finish().unwrap();
+        out[..len].to_vec()
+    }
+
+    pub fn protect(&mut self, packet: &rtp::packet::Packet) -> Vec<u8> {
+        self.tx.encrypt_rtp(&packet.marshal().unwrap()).unwrap().to_vec()
+    }
+
+    pub fn protect_rtcp(&mut self, packet: &dyn rtcp::packet::Packet) -> Vec<u8> {
+        self.tx.encrypt_rtcp(&packet.marshal().unwrap()).unwrap().to_vec()
+    }
+
+    /// Unprotects and parses what it was sent: RTP packets.
+    pub fn unprotect(&mut self, datagrams: &[Vec<u8>]) -> Vec<rtp::packet::Packet> {
+        let is_rtp = |d: &&Vec<u8>| d[0] & 0xc0 == 0x80 && !(192..=223).contains(&d[1]);
+        datagrams
+            .iter()
+            .filter(is_rtp)
+            .map(|d| {
+                let plain = self.rx.decrypt_rtp(d).expect("what we are sent is authentic, and not replayed");
+                rtp::packet::Packet::unmarshal(&mut plain.clone()).expect("RTP")
+            })
+            .collect()
+    }
+
+    /// Unprotects and parses what it was sent: RTCP packets.
+    pub fn unprotect_rtcp(&mut self, datagrams: &[Vec<u8>]) -> Vec<Box<dyn rtcp::packet::Packet + Send + Sync>> {
+        let is_rtcp = |d: &&Vec<u8>| d[0] & 0xc0 == 0x80 && (192..=223).contains(&d[1]);
+        datagrams
+            .iter()
+            .filter(is_rtcp)
+            .flat_map(|d| {
+                let plain = self.rx.decrypt_rtcp(d).expect("authentic");
+                rtcp::packet::unmarshal(&mut plain.clone()).expect("RTCP")
+            })
+            .collect()
+    }
+}
+
+fn context(profile: SrtpProfile, (key, salt): ([u8; KEY_LEN_MAX], [u8; SALT_LEN_MAX])) -> Context {
+    let profile = match profile {
+        SrtpProfile::Aes128CmHmacSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+        SrtpProfile::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
+        SrtpProfile::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
+    };
+    Context::new(
+        &key[..profile.key_len()],
+        &salt[..profile.salt_len()],
+        profile,
+        Some(srtp_replay_protection(256)),
+        Some(srtcp_replay_protection(256)),
+    )
+    .unwrap()
+}
+
+/// A packet of a stream. Video payloads that begin with an SPS (type 7) start a keyframe.
+pub fn packet(ssrc: u32, pt: u8, seq: u16, timestamp: u32, payload: &[u8]) -> rtp::packet::Packet {
+    rtp::packet::Packet {
+        header: rtp::header::Header {
+            version: 2,
+            payload_type: pt,
+            sequence_number: seq,
+            timestamp,
+            ssrc,
+            ..Default::default()
+        },
+        payload: Bytes::copy_from_slice(payload),
+    }
+}
+
+/// First packet of a keyframe, and one that is not.
+pub const SPS: &[u8] = &[0x67, 0x42, 0xe0, 0x1f, 1, 2, 3, 4];
+pub const DELTA: &[u8] = &[0x41, 5, 6, 7, 8, 9, 10, 11, 12];
