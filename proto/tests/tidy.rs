@@ -38,6 +38,7 @@ const TOKIO: &[&str] = &[
     "controlplane/src/http/",
     "controlplane/src/http.rs",
     "controlplane/src/link.rs",
+    "controlplane/src/run.rs",
     "controlplane/src/stun_server.rs",
     "controlplane/src/lib.rs",
 ];
@@ -349,7 +350,9 @@ fn every_file_opens_with_a_word_about_itself() {
         .into_iter()
         // Unit tests in a file of their own stand beside the module that they are about, and an entry point of one
         // empty line has nothing to say yet.
-        .filter(|source| !source.path.ends_with("/tests.rs") && source.code.trim() != "fn main() {}")
+        .filter(|source| {
+            !source.path.ends_with("/tests.rs") && source.code.split_whitespace().collect::<String>() != "fnmain(){}"
+        })
         .filter(|source| !source.text.starts_with("//! "))
         .map(|source| format!("{} does not open with `//!`", source.path));
     assert_none(complaints.collect());
