@@ -23,9 +23,9 @@
 //! The CAGE is `region.rs`: mmap has no safe form, so `unsafe` stands there and only there. Everything above it is
 //! safe code over `&[AtomicU64]`. It was worth it: a ring costs 5 to 216 ns a record, a socket 22 to 46 µs a wake.
 //! The proofs: an oracle property test, Miri and the loom model of the rings, the sleep flag and the page
-//! (`RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::` and `cargo +nightly miri test -p proto --lib --
-//! link::ring link::page link::journal`), a peer that scribbles over everything
-//! (`hostile.rs`), and two processes that kill each other (`tests/two_processes.rs`).
+//! (`cargo +nightly miri test -p proto --lib -- link::ring link::page` and
+//! `RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::`), a peer that scribbles over everything (`hostile.rs`),
+//! and two processes that kill each other (`tests/two_processes.rs`).
 
 #![cfg_attr(loom, allow(dead_code))]
 
@@ -60,8 +60,8 @@ pub use self::{
     journal::{JOURNAL_ENTRY_LEN_MAX, JOURNAL_SLOTS, JournalError},
 };
 
-/// Commands that may wait for a worker: what a room of eight costs is about 150, so a restart replays dozens of
-/// rooms before it has to wait for the worker's next turn.
+/// Commands that may wait for a worker. A room of eight takes about 300 (peers, keys, streams, slots, routes), so a
+/// dozen rooms are replayed before the controlplane has to wait for the worker's next turn.
 pub const COMMANDS_MAX: usize = 4096;
 /// Events and echoes that may wait for the controlplane. Twice the commands, because a description echoes everything.
 pub const EVENTS_MAX: usize = 8192;
