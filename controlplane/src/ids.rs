@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn an_adopted_id_holds_its_place() {
         let mut ids = Ids::new(4, 50);
-        assert!(!ids.adopt_all(&[PeerId::new(1, 9), PeerId::new(1, 9)]));
+        assert!(!ids.adopt_all(&[PeerId::new(2, 8), PeerId::new(2, 8)]));
         assert_eq!(ids.taken(), 0);
         assert!(ids.adopt(PeerId::new(2, 9)));
         assert!(!ids.adopt(PeerId::new(2, 10)));
