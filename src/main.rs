@@ -7,6 +7,7 @@ mod process;
 mod supervisor;
 mod token;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +36,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("uprtc: {failure}");
+            // In one write: the planes share this stream.
+            let _ = std::io::stderr().write_all(format!("uprtc: {failure}\n").as_bytes());
             ExitCode::FAILURE
         }
     }
