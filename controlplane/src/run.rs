@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -38,7 +38,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where STUN is served. Port 0 takes any.
     pub stun: SocketAddr,
-    /// What the rooms allow. `stun` is filled in from the address that was bound.
+    /// Where clients reach a STUN server that is bound to every address. Unused if it is bound to one.
+    pub stun_ip: Option<IpAddr>,
+    /// What the rooms allow. `stun` is filled in here.
     pub settings: Settings,
     /// Limits of the doors.
     pub limits: http::Limits,
@@ -53,6 +55,7 @@ impl Config {
             state,
             listen,
             stun,
+            stun_ip: None,
             settings: Settings::default(),
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
@@ -134,9 +137,7 @@ pub async fn serve(
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
     };
-    if !listening.stun.ip().is_unspecified() && config.settings.stun.is_none() {
-        config.settings.stun = Some(listening.stun.to_string());
-    }
+    config.settings.stun = stun_uri(listening.stun, config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
@@ -162,6 +163,12 @@ pub async fn serve(
         tracing::warn!("some sockets did not close in time");
     }
     Ok(result?)
+}
+
+/// What clients are told to ask for their address (RFC 7064), if they can reach it.
+fn stun_uri(bound: SocketAddr, reached: Option<IpAddr>) -> Option<String> {
+    let ip = if bound.ip().is_unspecified() { reached? } else { bound.ip() };
+    Some(format!("stun:{}", SocketAddr::new(ip, bound.port())))
 }
 
 fn refused(what: &'static str, address: SocketAddr, option: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -196,4 +203,20 @@ fn stop_signal() -> io::Result<impl Future<Output = bool>> {
             _ = terminate.recv() => false,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_a_stun_server_that_they_can_reach() {
+        let uri = |bound: &str, reached: Option<&str>| {
+            stun_uri(bound.parse().unwrap(), reached.map(|ip| ip.parse().unwrap())).unwrap_or_default()
+        };
+        assert_eq!(uri("192.0.2.7:3478", Some("192.0.2.1")), "stun:192.0.2.7:3478");
+        assert_eq!(uri("0.0.0.0:3479", Some("192.0.2.1")), "stun:192.0.2.1:3479");
+        assert_eq!(uri("[::]:3478", Some("2001:db8::1")), "stun:[2001:db8::1]:3478");
+        assert_eq!(uri("0.0.0.0:3478", None), "");
+    }
 }

@@ -223,7 +223,7 @@ impl Client {
             other => panic!("a welcome comes first, not {other:?}"),
         });
         let (session, stun) = session.await;
-        assert!(stun.is_some_and(|stun| stun.starts_with("127.0.0.1:")));
+        assert!(stun.is_some_and(|stun| stun.starts_with("stun:127.0.0.1:")));
         let sdp = world::with_fingerprint(world::PAGE, browser);
         self.say(ClientSignal::Offer { sdp, tracks: world::page_tracks() }).await;
         let answer = self.until(|signal| match signal {
