@@ -10,12 +10,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::{KeyError, TokenKey};
 use crate::dtls::{DtlsError, Identity};
@@ -28,6 +28,10 @@ const LOCK_FILE: &str = "controlplane.lock";
 
 /// How long the sockets may take to say goodbye. The supervisor waits longer than this.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long what is taken is tried again, and how often. A process that was killed lets go within milliseconds.
+const TAKEN_PATIENCE: Duration = Duration::from_millis(500);
+const TAKEN_RETRY: Duration = Duration::from_millis(20);
 
 /// What a controlplane needs to know.
 #[derive(Clone, Debug)]
@@ -112,6 +116,17 @@ pub enum Error {
     Start(io::Error),
 }
 
+impl Error {
+    /// Whether somebody else has what was wanted.
+    fn is_taken(&self) -> bool {
+        match self {
+            Error::Locked(_) => true,
+            Error::Bind { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+}
+
 /// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
 ///
 /// SIGINT ends the rooms: every client is told that the server stops. SIGTERM ends this process only: sockets are
@@ -129,10 +144,13 @@ pub async fn serve(
     stop: impl Future<Output = bool>,
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
-    let _lock = lock(&config.state)?;
+    let _lock = patiently(async || lock(&config.state)).await?;
     let key = TokenKey::load_or_create(&config.state)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"))?;
-    let stun = UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"))?;
+    let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
+    let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
+    let listener = patiently(listen).await?;
+    let stun = async || UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"));
+    let stun = patiently(stun).await?;
     let listening = Listening {
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
@@ -171,8 +189,15 @@ fn stun_uri(bound: SocketAddr, reached: Option<IpAddr>) -> Option<String> {
     Some(format!("stun:{}", SocketAddr::new(ip, bound.port())))
 }
 
-fn refused(what: &'static str, address: SocketAddr, option: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Bind { what, address, source, option }
+/// Tries again for a moment what a predecessor that was just killed may still hold.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.is_taken() && begun.elapsed() < TAKEN_PATIENCE => sleep(TAKEN_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 fn seed() -> Result<[u8; 32], Error> {
