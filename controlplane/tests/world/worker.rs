@@ -55,7 +55,18 @@ impl Worker {
         reports
     }
 
+    /// A refusal names the index of what the command opens or closes, whatever it missed.
     fn take(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
+        let index = match command {
+            Command::StreamOpen(c) => c.stream.index,
+            Command::SlotOpen(c) => c.slot.index,
+            Command::RouteOpen(c) => c.route.index,
+            _ => return self.carry_out(command),
+        };
+        self.carry_out(command).map_err(|(_, refusal)| (index, refusal))
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
         match command {
             Command::PeerOpen(open) => {
                 if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
