@@ -44,10 +44,13 @@ impl Forwarder {
         let Ok(len) = rx.unprotect_rtcp(bytes) else { return Counter::DroppedSrtcp };
         windows.update(ssrc, index);
 
-        let mut nacked = 0;
+        let (mut nacked, mut fate) = (0, Counter::DroppedSrtcp);
         for packet in rtcp::packets(&bytes[..len]) {
+            // A packet that is broken inside says nothing about its neighbours.
+            if packet.is_ok() {
+                fate = Counter::Consumed;
+            }
             match packet {
-                Err(_) => return Counter::DroppedSrtcp,
                 Ok(Packet::SenderReport(report)) => {
                     self.sender_reported(peer, at, &report);
                     report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
@@ -69,10 +72,10 @@ impl Forwarder {
                 }
                 Ok(Packet::TransportCc(_)) => self.count(Counter::TransportCcReceived, 1),
                 // REMB, BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
-                Ok(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
-        Counter::Consumed
+        fate
     }
 
     /// A publisher related its RTP clock to its wall clock.
@@ -162,26 +165,23 @@ impl Forwarder {
         }
     }
 
-    /// Somebody needs a keyframe of a stream: ask the publisher, at most every [`KEYFRAME_INTERVAL`].
+    /// Somebody needs a keyframe of a stream: ask the publisher, or later if it was asked a moment ago. Requests that
+    /// come meanwhile are the same request.
     pub(crate) fn want_keyframe(&mut self, now: Micros, index: u32, out: &mut Outbox) {
-        let Some(stream) = self.streams.at_mut(index) else { return };
-        if !stream.open.codec.is_video() {
-            return;
-        }
+        let Some(stream) = self.streams.at_mut(index).filter(|s| s.open.codec.is_video()) else { return };
         stream.keyframe.is_wanted = true;
-        let due = stream.keyframe.asked.map_or(now, |asked| asked + KEYFRAME_INTERVAL);
-        if due <= now {
-            self.ask_keyframe(now, index, out);
-        } else if !stream.keyframe.is_timer_set {
-            stream.keyframe.is_timer_set = true;
-            self.timers.set(due, Timer::Keyframe { stream: index });
-        }
+        let rtt = self.peers.at(stream.open.peer.index).map_or(0, |t| t.rtt);
+        let due = stream.keyframe.asked.map_or(now, |asked| asked + KEYFRAME_INTERVAL.max(rtt));
+        if due <= now { self.ask_keyframe(now, index, out) } else { self.look_for_keyframe(due, index) }
     }
 
-    /// A throttled request may go now, or an unanswered one goes again.
+    /// A request that waited may go now, or an unanswered one goes again.
     pub(crate) fn keyframe_due(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let Some(stream) = self.streams.at_mut(index) else { return };
-        stream.keyframe.is_timer_set = false;
+        if stream.keyframe.timer.is_none_or(|at| at > now) {
+            return; // An earlier timer took its place.
+        }
+        stream.keyframe.timer = None;
         if stream.keyframe.is_wanted && !stream.hops.is_empty() {
             self.ask_keyframe(now, index, out);
         }
@@ -191,28 +191,29 @@ impl Forwarder {
         let Some(stream) = self.streams.at_mut(index) else { return };
         let publisher = stream.open.peer.index;
         let may_send = self.peers.at(publisher).is_some_and(|t| t.outgoing().is_some());
-        if may_send && stream.ssrc != 0 {
+        let (can_pli, can_fir) = (stream.open.feedback & feedback::PLI != 0, stream.open.feedback & feedback::FIR != 0);
+        if may_send && stream.ssrc != 0 && (can_pli || can_fir) {
             stream.keyframe.asked = Some(now);
-            let (ssrc, use_pli) = (stream.ssrc, stream.open.feedback & feedback::PLI != 0);
-            let can_fir = stream.open.feedback & feedback::FIR != 0;
             stream.keyframe.fir_seq = stream.keyframe.fir_seq.wrapping_add(1);
-            let fir_seq = stream.keyframe.fir_seq;
-            if use_pli || can_fir {
-                self.count(Counter::KeyframeRequestsSent, 1);
-                self.send_rtcp(publisher, out, |writer, sender| {
-                    if use_pli {
-                        writer.pli(sender, ssrc)
-                    } else {
-                        writer.fir(sender, ssrc, fir_seq)
-                    };
-                });
-            }
+            let (ssrc, fir_seq) = (stream.ssrc, stream.keyframe.fir_seq);
+            self.count(Counter::KeyframeRequestsSent, 1);
+            self.send_rtcp(publisher, out, |writer, sender| {
+                if can_pli {
+                    writer.pli(sender, ssrc)
+                } else {
+                    writer.fir(sender, ssrc, fir_seq)
+                };
+            });
         }
-        // Ask again if it does not come; the publisher may not even be connected yet.
+        // Look again in case it does not come; the publisher may not even be connected yet.
+        self.look_for_keyframe(now + KEYFRAME_RETRY, index);
+    }
+
+    fn look_for_keyframe(&mut self, at: Micros, index: u32) {
         let Some(stream) = self.streams.at_mut(index) else { return };
-        if !stream.keyframe.is_timer_set {
-            stream.keyframe.is_timer_set = true;
-            self.timers.set(now + KEYFRAME_RETRY, Timer::Keyframe { stream: index });
+        if stream.keyframe.timer.is_none_or(|set| at < set) {
+            stream.keyframe.timer = Some(at);
+            self.timers.set(at, Timer::Keyframe { stream: index });
         }
     }
 

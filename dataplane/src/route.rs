@@ -77,7 +77,8 @@ pub(crate) struct Keyframe {
     pub(crate) asked: Option<Micros>,
     /// Somebody waits for one.
     pub(crate) is_wanted: bool,
-    pub(crate) is_timer_set: bool,
+    /// When the timer that looks again is set for.
+    pub(crate) timer: Option<Micros>,
     pub(crate) fir_seq: u8,
 }
 

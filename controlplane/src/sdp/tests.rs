@@ -86,13 +86,18 @@ fn h264_is_chosen_by_our_order() {
     assert_eq!(chosen(&[("640c1f", 1), ("4d001f", 1), ("42e01f", 0)]), Some(1));
     assert_eq!(chosen(&[("42e01f", 0), ("64001f", 1)]), Some(1));
     assert_eq!(chosen(&[("42e01f", 1), ("42e034", 1)]), Some(0));
+    assert_eq!(chosen(&[("42801f", 1), ("42401f", 1)]), Some(1), "constraint_set1 is what makes it constrained");
     assert_eq!(chosen(&[("42e01f", 2), ("f4001f", 1)]), None);
 }
 
 #[test]
 fn a_payload_type_that_looks_like_rtcp_is_not_taken() {
-    let text = offer_with(&[], &[]).replace("SAVPF 111", "SAVPF 72").replace("rtpmap:111", "rtpmap:72");
-    assert_eq!(choose_codec(&parse_offer(&text).unwrap().sections[0]), None);
+    let is_taken = |pt: u8| {
+        let text = offer_with(&[], &[]).replace("SAVPF 111", &format!("SAVPF {pt}"));
+        let offer = parse_offer(&text.replace("rtpmap:111", &format!("rtpmap:{pt}"))).unwrap();
+        choose_codec(&offer.sections[0]).is_some()
+    };
+    assert_eq!([63, 64, 72, 95, 96].map(is_taken), [true, false, false, false, true]);
 }
 
 #[test]

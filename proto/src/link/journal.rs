@@ -148,3 +148,140 @@ fn checksum(slot: u32, sequence: u64, bytes: &[u8]) -> u32 {
     hasher.update(bytes);
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: usize = 3;
+
+    /// Memory of the first slots only; the tests stay below.
+    fn journal() -> Vec<AtomicU64> {
+        (0..SLOTS_AT + SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn all(journal: &[AtomicU64]) -> Vec<(u32, Vec<u8>)> {
+        entries(journal).collect()
+    }
+
+    fn snapshot(journal: &[AtomicU64]) -> Vec<u64> {
+        journal.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    #[test]
+    fn entries_are_written_replaced_and_cleared() {
+        let journal = journal();
+        assert_eq!(all(&journal), []);
+        write(&journal, 2, b"two").unwrap();
+        write(&journal, 0, b"zero").unwrap();
+        assert_eq!(all(&journal), [(0, b"zero".to_vec()), (2, b"two".to_vec())]);
+        for text in [&b"a"[..], b"bb", b"", b"dddd"] {
+            write(&journal, 2, text).unwrap();
+            assert_eq!(all(&journal)[1], (2, text.to_vec()));
+        }
+        clear(&journal, 2).unwrap();
+        assert_eq!(all(&journal), [(0, b"zero".to_vec())]);
+        clear(&journal, 2).unwrap();
+        write(&journal, 2, b"again").unwrap();
+        assert_eq!(all(&journal)[1], (2, b"again".to_vec()));
+    }
+
+    #[test]
+    fn clearing_wipes_the_bytes() {
+        let journal = journal();
+        write(&journal, 1, b"a secret that is long enough").unwrap();
+        write(&journal, 1, b"its successor, a little longer yet").unwrap();
+        clear(&journal, 1).unwrap();
+        assert!(snapshot(&journal).iter().all(|&word| word == 0));
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let journal = journal();
+        assert_eq!(JOURNAL_ENTRY_LEN_MAX, 8176);
+        write(&journal, 0, &[7; JOURNAL_ENTRY_LEN_MAX]).unwrap();
+        assert_eq!(all(&journal), [(0, vec![7; JOURNAL_ENTRY_LEN_MAX])]);
+        let len = JOURNAL_ENTRY_LEN_MAX + 1;
+        assert_eq!(write(&journal, 0, &vec![8; len]), Err(JournalError::TooLong { len }));
+        let slot = JOURNAL_SLOTS;
+        assert_eq!(write(&journal, slot, b""), Err(JournalError::NoSuchSlot { slot }));
+        assert_eq!(clear(&journal, u32::MAX), Err(JournalError::NoSuchSlot { slot: u32::MAX }));
+        assert_eq!(all(&journal), [(0, vec![7; JOURNAL_ENTRY_LEN_MAX])], "refusals change nothing");
+    }
+
+    fn entry() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// A write of which any subset of the words reached memory leaves the old entry or the new one.
+        #[test]
+        #[cfg_attr(miri, ignore = "too much memory to interpret")]
+        fn a_torn_write_leaves_old_or_new(history in prop::collection::vec(entry(), 1..4), new in entry(), keep in any::<u64>()) {
+            let journal = journal();
+            for old in &history {
+                write(&journal, 1, old).unwrap();
+            }
+            let before = snapshot(&journal);
+            write(&journal, 1, &new).unwrap();
+            let after = snapshot(&journal);
+            let changed: Vec<_> = (0..before.len()).filter(|&i| after[i] != before[i]).collect();
+            for (nth, &at) in changed.iter().enumerate() {
+                if keep >> (nth % 64) & 1 == 0 {
+                    journal[at].store(before[at], Ordering::Relaxed);
+                }
+            }
+            let left = all(&journal);
+            let old = (1, history.last().unwrap().clone());
+            prop_assert!(left == [old] || left == [(1, new)], "{:?}", left);
+        }
+
+        /// A clear that was cut short leaves the newest entry or none, never an older one.
+        #[test]
+        #[cfg_attr(miri, ignore = "too much memory to interpret")]
+        fn a_torn_clear_brings_nothing_back(stop in 0usize..4) {
+            let journal = journal();
+            write(&journal, 0, b"old").unwrap();
+            write(&journal, 0, b"new").unwrap();
+            let before = snapshot(&journal);
+            // The order of `clear`: the older copy's sequence, the newer copy's sequence, the bit.
+            let words = slot_words(&journal, 0).unwrap();
+            let newest = current(words, 0).unwrap().copy;
+            let order = [1 - newest, newest].map(|copy| SLOTS_AT + copy * COPY_WORDS);
+            clear(&journal, 0).unwrap();
+            for (nth, at) in order.into_iter().chain([0]).enumerate() {
+                if nth >= stop {
+                    for i in if at == 0 { at..1 } else { at..at + COPY_WORDS } {
+                        journal[i].store(before[i], Ordering::Relaxed);
+                    }
+                }
+            }
+            prop_assert!(all(&journal).iter().all(|(_, bytes)| bytes == b"new"));
+        }
+
+        /// Random words anywhere: no panic, and nothing longer than an entry comes out.
+        #[test]
+        #[cfg_attr(miri, ignore = "too much memory to interpret")]
+        fn scribbles_do_no_harm(scribbles in prop::collection::vec((0..SLOTS_AT / 8 + 4 * ENTRY_HEADER_WORDS, any::<u64>()), 0..40)) {
+            let journal = journal();
+            write(&journal, 1, b"entry").unwrap();
+            for (which, word) in scribbles {
+                let at = match which {
+                    // Only slots that this test has memory for may be marked as used.
+                    0 => { journal[0].store(word & 7, Ordering::Relaxed); continue }
+                    n => SLOTS_AT + (n * 509) % (SLOTS * SLOT_WORDS),
+                };
+                journal[at].store(word, Ordering::Relaxed);
+            }
+            for (_, bytes) in entries(&journal) {
+                prop_assert!(bytes.len() <= JOURNAL_ENTRY_LEN_MAX);
+            }
+            write(&journal, 1, b"after").unwrap();
+            clear(&journal, 0).unwrap();
+        }
+    }
+}

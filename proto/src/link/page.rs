@@ -53,3 +53,75 @@ fn try_read<const COUNT: usize>(page: &[AtomicU64]) -> Option<[u64; COUNT]> {
     fence(Ordering::Acquire);
     (page[0].load(Ordering::Relaxed) == before).then_some(counters)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn page() -> Vec<AtomicU64> {
+        (0..PAGE_WORDS).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn what_is_published_is_read() {
+        let page = page();
+        assert_eq!(read(&page), Some([0; 3]));
+        publish(&page, &[1, 2, 3]);
+        assert_eq!(read(&page), Some([1, 2, 3]));
+        publish(&page, &[4; COUNTERS_MAX]);
+        assert_eq!(read(&page), Some([4; COUNTERS_MAX]));
+    }
+
+    #[test]
+    fn a_writer_that_died_in_the_middle_does_not_hold_the_reader() {
+        let page = page();
+        publish(&page, &[1, 2, 3]);
+        page[0].fetch_add(1, Ordering::Relaxed);
+        assert_eq!(read::<3>(&page), None);
+        publish(&page, &[4, 5, 6]);
+        assert_eq!(read(&page), Some([4, 5, 6]), "a page that was scribbled over heals");
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_a_write() {
+        let count = if cfg!(miri) { 20 } else { 20_000 };
+        let page = page();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..=count).for_each(|value| publish(&page, &[value; 8])));
+            let mut seen = 0;
+            while seen < count {
+                if let Some(counters) = read::<8>(&page) {
+                    assert_eq!(counters, [counters[0]; 8]);
+                    assert!(counters[0] >= seen, "counters went back");
+                    seen = counters[0];
+                }
+                std::thread::yield_now();
+            }
+        });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_never_sees_half_a_write() {
+        loom::model(|| {
+            let page: Arc<Vec<AtomicU64>> = Arc::new((0..LINE + 2).map(|_| AtomicU64::new(0)).collect());
+            let theirs = page.clone();
+            let writer = thread::spawn(move || {
+                publish(&theirs, &[1, 1]);
+                publish(&theirs, &[2, 2]);
+            });
+            if let Some([first, second]) = try_read(&page) {
+                assert_eq!(first, second);
+            }
+            writer.join().unwrap();
+            assert_eq!(try_read(&page), Some([2, 2]));
+        });
+    }
+}

@@ -2,7 +2,9 @@
 //!
 //! The dataplane makes it at its full size and seals the size, so neither side can ever be killed by SIGBUS through
 //! the other's truncation. Both sides see it as a slice of atomic words and never as anything else: whatever the
-//! other process writes there, reading it is a plain load of some number. The mapping is the only `unsafe` code.
+//! other process writes there, reading it is a plain load of some number.
+
+#![allow(unsafe_code)] // The cage: mapping memory that another process writes has no safe form.
 
 use std::ops::{Deref, Range};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -134,5 +136,54 @@ impl Drop for Region {
         // SAFETY: `map` made exactly this mapping, and no reference into it outlives `self`.
         let unmapped = unsafe { rustix::mm::munmap(self.words.as_ptr().cast(), LEN) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::link::journal;
+
+    fn touched(fd: &OwnedFd) -> i64 {
+        rustix::fs::fstat(fd).unwrap().st_blocks * 512
+    }
+
+    #[test]
+    fn only_what_is_touched_takes_memory() {
+        let (region, fd) = Region::create(1).unwrap();
+        journal::write(&region[JOURNAL], 0, &[1; 3000]).unwrap();
+        journal::write(&region[JOURNAL], 4095, &[1; 3000]).unwrap();
+        let before = touched(&fd);
+        assert!(before <= 8 * 4096, "{before} bytes for a header and two entries");
+        assert_eq!(journal::entries(&region[JOURNAL]).count(), 2);
+        assert!(touched(&fd) <= before + 2 * 4096, "reading looks at the two copies of a used slot and no further");
+    }
+
+    #[test]
+    fn what_is_opened_is_what_was_made() {
+        let (region, fd) = Region::create(9).unwrap();
+        let theirs = Region::open(fd.as_fd()).unwrap();
+        assert_eq!(theirs.epoch(), 9);
+        region[RESYNC].store(5, Ordering::Relaxed);
+        assert_eq!(theirs[RESYNC].load(Ordering::Relaxed), 5);
+        assert!(rustix::fs::ftruncate(&fd, 4096).is_err(), "sealed against shrinking");
+        assert!(rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).is_err(), "sealed against more seals");
+    }
+
+    #[test]
+    fn what_is_no_region_is_refused() {
+        let memfd = |len: usize, seals| {
+            let fd = rustix::fs::memfd_create("not-a-link", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+            rustix::fs::ftruncate(&fd, len as u64).unwrap();
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+            Region::open(fd.as_fd()).unwrap_err().to_string()
+        };
+        assert!(memfd(4096, SEALS).contains("size"));
+        assert!(memfd(LEN, SealFlags::SHRINK).contains("sealed"));
+        assert!(memfd(LEN, SEALS).contains("header"));
+        let (read_end, _) = std::io::pipe().unwrap();
+        assert!(Region::open(read_end.as_fd()).is_err());
     }
 }
