@@ -131,6 +131,20 @@ fn an_adopted_peer_that_nobody_resumes_is_let_go() {
 }
 
 #[test]
+fn who_left_while_no_controlplane_listened_is_not_adopted() {
+    let mut world = World::new();
+    let ada = world.join("blue", "Ada");
+    let bob = world.join("blue", "Bob");
+    // The worker says it while it is being asked what it has, when Ada is nobody's peer yet.
+    world.worker().expired.push(ada.peer.unwrap());
+    world.restart_controlplane();
+    let (peers, ..) = world.worker().dump();
+    assert_eq!(peers, [bob.peer.unwrap()]);
+    assert_eq!(world.worker().routes.len(), 0);
+    assert_eq!(world.journal.len(), 1);
+}
+
+#[test]
 fn late_dtls_of_an_adopted_peer_begins_nothing() {
     let mut world = World::new();
     let mut ada = world.join("blue", "Ada");

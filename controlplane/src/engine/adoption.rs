@@ -35,6 +35,10 @@ impl Engine {
             }
         }
         self.adopt_routes(index);
+        let expired = self.workers.get_mut(&index).map(|worker| std::mem::take(&mut worker.expired));
+        for peer in expired.unwrap_or_default() {
+            self.end_peer(Handle { worker: index, peer }, LeaveReason::TimedOut, true);
+        }
         let rooms: Vec<String> =
             self.rooms.iter().filter(|(_, room)| room.worker == index).map(|(name, _)| name.clone()).collect();
         for room in rooms {
