@@ -192,7 +192,7 @@ async fn what_is_not_there_is_a_problem() {
         assert_eq!(server.get(path).await.problem(), (404, "not_found".into()), "{path}");
     }
     for path in ["/r/a%20b", "/r/a%2fb", "/r/%2a", "/v1/rooms/a%20b/signal", &format!("/r/{}", "a".repeat(65))] {
-        assert_eq!(server.get(path).await.problem(), (404, "room_name".into()), "{path}");
+        assert_eq!(server.get(path).await.problem(), (400, "room_name".into()), "{path}");
     }
     let head = "POST /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(server.ask(head).await.problem(), (405, "method_not_allowed".into()));
@@ -282,7 +282,7 @@ async fn what_is_no_signal_is_refused_and_the_socket_goes_on() {
 async fn a_signal_that_is_too_large_ends_the_socket() {
     let mut server = Server::start(Limits::default()).await;
     let (mut client, _outgoing) = server.join().await;
-    let fits = format!("{}{}", r#"{"type":"ping"}"#, " ".repeat(64 * 1024 - 15));
+    let fits = format!("{}{}", r#"{"type":"ping"}"#, " ".repeat(256 * 1024 - 15));
     client.send(Message::text(fits.clone())).await.unwrap();
     assert!(matches!(server.request().await, Request::Signal { .. }));
     client.send(Message::text(fits + " ")).await.unwrap();

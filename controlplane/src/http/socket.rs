@@ -24,7 +24,7 @@ use crate::engine::{Grant, SocketId};
 use crate::link::{Closing, ToSocket};
 
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
-const FRAME_LEN_FACTOR: usize = 4;
+const FRAME_LEN_FACTOR: usize = 2;
 
 /// What the address may carry.
 #[derive(Deserialize)]
