@@ -276,7 +276,8 @@ impl Egress {
         // A socket may be writable by poll's measure (half of its buffer is free) and still too full for a train: so
         // each wait costs something, and the waits of one flush end.
         self.patience = self.patience.saturating_sub(started.elapsed().max(Duration::from_micros(20)));
-        matches!(ready, Ok(1..))
+        // An interrupted wait says nothing: try to send.
+        !matches!(ready, Ok(0))
     }
 }
 
@@ -361,7 +362,7 @@ mod tests {
     fn see(header: &libc::msghdr) -> Seen {
         // SAFETY: the header was made by `write_headers`; this reads what a kernel would.
         unsafe {
-            let vectors = std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize);
+            let vectors = std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen);
             let bytes = |v: &libc::iovec| std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len).to_vec();
             let segment = libc::CMSG_FIRSTHDR(header).as_ref().map(|message| {
                 assert_eq!((message.cmsg_level, message.cmsg_type), (libc::SOL_UDP, libc::UDP_SEGMENT));
