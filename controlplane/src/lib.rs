@@ -7,4 +7,3 @@
 pub mod dtls;
 pub mod ice;
 pub mod sdp;
-

@@ -8,6 +8,7 @@ use crate::config::{Micros, PEER_SLOTS_MAX, PEER_STREAMS_MAX, STAGED_MAX, STREAM
 use crate::forward::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
 use crate::route::{Hop, Route, Slot, Stream};
+use crate::timer::{PEER_TIMERS, STREAM_TIMERS};
 use crate::transport::{SsrcOwner, Transport};
 
 /// How far a description is: the kind of table and the index in it.
@@ -57,6 +58,7 @@ impl Forwarder {
             Command::PeerOpen(open) => {
                 let PeerId { index, generation } = open.peer;
                 self.peers.open(index, generation, Transport::new(*open, now))?;
+                self.reserve_timers();
                 self.demux.name(open.ufrag, index);
             }
             Command::PeerExtensions(extensions) => {
@@ -99,7 +101,13 @@ impl Forwarder {
                 transport.bind_ssrc(SsrcOwner { ssrc, stream: index, is_rtx });
             }
         }
+        self.reserve_timers();
         Ok(())
+    }
+
+    /// The packet path sets timers without taking memory for them.
+    fn reserve_timers(&mut self) {
+        self.timers.reserve(PEER_TIMERS * self.peers.occupied() + STREAM_TIMERS * self.streams.occupied());
     }
 
     fn open_slot(&mut self, open: &proto::plane::SlotOpen) -> Result<(), Refusal> {
@@ -210,6 +218,9 @@ impl Forwarder {
         self.streams.clear();
         self.peers.clear();
         self.demux.clear();
+        // Ids may come back under a new numbering; what was kept or set for them must not.
+        self.timers.clear();
+        self.history.clear();
     }
 
     /// Whether a description is under way: the worker calls [`describe`](Self::describe) while the event ring has

@@ -6,7 +6,8 @@ use proto::id::Ssrc;
 use proto::plane::{Counter, feedback};
 
 use crate::config::{
-    KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND, TRANSPORT_CC_INTERVAL,
+    KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, NACK_DELAY, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND,
+    TRANSPORT_CC_INTERVAL,
 };
 use crate::forward::{Forwarder, ntp};
 use crate::outbox::Outbox;
@@ -213,7 +214,7 @@ impl Forwarder {
         let Some(stream) = self.streams.at_mut(index) else { return };
         if stream.keyframe.timer.is_none_or(|set| at < set) {
             stream.keyframe.timer = Some(at);
-            self.timers.set(at, Timer::Keyframe { stream: index });
+            self.timers.set(at, Timer::Keyframe { stream: stream.open.stream });
         }
     }
 
@@ -227,8 +228,10 @@ impl Forwarder {
         let (mut seqs, mut lost) = ([0; NACK_LEN_MAX], 0);
         let count = holes.due(now, rtt, &mut seqs, &mut lost);
         if let Some(next) = holes.deadline() {
+            // Looked at again soon even if nothing is due: a new hole does not wait for the retry of an old one.
             holes.is_timer_set = true;
-            self.timers.set(next.max(now + 1), Timer::Nack { stream: index });
+            let timer = Timer::Nack { stream: stream.open.stream };
+            self.timers.set(next.clamp(now + 1, now + NACK_DELAY), timer);
         }
         if count > 0 {
             self.count(Counter::NackSent, count as u64);
@@ -262,7 +265,7 @@ impl Forwarder {
         transport.arrivals = Some(log);
         if has_news {
             transport.is_transport_cc_timer_set = true;
-            self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+            self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer: transport.id });
         }
     }
 
@@ -274,7 +277,7 @@ impl Forwarder {
             return;
         }
         transport.is_report_timer_set = true;
-        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer });
+        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer: transport.id });
 
         let mut blocks = [ReportBlock::default(); PEER_STREAMS_MAX];
         let mut block_count = 0;

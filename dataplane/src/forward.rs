@@ -4,7 +4,7 @@
 //! Every datagram has one fate, and each fate is a counter: [`Counter::Forwarded`], [`Counter::Consumed`],
 //! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always.
 
-use proto::id::PeerId;
+use proto::id::{PeerId, StreamId};
 use proto::plane::{
     Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, PeerExpired, PeerPath,
     StreamStarted,
@@ -128,17 +128,26 @@ impl Forwarder {
     pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Report { peer } => self.send_reports(now, peer, out),
-                Timer::TransportCc { peer } => self.send_transport_cc(now, peer, out),
-                Timer::Consent { peer } => self.check_consent(now, peer, out),
-                Timer::Nack { stream } => self.send_nack(now, stream, out),
-                Timer::Keyframe { stream } => self.keyframe_due(now, stream, out),
+                Timer::Report { peer } if self.has_peer(peer) => self.send_reports(now, peer.index, out),
+                Timer::TransportCc { peer } if self.has_peer(peer) => self.send_transport_cc(now, peer.index, out),
+                Timer::Consent { peer } if self.has_peer(peer) => self.check_consent(now, peer.index, out),
+                Timer::Nack { stream } if self.has_stream(stream) => self.send_nack(now, stream.index, out),
+                Timer::Keyframe { stream } if self.has_stream(stream) => self.keyframe_due(now, stream.index, out),
+                _ => {} // Its object is gone.
             }
             if out.is_nearly_full() {
                 break;
             }
         }
         self.counters[Counter::SendFailed as usize] += out.take_refused();
+    }
+
+    fn has_peer(&self, id: PeerId) -> bool {
+        self.peers.find(id.index, id.generation).is_some()
+    }
+
+    fn has_stream(&self, id: StreamId) -> bool {
+        self.streams.find(id.index, id.generation).is_some()
     }
 
     /// A STUN Binding request for a known transport is answered here: it proves the address (RFC 8445 §7.3), keeps
@@ -199,7 +208,7 @@ impl Forwarder {
         if !transport.is_consent_timer_set {
             transport.is_consent_timer_set = true;
             let ends = transport.consent_ends().expect("a check was just recorded");
-            self.timers.set(ends, Timer::Consent { peer: index });
+            self.timers.set(ends, Timer::Consent { peer: transport.id });
         }
         if let Some(old) = checked.evicted {
             self.demux.unbind(old, index);
@@ -217,7 +226,7 @@ impl Forwarder {
     fn check_consent(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         match transport.consent_ends() {
-            Some(ends) if ends > now => self.timers.set(ends, Timer::Consent { peer }),
+            Some(ends) if ends > now => self.timers.set(ends, Timer::Consent { peer: transport.id }),
             _ => {
                 transport.is_consent_timer_set = false;
                 if !transport.is_expired {
@@ -283,7 +292,7 @@ impl Forwarder {
                 }
             }
         }
-        note_arrival(transport, &mut self.timers, &packet, peer, at, now);
+        note_arrival(transport, &mut self.timers, &packet, at, now);
 
         if owner.is_rtx {
             return self.receive_rtx(now, owner.stream, packet, out);
@@ -304,13 +313,13 @@ impl Forwarder {
             if !holes.is_empty() && !holes.is_timer_set {
                 holes.is_timer_set = true;
                 let due = holes.deadline().expect("there are holes");
-                self.timers.set(due, Timer::Nack { stream: owner.stream });
+                self.timers.set(due, Timer::Nack { stream: stream.open.stream });
             }
         }
         if !stream.is_started {
             stream.is_started = true;
             out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
-            arm_reports(transport, &mut self.timers, peer, now);
+            arm_reports(transport, &mut self.timers, now);
         }
         let is_wanted = stream.keyframe.is_wanted && stream.keyframe.asked.is_none();
         self.fan_out(now, owner.stream, packet, out);
@@ -420,7 +429,7 @@ impl Forwarder {
         if transport.outgoing().is_none() {
             return;
         }
-        arm_reports(transport, &mut self.timers, peer, now);
+        arm_reports(transport, &mut self.timers, now);
         for at in 0..transport.slots.len() {
             let Some((_, slot)) = self.peers.at(peer).and_then(|t| t.slots.get(at)).copied() else { return };
             let route = self.slots.at(slot).and_then(|s| s.route).and_then(|r| self.routes.at(r));
@@ -434,12 +443,12 @@ impl Forwarder {
 }
 
 /// Arms the report timer of a peer that sends or receives.
-fn arm_reports(transport: &mut Transport, timers: &mut Timers, peer: u32, now: Micros) {
+fn arm_reports(transport: &mut Transport, timers: &mut Timers, now: Micros) {
     if !transport.is_report_timer_set {
         transport.is_report_timer_set = true;
         // The first report soon, so that lip sync and the round trip do not wait; peers spread over 250 ms.
-        let spread = Micros::from(peer % 25) * 10 * MILLISECOND;
-        timers.set(now + REPORT_INTERVAL / 4 + spread, Timer::Report { peer });
+        let spread = Micros::from(transport.id.index % 25) * 10 * MILLISECOND;
+        timers.set(now + REPORT_INTERVAL / 4 + spread, Timer::Report { peer: transport.id });
     }
 }
 
@@ -493,14 +502,7 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) {
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.
-fn note_arrival(
-    transport: &mut Transport,
-    timers: &mut Timers,
-    packet: &RtpPacket<'_>,
-    peer: u32,
-    at: Micros,
-    now: Micros,
-) {
+fn note_arrival(transport: &mut Transport, timers: &mut Timers, packet: &RtpPacket<'_>, at: Micros, now: Micros) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
     let Some(&[high, low]) = packet.extension(id) else { return };
     let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
@@ -508,7 +510,7 @@ fn note_arrival(
     transport.transport_cc_ssrc = packet.header.ssrc;
     if !transport.is_transport_cc_timer_set {
         transport.is_transport_cc_timer_set = true;
-        timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+        timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer: transport.id });
     }
 }
 

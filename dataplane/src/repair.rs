@@ -23,17 +23,23 @@ struct Entry {
     len: u32,
 }
 
+const EMPTY: Entry = Entry { stream: StreamId::new(u32::MAX, 0), index: 0, len: 0 };
+
 /// Where a stream's packets lie in the [`History`], by the low bits of their index.
 pub(crate) type Places = Box<[u32; HISTORY_PER_STREAM]>;
 
 impl History {
     pub(crate) fn new() -> Self {
-        let empty = Entry { stream: StreamId::new(u32::MAX, 0), index: 0, len: 0 };
         History {
             bytes: vec![0; HISTORY_PACKETS * FRAME_LEN].into_boxed_slice(),
-            entries: vec![empty; HISTORY_PACKETS].into_boxed_slice(),
+            entries: vec![EMPTY; HISTORY_PACKETS].into_boxed_slice(),
             next: 0,
         }
+    }
+
+    /// Forgets all packets.
+    pub(crate) fn clear(&mut self) {
+        self.entries.fill(EMPTY);
     }
 
     /// The places of a new stream.
