@@ -22,8 +22,9 @@ const FEEDBACK_SSRC: Ssrc = 1;
 const NACK_LEN_MAX: usize = 64;
 /// Sequence numbers of one received compound packet that are looked at: what a loss of a second of video needs.
 const NACKED_MAX: usize = 512;
-/// Sender reports in one compound: with a report block for each stream they fit a frame.
-const SENDER_REPORTS_MAX: usize = 24;
+/// Sender reports in one compound: with their names (56 bytes each) and a report block for each stream (24 bytes each)
+/// they stay below the 1200 bytes that every path carries.
+const SENDER_REPORTS_MAX: usize = 13;
 
 impl Forwarder {
     /// SRTCP: check the window, authenticate, update the window; then each packet of the compound.
@@ -123,8 +124,9 @@ impl Forwarder {
         if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
             return None;
         }
-        let stream = streams.find(origin.stream.index, origin.stream.generation)?;
-        let kept = history.find(origin.stream, stream.places.as_ref()?, origin.index)?;
+        let source = origin.source;
+        let stream = streams.find(source.stream.index, source.stream.generation)?;
+        let kept = history.find(source, stream.places.as_ref()?, origin.index)?;
         let packet = RtpPacket::from_history(kept, origin.index)?;
         let ids = peers.find(stream.open.peer.index, stream.open.peer.generation)?.extension_ids;
         let transport = peers.at_mut(peer)?;

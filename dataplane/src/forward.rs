@@ -20,7 +20,7 @@ use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
 use crate::punt::{Bucket, is_dtls_record};
-use crate::repair::History;
+use crate::repair::{History, Source};
 use crate::route::{Route, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
@@ -359,10 +359,11 @@ impl Forwarder {
     fn fan_out(&mut self, now: Micros, index: u32, packet: RtpPacket<'_>, out: &mut Outbox) {
         let Forwarder { streams, slots, peers, history, counters, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
+        let source = Source { stream: stream.open.stream, ssrc: stream.ssrc };
         if let Some(places) = &mut stream.places
             && !stream.hops.is_empty()
         {
-            history.store(stream.open.stream, places, packet.index, [packet.head, packet.payload]);
+            history.store(source, places, packet.index, [packet.head, packet.payload]);
         }
         let Some(publisher) = peers.find(stream.open.peer.index, stream.open.peer.generation) else { return };
         let ids = publisher.extension_ids;
@@ -385,7 +386,7 @@ impl Forwarder {
             }
             hop.awaits_keyframe = false;
             if !slot.rewriter.is_live() {
-                slot.rewriter.begin(stream.open.stream, packet.index, packet.header.timestamp, clock_rate, now);
+                slot.rewriter.begin(source, packet.index, packet.header.timestamp, clock_rate, now);
             }
             let mapped = slot.rewriter.map(packet.index, packet.header.timestamp, now);
             let Some((out_index, timestamp)) = mapped.filter(|(i, _)| slot.sent_window.check(*i).is_ok()) else {

@@ -1,7 +1,7 @@
 //! Repair of losses, both ways: the history from which subscribers' NACKs are answered by RTX (RFC 4585 §6.2.1,
 //! RFC 4588), and the holes of publishers' streams that we ask for ourselves.
 
-use proto::id::StreamId;
+use proto::id::{Ssrc, StreamId};
 
 use crate::config::{
     FRAME_LEN, HISTORY_PACKETS, HISTORY_PER_STREAM, HOLES_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
@@ -16,14 +16,22 @@ pub(crate) struct History {
     next: usize,
 }
 
+/// Which packets an index counts: those of one SSRC of a stream. A stream that changes its SSRC counts anew, and a
+/// repair must not find the new packet under the old number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    pub(crate) stream: StreamId,
+    pub(crate) ssrc: Ssrc,
+}
+
 #[derive(Clone, Copy)]
 struct Entry {
-    stream: StreamId,
+    source: Source,
     index: u64,
     len: u32,
 }
 
-const EMPTY: Entry = Entry { stream: StreamId::new(u32::MAX, 0), index: 0, len: 0 };
+const EMPTY: Entry = Entry { source: Source { stream: StreamId::new(u32::MAX, 0), ssrc: 0 }, index: 0, len: 0 };
 
 /// Where a stream's packets lie in the [`History`], by the low bits of their index.
 pub(crate) type Places = Box<[u32; HISTORY_PER_STREAM]>;
@@ -48,10 +56,12 @@ impl History {
     }
 
     /// Keeps a packet of a stream, given as head and payload.
-    pub(crate) fn store(&mut self, stream: StreamId, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
+    pub(crate) fn store(&mut self, source: Source, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
         let [head, payload] = parts;
         let len = head.len() + payload.len();
-        if len > FRAME_LEN {
+        let held = &self.entries[places[index as usize % HISTORY_PER_STREAM] as usize];
+        let is_overtaken = held.source == source && held.index > index;
+        if len > FRAME_LEN || is_overtaken {
             return;
         }
         let at = self.next;
@@ -59,15 +69,15 @@ impl History {
         let frame = &mut self.bytes[at * FRAME_LEN..][..len];
         frame[..head.len()].copy_from_slice(head);
         frame[head.len()..].copy_from_slice(payload);
-        self.entries[at] = Entry { stream, index, len: len as u32 };
+        self.entries[at] = Entry { source, index, len: len as u32 };
         places[index as usize % HISTORY_PER_STREAM] = at as u32;
     }
 
     /// The packet of a stream with this index, if it is still there.
-    pub(crate) fn find(&self, stream: StreamId, places: &Places, index: u64) -> Option<&[u8]> {
+    pub(crate) fn find(&self, source: Source, places: &Places, index: u64) -> Option<&[u8]> {
         let at = places[index as usize % HISTORY_PER_STREAM] as usize;
         let entry = self.entries.get(at)?;
-        (entry.stream == stream && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
+        (entry.source == source && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
     }
 }
 
@@ -197,7 +207,8 @@ mod tests {
 
     #[test]
     fn the_history_finds_what_is_recent_and_only_that() {
-        let (a, b) = (StreamId::new(0, 1), StreamId::new(1, 1));
+        let [a, b, renamed] =
+            [(0, 7), (1, 7), (0, 8)].map(|(stream, ssrc)| Source { stream: StreamId::new(stream, 1), ssrc });
         let mut history = History::new();
         let (mut in_a, mut in_b) = (History::places(), History::places());
         assert_eq!(history.find(a, &in_a, 0), None, "an unused place is not a packet");
@@ -210,6 +221,9 @@ mod tests {
         history.store(b, &mut in_b, last, [b"", b"b"]);
         assert_eq!(history.find(b, &in_b, last), Some(&b"b"[..]));
         assert_eq!(history.find(a, &in_b, last), None, "another stream's packet is not found");
+        assert_eq!(history.find(renamed, &in_a, last), None, "nor that of the stream's former SSRC");
+        history.store(a, &mut in_a, last - HISTORY_PER_STREAM as u64, [b"", b"very late"]);
+        assert!(history.find(a, &in_a, last).is_some(), "what comes very late does not push out what is newer");
     }
 
     #[test]
