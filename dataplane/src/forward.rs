@@ -13,7 +13,7 @@ use proto::stun;
 
 use crate::codec;
 use crate::config::{
-    ARRIVALS_MAX, MILLISECOND, Micros, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
+    MILLISECOND, Micros, PATH_HELD, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
     SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
@@ -26,7 +26,6 @@ use crate::srtp::Window;
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
 use crate::transport::{SsrcOwner, Transport};
-use crate::twcc::ArrivalLog;
 
 /// A datagram as the io backend hands it over.
 pub struct Datagram<'a> {
@@ -36,6 +35,25 @@ pub struct Datagram<'a> {
     pub at: Micros,
     /// Its bytes; they are decrypted in place.
     pub bytes: &'a mut [u8],
+}
+
+/// How much a worker remembers. Strangers must not be able to make any of it grow without bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// Peers, streams, slots and routes that are open.
+    pub objects: [usize; 4],
+    /// Addresses from which a peer's packets are taken.
+    pub paths: usize,
+    /// Username fragments that are answered.
+    pub ufrags: usize,
+    /// SSRCs of peers' streams that are bound or remembered.
+    pub ssrcs: usize,
+    /// Holes of streams that are tracked.
+    pub holes: usize,
+    /// Timers that are pending.
+    pub timers: usize,
+    /// Commands that wait for their commit.
+    pub staged: usize,
 }
 
 /// One worker's state and all it does with a packet.
@@ -80,6 +98,23 @@ impl Forwarder {
         &mut self.counters
     }
 
+    /// How much is remembered now. Walks all tables: for tests and diagnosis, not for the turn.
+    pub fn sizes(&self) -> Sizes {
+        let (paths, ufrags) = self.demux.sizes();
+        Sizes {
+            objects: [self.peers.occupied(), self.streams.occupied(), self.slots.occupied(), self.routes.occupied()],
+            paths,
+            ufrags,
+            ssrcs: (0..self.peers.len() as u32).filter_map(|i| self.peers.at(i)).map(Transport::ssrc_count).sum(),
+            holes: (0..self.streams.len() as u32)
+                .filter_map(|i| self.streams.at(i)?.holes.as_ref())
+                .map(crate::repair::Holes::len)
+                .sum(),
+            timers: self.timers.len(),
+            staged: self.staged.len(),
+        }
+    }
+
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter, n: u64) {
         self.counters[counter as usize] += n;
@@ -104,10 +139,11 @@ impl Forwarder {
         self.count(fate, 1);
     }
 
-    /// Sends a datagram of the controlplane to an address that the peer has validated.
+    /// Sends a datagram of the controlplane to an address that the peer has validated, as long as it consents.
     pub fn inject(&mut self, header: &DatagramHeader, payload: &[u8], out: &mut Outbox) {
         let PeerId { index, generation } = header.peer;
-        let path = self.peers.find(index, generation).and_then(|peer| peer.path_to(header.remote));
+        let peer = self.peers.find(index, generation).filter(|peer| !peer.is_expired);
+        let path = peer.and_then(|peer| peer.path_to(header.remote));
         let Some(path) = path else {
             self.count(Counter::InjectRefused, 1);
             return;
@@ -116,7 +152,8 @@ impl Forwarder {
             frame[..payload.len()].copy_from_slice(payload);
             payload.len()
         });
-        self.count(if is_sent { Counter::Injected } else { Counter::SendFailed }, 1);
+        // The outbox counts what it refuses.
+        self.count(Counter::Injected, u64::from(is_sent));
     }
 
     /// When [`tick`](Self::tick) is due, if ever.
@@ -195,6 +232,12 @@ impl Forwarder {
             // Consent that was lost is not taken back by a check with the same credentials (RFC 7675 §5.1).
             return Counter::DroppedStunUnknownUfrag;
         }
+        let holder = self.demux.peer_at(path).filter(|holder| *holder != index);
+        let held = holder.and_then(|holder| self.peers.at(holder)).and_then(|holder| holder.checked_at(path));
+        if held.is_some_and(|at| now < at + PATH_HELD) {
+            return Counter::DroppedStunPathTaken;
+        }
+        let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedStunUnknownUfrag };
         let checked = transport.checked(path, message.use_candidate(), now);
         let key = &transport.integrity;
         out.push_public(to, |frame| {
@@ -213,9 +256,7 @@ impl Forwarder {
         if let Some(old) = checked.evicted {
             self.demux.unbind(old, index);
         }
-        if checked.is_new {
-            self.demux.bind(path, index);
-        }
+        self.demux.bind(path, index);
         self.count(Counter::BindingAnswered, 1);
         if checked.is_moved {
             self.became_ready(now, index, out);
@@ -284,9 +325,11 @@ impl Forwarder {
         };
         let highest = if bound.is_some() { highest } else { None };
         if bound.is_none() {
-            transport.bind_ssrc(owner);
-            rebind(stream, owner, fresh);
-            for hop in &stream.hops {
+            let former_window = rebind(stream, owner, fresh);
+            if let Some(former) = transport.bind_ssrc(owner) {
+                transport.retire(former, former_window);
+            }
+            for hop in stream.hops.iter().filter(|_| !owner.is_rtx) {
                 if let Some(slot) = self.slots.at_mut(hop.slot) {
                     slot.rewriter.cut();
                 }
@@ -321,9 +364,10 @@ impl Forwarder {
             out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
             arm_reports(transport, &mut self.timers, now);
         }
-        let is_wanted = stream.keyframe.is_wanted && stream.keyframe.asked.is_none();
         self.fan_out(now, owner.stream, packet, out);
-        if lost > 0 || is_wanted {
+        // A receiver may have begun to wait with this packet, and then nobody else asks.
+        let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
+        if lost > 0 || self.streams.at(owner.stream).is_some_and(is_unasked) {
             self.want_keyframe(now, owner.stream, out);
         }
         Counter::Forwarded
@@ -378,6 +422,10 @@ impl Forwarder {
             if transport.outgoing().is_none() {
                 counters[Counter::HeldNotReady as usize] += 1;
                 continue;
+            }
+            if slot.rewriter.is_jump(packet.index) {
+                slot.rewriter.cut();
+                hop.awaits_keyframe = stream.open.codec.is_video();
             }
             if hop.awaits_keyframe && !starts_keyframe {
                 stream.keyframe.is_wanted = true;
@@ -483,15 +531,14 @@ fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'
     found
 }
 
-/// Gives a stream its new SSRC, with the window that its first authentic packet opened.
-fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) {
+/// Gives a stream its new SSRC, with the window that its first authentic packet opened; returns the window of the former.
+fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
     if owner.is_rtx {
         stream.rtx_ssrc = owner.ssrc;
-        stream.rtx_window = window;
-        return;
+        return std::mem::replace(&mut stream.rtx_window, window);
     }
     stream.ssrc = owner.ssrc;
-    stream.window = window;
+    let former = std::mem::replace(&mut stream.window, window);
     stream.reception.reset();
     stream.sender_report = None;
     if let Some(holes) = &mut stream.holes {
@@ -500,13 +547,13 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) {
     for hop in &mut stream.hops {
         hop.awaits_keyframe = stream.open.codec.is_video();
     }
+    former
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.
 fn note_arrival(transport: &mut Transport, timers: &mut Timers, packet: &RtpPacket<'_>, at: Micros, now: Micros) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
-    let Some(&[high, low]) = packet.extension(id) else { return };
-    let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
+    let (Some(&[high, low]), Some(arrivals)) = (packet.extension(id), &mut transport.arrivals) else { return };
     arrivals.push(u16::from_be_bytes([high, low]), at);
     transport.transport_cc_ssrc = packet.header.ssrc;
     if !transport.is_transport_cc_timer_set {

@@ -140,6 +140,11 @@ impl Holes {
         self.holes.is_empty()
     }
 
+    /// How many packets are missing.
+    pub(crate) fn len(&self) -> usize {
+        self.holes.len()
+    }
+
     /// When the next hole is to be asked for.
     pub(crate) fn deadline(&self) -> Option<Micros> {
         self.holes.iter().map(|h| h.ask_at).min()

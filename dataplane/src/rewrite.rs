@@ -3,10 +3,11 @@
 //!
 //! A gap of the input stays a gap of the output: a receiver that is not told of a loss freezes, one that is told
 //! asks for a repair. Only what a route withholds on purpose closes up, because the next segment starts right
-//! after the last packet that left.
+//! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
 use crate::repair::Source;
+use crate::srtp::Window;
 
 /// How many earlier segments are remembered for repairs of packets sent before a switch.
 const SEGMENTS: usize = 4;
@@ -66,6 +67,15 @@ impl Rewriter {
     /// The next packet begins a segment: another stream, or the same one after a pause.
     pub(crate) fn cut(&mut self) {
         self.is_live = false;
+    }
+
+    /// Whether an input packet is further ahead of the live segment than any loss that could still be repaired. Its gap
+    /// closes up: a receiver's SRTP loses count where sequence numbers jump by half their range, and the slot would be
+    /// deaf for the rest of the call, whoever is routed into it.
+    #[inline]
+    pub(crate) fn is_jump(&self, index: u64) -> bool {
+        let highest = self.segments[0].filter(|_| self.is_live).map(|s| self.highest.wrapping_sub(s.index_offset));
+        highest.is_some_and(|highest| index > highest + Window::WIDTH)
     }
 
     /// Whether a segment is running.
