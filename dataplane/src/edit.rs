@@ -158,6 +158,9 @@ impl Forwarder {
         self.routes.open(index, generation, Route { open: *open })?;
         slot.route = Some(index);
         slot.rewriter.cut();
+        if stream.hops.is_empty() {
+            stream.kept_from = stream.window.highest().map_or(0, |highest| highest + 1);
+        }
         let awaits_keyframe = stream.open.codec.is_video();
         let peer = slot.open.peer.index;
         stream.hops.push(Hop {

@@ -413,7 +413,9 @@ impl Forwarder {
         let ids = publisher.extension_ids;
         let carried = packet.carried(&ids);
         let clock_rate = stream.open.codec.clock_rate();
-        let starts_keyframe = stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
+        // A keyframe that comes so late that what follows it was not kept cannot be completed.
+        let is_kept = packet.index >= stream.kept_from;
+        let starts_keyframe = is_kept && stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
         if starts_keyframe {
             stream.keyframe.is_wanted = false;
         }
@@ -541,6 +543,7 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
     let former = std::mem::replace(&mut stream.window, window);
     stream.reception.reset();
     stream.sender_report = None;
+    stream.kept_from = 0;
     if let Some(holes) = &mut stream.holes {
         holes.clear();
     }

@@ -60,7 +60,9 @@ impl History {
         let [head, payload] = parts;
         let len = head.len() + payload.len();
         let held = &self.entries[places[index as usize % HISTORY_PER_STREAM] as usize];
-        let is_overtaken = held.source == source && held.index > index;
+        // A place that was never used points at somebody else's entry, or at an index that has another place.
+        let is_overtaken =
+            held.source == source && held.index > index && (held.index - index) % HISTORY_PER_STREAM as u64 == 0;
         if len > FRAME_LEN || is_overtaken {
             return;
         }
@@ -92,6 +94,8 @@ struct Hole {
 /// The holes of one stream, in order of their index.
 pub(crate) struct Holes {
     holes: Vec<Hole>,
+    /// Where the stream began. The first packet that arrived is not always the first that was sent.
+    lowest: Option<u64>,
     pub(crate) is_timer_set: bool,
 }
 
@@ -107,14 +111,20 @@ pub(crate) struct Arrival {
 impl Holes {
     /// None yet; the memory for all of them is taken here.
     pub(crate) fn new() -> Self {
-        Holes { holes: Vec::with_capacity(HOLES_MAX), is_timer_set: false }
+        Holes { holes: Vec::with_capacity(HOLES_MAX), lowest: None, is_timer_set: false }
     }
 
     /// A packet arrived: `highest` is the highest index before it, if any.
     pub(crate) fn arrived(&mut self, index: u64, highest: Option<u64>, now: Micros) -> Arrival {
         let Some(highest) = highest else {
+            self.lowest = Some(index);
             return Arrival::default();
         };
+        let lowest = *self.lowest.get_or_insert(highest);
+        if index < lowest {
+            self.began_earlier(index, lowest, now);
+            return Arrival::default();
+        }
         if index < highest {
             if let Ok(at) = self.holes.binary_search_by_key(&index, |h| h.index) {
                 self.holes.remove(at);
@@ -133,6 +143,17 @@ impl Holes {
         }
         self.holes.extend((highest + 1..index).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
         Arrival::default()
+    }
+
+    /// The stream began with `index`, before what was thought to be its start: what lies between is missing too.
+    fn began_earlier(&mut self, index: u64, lowest: u64, now: Micros) {
+        let missing = lowest - index - 1;
+        if self.holes.len() as u64 + missing > HOLES_MAX as u64 {
+            return;
+        }
+        self.lowest = Some(index);
+        self.holes.extend((index + 1..lowest).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
+        self.holes.rotate_right(missing as usize);
     }
 
     /// Whether nothing is missing.
@@ -172,6 +193,7 @@ impl Holes {
     /// Forgets all holes.
     pub(crate) fn clear(&mut self) {
         self.holes.clear();
+        self.lowest = None;
     }
 }
 
@@ -228,6 +250,10 @@ mod tests {
         assert_eq!(history.find(a, &in_b, last), None, "another stream's packet is not found");
         assert_eq!(history.find(renamed, &in_a, last), None, "nor that of the stream's former SSRC");
         history.store(a, &mut in_a, last - HISTORY_PER_STREAM as u64, [b"", b"very late"]);
+        let (mut young, mut in_young) = (History::new(), History::places());
+        young.store(a, &mut in_young, 9, [b"", b"9"]);
+        young.store(a, &mut in_young, 8, [b"", b"8"]);
+        assert_eq!(young.find(a, &in_young, 8), Some(&b"8"[..]), "out of order, into a place that was never used");
         assert!(history.find(a, &in_a, last).is_some(), "what comes very late does not push out what is newer");
     }
 
@@ -250,6 +276,21 @@ mod tests {
             asked += usize::from(holes.due(now, 50_000, &mut seqs, &mut lost) == 2);
         }
         assert_eq!((asked, lost), (usize::from(NACK_TRIES_MAX), 2));
+    }
+
+    #[test]
+    fn a_stream_that_begins_out_of_order_is_asked_for_from_its_true_start() {
+        let mut holes = Holes::new();
+        let (mut seqs, mut lost) = ([0; 64], 0);
+        holes.arrived(10, None, 0);
+        holes.arrived(12, Some(10), 0);
+        holes.arrived(7, Some(12), 0);
+        assert_eq!(holes.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 3);
+        assert_eq!(seqs[..3], [8, 9, 11]);
+        assert!(holes.arrived(9, Some(12), 1).recovered && holes.arrived(8, Some(12), 1).recovered);
+        holes.clear();
+        assert_eq!(holes.arrived(40_000, Some(40_001), 2), Arrival::default(), "known from before: not its start");
+        assert_eq!(holes.len(), 0);
     }
 
     #[test]
