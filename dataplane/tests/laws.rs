@@ -580,7 +580,7 @@ fn a_storm_is_a_storm() {
     let call = Call { seed: 3, loss: 200, duplicated: 50, jitter: 50, switches, renames: vec![(1000, 0)], storm: 2500 };
     let mut sim = check(call);
     for (counter, least) in [
-        (Counter::Sent, 2000),
+        (Counter::Sent, 1000),
         (Counter::RtxSent, 100),
         (Counter::NackSent, 50),
         (Counter::Recovered, 30),
