@@ -58,7 +58,7 @@ fn dataplane(options: Options) -> Result<(), Failure> {
 
 fn controlplane(options: Options) -> Result<(), Failure> {
     let mut config = controlplane::Config::new(options.state, options.listen, options.stun);
-    config.settings.stun = options::advertised_stun(options.stun, &options.media_ips);
+    config.stun_ip = options.media_ips.first().copied();
     controlplane::run(config, process::announce)?;
     Ok(())
 }

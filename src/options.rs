@@ -57,15 +57,6 @@ pub(crate) fn resolve_state(common: &Common) -> Result<PathBuf, Failure> {
     state_folder(common.state.clone().or(file.state))
 }
 
-/// Where clients reach a STUN server that is bound to every address: at the first media address. `None`: at the
-/// address that it is bound to.
-pub(crate) fn advertised_stun(stun: SocketAddr, media_ips: &[IpAddr]) -> Option<String> {
-    match (stun.ip().is_unspecified(), media_ips.first()) {
-        (true, Some(&ip)) if stun.port() != 0 => Some(SocketAddr::new(ip, stun.port()).to_string()),
-        _ => None,
-    }
-}
-
 fn read_file(common: &Common) -> Result<File, Failure> {
     let Some(path) = &common.config else { return Ok(File::default()) };
     let unreadable = |error| format!("cannot read the settings file {}: {error}", path.display());
@@ -128,13 +119,5 @@ mod tests {
         assert_eq!(default_state(None, Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
         assert_eq!(default_state(Some("relative".into()), Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
         assert_eq!(default_state(None, None), None);
-    }
-
-    #[test]
-    fn a_stun_server_on_every_address_is_told_by_the_media_address() {
-        let media = [IpAddr::from([192, 0, 2, 1])];
-        let any = SocketAddr::from(([0, 0, 0, 0], 3478));
-        assert_eq!(advertised_stun(any, &media).as_deref(), Some("192.0.2.1:3478"));
-        assert_eq!(advertised_stun(SocketAddr::from(([192, 0, 2, 7], 3478)), &media), None, "the bound one is told");
     }
 }

@@ -24,7 +24,7 @@ use crate::peer::Peer;
 use crate::placement::Worker;
 use crate::random::Random;
 use crate::reconcile::{Capacity, Plan};
-use crate::room::Room;
+use crate::room::{Member, Room};
 use crate::sdp::Fingerprint;
 use crate::session::SessionHash;
 use crate::timers::Timers;
@@ -287,7 +287,7 @@ impl Engine {
         }
     }
 
-    fn peer_snapshot(&self, worker: usize, member: &crate::room::Member) -> Option<PeerSnapshot> {
+    fn peer_snapshot(&self, worker: usize, member: &Member) -> Option<PeerSnapshot> {
         let peer = self.peers.get(&Handle { worker, peer: member.peer })?;
         Some(PeerSnapshot {
             info: member.info(),

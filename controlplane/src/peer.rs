@@ -14,7 +14,7 @@ use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
 use crate::engine::SocketId;
 use crate::ice::RemoteCandidates;
 use crate::policy::Grant;
-use crate::sdp::{Fingerprint, Setup};
+use crate::sdp::{Fingerprint, Offer, Setup};
 use crate::session::SessionHash;
 
 /// One peer.
@@ -33,6 +33,39 @@ pub(crate) struct Peer {
     pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
     pub(crate) transport: Transport,
+}
+
+impl Peer {
+    /// A peer whose offer is answered just now.
+    pub(crate) fn answered(room: &str, grant: &Grant, session: SessionHash, offer: &Offer, deadline: Instant) -> Peer {
+        let mut candidates = RemoteCandidates::default();
+        for candidate in &offer.candidates {
+            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
+            let _ = candidates.add(candidate);
+        }
+        Peer {
+            room: room.to_owned(),
+            grant: grant.clone(),
+            session,
+            socket: None,
+            mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
+            candidates,
+            transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
+        }
+    }
+
+    /// A peer that an earlier controlplane connected, and that must be resumed by the deadline.
+    pub(crate) fn adopted(room: String, grant: Grant, session: SessionHash, deadline: Instant) -> Peer {
+        Peer {
+            room,
+            grant,
+            session,
+            socket: None,
+            mids: Vec::new(),
+            candidates: RemoteCandidates::default(),
+            transport: Transport::adopted(deadline),
+        }
+    }
 }
 
 /// ICE and DTLS of a peer, as far as they are the controlplane's.
@@ -61,7 +94,7 @@ pub(crate) enum Progress {
 
 impl Transport {
     /// A transport that was answered just now.
-    pub(crate) fn answered(fingerprints: Vec<Fingerprint>, ours: Setup, deadline: Instant) -> Self {
+    fn answered(fingerprints: Vec<Fingerprint>, ours: Setup, deadline: Instant) -> Self {
         Self {
             state: PeerState::New,
             fingerprints,
@@ -73,7 +106,7 @@ impl Transport {
     }
 
     /// A transport that an earlier controlplane connected. Its DTLS state is gone and not needed any more.
-    pub(crate) fn adopted(deadline: Instant) -> Self {
+    fn adopted(deadline: Instant) -> Self {
         Self {
             state: PeerState::Connected,
             fingerprints: Vec::new(),

@@ -2,10 +2,13 @@
 //!
 //! A room lives on one worker, so that no packet crosses cores; a new room goes where the fewest peers are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use proto::id::PeerId;
+
 use crate::ice;
+use crate::policy::PEERS_PER_WORKER_CEILING;
 use crate::reconcile::Plan;
 
 /// A worker as the engine sees it.
@@ -16,17 +19,26 @@ pub(crate) struct Worker {
     pub(crate) candidates: Vec<String>,
     /// What an earlier controlplane left, until the worker has said what it has.
     pub(crate) journal: Option<Vec<(u32, Vec<u8>)>>,
+    /// Peers that are not adopted yet and whose consent has ended already.
+    pub(crate) expired: BTreeSet<PeerId>,
 }
 
 impl Worker {
     /// A worker whose link came up.
     pub(crate) fn new(plan: Plan, addresses: &[SocketAddr], journal: Vec<(u32, Vec<u8>)>) -> Self {
-        Self { plan, candidates: ice::host_candidates(addresses), journal: Some(journal) }
+        Self { plan, candidates: ice::host_candidates(addresses), journal: Some(journal), expired: BTreeSet::new() }
     }
 
     /// Whether it takes joins: whatever an earlier controlplane left there is adopted.
     pub(crate) fn is_ready(&self) -> bool {
         self.journal.is_none()
+    }
+
+    /// The consent of a peer that may be about to be adopted has ended.
+    pub(crate) fn expire(&mut self, peer: PeerId) {
+        if !self.is_ready() && self.expired.len() < PEERS_PER_WORKER_CEILING {
+            self.expired.insert(peer);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Totals {
     pub handshakes_begun: u64,
     /// DTLS handshakes completed with the right certificate.
     pub handshakes_completed: u64,
-    /// DTLS handshakes that failed or ran out of time.
+    /// Transports that failed, or did not complete ICE and DTLS in time.
     pub handshakes_failed: u64,
     /// Hellos passed over by the limits on handshakes.
     pub handshakes_passed_over: u64,

@@ -8,9 +8,8 @@ use proto::id::SlotId;
 use proto::signal::LeaveReason;
 
 use super::{Engine, Handle, Output};
-use crate::ice::RemoteCandidates;
 use crate::journal::Entry;
-use crate::peer::{Peer, Transport};
+use crate::peer::Peer;
 use crate::room::{Member, Room};
 
 impl Engine {
@@ -35,6 +34,10 @@ impl Engine {
             }
         }
         self.adopt_routes(index);
+        let expired = self.workers.get_mut(&index).map(|worker| std::mem::take(&mut worker.expired));
+        for peer in expired.unwrap_or_default() {
+            self.end_peer(Handle { worker: index, peer }, LeaveReason::TimedOut, true);
+        }
         let rooms: Vec<String> =
             self.rooms.iter().filter(|(_, room)| room.worker == index).map(|(name, _)| name.clone()).collect();
         for room in rooms {
@@ -64,15 +67,8 @@ impl Engine {
             slots: entry.slots,
             is_connected: true,
         });
-        let peer = Peer {
-            room: entry.room,
-            grant: entry.grant,
-            session: entry.session,
-            socket: None,
-            mids: Vec::new(),
-            candidates: RemoteCandidates::default(),
-            transport: Transport::adopted(now + self.settings.resume_timeout),
-        };
+        let deadline = now + self.settings.resume_timeout;
+        let peer = Peer::adopted(entry.room, entry.grant, entry.session, deadline);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.set_clock(handle);

@@ -5,9 +5,9 @@ use std::time::Instant;
 use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
 
 use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
-use crate::ice::{CandidateError, RemoteCandidates};
+use crate::ice::CandidateError;
 use crate::negotiation::{Negotiation, Ours, Refusal};
-use crate::peer::{Peer, Transport};
+use crate::peer::Peer;
 use crate::placement;
 use crate::policy::{Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
 use crate::room::{Member, Room};
@@ -138,31 +138,13 @@ impl Engine {
         let ours = Ours { fingerprint: &self.fingerprint, candidates: &worker.candidates };
         let opened = negotiation.open(peer, &ours, &mut worker.plan, &mut self.random);
         let candidates = worker.candidates.clone();
-
-        let offer = negotiation.offer();
-        let mut remote_candidates = RemoteCandidates::default();
-        for candidate in &offer.candidates {
-            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
-            let _ = remote_candidates.add(candidate);
-        }
-        let handle = Handle { worker: index, peer };
         let deadline = now + self.settings.handshake_timeout;
-        self.peers.insert(
+        let handle = Handle { worker: index, peer };
+        self.seat(
+            socket,
             handle,
-            Peer {
-                room: guest.room.clone(),
-                grant: guest.grant.clone(),
-                session: guest.session,
-                socket: Some(socket),
-                mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
-                candidates: remote_candidates,
-                transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
-            },
+            Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), deadline),
         );
-        self.sessions.insert(guest.session, handle);
-        self.sockets.insert(socket, Seat::Peer(handle));
-        self.timers.set(Timer::Guest(socket), None);
-        self.set_clock(handle);
         self.totals.joined += 1;
 
         self.send(socket, ServerSignal::Answer { sdp: opened.sdp });
@@ -177,6 +159,16 @@ impl Engine {
         };
         self.join(handle, &guest.room, member);
         Ok(())
+    }
+
+    /// Takes a new peer in and seats it at its socket.
+    fn seat(&mut self, socket: SocketId, handle: Handle, mut peer: Peer) {
+        peer.socket = Some(socket);
+        self.sessions.insert(peer.session, handle);
+        self.peers.insert(handle, peer);
+        self.sockets.insert(socket, Seat::Peer(handle));
+        self.timers.set(Timer::Guest(socket), None);
+        self.set_clock(handle);
     }
 
     /// The worker of a room, or the one for a new room.

@@ -23,7 +23,10 @@ impl Engine {
                     }
                 }
                 Event::PeerPath(path) => self.path(now, handle(path.peer), path.remote),
-                Event::PeerExpired(expired) => self.end_peer(handle(expired.peer), LeaveReason::TimedOut, true),
+                Event::PeerExpired(expired) => {
+                    worker.expire(expired.peer);
+                    self.end_peer(handle(expired.peer), LeaveReason::TimedOut, true);
+                }
                 Event::Refused(refused) => {
                     self.totals.commands_refused += 1;
                     // We and the worker disagree, or its table is full: better told than hidden.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Committed, Described, Direction, Event, PeerExtensions, PeerKeys, PeerOpen, Refusal, Refused, Report,
-    RouteOpen, SlotOpen, StreamOpen,
+    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerOpen, Refusal, Refused,
+    Report, RouteOpen, SlotOpen, StreamOpen,
 };
 
 /// A peer that is installed.
@@ -31,6 +31,8 @@ pub struct Worker {
     keys_seen: BTreeSet<[u8; 32]>,
     /// Peers for which there is no room: opening them is refused.
     pub peers_max: Option<usize>,
+    /// Peers without consent; said again at Describe.
+    pub expired: Vec<PeerId>,
 }
 
 impl Worker {
@@ -55,7 +57,18 @@ impl Worker {
         reports
     }
 
+    /// A refusal names the index of what the command opens or closes, whatever it missed.
     fn take(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
+        let index = match command {
+            Command::StreamOpen(c) => c.stream.index,
+            Command::SlotOpen(c) => c.slot.index,
+            Command::RouteOpen(c) => c.route.index,
+            _ => return self.carry_out(command),
+        };
+        self.carry_out(command).map_err(|(_, refusal)| (index, refusal))
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
         match command {
             Command::PeerOpen(open) => {
                 if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
@@ -138,6 +151,7 @@ impl Worker {
         self.slots.values().for_each(|&c| echo(c.into()));
         self.routes.values().for_each(|&c| echo(c.into()));
         let count = (reports.len() - start) as u64;
+        reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
         reports.push(Report::Event(Event::Described(Described { count })));
     }
 
