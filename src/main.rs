@@ -21,7 +21,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     process::start_log();
-    let result = match cli.command {
+    let result = match cli.command() {
         Command::Run { common, ips, media, doors } => {
             options::resolve(&common, &ips, &media, &doors).and_then(supervisor::run)
         }

@@ -47,8 +47,13 @@ pub(crate) fn resolve(common: &Common, ips: &MediaIps, media: &Media, doors: &Do
         stun: doors.stun.or(file.stun).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 3478))),
         media_ips: if given_ips.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { given_ips },
         media_port: media.media_port.or(file.media_port).unwrap_or(40_000),
-        workers: media.workers.or(file.workers).unwrap_or(1),
+        workers: media.workers.or(file.workers).unwrap_or_else(cores),
     })
+}
+
+/// A worker for each core that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The state folder that `uprtc token` reads.

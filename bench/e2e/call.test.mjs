@@ -60,7 +60,7 @@ test('three browsers see and hear each other', { timeout: 120_000 }, async () =>
     }
     assert.equal(second.inbound.filter((s) => s.kind === 'audio').length, 2);
     assert.equal(second.dtls, 'connected');
-    assert.equal(second.cipher, 'AEAD_AES_128_GCM');
+    assert.match(second.cipher, /AEAD_AES_128_GCM$/);
     assert.equal(second.ice, 'connected');
     assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
     assert.deepEqual(peer.errors, []);
