@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` lets people in. No logic of a call is here.
 
@@ -63,6 +62,3 @@ fn controlplane(options: Options) -> Result<(), Failure> {
     controlplane::run(config, process::announce)?;
     Ok(())
 }
-=======
-fn main() {}
->>>>>>> dptests
