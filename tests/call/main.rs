@@ -38,9 +38,7 @@ impl Guest {
         let more = |report: &Report, id, kind| report.track(id, kind).intact - before.track(id, kind).intact;
         let what = format!("{} to get {audio} packets and {video} frames of {others:?}", self.id);
         let is_met = |report: &Report| {
-            others.iter().all(|&id| {
-                more(report, id, Kind::Audio) >= audio && more(report, id, Kind::Video) >= video
-            })
+            others.iter().all(|&id| more(report, id, Kind::Audio) >= audio && more(report, id, Kind::Video) >= video)
         };
         self.peer.wait(&what, DEADLINE, is_met).await.unwrap_or_else(|error| panic!("{error}"))
     }
