@@ -1,6 +1,10 @@
 //! Settings of a dataplane and every limit of a worker, each with its reason. Relations between limits are
 //! asserted here, at compile time.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
 /// Time on the worker's clock: microseconds since an arbitrary moment, never backwards.
 pub type Micros = u64;
 
@@ -107,3 +111,79 @@ const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-ou
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);
 const _: () = assert!(OUTBOX_LEN < u32::MAX as usize);
+/// Where a dataplane listens and how its workers run: what the operator sets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Addresses of this machine that media arrives at. Each worker opens a socket on each of them.
+    pub media_ips: Vec<IpAddr>,
+    /// UDP port of worker 0; worker i listens on `media_port + i`. 0 leaves the choice to the kernel.
+    pub media_port: u16,
+    /// Threads, each with its core, ports and peers.
+    pub workers: usize,
+    /// The Unix socket at which a controlplane attaches; its folder must exist.
+    pub socket_path: PathBuf,
+    /// Whether each worker is bound to one core.
+    pub is_pinned: bool,
+    /// How idle workers wait.
+    pub driver: Driver,
+}
+
+impl Default for Config {
+    /// One worker on 127.0.0.1, port 40000: what a developer needs.
+    fn default() -> Self {
+        Config {
+            media_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            media_port: 40_000,
+            workers: 1,
+            socket_path: PathBuf::from("dataplane.sock"),
+            is_pinned: true,
+            driver: Driver::Auto,
+        }
+    }
+}
+
+/// How a worker with nothing to do waits for its sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Driver {
+    /// By io_uring where the kernel allows it, else by epoll.
+    #[default]
+    Auto,
+    /// By io_uring.
+    Uring,
+    /// By epoll.
+    Epoll,
+}
+
+/// Media addresses of a dataplane. A path names its socket by a byte, and every socket costs a system call a turn.
+pub const MEDIA_IPS_MAX: usize = 16;
+/// Workers of a dataplane; more than one for each core is never useful.
+pub const WORKERS_MAX: usize = 1024;
+/// What each socket asks the kernel for, each way: 40 ms of a worker's 100 MB/s.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Buffers of a batch. Each takes one datagram, or up to 64 that UDP_GRO merged; beyond 32 the system call's share
+/// of the cost does not shrink any further.
+pub const BATCH_LEN_MAX: usize = 32;
+/// Messages in one sendmmsg; beyond 64 the system call's share of the cost does not shrink any further.
+pub const MESSAGES_MAX: usize = 64;
+/// Packets of a train: UDP_MAX_SEGMENTS of kernels before 6.9, later ones allow 128.
+pub const TRAIN_SEGMENTS_MAX: usize = 64;
+/// Bytes of a train: the largest UDP payload over IPv4.
+pub const TRAIN_BYTES_MAX: usize = 65_507;
+/// How long one flush may wait in all for a full send buffer. Longer, and the peers of this worker that are not to
+/// blame hear it.
+pub const SEND_WAIT_MAX: Duration = Duration::from_millis(1);
+/// Commands that are read in one turn: at 0.1 to 1 µs each, a small part of a packet's due time.
+pub const COMMANDS_PER_TURN_MAX: usize = 256;
+/// Injected datagrams that are read in one turn.
+pub const INJECTS_PER_TURN_MAX: usize = 64;
+/// How often a busy worker publishes its counters. An idle one publishes before it parks.
+pub const PUBLISH_INTERVAL: Micros = 100 * MILLISECOND;
+/// Places of the event ring that echoes of a description leave to events.
+pub const ECHO_HEADROOM: usize = 1024;
+/// How soon a worker looks again whether the controlplane has read, when a description has filled the event ring.
+pub const ECHO_RETRY: Micros = 5 * MILLISECOND;
+/// How long a destination that refused a train is sent single packets.
+pub const REFUSED_TRAINS_TIMEOUT: Micros = 10 * SECOND;
+
+const _: () = assert!(MEDIA_IPS_MAX <= u8::MAX as usize + 1, "Path::socket is a byte");
+const _: () = assert!(TRAIN_BYTES_MAX <= 65_507 && TRAIN_SEGMENTS_MAX <= 64, "what every kernel takes");

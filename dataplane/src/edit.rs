@@ -2,7 +2,9 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{Command, Committed, Counter, Described, Record, Refusal, Refused, Report, feedback};
+use proto::plane::{
+    Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback,
+};
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
@@ -264,8 +266,8 @@ impl Forwarder {
     /// Echoes up to `space` installed records into the outbox's reports.
     pub fn describe(&mut self, space: usize, out: &mut Outbox) {
         let Some(mut at) = self.describing else { return };
-        // A peer may echo four records; stop while they still fit.
-        let mut space = space.min(out.report_space()).saturating_sub(4);
+        // A peer may take five records; stop while they still fit.
+        let mut space = space.min(out.report_space()).saturating_sub(5);
         while space > 0 {
             let len = match at.phase {
                 0 => self.peers.len(),
@@ -305,7 +307,12 @@ impl Forwarder {
             2 => records[0] = self.slots.at(index).map(|s| s.open.into()),
             _ => records[0] = self.routes.at(index).map(|r| r.open.into()),
         }
-        records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count()
+        let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
+        // The event may have been lost to the full ring that this description makes up for.
+        if let Some(peer) = self.peers.at(index).filter(|peer| phase == 0 && peer.is_expired) {
+            out.report(PeerExpired { peer: peer.id }.into_report());
+        }
+        count
     }
 }
 

@@ -8,6 +8,10 @@
 //! controlplane can answer is punted.
 
 pub mod config;
+mod run;
+mod worker;
+
+pub mod io;
 pub mod outbox;
 
 mod demux;
@@ -31,4 +35,5 @@ mod route;
 mod edit;
 pub mod forward;
 
-pub use config::Micros;
+pub use config::{Config, Micros};
+pub use run::{Dataplane, Error, run};

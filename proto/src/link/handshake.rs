@@ -185,7 +185,7 @@ impl LinkServer {
     /// attempt and leaves the current attachment as it is, unless the newcomer had already been welcomed; report it
     /// and accept again.
     pub fn accept(&mut self) -> Result<Vec<WorkerLink>, LinkError> {
-        let socket = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC)
+        let socket = rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC))
             .map_err(LinkError::os("accept a controlplane"))?;
         set_timeout(&socket, Some(HANDSHAKE_TIMEOUT))?;
         check_peer(&socket)?;

@@ -1,4 +1,4 @@
-//! CAGE: the shared-memory link between a worker and the controlplane.
+//! The shared-memory link between a worker and the controlplane.
 //!
 //! One worker, one link, one memory: a sealed memfd with a command ring and an inject ring down, an event ring and a
 //! punt ring up, a stats page and the journal. The dataplane makes it and hands it over a Unix socket
@@ -20,14 +20,13 @@
 //! Who is fenced: every attachment gets *fresh* memory with a higher epoch, into which the journal is copied. A late
 //! ghost of an earlier controlplane writes into memory that nobody reads any more.
 //!
-//! `unsafe` is here because the kernel's mmap has no safe form: three blocks in `region.rs`. Everything above them is
+//! The CAGE is `region.rs`: mmap has no safe form, so `unsafe` stands there and only there. Everything above it is
 //! safe code over `&[AtomicU64]`. It was worth it: a ring costs 5 to 216 ns a record, a socket 22 to 46 µs a wake.
 //! The proofs: an oracle property test, Miri and the loom model of the rings, the sleep flag and the page
-//! (`RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::` and `cargo +nightly miri test -p proto --lib --
-//! link::ring link::page link::journal`), a peer that scribbles over everything
-//! (`hostile.rs`), and two processes that kill each other (`tests/two_processes.rs`).
+//! (`cargo +nightly miri test -p proto --lib -- link::ring link::page` and
+//! `RUSTFLAGS="--cfg loom" cargo test -p proto --lib link::`), a peer that scribbles over everything (`hostile.rs`),
+//! and two processes that kill each other (`tests/two_processes.rs`).
 
-#![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
 #![cfg_attr(loom, allow(dead_code))]
 
 /// The atomics of the machine, or of the loom model.
@@ -61,8 +60,8 @@ pub use self::{
     journal::{JOURNAL_ENTRY_LEN_MAX, JOURNAL_SLOTS, JournalError},
 };
 
-/// Commands that may wait for a worker: what a room of eight costs is about 150, so a restart replays dozens of
-/// rooms before it has to wait for the worker's next turn.
+/// Commands that may wait for a worker. A room of eight takes about 300 (peers, keys, streams, slots, routes), so a
+/// dozen rooms are replayed before the controlplane has to wait for the worker's next turn.
 pub const COMMANDS_MAX: usize = 4096;
 /// Events and echoes that may wait for the controlplane. Twice the commands, because a description echoes everything.
 pub const EVENTS_MAX: usize = 8192;

@@ -2,7 +2,9 @@
 //!
 //! The dataplane makes it at its full size and seals the size, so neither side can ever be killed by SIGBUS through
 //! the other's truncation. Both sides see it as a slice of atomic words and never as anything else: whatever the
-//! other process writes there, reading it is a plain load of some number. The mapping is the only `unsafe` code.
+//! other process writes there, reading it is a plain load of some number.
+
+#![allow(unsafe_code)] // The cage: mapping memory that another process writes has no safe form.
 
 use std::ops::{Deref, Range};
 use std::os::fd::{BorrowedFd, OwnedFd};

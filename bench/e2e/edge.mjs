@@ -1,0 +1,95 @@
+// An edge under test: the real executable, both planes, on ports of its own choice, with a state folder that is
+// thrown away.
+
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
+const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Polls until `probe` gives something truthy; fails with `what` after `ms`. */
+export async function until(what, probe, ms = 20_000) {
+  const end = Date.now() + ms;
+  let last;
+  for (;;) {
+    try {
+      const found = await probe();
+      if (found) return found;
+      last = found;
+    } catch (error) {
+      last = error;
+    }
+    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what} (last: ${last?.stack ?? JSON.stringify(last)})`);
+    await sleep(100);
+  }
+}
+
+export class Edge {
+  static async start(...options) {
+    const edge = new Edge();
+    edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
+    edge.log = '';
+    const fixed = ['run', '--listen', '127.0.0.1:0', '--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
+    edge.process = spawn(executable, [...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
+    edge.ended = new Promise((resolve) => edge.process.once('exit', (code, signal) => resolve({ code, signal })));
+    for (const stream of [edge.process.stdout, edge.process.stderr]) {
+      stream.setEncoding('utf8');
+      stream.on('data', (text) => (edge.log += text));
+    }
+    edge.link = await until('the edge prints a link', () => {
+      if (edge.process.exitCode !== null) throw new Error(`the edge ended:\n${edge.log}`);
+      return edge.log.match(/http:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
+    });
+    edge.base = new URL(edge.link).origin;
+    return edge;
+  }
+
+  /** The token that `uprtc token` prints. */
+  async token(...options) {
+    const child = spawn(executable, ['token', ...options, '--state', this.state], { stdio: ['ignore', 'pipe', 'inherit'] });
+    let text = '';
+    child.stdout.setEncoding('utf8').on('data', (part) => (text += part));
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    if (code !== 0) throw new Error(`uprtc token ended with ${code}`);
+    return text.trim();
+  }
+
+  async url(room, name, join = true) {
+    const token = await this.token('--room', room, '--name', name, '--publish', '--subscribe');
+    return `${this.base}/r/${room}?token=${token}${join ? '&join=1' : ''}`;
+  }
+
+  /** The process id of a plane: a child of ours whose command line shows the word. */
+  async pid(plane) {
+    for (const entry of await readdir('/proc')) {
+      if (!/^\d+$/.test(entry)) continue;
+      try {
+        const words = (await readFile(`/proc/${entry}/cmdline`, 'utf8')).split('\0');
+        const parent = (await readFile(`/proc/${entry}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')[1];
+        if (Number(parent) === this.process.pid && words.includes(plane) && words.includes(this.state)) return Number(entry);
+      } catch {
+        // It ended while we looked.
+      }
+    }
+    return undefined;
+  }
+
+  async metrics() {
+    const text = await (await fetch(`${this.base}/metrics`)).text();
+    return Object.fromEntries(text.split('\n').filter((l) => l && !l.startsWith('#')).map((l) => [l.slice(0, l.lastIndexOf(' ')), Number(l.slice(l.lastIndexOf(' ') + 1))]));
+  }
+
+  async stop() {
+    if (this.process.exitCode === null) this.process.kill('SIGTERM');
+    const ended = await Promise.race([this.ended, sleep(10_000).then(() => undefined)]);
+    if (!ended) this.process.kill('SIGKILL');
+    await rm(this.state, { recursive: true, force: true });
+    return ended;
+  }
+}

@@ -1,0 +1,346 @@
+//! Who may do what in which room: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, and the key that signs them.
+//!
+//! A token is checked once, at the door: `http` turns it into a [`Claims`] before a socket reaches the engine, and
+//! nothing behind it sees the text again. Only HS256 is accepted, whatever the token's header says, and the text of
+//! a token is never logged. The HMAC is `ring`'s (docs/decisions/0004-tokens.md).
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::signature::{self, Signer, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Bytes of the signing key: as many as the hash gives (RFC 7518 §3.2).
+pub const KEY_LEN: usize = 32;
+
+/// File of the signing key in the state folder.
+pub const KEY_FILE: &str = "token.key";
+
+/// Longest token that is looked at, bytes. Ours have about 300.
+pub const TOKEN_LEN_MAX: usize = 4096;
+
+/// How far the clocks of issuer and edge may differ, seconds.
+pub const LEEWAY_S: u64 = 30;
+
+/// Longest room name, bytes.
+pub const ROOM_LEN_MAX: usize = 64;
+
+/// Longest name of a participant, characters.
+pub const NAME_LEN_MAX: usize = 64;
+
+/// The room claim that is good for every room.
+pub const ANY_ROOM: &str = "*";
+
+/// Whether `room` can be the name of a room: 1 to 64 of `[A-Za-z0-9._-]`.
+pub fn is_room_name(room: &str) -> bool {
+    (1..=ROOM_LEN_MAX).contains(&room.len())
+        && room.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Whether `name` can be shown to others: 1 to 64 characters, none of them a control character.
+pub fn is_participant_name(name: &str) -> bool {
+    (1..=NAME_LEN_MAX).contains(&name.chars().count()) && !name.chars().any(char::is_control)
+}
+
+/// What a token says. Times are seconds since the Unix epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// The room it is good for, or `*` for every room.
+    pub room: String,
+    /// The name that others see.
+    pub name: String,
+    /// Whether its bearer may send media.
+    #[serde(default)]
+    pub publish: bool,
+    /// Whether its bearer may receive media.
+    #[serde(default)]
+    pub subscribe: bool,
+    /// Whether its bearer may see and change rooms through the API.
+    #[serde(default)]
+    pub admin: bool,
+    /// When it stops being good.
+    pub exp: u64,
+    /// When it was made.
+    #[serde(default)]
+    pub iat: u64,
+    /// Its own identity, random.
+    #[serde(default)]
+    pub jti: String,
+}
+
+impl Claims {
+    /// Claims of a fresh token that is good from now for `ttl_s` seconds: times and identity are filled in here.
+    pub fn new(room: &str, name: &str, ttl_s: u64) -> Claims {
+        let iat = jsonwebtoken::get_current_timestamp();
+        let mut identity = [0u8; 16];
+        getrandom::fill(&mut identity).expect("the kernel's random number generator answers");
+        Claims {
+            room: room.to_owned(),
+            name: name.to_owned(),
+            publish: false,
+            subscribe: false,
+            admin: false,
+            exp: iat.saturating_add(ttl_s),
+            iat,
+            jti: hex(&identity),
+        }
+    }
+
+    /// Whether it is good for `room`.
+    pub fn is_for(&self, room: &str) -> bool {
+        self.room == ANY_ROOM || self.room == room
+    }
+
+    fn check(&self) -> Result<(), TokenError> {
+        if self.room != ANY_ROOM && !is_room_name(&self.room) {
+            return Err(TokenError::Claims("room is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"));
+        }
+        if !is_participant_name(&self.name) {
+            return Err(TokenError::Claims("name is not 1 to 64 characters without control characters"));
+        }
+        Ok(())
+    }
+}
+
+/// Why a token is not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TokenError {
+    /// There is none.
+    #[error("no token: send it as `Authorization: Bearer` or as ?token=")]
+    Missing,
+    /// It is not three parts of base64url with JSON inside.
+    #[error("the token is not a JSON Web Token")]
+    Malformed,
+    /// It is signed otherwise than by HS256.
+    #[error("the token is not signed with HS256, the one algorithm that is accepted")]
+    Algorithm,
+    /// The signature is not of this server's key.
+    #[error("the token's signature is not of this server's key")]
+    Signature,
+    /// It is past its `exp`.
+    #[error("the token has expired: get a new one")]
+    Expired,
+    /// Its `nbf` is to come.
+    #[error("the token is not valid yet")]
+    Immature,
+    /// A claim is missing, of the wrong type, or of a value that cannot be.
+    #[error("the token's claims are not those of uprtc: {0}")]
+    Claims(&'static str),
+}
+
+impl TokenError {
+    /// Stable name of the error, as problem details show it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            TokenError::Missing => "token_missing",
+            TokenError::Malformed => "token_malformed",
+            TokenError::Algorithm => "token_algorithm",
+            TokenError::Signature => "token_signature",
+            TokenError::Expired => "token_expired",
+            TokenError::Immature => "token_immature",
+            TokenError::Claims(_) => "token_claims",
+        }
+    }
+}
+
+/// Why the signing key cannot be had. Each is one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read or made.
+    #[error("cannot use the signing key {}: {source}", .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The file is not 64 hexadecimal digits.
+    #[error("{} is not a signing key: it should hold 64 hexadecimal digits; remove it to have a new one made", .0.display())]
+    NotAKey(PathBuf),
+    /// Others than its owner may read it.
+    #[error("others may read the signing key {path}: chmod 600 {path}", path = .0.display())]
+    Exposed(PathBuf),
+}
+
+/// The key that signs and checks tokens.
+pub struct TokenKey {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    validation: Validation,
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(..)")
+    }
+}
+
+impl TokenKey {
+    /// A key from its bytes.
+    pub fn new(secret: &[u8; KEY_LEN]) -> TokenKey {
+        install_provider();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY_S;
+        validation.validate_nbf = true;
+        TokenKey { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret), validation }
+    }
+
+    /// The key in the state folder, made on the first call with random bytes and mode 0600.
+    ///
+    /// Two processes that start at once agree on one key: the file appears whole, and only one of them makes it.
+    pub fn load_or_create(state: &Path) -> Result<TokenKey, KeyError> {
+        let path = state.join(KEY_FILE);
+        let file_error = |source| KeyError::File { path: path.clone(), source };
+        match read_key(&path) {
+            Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                create_key(state, &path).map_err(file_error)?;
+                read_key(&path)
+            }
+            read => read,
+        }
+    }
+
+    /// The token that says `claims`, or why no server would take it.
+    pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
+        claims.check()?;
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding).map_err(|_| TokenError::Malformed)
+    }
+
+    /// Checks signature, times and claims of a token, in this order.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.is_empty() {
+            return Err(TokenError::Missing);
+        }
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let header = jsonwebtoken::decode_header(token);
+        if header.is_err_and(|error| matches!(error.kind(), ErrorKind::Json(error) if error.is_data())) {
+            return Err(TokenError::Algorithm); // a header that names no algorithm known at all, such as `none`
+        }
+        let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(named)?;
+        data.claims.check()?;
+        Ok(data.claims)
+    }
+}
+
+fn named(error: jsonwebtoken::errors::Error) -> TokenError {
+    match error.kind() {
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::ImmatureSignature => TokenError::Immature,
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenError::Algorithm,
+        ErrorKind::InvalidAudience => TokenError::Claims("aud is for somebody else"),
+        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
+            TokenError::Claims("a claim is missing or of the wrong type")
+        }
+        ErrorKind::Json(error) if error.is_data() => TokenError::Claims("a claim is missing or of the wrong type"),
+        _ => TokenError::Malformed,
+    }
+}
+
+fn read_key(path: &Path) -> Result<TokenKey, KeyError> {
+    let file_error = |source| KeyError::File { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(file_error)?;
+    if file.metadata().map_err(file_error)?.permissions().mode() & 0o077 != 0 {
+        return Err(KeyError::Exposed(path.to_owned()));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(1024).read_to_string(&mut text).map_err(file_error)?;
+    let mut secret = Zeroizing::new([0u8; KEY_LEN]);
+    unhex(text.trim(), &mut *secret).ok_or_else(|| KeyError::NotAKey(path.to_owned()))?;
+    Ok(TokenKey::new(&secret))
+}
+
+/// Writes a fresh key beside `path` and links it there, which fails if another process was faster: then its key stands.
+fn create_key(state: &Path, path: &Path) -> io::Result<()> {
+    let mut secret = Zeroizing::new([0u8; KEY_LEN]);
+    getrandom::fill(&mut *secret).map_err(io::Error::other)?;
+    let text = Zeroizing::new(hex(&*secret) + "\n");
+    let mut suffix = [0u8; 8];
+    getrandom::fill(&mut suffix).map_err(io::Error::other)?;
+    let draft = state.join(format!("{KEY_FILE}.{}", hex(&suffix)));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)])).collect()
+}
+
+fn unhex(text: &str, out: &mut [u8]) -> Option<()> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * out.len() {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(())
+}
+
+/// HS256 on `ring`, the only algorithm that this process can do: confusion of algorithms has nothing to work with.
+struct Hs256(hmac::Key);
+
+impl Hs256 {
+    fn new(algorithm: &Algorithm, secret: &[u8]) -> Result<Hs256, jsonwebtoken::errors::Error> {
+        match algorithm {
+            Algorithm::HS256 => Ok(Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret))),
+            _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
+        }
+    }
+}
+
+impl Signer<Vec<u8>> for Hs256 {
+    fn try_sign(&self, text: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        Ok(hmac::sign(&self.0, text).as_ref().to_vec())
+    }
+}
+
+impl Verifier<Vec<u8>> for Hs256 {
+    fn verify(&self, text: &[u8], tag: &Vec<u8>) -> Result<(), signature::Error> {
+        hmac::verify(&self.0, text, tag).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtSigner for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl JwtVerifier for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |algorithm, key| Ok(Box::new(Hs256::new(algorithm, key.as_bytes())?)),
+    verifier_factory: |algorithm, key| Ok(Box::new(Hs256::new(algorithm, key.try_get_as_bytes()?)?)),
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// `jsonwebtoken` keeps one provider for each process; this is ours, and there is no other.
+fn install_provider() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| PROVIDER.install_default().expect("no other code of this process uses jsonwebtoken"));
+}

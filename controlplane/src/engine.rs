@@ -1,0 +1,453 @@
+//! The core of the controlplane: signals, reports and punted datagrams in; signals, injected datagrams, journal
+//! entries and commands out. It owns every room and every peer.
+//!
+//! Sans-IO: no socket, no clock, no runtime. A driver calls [`Engine::handle`] with what happened, then takes
+//! [`Engine::poll_output`] until it is empty, gives each worker what [`Engine::reconcile`] yields as far as its
+//! command ring has space, and calls [`Engine::handle_timeout`] when [`Engine::poll_timeout`] is due.
+
+mod adoption;
+mod signalling;
+mod transport;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use proto::id::PeerId;
+use proto::plane::{Command, DatagramHeader, Report};
+use proto::signal::{ClientSignal, Kind, LeaveReason, ServerSignal};
+
+use crate::dtls::Identity;
+use crate::gate::Gate;
+use crate::journal::Entry;
+use crate::peer::Peer;
+use crate::placement::Worker;
+use crate::random::Random;
+use crate::reconcile::{Capacity, Plan};
+use crate::room::{Member, Room};
+use crate::sdp::Fingerprint;
+use crate::session::SessionHash;
+use crate::timers::Timers;
+
+pub use crate::policy::{Grant, Settings};
+pub use crate::snapshot::{PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
+
+/// Names one signalling socket; the driver never uses a number twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SocketId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The link to a worker is up. The engine asks what is installed and adopts what the journal explains.
+    Linked {
+        /// Which worker.
+        worker: usize,
+        /// Where its peers reach it: one candidate each.
+        addresses: Vec<SocketAddr>,
+        /// What an earlier controlplane left for us: slot and bytes.
+        journal: Vec<(u32, Vec<u8>)>,
+    },
+    /// The dataplane behind a link is gone, and its SRTP state with it.
+    Unlinked {
+        /// Which worker.
+        worker: usize,
+    },
+    /// A record of the worker's event ring.
+    Report {
+        /// Which worker.
+        worker: usize,
+        /// What it says.
+        report: Report,
+    },
+    /// A punted datagram.
+    Datagram {
+        /// Which worker.
+        worker: usize,
+        /// From whom.
+        header: DatagramHeader,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+    /// A signalling socket was let in.
+    SocketOpened {
+        /// Its name from now on.
+        socket: SocketId,
+        /// The room of its address.
+        room: String,
+        /// What its token allows.
+        grant: Grant,
+    },
+    /// A signal came on a socket.
+    Signal {
+        /// Which socket.
+        socket: SocketId,
+        /// What it says.
+        signal: ClientSignal,
+    },
+    /// A signalling socket closed.
+    SocketClosed {
+        /// Which socket.
+        socket: SocketId,
+    },
+    /// The worker lost events: read its state anew.
+    Resync {
+        /// Which worker.
+        worker: usize,
+    },
+    /// The server stops: every socket is told. Media stands, for a successor to adopt.
+    Stop,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a signal.
+    Signal {
+        /// On which socket.
+        socket: SocketId,
+        /// What.
+        signal: ServerSignal,
+    },
+    /// Close a socket once what was sent before is out.
+    CloseSocket {
+        /// Which.
+        socket: SocketId,
+    },
+    /// Send a datagram to a peer through its worker.
+    Inject {
+        /// Which worker.
+        worker: usize,
+        /// To whom; `len` is the payload's.
+        header: DatagramHeader,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+    /// Write or clear (`None`) a slot of the worker's journal.
+    Journal {
+        /// Which worker.
+        worker: usize,
+        /// Which slot.
+        slot: u32,
+        /// What a successor needs to adopt the peer. No keys.
+        bytes: Option<Vec<u8>>,
+    },
+}
+
+/// A peer among all workers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Handle {
+    worker: usize,
+    peer: PeerId,
+}
+
+/// Who sits at a socket.
+enum Seat {
+    /// Somebody who was let in and has not offered yet.
+    Guest(Guest),
+    /// A peer.
+    Peer(Handle),
+}
+
+/// A peer to be: what `welcome` said.
+#[derive(Clone)]
+struct Guest {
+    room: String,
+    grant: Grant,
+    session: SessionHash,
+    id: String,
+}
+
+/// What waits for a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A guest, for its offer.
+    Guest(SocketId),
+    /// A peer's transport.
+    Peer(Handle),
+}
+
+/// A timer that is due again at once waits this long all the same, so that no mistake becomes a busy loop.
+const TIMER_MIN: Duration = Duration::from_millis(1);
+
+/// Rooms and peers of this edge.
+pub struct Engine {
+    settings: Settings,
+    identity: Identity,
+    fingerprint: Fingerprint,
+    random: Random,
+    workers: BTreeMap<usize, Worker>,
+    rooms: BTreeMap<String, Room>,
+    peers: BTreeMap<Handle, Peer>,
+    sessions: BTreeMap<SessionHash, Handle>,
+    sockets: BTreeMap<SocketId, Seat>,
+    gate: Gate<Handle>,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    totals: Totals,
+    is_stopping: bool,
+}
+
+impl Engine {
+    /// An engine without links. All its randomness comes from `seed`, which is as secret as the sessions and passwords
+    /// drawn from it, and must never be used twice.
+    pub fn new(settings: Settings, identity: Identity, seed: [u8; 32]) -> Self {
+        let settings = settings.clamped();
+        Self {
+            gate: Gate::new(settings.half_open_max, settings.handshakes_per_second),
+            fingerprint: Fingerprint::sha256(identity.fingerprint_sha256()),
+            settings,
+            identity,
+            random: Random::new(&seed),
+            workers: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
+            totals: Totals::default(),
+            is_stopping: false,
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Linked { worker, addresses, journal } => self.linked(worker, &addresses, journal),
+            Input::Unlinked { worker } => self.unlinked(worker),
+            Input::Report { worker, report } => self.report(now, worker, report),
+            Input::Datagram { worker, header, payload } => self.datagram(now, worker, &header, &payload),
+            Input::SocketOpened { socket, room, grant } => self.socket_opened(now, socket, room, grant),
+            Input::Signal { socket, signal } => self.signal(now, socket, signal),
+            Input::SocketClosed { socket } => self.socket_closed(socket),
+            Input::Resync { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.plan.resync();
+                }
+            }
+            Input::Stop => self.stop(),
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Engine::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Guest(socket) => self.guest_timed_out(socket),
+                Timer::Peer(handle) => self.peer_due(now, handle),
+            }
+        }
+    }
+
+    /// Commands that bring `worker` closer to what is desired: at most `space`, the last of them a Commit. All of
+    /// them must be pushed, in order. Yields nothing when nothing is to be done, or when `space` is below two.
+    ///
+    /// Commands may hold SRTP keys, and they hold them once: what is lost here cannot be asked for again.
+    pub fn reconcile(&mut self, worker: usize, space: usize, out: &mut Vec<Command>) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.plan.reconcile(space, out);
+        }
+    }
+
+    /// Whether a dataplane is linked and joins can be served.
+    pub fn is_ready(&self) -> bool {
+        !self.workers.is_empty() && self.workers.values().all(Worker::is_ready)
+    }
+
+    /// Rooms, peers and totals as they are now, for REST and metrics.
+    pub fn snapshot(&self) -> Snapshot {
+        let workers = self.workers.iter().map(|(&index, worker)| WorkerSnapshot {
+            worker: index,
+            is_ready: worker.is_ready(),
+            peers: worker.plan.peer_count(),
+            pending: worker.plan.pending(),
+        });
+        let rooms = self.rooms.iter().map(|(name, room)| RoomSnapshot {
+            room: name.clone(),
+            worker: room.worker,
+            peers: room.members().iter().filter_map(|member| self.peer_snapshot(room.worker, member)).collect(),
+        });
+        Snapshot {
+            workers: workers.collect(),
+            rooms: rooms.collect(),
+            sockets: self.sockets.len(),
+            half_open: self.gate.half_open(),
+            totals: self.totals,
+        }
+    }
+
+    fn peer_snapshot(&self, worker: usize, member: &Member) -> Option<PeerSnapshot> {
+        let peer = self.peers.get(&Handle { worker, peer: member.peer })?;
+        Some(PeerSnapshot {
+            info: member.info(),
+            state: peer.transport.state(),
+            has_socket: peer.socket.is_some(),
+            slots: member.slots.len(),
+            slots_used: member.slots.iter().filter(|slot| slot.carries.is_some()).count(),
+        })
+    }
+
+    /// A link came up, perhaps to a worker that we believed linked.
+    fn linked(&mut self, index: usize, addresses: &[SocketAddr], journal: Vec<(u32, Vec<u8>)>) {
+        self.unlinked(index);
+        let peers = self.settings.peers_per_worker_max;
+        let capacity =
+            Capacity { peers, streams: peers * self.settings.tracks_max, slots: peers * self.settings.slots_max };
+        let mut plan = Plan::new(capacity, self.random.nonzero_u32());
+        plan.link();
+        self.workers.insert(index, Worker::new(plan, addresses, journal));
+    }
+
+    /// The worker is gone. So are the SRTP indices of its peers, and without them their keys must not be used again
+    /// (RFC 3711 §9.1): they have to come anew.
+    fn unlinked(&mut self, index: usize) {
+        if self.workers.remove(&index).is_none() {
+            return;
+        }
+        self.rooms.retain(|_, room| room.worker != index);
+        let handles: Vec<Handle> = self.peers.keys().filter(|handle| handle.worker == index).copied().collect();
+        for handle in handles {
+            self.forget(handle, LeaveReason::MediaRestarted, true);
+        }
+    }
+
+    /// Every socket is told to come back; media stands, for a successor to adopt.
+    fn stop(&mut self) {
+        self.is_stopping = true;
+        let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
+        for socket in sockets {
+            self.send(socket, ServerSignal::Bye { reason: LeaveReason::ServerStopping, rejoin: true });
+            self.outputs.push_back(Output::CloseSocket { socket });
+            self.socket_closed(socket);
+        }
+    }
+
+    /// Ends a peer: tells it, frees what it holds, and tells the others.
+    fn end_peer(&mut self, handle: Handle, reason: LeaveReason, rejoin: bool) {
+        let Some(peer) = self.forget(handle, reason, rejoin) else { return };
+        if peer.transport.is_connected() {
+            self.write_journal(handle, None);
+        }
+        let (Some(room), Some(worker)) = (self.rooms.get_mut(&peer.room), self.workers.get_mut(&handle.worker)) else {
+            return;
+        };
+        let Some(member) = room.leave(handle.peer, &mut worker.plan) else { return };
+        if room.members().is_empty() {
+            self.rooms.remove(&peer.room);
+            return;
+        }
+        for other in self.members_of(&peer.room) {
+            self.tell(other, ServerSignal::PeerLeft { peer: member.id.clone(), reason });
+        }
+        self.settle(&peer.room);
+        self.tell_limits(&peer.room);
+    }
+
+    /// Says goodbye to a peer and drops what is known of how to reach it.
+    fn forget(&mut self, handle: Handle, reason: LeaveReason, rejoin: bool) -> Option<Peer> {
+        let peer = self.peers.remove(&handle)?;
+        self.sessions.remove(&peer.session);
+        self.timers.set(Timer::Peer(handle), None);
+        self.gate.ended(handle);
+        self.totals.left += 1;
+        if let Some(socket) = peer.socket {
+            self.send(socket, ServerSignal::Bye { reason, rejoin });
+            self.close_socket(socket);
+        }
+        Some(peer)
+    }
+
+    /// Applies the rule of slots to a room and tells those whose slots carry something else now.
+    fn settle(&mut self, name: &str) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(worker) = self.workers.get_mut(&room.worker) else { return };
+        let (index, changed) = (room.worker, room.settle(&mut worker.plan));
+        for peer in changed {
+            self.tell_slots(Handle { worker: index, peer });
+        }
+    }
+
+    fn tell_slots(&mut self, handle: Handle) {
+        if let Some(slots) = self.room_of(handle).map(|room| room.slot_infos(handle.peer)) {
+            self.tell(handle, ServerSignal::Slots { slots });
+        }
+    }
+
+    /// Tells everybody in a room its share of the bandwidth.
+    fn tell_limits(&mut self, name: &str) {
+        for handle in self.members_of(name) {
+            self.tell_limit(handle);
+        }
+    }
+
+    fn tell_limit(&mut self, handle: Handle) {
+        let Some(room) = self.room_of(handle) else { return };
+        let Some(member) = room.member(handle.peer) else { return };
+        let shares = self.settings.shares(room.members().len(), member.live(Kind::Audio), member.live(Kind::Video));
+        self.tell(
+            handle,
+            ServerSignal::Limits {
+                send_bps_max: shares.send,
+                video_bps_max: shares.video,
+                audio_bps_max: shares.audio,
+            },
+        );
+    }
+
+    /// Writes what a successor needs of a connected peer.
+    fn journal(&mut self, handle: Handle) {
+        let Some(peer) = self.peers.get(&handle).filter(|peer| peer.transport.is_connected()) else { return };
+        let Some(member) = self.rooms.get(&peer.room).and_then(|room| room.member(handle.peer)) else { return };
+        let entry = Entry {
+            peer: handle.peer,
+            room: peer.room.clone(),
+            id: member.id.clone(),
+            grant: peer.grant.clone(),
+            session: peer.session,
+            tracks: member.tracks.clone(),
+            slots: member.slots.clone(),
+        };
+        self.write_journal(handle, Some(entry.write()));
+    }
+
+    fn write_journal(&mut self, handle: Handle, bytes: Option<Vec<u8>>) {
+        self.outputs.push_back(Output::Journal { worker: handle.worker, slot: handle.peer.index, bytes });
+    }
+
+    fn room_of(&self, handle: Handle) -> Option<&Room> {
+        self.rooms.get(&self.peers.get(&handle)?.room)
+    }
+
+    fn members_of(&self, name: &str) -> Vec<Handle> {
+        let Some(room) = self.rooms.get(name) else { return Vec::new() };
+        room.members().iter().map(|member| Handle { worker: room.worker, peer: member.peer }).collect()
+    }
+
+    /// Sends a signal to a peer, if it has a socket now. What it misses it gets whole when it resumes.
+    fn tell(&mut self, handle: Handle, signal: ServerSignal) {
+        if let Some(socket) = self.peers.get(&handle).and_then(|peer| peer.socket) {
+            self.send(socket, signal);
+        }
+    }
+
+    fn send(&mut self, socket: SocketId, signal: ServerSignal) {
+        self.outputs.push_back(Output::Signal { socket, signal });
+    }
+
+    fn close_socket(&mut self, socket: SocketId) {
+        self.sockets.remove(&socket);
+        self.timers.set(Timer::Guest(socket), None);
+        self.outputs.push_back(Output::CloseSocket { socket });
+    }
+}

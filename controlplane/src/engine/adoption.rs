@@ -1,0 +1,94 @@
+//! Taking over: the rooms that an earlier controlplane made, as the worker has them installed and the journal explains
+//! them. Nothing that runs is touched; what is in one of the two alone is closed or dropped.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use proto::id::SlotId;
+use proto::signal::LeaveReason;
+
+use super::{Engine, Handle, Output};
+use crate::journal::Entry;
+use crate::peer::Peer;
+use crate::room::{Member, Room};
+
+impl Engine {
+    /// What a worker has installed is known now.
+    pub(super) fn described(&mut self, now: Instant, index: usize) {
+        let Some(worker) = self.workers.get_mut(&index) else { return };
+        match worker.journal.take() {
+            Some(journal) => self.adopt(now, index, journal),
+            None => {
+                for peer in worker.plan.broken_peers() {
+                    self.end_peer(Handle { worker: index, peer }, LeaveReason::MediaRestarted, true);
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, now: Instant, index: usize, journal: Vec<(u32, Vec<u8>)>) {
+        for (slot, bytes) in journal {
+            let is_adopted = Entry::read(slot, &bytes).is_some_and(|entry| self.adopt_peer(now, index, entry));
+            if !is_adopted {
+                self.outputs.push_back(Output::Journal { worker: index, slot, bytes: None });
+            }
+        }
+        self.adopt_routes(index);
+        let expired = self.workers.get_mut(&index).map(|worker| std::mem::take(&mut worker.expired));
+        for peer in expired.unwrap_or_default() {
+            self.end_peer(Handle { worker: index, peer }, LeaveReason::TimedOut, true);
+        }
+        let rooms: Vec<String> =
+            self.rooms.iter().filter(|(_, room)| room.worker == index).map(|(name, _)| name.clone()).collect();
+        for room in rooms {
+            self.settle(&room);
+        }
+    }
+
+    /// Takes over one peer, if the worker has all of it. The client comes back by its session.
+    fn adopt_peer(&mut self, now: Instant, index: usize, entry: Entry) -> bool {
+        let is_elsewhere = self.rooms.get(&entry.room).is_some_and(|room| room.worker != index);
+        if is_elsewhere || self.sessions.contains_key(&entry.session) {
+            return false;
+        }
+        let Some(worker) = self.workers.get_mut(&index) else { return false };
+        let streams: Vec<_> = entry.tracks.iter().map(|track| track.stream).collect();
+        let slots: Vec<_> = entry.slots.iter().map(|slot| slot.slot).collect();
+        if !worker.plan.adopt_peer(entry.peer, &streams, &slots) {
+            return false;
+        }
+        let handle = Handle { worker: index, peer: entry.peer };
+        let room = self.rooms.entry(entry.room.clone()).or_insert_with(|| Room::new(index));
+        room.join(Member {
+            peer: entry.peer,
+            id: entry.id,
+            name: entry.grant.name.clone(),
+            tracks: entry.tracks,
+            slots: entry.slots,
+            is_connected: true,
+        });
+        let deadline = now + self.settings.resume_timeout;
+        let peer = Peer::adopted(entry.room, entry.grant, entry.session, deadline);
+        self.sessions.insert(peer.session, handle);
+        self.peers.insert(handle, peer);
+        self.set_clock(handle);
+        self.totals.adopted += 1;
+        true
+    }
+
+    /// Takes over the routes between adopted peers, so that what is seen in a slot stays there.
+    fn adopt_routes(&mut self, index: usize) {
+        let Some(worker) = self.workers.get_mut(&index) else { return };
+        let mut room_of: BTreeMap<SlotId, String> = BTreeMap::new();
+        for (name, room) in self.rooms.iter().filter(|(_, room)| room.worker == index) {
+            for slot in room.members().iter().flat_map(|member| &member.slots) {
+                room_of.insert(slot.slot, name.clone());
+            }
+        }
+        for route in worker.plan.installed_routes() {
+            if let Some(room) = room_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name)) {
+                room.adopt_route(&route, &mut worker.plan);
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What clients say, and how they are answered.
+
+use std::time::Instant;
+
+use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
+
+use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
+use crate::ice::CandidateError;
+use crate::negotiation::{Negotiation, Ours, Refusal};
+use crate::peer::Peer;
+use crate::placement;
+use crate::policy::{Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
+use crate::room::{Member, Room};
+use crate::session::{SESSION_RANDOM_LEN, SessionHash};
+
+impl Engine {
+    /// A socket was let in: its bearer learns who it would be.
+    pub(super) fn socket_opened(&mut self, now: Instant, socket: SocketId, room: String, mut grant: Grant) {
+        if self.is_stopping {
+            self.send(socket, ServerSignal::Bye { reason: LeaveReason::ServerStopping, rejoin: true });
+            return self.close_socket(socket);
+        }
+        if self.sockets.len() >= self.settings.sockets_max {
+            return self.refuse(
+                socket,
+                Refusal::new(ErrorCode::ServerFull, "the server has its limit of sockets"),
+                true,
+            );
+        }
+        if !grant.admits(&room) || room.len() > ROOM_CHARS_MAX {
+            return self.refuse(socket, Refusal::new(ErrorCode::Forbidden, "the token is not for this room"), true);
+        }
+        grant.name = grant.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        let session = self.random.hex::<SESSION_RANDOM_LEN>();
+        let guest = Guest { room, grant, session: SessionHash::of(&session), id: self.random.hex::<6>() };
+        self.welcome(socket, session, guest.id.clone(), guest.room.clone(), &guest.grant, false);
+        self.timers.set(Timer::Guest(socket), Some(now + self.settings.offer_timeout));
+        self.sockets.insert(socket, Seat::Guest(guest));
+    }
+
+    fn welcome(&mut self, socket: SocketId, session: String, peer: String, room: String, grant: &Grant, resumed: bool) {
+        let welcome = ServerSignal::Welcome {
+            session,
+            peer,
+            room,
+            name: grant.name.clone(),
+            may_publish: grant.publish,
+            may_subscribe: grant.subscribe,
+            peers_max: self.settings.peers_max,
+            slots: self.settings.slots(),
+            stun: self.settings.stun.clone(),
+            resumed,
+        };
+        self.send(socket, welcome);
+    }
+
+    /// A socket is gone. A guest goes with it; a peer stays while its media lives, and may come back by its session.
+    pub(super) fn socket_closed(&mut self, socket: SocketId) {
+        self.timers.set(Timer::Guest(socket), None);
+        if let Some(Seat::Peer(handle)) = self.sockets.remove(&socket)
+            && let Some(peer) = self.peers.get_mut(&handle)
+        {
+            peer.socket = None;
+        }
+    }
+
+    /// A guest neither offered nor resumed in time.
+    pub(super) fn guest_timed_out(&mut self, socket: SocketId) {
+        if let Some(Seat::Guest(_)) = self.sockets.get(&socket) {
+            self.send(socket, ServerSignal::Bye { reason: LeaveReason::TimedOut, rejoin: true });
+            self.close_socket(socket);
+        }
+    }
+
+    /// A signal of a client.
+    pub(super) fn signal(&mut self, now: Instant, socket: SocketId, signal: ClientSignal) {
+        let Some(seat) = self.sockets.get(&socket) else { return };
+        match (seat, signal) {
+            (_, ClientSignal::Ping {}) => self.send(socket, ServerSignal::Pong {}),
+            (Seat::Guest(guest), ClientSignal::Offer { sdp, tracks }) => {
+                let guest = guest.clone();
+                if let Err(refusal) = self.offer(now, socket, guest, &sdp, &tracks) {
+                    self.totals.offers_refused += 1;
+                    self.refuse(socket, refusal, true);
+                }
+            }
+            (Seat::Guest(guest), ClientSignal::Resume { session }) => {
+                let room = guest.room.clone();
+                if let Err(refusal) = self.resume(socket, &room, session) {
+                    let fatal = refusal.code == ErrorCode::NoDataplane;
+                    self.refuse(socket, refusal, fatal);
+                }
+            }
+            (Seat::Guest(_), ClientSignal::Leave {}) => self.close_socket(socket),
+            (Seat::Guest(_), ClientSignal::Candidate(_) | ClientSignal::Track { .. }) => {
+                self.refuse(socket, Refusal::new(ErrorCode::NotJoined, "an offer must come first"), false);
+            }
+            (Seat::Peer(_), ClientSignal::Offer { .. } | ClientSignal::Resume { .. }) => {
+                self.refuse(socket, Refusal::new(ErrorCode::AlreadyOffered, "this socket has its peer"), false);
+            }
+            (&Seat::Peer(handle), ClientSignal::Candidate(candidate)) => {
+                if let Err(refusal) = self.candidate(handle, &candidate) {
+                    self.refuse(socket, refusal, false);
+                }
+            }
+            (&Seat::Peer(handle), ClientSignal::Track { mid, active }) => {
+                if let Err(refusal) = self.track(handle, &mid, active) {
+                    self.refuse(socket, refusal, false);
+                }
+            }
+            (&Seat::Peer(handle), ClientSignal::Leave {}) => self.end_peer(handle, LeaveReason::Left, false),
+        }
+    }
+
+    /// Says why not; a fatal refusal closes the socket.
+    fn refuse(&mut self, socket: SocketId, refusal: Refusal, fatal: bool) {
+        self.send(socket, ServerSignal::Error { code: refusal.code, message: refusal.message, fatal });
+        if fatal {
+            self.close_socket(socket);
+        }
+    }
+
+    /// The one offer of a peer: it joins, or is told why not.
+    fn offer(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        guest: Guest,
+        sdp: &str,
+        tracks: &[TrackDescription],
+    ) -> Result<(), Refusal> {
+        let index = self.worker_for(&guest.room)?;
+        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings)?;
+        let Some(worker) = self.workers.get_mut(&index) else { return Err(no_dataplane()) };
+        if !worker.plan.has_room(negotiation.stream_count(), negotiation.slot_count()) {
+            return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of peers"));
+        }
+        let peer = worker.plan.issue_peer().expect("a plan that has room issues a peer");
+        let ours = Ours { fingerprint: &self.fingerprint, candidates: &worker.candidates };
+        let opened = negotiation.open(peer, &ours, &mut worker.plan, &mut self.random);
+        let candidates = worker.candidates.clone();
+        let deadline = now + self.settings.handshake_timeout;
+        let handle = Handle { worker: index, peer };
+        self.seat(
+            socket,
+            handle,
+            Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), deadline),
+        );
+        self.totals.joined += 1;
+
+        self.send(socket, ServerSignal::Answer { sdp: opened.sdp });
+        self.trickle(socket, &candidates, negotiation.first_served());
+        let member = Member {
+            peer,
+            id: guest.id,
+            name: guest.grant.name,
+            tracks: opened.tracks,
+            slots: opened.slots,
+            is_connected: false,
+        };
+        self.join(handle, &guest.room, member);
+        Ok(())
+    }
+
+    /// Takes a new peer in and seats it at its socket.
+    fn seat(&mut self, socket: SocketId, handle: Handle, mut peer: Peer) {
+        peer.socket = Some(socket);
+        self.sessions.insert(peer.session, handle);
+        self.peers.insert(handle, peer);
+        self.sockets.insert(socket, Seat::Peer(handle));
+        self.timers.set(Timer::Guest(socket), None);
+        self.set_clock(handle);
+    }
+
+    /// The worker of a room, or the one for a new room.
+    fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
+        match self.rooms.get(room) {
+            Some(room) if room.members().len() >= self.settings.peers_max as usize => {
+                let message = format!("the room has its limit of {} peers", self.settings.peers_max);
+                Err(Refusal::new(ErrorCode::RoomFull, message))
+            }
+            Some(room) => Ok(room.worker),
+            None if self.rooms.len() >= self.settings.rooms_max => {
+                Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of rooms"))
+            }
+            None => placement::place(&self.workers).ok_or_else(no_dataplane),
+        }
+    }
+
+    /// Our candidates once more, by themselves: a client may take them from the answer or from here.
+    fn trickle(&mut self, socket: SocketId, candidates: &[String], (index, mid): (usize, &str)) {
+        let end = String::new();
+        for candidate in candidates.iter().chain([&end]) {
+            let candidate = Candidate {
+                candidate: candidate.clone(),
+                sdp_mid: (!mid.is_empty()).then(|| mid.to_owned()),
+                sdp_m_line_index: u16::try_from(index).ok(),
+                username_fragment: None,
+            };
+            self.send(socket, ServerSignal::Candidate(candidate));
+        }
+    }
+
+    /// The newcomer learns who is there, and they learn of the newcomer.
+    fn join(&mut self, handle: Handle, name: &str, member: Member) {
+        let info = member.info();
+        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(handle.worker));
+        room.join(member);
+        for other in self.members_of(name) {
+            if other != handle {
+                self.tell(other, ServerSignal::PeerJoined { peer: info.clone() });
+            }
+        }
+        self.tell_peers(handle);
+        self.settle(name);
+        // Once whole for the newcomer, whether or not there is anything in its slots yet.
+        if self.room_of(handle).is_some_and(|room| room.slot_infos(handle.peer).iter().all(|slot| slot.peer.is_none()))
+        {
+            self.tell_slots(handle);
+        }
+        self.tell_limits(name);
+    }
+
+    fn tell_peers(&mut self, handle: Handle) {
+        if let Some(peers) = self.room_of(handle).map(|room| room.others(handle.peer)) {
+            self.tell(handle, ServerSignal::Peers { peers });
+        }
+    }
+
+    /// A client takes its peer back on a new socket.
+    fn resume(&mut self, socket: SocketId, room: &str, session: String) -> Result<(), Refusal> {
+        let handle = self.sessions.get(&SessionHash::of(&session)).copied();
+        let found = handle.and_then(|handle| Some((handle, self.peers.get_mut(&handle)?)));
+        let Some((handle, peer)) = found.filter(|(_, peer)| peer.room == room) else {
+            // A session of our predecessor is known as soon as its worker has told what is installed.
+            if !self.is_ready() {
+                return Err(no_dataplane());
+            }
+            return Err(Refusal::new(ErrorCode::UnknownSession, "the session is not known here: offer anew"));
+        };
+        let before = peer.socket.replace(socket);
+        peer.transport.resumed();
+        let (grant, state) = (peer.grant.clone(), peer.transport.state());
+        if let Some(before) = before {
+            self.send(before, ServerSignal::Bye { reason: LeaveReason::Replaced, rejoin: false });
+            self.close_socket(before);
+        }
+        self.sockets.insert(socket, Seat::Peer(handle));
+        self.timers.set(Timer::Guest(socket), None);
+        self.set_clock(handle);
+        self.totals.resumed += 1;
+
+        let member = self.rooms.get(room).and_then(|room| room.member(handle.peer));
+        let id = member.map(|member| member.id.clone()).unwrap_or_default();
+        self.welcome(socket, session, id, room.to_owned(), &grant, true);
+        self.send(socket, ServerSignal::State { state });
+        self.tell_peers(handle);
+        self.tell_slots(handle);
+        self.tell_limit(handle);
+        Ok(())
+    }
+
+    /// A trickled candidate. An ICE-lite agent sends no checks, so it only tells whether the client speaks properly.
+    fn candidate(&mut self, handle: Handle, candidate: &Candidate) -> Result<(), Refusal> {
+        let Some(peer) = self.peers.get_mut(&handle) else { return Ok(()) };
+        let is_known = candidate.sdp_mid.as_ref().is_none_or(|mid| peer.mids.contains(mid))
+            && candidate.sdp_m_line_index.is_none_or(|index| usize::from(index) < peer.mids.len());
+        if !is_known && !peer.mids.is_empty() {
+            return Err(Refusal::new(ErrorCode::BadCandidate, "the candidate names no m-section of the offer"));
+        }
+        peer.candidates.add(&candidate.candidate).map_err(|error| {
+            let code = match error {
+                CandidateError::TooMany => ErrorCode::TooMuch,
+                _ => ErrorCode::BadCandidate,
+            };
+            Refusal::new(code, error.to_string())
+        })
+    }
+
+    /// A track was switched on or off by its owner.
+    fn track(&mut self, handle: Handle, mid: &str, active: bool) -> Result<(), Refusal> {
+        let Some(peer) = self.peers.get(&handle) else { return Ok(()) };
+        let (name, may_publish) = (peer.room.clone(), peer.grant.publish);
+        let Some(member) = self.rooms.get_mut(&name).and_then(|room| room.member_mut(handle.peer)) else {
+            return Ok(());
+        };
+        let Some(at) = member.tracks.iter().position(|track| track.mid == mid) else {
+            return Err(match may_publish {
+                true => Refusal::new(ErrorCode::UnknownTrack, "the mid is no track of this peer"),
+                false => Refusal::new(ErrorCode::Forbidden, "the token does not allow to publish"),
+            });
+        };
+        if member.tracks[at].is_active == active {
+            return Ok(());
+        }
+        member.tracks[at].is_active = active;
+        let (id, track) = (member.id.clone(), member.track_info(&member.tracks[at]));
+        for other in self.members_of(&name) {
+            if other != handle {
+                self.tell(other, ServerSignal::TrackChanged { peer: id.clone(), track: track.clone() });
+            }
+        }
+        self.settle(&name);
+        self.tell_limit(handle);
+        self.journal(handle);
+        Ok(())
+    }
+}
+
+fn no_dataplane() -> Refusal {
+    Refusal::new(ErrorCode::NoDataplane, "no dataplane is linked; try again shortly")
+}

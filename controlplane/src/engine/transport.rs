@@ -1,0 +1,149 @@
+//! What workers tell the engine: paths, punted DTLS, expiry; and the clock of each transport.
+
+use std::time::Instant;
+
+use proto::plane::{Command, DatagramHeader, DatagramKind, Event, Report};
+use proto::signal::{LeaveReason, PeerState, ServerSignal};
+
+use super::{Engine, Handle, Output, TIMER_MIN, Timer};
+use crate::dtls::Connected;
+use crate::peer::{Progress, keys_of};
+
+impl Engine {
+    /// A record of a worker's event ring.
+    pub(super) fn report(&mut self, now: Instant, index: usize, report: Report) {
+        let Some(worker) = self.workers.get_mut(&index) else { return };
+        let handle = |peer| Handle { worker: index, peer };
+        match report {
+            Report::Echo(command) => worker.plan.echo(command),
+            Report::Event(event) => match event {
+                Event::Described(described) => {
+                    if worker.plan.described(described.count) {
+                        self.described(now, index);
+                    }
+                }
+                Event::PeerPath(path) => self.path(now, handle(path.peer), path.remote),
+                Event::PeerExpired(expired) => {
+                    worker.expire(expired.peer);
+                    self.end_peer(handle(expired.peer), LeaveReason::TimedOut, true);
+                }
+                Event::Refused(refused) => {
+                    self.totals.commands_refused += 1;
+                    // We and the worker disagree, or its table is full: better told than hidden.
+                    if let Some(peer) = worker.plan.owner_of_refused(refused.tag, refused.index) {
+                        tracing::warn!(worker = index, ?peer, refusal = ?refused.refusal, "a command was refused");
+                        self.end_peer(handle(peer), LeaveReason::TransportFailed, true);
+                    }
+                }
+                Event::Committed(_) | Event::StreamStarted(_) => {}
+            },
+        }
+    }
+
+    /// An address of a peer was validated.
+    fn path(&mut self, now: Instant, handle: Handle, remote: std::net::SocketAddr) {
+        let Some(peer) = self.peers.get_mut(&handle) else { return };
+        let was = peer.transport.state();
+        peer.transport.validated(remote);
+        if was == PeerState::New {
+            self.tell(handle, ServerSignal::State { state: PeerState::Connecting });
+        }
+        self.begin_handshake(now, handle, false);
+        self.advance(now, handle);
+    }
+
+    /// A punted datagram.
+    pub(super) fn datagram(&mut self, now: Instant, worker: usize, header: &DatagramHeader, payload: &[u8]) {
+        let DatagramKind::Dtls = header.kind;
+        let handle = Handle { worker, peer: header.peer };
+        self.path(now, handle, header.remote);
+        self.begin_handshake(now, handle, true);
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            peer.transport.handle(now, payload);
+        }
+        self.advance(now, handle);
+    }
+
+    /// Begins a peer's handshake if it is time for it and the gate admits it.
+    fn begin_handshake(&mut self, now: Instant, handle: Handle, has_datagram: bool) {
+        let Some(peer) = self.peers.get_mut(&handle) else { return };
+        if !peer.transport.wants_handshake(has_datagram) {
+            return;
+        }
+        if !self.gate.admit(now, handle) {
+            self.totals.handshakes_passed_over += 1;
+            return;
+        }
+        self.totals.handshakes_begun += 1;
+        if let Err(reason) = peer.transport.begin(&self.identity, now) {
+            self.transport_failed(handle, &reason);
+        }
+    }
+
+    /// Injects what DTLS has to send, takes what became of it, and sets the clock anew.
+    fn advance(&mut self, now: Instant, handle: Handle) {
+        let Some(peer) = self.peers.get_mut(&handle) else { return };
+        while let Some((remote, payload)) = peer.transport.poll_transmit() {
+            let len = u16::try_from(payload.len()).expect("DTLS datagrams are at most 1200 bytes");
+            let header = DatagramHeader { kind: DatagramKind::Dtls, peer: handle.peer, remote, len };
+            self.outputs.push_back(Output::Inject { worker: handle.worker, header, payload });
+        }
+        while let Some(progress) = self.peers.get_mut(&handle).and_then(|peer| peer.transport.poll_progress()) {
+            match progress {
+                Progress::Connected(connected) => self.connected(handle, &connected),
+                Progress::Failed(reason) => self.transport_failed(handle, &reason),
+                Progress::Closed => self.end_peer(handle, LeaveReason::Left, false),
+            }
+        }
+        if let Some(peer) = self.peers.get(&handle) {
+            let deadline = peer.transport.poll_timeout().map(|deadline| deadline.max(now + TIMER_MIN));
+            self.timers.set(Timer::Peer(handle), deadline);
+        }
+    }
+
+    /// Keys are agreed: they go down, and media may flow both ways.
+    fn connected(&mut self, handle: Handle, connected: &Connected) {
+        self.gate.ended(handle);
+        self.totals.handshakes_completed += 1;
+        let (Some(peer), Some(worker)) = (self.peers.get(&handle), self.workers.get_mut(&handle.worker)) else {
+            return;
+        };
+        tracing::debug!(peer = ?handle.peer, version = %connected.version, profile = ?connected.profile, "connected");
+        for keys in keys_of(handle.peer, connected) {
+            worker.plan.want(Command::PeerKeys(keys));
+        }
+        let room = peer.room.clone();
+        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.member_mut(handle.peer)) {
+            member.is_connected = true;
+        }
+        self.settle(&room);
+        self.tell(handle, ServerSignal::State { state: PeerState::Connected });
+        self.journal(handle);
+    }
+
+    fn transport_failed(&mut self, handle: Handle, reason: &str) {
+        tracing::info!(peer = ?handle.peer, reason, "transport failed");
+        self.totals.handshakes_failed += 1;
+        self.end_peer(handle, LeaveReason::TransportFailed, true);
+    }
+
+    /// A peer's clock has come: its deadline, or a flight of DTLS to send again.
+    pub(super) fn peer_due(&mut self, now: Instant, handle: Handle) {
+        let Some(peer) = self.peers.get_mut(&handle) else { return };
+        if !peer.transport.is_overdue(now) {
+            peer.transport.handle_timeout(now);
+            return self.advance(now, handle);
+        }
+        if peer.transport.is_connected() {
+            self.end_peer(handle, LeaveReason::TimedOut, true);
+        } else {
+            self.transport_failed(handle, "ICE and DTLS did not complete in time");
+        }
+    }
+
+    /// Sets a peer's clock after its transport was made or changed elsewhere.
+    pub(super) fn set_clock(&mut self, handle: Handle) {
+        let deadline = self.peers.get(&handle).and_then(|peer| peer.transport.poll_timeout());
+        self.timers.set(Timer::Peer(handle), deadline);
+    }
+}

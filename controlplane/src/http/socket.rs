@@ -1,0 +1,242 @@
+//! The signalling socket: `GET /v1/rooms/{room}/signal`, one JSON signal in each text frame (docs/PROTOCOL.md).
+//!
+//! The door is here: room name, token, room of the token, upgrade, in this order and each with its own answer, so that
+//! a browser, whose WebSocket hides the answer's body, can ask the same address by `fetch` why it was refused. What is
+//! inside belongs to the engine; this task only parses, bounds and carries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
+
+use super::error::Problem;
+use super::{Limits, Site};
+use crate::auth::{Claims, TokenError, is_room_name};
+use crate::engine::{Grant, SocketId};
+use crate::link::{Closing, ToSocket};
+
+/// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
+const FRAME_LEN_FACTOR: usize = 2;
+
+/// What the address may carry.
+#[derive(Deserialize)]
+pub(super) struct Parameters {
+    token: Option<String>,
+}
+
+/// The door.
+pub(super) async fn signal(
+    State(site): State<Arc<Site>>,
+    Path(room): Path<String>,
+    parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let in_address = parameters.ok().and_then(|Query(parameters)| parameters.token);
+    let grant = match admit(&site, &room, &headers, in_address.as_deref()) {
+        Ok(grant) => grant,
+        Err(problem) => return problem.into_response(),
+    };
+    let Ok(upgrade) = upgrade else { return Problem::upgrade_required().into_response() };
+    let Ok(permit) = site.sockets.clone().try_acquire_owned() else {
+        return Problem::not_ready("server_full", "the server has its limit of signalling sockets").into_response();
+    };
+    let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
+    upgrade.max_message_size(frame_len_max).max_frame_size(frame_len_max).on_upgrade(async move |socket| {
+        converse(socket, &site, &room, grant).await;
+        drop(permit);
+    })
+}
+
+/// What the bearer of this request may do in the room.
+fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
+    if !is_room_name(room) {
+        return Err(Problem::room_name());
+    }
+    let token = bearer(headers).or(in_address).ok_or(TokenError::Missing)?;
+    let claims = site.key.verify(token)?;
+    if !claims.is_for(room) {
+        return Err(Problem::wrong_room());
+    }
+    Ok(grant(claims))
+}
+
+fn grant(claims: Claims) -> Grant {
+    let Claims { room, name, publish, subscribe, admin, exp, .. } = claims;
+    Grant { room, name, publish, subscribe, admin, expires_at: Some(exp) }
+}
+
+/// The token of `Authorization: Bearer …` (RFC 6750 §2.1); the scheme's name has no case.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Why a conversation ended.
+enum End {
+    /// The connection is gone: there is nobody to say anything to.
+    Gone,
+    /// We close, with this code and reason.
+    Close(u16, &'static str),
+    /// The same, after telling the client by a signal.
+    TooMuch(u16, String),
+}
+
+async fn converse(mut websocket: WebSocket, site: &Site, room: &str, grant: Grant) {
+    let Some((socket, mut outgoing)) = site.handle.open(room, grant).await else {
+        return close(&mut websocket, &site.limits, close_code::RESTART, "the server restarts").await;
+    };
+    let end = carry(&mut websocket, site, socket, &mut outgoing).await;
+    site.handle.close(socket).await;
+    match end {
+        End::Gone => {}
+        End::Close(code, reason) => close(&mut websocket, &site.limits, code, reason).await,
+        End::TooMuch(code, message) => {
+            let signal = ServerSignal::Error { code: ErrorCode::TooMuch, message, fatal: true };
+            if send(&mut websocket, &site.limits, Message::text(text(&signal))).await.is_ok() {
+                close(&mut websocket, &site.limits, code, "too much").await;
+            }
+        }
+    }
+}
+
+/// Carries signals both ways until one side ends it.
+async fn carry(
+    websocket: &mut WebSocket,
+    site: &Site,
+    socket: SocketId,
+    outgoing: &mut mpsc::Receiver<ToSocket>,
+) -> End {
+    let limits = &site.limits;
+    let mut pings = interval_at(tokio::time::Instant::now() + limits.ping_interval, limits.ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    let mut budget = Budget::new(limits.signals_per_second, heard);
+    loop {
+        let message = tokio::select! {
+            received = websocket.recv() => match received {
+                None => return End::Gone,
+                // Lost, not WebSocket, or a frame of more than `FRAME_LEN_FACTOR` limits.
+                Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    match take(message, site, socket, &mut budget, heard).await {
+                        Taken::Done => continue,
+                        Taken::Answer(signal) => Message::text(text(&signal)),
+                        Taken::End(end) => return end,
+                    }
+                }
+            },
+            queued = outgoing.recv() => match queued {
+                Some(ToSocket::Signal(signal)) => Message::text(text(&signal)),
+                Some(ToSocket::Close(Closing::Done)) => return End::Close(close_code::NORMAL, ""),
+                Some(ToSocket::Close(Closing::Restarting)) => {
+                    return End::Close(close_code::RESTART, "the server restarts");
+                }
+                None => return End::Close(close_code::AGAIN, "signals are not being read fast enough"),
+            },
+            _ = pings.tick() => {
+                if heard.elapsed() >= limits.idle_timeout {
+                    return End::Close(close_code::AWAY, "nothing was heard for too long");
+                }
+                Message::Ping(Default::default())
+            }
+        };
+        if send(websocket, limits, message).await.is_err() {
+            return End::Gone;
+        }
+    }
+}
+
+/// What became of a frame.
+enum Taken {
+    Done,
+    Answer(ServerSignal),
+    End(End),
+}
+
+async fn take(message: Message, site: &Site, socket: SocketId, budget: &mut Budget, now: Instant) -> Taken {
+    let limits = &site.limits;
+    if matches!(message, Message::Close(_)) {
+        return Taken::End(End::Gone); // The protocol layer has answered it.
+    }
+    if !budget.take(now) {
+        let message = format!("more than {} signals in a second", limits.signals_per_second);
+        return Taken::End(End::TooMuch(close_code::POLICY, message));
+    }
+    match message {
+        Message::Text(text) if text.len() > limits.signal_len_max => {
+            Taken::End(End::TooMuch(close_code::SIZE, too_large(limits)))
+        }
+        Message::Text(text) => match serde_json::from_str::<ClientSignal>(&text) {
+            Ok(signal) => {
+                site.handle.signal(socket, signal).await;
+                Taken::Done
+            }
+            Err(error) => Taken::Answer(bad_signal(format!("not a signal of this protocol: {error}"))),
+        },
+        Message::Binary(_) => Taken::Answer(bad_signal("signals are text frames".to_owned())),
+        Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Taken::Done,
+    }
+}
+
+fn bad_signal(message: String) -> ServerSignal {
+    ServerSignal::Error { code: ErrorCode::BadSignal, message, fatal: false }
+}
+
+fn too_large(limits: &Limits) -> String {
+    format!("a signal of more than {} bytes", limits.signal_len_max)
+}
+
+fn text(signal: &ServerSignal) -> String {
+    serde_json::to_string(signal).expect("signals have nothing that JSON cannot say")
+}
+
+async fn send(websocket: &mut WebSocket, limits: &Limits, message: Message) -> Result<(), ()> {
+    match timeout(limits.write_timeout, websocket.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(()), // Gone, or not reading at all.
+    }
+}
+
+/// Says goodbye and waits a moment for the answer, so that what was sent before is read and not reset away.
+async fn close(websocket: &mut WebSocket, limits: &Limits, code: u16, reason: &'static str) {
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+    let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+    if send(websocket, limits, frame).await.is_ok() {
+        let answered = async { while let Some(Ok(_)) = websocket.recv().await {} };
+        let _ = timeout(ANSWER_TIMEOUT, answered).await; // Whether it answered makes no difference.
+    }
+}
+
+/// How many frames a socket may still send: a bucket that holds a second's worth.
+struct Budget {
+    per_second: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    fn new(per_second: u32, now: Instant) -> Budget {
+        Budget { per_second: f64::from(per_second), left: f64::from(per_second), at: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
+        self.at = now;
+        self.left = (self.left + earned).min(self.per_second);
+        let has_any = self.left >= 1.0;
+        if has_any {
+            self.left -= 1.0;
+        }
+        has_any
+    }
+}

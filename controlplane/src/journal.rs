@@ -1,0 +1,139 @@
+//! What a controlplane leaves for its successor: one entry for each connected peer, in the shared memory of its
+//! worker's link, never on disk.
+//!
+//! An entry says what the worker does not know: the room, the name, the session, what the tracks show. It holds no
+//! keys and no secret: of the session only the hash by which a client that shows it is recognised. To the
+//! successor the entries are input: one that does not read, or does not fit what is installed, is dropped.
+
+use serde::{Deserialize, Serialize};
+
+use proto::id::PeerId;
+
+use crate::policy::Grant;
+use crate::room::{Slot, Track};
+use crate::session::SessionHash;
+
+/// Bytes of an entry that always find room in a slot of the journal.
+pub(crate) const ENTRY_LEN_MAX: usize = 8_000;
+
+/// One peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// Its place on the worker; the index is the entry's slot.
+    #[serde(with = "id")]
+    pub(crate) peer: PeerId,
+    /// Its room.
+    pub(crate) room: String,
+    /// Its id as others see it.
+    pub(crate) id: String,
+    /// What its token allows, and its name.
+    pub(crate) grant: Grant,
+    /// By what it is recognised.
+    pub(crate) session: SessionHash,
+    /// What it publishes.
+    pub(crate) tracks: Vec<Track>,
+    /// What it receives through.
+    pub(crate) slots: Vec<Slot>,
+}
+
+impl Entry {
+    /// The bytes of the entry.
+    pub(crate) fn write(&self) -> Vec<u8> {
+        let bytes = serde_json::to_vec(self).expect("an entry has only strings, numbers and lists");
+        assert!(bytes.len() <= ENTRY_LEN_MAX, "tracks_max and slots_max keep an entry within its slot");
+        bytes
+    }
+
+    /// Reads the entry of a slot. `None` if it is none, or that of another slot.
+    pub(crate) fn read(slot: u32, bytes: &[u8]) -> Option<Entry> {
+        let entry: Entry = serde_json::from_slice(bytes).ok()?;
+        (entry.peer.index == slot && entry.peer.generation != 0).then_some(entry)
+    }
+}
+
+/// Ids as `[index, generation]`.
+pub(crate) mod id {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ids::SlabId;
+
+    /// Writes an id.
+    pub(crate) fn serialize<I: SlabId, S: Serializer>(id: &I, serializer: S) -> Result<S::Ok, S::Error> {
+        id.parts().serialize(serializer)
+    }
+
+    /// Reads an id.
+    pub(crate) fn deserialize<'de, I: SlabId, D: Deserializer<'de>>(deserializer: D) -> Result<I, D::Error> {
+        let (index, generation) = Deserialize::deserialize(deserializer)?;
+        Ok(I::from_parts(index, generation))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proto::id::{SlotId, StreamId};
+    use proto::signal::{Kind, Source};
+
+    use crate::policy::{NAME_CHARS_MAX, ROOM_CHARS_MAX, SLOTS_CEILING, TRACKS_CEILING};
+
+    fn largest() -> Entry {
+        let track = Track {
+            stream: StreamId::new(u32::MAX, u32::MAX),
+            mid: "m".repeat(16),
+            source: Source::ScreenAudio,
+            is_active: false,
+        };
+        let slot = Slot {
+            slot: SlotId::new(u32::MAX, u32::MAX),
+            mid: "\u{7e}".repeat(16),
+            kind: Kind::Video,
+            pt: 127,
+            rtx_pt: 127,
+            feedback: 255,
+            carries: None,
+            route: None,
+        };
+        Entry {
+            peer: PeerId::new(4095, u32::MAX),
+            room: "r".repeat(ROOM_CHARS_MAX),
+            id: "i".repeat(16),
+            grant: Grant {
+                room: "r".repeat(ROOM_CHARS_MAX),
+                name: "\u{1f600}".repeat(NAME_CHARS_MAX),
+                publish: false,
+                subscribe: false,
+                admin: false,
+                expires_at: Some(u64::MAX),
+            },
+            session: SessionHash::of("session"),
+            tracks: vec![track; TRACKS_CEILING],
+            slots: vec![slot; SLOTS_CEILING],
+        }
+    }
+
+    #[test]
+    fn the_largest_entry_fits_and_comes_back() {
+        let entry = largest();
+        assert_eq!(Entry::read(4095, &entry.write()), Some(entry.clone()));
+        assert_eq!(Entry::read(4094, &entry.write()), None);
+    }
+
+    #[test]
+    fn an_entry_shows_no_session() {
+        assert!(!String::from_utf8(largest().write()).unwrap().contains("\"session\":\"session\""));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_no_entry_is_refused(cut in 0usize..2000, at in 0usize..2000, byte in any::<u8>(), junk: Vec<u8>) {
+            prop_assert_eq!(Entry::read(0, &junk), None);
+            let mut bytes = largest().write();
+            bytes[at] = byte;
+            let _ = Entry::read(4095, &bytes);
+            bytes.truncate(cut);
+            prop_assert_eq!(Entry::read(4095, &bytes), None);
+        }
+    }
+}

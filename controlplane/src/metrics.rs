@@ -1,0 +1,166 @@
+//! What operators watch: the workers' counters, rooms, peers and sockets as Prometheus text (exposition format 0.0.4).
+//!
+//! Nothing is registered and nothing is counted twice: the workers count on their stats pages, the engine counts in
+//! its snapshot, and a scrape writes down what they say. No room, name or address is in it.
+
+use std::fmt::{Display, Write};
+
+use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
+
+use crate::engine::Snapshot;
+use crate::stun_server;
+
+/// `Content-Type` of [`render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the engine's task knows at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// The engine's own view.
+    pub snapshot: Snapshot,
+    /// Whether a dataplane is attached.
+    pub is_linked: bool,
+    /// Counters of each worker, in worker order.
+    pub workers: Vec<[u64; Counter::COUNT]>,
+    /// Datagrams for a peer that found the ring full or the dataplane gone.
+    pub injects_lost: u64,
+    /// Records from a worker that are not of the contract.
+    pub records_malformed: u64,
+    /// Sockets that were cut off because they did not read.
+    pub sockets_slow: u64,
+}
+
+/// The metrics page.
+pub fn render(sample: &Sample, stun: &stun_server::Counts) -> String {
+    let mut page = Page { text: String::with_capacity(16 * 1024) };
+    let build = format!(
+        "version=\"{}\",contract=\"{CONTRACT_VERSION}\",layout=\"{LAYOUT_HASH:016x}\"",
+        env!("CARGO_PKG_VERSION")
+    );
+    page.family("uprtc_build_info", "gauge", "Always 1; the labels say which build this is.");
+    page.value("uprtc_build_info", &build, 1);
+    engine(&mut page, sample);
+    stun_server_counts(&mut page, stun);
+    workers(&mut page, &sample.workers);
+    page.text
+}
+
+fn engine(page: &mut Page, sample: &Sample) {
+    let snapshot = &sample.snapshot;
+    let peers: usize = snapshot.rooms.iter().map(|room| room.peers.len()).sum();
+    let totals = &snapshot.totals;
+    page.gauge("uprtc_linked", "Whether a dataplane is attached.", u8::from(sample.is_linked));
+    page.gauge("uprtc_rooms", "Rooms now.", snapshot.rooms.len());
+    page.gauge("uprtc_peers", "Peers in rooms now.", peers);
+    page.gauge("uprtc_sockets", "Signalling sockets now.", snapshot.sockets);
+    page.gauge("uprtc_dtls_half_open", "DTLS handshakes under way.", snapshot.half_open);
+    for (name, help, value) in [
+        ("uprtc_peers_joined_total", "Peers whose offer was answered.", totals.joined),
+        ("uprtc_peers_left_total", "Peers that are gone.", totals.left),
+        ("uprtc_offers_refused_total", "Offers answered by an error.", totals.offers_refused),
+        ("uprtc_peers_resumed_total", "Sessions resumed on a new socket.", totals.resumed),
+        ("uprtc_peers_adopted_total", "Peers adopted from an earlier controlplane.", totals.adopted),
+        ("uprtc_dtls_begun_total", "DTLS handshakes begun.", totals.handshakes_begun),
+        ("uprtc_dtls_completed_total", "DTLS handshakes with the right certificate.", totals.handshakes_completed),
+        ("uprtc_dtls_failed_total", "DTLS handshakes that failed or ran out of time.", totals.handshakes_failed),
+        ("uprtc_dtls_passed_over_total", "Hellos passed over by the limits.", totals.handshakes_passed_over),
+        ("uprtc_commands_refused_total", "Commands that a worker refused.", totals.commands_refused),
+        ("uprtc_injects_lost_total", "Datagrams for a peer that could not be handed down.", sample.injects_lost),
+        ("uprtc_records_malformed_total", "Records from a worker outside the contract.", sample.records_malformed),
+        ("uprtc_sockets_slow_total", "Sockets cut off because they did not read.", sample.sockets_slow),
+    ] {
+        page.counter(name, help, value);
+    }
+}
+
+fn stun_server_counts(page: &mut Page, stun: &stun_server::Counts) {
+    const NAME: &str = "uprtc_stun_requests_total";
+    page.family(NAME, "counter", "Datagrams at the STUN server, by what became of them.");
+    for (fate, count) in stun.read() {
+        page.value(NAME, &format!("fate=\"{fate}\""), count);
+    }
+}
+
+fn workers(page: &mut Page, workers: &[[u64; Counter::COUNT]]) {
+    for (at, counter) in Counter::ALL.iter().enumerate() {
+        let is_gauge = matches!(counter, Counter::PeersOpen | Counter::RoutesOpen);
+        let (suffix, kind) = if is_gauge { ("", "gauge") } else { ("_total", "counter") };
+        let name = format!("uprtc_worker_{}{suffix}", counter.name());
+        page.family(&name, kind, "See proto::plane::Counter.");
+        for (worker, counters) in workers.iter().enumerate() {
+            page.value(&name, &format!("worker=\"{worker}\""), counters[at]);
+        }
+    }
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.value(name, "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.value(name, "", value);
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: impl Display) {
+        match labels {
+            "" => self.line(format_args!("{name} {value}")),
+            labels => self.line(format_args!("{name}{{{labels}}} {value}")),
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.text, "{line}").expect("writing to a String does not fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_of_every_worker_is_there() {
+        let mut counters = [0; Counter::COUNT];
+        counters[Counter::Received as usize] = 7;
+        counters[Counter::PeersOpen as usize] = 3;
+        let sample = Sample { workers: vec![[0; Counter::COUNT], counters], is_linked: true, ..Sample::default() };
+        let text = render(&sample, &stun_server::Counts::default());
+        for line in [
+            "uprtc_linked 1",
+            "uprtc_worker_received_total{worker=\"0\"} 0",
+            "uprtc_worker_received_total{worker=\"1\"} 7",
+            "uprtc_worker_peers_open{worker=\"1\"} 3",
+            "uprtc_stun_requests_total{fate=\"answered\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        let samples = text.lines().filter(|line| line.starts_with("uprtc_worker_")).count();
+        assert_eq!(samples, 2 * Counter::COUNT);
+    }
+
+    #[test]
+    fn each_family_is_declared_once_and_every_line_is_well_formed() {
+        let text = render(&Sample::default(), &stun_server::Counts::default());
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(name.starts_with("uprtc_"), "{line}");
+        }
+    }
+}

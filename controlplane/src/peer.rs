@@ -1,0 +1,227 @@
+//! A peer: how one is reached. Its socket, its session, and its transport from the answer to the keys.
+//!
+//! It orders ICE and DTLS, which do not know each other: the worker validates an address and says so, DTLS runs over
+//! punted datagrams to that address, and what comes out are SRTP keys, if the certificate is the one in the offer.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use proto::id::PeerId;
+use proto::plane::{Direction, PeerKeys};
+use proto::signal::PeerState;
+
+use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
+use crate::engine::SocketId;
+use crate::ice::RemoteCandidates;
+use crate::policy::Grant;
+use crate::sdp::{Fingerprint, Offer, Setup};
+use crate::session::SessionHash;
+
+/// One peer.
+pub(crate) struct Peer {
+    /// The room that it is in.
+    pub(crate) room: String,
+    /// What its token allows.
+    pub(crate) grant: Grant,
+    /// By what it is recognised.
+    pub(crate) session: SessionHash,
+    /// Where signals for it go; `None` while its socket is lost.
+    pub(crate) socket: Option<SocketId>,
+    /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
+    pub(crate) mids: Vec<String>,
+    /// What it told of its candidates.
+    pub(crate) candidates: RemoteCandidates,
+    /// Its way to the worker.
+    pub(crate) transport: Transport,
+}
+
+impl Peer {
+    /// A peer whose offer is answered just now.
+    pub(crate) fn answered(room: &str, grant: &Grant, session: SessionHash, offer: &Offer, deadline: Instant) -> Peer {
+        let mut candidates = RemoteCandidates::default();
+        for candidate in &offer.candidates {
+            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
+            let _ = candidates.add(candidate);
+        }
+        Peer {
+            room: room.to_owned(),
+            grant: grant.clone(),
+            session,
+            socket: None,
+            mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
+            candidates,
+            transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
+        }
+    }
+
+    /// A peer that an earlier controlplane connected, and that must be resumed by the deadline.
+    pub(crate) fn adopted(room: String, grant: Grant, session: SessionHash, deadline: Instant) -> Peer {
+        Peer {
+            room,
+            grant,
+            session,
+            socket: None,
+            mids: Vec::new(),
+            candidates: RemoteCandidates::default(),
+            transport: Transport::adopted(deadline),
+        }
+    }
+}
+
+/// ICE and DTLS of a peer, as far as they are the controlplane's.
+pub(crate) struct Transport {
+    state: PeerState,
+    /// Hashes of the certificate, of which one must match.
+    fingerprints: Vec<Fingerprint>,
+    /// Whether we are the DTLS client: only for a client that insists on being the server.
+    is_client: bool,
+    /// The address that was validated last.
+    remote: Option<SocketAddr>,
+    dtls: Option<Dtls>,
+    /// By when it must be connected or, if it was adopted, resumed.
+    deadline: Option<Instant>,
+}
+
+/// How a transport went on.
+pub(crate) enum Progress {
+    /// Keys are agreed with whom we expect.
+    Connected(Box<Connected>),
+    /// It cannot go on.
+    Failed(String),
+    /// The peer closed it.
+    Closed,
+}
+
+impl Transport {
+    /// A transport that was answered just now.
+    fn answered(fingerprints: Vec<Fingerprint>, ours: Setup, deadline: Instant) -> Self {
+        Self {
+            state: PeerState::New,
+            fingerprints,
+            is_client: ours == Setup::Active,
+            remote: None,
+            dtls: None,
+            deadline: Some(deadline),
+        }
+    }
+
+    /// A transport that an earlier controlplane connected. Its DTLS state is gone and not needed any more.
+    fn adopted(deadline: Instant) -> Self {
+        Self {
+            state: PeerState::Connected,
+            fingerprints: Vec::new(),
+            is_client: false,
+            remote: None,
+            dtls: None,
+            deadline: Some(deadline),
+        }
+    }
+
+    /// How far it is.
+    pub(crate) fn state(&self) -> PeerState {
+        self.state
+    }
+
+    /// Whether keys are agreed.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state == PeerState::Connected
+    }
+
+    /// The worker validated an address, or a datagram came from one that it had validated.
+    pub(crate) fn validated(&mut self, remote: SocketAddr) {
+        self.remote = Some(remote);
+        if self.state == PeerState::New {
+            self.state = PeerState::Connecting;
+        }
+    }
+
+    /// Whether a handshake is to be begun: as the client at once, as the server when a datagram is there.
+    pub(crate) fn wants_handshake(&self, has_datagram: bool) -> bool {
+        self.state == PeerState::Connecting && self.dtls.is_none() && (self.is_client || has_datagram)
+    }
+
+    /// Begins the handshake.
+    pub(crate) fn begin(&mut self, identity: &Identity, now: Instant) -> Result<(), String> {
+        let dtls = if self.is_client { Dtls::connect(identity, now) } else { Dtls::accept(identity, now) };
+        self.dtls = Some(dtls.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    /// Takes a DTLS datagram. Without a handshake it is discarded.
+    pub(crate) fn handle(&mut self, now: Instant, payload: &[u8]) {
+        if let Some(dtls) = &mut self.dtls {
+            dtls.handle(now, payload);
+        }
+    }
+
+    /// Sends again what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls
+            && dtls.poll_timeout().is_some_and(|due| due <= now)
+        {
+            dtls.handle_timeout(now);
+        }
+    }
+
+    /// The next datagram to inject, and where to.
+    pub(crate) fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        let remote = self.remote?;
+        Some((remote, self.dtls.as_mut()?.poll_transmit()?))
+    }
+
+    /// How it went on, if it did.
+    pub(crate) fn poll_progress(&mut self) -> Option<Progress> {
+        Some(match self.dtls.as_mut()?.poll_event()? {
+            DtlsEvent::Connected(connected) => match self.check_certificate(&connected) {
+                Ok(()) => {
+                    self.state = PeerState::Connected;
+                    self.deadline = None;
+                    Progress::Connected(connected)
+                }
+                Err(reason) => Progress::Failed(reason),
+            },
+            DtlsEvent::Failed(error) => Progress::Failed(error.to_string()),
+            DtlsEvent::Closed => Progress::Closed,
+        })
+    }
+
+    /// Whether the certificate of the handshake is the one of the offer (RFC 5763 §5).
+    fn check_certificate(&self, connected: &Connected) -> Result<(), String> {
+        let der = &connected.peer_certificate_der;
+        let matches = |f: &Fingerprint| fingerprint_matches(der, &f.algorithm, &f.bytes).unwrap_or(false);
+        if self.fingerprints.iter().any(matches) {
+            Ok(())
+        } else {
+            Err("the certificate of the DTLS handshake is not the one of the offer".to_owned())
+        }
+    }
+
+    /// The socket is back: an adopted peer has proved that it lives.
+    pub(crate) fn resumed(&mut self) {
+        if self.is_connected() {
+            self.deadline = None;
+        }
+    }
+
+    /// Whether it ran out of time.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// When to look at it again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let dtls = self.dtls.as_ref().and_then(Dtls::poll_timeout);
+        [self.deadline, dtls].into_iter().flatten().min()
+    }
+}
+
+/// The keys of a handshake as the worker takes them, both ways.
+pub(crate) fn keys_of(peer: PeerId, connected: &Connected) -> [PeerKeys; 2] {
+    [(Direction::Rx, &connected.rx), (Direction::Tx, &connected.tx)].map(|(direction, material)| PeerKeys {
+        peer,
+        direction,
+        profile: connected.profile,
+        key: material.key,
+        salt: material.salt,
+    })
+}

@@ -1,0 +1,189 @@
+//! What a room allows: how many peers, how much bandwidth each, which slots, and the limits of the engine.
+//!
+//! Pure numbers and rules, no state: the engine asks them when a peer comes, when a track is switched and when
+//! the number of participants changes.
+
+use std::time::Duration;
+
+use proto::signal::{Kind, SlotCount, Source};
+use serde::{Deserialize, Serialize};
+
+/// Settings of the engine. Every table, rate and wait of the engine has its limit here.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Peers that a room admits, 1 to [`PEERS_MAX_CEILING`]. The page lays out eight tiles well, and eight
+    /// cameras at the bandwidth below are still legible.
+    pub peers_max: u32,
+    /// Media of one client, up and down together, bit/s. Two megabits fit a mobile uplink and a shared DSL line.
+    pub client_bps_max: u32,
+    /// Rooms of this server. A room costs little; the bound stops a token for `*` from filling memory.
+    pub rooms_max: usize,
+    /// Peers that one worker carries, at most [`PEERS_PER_WORKER_CEILING`].
+    pub peers_per_worker_max: usize,
+    /// Signalling sockets, with and without a peer.
+    pub sockets_max: usize,
+    /// Tracks that one peer may publish; further sending sections are answered `inactive`.
+    pub tracks_max: usize,
+    /// Receive slots of one peer; further receiving sections are answered `inactive`.
+    pub slots_max: usize,
+    /// `stun:host:port` of this edge's STUN server, told to clients in `welcome`.
+    pub stun: Option<String>,
+    /// How long a socket may stay without an offer or a resumed session.
+    pub offer_timeout: Duration,
+    /// From the answer until ICE and DTLS are complete. Longer than three lost DTLS flights.
+    pub handshake_timeout: Duration,
+    /// How long a peer taken over from an earlier controlplane may stay without its socket. A peer of our own
+    /// whose socket is lost stays while its ICE consent lives; of an adopted one nobody may have seen the end.
+    pub resume_timeout: Duration,
+    /// DTLS handshakes under way at the same time. Each holds a few tens of kilobytes until it completes.
+    pub half_open_max: usize,
+    /// DTLS handshakes begun per second; a burst of one second's worth is allowed. One costs about 0.15 ms of a
+    /// core, so this bounds them to a fraction of one. A client that is passed over repeats its hello.
+    pub handshakes_per_second: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            peers_max: 8,
+            client_bps_max: 2_000_000,
+            rooms_max: 1_000,
+            peers_per_worker_max: 512,
+            sockets_max: 4_096,
+            tracks_max: 6,
+            slots_max: SLOTS_CEILING,
+            stun: None,
+            offer_timeout: Duration::from_secs(20),
+            handshake_timeout: Duration::from_secs(10),
+            resume_timeout: Duration::from_secs(60),
+            half_open_max: 256,
+            handshakes_per_second: 500,
+        }
+    }
+}
+
+/// Largest useful `peers_max`: beyond it a client's receive slots alone would fill an offer.
+pub const PEERS_MAX_CEILING: u32 = 24;
+
+/// Largest `peers_per_worker_max`: a peer's index is its place in the link's journal.
+pub const PEERS_PER_WORKER_CEILING: usize = 4096;
+
+/// Largest `slots_max`, so that a peer's journal entry always fits its place.
+pub const SLOTS_CEILING: usize = 48;
+
+/// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
+pub const NAME_CHARS_MAX: usize = 64;
+
+/// Longest name of a room, bytes.
+pub const ROOM_CHARS_MAX: usize = 64;
+
+/// What a token allows its bearer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// The room, or `*` for every room.
+    pub room: String,
+    /// The name that others see.
+    pub name: String,
+    /// Whether it may send.
+    pub publish: bool,
+    /// Whether it may receive.
+    pub subscribe: bool,
+    /// Whether it may use the REST interface.
+    pub admin: bool,
+    /// Until when it opens doors, seconds since 1970. Checked where the token is read; a peer that is in stays in.
+    pub expires_at: Option<u64>,
+}
+
+impl Grant {
+    /// Whether it is good for this room.
+    pub fn admits(&self, room: &str) -> bool {
+        self.room == "*" || self.room == room
+    }
+}
+
+/// Share of audio: Opus at this rate is transparent for speech.
+const AUDIO_BPS: u32 = 32_000;
+
+/// What one client may send, bit/s.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shares {
+    /// All its media.
+    pub send: u32,
+    /// One video track.
+    pub video: u32,
+    /// One audio track.
+    pub audio: u32,
+}
+
+impl Settings {
+    /// The settings with every value inside its bounds.
+    pub fn clamped(mut self) -> Self {
+        self.peers_max = self.peers_max.clamp(1, PEERS_MAX_CEILING);
+        self.peers_per_worker_max = self.peers_per_worker_max.clamp(1, PEERS_PER_WORKER_CEILING);
+        self.slots_max = self.slots_max.min(SLOTS_CEILING);
+        self.tracks_max = self.tracks_max.min(TRACKS_CEILING);
+        self
+    }
+
+    /// Slots that show the whole room: a microphone and a camera of everybody else, and one screen.
+    pub fn slots(&self) -> SlotCount {
+        SlotCount { audio: self.peers_max.saturating_sub(1).max(1), video: self.peers_max.max(1) }
+    }
+
+    /// What each of `participants` may send with that many tracks live. A client sends once and receives from all the
+    /// others, so its total, up and down, is as many shares as there are participants.
+    pub fn shares(&self, participants: usize, live_audios: usize, live_videos: usize) -> Shares {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+        let send = self.client_bps_max / count(participants);
+        let audio = AUDIO_BPS.min(send / count(live_audios));
+        let video = (send - audio * count(live_audios)) / count(live_videos);
+        Shares { send, video, audio }
+    }
+}
+
+/// Largest `tracks_max`, for the same reason as [`SLOTS_CEILING`].
+pub const TRACKS_CEILING: usize = 8;
+
+/// What a section carries when the client does not say.
+pub fn default_source(kind: Kind) -> Source {
+    match kind {
+        Kind::Audio => Source::Microphone,
+        Kind::Video => Source::Camera,
+    }
+}
+
+/// Whether a section of this kind can carry that source.
+pub fn kind_of(source: Source) -> Kind {
+    match source {
+        Source::Microphone | Source::ScreenAudio => Kind::Audio,
+        Source::Camera | Source::Screen => Kind::Video,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_send_and_receive_stays_within_the_clients_bandwidth() {
+        let settings = Settings::default();
+        for participants in 1..=24 {
+            for (audios, videos) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 2)] {
+                let shares = settings.shares(participants, audios, videos);
+                assert!(shares.send * participants as u32 <= settings.client_bps_max);
+                assert!(shares.audio * audios as u32 + shares.video * videos as u32 <= shares.send);
+                assert!(shares.video > 0 && shares.audio > 0);
+            }
+        }
+        assert_eq!(settings.shares(2, 1, 1), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
+        assert_eq!(settings.shares(2, 1, 2), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
+        assert_eq!(settings.shares(0, 0, 0).send, 2_000_000);
+    }
+
+    #[test]
+    fn the_slots_show_everybody_else_and_a_screen() {
+        assert_eq!(Settings::default().slots(), SlotCount { audio: 7, video: 8 });
+        let alone = Settings { peers_max: 0, ..Settings::default() }.clamped();
+        assert_eq!(alone.slots(), SlotCount { audio: 1, video: 1 });
+    }
+}

@@ -1,0 +1,247 @@
+//! The controlplane as a process: binds its sockets, starts its tasks on one thread, and ends them in order.
+//!
+//! One thread is enough: a DTLS handshake costs 0.15 ms, everything else less, and the cores belong to the dataplane.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::auth::{KeyError, TokenKey};
+use crate::dtls::{DtlsError, Identity};
+use crate::engine::{Engine, Settings};
+use crate::link::{self, Driver, DriverError};
+use crate::{http, stun_server};
+
+/// Name of the file that a controlplane locks, so that there is one for each state folder.
+const LOCK_FILE: &str = "controlplane.lock";
+
+/// How long the sockets may take to say goodbye. The supervisor waits longer than this.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long what is taken is tried again, and how often. A process that was killed lets go within milliseconds.
+const TAKEN_PATIENCE: Duration = Duration::from_millis(500);
+const TAKEN_RETRY: Duration = Duration::from_millis(20);
+
+/// What a controlplane needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The state folder: signing key, lock, and the dataplane's socket. It exists.
+    pub state: PathBuf,
+    /// Where HTTP is served. Port 0 takes any.
+    pub listen: SocketAddr,
+    /// Where STUN is served. Port 0 takes any.
+    pub stun: SocketAddr,
+    /// Where clients reach a STUN server that is bound to every address. Unused if it is bound to one.
+    pub stun_ip: Option<IpAddr>,
+    /// What the rooms allow. `stun` is filled in here.
+    pub settings: Settings,
+    /// Limits of the doors.
+    pub limits: http::Limits,
+    /// Limits of the STUN server.
+    pub stun_rates: stun_server::Rates,
+}
+
+impl Config {
+    /// Default limits on these addresses.
+    pub fn new(state: PathBuf, listen: SocketAddr, stun: SocketAddr) -> Config {
+        Config {
+            state,
+            listen,
+            stun,
+            stun_ip: None,
+            settings: Settings::default(),
+            limits: http::Limits::default(),
+            stun_rates: stun_server::Rates::default(),
+        }
+    }
+}
+
+/// The addresses that were bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listening {
+    /// HTTP.
+    pub http: SocketAddr,
+    /// STUN.
+    pub stun: SocketAddr,
+}
+
+/// Why a controlplane cannot start or go on. Each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A socket cannot be bound.
+    #[error("cannot serve {what} on {address}: {source}; {option} IP:PORT moves it")]
+    Bind {
+        /// HTTP or STUN.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+        /// The option that moves it.
+        option: &'static str,
+    },
+    /// The signing key cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The state folder is in use.
+    #[error("another controlplane uses the state folder {}: stop it, or choose another with --state", .0.display())]
+    Locked(PathBuf),
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {}: {source}", .path.display())]
+    State {
+        /// Which file in it.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] DriverError),
+    /// The DTLS certificate cannot be made.
+    #[error("cannot make a DTLS certificate: {0}")]
+    Identity(DtlsError),
+    /// The runtime cannot be made.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+}
+
+impl Error {
+    /// Whether somebody else has what was wanted.
+    fn is_taken(&self) -> bool {
+        match self {
+            Error::Locked(_) => true,
+            Error::Bind { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+}
+
+/// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
+///
+/// SIGINT ends the rooms: every client is told that the server stops. SIGTERM ends this process only: sockets are
+/// closed, media goes on, and the clients resume at the successor.
+pub fn run(config: Config, announce: impl FnOnce(&Listening)) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    let result = runtime.block_on(async { serve(config, stop_signal().map_err(Error::Start)?, announce).await });
+    runtime.shutdown_background(); // A try to attach may still be waiting for its answer.
+    result
+}
+
+/// The same on the caller's runtime, until `stop` says whether it is for good.
+pub async fn serve(
+    mut config: Config,
+    stop: impl Future<Output = bool>,
+    announce: impl FnOnce(&Listening),
+) -> Result<(), Error> {
+    let _lock = patiently(async || lock(&config.state)).await?;
+    let key = TokenKey::load_or_create(&config.state)?;
+    let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
+    let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
+    let listener = patiently(listen).await?;
+    let stun = async || UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"));
+    let stun = patiently(stun).await?;
+    let listening = Listening {
+        http: listener.local_addr().map_err(Error::Start)?,
+        stun: stun.local_addr().map_err(Error::Start)?,
+    };
+    config.settings.stun = stun_uri(listening.stun, config.stun_ip);
+
+    // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
+    let engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
+    let (handle, inbox) = link::channel();
+    let counts = Arc::new(stun_server::Counts::default());
+    let site = http::Site::new(handle.clone(), key, counts.clone(), config.limits);
+    let (stopping, is_stopping) = watch::channel(false);
+    let doors = tokio::spawn(http::serve(listener, site, is_stopping));
+    let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
+    announce(&listening);
+
+    let mut driver = pin!(Driver::new(engine, inbox, &config.state).run());
+    let result = tokio::select! {
+        ended = &mut driver => ended,
+        for_good = stop => {
+            tracing::info!(for_good, "stopping");
+            tokio::join!(handle.stop(for_good), &mut driver).1
+        }
+    };
+    stopping.send_replace(true);
+    stun.abort();
+    if timeout(GOODBYE_TIMEOUT, doors).await.is_err() {
+        tracing::warn!("some sockets did not close in time");
+    }
+    Ok(result?)
+}
+
+/// What clients are told to ask for their address (RFC 7064), if they can reach it.
+fn stun_uri(bound: SocketAddr, reached: Option<IpAddr>) -> Option<String> {
+    let ip = if bound.ip().is_unspecified() { reached? } else { bound.ip() };
+    Some(format!("stun:{}", SocketAddr::new(ip, bound.port())))
+}
+
+/// Tries again for a moment what a predecessor that was just killed may still hold.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.is_taken() && begun.elapsed() < TAKEN_PATIENCE => sleep(TAKEN_RETRY).await,
+            result => return result,
+        }
+    }
+}
+
+fn seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| Error::Start(io::Error::other(error)))?;
+    Ok(seed)
+}
+
+/// Holds the folder for this process; the kernel lets go when the process ends, however it ends.
+fn lock(state: &Path) -> Result<File, Error> {
+    let path = state.join(LOCK_FILE);
+    let unusable = |source| Error::State { path: path.clone(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked(state.to_owned())),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// Ends with true on SIGINT, false on SIGTERM.
+fn stop_signal() -> io::Result<impl Future<Output = bool>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_a_stun_server_that_they_can_reach() {
+        let uri = |bound: &str, reached: Option<&str>| {
+            stun_uri(bound.parse().unwrap(), reached.map(|ip| ip.parse().unwrap())).unwrap_or_default()
+        };
+        assert_eq!(uri("192.0.2.7:3478", Some("192.0.2.1")), "stun:192.0.2.7:3478");
+        assert_eq!(uri("0.0.0.0:3479", Some("192.0.2.1")), "stun:192.0.2.1:3479");
+        assert_eq!(uri("[::]:3478", Some("2001:db8::1")), "stun:[2001:db8::1]:3478");
+        assert_eq!(uri("0.0.0.0:3478", None), "");
+    }
+}

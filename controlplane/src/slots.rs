@@ -1,0 +1,291 @@
+//! Which track is carried in which slot of one receiver.
+//!
+//! A pure rule, applied to each receiver whenever something in its room changes. What is carried stays where it is;
+//! what is new takes what is free. Applying it twice changes nothing.
+//!
+//! **Lanes.** Audio slot *k* and video slot *k* carry the same `msid` stream, so a browser plays them in lip sync. A
+//! lane therefore belongs to one peer at a time, whose microphone and camera are in it: syncing the mouth of one
+//! to the voice of another would delay both. A screen goes where no voice is, if there is such a slot.
+//!
+//! **Shortage.** A screen goes first: it may push a camera out, an idle one before a live one. Microphones and cameras
+//! wait for a free slot, the live before the idle.
+
+use std::cmp::Reverse;
+
+use proto::id::{PeerId, StreamId};
+use proto::signal::{Kind, Source};
+
+use crate::policy::kind_of;
+
+/// A track of somebody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wish {
+    /// Whose.
+    pub(crate) owner: PeerId,
+    /// Which.
+    pub(crate) stream: StreamId,
+    /// What it shows.
+    pub(crate) source: Source,
+    /// Whether media is being sent.
+    pub(crate) is_active: bool,
+}
+
+impl Wish {
+    /// A muted microphone keeps its slot, to be heard at once when it is back; a screen that is not shared has none.
+    fn wants_slot(&self) -> bool {
+        self.is_active || self.is_of_lane()
+    }
+
+    fn is_of_lane(&self) -> bool {
+        matches!(self.source, Source::Microphone | Source::Camera)
+    }
+}
+
+/// The slots of one receiver, audio and video, each in the order of its m-sections, and what they carry.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Slots {
+    /// Audio slots.
+    pub(crate) audio: Vec<Option<StreamId>>,
+    /// Video slots.
+    pub(crate) video: Vec<Option<StreamId>>,
+}
+
+impl Slots {
+    fn of(&mut self, kind: Kind) -> &mut Vec<Option<StreamId>> {
+        match kind {
+            Kind::Audio => &mut self.audio,
+            Kind::Video => &mut self.video,
+        }
+    }
+
+    fn carries(&self, stream: StreamId) -> bool {
+        self.audio.contains(&Some(stream)) || self.video.contains(&Some(stream))
+    }
+
+    fn lane_count(&self) -> usize {
+        self.audio.len().max(self.video.len())
+    }
+}
+
+/// Fills the slots with the tracks of others, given in the order in which their owners joined.
+pub(crate) fn assign(slots: &mut Slots, wishes: &[Wish]) {
+    release(slots, wishes);
+    let mut owners: Vec<PeerId> = wishes.iter().filter(|wish| wish.is_of_lane()).map(|wish| wish.owner).collect();
+    owners.dedup();
+    let is_idle = |owner: &PeerId| !wishes.iter().any(|w| w.owner == *owner && w.is_of_lane() && w.is_active);
+    owners.sort_by_key(is_idle);
+    for owner in owners {
+        place_in_lane(slots, wishes, owner);
+    }
+    let mut rest: Vec<&Wish> = wishes.iter().filter(|w| w.wants_slot() && !slots.carries(w.stream)).collect();
+    rest.sort_by_key(|wish| Reverse(rank(wish)));
+    for wish in rest {
+        place_anywhere(slots, wishes, wish);
+    }
+}
+
+/// Empties the slots of tracks that are gone or rest.
+fn release(slots: &mut Slots, wishes: &[Wish]) {
+    for slot in slots.audio.iter_mut().chain(&mut slots.video) {
+        if !wishes.iter().any(|wish| Some(wish.stream) == *slot && wish.wants_slot()) {
+            *slot = None;
+        }
+    }
+}
+
+/// Who goes first when slots are short.
+fn rank(wish: &Wish) -> u8 {
+    match (wish.source, wish.is_active) {
+        (Source::Screen, _) => 4,
+        (Source::Microphone | Source::Camera, true) => 3,
+        (Source::ScreenAudio, _) => 2,
+        (Source::Microphone | Source::Camera, false) => 1,
+    }
+}
+
+/// Puts an owner's first microphone and first camera side by side: into the lane it has, or into a fresh one.
+fn place_in_lane(slots: &mut Slots, wishes: &[Wish], owner: PeerId) {
+    let first = |source| wishes.iter().find(|w| w.owner == owner && w.source == source).map(|w| w.stream);
+    let (microphone, camera) = (first(Source::Microphone), first(Source::Camera));
+    let lane_of = |slots: &[Option<StreamId>], stream: Option<StreamId>| {
+        slots.iter().position(|slot| stream.is_some() && *slot == stream)
+    };
+    let lane = lane_of(&slots.audio, microphone)
+        .or_else(|| lane_of(&slots.video, camera))
+        .or_else(|| fresh_lane(slots, microphone.is_some(), camera.is_some()));
+    let Some(lane) = lane else { return };
+    for (kind, stream) in [(Kind::Audio, microphone), (Kind::Video, camera)] {
+        let Some(stream) = stream.filter(|&stream| !slots.carries(stream)) else { continue };
+        if let Some(slot @ None) = slots.of(kind).get_mut(lane) {
+            *slot = Some(stream);
+        }
+    }
+}
+
+/// The first lane with nothing in it, preferably one that has a slot for everything that is to go there.
+fn fresh_lane(slots: &Slots, needs_audio: bool, needs_video: bool) -> Option<usize> {
+    let is_empty = |lane: &usize| {
+        slots.audio.get(*lane).is_none_or(Option::is_none) && slots.video.get(*lane).is_none_or(Option::is_none)
+    };
+    let fits =
+        |lane: &usize| (!needs_audio || *lane < slots.audio.len()) && (!needs_video || *lane < slots.video.len());
+    let empty = || (0..slots.lane_count()).filter(is_empty);
+    empty().find(fits).or_else(|| empty().next())
+}
+
+/// Puts a track where it disturbs nobody's lip sync; a screen, if need be, where it does, or in a camera's place.
+fn place_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
+    let kind = kind_of(wish.source);
+    let is_screen = wish.source == Source::Screen;
+    let owner_of = |stream: StreamId| wishes.iter().find(|w| w.stream == stream).map(|w| w.owner);
+    let partners = match kind {
+        Kind::Audio => slots.video.clone(),
+        Kind::Video => slots.audio.clone(),
+    };
+    // No lane, then an empty one, then the owner's own; a stranger's only for a screen.
+    let distance = |k: usize| match partners.get(k) {
+        None => Some(0),
+        Some(None) => Some(1),
+        Some(Some(partner)) if owner_of(*partner) == Some(wish.owner) => Some(2),
+        Some(Some(_)) => is_screen.then_some(3),
+    };
+    let places = slots.of(kind);
+    let free = (0..places.len()).filter(|&k| places[k].is_none());
+    let best = free.filter_map(|k| Some((distance(k)?, Reverse(k)))).min();
+    let place = match best {
+        Some((_, Reverse(k))) => Some(k),
+        None if is_screen => weakest_camera(places, wishes, wish.owner),
+        None => None,
+    };
+    if let Some(k) = place {
+        places[k] = Some(wish.stream);
+    }
+}
+
+/// The video slot whose camera gives way to a screen of `owner`: an idle one first, then the owner's own, then the
+/// last.
+fn weakest_camera(video: &[Option<StreamId>], wishes: &[Wish], owner: PeerId) -> Option<usize> {
+    let camera = |k: &usize| wishes.iter().find(|w| Some(w.stream) == video[*k] && w.source == Source::Camera);
+    let strength = |k: &usize| camera(k).map(|c| (c.is_active, c.owner != owner, Reverse(*k)));
+    (0..video.len()).filter(|k| camera(k).is_some()).min_by_key(strength)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wish(owner: u32, source: Source, is_active: bool) -> Wish {
+        Wish { owner: PeerId::new(owner, 1), stream: stream(owner, source), source, is_active }
+    }
+
+    fn stream(owner: u32, source: Source) -> StreamId {
+        StreamId::new(owner * 4 + source as u32, 1)
+    }
+
+    fn empty(audio: usize, video: usize) -> Slots {
+        Slots { audio: vec![None; audio], video: vec![None; video] }
+    }
+
+    fn person(owner: u32) -> [Wish; 3] {
+        [wish(owner, Source::Microphone, true), wish(owner, Source::Camera, true), wish(owner, Source::Screen, false)]
+    }
+
+    fn assigned(mut slots: Slots, wishes: &[Wish]) -> Slots {
+        assign(&mut slots, wishes);
+        slots
+    }
+
+    #[test]
+    fn voice_and_face_share_a_lane_and_the_screen_has_none() {
+        let mut wishes = [person(1), person(2)].concat();
+        let slots = assigned(empty(7, 8), &wishes);
+        assert_eq!(slots.audio[..2], [Some(stream(1, Source::Microphone)), Some(stream(2, Source::Microphone))]);
+        assert_eq!(slots.video[..2], [Some(stream(1, Source::Camera)), Some(stream(2, Source::Camera))]);
+        assert_eq!(slots.video[2..], [None; 6]);
+        wishes[2].is_active = true;
+        let shared = assigned(slots.clone(), &wishes);
+        assert_eq!(shared.video[7], Some(stream(1, Source::Screen)));
+        wishes[2].is_active = false;
+        assert_eq!(assigned(shared, &wishes), slots);
+    }
+
+    #[test]
+    fn who_leaves_frees_a_lane_and_moves_nobody() {
+        let full = assigned(empty(3, 3), &[person(1), person(2), person(3)].concat());
+        let without = assigned(full.clone(), &[person(1), person(3)].concat());
+        assert_eq!((without.audio[1], without.video[1]), (None, None));
+        assert_eq!((without.audio[2], without.video[2]), (full.audio[2], full.video[2]));
+        let again = assigned(without, &[person(1), person(3), person(4)].concat());
+        assert_eq!(again.audio[1], Some(stream(4, Source::Microphone)));
+        assert_eq!(again.video[1], Some(stream(4, Source::Camera)));
+    }
+
+    #[test]
+    fn a_microphone_keeps_its_lane_from_strangers_cameras() {
+        let wishes = [wish(1, Source::Microphone, true), wish(2, Source::Camera, true)];
+        let slots = assigned(empty(2, 2), &wishes);
+        assert_eq!(slots.audio[0], Some(stream(1, Source::Microphone)));
+        assert_eq!(slots.video, [None, Some(stream(2, Source::Camera))]);
+    }
+
+    #[test]
+    fn a_screen_goes_first_when_slots_are_short() {
+        let mut wishes = [person(1), person(2)].concat();
+        let slots = assigned(empty(2, 2), &wishes);
+        wishes[5].is_active = true;
+        let own = assigned(slots.clone(), &wishes);
+        assert_eq!(own.video, [Some(stream(1, Source::Camera)), Some(stream(2, Source::Screen))]);
+        wishes[1].is_active = false;
+        let idle = assigned(slots, &wishes);
+        assert_eq!(idle.video, [Some(stream(2, Source::Screen)), Some(stream(2, Source::Camera))]);
+        wishes[5].is_active = false;
+        let after = assigned(own, &wishes);
+        assert_eq!(after.video, [Some(stream(1, Source::Camera)), Some(stream(2, Source::Camera))]);
+    }
+
+    #[test]
+    fn the_live_go_before_the_idle() {
+        let wishes = [wish(1, Source::Microphone, false), wish(2, Source::Microphone, true)];
+        assert_eq!(assigned(empty(1, 0), &wishes).audio, [Some(stream(2, Source::Microphone))]);
+    }
+
+    fn any_wishes() -> impl Strategy<Value = Vec<Wish>> {
+        let source =
+            prop::sample::select(vec![Source::Microphone, Source::Camera, Source::Screen, Source::ScreenAudio]);
+        prop::collection::btree_set((0u32..8, source), 0..24).prop_flat_map(|tracks| {
+            let len = tracks.len();
+            prop::collection::vec(any::<bool>(), len).prop_map(move |active| {
+                tracks.iter().zip(&active).map(|(&(owner, source), &active)| wish(owner, source, active)).collect()
+            })
+        })
+    }
+
+    proptest! {
+        /// Whatever the room was and becomes: no track is carried twice or in a slot of the other kind, nothing that
+        /// rests is carried, what was carried and is still wanted stays unless a screen needs the place, a second
+        /// pass changes nothing, and with slots for everything everything that is wanted is carried.
+        #[test]
+        fn the_laws_of_assignment(before in any_wishes(), after in any_wishes(), audio in 0usize..9, video in 0usize..9) {
+            let old = assigned(empty(audio, video), &before);
+            let new = assigned(old.clone(), &after);
+            let carried: Vec<StreamId> = new.audio.iter().chain(&new.video).flatten().copied().collect();
+            for (k, stream) in carried.iter().enumerate() {
+                prop_assert!(!carried[..k].contains(stream));
+                let wish = after.iter().find(|w| w.stream == *stream).unwrap();
+                prop_assert!(wish.wants_slot());
+                prop_assert_eq!(new.audio.contains(&Some(*stream)), kind_of(wish.source) == Kind::Audio);
+            }
+            for (was, is) in old.audio.iter().zip(&new.audio).chain(old.video.iter().zip(&new.video)) {
+                let still_wanted = after.iter().any(|w| Some(w.stream) == *was && w.wants_slot());
+                let is_screen = after.iter().any(|w| Some(w.stream) == *is && w.source == Source::Screen);
+                prop_assert!(!still_wanted || was == is || is_screen);
+            }
+            prop_assert_eq!(assigned(new.clone(), &after), new);
+            let wide = assigned(empty(16, 24), &after);
+            for wish in after.iter().filter(|w| w.wants_slot()) {
+                prop_assert!(wide.carries(wish.stream), "{wish:?} is not carried");
+            }
+        }
+    }
+}

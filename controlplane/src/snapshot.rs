@@ -1,0 +1,84 @@
+//! What the engine shows of itself, for REST and metrics.
+
+use proto::signal::{PeerInfo, PeerState};
+use serde::Serialize;
+
+/// What the engine holds now.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// Each worker that was ever linked.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Each room.
+    pub rooms: Vec<RoomSnapshot>,
+    /// Signalling sockets open, with and without a peer.
+    pub sockets: usize,
+    /// DTLS handshakes under way.
+    pub half_open: usize,
+    /// Since the engine began.
+    pub totals: Totals,
+}
+
+/// One worker as the engine sees it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct WorkerSnapshot {
+    /// Its index.
+    pub worker: usize,
+    /// Whether it is linked and takes joins.
+    pub is_ready: bool,
+    /// Peers that it carries.
+    pub peers: usize,
+    /// Objects whose desired state is not sent yet.
+    pub pending: usize,
+}
+
+/// One room.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct RoomSnapshot {
+    /// Its name.
+    pub room: String,
+    /// The worker that carries it.
+    pub worker: usize,
+    /// Who is in it, in the order of joining.
+    pub peers: Vec<PeerSnapshot>,
+}
+
+/// One peer.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct PeerSnapshot {
+    /// Id, name and tracks, as other peers see it.
+    #[serde(flatten)]
+    pub info: PeerInfo,
+    /// How far its transport is.
+    pub state: PeerState,
+    /// Whether it has a signalling socket now.
+    pub has_socket: bool,
+    /// Receive slots.
+    pub slots: usize,
+    /// Receive slots that carry a track.
+    pub slots_used: usize,
+}
+
+/// Counts since the engine began; all only grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Totals {
+    /// Peers whose offer was answered.
+    pub joined: u64,
+    /// Peers that are gone.
+    pub left: u64,
+    /// Offers answered by an error.
+    pub offers_refused: u64,
+    /// Sessions resumed on a new socket.
+    pub resumed: u64,
+    /// Peers adopted from an earlier controlplane.
+    pub adopted: u64,
+    /// DTLS handshakes begun.
+    pub handshakes_begun: u64,
+    /// DTLS handshakes completed with the right certificate.
+    pub handshakes_completed: u64,
+    /// Transports that failed, or did not complete ICE and DTLS in time.
+    pub handshakes_failed: u64,
+    /// Hellos passed over by the limits on handshakes.
+    pub handshakes_passed_over: u64,
+    /// Commands that a worker refused.
+    pub commands_refused: u64,
+}

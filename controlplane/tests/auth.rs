@@ -1,0 +1,188 @@
+//! Tokens: what is let in, and the name of each reason for which it is not.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use controlplane::auth::{Claims, KEY_FILE, KEY_LEN, KeyError, LEEWAY_S, TokenError, TokenKey, is_room_name};
+use proptest::prelude::*;
+use ring::hmac;
+use serde_json::json;
+
+const SECRET: [u8; KEY_LEN] = [7; KEY_LEN];
+
+fn key() -> TokenKey {
+    TokenKey::new(&SECRET)
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, &b| word << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
+        for i in 0..=chunk.len() {
+            out.push(char::from(DIGITS[(word >> (18 - 6 * i) & 63) as usize]));
+        }
+    }
+    out
+}
+
+/// A token made by hand, as another implementation would: RFC 7515 §3.
+fn token_by_hand(header: &str, claims: &serde_json::Value, secret: &[u8]) -> String {
+    let text = format!("{}.{}", base64url(header.as_bytes()), base64url(claims.to_string().as_bytes()));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+    format!("{text}.{}", base64url(tag.as_ref()))
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("uprtc-auth-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn write_key(folder: &Path, text: &str, mode: u32) {
+    let path = folder.join(KEY_FILE);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_was_signed_is_let_in() {
+    let claims = Claims { publish: true, ..Claims::new("demo", "Ada", 60) };
+    let token = key().sign(&claims).unwrap();
+    assert_eq!(key().verify(&token), Ok(claims.clone()));
+    assert!(claims.is_for("demo") && !claims.is_for("other"));
+    assert!(Claims::new("*", "Ada", 60).is_for("other"));
+    assert_ne!(claims.jti, Claims::new("demo", "Ada", 60).jti);
+}
+
+#[test]
+fn a_token_of_another_implementation_is_let_in() {
+    let claims = json!({"room": "demo", "name": "Ada", "subscribe": true, "exp": now() + 60, "sub": "u-17"});
+    let claims = key().verify(&token_by_hand(r#"{"typ":"JWT","alg":"HS256"}"#, &claims, &SECRET)).unwrap();
+    assert_eq!((claims.publish, claims.subscribe, claims.admin), (false, true, false));
+}
+
+#[test]
+fn each_refusal_has_its_name() {
+    let hs256 = r#"{"alg":"HS256"}"#;
+    let good = json!({"room": "demo", "name": "Ada", "exp": now() + 60});
+    let with = |field: &str, value: serde_json::Value| {
+        let mut claims = good.clone();
+        claims[field] = value;
+        token_by_hand(hs256, &claims, &SECRET)
+    };
+    let token = token_by_hand(hs256, &good, &SECRET);
+    let unsigned = format!("{}.", &token[..token.rfind('.').unwrap()]);
+    for (token, code) in [
+        (String::new(), "token_missing"),
+        ("x".into(), "token_malformed"),
+        ("a.b.c".into(), "token_malformed"),
+        ("x".repeat(5000), "token_malformed"),
+        (unsigned, "token_signature"),
+        (token_by_hand(hs256, &good, &[8; KEY_LEN]), "token_signature"),
+        (token_by_hand(r#"{"alg":"none"}"#, &good, &SECRET), "token_algorithm"),
+        (token_by_hand(r#"{"alg":"HS384"}"#, &good, &SECRET), "token_algorithm"),
+        (token_by_hand(r#"{"alg":"RS256"}"#, &good, &SECRET), "token_algorithm"),
+        (token_by_hand(r#"{"alg":"ES256"}"#, &good, &SECRET), "token_algorithm"),
+        (with("exp", json!(now() - LEEWAY_S - 5)), "token_expired"),
+        (with("nbf", json!(now() + LEEWAY_S + 5)), "token_immature"),
+        (with("exp", json!("soon")), "token_claims"),
+        (with("exp", json!(null)), "token_claims"),
+        (with("room", json!("a/b")), "token_claims"),
+        (with("room", json!("")), "token_claims"),
+        (with("room", json!(7)), "token_claims"),
+        (with("name", json!("")), "token_claims"),
+        (with("name", json!("a\nb")), "token_claims"),
+        (with("name", json!("x".repeat(65))), "token_claims"),
+        (with("publish", json!("yes")), "token_claims"),
+        (with("aud", json!("another")), "token_claims"),
+    ] {
+        assert_eq!(key().verify(&token).map_err(TokenError::code), Err(code), "{token}");
+    }
+    assert!(key().verify(&token).is_ok());
+    assert!(key().verify(&with("exp", json!(now() - LEEWAY_S / 2))).is_ok(), "within the leeway");
+}
+
+#[test]
+fn what_no_server_would_take_is_not_signed() {
+    assert_eq!(key().sign(&Claims::new("a b", "Ada", 60)).map_err(TokenError::code), Err("token_claims"));
+    assert_eq!(key().sign(&Claims::new("demo", "", 60)).map_err(TokenError::code), Err("token_claims"));
+}
+
+#[test]
+fn room_names() {
+    for name in ["a", "Demo-1", "x_y.z", &"a".repeat(64)] {
+        assert!(is_room_name(name), "{name}");
+    }
+    for name in ["", "*", "a b", "a/b", "ä", &"a".repeat(65), "a\n"] {
+        assert!(!is_room_name(name), "{name}");
+    }
+}
+
+#[test]
+fn the_key_is_made_once_and_only_for_its_owner() {
+    let folder = Folder::new("made");
+    let token = TokenKey::load_or_create(&folder.0).unwrap().sign(&Claims::new("demo", "Ada", 60)).unwrap();
+    let mode = std::fs::metadata(folder.0.join(KEY_FILE)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(TokenKey::load_or_create(&folder.0).unwrap().verify(&token).is_ok());
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "no draft is left behind");
+}
+
+#[test]
+fn threads_that_start_at_once_agree_on_the_key() {
+    let folder = Folder::new("race");
+    let tokens: Vec<String> = std::thread::scope(|scope| {
+        let make = || TokenKey::load_or_create(&folder.0).unwrap().sign(&Claims::new("demo", "Ada", 60)).unwrap();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let key = TokenKey::load_or_create(&folder.0).unwrap();
+    assert!(tokens.iter().all(|token| key.verify(token).is_ok()));
+}
+
+#[test]
+fn a_key_file_that_is_wrong_is_refused_with_advice() {
+    let folder = Folder::new("wrong");
+    write_key(&folder.0, "not a key\n", 0o600);
+    assert!(matches!(TokenKey::load_or_create(&folder.0), Err(KeyError::NotAKey(_))));
+    write_key(&folder.0, &"ab".repeat(32), 0o644);
+    let error = TokenKey::load_or_create(&folder.0).unwrap_err();
+    assert!(error.to_string().contains("chmod 600"), "{error}");
+    write_key(&folder.0, &"ab".repeat(32), 0o600);
+    assert!(TokenKey::load_or_create(&folder.0).is_ok());
+    let error = TokenKey::load_or_create(&folder.0.join("nowhere")).unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn hostile_text_is_refused(token in "\\PC{0,200}") {
+        prop_assert!(key().verify(&token).is_err());
+    }
+
+    #[test]
+    fn a_changed_character_is_refused(at in 0usize..1000, to in "[A-Za-z0-9_.-]") {
+        let token = token_by_hand(r#"{"alg":"HS256"}"#, &json!({"room": "demo", "name": "Ada", "exp": now() + 60}), &SECRET);
+        let at = at % (token.len() - 1); // the last digit of a base64url text has bits that carry nothing
+        let mut changed = token.clone();
+        changed.replace_range(at..=at, &to);
+        prop_assume!(changed != token);
+        prop_assert!(key().verify(&changed).is_err());
+    }
+}

@@ -1,0 +1,419 @@
+//! The doors from outside: a real server on a port of the kernel's choice, a plain TCP client for HTTP and another
+//! WebSocket implementation's client for the signalling socket. The test stands where the engine's task stands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use controlplane::auth::{Claims, KEY_LEN, TokenKey};
+use controlplane::http::{Limits, Site, serve};
+use controlplane::link::{self, Closing, Inbox, Request, ToSocket};
+use controlplane::metrics::Sample;
+use futures_util::{SinkExt, StreamExt};
+use proto::signal::{ClientSignal, ServerSignal};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Nothing here takes longer, unless it never comes.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn key() -> TokenKey {
+    TokenKey::new(&[7; KEY_LEN])
+}
+
+fn token(room: &str) -> String {
+    key().sign(&Claims { publish: true, ..Claims::new(room, "Ada", 60) }).unwrap()
+}
+
+struct Server {
+    address: String,
+    inbox: Inbox,
+    stopping: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(limits: Limits) -> Server {
+        let (handle, inbox) = link::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let site = Site::new(handle, key(), Arc::default(), limits);
+        let (stopping, is_stopping) = watch::channel(false);
+        Server { address, inbox, stopping, serving: tokio::spawn(serve(listener, site, is_stopping)) }
+    }
+
+    fn signal_address(&self, room: &str) -> String {
+        format!("ws://{}/v1/rooms/{room}/signal?token={}", self.address, token(room))
+    }
+
+    /// A socket in the room `demo`, with the engine's end of it.
+    async fn join(&mut self) -> (Client, mpsc::Sender<ToSocket>) {
+        let (client, _) = connect_async(self.signal_address("demo")).await.unwrap();
+        match self.request().await {
+            Request::Opened { outgoing, .. } => (client, outgoing),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn request(&mut self) -> Request {
+        timeout(DEADLINE, self.inbox.requests.recv()).await.expect("a request in time").unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
+    }
+
+    async fn ask(&self, head: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("an answer in time").unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        Answer { head: head.to_lowercase(), body: body.to_owned() }
+    }
+}
+
+struct Answer {
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(body["status"], self.status());
+        assert!(!body["detail"].as_str().unwrap().is_empty());
+        (self.status(), body["code"].as_str().unwrap().to_owned())
+    }
+}
+
+/// The next message that is not a ping.
+async fn next(client: &mut Client) -> Option<Result<Message, Error>> {
+    loop {
+        match timeout(DEADLINE, client.next()).await.expect("a message in time") {
+            Some(Ok(Message::Ping(_))) => {}
+            other => return other,
+        }
+    }
+}
+
+async fn signal(client: &mut Client) -> ServerSignal {
+    match next(client).await {
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn error_code(client: &mut Client) -> (Value, bool) {
+    match signal(client).await {
+        ServerSignal::Error { code, fatal, .. } => (serde_json::to_value(code).unwrap(), fatal),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn close_code(client: &mut Client) -> CloseCode {
+    match next(client).await {
+        Some(Ok(Message::Close(Some(frame)))) => frame.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_two_things() {
+    let server = Server::start(Limits::default()).await;
+    let answer = server.get("/healthz").await;
+    assert_eq!((answer.status(), answer.body.trim()), (200, "ok"));
+    let answer = server.get("/readyz").await;
+    assert_eq!(answer.problem(), (503, "no_dataplane".into()));
+    assert!(answer.header("retry-after").is_some());
+    server.inbox.readiness.send_replace(true);
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    server.inbox.readiness.send_replace(false);
+    assert_eq!(server.get("/readyz").await.status(), 503);
+}
+
+#[tokio::test]
+async fn the_page_allows_nothing_that_it_does_not_need() {
+    let server = Server::start(Limits::default()).await;
+    for path in ["/", "/r/demo", "/r/demo?token=x&join=1"] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert!(!answer.body.contains("<script>") && !answer.body.contains("style="), "nothing inline on {path}");
+    }
+    for path in ["/web/app.js", "/sdk/uprtc.js"] {
+        let answer = server.get(path).await;
+        assert_eq!((answer.status(), answer.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
+    }
+    assert_eq!(server.get("/web/style.css").await.status(), 200);
+    assert_eq!(server.get("/sdk/uprtc.js").await.header("access-control-allow-origin"), Some("*"));
+}
+
+/// Files of the page lie in two folders; what only its build and its tests need is not served.
+#[tokio::test]
+async fn every_file_of_the_page_is_served() {
+    let server = Server::start(Limits::default()).await;
+    let web = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+    for (folder, address) in [(web.clone(), "/web"), (web.join("sdk"), "/sdk")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".css") || name.ends_with(".js") {
+                assert_eq!(server.get(&format!("{address}/{name}")).await.status(), 200, "{address}/{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem() {
+    let server = Server::start(Limits::default()).await;
+    for path in ["/nothing", "/web/nothing.js", "/sdk/..%2fapp.js", "/v1/rooms"] {
+        assert_eq!(server.get(path).await.problem(), (404, "not_found".into()), "{path}");
+    }
+    for path in ["/r/a%20b", "/r/a%2fb", "/r/%2a", "/v1/rooms/a%20b/signal", &format!("/r/{}", "a".repeat(65))] {
+        assert_eq!(server.get(path).await.problem(), (400, "room_name".into()), "{path}");
+    }
+    let head = "POST /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(server.ask(head).await.problem(), (405, "method_not_allowed".into()));
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_told_so_before_the_upgrade() {
+    let server = Server::start(Limits::default()).await;
+    let path = "/v1/rooms/demo/signal";
+    let answer = server.get(path).await;
+    assert_eq!(answer.problem(), (401, "token_missing".into()));
+    assert_eq!(answer.header("www-authenticate"), Some("bearer"));
+    let answer = server.get(&format!("{path}?token=nonsense")).await;
+    assert_eq!(answer.problem(), (401, "token_malformed".into()));
+    assert_eq!(answer.header("www-authenticate"), Some("bearer error=\"invalid_token\""));
+    let expired = key().sign(&Claims { exp: 1, ..Claims::new("demo", "Ada", 0) }).unwrap();
+    assert_eq!(server.get(&format!("{path}?token={expired}")).await.problem(), (401, "token_expired".into()));
+    let foreign = TokenKey::new(&[8; KEY_LEN]).sign(&Claims::new("demo", "Ada", 60)).unwrap();
+    assert_eq!(server.get(&format!("{path}?token={foreign}")).await.problem(), (401, "token_signature".into()));
+    let other = token("other");
+    assert_eq!(server.get(&format!("{path}?token={other}")).await.problem(), (403, "wrong_room".into()));
+    let answer = server.get(&format!("{path}?token={}", token("demo"))).await;
+    assert_eq!(answer.problem(), (426, "upgrade_required".into()));
+
+    let refused = connect_async(format!("ws://{}{path}?token=nonsense", server.address)).await;
+    assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 401));
+}
+
+#[tokio::test]
+async fn a_token_is_taken_from_the_header_or_the_address() {
+    let mut server = Server::start(Limits::default()).await;
+    let mut request = format!("ws://{}/v1/rooms/demo/signal", server.address).into_client_request().unwrap();
+    request.headers_mut().insert("authorization", format!("bearer {}", token("*")).parse().unwrap());
+    let (_client, _) = connect_async(request).await.unwrap();
+    let opened = server.request().await; // It holds the way back, so the socket stays open.
+    match &opened {
+        Request::Opened { room, grant, .. } => {
+            assert_eq!((room.as_str(), grant.room.as_str(), grant.name.as_str()), ("demo", "*", "Ada"));
+            assert_eq!((grant.publish, grant.subscribe, grant.admin), (true, false, false));
+            assert!(grant.expires_at.is_some());
+        }
+        other => panic!("{other:?}"),
+    }
+    server.join().await;
+}
+
+#[tokio::test]
+async fn signals_go_both_ways_in_order_and_the_end_is_reported_once() {
+    let mut server = Server::start(Limits::default()).await;
+    let (mut client, outgoing) = server.join().await;
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    client.send(Message::text(r#"{"type":"leave"}"#)).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Ping {}, .. }));
+    assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Leave {}, .. }));
+    for i in 0..5 {
+        let limits = ServerSignal::Limits { send_bps_max: i, video_bps_max: 0, audio_bps_max: 0 };
+        outgoing.send(ToSocket::Signal(limits)).await.unwrap();
+    }
+    outgoing.send(ToSocket::Close(Closing::Done)).await.unwrap();
+    for i in 0..5 {
+        assert!(matches!(signal(&mut client).await, ServerSignal::Limits { send_bps_max, .. } if send_bps_max == i));
+    }
+    assert_eq!(close_code(&mut client).await, CloseCode::Normal);
+    assert!(matches!(server.request().await, Request::Closed { .. }));
+
+    let (client, _outgoing) = server.join().await;
+    drop(client); // Without a word, as when a laptop is shut.
+    assert!(matches!(server.request().await, Request::Closed { .. }));
+}
+
+#[tokio::test]
+async fn what_is_no_signal_is_refused_and_the_socket_goes_on() {
+    let mut server = Server::start(Limits::default()).await;
+    let (mut client, _outgoing) = server.join().await;
+    let nested = "[".repeat(10_000);
+    for text in ["", "nonsense", r#"{"type":"fly"}"#, r#"{"type":"track","mid":7,"active":true}"#, &nested] {
+        client.send(Message::text(text)).await.unwrap();
+        assert_eq!(error_code(&mut client).await, ("bad_signal".into(), false), "{text:.20}");
+    }
+    client.send(Message::binary(vec![0; 10])).await.unwrap();
+    assert_eq!(error_code(&mut client).await, ("bad_signal".into(), false));
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Ping {}, .. }));
+}
+
+#[tokio::test]
+async fn a_signal_that_is_too_large_ends_the_socket() {
+    let mut server = Server::start(Limits::default()).await;
+    let (mut client, _outgoing) = server.join().await;
+    let fits = format!("{}{}", r#"{"type":"ping"}"#, " ".repeat(256 * 1024 - 15));
+    client.send(Message::text(fits.clone())).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { .. }));
+    client.send(Message::text(fits + " ")).await.unwrap();
+    assert_eq!(error_code(&mut client).await, ("too_much".into(), true));
+    assert_eq!(close_code(&mut client).await, CloseCode::Size);
+    assert!(matches!(server.request().await, Request::Closed { .. }));
+
+    let (mut client, _outgoing) = server.join().await;
+    let _ = client.send(Message::text("x".repeat(1024 * 1024))).await; // The server may hang up while it is written.
+    assert!(matches!(server.request().await, Request::Closed { .. }), "a frame beyond all measure");
+}
+
+#[tokio::test]
+async fn more_signals_than_allowed_end_the_socket() {
+    let mut server = Server::start(Limits { signals_per_second: 10, ..Limits::default() }).await;
+    let (mut client, _outgoing) = server.join().await;
+    for _ in 0..40 {
+        let _ = client.send(Message::text(r#"{"type":"ping"}"#)).await; // The server may hang up meanwhile.
+    }
+    let mut signals = 0;
+    while let Request::Signal { .. } = server.request().await {
+        signals += 1;
+    }
+    assert!((10..15).contains(&signals), "{signals} were let through");
+    assert_eq!(error_code(&mut client).await, ("too_much".into(), true));
+    assert_eq!(close_code(&mut client).await, CloseCode::Policy);
+}
+
+#[tokio::test]
+async fn a_socket_that_the_engine_gave_up_is_told_to_come_again() {
+    let mut server = Server::start(Limits::default()).await;
+    let (mut client, outgoing) = server.join().await;
+    drop(outgoing);
+    assert_eq!(close_code(&mut client).await, CloseCode::Again);
+    let (mut client, outgoing) = server.join_after_close().await;
+    outgoing.send(ToSocket::Close(Closing::Restarting)).await.unwrap();
+    assert_eq!(close_code(&mut client).await, CloseCode::Restart);
+}
+
+impl Server {
+    async fn join_after_close(&mut self) -> (Client, mpsc::Sender<ToSocket>) {
+        assert!(matches!(self.request().await, Request::Closed { .. }));
+        self.join().await
+    }
+}
+
+#[tokio::test]
+async fn a_silent_socket_is_closed_and_one_that_answers_pings_is_not() {
+    let limits = Limits {
+        ping_interval: Duration::from_millis(20),
+        idle_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let mut server = Server::start(limits).await;
+    let (mut client, _outgoing) = server.join().await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(900) {
+        let message = timeout(DEADLINE, client.next()).await.unwrap();
+        assert!(matches!(message, Some(Ok(Message::Ping(_)))), "{message:?}");
+    }
+    // From now on nobody reads the client's side, so its pings stay unanswered.
+    assert!(matches!(server.request().await, Request::Closed { .. }));
+    assert!(begun.elapsed() >= Duration::from_millis(1200 - 50));
+    assert_eq!(close_code(&mut client).await, CloseCode::Away);
+}
+
+#[tokio::test]
+async fn a_slow_or_long_head_does_not_hold_a_connection() {
+    let server = Server::start(Limits { head_timeout: Duration::from_millis(200), ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(b"GET /healthz HTT").await.unwrap();
+    let mut rest = Vec::new();
+    let ended = timeout(DEADLINE, stream.read_to_end(&mut rest)).await;
+    assert!(matches!(ended, Ok(Ok(_))), "the server hangs up");
+    let long = format!("GET /healthz HTTP/1.1\r\nHost: test\r\nX-Long: {}\r\n\r\n", "x".repeat(20_000));
+    assert_eq!(server.ask(&long).await.status(), 431);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let server = Server::start(Limits { connections_max: 2, ..Limits::default() }).await;
+    let first = TcpStream::connect(&server.address).await.unwrap();
+    let _second = TcpStream::connect(&server.address).await.unwrap();
+    let mut third = TcpStream::connect(&server.address).await.unwrap();
+    third.write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    assert!(timeout(Duration::from_millis(200), third.read_to_string(&mut text)).await.is_err(), "{text}");
+    drop(first);
+    timeout(DEADLINE, third.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+#[tokio::test]
+async fn sockets_beyond_the_limit_are_refused() {
+    let mut server = Server::start(Limits { sockets_max: 1, ..Limits::default() }).await;
+    let (_client, _outgoing) = server.join().await;
+    let refused = connect_async(server.signal_address("demo")).await;
+    assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 503));
+}
+
+#[tokio::test]
+async fn metrics_are_what_the_engine_says() {
+    let mut server = Server::start(Limits::default()).await;
+    let answering = async {
+        match server.inbox.requests.recv().await {
+            Some(Request::Sample { reply }) => reply.send(Sample { is_linked: true, ..Sample::default() }).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let asked = TcpStream::connect(&server.address).await.unwrap();
+    let text = async move {
+        let (mut stream, mut text) = (asked, String::new());
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    let (text, ()) = timeout(DEADLINE, async { tokio::join!(text, answering) }).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains(controlplane::metrics::CONTENT_TYPE), "{text}");
+    assert!(text.contains("\nuprtc_linked 1\n"), "{text}");
+    assert!(text.contains("\nuprtc_stun_requests_total{fate=\"answered\"} 0\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_sockets() {
+    let mut server = Server::start(Limits::default()).await;
+    let (mut client, outgoing) = server.join().await;
+    server.stopping.send_replace(true);
+    assert!(timeout(Duration::from_millis(100), &mut server.serving).await.is_err(), "a socket is open");
+    outgoing.send(ToSocket::Close(Closing::Restarting)).await.unwrap();
+    assert_eq!(close_code(&mut client).await, CloseCode::Restart);
+    drop(client);
+    timeout(DEADLINE, server.serving).await.expect("the server ends").unwrap();
+    assert!(TcpStream::connect(&server.address).await.is_err());
+}

@@ -1,0 +1,201 @@
+//! A worker's tables as the plane contract says them, strictly: a command that names what is not there, or opens what
+//! is, is refused. It forwards nothing; it answers Describe and remembers everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::plane::{
+    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerOpen, Refusal, Refused,
+    Report, RouteOpen, SlotOpen, StreamOpen,
+};
+
+/// A peer that is installed.
+pub struct Peer {
+    pub open: PeerOpen,
+    pub extensions: Option<PeerExtensions>,
+    pub rx: Option<PeerKeys>,
+    pub tx: Option<PeerKeys>,
+}
+
+#[derive(Default)]
+pub struct Worker {
+    pub peers: BTreeMap<u32, Peer>,
+    pub streams: BTreeMap<u32, StreamOpen>,
+    pub slots: BTreeMap<u32, SlotOpen>,
+    pub routes: BTreeMap<u32, RouteOpen>,
+    staged: Vec<Command>,
+    /// Length of each batch, without its Commit.
+    pub batches: Vec<usize>,
+    pub refused: Vec<Refused>,
+    /// Every key that was ever installed: none may be installed twice.
+    keys_seen: BTreeSet<[u8; 32]>,
+    /// Peers for which there is no room: opening them is refused.
+    pub peers_max: Option<usize>,
+    /// Peers without consent; said again at Describe.
+    pub expired: Vec<PeerId>,
+}
+
+impl Worker {
+    /// Takes a command; what it has to say comes at the Commit.
+    pub fn apply(&mut self, command: Command) -> Vec<Report> {
+        let Command::Commit(commit) = command else {
+            self.staged.push(command);
+            return Vec::new();
+        };
+        let mut reports = Vec::new();
+        self.batches.push(self.staged.len());
+        for command in std::mem::take(&mut self.staged) {
+            if let Command::Describe(_) = command {
+                self.describe(&mut reports);
+            } else if let Err((index, refusal)) = self.take(command) {
+                let refused = Refused { batch: commit.batch, tag: command.tag(), index, refusal };
+                self.refused.push(refused);
+                reports.push(Report::Event(refused.into()));
+            }
+        }
+        reports.push(Report::Event(Committed { batch: commit.batch }.into()));
+        reports
+    }
+
+    /// A refusal names the index of what the command opens or closes, whatever it missed.
+    fn take(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
+        let index = match command {
+            Command::StreamOpen(c) => c.stream.index,
+            Command::SlotOpen(c) => c.slot.index,
+            Command::RouteOpen(c) => c.route.index,
+            _ => return self.carry_out(command),
+        };
+        self.carry_out(command).map_err(|(_, refusal)| (index, refusal))
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
+        match command {
+            Command::PeerOpen(open) => {
+                if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
+                    return Err((open.peer.index, Refusal::TableFull));
+                }
+                let peer = Peer { open, extensions: None, rx: None, tx: None };
+                vacant(self.peers.insert(open.peer.index, peer).is_some(), open.peer.index)
+            }
+            Command::PeerExtensions(c) => {
+                self.peer(c.peer)?.extensions = Some(c);
+                Ok(())
+            }
+            Command::PeerKeys(c) => {
+                assert_ne!(c.key, [0; 32], "blank keys");
+                assert!(self.keys_seen.insert(c.key), "a key was installed twice: its keystream would be used again");
+                let peer = self.peer(c.peer)?;
+                match c.direction {
+                    Direction::Rx => peer.rx = Some(c),
+                    Direction::Tx => peer.tx = Some(c),
+                }
+                Ok(())
+            }
+            Command::PeerClose(c) => {
+                self.peer(c.peer)?;
+                self.peers.remove(&c.peer.index);
+                let (streams, slots) = (self.streams_of(c.peer), self.slots_of(c.peer));
+                streams.into_iter().for_each(|stream| self.close_stream(stream));
+                slots.into_iter().for_each(|slot| self.close_slot(slot));
+                Ok(())
+            }
+            Command::StreamOpen(c) => {
+                self.peer(c.peer)?;
+                vacant(self.streams.insert(c.stream.index, c).is_some(), c.stream.index)
+            }
+            Command::StreamClose(c) => {
+                self.stream(c.stream)?;
+                self.close_stream(c.stream);
+                Ok(())
+            }
+            Command::SlotOpen(c) => {
+                self.peer(c.peer)?;
+                vacant(self.slots.insert(c.slot.index, c).is_some(), c.slot.index)
+            }
+            Command::SlotClose(c) => {
+                self.slot(c.slot)?;
+                self.close_slot(c.slot);
+                Ok(())
+            }
+            Command::RouteOpen(c) => {
+                self.stream(c.stream)?;
+                let slot = self.slot(c.slot)?;
+                let keys = self.peer(slot.peer)?.tx;
+                assert!(keys.is_some(), "a route to somebody who has no keys yet");
+                let is_taken = self.routes.values().any(|route| route.slot == c.slot);
+                vacant(is_taken || self.routes.insert(c.route.index, c).is_some(), c.route.index)
+            }
+            Command::RouteClose(c) => match self.routes.get(&c.route.index) {
+                Some(route) if route.route == c.route => {
+                    self.routes.remove(&c.route.index);
+                    Ok(())
+                }
+                _ => Err((c.route.index, Refusal::Unknown)),
+            },
+            Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => unreachable!("not sent in a batch"),
+        }
+    }
+
+    fn describe(&self, reports: &mut Vec<Report>) {
+        let start = reports.len();
+        let mut echo = |command: Command| {
+            // Through the bytes, as on the real way: that blanks the keys.
+            reports.push(Report::read(&Report::Echo(command).write()).expect("an echo reads back"));
+        };
+        for peer in self.peers.values() {
+            echo(peer.open.into());
+            peer.extensions.into_iter().for_each(|c| echo(c.into()));
+            peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
+        }
+        self.streams.values().for_each(|&c| echo(c.into()));
+        self.slots.values().for_each(|&c| echo(c.into()));
+        self.routes.values().for_each(|&c| echo(c.into()));
+        let count = (reports.len() - start) as u64;
+        reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
+        reports.push(Report::Event(Event::Described(Described { count })));
+    }
+
+    fn peer(&mut self, id: PeerId) -> Result<&mut Peer, (u32, Refusal)> {
+        self.peers.get_mut(&id.index).filter(|peer| peer.open.peer == id).ok_or((id.index, Refusal::Unknown))
+    }
+
+    fn stream(&self, id: StreamId) -> Result<StreamOpen, (u32, Refusal)> {
+        self.streams.get(&id.index).filter(|c| c.stream == id).copied().ok_or((id.index, Refusal::Unknown))
+    }
+
+    fn slot(&self, id: SlotId) -> Result<SlotOpen, (u32, Refusal)> {
+        self.slots.get(&id.index).filter(|c| c.slot == id).copied().ok_or((id.index, Refusal::Unknown))
+    }
+
+    fn close_stream(&mut self, id: StreamId) {
+        self.streams.remove(&id.index);
+        self.routes.retain(|_, route| route.stream != id);
+    }
+
+    fn close_slot(&mut self, id: SlotId) {
+        self.slots.remove(&id.index);
+        self.routes.retain(|_, route| route.slot != id);
+    }
+
+    pub fn streams_of(&self, peer: PeerId) -> Vec<StreamId> {
+        self.streams.values().filter(|c| c.peer == peer).map(|c| c.stream).collect()
+    }
+
+    pub fn slots_of(&self, peer: PeerId) -> Vec<SlotId> {
+        self.slots.values().filter(|c| c.peer == peer).map(|c| c.slot).collect()
+    }
+
+    /// Everything that is installed, to compare.
+    pub fn dump(&self) -> (Vec<PeerId>, Vec<StreamOpen>, Vec<SlotOpen>, Vec<RouteId>) {
+        (
+            self.peers.values().map(|peer| peer.open.peer).collect(),
+            self.streams.values().copied().collect(),
+            self.slots.values().copied().collect(),
+            self.routes.values().map(|route| route.route).collect(),
+        )
+    }
+}
+
+fn vacant(is_taken: bool, index: u32) -> Result<(), (u32, Refusal)> {
+    if is_taken { Err((index, Refusal::Occupied)) } else { Ok(()) }
+}

@@ -1,0 +1,138 @@
+//! CAGE: the seam between the worker and the world.
+//!
+//! Only this module knows the kernel's sockets, its clocks and monoio. The worker sees an [`Io`]: it fills a
+//! [`Batch`], flushes an [`Outbox`], tells the time and parks. Nothing here allocates after the start.
+//!
+//! `unsafe` is here because `recvmmsg`, `sendmmsg` and their control messages (timestamps, UDP_GRO, UDP_SEGMENT) have
+//! no safe form. They are worth it: one system call moves dozens of packets, and a train of eight costs an eighth of
+//! eight packets (docs/MEASURING.md). The proofs are the tests of `udp` and `train`, over real sockets.
+
+#![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
+
+mod clock;
+mod park;
+mod train;
+mod udp;
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use self::{clock::Clock, park::Parking, train::Egress};
+use crate::config::{Driver, Micros, REFUSED_TRAINS_TIMEOUT};
+use crate::outbox::Outbox;
+
+pub use self::park::Watch;
+pub use self::train::Flushed;
+pub use self::udp::{Batch, BindError, Granted, Socket};
+
+/// Everything through which one worker touches the world.
+pub struct Io {
+    clock: Clock,
+    sockets: Vec<Socket>,
+    egress: Egress,
+    parking: Parking,
+    /// The socket that the next batch begins with, so that a busy one cannot starve the others.
+    first: usize,
+    /// When destinations that refused trains get another chance.
+    forgive_at: Micros,
+}
+
+impl Io {
+    /// Takes over a worker's sockets; [`Path::socket`](crate::outbox::Path::socket) is the index in this list. Clocks
+    /// made from one `origin` agree. Must be called inside [`block_on`].
+    pub fn new(sockets: Vec<Socket>, origin: Instant) -> io::Result<Self> {
+        let mut parking = Parking::new();
+        for socket in &sockets {
+            parking.watch(socket)?;
+        }
+        let clock = Clock::new(origin);
+        let forgive_at = clock.now() + REFUSED_TRAINS_TIMEOUT;
+        Ok(Self { clock, sockets, egress: Egress::new(), parking, first: 0, forgive_at })
+    }
+
+    /// Microseconds on the worker's clock.
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
+    /// Takes what the kernel has for us, as much as fits the batch. Never waits.
+    pub fn fill(&mut self, now: Micros, batch: &mut Batch) {
+        self.clock.refresh(now);
+        batch.clear();
+        for turn in 0..self.sockets.len() {
+            let index = (self.first + turn) % self.sockets.len();
+            batch.receive(index as u8, &self.sockets[index], &mut self.clock, now);
+            if batch.is_full() {
+                break;
+            }
+        }
+        self.first = (self.first + 1) % self.sockets.len().max(1);
+    }
+
+    /// Gives the packets of the outbox to the kernel. Waits a millisecond at most, if send buffers are full; what does
+    /// not go then is lost.
+    pub fn flush(&mut self, now: Micros, outbox: &Outbox) -> Flushed {
+        if now >= self.forgive_at {
+            self.egress.forgive();
+            self.forgive_at = now + REFUSED_TRAINS_TIMEOUT;
+        }
+        for (index, socket) in self.sockets.iter_mut().enumerate() {
+            let chains = outbox
+                .chains()
+                .filter(|chain| usize::from(chain.path().socket) == index)
+                .map(|chain| (chain.path().remote, chain.packets()));
+            self.egress.send(socket, chains);
+        }
+        self.egress.finish()
+    }
+
+    /// Whether a device was found, since the last time this was asked, that cannot split trains.
+    pub fn take_trains_lost(&mut self) -> bool {
+        self.egress.take_gso_lost()
+    }
+
+    /// Lets `fd`, too, end the parking when it is readable. Whoever watches reads it.
+    pub fn watch(&mut self, fd: impl AsFd) -> io::Result<Watch> {
+        self.parking.watch(fd)
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, watch: &Watch) {
+        self.parking.unwatch(watch);
+    }
+
+    /// Sleeps until something watched is readable or the deadline, to the next millisecond, has passed.
+    pub async fn park_until(&mut self, deadline: Option<Micros>) {
+        if deadline.is_some_and(|deadline| deadline <= self.now()) {
+            return;
+        }
+        self.parking.park(deadline.map(|deadline| self.clock.instant(deadline))).await;
+    }
+
+    /// Closes the sockets; their ports are free when this is done and the runtime has ended.
+    pub async fn close(mut self) {
+        self.parking.close().await;
+    }
+}
+
+/// Runs a future on a new monoio runtime with timers, on this thread.
+pub fn block_on<F: Future>(driver: Driver, future: F) -> io::Result<F::Output> {
+    let is_uring = match driver {
+        Driver::Auto => monoio::utils::detect_uring(),
+        Driver::Uring => true,
+        Driver::Epoll => false,
+    };
+    if is_uring {
+        match RuntimeBuilder::<IoUringDriver>::new().enable_timer().build() {
+            Ok(mut runtime) => return Ok(runtime.block_on(future)),
+            Err(error) if driver == Driver::Uring => return Err(error),
+            Err(error) => tracing::warn!("io_uring is known here but refused ({error}): waiting by epoll instead"),
+        }
+    }
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    Ok(runtime.block_on(future))
+}

@@ -1,0 +1,344 @@
+//! One core, one loop: the turn.
+//!
+//! A turn takes a batch from the kernel and runs it to completion, reads commands and injected datagrams, runs due
+//! timers, and flushes. It does not await; when a turn found nothing to do, the worker declares itself asleep on the
+//! link, makes sure of it, and parks until a socket is readable, the controlplane knocks, or a timer is due.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+use std::{io, process, thread};
+
+use core_affinity::CoreId;
+use proto::link::{COMMANDS_MAX, WorkerLink};
+use proto::plane::Counter;
+
+use crate::config::{
+    COMMANDS_PER_TURN_MAX, Driver, ECHO_HEADROOM, ECHO_RETRY, INJECTS_PER_TURN_MAX, Micros, PUBLISH_INTERVAL,
+};
+use crate::forward::Forwarder;
+use crate::io::{Batch, Io, Socket, Watch, block_on};
+use crate::outbox::Outbox;
+
+/// What a worker is told from outside of its core.
+pub(crate) enum Order {
+    /// A controlplane has attached: serve this link from now on.
+    Attach(Box<WorkerLink>),
+    /// Close the sockets and end.
+    Stop,
+}
+
+/// All that a worker's thread is started with.
+pub(crate) struct Seat {
+    /// Which worker it is, from 0.
+    pub(crate) index: usize,
+    /// The core to stay on.
+    pub(crate) core: Option<CoreId>,
+    /// How to wait.
+    pub(crate) driver: Driver,
+    /// Its sockets, one for each media address.
+    pub(crate) sockets: Vec<Socket>,
+    /// Keys the hash tables.
+    pub(crate) seed: [u8; 16],
+    /// Where the clocks of all workers start.
+    pub(crate) origin: Instant,
+    /// Orders, and the eventfd that is written after each.
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) knock: OwnedFd,
+}
+
+/// Ends the process if a worker panics: a broken invariant ends the plane, and the other one carries it over.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            process::abort();
+        }
+    }
+}
+
+/// The body of a worker's thread. `started` hears whether it could start, before the first turn.
+pub(crate) fn run(seat: Seat, started: impl FnOnce(io::Result<()>)) {
+    let _guard = AbortOnPanic;
+    if let Some(core) = seat.core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(worker = seat.index, "cannot stay on core {}: the kernel may move this worker", core.id);
+    }
+    let driver = seat.driver;
+    let mut started = Some(started);
+    let mut report = |result| {
+        if let Some(started) = started.take() {
+            started(result);
+        }
+    };
+    let ended = block_on(driver, async {
+        match Worker::new(seat) {
+            Ok(worker) => {
+                report(Ok(()));
+                worker.run().await;
+            }
+            Err(error) => report(Err(error)),
+        }
+    });
+    if let Err(error) = ended {
+        report(Err(error));
+    }
+}
+
+/// The link that is being served, and the watch over its eventfd.
+struct Served {
+    link: WorkerLink,
+    watch: Watch,
+}
+
+/// A worker between its start and its end.
+struct Worker {
+    index: usize,
+    batch: Batch,
+    core: Core,
+    orders: Receiver<Order>,
+    knock: OwnedFd,
+    knocked: Watch,
+    published_at: Micros,
+}
+
+/// What a datagram meets on its way through a turn, apart from the batch that it lies in.
+struct Core {
+    io: Io,
+    forwarder: Forwarder,
+    outbox: Outbox,
+    served: Option<Served>,
+}
+
+impl Worker {
+    fn new(seat: Seat) -> io::Result<Self> {
+        let mut io = Io::new(seat.sockets, seat.origin)?;
+        let knocked = io.watch(&seat.knock)?;
+        let forwarder = Forwarder::new(seat.seed, io.now());
+        Ok(Self {
+            index: seat.index,
+            batch: Batch::new(),
+            core: Core { io, forwarder, outbox: Outbox::new(), served: None },
+            orders: seat.orders,
+            knock: seat.knock,
+            knocked,
+            published_at: 0,
+        })
+    }
+
+    async fn run(mut self) {
+        while self.obey() {
+            if !self.turn() {
+                self.park().await;
+            }
+        }
+        self.core.publish();
+        self.core.io.close().await;
+    }
+
+    /// One turn; whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        let now = self.core.io.now();
+        let mut did_work = self.receive(now);
+        did_work |= self.core.serve_commands(now);
+        did_work |= self.core.serve_injects(now);
+        did_work |= self.core.tick(now);
+        self.core.hand_over(now);
+        did_work |= self.core.describe();
+        self.core.count(Counter::Turns, 1);
+        if now.saturating_sub(self.published_at) >= PUBLISH_INTERVAL {
+            self.core.publish();
+            self.published_at = now;
+        }
+        did_work
+    }
+
+    /// A batch from the kernel, each datagram to its fate.
+    fn receive(&mut self, now: Micros) -> bool {
+        self.core.io.fill(now, &mut self.batch);
+        for datagram in self.batch.datagrams() {
+            self.core.forwarder.receive(now, datagram, &mut self.core.outbox);
+            self.core.relieve(now);
+        }
+        !self.batch.is_empty()
+    }
+
+    /// Follows orders from outside. False: stop.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Attach(link)) => self.attach(*link),
+                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    /// Changes over to the link of a new controlplane. What the old one had committed by now takes effect, what it
+    /// had only staged does not, and from here on nobody reads what its ghost may write.
+    fn attach(&mut self, link: WorkerLink) {
+        let now = self.core.io.now();
+        for _ in 0..COMMANDS_MAX.div_ceil(COMMANDS_PER_TURN_MAX) {
+            self.core.serve_commands(now);
+        }
+        self.core.forwarder.discard_staged();
+        self.core.hand_over(now);
+        if let Some(old) = self.core.served.take() {
+            self.core.io.unwatch(&old.watch);
+        }
+        let epoch = link.epoch();
+        match self.core.io.watch(link.wake_fd()) {
+            Ok(watch) => {
+                self.core.served = Some(Served { link, watch });
+                tracing::info!(worker = self.index, epoch, "serves a controlplane");
+            }
+            Err(error) => {
+                tracing::error!(worker = self.index, epoch, "cannot watch the link of a controlplane: {error}");
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    async fn park(&mut self) {
+        if self.core.io.take_trains_lost() {
+            tracing::warn!(
+                worker = self.index,
+                "a network device cannot split trains (UDP_SEGMENT): this worker sends single packets from now on"
+            );
+        }
+        self.core.count(Counter::Parks, 1);
+        self.core.publish();
+        let deadline = self.core.deadline();
+        if let Some(served) = &mut self.core.served
+            && !served.link.sleep()
+        {
+            return;
+        }
+        self.core.io.park_until(deadline).await;
+        if let Some(served) = &mut self.core.served {
+            served.link.awake();
+            if served.watch.take_fired() {
+                served.link.clear_wake();
+            }
+        }
+        if self.knocked.take_fired() {
+            // It is non-blocking, and only its being readable matters.
+            let _ = rustix::io::read(&self.knock, &mut [0; 8]);
+        }
+    }
+}
+
+impl Core {
+    /// Hands over what the outbox holds if the next datagram's fan-out might not fit.
+    fn relieve(&mut self, now: Micros) {
+        if self.outbox.is_nearly_full() {
+            self.hand_over(now);
+        }
+    }
+
+    /// Commands, as many as a turn may take.
+    fn serve_commands(&mut self, now: Micros) -> bool {
+        for taken in 0..COMMANDS_PER_TURN_MAX {
+            let Some(record) = self.served.as_mut().and_then(|served| served.link.pop_command()) else {
+                return taken > 0;
+            };
+            self.forwarder.apply(now, &record, &mut self.outbox);
+            self.relieve(now);
+        }
+        true
+    }
+
+    /// Injected datagrams, as many as a turn may take.
+    fn serve_injects(&mut self, now: Micros) -> bool {
+        for taken in 0..INJECTS_PER_TURN_MAX {
+            match self.served.as_mut().and_then(|served| served.link.pop_inject()) {
+                None => return taken > 0,
+                Some(Ok((header, payload))) => self.forwarder.inject(&header, payload, &mut self.outbox),
+                Some(Err(_)) => self.count(Counter::InjectRefused, 1),
+            }
+            self.relieve(now);
+        }
+        true
+    }
+
+    /// Timers that are due.
+    fn tick(&mut self, now: Micros) -> bool {
+        let is_due = self.forwarder.deadline().is_some_and(|deadline| deadline <= now);
+        if is_due {
+            self.forwarder.tick(now, &mut self.outbox);
+        }
+        is_due
+    }
+
+    /// When the worker must wake by itself.
+    fn deadline(&self) -> Option<Micros> {
+        let retry = self.forwarder.is_describing().then(|| self.io.now() + ECHO_RETRY);
+        [self.forwarder.deadline(), retry].into_iter().flatten().min()
+    }
+
+    /// Reports and punts to the controlplane, packets to the kernel; the outbox is empty afterwards.
+    fn hand_over(&mut self, now: Micros) {
+        let must_notify = self.hand_over_punts() | self.hand_over_reports();
+        if let Some(served) = self.served.as_mut().filter(|_| must_notify) {
+            served.link.notify();
+        }
+        if !self.outbox.is_empty() {
+            let flushed = self.io.flush(now, &self.outbox);
+            self.count(Counter::SentTrains, flushed.trains);
+            self.count(Counter::SendFailed, flushed.failed);
+        }
+        self.outbox.clear();
+    }
+
+    /// Reports into the event ring. One that finds it full is lost, and the controlplane is told to ask for a
+    /// description. Whether there is anything for it to see.
+    fn hand_over_reports(&mut self) -> bool {
+        let (mut pushed, mut lost) = (0, self.outbox.take_reports_lost());
+        while let Some(report) = self.outbox.pop_report() {
+            let is_pushed = self.served.as_mut().is_some_and(|served| served.link.push_report(&report.write()));
+            *if is_pushed { &mut pushed } else { &mut lost } += 1;
+        }
+        self.count(Counter::EventsLost, lost);
+        if let Some(served) = self.served.as_mut().filter(|_| lost > 0) {
+            served.link.raise_resync();
+        }
+        pushed + lost > 0
+    }
+
+    /// Punts into the punt ring. One that finds it full was not punted after all. Whether there is anything to see.
+    fn hand_over_punts(&mut self) -> bool {
+        let (mut pushed, mut lost) = (0, 0);
+        while let Some((header, payload)) = self.outbox.pop_punt() {
+            let is_pushed = self.served.as_mut().is_some_and(|served| served.link.push_punt(&header, payload));
+            *if is_pushed { &mut pushed } else { &mut lost } += 1;
+        }
+        // Nobody has seen the first count: counters are published after the handing over.
+        self.forwarder.counters()[Counter::Punted as usize] -= lost;
+        self.count(Counter::DroppedPuntFull, lost);
+        pushed > 0
+    }
+
+    /// Goes on with a description, as far as the event ring has room for it beside events. Whether it did.
+    fn describe(&mut self) -> bool {
+        let Some(served) = self.served.as_mut().filter(|_| self.forwarder.is_describing()) else { return false };
+        let space = served.link.report_space().saturating_sub(ECHO_HEADROOM);
+        self.forwarder.describe(space, &mut self.outbox);
+        let has_echoed = self.hand_over_reports();
+        if let Some(served) = self.served.as_mut().filter(|_| has_echoed) {
+            served.link.notify();
+        }
+        has_echoed
+    }
+
+    fn publish(&mut self) {
+        if let Some(served) = &mut self.served {
+            served.link.publish(self.forwarder.counters());
+        }
+    }
+
+    fn count(&mut self, counter: Counter, n: u64) {
+        self.forwarder.counters()[counter as usize] += n;
+    }
+}

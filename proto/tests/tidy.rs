@@ -1,0 +1,420 @@
+//! The shape of the tree, kept by a test: who may name whom, where `unsafe` may stand, that no file is dead, and
+//! that each file opens with a word about itself. The rules are those of docs/ARCHITECTURE.md; here is the list that
+//! counts. It reads the sources as text, without their comments and strings, and knows no more Rust than it needs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file, lines. Beyond about 800 a file has more than one subject.
+const LINES_MAX: usize = 900;
+
+/// Where `unsafe` may stand, each for a reason that the file gives.
+const CAGES: &[&str] = &["proto/src/link/region.rs", "dataplane/src/io/", "controlplane/src/dtls/ffi.rs"];
+
+/// A crate that may be named only from some places.
+struct Arrow {
+    name: &'static str,
+    /// Path prefixes under which it may be named.
+    from: &'static [&'static str],
+}
+
+/// Everything else under `src/` must do without them. `bench` drives the whole and may name everything.
+const ARROWS: &[Arrow] = &[
+    Arrow { name: "dataplane", from: &["src/", "bench/", "dataplane/"] },
+    Arrow { name: "controlplane", from: &["src/", "bench/", "controlplane/"] },
+    Arrow { name: "monoio", from: &["bench/", "dataplane/src/io/", "dataplane/src/worker.rs"] },
+    Arrow { name: "tokio", from: TOKIO },
+    Arrow { name: "tokio_tungstenite", from: &["bench/"] },
+    Arrow { name: "axum", from: &["controlplane/src/http/", "controlplane/src/http.rs"] },
+    Arrow { name: "boring", from: &["bench/", "controlplane/src/dtls/", "controlplane/src/dtls.rs"] },
+    Arrow { name: "boring_sys", from: &["controlplane/src/dtls/ffi.rs"] },
+];
+
+/// The drivers: the only code of the controlplane that waits.
+const TOKIO: &[&str] = &[
+    "src/",
+    "bench/",
+    "controlplane/src/http/",
+    "controlplane/src/http.rs",
+    "controlplane/src/link.rs",
+    "controlplane/src/run.rs",
+    "controlplane/src/stun_server.rs",
+    "controlplane/src/lib.rs",
+];
+
+/// Modules of the controlplane that do not know each other; `peer` orders them.
+const STRANGERS: &[&str] = &["sdp", "ice", "dtls"];
+
+/// File names that say nothing.
+const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
+
+/// A crate's source root and the folder that its modules lie in.
+const CRATES: &[&str] = &["src", "proto/src", "dataplane/src", "controlplane/src", "bench/src"];
+
+struct Source {
+    /// Relative to the repository, with `/`.
+    path: String,
+    text: String,
+    /// The text with comments and literals blanked, lines kept.
+    code: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+/// All `.rs` files under these folders, in order of path.
+fn sources(folders: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Source> {
+    let root = root();
+    let mut paths = Vec::new();
+    for folder in folders {
+        collect(&root.join(folder.as_ref()), &mut paths);
+    }
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let path = path.strip_prefix(&root).expect("found under the root").to_str().expect("UTF-8").to_owned();
+            Source { path, code: code_of(&text), text }
+        })
+        .collect()
+}
+
+fn source_folders() -> impl Iterator<Item = String> {
+    CRATES.iter().map(|&folder| folder.to_owned())
+}
+
+/// Sources and everything that tests them.
+fn all_folders() -> impl Iterator<Item = String> {
+    let tests = CRATES.iter().flat_map(|folder| {
+        let krate = folder.trim_end_matches("src");
+        [format!("{krate}tests"), format!("{krate}benches")]
+    });
+    source_folders().chain(tests)
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.expect("a folder can be read").path();
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Blanks comments, strings and characters; everything else stays where it is.
+fn code_of(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut code = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = match literal_len(&bytes[at..], at.checked_sub(1).map(|before| bytes[before])) {
+            0 => {
+                at += 1;
+                continue;
+            }
+            len => at + len,
+        };
+        for byte in &mut code[at..end] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+        at = end;
+    }
+    String::from_utf8(code).expect("whole literals were blanked")
+}
+
+/// Length of the comment or literal that begins here, 0 if none does.
+fn literal_len(rest: &[u8], before: Option<u8>) -> usize {
+    let until = |needle: &[u8], from: usize| {
+        let tail = rest.get(from..).unwrap_or_default();
+        tail.windows(needle.len()).position(|window| window == needle).map_or(rest.len(), |at| from + at + needle.len())
+    };
+    match rest {
+        [b'/', b'/', ..] => until(b"\n", 2),
+        [b'/', b'*', ..] => block_comment_len(rest),
+        [b'"', ..] => string_len(rest),
+        [b'r', b'"' | b'#', ..] if !before.is_some_and(is_word_byte) || before == Some(b'b') => {
+            let hashes = rest[1..].iter().take_while(|&&byte| byte == b'#').count();
+            if rest.get(1 + hashes) != Some(&b'"') {
+                return 0; // A raw identifier.
+            }
+            let mut end = vec![b'"'];
+            end.resize(1 + hashes, b'#');
+            until(&end, 2 + hashes)
+        }
+        [b'\'', b'\\', _, ..] => until(b"'", 3),
+        // Otherwise a character has its closing quote after one character, and a lifetime has none.
+        [b'\'', rest @ ..] => match std::str::from_utf8(&rest[..rest.len().min(4)])
+            .or_else(|error| std::str::from_utf8(&rest[..error.valid_up_to()]))
+            .unwrap_or_default()
+            .chars()
+            .next()
+        {
+            Some(char) if rest.get(char.len_utf8()) == Some(&b'\'') => char.len_utf8() + 2,
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn block_comment_len(rest: &[u8]) -> usize {
+    let (mut at, mut depth) = (0, 0);
+    while at < rest.len() {
+        match rest[at..] {
+            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
+            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    at
+}
+
+fn string_len(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while at < rest.len() && rest[at] != b'"' {
+        at += if rest[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(rest.len())
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Offsets at which a whole word stands in code.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let bytes = code.as_bytes();
+    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        let is_start = at == 0 || !is_word_byte(bytes[at - 1]);
+        is_start && !bytes.get(at + word.len()).copied().is_some_and(is_word_byte)
+    })
+}
+
+/// Whether code names a crate: as the first segment of a path, or whole in a `use`.
+fn names_crate(code: &str, name: &str) -> bool {
+    words(code, name).any(|at| {
+        let (before, after) = (&code[..at], code[at + name.len()..].trim_start());
+        // `x::name` is a module of x, `::name` is the crate.
+        let is_first = match before.strip_suffix("::") {
+            Some(parent) => !parent.ends_with(|char: char| char.is_alphanumeric() || char == '_' || char == '>'),
+            None => true,
+        };
+        let before = before.trim_end().trim_end_matches("::").trim_end();
+        let is_imported = before.ends_with("use") || before.ends_with("extern crate");
+        is_first && (is_imported || after.starts_with("::"))
+    })
+}
+
+/// Whether code names a sibling module: after `crate::` or `super::`, alone or in braces.
+fn names_sibling(code: &str, name: &str) -> bool {
+    ["crate", "super"].iter().any(|anchor| {
+        words(code, anchor).any(|at| {
+            let Some(rest) = code[at + anchor.len()..].strip_prefix("::") else { return false };
+            let group = match rest.strip_prefix('{') {
+                Some(group) => &group[..group.find(';').unwrap_or(group.len())],
+                None => &rest[..rest.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(rest.len())],
+            };
+            words(group, name).next().is_some()
+        })
+    })
+}
+
+fn is_under(path: &str, places: &[&str]) -> bool {
+    places.iter().any(|place| if place.ends_with('/') { path.starts_with(place) } else { path == *place })
+}
+
+/// Fails with all complaints at once.
+fn assert_none(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn only_the_right_places_name_a_crate() {
+    let mut complaints = Vec::new();
+    for source in sources(source_folders()) {
+        for arrow in ARROWS {
+            if names_crate(&source.code, arrow.name) && !is_under(&source.path, arrow.from) {
+                complaints.push(format!("{} names {}, which only {:?} may", source.path, arrow.name, arrow.from));
+            }
+        }
+    }
+    assert_none(complaints);
+}
+
+#[test]
+fn manifests_point_the_same_way() {
+    let forbidden: [(&str, &[&str]); 3] = [
+        ("proto", &["dataplane", "controlplane", "tokio", "monoio", "axum"]),
+        ("dataplane", &["controlplane", "tokio", "axum", "boring", "boring-sys"]),
+        ("controlplane", &["dataplane", "monoio"]),
+    ];
+    let mut complaints = Vec::new();
+    for (krate, names) in forbidden {
+        let manifest = fs::read_to_string(root().join(krate).join("Cargo.toml")).expect("each crate has a manifest");
+        let dependencies = manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or("");
+        for line in dependencies.lines() {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or("");
+            if names.contains(&name) {
+                complaints.push(format!("{krate}/Cargo.toml depends on {name}"));
+            }
+        }
+    }
+    assert_none(complaints);
+}
+
+#[test]
+fn sdp_ice_and_dtls_do_not_know_each_other() {
+    let mut complaints = Vec::new();
+    for source in sources(["controlplane/src"]) {
+        let path = source.path.trim_start_matches("controlplane/src/");
+        let Some(&own) = STRANGERS.iter().find(|&&own| path.split(['/', '.']).next() == Some(own)) else { continue };
+        for other in STRANGERS.iter().filter(|&&other| other != own) {
+            if names_sibling(&source.code, other) {
+                complaints.push(format!("{} names {other}; only peer may know both", source.path));
+            }
+        }
+    }
+    assert_none(complaints);
+}
+
+#[test]
+fn unsafe_stays_in_its_cages() {
+    let mut complaints = Vec::new();
+    for source in sources(source_folders()) {
+        // Lint attributes are no strings, so `allow(unsafe_code)` is still there in the code.
+        let is_wild = words(&source.code, "unsafe").next().is_some() || source.code.contains("allow(unsafe_code");
+        if is_wild && !is_under(&source.path, CAGES) {
+            complaints.push(format!("{} has unsafe code; the cages are {CAGES:?}", source.path));
+        }
+    }
+    assert_none(complaints);
+}
+
+#[test]
+fn no_file_is_dead() {
+    let mut complaints = Vec::new();
+    for krate in CRATES {
+        let all = sources([krate]);
+        let mut reached = BTreeSet::new();
+        for entry in ["lib.rs", "main.rs"] {
+            reach(&all, &format!("{krate}/{entry}"), &mut reached);
+        }
+        for source in &all {
+            if !reached.contains(&source.path) && !source.path.starts_with("src/bin/") {
+                complaints.push(format!("{} is declared by no module", source.path));
+            }
+        }
+    }
+    assert_none(complaints);
+}
+
+/// Follows `mod name;` from a file.
+fn reach(all: &[Source], path: &str, reached: &mut BTreeSet<String>) {
+    let Some(source) = all.iter().find(|source| source.path == path) else { return };
+    if !reached.insert(path.to_owned()) {
+        return;
+    }
+    let (folder, file) = path.rsplit_once('/').expect("every source lies in a folder");
+    let folder = match file {
+        "lib.rs" | "main.rs" | "mod.rs" => folder.to_owned(),
+        file => format!("{folder}/{}", file.trim_end_matches(".rs")),
+    };
+    for name in declared(&source.code) {
+        reach(all, &format!("{folder}/{name}.rs"), reached);
+        reach(all, &format!("{folder}/{name}/mod.rs"), reached);
+    }
+}
+
+/// The names in `mod name;`.
+fn declared(code: &str) -> impl Iterator<Item = &str> {
+    words(code, "mod").filter_map(|at| {
+        let rest = code[at + 3..].trim_start();
+        let end = rest.bytes().take_while(|&byte| is_word_byte(byte)).count();
+        rest[end..].trim_start().starts_with(';').then_some(&rest[..end])
+    })
+}
+
+#[test]
+fn every_file_opens_with_a_word_about_itself() {
+    let complaints = sources(all_folders())
+        .into_iter()
+        // Unit tests in a file of their own stand beside the module that they are about, and an entry point of one
+        // empty line has nothing to say yet.
+        .filter(|source| {
+            !source.path.ends_with("/tests.rs") && source.code.split_whitespace().collect::<String>() != "fnmain(){}"
+        })
+        .filter(|source| !source.text.starts_with("//! "))
+        .map(|source| format!("{} does not open with `//!`", source.path));
+    assert_none(complaints.collect());
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // In pieces, so that this file does not complain about itself.
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let mut complaints = Vec::new();
+    for source in sources(all_folders()) {
+        for (number, line) in source.text.lines().enumerate() {
+            if marks.iter().any(|mark| words(line, mark).next().is_some()) {
+                complaints.push(format!("{}:{}: {}", source.path, number + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(complaints);
+}
+
+#[test]
+fn files_have_one_subject() {
+    let mut complaints = Vec::new();
+    for source in sources(all_folders()) {
+        let lines = source.text.lines().count();
+        if lines > LINES_MAX {
+            complaints.push(format!("{} has {lines} lines, more than {LINES_MAX}", source.path));
+        }
+    }
+    for source in sources(source_folders()) {
+        let is_empty_name = source.path.split(['/', '.']).any(|part| EMPTY_NAMES.contains(&part));
+        if is_empty_name {
+            complaints.push(format!("{}: the name does not say what it is for", source.path));
+        }
+    }
+    assert_none(complaints);
+}
+
+/// A check that cannot fail keeps nothing, so the scanner is held to examples of both kinds.
+#[test]
+fn the_scanner_tells_code_from_what_only_looks_like_it() {
+    let code =
+        code_of("let a = \"tokio::x \\\" y\"; // monoio::z\n/* a /* axum::b */ c */ let c = '\"'; d::<'a>('\\'');");
+    assert!(!code.contains("tokio") && !code.contains("monoio") && !code.contains("axum"), "{code}");
+    assert!(code.contains("let c =") && code.contains("d::<'a>("), "{code}");
+    assert_eq!(code_of("r#\"unsafe \" \"#; br\"x\"; r#type"), "              ; b    ; r#type");
+    assert_eq!(code_of("('é', 'a, '\\n')"), "(    , 'a,     )");
+
+    assert!(names_crate("use tokio::net;", "tokio") && names_crate("pub use axum;", "axum"));
+    assert!(names_crate("a(::tokio::spawn(b))", "tokio") && names_crate("use ::tokio as x;", "tokio"));
+    assert!(!names_crate("use tokio_tungstenite::x;", "tokio") && !names_crate("self.dataplane.x()", "dataplane"));
+    assert!(
+        !names_crate("Error { dataplane: x }", "dataplane") && !names_crate("use crate::dataplane::x;", "dataplane")
+    );
+
+    assert!(names_sibling("use crate::ice::Candidate;", "ice") && names_sibling("super::dtls::x()", "dtls"));
+    assert!(names_sibling("use crate::{peer::Peer, ice::{self, X}};", "ice"));
+    assert!(!names_sibling("self.ice.ufrag; let ice = crate::peer::x(ice);", "ice"));
+
+    assert_eq!(words("unsafe_code unsafe {} notunsafe", "unsafe").collect::<Vec<_>>(), [12]);
+    assert_eq!(
+        declared("pub mod a;\n#[cfg(test)] mod b ; mod c { mod d; } modx e;").collect::<Vec<_>>(),
+        ["a", "b", "d"]
+    );
+}

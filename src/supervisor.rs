@@ -1,0 +1,264 @@
+//! `uprtc run`: a dataplane and a controlplane as two processes, kept alive, and the link of a room.
+//!
+//! Either may die alone and is started again; the other carries its rooms over. Both end with this process, however
+//! it ends: the kernel kills them with their parent.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use controlplane::auth::{Claims, TokenKey};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::options::Options;
+use crate::{Failure, process};
+
+/// Waits before a plane is started again: first and longest.
+const RESTART_MIN: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(5);
+
+/// A plane that lived this long did not fail to start: the next wait is the first one again.
+const LIVED: Duration = Duration::from_secs(10);
+
+/// How long a plane may take to end when asked, before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often readiness is asked for until it is there.
+const READY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The room of the printed link, the name in its token, and how long it is good.
+const ROOM: &str = "demo";
+const NAME: &str = "Guest";
+const TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// Runs both planes until SIGINT or SIGTERM, or until one of them cannot start at all.
+pub(crate) fn run(options: Options) -> Result<(), Failure> {
+    let _lock = lock(&options.state)?;
+    // One thread: the kernel kills the children when the *thread* that started them ends, so it must be this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise(options))
+}
+
+async fn supervise(options: Options) -> Result<(), Failure> {
+    let key = TokenKey::load_or_create(&options.state)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let shared = Shared::default();
+    // The controlplane ends first, so that it can tell the clients while their media still flows.
+    let (stop_controlplane, controlplane_stops) = watch::channel(false);
+    let (stop_dataplane, dataplane_stops) = watch::channel(false);
+    let dataplane = keep("dataplane", Signal::TERM, dataplane_arguments(&options), &shared, dataplane_stops);
+    let controlplane = async {
+        let arguments = controlplane_arguments(&options, &shared);
+        let result = keep("controlplane", Signal::INT, arguments, &shared, controlplane_stops).await;
+        stop_dataplane.send_replace(true);
+        result
+    };
+    let signals = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping both planes");
+        stop_controlplane.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    let link = async {
+        print_link(&options, &key, &shared).await;
+        std::future::pending::<()>().await;
+    };
+    // A dataplane that cannot start stops the controlplane too.
+    let dataplane = async {
+        let result = dataplane.await;
+        stop_controlplane.send_replace(true);
+        result
+    };
+    let planes = async { tokio::join!(dataplane, controlplane) };
+    tokio::select! {
+        (dataplane, controlplane) = planes => dataplane.and(controlplane),
+        () = signals => Ok(()),
+        () = link => Ok(()),
+    }
+}
+
+/// What the tasks of the supervisor know of each other.
+struct Shared {
+    /// Where the controlplane listens, once it has said so: it keeps these addresses when it is started again.
+    listening: watch::Sender<Option<controlplane::Listening>>,
+    /// Whether a join could once be served. Until then a plane that gives up ends the run.
+    was_ready: watch::Sender<bool>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared { listening: watch::channel(None).0, was_ready: watch::channel(false).0 }
+    }
+}
+
+fn dataplane_arguments(options: &Options) -> impl Fn() -> Vec<OsString> {
+    let mut arguments = common_arguments(options);
+    arguments.extend(["--media-port".into(), options.media_port.to_string().into()]);
+    arguments.extend(["--workers".into(), options.workers.to_string().into()]);
+    move || arguments.clone()
+}
+
+fn common_arguments(options: &Options) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["--state".into(), options.state.clone().into()];
+    for ip in &options.media_ips {
+        arguments.extend(["--media-ip".into(), ip.to_string().into()]);
+    }
+    arguments
+}
+
+fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Vec<OsString> {
+    let listening = shared.listening.subscribe();
+    let common = common_arguments(options);
+    let asked = (options.listen, options.stun);
+    move || {
+        let (http, stun) = match *listening.borrow() {
+            Some(listening) => (listening.http, listening.stun),
+            None => asked,
+        };
+        let mut arguments = common.clone();
+        arguments.extend(["--listen".into(), http.to_string().into(), "--stun".into(), stun.to_string().into()]);
+        arguments
+    }
+}
+
+/// Keeps one plane alive until `stops`, then ends it with `stop_signal`.
+async fn keep(
+    plane: &str,
+    stop_signal: Signal,
+    arguments: impl Fn() -> Vec<OsString>,
+    shared: &Shared,
+    mut stops: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let mut wait = RESTART_MIN;
+    loop {
+        let begun = Instant::now();
+        let mut child = start(plane, arguments())?;
+        let announcement = listen(child.stdout.take(), shared);
+        let status = tokio::select! {
+            status = async { tokio::join!(child.wait(), announcement).0 } => status?,
+            _ = stops.wait_for(|stop| *stop) => return end(plane, child, stop_signal).await,
+        };
+        if status.code().is_some_and(|code| code != 0) && !*shared.was_ready.borrow() {
+            return Err(format!("the {plane} cannot start; its own message is above").into());
+        }
+        if begun.elapsed() >= LIVED {
+            wait = RESTART_MIN;
+        }
+        report(plane, status, wait);
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = stops.wait_for(|stop| *stop) => return Ok(()),
+        }
+        wait = (wait * 2).min(RESTART_MAX);
+    }
+}
+
+fn report(plane: &str, status: ExitStatus, wait: Duration) {
+    tracing::error!("the {plane} ended ({status}); starting another one in {} ms", wait.as_millis());
+}
+
+fn start(plane: &str, arguments: Vec<OsString>) -> Result<Child, Failure> {
+    Command::new(std::env::current_exe()?)
+        .arg(plane)
+        .args(arguments)
+        .args(["--supervisor".to_owned(), std::process::id().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // A group of its own, so that an interrupt from the terminal comes to us alone and the order of ending is ours.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot start the {plane}: {error}").into())
+}
+
+/// Notes where a controlplane says that it listens, and reads on until it ends, so that it never waits for us.
+async fn listen(stdout: Option<tokio::process::ChildStdout>, shared: &Shared) {
+    let Some(stdout) = stdout else { return };
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(listening) = process::parse_announcement(&line) {
+            shared.listening.send_replace(Some(listening));
+        }
+    }
+}
+
+async fn end(plane: &str, mut child: Child, stop_signal: Signal) -> Result<(), Failure> {
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, stop_signal); // It may have ended by itself.
+    }
+    if timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        tracing::warn!("the {plane} did not end within {} s and is killed", STOP_TIMEOUT.as_secs());
+        child.kill().await?;
+    }
+    Ok(())
+}
+
+/// Waits until a room can be joined, then prints the link of one, alone on a line.
+async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
+    let mut listening = shared.listening.subscribe();
+    let Ok(Some(first)) = listening.wait_for(Option::is_some).await.map(|listening| *listening) else { return };
+    while !is_ready(first.http).await {
+        sleep(READY_INTERVAL).await;
+    }
+    shared.was_ready.send_replace(true);
+    let claims = Claims { publish: true, subscribe: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
+    match key.sign(&claims) {
+        Ok(token) => println!("http://{}/r/{ROOM}?token={token}", reachable(first.http, &options.media_ips)),
+        Err(error) => tracing::error!(%error, "no link can be made"),
+    }
+}
+
+/// The address to print: where everything is listened at, people reach the first media address.
+fn reachable(http: SocketAddr, media_ips: &[IpAddr]) -> SocketAddr {
+    match media_ips.first() {
+        Some(&ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
+        _ => http,
+    }
+}
+
+/// Whether `/readyz` says yes.
+async fn is_ready(http: SocketAddr) -> bool {
+    let ip = match http.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let ask = async {
+        let mut stream = TcpStream::connect((ip, http.port())).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: uprtc\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    matches!(timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
+}
+
+/// Holds the state folder for this supervisor.
+fn lock(state: &Path) -> Result<File, Failure> {
+    let path = state.join("run.lock");
+    let unusable = |error| format!("cannot use {}: {error}", path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let advice = "stop it, or choose another folder with --state";
+            Err(format!("another uprtc runs with the state folder {}: {advice}", state.display()).into())
+        }
+        Err(TryLockError::Error(error)) => Err(unusable(error).into()),
+    }
+}

@@ -1,0 +1,235 @@
+//! `uprtc run` and its two planes as real processes: what is printed, what survives whose death, and what is refused.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// Nothing here takes longer on a busy machine, unless it never comes.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A state folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("uprtc-run-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path.canonicalize().unwrap())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn uprtc(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A running `uprtc run` on ports of the kernel's choice.
+struct Run {
+    child: Child,
+    state: PathBuf,
+    /// `IP:PORT` of HTTP.
+    http: String,
+    /// The printed link.
+    link: String,
+}
+
+impl Run {
+    fn start(state: &Path) -> Run {
+        let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
+        let mut child =
+            uprtc(&["run", "--state", state.to_str().unwrap()]).args(ports).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut link = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
+        assert!(link.contains("http://"), "no link was printed");
+        let link = link.trim().to_owned();
+        let http = link.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
+        Run { child, state: state.to_owned(), http, link }
+    }
+
+    /// The process of a plane, found as an operator finds it: by the words and the folder in its command line.
+    fn plane(&self, plane: &str) -> Option<Pid> {
+        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let mut words =
+                line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).skip(1);
+            let is_plane = words.next()? == plane && words.any(|word| Path::new(&word) == self.state);
+            is_plane.then(|| Pid::from_raw(pid))?
+        })
+    }
+
+    fn readyz(&self) -> Option<u16> {
+        get(&self.http, "/readyz")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // Its planes go with it, which one of the tests proves.
+        let _ = self.child.wait();
+    }
+}
+
+/// Status of a GET; `None` if nobody answers.
+fn get(http: &str, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(http).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_alive(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+fn only_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("uprtc: ")).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert!(!output.status.success());
+    lines[0].to_owned()
+}
+
+#[test]
+fn run_prints_a_link_that_works_and_either_plane_may_die() {
+    let folder = Folder::new();
+    let run = Run::start(&folder.0);
+    assert!(run.link.contains("/r/demo?token="), "{}", run.link);
+    assert_eq!(run.readyz(), Some(200));
+    assert_eq!(get(&run.http, &run.link[run.link.find("/r/").unwrap()..]), Some(200));
+    let token = run.link.split("token=").nth(1).unwrap();
+    // 426: the token was good, and only the WebSocket was missing.
+    assert_eq!(get(&run.http, &format!("/v1/rooms/demo/signal?token={token}")), Some(426));
+
+    let token = uprtc(&["token", "--room", "demo", "--name", "Ada", "--state"]).arg(&folder.0).output().unwrap();
+    let token = String::from_utf8(token.stdout).unwrap();
+    assert_eq!(get(&run.http, &format!("/v1/rooms/demo/signal?token={}", token.trim())), Some(426));
+    assert_eq!(get(&run.http, &format!("/v1/rooms/other/signal?token={}", token.trim())), Some(403));
+
+    let first = run.plane("controlplane").expect("the controlplane shows itself");
+    let dataplane = run.plane("dataplane").expect("the dataplane shows itself");
+    kill_process(first, Signal::KILL).unwrap();
+    let second = until("another controlplane", || run.plane("controlplane").filter(|&pid| pid != first));
+    until("readiness at the same address", || (run.readyz() == Some(200)).then_some(()));
+    assert_eq!(run.plane("dataplane"), Some(dataplane), "the other plane did not notice");
+
+    kill_process(dataplane, Signal::KILL).unwrap();
+    until("another dataplane", || run.plane("dataplane").filter(|&pid| pid != dataplane));
+    until("readiness with it", || (run.readyz() == Some(200)).then_some(()));
+    assert_eq!(run.plane("controlplane"), Some(second), "the other plane lives on");
+}
+
+#[test]
+fn a_second_run_on_the_same_folder_is_refused() {
+    let folder = Folder::new();
+    let _run = Run::start(&folder.0);
+    let output = uprtc(&["run", "--listen", "127.0.0.1:0", "--state"]).arg(&folder.0).output().unwrap();
+    let line = only_line(&output);
+    assert!(line.contains("another uprtc runs") && line.contains("--state"), "{line}");
+    let output = uprtc(&["controlplane", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--state"])
+        .arg(&folder.0)
+        .output()
+        .unwrap();
+    let line = only_line(&output);
+    assert!(line.contains("another controlplane") && line.contains("--state"), "{line}");
+}
+
+#[test]
+fn the_planes_end_with_their_supervisor_however_it_ends() {
+    let folder = Folder::new();
+    let mut run = Run::start(&folder.0);
+    let planes = [run.plane("dataplane").unwrap(), run.plane("controlplane").unwrap()];
+    run.signal(Signal::TERM);
+    let begun = Instant::now();
+    assert!(run.child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    assert!(!planes.into_iter().any(is_alive));
+    drop(run);
+
+    let mut run = Run::start(&folder.0);
+    let planes = [run.plane("dataplane").unwrap(), run.plane("controlplane").unwrap()];
+    run.child.kill().unwrap();
+    run.child.wait().unwrap();
+    // The folder can be taken at once, whatever the planes of the dead one still hold for a moment.
+    drop(Run::start(&folder.0));
+    // They are no children of this test; whoever inherits them may take a moment to collect them.
+    until("the end of the planes", || planes.iter().all(|&pid| !is_alive(pid) || is_zombie(pid)).then_some(()));
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_says_which_option_moves_it() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let http = tcp.local_addr().unwrap().to_string();
+    let stun = udp.local_addr().unwrap().to_string();
+    let media = udp.local_addr().unwrap().port().to_string();
+    for (option, ports) in [
+        ("--listen", [http.as_str(), "127.0.0.1:0", "0"]),
+        ("--stun", ["127.0.0.1:0", stun.as_str(), "0"]),
+        ("--media-port", ["127.0.0.1:0", "127.0.0.1:0", media.as_str()]),
+    ] {
+        let folder = Folder::new();
+        let arguments = ["run", "--listen", ports[0], "--stun", ports[1], "--media-port", ports[2], "--state"];
+        let output = uprtc(&arguments).arg(&folder.0).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{option}");
+        let line = text.lines().find(|line| line.starts_with("uprtc: ")).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(option) && line.contains(":"), "{line}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn settings_come_from_a_file_and_a_misspelt_one_is_refused() {
+    let folder = Folder::new();
+    let file = folder.0.join("uprtc.toml");
+    let state = folder.0.join("state");
+    std::fs::write(&file, format!("state = {:?}\n", state.to_str().unwrap())).unwrap();
+    let arguments = ["token", "--room", "*", "--name", "Ada", "--config", file.to_str().unwrap()];
+    let output = uprtc(&arguments).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'.').count(), 2, "a token and nothing else");
+    assert!(state.join("token.key").exists());
+
+    std::fs::write(&file, "lisen = '127.0.0.1:0'\n").unwrap();
+    let line = only_line(&uprtc(&arguments).output().unwrap());
+    assert!(line.contains("uprtc.toml"), "{line}");
+    let line = only_line(&uprtc(&["token", "--room", "a b", "--name", "Ada", "--state"]).arg(&state).output().unwrap());
+    assert!(line.contains("room"), "{line}");
+}
