@@ -418,7 +418,7 @@ impl Sim {
                     self.publish(i, VIDEO);
                 }
             }
-            if ms % 60 == 0 {
+            if ms.is_multiple_of(60) {
                 (0..RECEIVERS).for_each(|i| self.ask(i));
             }
             self.step();
