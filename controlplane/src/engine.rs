@@ -368,11 +368,16 @@ impl Engine {
         Some(peer)
     }
 
-    /// Applies the rule of slots to a room and tells those whose slots carry something else now.
+    /// Applies the rules of slots and codecs to a room and tells those whom a change concerns.
     fn settle(&mut self, name: &str) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(worker) = self.workers.get_mut(&room.worker) else { return };
         let (index, changed) = (room.worker, room.settle(&mut worker.plan));
+        if room.choose_video() {
+            for handle in self.members_of(name) {
+                self.tell_codec(handle);
+            }
+        }
         for peer in changed {
             self.tell_slots(Handle { worker: index, peer });
         }
@@ -381,6 +386,15 @@ impl Engine {
     fn tell_slots(&mut self, handle: Handle) {
         if let Some(slots) = self.room_of(handle).map(|room| room.slot_infos(handle.peer)) {
             self.tell(handle, ServerSignal::Slots { slots });
+        }
+    }
+
+    /// Tells a peer that publishes video in which codec.
+    fn tell_codec(&mut self, handle: Handle) {
+        let Some(room) = self.room_of(handle) else { return };
+        if room.member(handle.peer).is_some_and(Member::has_video) {
+            let video = room.video();
+            self.tell(handle, ServerSignal::Codec { video });
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use proto::id::{PeerId, Ssrc};
-use proto::plane::{Codec, Extension, ExtensionIds, PeerExtensions, PeerOpen, SlotOpen, StreamOpen};
+use proto::plane::{Codec, Extension, ExtensionIds, PeerExtensions, PeerOpen, SlotOpen, StreamCodec, StreamOpen};
 use proto::signal::{ErrorCode, Kind, Source, TrackDescription};
 
 use crate::dtls::fingerprint_matches;
@@ -14,7 +14,7 @@ use crate::ice::Credentials;
 use crate::policy::{self, Grant, Settings};
 use crate::random::Random;
 use crate::reconcile::Plan;
-use crate::room::{Slot, Track};
+use crate::room::{Format, Formats, Slot, Track};
 use crate::sdp::{
     self, AnswerParams, AnswerSection, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SlotDescription,
 };
@@ -44,8 +44,8 @@ pub(crate) struct Negotiation {
 /// What becomes of one m-section.
 #[derive(Clone, Default, Debug)]
 struct Verdict {
-    /// `None`: rejected.
-    codec: Option<OfferedCodec>,
+    /// None: rejected. Else what it is answered with, the best first.
+    codecs: Vec<OfferedCodec>,
     /// What it publishes.
     track: Option<Shows>,
     /// Whether it is a slot.
@@ -94,17 +94,18 @@ impl Negotiation {
         let (mut tracks, mut slots) = (0, 0);
         let mut sections = Vec::with_capacity(offer.sections.len());
         for section in &offer.sections {
-            let codec = sdp::choose_codec(section).cloned();
+            let codecs: Vec<OfferedCodec> = sdp::choose_codecs(section).into_iter().cloned().collect();
+            let is_served = !codecs.is_empty();
             let sends = section.direction.may_send() && grant.publish && tracks < settings.tracks_max;
-            let track = (codec.is_some() && sends).then(|| shows(section, described));
+            let track = (is_served && sends).then(|| shows(section, described));
             let receives = section.direction.may_receive() && grant.subscribe && slots < settings.slots_max;
-            let is_slot = codec.is_some() && receives;
+            let is_slot = is_served && receives;
             tracks += usize::from(track.is_some());
             slots += usize::from(is_slot);
-            sections.push(Verdict { codec, track, is_slot });
+            sections.push(Verdict { codecs, track, is_slot });
         }
-        if sections.iter().all(|verdict| verdict.codec.is_none()) {
-            let message = "no m-section can be served: it takes Opus or H.264 over DTLS-SRTP, BUNDLE and rtcp-mux";
+        if sections.iter().all(|verdict| verdict.codecs.is_empty()) {
+            let message = "no m-section can be served: it takes Opus, H.264 or VP8 over DTLS-SRTP, BUNDLE and rtcp-mux";
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
         if tracks + slots == 0 {
@@ -130,7 +131,7 @@ impl Negotiation {
 
     /// Index and name of the first m-section that is served: trickled candidates name it.
     pub(crate) fn first_served(&self) -> (usize, &str) {
-        let at = self.sections.iter().position(|verdict| verdict.codec.is_some());
+        let at = self.sections.iter().position(|verdict| !verdict.codecs.is_empty());
         let at = at.expect("an offer in which nothing is served is refused");
         (at, self.offer.sections[at].mid.as_str())
     }
@@ -177,20 +178,22 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn section<'a>(&mut self, index: usize, section: &Section, verdict: &'a Verdict) -> AnswerSection<'a> {
-        let Some(codec) = &verdict.codec else { return AnswerSection::Rejected };
+        let Some(codec) = verdict.codecs.first() else { return AnswerSection::Rejected };
+        let formats = (format(codec), verdict.codecs.get(1).map(format));
         if let Some(shows) = verdict.track {
-            self.track(index, section, codec, shows);
+            self.track(index, section, codec, formats, shows);
         }
-        let slot = verdict.is_slot.then(|| self.slot(index, section, codec));
+        let slot = verdict.is_slot.then(|| self.slot(index, section, codec, formats));
+        let codecs = verdict.codecs.iter().collect();
         match (verdict.track, slot) {
-            (None, None) => AnswerSection::Inactive { codec },
-            (Some(_), None) => AnswerSection::Receive { codec },
-            (None, Some(slot)) => AnswerSection::Send { codec, slot },
-            (Some(_), Some(slot)) => AnswerSection::Both { codec, slot },
+            (None, None) => AnswerSection::Inactive { codecs },
+            (Some(_), None) => AnswerSection::Receive { codecs },
+            (None, Some(slot)) => AnswerSection::Send { codecs, slot },
+            (Some(_), Some(slot)) => AnswerSection::Both { codecs, slot },
         }
     }
 
-    fn track(&mut self, index: usize, section: &Section, codec: &OfferedCodec, shows: Shows) {
+    fn track(&mut self, index: usize, section: &Section, codec: &OfferedCodec, formats: Formats, shows: Shows) {
         let peer = self.peer;
         let stream = self.plan.want_stream(|stream| StreamOpen {
             stream,
@@ -203,18 +206,24 @@ impl Opening<'_> {
             codec: codec.codec,
             feedback: codec.feedback,
         });
+        let stream = stream.expect("the engine made sure of room for the streams");
+        if let Some(Format { codec, pt, rtx_pt }) = formats.1 {
+            self.plan.want(StreamCodec { stream, codec, pt, rtx_pt });
+        }
         self.tracks.push(Track {
-            stream: stream.expect("the engine made sure of room for the streams"),
+            stream,
             mid: mid_text(index, section),
             source: shows.source,
             is_active: shows.is_active,
+            formats,
         });
     }
 
-    fn slot(&mut self, index: usize, section: &Section, codec: &OfferedCodec) -> SlotDescription {
+    fn slot(&mut self, index: usize, section: &Section, codec: &OfferedCodec, formats: Formats) -> SlotDescription {
         let peer = self.peer;
         let ssrc = self.fresh_ssrc();
-        let rtx_ssrc = codec.rtx_pt.map(|_| self.fresh_ssrc());
+        let has_rtx = formats.0.rtx_pt != 0 || formats.1.is_some_and(|second| second.rtx_pt != 0);
+        let rtx_ssrc = has_rtx.then(|| self.fresh_ssrc());
         let random = &mut *self.random;
         let slot = self.plan.want_slot(|slot| SlotOpen {
             slot,
@@ -232,8 +241,7 @@ impl Opening<'_> {
             slot: slot.expect("the engine made sure of room for the slots"),
             mid: mid_text(index, section),
             kind,
-            pt: codec.pt,
-            rtx_pt: codec.rtx_pt.unwrap_or(0),
+            formats,
             feedback: codec.feedback,
             carries: None,
             route: None,
@@ -310,6 +318,11 @@ fn shows(section: &Section, described: &[TrackDescription]) -> Shows {
         Some(description) => Shows { source: description.source, is_active: description.active },
         None => Shows { source: policy::default_source(kind), is_active: true },
     }
+}
+
+/// How a section names a codec.
+fn format(codec: &OfferedCodec) -> Format {
+    Format { codec: codec.codec, pt: codec.pt, rtx_pt: codec.rtx_pt.unwrap_or(0) }
 }
 
 fn kind_of_codec(codec: Codec) -> Kind {

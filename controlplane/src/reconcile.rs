@@ -33,13 +33,34 @@ enum Class {
     RxKeys,
     TxKeys,
     Stream,
+    StreamCodec,
     Slot,
     Route,
+    RouteCodec,
 }
 
 impl Class {
-    const ALL: [Class; 7] =
-        [Class::Peer, Class::Extensions, Class::RxKeys, Class::TxKeys, Class::Stream, Class::Slot, Class::Route];
+    const ALL: [Class; 9] = [
+        Class::Peer,
+        Class::Extensions,
+        Class::RxKeys,
+        Class::TxKeys,
+        Class::Stream,
+        Class::StreamCodec,
+        Class::Slot,
+        Class::Route,
+        Class::RouteCodec,
+    ];
+
+    /// What goes with what fills a place of this kind, and has no close of its own.
+    const fn parts(self) -> &'static [Class] {
+        match self {
+            Class::Peer => &[Class::Extensions, Class::RxKeys, Class::TxKeys],
+            Class::Stream => &[Class::StreamCodec],
+            Class::Route => &[Class::RouteCodec],
+            _ => &[],
+        }
+    }
 }
 
 /// One place in a worker's tables.
@@ -61,8 +82,10 @@ impl Place {
             Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
             Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
             Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
+            Command::StreamCodec(c) => Place::new(Class::StreamCodec, c.stream.index),
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
             Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
+            Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
             Command::PeerClose(_)
             | Command::StreamClose(_)
             | Command::SlotClose(_)
@@ -81,7 +104,8 @@ impl Place {
     }
 }
 
-/// The command that empties what `open` filled. Extensions and keys go with their peer.
+/// The command that empties what `open` filled. Extensions and keys go with their peer, second codecs with their stream
+/// or route.
 fn close_of(open: &Command) -> Option<Command> {
     match open {
         Command::PeerOpen(c) => Some(PeerClose { peer: c.peer }.into()),
@@ -227,9 +251,7 @@ impl Plan {
 
     /// Ends a peer. Its streams, slots and routes are to be ended before.
     pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
-        for class in [Class::TxKeys, Class::RxKeys, Class::Extensions, Class::Peer] {
-            self.unwant(Place::new(class, peer.index));
-        }
+        self.unwant(Place::new(Class::Peer, peer.index));
         self.peers.release(peer);
     }
 
@@ -251,10 +273,14 @@ impl Plan {
         self.routes.release(route);
     }
 
+    /// Ends what fills a place, with its parts.
     fn unwant(&mut self, place: Place) {
-        self.secrets.remove(&place);
-        self.desired.remove(&place);
-        self.compare(place);
+        for class in std::iter::once(&place.class).chain(place.class.parts()) {
+            let place = Place::new(*class, place.index);
+            self.secrets.remove(&place);
+            self.desired.remove(&place);
+            self.compare(place);
+        }
     }
 
     fn compare(&mut self, place: Place) {
@@ -297,17 +323,15 @@ impl Plan {
             if out.len() == end {
                 return;
             }
-            // Extensions and keys have no close of their own: they go when their peer does, just below.
+            // Parts have no close of their own: they go when what they belong to does, just below.
             let Some(close) = close_of(installed) else { continue };
             out.push(close);
             self.installed.remove(&place);
             self.compare(place);
-            if place.class == Class::Peer {
-                for class in [Class::Extensions, Class::RxKeys, Class::TxKeys] {
-                    let place = Place::new(class, place.index);
-                    self.installed.remove(&place);
-                    self.compare(place);
-                }
+            for class in place.class.parts() {
+                let place = Place::new(*class, place.index);
+                self.installed.remove(&place);
+                self.compare(place);
             }
         }
     }
@@ -424,6 +448,8 @@ impl Plan {
                 Some(Command::SlotOpen(slot)) => Some(slot.peer),
                 _ => None,
             },
+            Command::StreamCodec(c) => self.owner(self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
+            Command::RouteCodec(c) => self.owner(self.desired.get(&Place::new(Class::Route, c.route.index))?),
             _ => None,
         }
     }
@@ -448,6 +474,7 @@ impl Plan {
             return false;
         }
         places.push(Place::new(Class::Extensions, peer.index));
+        places.extend(streams.iter().map(|stream| Place::new(Class::StreamCodec, stream.index)));
         for place in places {
             if let Some(&command) = self.installed.get(&place) {
                 self.desired.insert(place, command);
@@ -479,6 +506,9 @@ impl Plan {
         let is_free = self.routes.adopt(route.route);
         if is_free {
             self.want(*route);
+            if let Some(&second) = self.installed.get(&Place::new(Class::RouteCodec, route.route.index)) {
+                self.want(second);
+            }
         }
         is_free
     }
@@ -504,7 +534,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use proto::id::Mid;
-    use proto::plane::{Codec, Event, PWD_LEN, PeerExtensions, PeerOpen, Report, SrtpProfile, UFRAG_LEN};
+    use proto::plane::{
+        Codec, Event, PWD_LEN, PeerExtensions, PeerOpen, Report, RouteCodec, SrtpProfile, StreamCodec, UFRAG_LEN,
+    };
 
     const CAPACITY: Capacity = Capacity { peers: 4, streams: 8, slots: 8 };
 
@@ -561,9 +593,10 @@ mod tests {
             mid: Mid::NONE,
             pt: 111,
             rtx_pt: 0,
-            codec: Codec::Opus,
+            codec: Codec::H264,
             feedback: 0,
         });
+        plan.want(StreamCodec { stream: stream.unwrap(), codec: Codec::Vp8, pt: 96, rtx_pt: 97 });
         let slot = plan.want_slot(|slot| SlotOpen {
             slot,
             peer,
@@ -578,7 +611,10 @@ mod tests {
     }
 
     fn want_route(plan: &mut Plan, stream: StreamId, slot: SlotId) -> RouteId {
-        plan.want_route(|route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 }).unwrap()
+        let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 };
+        let route = plan.want_route(open).unwrap();
+        plan.want(RouteCodec { route, codec: Codec::Vp8, pt: 98, rtx_pt: 99 });
+        route
     }
 
     #[test]
@@ -698,6 +734,7 @@ mod tests {
             let mut desired: Vec<RouteId> = routes.iter().map(|route| route.route).collect();
             desired.sort();
             prop_assert_eq!(worker.dump().3, desired);
+            prop_assert_eq!((worker.stream_codecs.len(), worker.route_codecs.len()), (peers.len(), routes.len()));
         }
     }
 }

@@ -3,9 +3,11 @@
 //! It owns its members with their tracks and slots, and keeps the routes between them as the rule of
 //! [`crate::slots`] says. How a member is reached (socket, ICE, DTLS) is [`crate::peer`]'s business.
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::RouteOpen;
-use proto::signal::{Kind, PeerInfo, SlotInfo, Source, TrackInfo};
+use std::collections::BTreeMap;
+
+use proto::id::{PeerId, Pt, RouteId, SlotId, StreamId};
+use proto::plane::{Codec, RouteCodec, RouteOpen};
+use proto::signal::{Kind, PeerInfo, SlotInfo, Source, TrackInfo, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 use crate::reconcile::Plan;
@@ -17,6 +19,20 @@ pub(crate) struct Room {
     pub(crate) worker: usize,
     /// In the order of joining.
     members: Vec<Member>,
+    /// In which codec its publishers should send video.
+    video: VideoCodec,
+}
+
+/// A codec as one m-section names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Format {
+    /// Which.
+    #[serde(with = "crate::journal::codec")]
+    pub(crate) codec: Codec,
+    /// Its payload type.
+    pub(crate) pt: Pt,
+    /// And for its retransmissions, or 0.
+    pub(crate) rtx_pt: Pt,
 }
 
 /// A peer as the room sees it.
@@ -49,7 +65,12 @@ pub(crate) struct Track {
     pub(crate) source: Source,
     /// Whether media is being sent.
     pub(crate) is_active: bool,
+    /// The codec that it begins in, and one that it can change to.
+    pub(crate) formats: Formats,
 }
+
+/// The codecs of one m-section: the one that it was answered with first, and perhaps a second.
+pub(crate) type Formats = (Format, Option<Format>);
 
 /// An m-section through which a peer receives.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,12 +80,10 @@ pub(crate) struct Slot {
     pub(crate) slot: SlotId,
     /// The m-section's name in the receiver's offer.
     pub(crate) mid: String,
-    /// Audio or video; one codec each.
+    /// Audio or video.
     pub(crate) kind: Kind,
-    /// The receiver's payload type for the codec.
-    pub(crate) pt: u8,
-    /// And for its retransmissions, or 0.
-    pub(crate) rtx_pt: u8,
+    /// What the receiver can decode.
+    pub(crate) formats: Formats,
     /// What the receiver may report.
     pub(crate) feedback: u8,
     /// What it carries. Not journaled: the worker's routes say it.
@@ -75,7 +94,24 @@ pub(crate) struct Slot {
     pub(crate) route: Option<RouteId>,
 }
 
+/// What a section says of a codec.
+fn format_of(formats: &Formats, codec: Codec) -> Option<Format> {
+    [Some(formats.0), formats.1].into_iter().flatten().find(|format| format.codec == codec)
+}
+
 impl Member {
+    /// Whether a video slot of it can show a codec; `None` if it has no video slots.
+    fn shows(&self, codec: Codec) -> Option<bool> {
+        let mut videos = self.slots.iter().filter(|slot| slot.kind == Kind::Video).peekable();
+        videos.peek()?;
+        Some(videos.all(|slot| format_of(&slot.formats, codec).is_some()))
+    }
+
+    /// Whether it publishes video, and so must know in which codec.
+    pub(crate) fn has_video(&self) -> bool {
+        self.tracks.iter().any(|track| crate::policy::kind_of(track.source) == Kind::Video)
+    }
+
     /// As others see it.
     pub(crate) fn info(&self) -> PeerInfo {
         let tracks = self.tracks.iter().map(|track| self.track_info(track)).collect();
@@ -107,7 +143,7 @@ impl Member {
 impl Room {
     /// An empty room on a worker.
     pub(crate) fn new(worker: usize) -> Self {
-        Self { worker, members: Vec::new() }
+        Self { worker, members: Vec::new(), video: VideoCodec::H264 }
     }
 
     /// Who is in it, in the order of joining.
@@ -152,9 +188,25 @@ impl Room {
         Some(member)
     }
 
+    /// In which codec its publishers should send video.
+    pub(crate) fn video(&self) -> VideoCodec {
+        self.video
+    }
+
+    /// Chooses that codec by who is here now: the one that most of those who receive video can show, H.264 where that is
+    /// equal. So one peer without H.264 moves a room of browsers to VP8, and its leaving moves them back. Returns whether
+    /// it is another than before.
+    pub(crate) fn choose_video(&mut self) -> bool {
+        let count = |codec| self.members.iter().filter(|member| member.shows(codec) == Some(true)).count();
+        let video = if count(Codec::Vp8) > count(Codec::H264) { VideoCodec::Vp8 } else { VideoCodec::H264 };
+        std::mem::replace(&mut self.video, video) != video
+    }
+
     /// Brings every member's slots, and the routes into them, up to date. Returns whose slots carry something else now.
     pub(crate) fn settle(&mut self, plan: &mut Plan) -> Vec<PeerId> {
         let wishes: Vec<Wish> = self.members.iter().flat_map(wishes_of).collect();
+        let tracks = self.members.iter().flat_map(|member| &member.tracks);
+        let formats: BTreeMap<StreamId, Formats> = tracks.map(|track| (track.stream, track.formats)).collect();
         let mut changed = Vec::new();
         for member in &mut self.members {
             let of_others: Vec<Wish> = wishes.iter().filter(|wish| wish.owner != member.peer).copied().collect();
@@ -169,7 +221,8 @@ impl Room {
                     Kind::Audio => audio.next(),
                     Kind::Video => video.next(),
                 };
-                carry(slot, carries.flatten(), member.is_connected, plan);
+                let carries = carries.flatten().and_then(|stream| Some((stream, *formats.get(&stream)?)));
+                carry(slot, carries, member.is_connected, plan);
             }
         }
         changed
@@ -222,22 +275,27 @@ fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
     })
 }
 
-/// Makes a slot carry a stream, by a route as soon as there is somebody to receive it.
-fn carry(slot: &mut Slot, stream: Option<StreamId>, is_connected: bool, plan: &mut Plan) {
+/// Makes a slot carry a stream of these codecs, by a route as soon as there is somebody to receive it.
+fn carry(slot: &mut Slot, track: Option<(StreamId, Formats)>, is_connected: bool, plan: &mut Plan) {
+    let stream = track.map(|(stream, _)| stream);
     if slot.carries != stream {
         slot.carries = stream;
         if let Some(route) = slot.route.take() {
             plan.unwant_route(route);
         }
     }
-    if let (Some(stream), None, true) = (stream, slot.route, is_connected) {
-        slot.route = plan.want_route(|route| RouteOpen {
-            route,
-            stream,
-            slot: slot.slot,
-            pt: slot.pt,
-            rtx_pt: slot.rtx_pt,
-            feedback: slot.feedback,
-        });
+    let (Some((stream, (first, second))), None, true) = (track, slot.route, is_connected) else { return };
+    let received = format_of(&slot.formats, first.codec);
+    slot.route = plan.want_route(|route| RouteOpen {
+        route,
+        stream,
+        slot: slot.slot,
+        pt: received.map_or(0, |format| format.pt),
+        rtx_pt: received.map_or(0, |format| format.rtx_pt),
+        feedback: slot.feedback,
+    });
+    let received = second.and_then(|second| format_of(&slot.formats, second.codec));
+    if let (Some(route), Some(Format { codec, pt, rtx_pt })) = (slot.route, received) {
+        plan.want(RouteCodec { route, codec, pt, rtx_pt });
     }
 }

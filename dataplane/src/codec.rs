@@ -1,5 +1,16 @@
-//! What the packet path looks at inside a payload: whether a packet starts an H.264 keyframe (RFC 6184), where a route
-//! may begin or change its source.
+//! What the packet path looks at inside a payload: whether a packet starts a keyframe of H.264 (RFC 6184) or VP8
+//! (RFC 7741), where a route may begin or change its source or its codec.
+
+use proto::plane::Codec;
+
+/// Whether a receiver that knows nothing of the stream may begin with this packet. Always, for audio.
+pub fn starts_keyframe(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::Opus => true,
+        Codec::H264 => h264_starts_keyframe(payload),
+        Codec::Vp8 => vp8_starts_keyframe(payload),
+    }
+}
 
 /// NAL unit types of RFC 6184 §5.4 and ISO/IEC 14496-10 table 7-1.
 mod nal {
@@ -37,9 +48,56 @@ fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Whether this RTP payload carries the start of a VP8 keyframe: the descriptor (RFC 7741 §4.2) says that partition 0
+/// begins here, and the frame's first byte (§4.3) has its P bit clear.
+pub fn vp8_starts_keyframe(payload: &[u8]) -> bool {
+    let Some((&descriptor, mut rest)) = payload.split_first() else { return false };
+    // S, the start of a partition, and PID, which one.
+    if descriptor & 0x17 != 0x10 {
+        return false;
+    }
+    // X: more of the descriptor follows.
+    if descriptor & 0x80 != 0 {
+        let Some((&extended, after)) = rest.split_first() else { return false };
+        // I: a picture id, of two bytes if its first bit (M) says so.
+        let picture_id = match (extended & 0x80 != 0, after.first()) {
+            (false, _) => 0,
+            (true, Some(byte)) => 1 + usize::from(byte >> 7),
+            (true, None) => return false,
+        };
+        // L: TL0PICIDX. T or K: one byte for both.
+        let others = usize::from(extended & 0x40 != 0) + usize::from(extended & 0x30 != 0);
+        rest = after.get(picture_id + others..).unwrap_or_default();
+    }
+    rest.first().is_some_and(|frame| frame & 1 == 0)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::h264_starts_keyframe;
+    use super::{h264_starts_keyframe, vp8_starts_keyframe};
+
+    #[test]
+    fn a_vp8_keyframe_is_found_behind_every_form_of_descriptor() {
+        let forms: [&[u8]; 7] = [
+            &[0x10],
+            &[0x90, 0x00],
+            &[0x90, 0x80, 0x7f],
+            &[0x90, 0x80, 0x81, 0x01],
+            &[0xb0, 0xe0, 0x81, 0x01, 0x09, 0x40],
+            &[0x90, 0x20, 0x40],
+            &[0x90, 0x10, 0x01],
+        ];
+        for form in forms {
+            let with = |frame: &[u8]| [form, frame].concat();
+            assert!(vp8_starts_keyframe(&with(&[0x50, 0x42, 0x00, 0x9d, 0x01, 0x2a])), "{form:02x?}");
+            assert!(!vp8_starts_keyframe(&with(&[0x51, 0x42, 0x00])), "an interframe after {form:02x?}");
+            for len in 0..=form.len() {
+                assert!(!vp8_starts_keyframe(&form[..len]), "{form:02x?} cut to {len}");
+            }
+        }
+        assert!(!vp8_starts_keyframe(&[0x00, 0x50]), "a keyframe's second packet");
+        assert!(!vp8_starts_keyframe(&[0x11, 0x50]), "the start of partition 1");
+    }
 
     #[test]
     fn an_sps_starts_a_keyframe_however_it_is_packed() {

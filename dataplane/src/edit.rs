@@ -2,7 +2,10 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback};
+use proto::plane::{
+    Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, RouteCodec, StreamCodec,
+    feedback,
+};
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
@@ -89,10 +92,12 @@ impl Forwarder {
             }
             Command::PeerClose(close) => self.close_peer(close.peer)?,
             Command::StreamOpen(open) => self.open_stream(open)?,
+            Command::StreamCodec(second) => self.add_stream_codec(second)?,
             Command::StreamClose(close) => self.close_stream(close.stream)?,
             Command::SlotOpen(open) => self.open_slot(open)?,
             Command::SlotClose(close) => self.close_slot(close.slot)?,
             Command::RouteOpen(open) => self.open_route(now, open, out)?,
+            Command::RouteCodec(second) => self.add_route_codec(now, second, out)?,
             Command::RouteClose(close) => self.close_route(close.route)?,
             Command::Reset(_) => self.reset(),
             Command::Describe(_) => self.describing = Some(Describing::default()),
@@ -155,7 +160,7 @@ impl Forwarder {
         if stream.hops.len() >= STREAM_ROUTES_MAX {
             return Err(Refusal::TableFull);
         }
-        self.routes.open(index, generation, Route { open: *open })?;
+        self.routes.open(index, generation, Route { open: *open, second: None })?;
         slot.route = Some(index);
         slot.rewriter.cut();
         if stream.hops.is_empty() {
@@ -168,12 +173,55 @@ impl Forwarder {
             slot: open.slot.index,
             peer,
             ssrc: slot.open.ssrc,
-            pt: open.pt,
+            pts: [open.pt, 0],
             awaits_keyframe,
         });
-        if awaits_keyframe && self.peers.at(peer).is_some_and(|t| t.outgoing().is_some()) {
-            self.want_keyframe(now, open.stream.index, out);
+        self.want_keyframe_for(now, open.stream.index, open.slot.index, out);
+        Ok(())
+    }
+
+    /// Asks for a keyframe of a stream if the receiver in `slot` waits for one and can be sent it.
+    fn want_keyframe_for(&mut self, now: Micros, stream: u32, slot: u32, out: &mut Outbox) {
+        let peer = self.slots.at(slot).and_then(|slot| self.peers.at(slot.open.peer.index));
+        let is_ready = peer.is_some_and(|peer| peer.outgoing().is_some());
+        if is_ready && self.streams.at(stream).is_some_and(|stream| stream.awaits_keyframe(slot)) {
+            self.want_keyframe(now, stream, out);
         }
+    }
+
+    fn add_stream_codec(&mut self, second: &StreamCodec) -> Result<(), Refusal> {
+        let StreamId { index, generation } = second.stream;
+        let stream = self.streams.find_mut(index, generation).ok_or(Refusal::Unknown)?;
+        if stream.second.is_some() {
+            return Err(Refusal::Occupied);
+        }
+        let open = &stream.open;
+        let pts = [open.pt, open.rtx_pt].map(|pt| pt != 0 && (pt == second.pt || pt == second.rtx_pt));
+        let is_same = second.codec == open.codec || second.pt == second.rtx_pt || pts.contains(&true);
+        // The timestamps of a stream go on through a change of codec, so the clock must be the same.
+        if is_same || second.pt == 0 || second.codec.clock_rate() != open.codec.clock_rate() {
+            return Err(Refusal::Malformed);
+        }
+        stream.second = Some(*second);
+        Ok(())
+    }
+
+    fn add_route_codec(&mut self, now: Micros, second: &RouteCodec, out: &mut Outbox) -> Result<(), Refusal> {
+        let RouteId { index, generation } = second.route;
+        let route = self.routes.find_mut(index, generation).ok_or(Refusal::Unknown)?;
+        if route.second.is_some() {
+            return Err(Refusal::Occupied);
+        }
+        let (stream, slot) = (route.open.stream.index, route.open.slot.index);
+        let of_stream = self.streams.at_mut(stream).ok_or(Refusal::Unknown)?;
+        if of_stream.second.is_none_or(|of_stream| of_stream.codec != second.codec) {
+            return Err(Refusal::Malformed);
+        }
+        route.second = Some(*second);
+        if let Some(hop) = of_stream.hops.iter_mut().find(|hop| hop.route == index) {
+            hop.pts[1] = second.pt;
+        }
+        self.want_keyframe_for(now, stream, slot, out);
         Ok(())
     }
 
@@ -302,9 +350,15 @@ impl Forwarder {
                     records[3] = peer.keys_open[1].map(Command::from);
                 }
             }
-            1 => records[0] = self.streams.at(index).map(|s| s.open.into()),
+            1 => {
+                records[0] = self.streams.at(index).map(|s| s.open.into());
+                records[1] = self.streams.at(index).and_then(|s| s.second).map(Command::from);
+            }
             2 => records[0] = self.slots.at(index).map(|s| s.open.into()),
-            _ => records[0] = self.routes.at(index).map(|r| r.open.into()),
+            _ => {
+                records[0] = self.routes.at(index).map(|r| r.open.into());
+                records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);
+            }
         }
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.
@@ -324,10 +378,12 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerKeys(c) => c.peer.index,
         Command::PeerClose(c) => c.peer.index,
         Command::StreamOpen(c) => c.stream.index,
+        Command::StreamCodec(c) => c.stream.index,
         Command::StreamClose(c) => c.stream.index,
         Command::SlotOpen(c) => c.slot.index,
         Command::SlotClose(c) => c.slot.index,
         Command::RouteOpen(c) => c.route.index,
+        Command::RouteCodec(c) => c.route.index,
         Command::RouteClose(c) => c.route.index,
         Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => 0,
     }

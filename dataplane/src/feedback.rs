@@ -120,14 +120,17 @@ impl Forwarder {
         let Forwarder { slots, streams, peers, routes, history, .. } = self;
         let slot = slots.at_mut(slot_index)?;
         let origin = slot.rewriter.origin(seq)?;
-        let rtx_pt = routes.at(slot.route?)?.open.rtx_pt;
-        if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
-            return None;
-        }
+        let route = routes.at(slot.route?)?;
         let source = origin.source;
         let stream = streams.find(source.stream.index, source.stream.generation)?;
         let kept = history.find(source, stream.places.as_ref()?, origin.index)?;
         let packet = RtpPacket::from_history(kept, origin.index)?;
+        // A packet that came as RTX was kept as it came.
+        let pt = packet.header.pt;
+        let rtx_pt = route.rtx_pt(stream.format_of(pt).or_else(|| stream.format_of_rtx(pt))?);
+        if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
+            return None;
+        }
         let ids = peers.find(stream.open.peer.index, stream.open.peer.generation)?.extension_ids;
         let transport = peers.at_mut(peer)?;
         if !slot.budget.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {

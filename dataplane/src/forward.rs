@@ -21,7 +21,7 @@ use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
 use crate::punt::{Bucket, is_dtls_record};
 use crate::repair::{History, Source};
-use crate::route::{Route, Slot, Stream};
+use crate::route::{Format, Route, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
@@ -340,11 +340,13 @@ impl Forwarder {
         if owner.is_rtx {
             return self.receive_rtx(now, owner.stream, packet, out);
         }
-        if packet.header.pt != stream.open.pt {
-            return Counter::DroppedPayloadType;
-        }
+        let Some(format) = stream.format_of(packet.header.pt) else { return Counter::DroppedPayloadType };
         if packet.payload.len() > PAYLOAD_LEN_MAX {
             return Counter::DroppedTooLarge;
+        }
+        // A packet that was overtaken does not change the codec back.
+        if format != stream.format && highest.is_none_or(|highest| packet.index > highest) {
+            change_codec(stream, format, &mut self.slots);
         }
         stream.reception.received(packet.index, packet.header.timestamp, stream.open.codec.clock_rate(), at);
         let mut lost = 0;
@@ -364,7 +366,7 @@ impl Forwarder {
             out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
             arm_reports(transport, &mut self.timers, now);
         }
-        self.fan_out(now, owner.stream, packet, out);
+        self.fan_out(now, owner.stream, format, packet, out);
         // A receiver may have begun to wait with this packet, and then nobody else asks.
         let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
         if lost > 0 || self.streams.at(owner.stream).is_some_and(is_unasked) {
@@ -376,9 +378,7 @@ impl Forwarder {
     /// RTX (RFC 4588 §4): if the packet inside is still missing, it arrives now.
     fn receive_rtx(&mut self, now: Micros, index: u32, rtx: RtpPacket<'_>, out: &mut Outbox) -> Counter {
         let Some(stream) = self.streams.at_mut(index) else { return Counter::DroppedUnknownStream };
-        if rtx.header.pt != stream.open.rtx_pt {
-            return Counter::DroppedPayloadType;
-        }
+        let Some(format) = stream.format_of_rtx(rtx.header.pt) else { return Counter::DroppedPayloadType };
         let Some((original_seq, payload)) = rtx.payload.split_first_chunk::<2>() else {
             return Counter::DroppedRtxUseless; // Padding: a probe of the publisher's bandwidth estimator.
         };
@@ -395,12 +395,12 @@ impl Forwarder {
             let arrival = holes.arrived(original, stream.window.highest(), now);
             self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
         }
-        self.fan_out(now, index, RtpPacket { index: original, payload, ..rtx }, out);
+        self.fan_out(now, index, format, RtpPacket { index: original, payload, ..rtx }, out);
         Counter::Forwarded
     }
 
     /// Keeps a packet for repair and writes it into every slot that its stream is routed to.
-    fn fan_out(&mut self, now: Micros, index: u32, packet: RtpPacket<'_>, out: &mut Outbox) {
+    fn fan_out(&mut self, now: Micros, index: u32, format: Format, packet: RtpPacket<'_>, out: &mut Outbox) {
         let Forwarder { streams, slots, peers, history, counters, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
         let source = Source { stream: stream.open.stream, ssrc: stream.ssrc };
@@ -415,7 +415,8 @@ impl Forwarder {
         let clock_rate = stream.open.codec.clock_rate();
         // A keyframe that comes so late that what follows it was not kept cannot be completed.
         let is_kept = packet.index >= stream.kept_from;
-        let starts_keyframe = is_kept && stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
+        let is_entry = is_kept && format == stream.format && format.codec.is_video();
+        let starts_keyframe = is_entry && codec::starts_keyframe(format.codec, packet.payload);
         if starts_keyframe {
             stream.keyframe.is_wanted = false;
         }
@@ -423,6 +424,10 @@ impl Forwarder {
             let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
             if transport.outgoing().is_none() {
                 counters[Counter::HeldNotReady as usize] += 1;
+                continue;
+            }
+            if hop.pts[format.place] == 0 {
+                counters[Counter::HeldCodec as usize] += 1;
                 continue;
             }
             if slot.rewriter.is_jump(packet.index) {
@@ -447,7 +452,7 @@ impl Forwarder {
             let Some((to, crypto)) = transport.outgoing() else { continue };
             let header = Outgoing {
                 marker: packet.header.marker,
-                pt: hop.pt,
+                pt: hop.pts[format.place],
                 seq: out_index as u16,
                 timestamp,
                 ssrc: hop.ssrc,
@@ -485,8 +490,7 @@ impl Forwarder {
             let Some((_, slot)) = self.peers.at(peer).and_then(|t| t.slots.get(at)).copied() else { return };
             let route = self.slots.at(slot).and_then(|s| s.route).and_then(|r| self.routes.at(r));
             let Some(stream) = route.map(|r| r.open.stream.index) else { continue };
-            let awaits = |s: &Stream| s.hops.iter().any(|h| h.slot == slot && h.awaits_keyframe);
-            if self.streams.at(stream).is_some_and(awaits) {
+            if self.streams.at(stream).is_some_and(|stream| stream.awaits_keyframe(slot)) {
                 self.want_keyframe(now, stream, out);
             }
         }
@@ -514,9 +518,10 @@ fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'
     let mid = if mid_id == 0 { None } else { packet.claimed_extension(mid_id) };
     let mut found = None;
     for &index in &transport.streams {
-        let open = &streams.at(index)?.open;
-        let is_rtx = header.pt == open.rtx_pt && open.rtx_pt != 0;
-        if header.pt != open.pt && !is_rtx {
+        let stream = streams.at(index)?;
+        let open = &stream.open;
+        let is_rtx = stream.format_of_rtx(header.pt).is_some();
+        if stream.format_of(header.pt).is_none() && !is_rtx {
             continue;
         }
         let owner = SsrcOwner { ssrc: header.ssrc, stream: index, is_rtx };
@@ -551,6 +556,17 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
         hop.awaits_keyframe = stream.open.codec.is_video();
     }
     former
+}
+
+/// A stream goes on in another of its codecs: each receiver begins anew at the next keyframe, and its numbers go on.
+fn change_codec(stream: &mut Stream, format: Format, slots: &mut Table<Slot>) {
+    stream.format = format;
+    for hop in &mut stream.hops {
+        hop.awaits_keyframe = true;
+        if let Some(slot) = slots.at_mut(hop.slot) {
+            slot.rewriter.cut();
+        }
+    }
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.

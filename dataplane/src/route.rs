@@ -1,7 +1,7 @@
 //! Who gets what: streams that peers send, slots through which peers receive, and the routes between them.
 
-use proto::id::Ssrc;
-use proto::plane::{RouteOpen, SlotOpen, StreamOpen};
+use proto::id::{Pt, Ssrc};
+use proto::plane::{Codec, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen};
 
 use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
 use crate::repair::{Budget, History, Holes, Places};
@@ -15,14 +15,27 @@ pub(crate) struct Hop {
     pub(crate) slot: u32,
     pub(crate) peer: u32,
     pub(crate) ssrc: Ssrc,
-    pub(crate) pt: u8,
-    /// Video that has not had its first keyframe since the route was opened.
+    /// The receiver's payload types of the stream's codecs, by [`Format::place`]; 0 where it cannot receive one.
+    pub(crate) pts: [Pt; 2],
+    /// Video that has not had its first keyframe since the route was opened or the stream changed its codec.
     pub(crate) awaits_keyframe: bool,
+}
+
+/// One of a stream's codecs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Format {
+    /// 0: the one that the stream was opened with, 1: the one that was added.
+    pub(crate) place: usize,
+    pub(crate) codec: Codec,
 }
 
 /// A stream that a peer sends.
 pub(crate) struct Stream {
     pub(crate) open: StreamOpen,
+    /// Its second codec.
+    pub(crate) second: Option<StreamCodec>,
+    /// The codec that it is in: that of its newest packet.
+    pub(crate) format: Format,
     pub(crate) ssrc: Ssrc,
     pub(crate) rtx_ssrc: Ssrc,
     pub(crate) is_started: bool,
@@ -57,6 +70,8 @@ impl Stream {
         let is_video = open.codec.is_video();
         Stream {
             open,
+            second: None,
+            format: Format { place: 0, codec: open.codec },
             ssrc: open.ssrc,
             rtx_ssrc: open.rtx_ssrc,
             is_started: false,
@@ -70,6 +85,31 @@ impl Stream {
             keyframe: Keyframe::default(),
             sender_report: None,
         }
+    }
+
+    /// The codec that has this payload type.
+    #[inline]
+    pub(crate) fn format_of(&self, pt: Pt) -> Option<Format> {
+        if pt == self.open.pt {
+            return Some(Format { place: 0, codec: self.open.codec });
+        }
+        self.second.filter(|second| second.pt == pt).map(|second| Format { place: 1, codec: second.codec })
+    }
+
+    /// The codec whose retransmissions have this payload type.
+    pub(crate) fn format_of_rtx(&self, rtx_pt: Pt) -> Option<Format> {
+        if rtx_pt == 0 {
+            return None;
+        }
+        if rtx_pt == self.open.rtx_pt {
+            return Some(Format { place: 0, codec: self.open.codec });
+        }
+        self.second.filter(|second| second.rtx_pt == rtx_pt).map(|second| Format { place: 1, codec: second.codec })
+    }
+
+    /// Whether a receiver waits for a keyframe that it could use: in a codec that it has.
+    pub(crate) fn awaits_keyframe(&self, slot: u32) -> bool {
+        self.hops.iter().any(|hop| hop.slot == slot && hop.awaits_keyframe && hop.pts[self.format.place] != 0)
     }
 }
 
@@ -198,6 +238,18 @@ impl Slot {
 /// A route: what was asked for, and the dense indices it stands on.
 pub(crate) struct Route {
     pub(crate) open: RouteOpen,
+    /// What the receiver gave the stream's second codec.
+    pub(crate) second: Option<RouteCodec>,
+}
+
+impl Route {
+    /// The receiver's payload type for retransmissions of a stream's codec, 0 for none.
+    pub(crate) fn rtx_pt(&self, format: Format) -> Pt {
+        match format.place {
+            0 => self.open.rtx_pt,
+            _ => self.second.map_or(0, |second| second.rtx_pt),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -303,11 +303,25 @@ fn command() -> impl Strategy<Value = Command> {
                 mid: proto::id::Mid::parse(b"7").unwrap(),
                 pt,
                 rtx_pt,
-                codec: if bits & 1 == 0 { Codec::Opus } else { Codec::H264 },
+                codec: [Codec::Opus, Codec::H264, Codec::Vp8, Codec::H264][usize::from(bits & 3)],
                 feedback: bits,
             }
             .into()
         }),
+        (id(), any::<[u8; 3]>()).prop_map(|((i, g), [pt, rtx_pt, bits])| StreamCodec {
+            stream: StreamId::new(i, g),
+            codec: if bits & 1 == 0 { Codec::Vp8 } else { Codec::H264 },
+            pt,
+            rtx_pt
+        }
+        .into()),
+        (id(), any::<[u8; 3]>()).prop_map(|((i, g), [pt, rtx_pt, bits])| RouteCodec {
+            route: RouteId::new(i, g),
+            codec: if bits & 1 == 0 { Codec::Vp8 } else { Codec::H264 },
+            pt,
+            rtx_pt
+        }
+        .into()),
         (id()).prop_map(|(i, g)| StreamClose { stream: StreamId::new(i, g) }.into()),
         (id(), id(), ssrc(), ssrc(), any::<[u16; 2]>()).prop_map(
             |(s, p, ssrc, rtx_ssrc, [seq_first, rtx_seq_first])| {

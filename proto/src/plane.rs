@@ -158,6 +158,8 @@ wire_enum! {
         Opus = 1,
         /// H.264 (RFC 6184), 90 kHz RTP clock.
         H264 = 2,
+        /// VP8 (RFC 7741), 90 kHz RTP clock.
+        Vp8 = 3,
     }
 }
 
@@ -166,13 +168,13 @@ impl Codec {
     pub const fn clock_rate(self) -> u32 {
         match self {
             Codec::Opus => 48_000,
-            Codec::H264 => 90_000,
+            Codec::H264 | Codec::Vp8 => 90_000,
         }
     }
 
     /// Whether it is video (has keyframes, trains and repair).
     pub const fn is_video(self) -> bool {
-        matches!(self, Codec::H264)
+        matches!(self, Codec::H264 | Codec::Vp8)
     }
 }
 
@@ -403,10 +405,22 @@ records! {
             pt: Pt,
             /// Payload type of RTX, or 0 when not negotiated.
             rtx_pt: Pt,
-            /// The codec.
+            /// The codec; [`StreamCodec`] may add a second one.
             codec: Codec,
             /// Bits of [`feedback`] that the sender of the stream understands.
             feedback: u8,
+        }
+        /// A second codec that the stream may change to, of the same clock. One a stream, and it goes with the stream; its
+        /// payload types are not those of the first.
+        StreamCodec = 14 {
+            /// Which stream.
+            stream: StreamId,
+            /// The codec, another than the stream was opened with.
+            codec: Codec,
+            /// Its payload type.
+            pt: Pt,
+            /// Payload type of its RTX, or 0 when not negotiated.
+            rtx_pt: Pt,
         }
         /// The stream is gone; closes its routes too.
         StreamClose = 6 {
@@ -446,12 +460,25 @@ records! {
             stream: StreamId,
             /// To.
             slot: SlotId,
-            /// Payload type that the receiver gave the stream's codec.
+            /// Payload type that the receiver gave the codec which the stream was opened with, or 0: it cannot receive it,
+            /// and is sent nothing while the stream is in that codec.
             pt: Pt,
             /// Payload type of RTX for it, or 0: then losses of the receiver are not repaired.
             rtx_pt: Pt,
             /// Bits of [`feedback`] that the receiver was told it may send.
             feedback: u8,
+        }
+        /// What the receiver gave the stream's second codec. One a route, and it goes with the route; without it nothing is
+        /// sent while the stream is in that codec.
+        RouteCodec = 15 {
+            /// Which route.
+            route: RouteId,
+            /// The codec, as the stream's [`StreamCodec`] says.
+            codec: Codec,
+            /// Its payload type.
+            pt: Pt,
+            /// Payload type of its RTX, or 0: then losses of the receiver are not repaired.
+            rtx_pt: Pt,
         }
         /// Stop carrying.
         RouteClose = 10 {
@@ -695,6 +722,8 @@ counters! {
     SendFailed => "send_failed",
     /// Route copies withheld until a keyframe arrives.
     HeldForKeyframe => "held_for_keyframe",
+    /// Route copies withheld: the receiver has no payload type for the codec that the stream is in.
+    HeldCodec => "held_codec",
     /// Route copies withheld: older than the slot's switch, or index used before.
     HeldStale => "held_stale",
     /// Route copies withheld: the receiver has no keys, no path or no consent.

@@ -168,6 +168,12 @@ pub enum ServerSignal {
         /// One audio track, bit/s.
         audio_bps_max: u32,
     },
+    /// In which codec this peer should send its video from now on, by `setParameters` and without SDP. A call begins
+    /// with H.264; told when the room changes to another codec or back, and after a resumed `welcome`.
+    Codec {
+        /// The one that everybody in the room can show.
+        video: VideoCodec,
+    },
     /// ICE and DTLS of this peer.
     State {
         /// How far it is.
@@ -191,6 +197,16 @@ pub enum ServerSignal {
     },
     /// Answer to `ping`.
     Pong {},
+}
+
+/// A codec of video that rooms use.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VideoCodec {
+    /// H.264, the rule.
+    H264,
+    /// VP8, while somebody is in the room who cannot decode H.264.
+    Vp8,
 }
 
 /// How many slots of each kind.

@@ -37,7 +37,7 @@ fn keys() -> impl Strategy<Value = PeerKeys> {
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
-    prop::sample::select(vec![Codec::Opus, Codec::H264])
+    prop::sample::select(vec![Codec::Opus, Codec::H264, Codec::Vp8])
 }
 
 fn stream_open() -> impl Strategy<Value = StreamOpen> {
@@ -83,6 +83,20 @@ fn command() -> impl Strategy<Value = Command> {
         keys().prop_map(Command::from),
         peer().prop_map(|peer| PeerClose { peer }.into()),
         stream_open().prop_map(Command::from),
+        (stream(), codec(), any::<[u8; 2]>()).prop_map(|(stream, codec, [pt, rtx_pt])| StreamCodec {
+            stream,
+            codec,
+            pt,
+            rtx_pt
+        }
+        .into()),
+        (route(), codec(), any::<[u8; 2]>()).prop_map(|(route, codec, [pt, rtx_pt])| RouteCodec {
+            route,
+            codec,
+            pt,
+            rtx_pt
+        }
+        .into()),
         stream().prop_map(|stream| StreamClose { stream }.into()),
         slot_open().prop_map(Command::from),
         slot().prop_map(|slot| SlotClose { slot }.into()),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
+use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription, VideoCodec};
 
 use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
 use crate::ice::CandidateError;
@@ -212,7 +212,12 @@ impl Engine {
             }
         }
         self.tell_peers(handle);
+        let video = self.rooms.get(name).map(Room::video);
         self.settle(name);
+        // Everybody begins with H.264; a change just now was told.
+        if video == Some(VideoCodec::Vp8) && self.rooms.get(name).map(Room::video) == video {
+            self.tell_codec(handle);
+        }
         // Once whole for the newcomer, whether or not there is anything in its slots yet.
         if self.room_of(handle).is_some_and(|room| room.slot_infos(handle.peer).iter().all(|slot| slot.peer.is_none()))
         {
@@ -257,6 +262,7 @@ impl Engine {
         self.tell_peers(handle);
         self.tell_slots(handle);
         self.tell_limit(handle);
+        self.tell_codec(handle);
         Ok(())
     }
 

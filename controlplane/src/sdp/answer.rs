@@ -1,8 +1,8 @@
-//! Writing our answer: ICE-lite, one BUNDLE transport, and in each m-section one codec or none.
+//! Writing our answer: ICE-lite, one BUNDLE transport, and in each m-section its codecs or none.
 
 use std::fmt::Write;
 
-use proto::id::{Pt, Ssrc};
+use proto::id::Ssrc;
 use proto::plane::{Codec, Extension, feedback};
 
 use super::{Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
@@ -32,25 +32,25 @@ pub enum AnswerSection<'a> {
     Rejected,
     /// Kept, but nothing flows: what the token does not allow, or what the client offers as inactive.
     Inactive {
-        /// The codec that would be used.
-        codec: &'a OfferedCodec,
+        /// The codecs that would be used, at least one, the best first. So in the other variants.
+        codecs: Vec<&'a OfferedCodec>,
     },
     /// The client sends.
     Receive {
-        /// In this codec.
-        codec: &'a OfferedCodec,
+        /// In the first of these codecs, or in another when it is told to.
+        codecs: Vec<&'a OfferedCodec>,
     },
     /// We send through a slot.
     Send {
-        /// In this codec.
-        codec: &'a OfferedCodec,
+        /// In any of these codecs.
+        codecs: Vec<&'a OfferedCodec>,
         /// The slot.
         slot: SlotDescription,
     },
     /// Both: the section is a track of the client's and a slot at once.
     Both {
-        /// In this codec, both ways.
-        codec: &'a OfferedCodec,
+        /// In these codecs, both ways.
+        codecs: Vec<&'a OfferedCodec>,
         /// The slot.
         slot: SlotDescription,
     },
@@ -61,7 +61,7 @@ pub enum AnswerSection<'a> {
 pub struct SlotDescription {
     /// Its SSRC for the life of the call.
     pub ssrc: Ssrc,
-    /// SSRC of its retransmissions; written only if the codec has an RTX payload type.
+    /// SSRC of its retransmissions; written only if a codec has an RTX payload type.
     pub rtx_ssrc: Option<Ssrc>,
     /// Canonical name of the sender (RFC 3550 §6.5.1). Streams of one name may be synchronised.
     pub cname: String,
@@ -72,13 +72,14 @@ pub struct SlotDescription {
 }
 
 impl AnswerSection<'_> {
-    fn codec(&self) -> Option<&OfferedCodec> {
+    /// Of a rejected section none, of any other at least one.
+    fn codecs(&self) -> &[&OfferedCodec] {
         match self {
-            AnswerSection::Rejected => None,
-            AnswerSection::Inactive { codec }
-            | AnswerSection::Receive { codec }
-            | AnswerSection::Send { codec, .. }
-            | AnswerSection::Both { codec, .. } => Some(codec),
+            AnswerSection::Rejected => &[],
+            AnswerSection::Inactive { codecs }
+            | AnswerSection::Receive { codecs }
+            | AnswerSection::Send { codecs, .. }
+            | AnswerSection::Both { codecs, .. } => codecs,
         }
     }
 
@@ -123,9 +124,9 @@ pub fn write_answer(offer: &Offer, params: &AnswerParams<'_>) -> String {
     write_session(&mut out, offer, params).expect("a String takes everything");
     let tagged = accepted(offer, params).next();
     for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
-        match answer.codec() {
-            None => write_rejected(&mut out, section),
-            Some(codec) => write_section(&mut out, section, answer, codec, params, tagged == Some(i)),
+        match answer {
+            AnswerSection::Rejected => write_rejected(&mut out, section),
+            answered => write_section(&mut out, section, answered, params, tagged == Some(i)),
         }
         .expect("a String takes everything");
     }
@@ -136,7 +137,9 @@ fn check(offer: &Offer, params: &AnswerParams<'_>) {
     assert_eq!(offer.sections.len(), params.sections.len(), "an answer has as many m-sections as its offer");
     for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
         let (offered, ours) = (section.direction, answer.direction());
-        assert!(answer.codec().is_none() || section.is_served(), "m-section {i} cannot be accepted");
+        let is_rejected = *answer == AnswerSection::Rejected;
+        assert!(is_rejected || section.is_served(), "m-section {i} cannot be accepted");
+        assert_eq!(is_rejected, answer.codecs().is_empty(), "m-section {i} is accepted in no codec");
         assert!(!ours.may_send() || offered.may_receive(), "the client did not offer to receive in m-section {i}");
         assert!(!ours.may_receive() || offered.may_send(), "the client did not offer to send in m-section {i}");
     }
@@ -182,13 +185,13 @@ fn write_section(
     out: &mut String,
     section: &Section,
     answer: &AnswerSection<'_>,
-    codec: &OfferedCodec,
     params: &AnswerParams<'_>,
     is_tagged: bool,
 ) -> std::fmt::Result {
-    write!(out, "m={} 9 {} {}", section.media, section.protocol, codec.pt)?;
-    if let Some(rtx_pt) = codec.rtx_pt {
-        write!(out, " {rtx_pt}")?;
+    let codecs = answer.codecs();
+    write!(out, "m={} 9 {}", section.media, section.protocol)?;
+    for pt in codecs.iter().flat_map(|codec| std::iter::once(codec.pt).chain(codec.rtx_pt)) {
+        write!(out, " {pt}")?;
     }
     write!(out, "\r\nc=IN IP4 0.0.0.0\r\n")?;
     write_mid(out, section)?;
@@ -199,8 +202,11 @@ fn write_section(
         write!(out, "a=rtcp-rsize\r\n")?;
     }
     write_extensions(out, section)?;
-    write_codec(out, codec, answer.direction())?;
-    answer.slot().map_or(Ok(()), |slot| write_slot(out, slot, codec.rtx_pt))
+    for codec in codecs {
+        write_codec(out, codec, answer.direction())?;
+    }
+    let has_rtx = codecs.iter().any(|codec| codec.rtx_pt.is_some());
+    answer.slot().map_or(Ok(()), |slot| write_slot(out, slot, has_rtx))
 }
 
 /// In each accepted section, as browsers do, although RFC 9143 §7.1.3 wants it in the tagged one alone: stacks exist
@@ -238,11 +244,14 @@ fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> 
     match codec.codec {
         Codec::Opus => write!(out, "a=rtpmap:{pt} opus/48000/2\r\n")?,
         Codec::H264 => write!(out, "a=rtpmap:{pt} H264/90000\r\n")?,
+        Codec::Vp8 => write!(out, "a=rtpmap:{pt} VP8/90000\r\n")?,
     }
     write_feedback(out, codec, direction)?;
     match &codec.h264 {
         // The client need not send what it does not hear; whether it uses DTX is its own business.
-        None => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n")?,
+        None if codec.codec == Codec::Opus => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n")?,
+        // VP8 is decoded in any size and rate that the bandwidth allows.
+        None => {}
         // RFC 6184 §8.2.2: profile and packetization mode are used symmetrically; the level may differ only if both
         // allow it, and repeating the offered one is right in either case.
         Some(h264) => {
@@ -280,9 +289,9 @@ fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) 
     Ok(())
 }
 
-fn write_slot(out: &mut String, slot: &SlotDescription, rtx_pt: Option<Pt>) -> std::fmt::Result {
+fn write_slot(out: &mut String, slot: &SlotDescription, has_rtx: bool) -> std::fmt::Result {
     write!(out, "a=msid:{} {}\r\n", slot.msid_stream, slot.msid_track)?;
-    let rtx_ssrc = slot.rtx_ssrc.filter(|_| rtx_pt.is_some());
+    let rtx_ssrc = slot.rtx_ssrc.filter(|_| has_rtx);
     if let Some(rtx_ssrc) = rtx_ssrc {
         write!(out, "a=ssrc-group:FID {} {rtx_ssrc}\r\n", slot.ssrc)?;
     }

@@ -1,5 +1,5 @@
-//! Payload types of an m-section: `rtpmap`, `fmtp` and `rtcp-fb` lines become the codecs that uprtc serves, and one of
-//! them is chosen.
+//! Payload types of an m-section: `rtpmap`, `fmtp` and `rtcp-fb` lines become the codecs that uprtc serves, and those
+//! to answer with are chosen.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ impl<'a> CodecLines<'a> {
             let Some(codec) = self.codec_of(pt, kind) else { continue };
             let h264 = match codec {
                 Codec::H264 => Some(self.h264_params(pt)?),
-                Codec::Opus => None,
+                Codec::Opus | Codec::Vp8 => None,
             };
             let offered = self.feedback.get(&pt).copied().unwrap_or_default();
             codecs.push(OfferedCodec {
@@ -95,7 +95,9 @@ impl<'a> CodecLines<'a> {
             SectionKind::Audio => {
                 (name.eq_ignore_ascii_case("opus") && clock == "48000" && channels == Some("2")).then_some(Codec::Opus)
             }
-            SectionKind::Video => (name.eq_ignore_ascii_case("H264") && clock == "90000").then_some(Codec::H264),
+            SectionKind::Video if clock != "90000" => None,
+            SectionKind::Video if name.eq_ignore_ascii_case("H264") => Some(Codec::H264),
+            SectionKind::Video => name.eq_ignore_ascii_case("VP8").then_some(Codec::Vp8),
             SectionKind::Application | SectionKind::Other => None,
         }
     }
@@ -147,7 +149,7 @@ impl<'a> CodecLines<'a> {
 const fn feedback_served(codec: Codec) -> u8 {
     match codec {
         Codec::Opus => feedback::TRANSPORT_CC,
-        Codec::H264 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+        Codec::H264 | Codec::Vp8 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
     }
 }
 
@@ -181,17 +183,27 @@ fn parse_profile_level_id(text: &str) -> Option<[u8; 3]> {
     Some([profile, iop, level])
 }
 
-/// The codec that an m-section is answered with, or `None` if it cannot be served: stopped by the client, outside the
-/// BUNDLE group, without rtcp-mux, or without a codec that uprtc serves.
+/// The first of [`choose_codecs`], or `None` if the section cannot be served: stopped by the client, outside the BUNDLE
+/// group, without rtcp-mux, or without a codec that uprtc serves.
+pub fn choose_codec(section: &Section) -> Option<&OfferedCodec> {
+    choose_codecs(section).into_iter().next()
+}
+
+/// The codecs that an m-section is answered with, the best first: Opus; H.264 in one form, and VP8. The client sends in
+/// the first until a signal tells it otherwise.
 ///
 /// Everybody in a room should be able to decode what anybody sends, so H.264 is chosen by our order rather than the
 /// client's: packetization-mode 1 before 0, and within it constrained baseline (42e0), baseline (4200), main
 /// (4d00), high (64). Between equals the client's order decides.
-pub fn choose_codec(section: &Section) -> Option<&OfferedCodec> {
+pub fn choose_codecs(section: &Section) -> Vec<&OfferedCodec> {
     if !section.is_served() {
-        return None;
+        return Vec::new();
     }
-    section.codecs.iter().filter(|codec| rank(codec).is_some()).min_by_key(|codec| rank(codec))
+    let best = |wanted| {
+        let of_codec = section.codecs.iter().filter(|offered| offered.codec == wanted && rank(offered).is_some());
+        of_codec.min_by_key(|offered| rank(offered))
+    };
+    [Codec::Opus, Codec::H264, Codec::Vp8].into_iter().filter_map(best).collect()
 }
 
 /// Smaller is better; `None` is never chosen: interleaved packetization, and profiles beyond High, which hardware

@@ -1,11 +1,11 @@
 //! SDP (RFC 8866) as WebRTC uses it (RFC 8829, JSEP): the one offer of a client in, our one answer out.
 //!
 //! A call meets this after the signalling socket and before the engine gives out ids: [`parse_offer`] turns the text
-//! into an [`Offer`] that holds only what uprtc can act on, [`choose_codec`] says what each m-section would carry, the
+//! into an [`Offer`] that holds only what uprtc can act on, [`choose_codecs`] says what each m-section would carry, the
 //! engine decides who may send and receive, and [`write_answer`] writes that down. Everything is a pure function
 //! of its arguments.
 //!
-//! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264 with RTX. What else stands
+//! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264 and VP8 with RTX. What else stands
 //! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs, RED and
 //! FEC, simulcast, data channels, m-sections outside the BUNDLE group.
 //!
@@ -25,7 +25,7 @@ use proto::id::{Mid, Pt, Ssrc};
 use proto::plane::{Codec, Extension, ExtensionIds};
 
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
-pub use codec::choose_codec;
+pub use codec::{choose_codec, choose_codecs};
 pub use parse::parse_offer;
 
 /// Longest SDP that is read, bytes. Chromium 156 writes 55,771 for 2 senders, a screen sender and 15 slots when it

@@ -91,6 +91,29 @@ fn h264_is_chosen_by_our_order() {
 }
 
 #[test]
+fn vp8_is_answered_after_h264_and_alone() {
+    let vp8 = ["a=rtpmap:98 vp8/90000", "a=rtpmap:99 rtx/90000", "a=fmtp:99 apt=98", "a=rtcp-fb:98 nack"];
+    let text = offer_with(&[], &vp8).replace("SAVPF 96 97", "SAVPF 98 99 96 97");
+    let chosen = |text: &str| {
+        let offer = parse_offer(text).unwrap();
+        choose_codecs(&offer.sections[1]).iter().map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        chosen(&text),
+        [(Codec::H264, 96, Some(97), 0), (Codec::Vp8, 98, Some(99), feedback::NACK)],
+        "whatever the client prefers"
+    );
+    assert_eq!(chosen(&text.replace("H264", "AV1")), [(Codec::Vp8, 98, Some(99), feedback::NACK)]);
+    assert_eq!(chosen(&text.replace("vp8/90000", "vp8/48000")).len(), 1);
+    let answer = answered(&text, &[]);
+    assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 96 97 98 99\r\n"), "{answer}");
+    assert!(
+        answer.contains("a=rtpmap:98 VP8/90000\r\na=rtcp-fb:98 nack\r\na=rtpmap:99 rtx/90000\r\na=fmtp:99 apt=98\r\n")
+    );
+    assert!(!answer.contains("a=fmtp:98"));
+}
+
+#[test]
 fn a_payload_type_that_looks_like_rtcp_is_not_taken() {
     let is_taken = |pt: u8| {
         let text = offer_with(&[], &[]).replace("SAVPF 111", &format!("SAVPF {pt}"));
@@ -242,10 +265,10 @@ fn answered(text: &str, candidates: &[String]) -> String {
         msid_stream: "s".into(),
         msid_track: "t".into(),
     };
-    let section = |section| match choose_codec(section) {
-        None => AnswerSection::Rejected,
-        Some(codec) if section.direction.may_receive() => AnswerSection::Send { codec, slot: slot.clone() },
-        Some(codec) => AnswerSection::Receive { codec },
+    let section = |section| match choose_codecs(section) {
+        none if none.is_empty() => AnswerSection::Rejected,
+        codecs if section.direction.may_receive() => AnswerSection::Send { codecs, slot: slot.clone() },
+        codecs => AnswerSection::Receive { codecs },
     };
     let params = AnswerParams {
         session_id: u64::MAX,
@@ -316,14 +339,14 @@ fn media_that_was_not_offered_is_our_mistake() {
         msid_stream: "s".into(),
         msid_track: "t".into(),
     };
-    let codec = choose_codec(&offer.sections[1]).unwrap();
+    let codecs = choose_codecs(&offer.sections[1]);
     let params = AnswerParams {
         session_id: 1,
         ice: offer.ice.clone(),
         fingerprint: &offer.fingerprints[0],
         setup: Setup::Passive,
         candidates: &[],
-        sections: vec![AnswerSection::Rejected, AnswerSection::Send { codec, slot }],
+        sections: vec![AnswerSection::Rejected, AnswerSection::Send { codecs, slot }],
     };
     write_answer(&offer, &params);
 }

@@ -2,26 +2,29 @@
 
 use controlplane::ice::{Credentials, host_candidates};
 use controlplane::sdp::{
-    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, SlotDescription, choose_codec,
+    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, SlotDescription, choose_codecs,
     write_answer,
 };
 
 /// Accepts all that can be accepted, with SSRCs that count up.
 fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
     let answered = |(i, section): (u32, _)| {
-        let Some(codec) = choose_codec(section) else { return AnswerSection::Rejected };
+        let codecs = choose_codecs(section);
+        if codecs.is_empty() {
+            return AnswerSection::Rejected;
+        }
         let slot = SlotDescription {
             ssrc: 1000 + i,
-            rtx_ssrc: codec.codec.is_video().then_some(2000 + i),
+            rtx_ssrc: codecs[0].codec.is_video().then_some(2000 + i),
             cname: "uprtc".into(),
             msid_stream: format!("uprtc-{i}"),
             msid_track: format!("slot-{i}"),
         };
         match section.direction {
-            Direction::SendRecv => AnswerSection::Both { codec, slot },
-            Direction::SendOnly => AnswerSection::Receive { codec },
-            Direction::RecvOnly => AnswerSection::Send { codec, slot },
-            Direction::Inactive => AnswerSection::Inactive { codec },
+            Direction::SendRecv => AnswerSection::Both { codecs, slot },
+            Direction::SendOnly => AnswerSection::Receive { codecs },
+            Direction::RecvOnly => AnswerSection::Send { codecs, slot },
+            Direction::Inactive => AnswerSection::Inactive { codecs },
         }
     };
     (0u32..).zip(&offer.sections).map(answered).collect()

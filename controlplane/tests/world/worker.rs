@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
     Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerOpen, Refusal, Refused,
-    Report, RouteOpen, SlotOpen, StreamOpen,
+    Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
 };
 
 /// A peer that is installed.
@@ -21,8 +21,10 @@ pub struct Peer {
 pub struct Worker {
     pub peers: BTreeMap<u32, Peer>,
     pub streams: BTreeMap<u32, StreamOpen>,
+    pub stream_codecs: BTreeMap<u32, StreamCodec>,
     pub slots: BTreeMap<u32, SlotOpen>,
     pub routes: BTreeMap<u32, RouteOpen>,
+    pub route_codecs: BTreeMap<u32, RouteCodec>,
     staged: Vec<Command>,
     /// Length of each batch, without its Commit.
     pub batches: Vec<usize>,
@@ -61,6 +63,7 @@ impl Worker {
     fn take(&mut self, command: Command) -> Result<(), (u32, Refusal)> {
         let index = match command {
             Command::StreamOpen(c) => c.stream.index,
+            Command::RouteCodec(c) => c.route.index,
             Command::SlotOpen(c) => c.slot.index,
             Command::RouteOpen(c) => c.route.index,
             _ => return self.carry_out(command),
@@ -103,6 +106,11 @@ impl Worker {
                 self.peer(c.peer)?;
                 vacant(self.streams.insert(c.stream.index, c).is_some(), c.stream.index)
             }
+            Command::StreamCodec(c) => {
+                let open = self.stream(c.stream)?;
+                assert!(open.codec != c.codec && open.pt != c.pt && c.pt != 0, "{open:?} {c:?}");
+                vacant(self.stream_codecs.insert(c.stream.index, c).is_some(), c.stream.index)
+            }
             Command::StreamClose(c) => {
                 self.stream(c.stream)?;
                 self.close_stream(c.stream);
@@ -125,9 +133,17 @@ impl Worker {
                 let is_taken = self.routes.values().any(|route| route.slot == c.slot);
                 vacant(is_taken || self.routes.insert(c.route.index, c).is_some(), c.route.index)
             }
+            Command::RouteCodec(c) => {
+                let route = self.routes.get(&c.route.index).filter(|route| route.route == c.route);
+                let route = *route.ok_or((c.route.index, Refusal::Unknown))?;
+                let of_stream = self.stream_codecs.get(&route.stream.index);
+                assert!(of_stream.is_some_and(|second| second.codec == c.codec), "{route:?} {c:?}");
+                vacant(self.route_codecs.insert(c.route.index, c).is_some(), c.route.index)
+            }
             Command::RouteClose(c) => match self.routes.get(&c.route.index) {
                 Some(route) if route.route == c.route => {
                     self.routes.remove(&c.route.index);
+                    self.route_codecs.remove(&c.route.index);
                     Ok(())
                 }
                 _ => Err((c.route.index, Refusal::Unknown)),
@@ -148,8 +164,10 @@ impl Worker {
             peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
         }
         self.streams.values().for_each(|&c| echo(c.into()));
+        self.stream_codecs.values().for_each(|&c| echo(c.into()));
         self.slots.values().for_each(|&c| echo(c.into()));
         self.routes.values().for_each(|&c| echo(c.into()));
+        self.route_codecs.values().for_each(|&c| echo(c.into()));
         let count = (reports.len() - start) as u64;
         reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
         reports.push(Report::Event(Event::Described(Described { count })));
@@ -169,12 +187,18 @@ impl Worker {
 
     fn close_stream(&mut self, id: StreamId) {
         self.streams.remove(&id.index);
-        self.routes.retain(|_, route| route.stream != id);
+        self.stream_codecs.remove(&id.index);
+        self.close_routes(|route| route.stream == id);
     }
 
     fn close_slot(&mut self, id: SlotId) {
         self.slots.remove(&id.index);
-        self.routes.retain(|_, route| route.slot != id);
+        self.close_routes(|route| route.slot == id);
+    }
+
+    fn close_routes(&mut self, is_closed: impl Fn(&RouteOpen) -> bool) {
+        self.routes.retain(|_, route| !is_closed(route));
+        self.route_codecs.retain(|index, _| self.routes.contains_key(index));
     }
 
     pub fn streams_of(&self, peer: PeerId) -> Vec<StreamId> {
