@@ -69,39 +69,16 @@ pub(crate) mod id {
     }
 }
 
-/// Codecs by name.
-pub(crate) mod codec {
-    use proto::plane::Codec;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    /// The codecs and how they are written.
-    const NAMES: [(Codec, &str); 3] = [(Codec::Opus, "opus"), (Codec::H264, "h264"), (Codec::Vp8, "vp8")];
-
-    /// Writes a codec.
-    pub(crate) fn serialize<S: Serializer>(codec: &Codec, serializer: S) -> Result<S::Ok, S::Error> {
-        let name = NAMES.iter().find(|(c, _)| c == codec).map(|(_, name)| name);
-        serializer.serialize_str(name.expect("every codec has a name"))
-    }
-
-    /// Reads a codec.
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Codec, D::Error> {
-        let name = <&str>::deserialize(deserializer)?;
-        let codec = NAMES.iter().find(|(_, n)| *n == name).map(|(codec, _)| *codec);
-        codec.ok_or_else(|| D::Error::custom("no codec of that name"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use proto::id::{SlotId, StreamId};
+    use proto::plane::Codec;
     use proto::signal::{Kind, Source};
 
-    use crate::room::Format;
-    use proto::plane::Codec;
-
     use crate::policy::{NAME_CHARS_MAX, ROOM_CHARS_MAX, SLOTS_CEILING, TRACKS_CEILING};
+    use crate::room::Format;
 
     fn largest() -> Entry {
         let format = |codec| Format { codec, pt: 127, rtx_pt: 127 };

@@ -23,16 +23,31 @@ pub(crate) struct Room {
     video: VideoCodec,
 }
 
-/// A codec as one m-section names it.
+/// A codec as one m-section names it. Journaled as three numbers: a peer may have half a hundred of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "(u8, Pt, Pt)", try_from = "(u8, Pt, Pt)")]
 pub(crate) struct Format {
     /// Which.
-    #[serde(with = "crate::journal::codec")]
     pub(crate) codec: Codec,
     /// Its payload type.
     pub(crate) pt: Pt,
     /// And for its retransmissions, or 0.
     pub(crate) rtx_pt: Pt,
+}
+
+impl From<Format> for (u8, Pt, Pt) {
+    fn from(format: Format) -> Self {
+        (format.codec as u8, format.pt, format.rtx_pt)
+    }
+}
+
+impl TryFrom<(u8, Pt, Pt)> for Format {
+    type Error = &'static str;
+
+    fn try_from((number, pt, rtx_pt): (u8, Pt, Pt)) -> Result<Self, Self::Error> {
+        let codec = [Codec::Opus, Codec::H264, Codec::Vp8].into_iter().find(|codec| *codec as u8 == number);
+        Ok(Format { codec: codec.ok_or("no codec has this number")?, pt, rtx_pt })
+    }
 }
 
 /// A peer as the room sees it.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use answering::answer;
 use controlplane::ice::Candidate;
-use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, parse_offer};
+use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, choose_codecs, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
 
 fn offers_dir() -> PathBuf {
@@ -77,7 +77,9 @@ fn answers_are_well_formed_sdp() {
             assert_eq!(ours.is_rejected, choose_codec(theirs).is_none());
             if !ours.is_rejected {
                 assert_eq!(ours.direction, theirs.direction.reversed());
-                assert_eq!(ours.codecs.len(), 1);
+                let codecs: Vec<Codec> = ours.codecs.iter().map(|codec| codec.codec).collect();
+                let video = [Codec::H264, Codec::Vp8];
+                assert_eq!(codecs, if ours.kind == SectionKind::Audio { &[Codec::Opus][..] } else { &video });
                 assert!(!ours.has_simulcast && ours.rids.is_empty());
             }
         }
@@ -103,6 +105,8 @@ fn our_page_has_three_senders_and_fifteen_slots() {
     assert_eq!((video.codec, video.pt, video.rtx_pt), (Codec::H264, 108, Some(109)));
     assert_eq!(video.h264.unwrap().profile_level_id, [0x42, 0xe0, 0x1f]);
     assert_eq!(video.feedback, feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC);
+    let vp8 = choose_codecs(&offer.sections[1])[1];
+    assert_eq!((vp8.codec, vp8.pt, vp8.rtx_pt, vp8.feedback), (Codec::Vp8, 96, Some(97), video.feedback));
     let audio = choose_codec(&offer.sections[0]).unwrap();
     assert_eq!((audio.codec, audio.pt, audio.feedback), (Codec::Opus, 111, feedback::TRANSPORT_CC));
     // The screen sender has no track yet, and still its SSRCs.

@@ -443,7 +443,8 @@ fn tokens_decide_who_sends_and_who_receives() {
 fn offers_that_cannot_be_served_are_named() {
     let mut world = World::new();
     let tracks = |mid: &str, source| vec![TrackDescription { mid: mid.into(), source, active: true }];
-    let no_codecs = PAGE.replace("opus/48000", "speex/16000").replace(" H264/90000", " VP8/90000");
+    let no_codecs = PAGE.replace("opus/48000", "speex/16000").replace(" H264/90000", " H263/90000");
+    let no_codecs = no_codecs.replace(" VP8/90000", " VP7/90000");
     let cases: [(&str, Vec<TrackDescription>, ErrorCode); 7] = [
         ("", vec![], ErrorCode::BadSdp),
         ("v=0\r\n", vec![], ErrorCode::BadSdp),

@@ -1,0 +1,149 @@
+//! Which codec a room speaks: H.264, or VP8 while somebody is in it who cannot decode H.264.
+
+mod world;
+
+use controlplane::engine::Grant;
+use proto::plane::{Codec, RouteCodec, RouteOpen};
+use proto::signal::{ClientSignal, LeaveReason, ServerSignal, VideoCodec};
+
+use world::{Client, PAGE, World, grant, page_tracks};
+
+/// The page's offer by a browser that has H.264 no more, as Firefox without its plug-in.
+fn without_h264() -> String {
+    PAGE.replace(" H264/90000", " X264/90000")
+}
+
+fn join(world: &mut World, name: &str, offer: &str) -> Client {
+    let mut client = world.guest("blue", grant(name));
+    world.offer(&mut client, offer, page_tracks()).expect("an answer");
+    world.connect(&mut client);
+    client
+}
+
+/// The codecs told on a socket; takes all its signals.
+fn told(world: &mut World, client: &Client) -> Vec<VideoCodec> {
+    let codec = |signal| match signal {
+        ServerSignal::Codec { video } => Some(video),
+        _ => None,
+    };
+    world.drain(client.socket).into_iter().filter_map(codec).collect()
+}
+
+fn resume(world: &mut World, client: &mut Client) {
+    client.socket = world.open(&client.room, grant("whoever"));
+    world.say(client.socket, ClientSignal::Resume { session: client.session.clone() });
+}
+
+/// Routes of one client's camera to another's slots, and what was said of their second codec.
+fn camera(world: &mut World, from: &Client, to: &Client) -> Vec<(RouteOpen, Option<RouteCodec>)> {
+    let (from, to) = (from.peer.unwrap(), to.peer.unwrap());
+    let worker = world.worker();
+    let is_video = |route: &&RouteOpen| {
+        let stream = &worker.streams[&route.stream.index];
+        stream.peer == from && stream.codec.is_video() && worker.slots[&route.slot.index].peer == to
+    };
+    let with_codec = |route: &RouteOpen| (*route, worker.route_codecs.get(&route.route.index).copied());
+    worker.routes.values().filter(is_video).map(with_codec).collect()
+}
+
+#[test]
+fn a_peer_without_h264_moves_the_room_to_vp8_and_its_leaving_moves_it_back() {
+    let mut world = World::new();
+    let (ada, bob) = (world.join("blue", "Ada"), world.join("blue", "Bob"));
+    assert_eq!((told(&mut world, &ada), told(&mut world, &bob)), (vec![], vec![]), "H.264 needs no word");
+
+    let fox = join(&mut world, "Fox", &without_h264());
+    let vp8 = [VideoCodec::Vp8];
+    assert_eq!(
+        (told(&mut world, &ada), told(&mut world, &bob), told(&mut world, &fox)),
+        (vp8.into(), vp8.into(), vp8.into())
+    );
+    let cyd = world.join("blue", "Cyd");
+    assert_eq!(told(&mut world, &cyd), vp8, "who comes now is told too");
+    assert!(told(&mut world, &ada).is_empty(), "and nobody else again");
+
+    world.say(fox.socket, ClientSignal::Leave {});
+    let h264 = [VideoCodec::H264];
+    assert_eq!(
+        (told(&mut world, &ada), told(&mut world, &bob), told(&mut world, &cyd)),
+        (h264.into(), h264.into(), h264.into())
+    );
+    assert!(world.worker().refused.is_empty());
+}
+
+#[test]
+fn routes_name_the_payload_types_of_both_codecs() {
+    let mut world = World::new();
+    let (ada, bob) = (world.join("blue", "Ada"), world.join("blue", "Bob"));
+    let fox = join(&mut world, "Fox", &without_h264());
+    assert!(fox.answer.contains(" VP8/90000") && !fox.answer.contains("264/90000"));
+    assert!(ada.answer.contains(" UDP/TLS/RTP/SAVPF 108 109 96 97\r\n"), "H.264 first, VP8 second");
+
+    let worker = world.worker();
+    let of_ada = worker.streams_of(ada.peer.unwrap());
+    let second: Vec<_> = of_ada.iter().filter_map(|stream| worker.stream_codecs.get(&stream.index)).collect();
+    assert_eq!(second.len(), 2, "camera and screen");
+    assert!(second.iter().all(|c| (c.codec, c.pt, c.rtx_pt) == (Codec::Vp8, 96, 97)));
+    let of_fox = worker.streams_of(fox.peer.unwrap());
+    assert!(of_fox.iter().all(|stream| !worker.stream_codecs.contains_key(&stream.index)));
+
+    let [(route, Some(second))] = camera(&mut world, &ada, &bob)[..] else { panic!("one route, both codecs") };
+    assert_eq!((route.pt, route.rtx_pt, second.codec, second.pt, second.rtx_pt), (108, 109, Codec::Vp8, 96, 97));
+    let [(route, Some(second))] = camera(&mut world, &ada, &fox)[..] else { panic!("one route, both codecs") };
+    assert_eq!((route.pt, route.rtx_pt, second.pt, second.rtx_pt), (0, 0, 96, 97), "no H.264 there");
+    let [(route, None)] = camera(&mut world, &fox, &ada)[..] else { panic!("one route, one codec") };
+    assert_eq!((route.pt, route.rtx_pt), (96, 97), "the stream's one codec is VP8");
+}
+
+#[test]
+fn who_only_listens_or_only_sends_counts_as_what_it_is() {
+    let mut world = World::new();
+    let ada = world.join("blue", "Ada");
+    let enter = |world: &mut World, grant: Grant| {
+        let mut client = world.guest("blue", grant);
+        world.offer(&mut client, &without_h264(), vec![]).expect("an answer");
+        client
+    };
+    let sender = enter(&mut world, Grant { subscribe: false, ..grant("sends VP8 and sees nobody") });
+    assert!(told(&mut world, &ada).is_empty() && told(&mut world, &sender).is_empty());
+    let viewer = enter(&mut world, Grant { publish: false, ..grant("sees VP8 and sends nothing") });
+    assert_eq!(told(&mut world, &ada), [VideoCodec::Vp8]);
+    assert!(told(&mut world, &viewer).is_empty(), "it has nothing to send");
+    // Two who have no codec in common: the rule decides.
+    let offer = PAGE.replace(" VP8/90000", " VP7/90000");
+    let old = join(&mut world, "H.264 alone", &offer);
+    assert_eq!(told(&mut world, &ada), [VideoCodec::H264]);
+    world.say(old.socket, ClientSignal::Leave {});
+    assert_eq!(told(&mut world, &ada), [VideoCodec::Vp8]);
+}
+
+#[test]
+fn the_codec_survives_the_socket_and_the_controlplane() {
+    let mut world = World::new();
+    let mut ada = world.join("blue", "Ada");
+    let mut fox = join(&mut world, "Fox", &without_h264());
+    world.close(ada.socket);
+    resume(&mut world, &mut ada);
+    assert_eq!(told(&mut world, &ada), [VideoCodec::Vp8]);
+
+    let batches = world.worker().batches.len();
+    world.restart_controlplane();
+    assert_eq!(world.worker().batches.len(), batches + 1, "it asks what is there, and changes nothing");
+    resume(&mut world, &mut ada);
+    resume(&mut world, &mut fox);
+    assert_eq!(told(&mut world, &ada), [VideoCodec::Vp8]);
+    let [(_, Some(second))] = camera(&mut world, &ada, &fox)[..] else { panic!("the route stands") };
+    assert_eq!(second.pt, 96);
+    let bob = world.join("blue", "Bob");
+    assert!(matches!(camera(&mut world, &ada, &bob)[..], [(_, Some(_))]), "what was adopted has its second codec");
+    told(&mut world, &ada);
+    world.expire(&fox);
+    let signals = world.drain(ada.socket);
+    assert!(matches!(signals[0], ServerSignal::PeerLeft { reason: LeaveReason::TimedOut, .. }));
+    assert!(signals.contains(&ServerSignal::Codec { video: VideoCodec::H264 }), "{signals:?}");
+    for client in [&ada, &bob] {
+        world.say(client.socket, ClientSignal::Leave {});
+    }
+    let worker = world.worker();
+    assert!(worker.stream_codecs.is_empty() && worker.route_codecs.is_empty() && worker.refused.is_empty());
+}
