@@ -13,6 +13,7 @@ import { UprtcError } from './error.js';
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
  *   resumed: boolean }} Welcome
  */
+/** @typedef {'h264' | 'vp8'} VideoCodec */
 /**
  * What the server says (docs/PROTOCOL.md).
  * @typedef {Welcome
@@ -24,6 +25,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
+ *   | { type: 'codec', video: VideoCodec }
  *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }
  *   | { type: 'error', code: string, message: string, fatal: boolean }
  *   | { type: 'bye', reason: LeaveReason, rejoin: boolean }

@@ -2,7 +2,7 @@
 /** The one RTCPeerConnection of a stay in the room: its offer, its slots, its senders' limits, its statistics. */
 
 /** @import { Device } from './device.js' */
-/** @import { SlotInfo, Welcome } from './socket.js' */
+/** @import { SlotInfo, VideoCodec, Welcome } from './socket.js' */
 /** @import { AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
 /** How long ICE may try to find its way back before the room is entered anew. */
@@ -53,6 +53,10 @@ export class Transport {
   #patience;
   /** @type {Limits | undefined} */
   #limits;
+  /** @type {VideoCodec | undefined} */
+  #codec;
+  /** A sender's parameters are read and written by one at a time. @type {Promise<void>} */
+  #shaping = Promise.resolve();
   /** @type {Map<string, Sample>} By the statistics object's id. */
   #samples = new Map();
 
@@ -60,9 +64,9 @@ export class Transport {
     return this.pc.connectionState === 'connected' && this.isServed;
   }
 
-  /** This browser can neither send nor show H.264. */
-  get lacksH264() {
-    return !codecs('video').some(({ mimeType }) => mimeType === 'video/H264');
+  /** This browser has no codec of video that an edge carries. */
+  get lacksVideo() {
+    return !codecs('video').some(({ mimeType }) => CODECS.video.includes(mimeType));
   }
 
   /**
@@ -108,6 +112,7 @@ export class Transport {
     await this.pc.setRemoteDescription({ type: 'answer', sdp });
     this.#isAnswered = true;
     for (const candidate of this.#early.splice(0)) this.addCandidate(candidate);
+    this.#shapeAll();
   }
 
   /** @param {RTCIceCandidateInit} candidate */
@@ -154,33 +159,45 @@ export class Transport {
     const sender = this.#senders.get(device.source)?.sender;
     if (!sender || this.isRetired) return;
     await sender.replaceTrack(device.track);
-    if (this.#limits) await this.#limitSender(device.source, this.#limits);
+    await this.#shape(device.source);
   }
 
   /** @param {Limits} limits */
   limit(limits) {
     this.#limits = limits;
-    if (this.#isAnswered) for (const source of this.#senders.keys()) this.#limitSender(source, limits);
+    this.#shapeAll();
   }
 
-  /**
-   * @param {SendSource} source
-   * @param {Limits} limits
-   */
-  async #limitSender(source, limits) {
+  /** Sends video in another codec from now on; both are negotiated. @param {VideoCodec} codec */
+  sendIn(codec) {
+    this.#codec = codec;
+    this.#shapeAll();
+  }
+
+  #shapeAll() {
+    if (this.#isAnswered) for (const source of this.#senders.keys()) this.#shape(source);
+  }
+
+  /** @param {SendSource} source */
+  async #shape(source) {
+    this.#shaping = this.#shaping.then(() => this.#setParameters(source));
+    await this.#shaping;
+  }
+
+  /** Makes a sender obey the limits and the codec. @param {SendSource} source */
+  async #setParameters(source) {
     const sender = this.#senders.get(source)?.sender;
-    const parameters = /** @type {DegradableParameters | undefined} */ (sender?.getParameters());
+    const parameters = /** @type {SendParameters | undefined} */ (sender?.getParameters());
     const encoding = parameters?.encodings[0];
     if (!sender || !parameters || !encoding) return;
-    encoding.maxBitrate = source === 'microphone' ? limits.audio : limits.video;
-    if (source === 'camera') {
-      encoding.scaleResolutionDownBy = downscale(sender.track, limits.video);
-      parameters.degradationPreference = 'balanced';
-    } else if (source === 'screen') {
-      encoding.maxFramerate = 15;
-      parameters.degradationPreference = 'maintain-resolution';
+    if (this.#limits) limit(parameters, source, this.#limits, sender.track);
+    const mimeType = `video/${this.#codec}`;
+    const codec = parameters.codecs.find((known) => known.mimeType.toLowerCase() === mimeType);
+    if (codec && source !== 'microphone') {
+      const { mimeType, clockRate, sdpFmtpLine } = codec;
+      encoding.codec = sdpFmtpLine === undefined ? { mimeType, clockRate } : { mimeType, clockRate, sdpFmtpLine };
     }
-    // A sender that has ended meanwhile needs no limit.
+    // A sender that has ended meanwhile needs nothing any more.
     await sender.setParameters(parameters).catch(() => {});
   }
 
@@ -287,7 +304,34 @@ export class Transport {
 }
 
 /** @typedef {{ at: number, bytes: number, packets: number, lost: number }} Sample */
-/** @typedef {RTCRtpSendParameters & { degradationPreference?: string }} DegradableParameters */
+/**
+ * As the WebRTC Extensions have them: TypeScript does not know the codec of an encoding yet.
+ * @typedef {{ mimeType: string, clockRate: number, sdpFmtpLine?: string }} EncodingCodec
+ * @typedef {RTCRtpEncodingParameters & { codec?: EncodingCodec }} Encoding
+ * @typedef {RTCRtpSendParameters & { encodings: Encoding[], degradationPreference?: string }} SendParameters
+ */
+
+/** What an edge carries, the best first. */
+const CODECS = { video: ['video/H264', 'video/VP8'], audio: ['audio/opus'] };
+
+/**
+ * @param {SendParameters} parameters
+ * @param {SendSource} source
+ * @param {Limits} limits
+ * @param {MediaStreamTrack | null} track
+ */
+function limit(parameters, source, limits, track) {
+  const encoding = parameters.encodings[0];
+  if (!encoding) return;
+  encoding.maxBitrate = source === 'microphone' ? limits.audio : limits.video;
+  if (source === 'camera') {
+    encoding.scaleResolutionDownBy = downscale(track, limits.video);
+    parameters.degradationPreference = 'balanced';
+  } else if (source === 'screen') {
+    encoding.maxFramerate = 15;
+    parameters.degradationPreference = 'maintain-resolution';
+  }
+}
 
 /** @param {'audio' | 'video'} kind */
 function codecs(kind) {
@@ -295,18 +339,19 @@ function codecs(kind) {
 }
 
 /**
- * H.264 and Opus, which is what an edge carries: an offer of everything would be several times as long. The forms of
- * H.264 that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is left out: packets that are
- * forwarded are repaired by retransmission.
+ * H.264, VP8 for rooms with somebody who has no H.264, and Opus, which is what an edge carries: an offer of everything
+ * would be several times as long. The forms of H.264 that every browser and phone can decode come first. Redundancy
+ * (RED, ULPFEC) is left out: packets that are forwarded are repaired by retransmission.
  * @param {'audio' | 'video'} kind
  */
 function preferred(kind) {
   const all = codecs(kind).filter(({ mimeType }) => !/\/(red|ulpfec|flexfec-03|CN|telephone-event)$/i.test(mimeType));
-  const main = kind === 'video' ? 'video/H264' : 'audio/opus';
-  const wanted = all.filter(({ mimeType }) => mimeType === main);
-  // A browser without the codec offers what it has; the server says what it makes of it.
+  const wanted = all.filter(({ mimeType }) => CODECS[kind].includes(mimeType));
+  // A browser without any of them offers what it has; the server says what it makes of it.
   if (!wanted.length) return all;
-  wanted.sort((a, b) => rank(a.sdpFmtpLine) - rank(b.sdpFmtpLine));
+  const order = (/** @type {RTCRtpCodec} */ codec) =>
+    CODECS[kind].indexOf(codec.mimeType) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
+  wanted.sort((a, b) => order(a) - order(b));
   return [...wanted, ...all.filter(({ mimeType }) => /\/rtx$/.test(mimeType))];
 }
 

@@ -462,7 +462,7 @@ export class Room extends RoomTarget {
       onstate: () => this.#transportChanged(transport),
     });
     this.#transport = transport;
-    if (transport.lacksH264) this.#report(new UprtcError('h264_missing'));
+    if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
     const sdp = await transport.offer(Object.values(this.#devices));
     const tracks = Object.values(this.#devices)
       .map(({ source, isActive }) => ({ mid: transport.midOf(source), source, active: isActive }))
@@ -566,6 +566,9 @@ export class Room extends RoomTarget {
         this.limits = { total: signal.send_bps_max, video: signal.video_bps_max, audio: signal.audio_bps_max };
         this.#transport?.limit(this.limits);
         this.#emit('limits', this.limits);
+        break;
+      case 'codec':
+        this.#transport?.sendIn(signal.video);
         break;
       case 'state':
         if (this.#transport) this.#transport.isServed = signal.state !== 'interrupted';

@@ -1,0 +1,84 @@
+// A room of Chromium speaks H.264. Firefox comes, which has none: the room speaks VP8, without another offer. It leaves,
+// and the room is back.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+
+import { Peer, launch } from './browser.mjs';
+import { Edge, until } from './edge.mjs';
+import { launchFirefox } from './firefox.mjs';
+
+let edge;
+let chromium;
+let firefox;
+const peers = new Map();
+
+before(async () => {
+  edge = await Edge.start();
+  [chromium, firefox] = await Promise.all([launch(), launchFirefox()]);
+});
+
+after(async () => {
+  await Promise.all([chromium?.close(), firefox?.close()]);
+  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
+  await edge?.stop();
+});
+
+async function join(browser, number) {
+  peers.set(number, await Peer.join(browser, await edge.url('codecs', `Peer ${number}`), number));
+}
+
+async function everybodyMeets(numbers) {
+  for (const number of numbers) {
+    const others = numbers.filter((n) => n !== number);
+    await until(`${number} sees ${others}`, () => peers.get(number).sees(others), 30_000);
+    await until(`${number} hears ${others}`, () => peers.get(number).hears(others), 30_000);
+  }
+}
+
+/** What a peer sends, and what it decodes now: a slot whose sender left keeps its last codec. */
+async function videoCodecs(peer) {
+  const { inbound, outbound } = await peer.stats();
+  const codecs = (streams) => streams.filter((s) => s.kind === 'video').map((s) => s.codec);
+  return { sent: codecs(outbound), received: codecs(inbound) };
+}
+
+async function sends(number, codec) {
+  await until(`${number} sends ${codec}`, async () => {
+    const { sent } = await videoCodecs(peers.get(number));
+    return sent.length > 0 && sent.every((one) => one === codec);
+  });
+}
+
+test('two Chromium speak H.264', { timeout: 60_000 }, async () => {
+  await Promise.all([1, 2].map((n) => join(chromium, n)));
+  await everybodyMeets([1, 2]);
+  for (const number of [1, 2]) {
+    assert.deepEqual(await videoCodecs(peers.get(number)), { sent: ['video/H264'], received: ['video/H264'] });
+  }
+});
+
+test('Firefox comes, and everybody sees and hears everybody in VP8', { timeout: 120_000 }, async () => {
+  await join(firefox, 3);
+  await everybodyMeets([1, 2, 3]);
+  for (const number of [1, 2, 3]) await sends(number, 'video/VP8');
+  await everybodyMeets([1, 2, 3]);
+  for (const peer of peers.values()) {
+    const { received } = await videoCodecs(peer);
+    assert.deepEqual(received, ['video/VP8', 'video/VP8']);
+    assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
+    assert.deepEqual(peer.errors, []);
+  }
+});
+
+test('it leaves, and the room is back in H.264', { timeout: 90_000 }, async () => {
+  await peers.get(3).close();
+  peers.delete(3);
+  for (const number of [1, 2]) await sends(number, 'video/H264');
+  await everybodyMeets([1, 2]);
+  for (const peer of peers.values()) {
+    assert.ok((await videoCodecs(peer)).received.includes('video/H264'));
+    assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
+    assert.deepEqual(peer.errors, []);
+  }
+});
