@@ -17,7 +17,10 @@ export async function launchFirefox() {
       'media.gmp-gmpopenh264.enabled': false,
       'media.autoplay.default': 0,
       'media.autoplay.blocking_policy': 0,
+      'media.autoplay.block-webaudio': false,
       'media.peerconnection.ice.loopback': true,
+      'permissions.default.camera': 1,
+      'permissions.default.microphone': 1,
       'media.peerconnection.ice.obfuscate_host_addresses': false,
     },
   });

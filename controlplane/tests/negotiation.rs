@@ -116,6 +116,20 @@ fn our_page_has_three_senders_and_fifteen_slots() {
     assert_eq!(offer.extensions[Extension::AudioLevel as usize], 1);
 }
 
+/// Firefox without its H.264 plug-in: rtcp-fb lines for payload types that it does not offer, extensions that only go one
+/// way, and VP8.
+#[test]
+fn firefox_without_h264_is_answered_with_vp8() {
+    let offer = offer("firefox_page");
+    assert_eq!(offer.sections.len(), 18);
+    for section in offer.sections.iter().filter(|section| section.kind == SectionKind::Video) {
+        let codecs: Vec<_> = choose_codecs(section).iter().map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback)).collect();
+        let feedback = feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC;
+        assert_eq!(codecs, [(Codec::Vp8, 120, Some(124), feedback)]);
+    }
+    assert!(!answer(&offer).contains("H264"));
+}
+
 #[test]
 fn simulcast_is_seen_and_not_answered() {
     let offer = offer("chromium_simulcast");
