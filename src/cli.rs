@@ -11,7 +11,19 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "uprtc", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// What is to be done; without a word it is `run`, so that `cargo run` opens a call.
+    pub(crate) fn command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Run {
+            common: Common::default(),
+            ips: MediaIps::default(),
+            media: Media::default(),
+            doors: Doors::default(),
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,7 +91,7 @@ pub(crate) struct Media {
     /// Worker i listens on this UDP port + i; 0 takes any [default: 40000]
     #[arg(long, value_name = "BASE")]
     pub(crate) media_port: Option<u16>,
-    /// How many cores move packets [default: 1]
+    /// How many cores move packets [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
 }
@@ -151,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        <Cli as CommandFactory>::command().debug_assert();
     }
 
     #[test]

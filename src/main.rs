@@ -21,7 +21,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     process::start_log();
-    let result = match cli.command {
+    let result = match cli.command() {
         Command::Run { common, ips, media, doors } => {
             options::resolve(&common, &ips, &media, &doors).and_then(supervisor::run)
         }
@@ -58,7 +58,7 @@ fn dataplane(options: Options) -> Result<(), Failure> {
 
 fn controlplane(options: Options) -> Result<(), Failure> {
     let mut config = controlplane::Config::new(options.state, options.listen, options.stun);
-    config.settings.stun = options::advertised_stun(options.stun, &options.media_ips);
+    config.stun_ip = options.media_ips.first().copied();
     controlplane::run(config, process::announce)?;
     Ok(())
 }

@@ -47,23 +47,19 @@ pub(crate) fn resolve(common: &Common, ips: &MediaIps, media: &Media, doors: &Do
         stun: doors.stun.or(file.stun).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 3478))),
         media_ips: if given_ips.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { given_ips },
         media_port: media.media_port.or(file.media_port).unwrap_or(40_000),
-        workers: media.workers.or(file.workers).unwrap_or(1),
+        workers: media.workers.or(file.workers).unwrap_or_else(cores),
     })
+}
+
+/// A worker for each core that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The state folder that `uprtc token` reads.
 pub(crate) fn resolve_state(common: &Common) -> Result<PathBuf, Failure> {
     let file = read_file(common)?;
     state_folder(common.state.clone().or(file.state))
-}
-
-/// Where clients reach a STUN server that is bound to every address: at the first media address. `None`: at the
-/// address that it is bound to.
-pub(crate) fn advertised_stun(stun: SocketAddr, media_ips: &[IpAddr]) -> Option<String> {
-    match (stun.ip().is_unspecified(), media_ips.first()) {
-        (true, Some(&ip)) if stun.port() != 0 => Some(SocketAddr::new(ip, stun.port()).to_string()),
-        _ => None,
-    }
 }
 
 fn read_file(common: &Common) -> Result<File, Failure> {
@@ -128,13 +124,5 @@ mod tests {
         assert_eq!(default_state(None, Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
         assert_eq!(default_state(Some("relative".into()), Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
         assert_eq!(default_state(None, None), None);
-    }
-
-    #[test]
-    fn a_stun_server_on_every_address_is_told_by_the_media_address() {
-        let media = [IpAddr::from([192, 0, 2, 1])];
-        let any = SocketAddr::from(([0, 0, 0, 0], 3478));
-        assert_eq!(advertised_stun(any, &media).as_deref(), Some("192.0.2.1:3478"));
-        assert_eq!(advertised_stun(SocketAddr::from(([192, 0, 2, 7], 3478)), &media), None, "the bound one is told");
     }
 }

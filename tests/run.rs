@@ -54,6 +54,7 @@ impl Run {
             uprtc(&["run", "--state", state.to_str().unwrap()]).args(ports).stderr(Stdio::inherit()).spawn().unwrap();
         let mut link = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
+        assert!(link.contains("http://"), "no link was printed");
         let link = link.trim().to_owned();
         let http = link.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
         Run { child, state: state.to_owned(), http, link }
@@ -180,6 +181,8 @@ fn the_planes_end_with_their_supervisor_however_it_ends() {
     let planes = [run.plane("dataplane").unwrap(), run.plane("controlplane").unwrap()];
     run.child.kill().unwrap();
     run.child.wait().unwrap();
+    // The folder can be taken at once, whatever the planes of the dead one still hold for a moment.
+    drop(Run::start(&folder.0));
     // They are no children of this test; whoever inherits them may take a moment to collect them.
     until("the end of the planes", || planes.iter().all(|&pid| !is_alive(pid) || is_zombie(pid)).then_some(()));
 }

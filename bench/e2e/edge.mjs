@@ -55,7 +55,7 @@ export class Edge {
     const child = spawn(executable, ['token', ...options, '--state', this.state], { stdio: ['ignore', 'pipe', 'inherit'] });
     let text = '';
     child.stdout.setEncoding('utf8').on('data', (part) => (text += part));
-    const code = await new Promise((resolve) => child.once('exit', resolve));
+    const code = await new Promise((resolve) => child.once('close', resolve));
     if (code !== 0) throw new Error(`uprtc token ended with ${code}`);
     return text.trim();
   }

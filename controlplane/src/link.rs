@@ -557,3 +557,48 @@ async fn attach(path: PathBuf) -> Attached {
 async fn try_attach(path: PathBuf) -> Result<Attached, LinkError> {
     tokio::task::spawn_blocking(move || proto::link::attach(&path)).await.expect("attaching does not panic")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtls::Identity;
+    use crate::engine::Settings;
+
+    fn grant() -> Grant {
+        Grant {
+            room: "demo".into(),
+            name: "Ada".into(),
+            publish: true,
+            subscribe: true,
+            admin: false,
+            expires_at: None,
+        }
+    }
+
+    #[test]
+    fn a_socket_that_does_not_read_is_cut_off_alone() {
+        let engine = Engine::new(Settings::default(), Identity::generate().unwrap(), [1; 32]);
+        let mut driver = Driver::new(engine, channel().1, Path::new("/nowhere"));
+        let mut receivers = Vec::new();
+        for number in 0..2 {
+            let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+            let socket = SocketId(number);
+            let opened = Request::Opened { socket, room: "demo".into(), grant: grant(), outgoing };
+            assert!(driver.take_request(opened).is_continue());
+            receivers.push(receiver);
+        }
+        for _ in 0..OUTGOING_MAX + 10 {
+            driver.send(SocketId(0), ToSocket::Signal(ServerSignal::Pong {}));
+            driver.send(SocketId(1), ToSocket::Signal(ServerSignal::Pong {}));
+            receivers[1].try_recv().expect("the one that reads gets everything");
+        }
+        assert_eq!(driver.sockets_slow, 1);
+        let mut signals = 0;
+        while let Ok(what) = receivers[0].try_recv() {
+            assert!(matches!(what, ToSocket::Signal(_)), "it is not closed as if all were said");
+            signals += 1;
+        }
+        assert_eq!(signals, OUTGOING_MAX);
+        assert_eq!(receivers[0].try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+    }
+}

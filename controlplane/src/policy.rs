@@ -26,7 +26,7 @@ pub struct Settings {
     pub tracks_max: usize,
     /// Receive slots of one peer; further receiving sections are answered `inactive`.
     pub slots_max: usize,
-    /// `host:port` of this edge's STUN server, told to clients in `welcome`.
+    /// `stun:host:port` of this edge's STUN server, told to clients in `welcome`.
     pub stun: Option<String>,
     /// How long a socket may stay without an offer or a resumed session.
     pub offer_timeout: Duration,

@@ -5,17 +5,17 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::{KeyError, TokenKey};
 use crate::dtls::{DtlsError, Identity};
@@ -29,6 +29,10 @@ const LOCK_FILE: &str = "controlplane.lock";
 /// How long the sockets may take to say goodbye. The supervisor waits longer than this.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long what is taken is tried again, and how often. A process that was killed lets go within milliseconds.
+const TAKEN_PATIENCE: Duration = Duration::from_millis(500);
+const TAKEN_RETRY: Duration = Duration::from_millis(20);
+
 /// What a controlplane needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -38,7 +42,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where STUN is served. Port 0 takes any.
     pub stun: SocketAddr,
-    /// What the rooms allow. `stun` is filled in from the address that was bound.
+    /// Where clients reach a STUN server that is bound to every address. Unused if it is bound to one.
+    pub stun_ip: Option<IpAddr>,
+    /// What the rooms allow. `stun` is filled in here.
     pub settings: Settings,
     /// Limits of the doors.
     pub limits: http::Limits,
@@ -53,6 +59,7 @@ impl Config {
             state,
             listen,
             stun,
+            stun_ip: None,
             settings: Settings::default(),
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
@@ -109,6 +116,17 @@ pub enum Error {
     Start(io::Error),
 }
 
+impl Error {
+    /// Whether somebody else has what was wanted.
+    fn is_taken(&self) -> bool {
+        match self {
+            Error::Locked(_) => true,
+            Error::Bind { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+}
+
 /// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
 ///
 /// SIGINT ends the rooms: every client is told that the server stops. SIGTERM ends this process only: sockets are
@@ -126,17 +144,18 @@ pub async fn serve(
     stop: impl Future<Output = bool>,
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
-    let _lock = lock(&config.state)?;
+    let _lock = patiently(async || lock(&config.state)).await?;
     let key = TokenKey::load_or_create(&config.state)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"))?;
-    let stun = UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"))?;
+    let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
+    let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
+    let listener = patiently(listen).await?;
+    let stun = async || UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"));
+    let stun = patiently(stun).await?;
     let listening = Listening {
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
     };
-    if !listening.stun.ip().is_unspecified() && config.settings.stun.is_none() {
-        config.settings.stun = Some(listening.stun.to_string());
-    }
+    config.settings.stun = stun_uri(listening.stun, config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
@@ -164,8 +183,21 @@ pub async fn serve(
     Ok(result?)
 }
 
-fn refused(what: &'static str, address: SocketAddr, option: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Bind { what, address, source, option }
+/// What clients are told to ask for their address (RFC 7064), if they can reach it.
+fn stun_uri(bound: SocketAddr, reached: Option<IpAddr>) -> Option<String> {
+    let ip = if bound.ip().is_unspecified() { reached? } else { bound.ip() };
+    Some(format!("stun:{}", SocketAddr::new(ip, bound.port())))
+}
+
+/// Tries again for a moment what a predecessor that was just killed may still hold.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.is_taken() && begun.elapsed() < TAKEN_PATIENCE => sleep(TAKEN_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 fn seed() -> Result<[u8; 32], Error> {
@@ -196,4 +228,20 @@ fn stop_signal() -> io::Result<impl Future<Output = bool>> {
             _ = terminate.recv() => false,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_a_stun_server_that_they_can_reach() {
+        let uri = |bound: &str, reached: Option<&str>| {
+            stun_uri(bound.parse().unwrap(), reached.map(|ip| ip.parse().unwrap())).unwrap_or_default()
+        };
+        assert_eq!(uri("192.0.2.7:3478", Some("192.0.2.1")), "stun:192.0.2.7:3478");
+        assert_eq!(uri("0.0.0.0:3479", Some("192.0.2.1")), "stun:192.0.2.1:3479");
+        assert_eq!(uri("[::]:3478", Some("2001:db8::1")), "stun:[2001:db8::1]:3478");
+        assert_eq!(uri("0.0.0.0:3478", None), "");
+    }
 }

@@ -8,7 +8,6 @@ use controlplane::auth::{Claims, KEY_LEN, TokenKey};
 use controlplane::http::{Limits, Site, serve};
 use controlplane::link::{self, Closing, Inbox, Request, ToSocket};
 use controlplane::metrics::Sample;
-use controlplane::stun_server;
 use futures_util::{SinkExt, StreamExt};
 use proto::signal::{ClientSignal, ServerSignal};
 use serde_json::Value;
@@ -171,6 +170,21 @@ async fn the_page_allows_nothing_that_it_does_not_need() {
     assert_eq!(server.get("/sdk/uprtc.js").await.header("access-control-allow-origin"), Some("*"));
 }
 
+/// Files of the page lie in two folders; what only its build and its tests need is not served.
+#[tokio::test]
+async fn every_file_of_the_page_is_served() {
+    let server = Server::start(Limits::default()).await;
+    let web = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+    for (folder, address) in [(web.clone(), "/web"), (web.join("sdk"), "/sdk")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".css") || name.ends_with(".js") {
+                assert_eq!(server.get(&format!("{address}/{name}")).await.status(), 200, "{address}/{name}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_there_is_a_problem() {
     let server = Server::start(Limits::default()).await;
@@ -178,7 +192,7 @@ async fn what_is_not_there_is_a_problem() {
         assert_eq!(server.get(path).await.problem(), (404, "not_found".into()), "{path}");
     }
     for path in ["/r/a%20b", "/r/a%2fb", "/r/%2a", "/v1/rooms/a%20b/signal", &format!("/r/{}", "a".repeat(65))] {
-        assert_eq!(server.get(path).await.problem(), (404, "room_name".into()), "{path}");
+        assert_eq!(server.get(path).await.problem(), (400, "room_name".into()), "{path}");
     }
     let head = "POST /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(server.ask(head).await.problem(), (405, "method_not_allowed".into()));
@@ -268,7 +282,7 @@ async fn what_is_no_signal_is_refused_and_the_socket_goes_on() {
 async fn a_signal_that_is_too_large_ends_the_socket() {
     let mut server = Server::start(Limits::default()).await;
     let (mut client, _outgoing) = server.join().await;
-    let fits = format!("{}{}", r#"{"type":"ping"}"#, " ".repeat(64 * 1024 - 15));
+    let fits = format!("{}{}", r#"{"type":"ping"}"#, " ".repeat(256 * 1024 - 15));
     client.send(Message::text(fits.clone())).await.unwrap();
     assert!(matches!(server.request().await, Request::Signal { .. }));
     client.send(Message::text(fits + " ")).await.unwrap();
@@ -388,7 +402,7 @@ async fn metrics_are_what_the_engine_says() {
     let (text, ()) = timeout(DEADLINE, async { tokio::join!(text, answering) }).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.contains(controlplane::metrics::CONTENT_TYPE), "{text}");
     assert!(text.contains("\nuprtc_linked 1\n"), "{text}");
-    let _ = stun_server::Counts::default(); // Its counts are on the same page.
+    assert!(text.contains("\nuprtc_stun_requests_total{fate=\"answered\"} 0\n"), "{text}");
 }
 
 #[tokio::test]

@@ -56,6 +56,20 @@ fn a_killed_controlplane_is_replaced_and_no_route_moves() {
 }
 
 #[test]
+fn a_session_is_not_denied_before_the_worker_has_told_who_is_there() {
+    let mut world = World::unlinked(Settings::default());
+    let resume = |world: &mut World| {
+        let socket = world.open("blue", grant("Ada"));
+        world.drain(socket);
+        world.say(socket, ClientSignal::Resume { session: "of a predecessor".into() });
+        error_of(world.next(socket))
+    };
+    assert_eq!(resume(&mut world), (ErrorCode::NoDataplane, true), "come again");
+    world.link(0);
+    assert_eq!(resume(&mut world), (ErrorCode::UnknownSession, false), "now it is certain");
+}
+
+#[test]
 fn what_changed_before_the_kill_is_known_after_it() {
     let mut world = World::new();
     let mut ada = world.join("blue", "Ada");

@@ -357,7 +357,7 @@ records! {
         PeerOpen = 1 {
             /// Its place in the worker's table.
             peer: PeerId,
-            /// Our username fragment; the first half of USERNAME in the peer's checks.
+            /// Our username fragment, which no other peer of the worker has; the first half of USERNAME in the peer's checks.
             ufrag: [u8; UFRAG_LEN],
             /// Our password; keys MESSAGE-INTEGRITY in both directions of a check.
             pwd: [u8; PWD_LEN],
@@ -419,7 +419,8 @@ records! {
             slot: SlotId,
             /// Who receives.
             peer: PeerId,
-            /// SSRC for the life of the slot.
+            /// SSRC for the life of the slot. It and the RTX stream's are refused as occupied if a slot of this peer has
+            /// ever had them: the packet index would begin again under the same key.
             ssrc: Ssrc,
             /// SSRC of its RTX stream, or 0.
             rtx_ssrc: Ssrc,
@@ -657,6 +658,8 @@ counters! {
     DroppedStunUnknownUfrag => "dropped_stun_unknown_ufrag",
     /// Drop: MESSAGE-INTEGRITY or FINGERPRINT is wrong.
     DroppedStunIntegrity => "dropped_stun_integrity",
+    /// Drop: an authentic check from an address that another peer has checked from within 10 s.
+    DroppedStunPathTaken => "dropped_stun_path_taken",
     /// Drop: not a well-formed DTLS record.
     DroppedDtlsMalformed => "dropped_dtls_malformed",
     /// Drop: punts of this peer (or of all) exceed their rate.

@@ -282,7 +282,7 @@ pub enum LeaveReason {
 pub enum ErrorCode {
     /// Not a signal of this protocol.
     BadSignal,
-    /// A signal larger than 64 KiB, or more than 50 a second.
+    /// A signal larger than 256 KiB, or more than 50 a second.
     TooMuch,
     /// A second offer: this way has one offer per peer.
     AlreadyOffered,

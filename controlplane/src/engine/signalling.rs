@@ -87,7 +87,8 @@ impl Engine {
             (Seat::Guest(guest), ClientSignal::Resume { session }) => {
                 let room = guest.room.clone();
                 if let Err(refusal) = self.resume(socket, &room, session) {
-                    self.refuse(socket, refusal, false);
+                    let fatal = refusal.code == ErrorCode::NoDataplane;
+                    self.refuse(socket, refusal, fatal);
                 }
             }
             (Seat::Guest(_), ClientSignal::Leave {}) => self.close_socket(socket),
@@ -231,6 +232,10 @@ impl Engine {
         let handle = self.sessions.get(&SessionHash::of(&session)).copied();
         let found = handle.and_then(|handle| Some((handle, self.peers.get_mut(&handle)?)));
         let Some((handle, peer)) = found.filter(|(_, peer)| peer.room == room) else {
+            // A session of our predecessor is known as soon as its worker has told what is installed.
+            if !self.is_ready() {
+                return Err(no_dataplane());
+            }
             return Err(Refusal::new(ErrorCode::UnknownSession, "the session is not known here: offer anew"));
         };
         let before = peer.socket.replace(socket);

@@ -27,7 +27,7 @@ impl Problem {
     }
 
     pub(super) fn room_name() -> Problem {
-        Problem::new(StatusCode::NOT_FOUND, "room_name", "a room's name is 1 to 64 of A-Z a-z 0-9 . _ -")
+        Problem::new(StatusCode::BAD_REQUEST, "room_name", "a room's name is 1 to 64 of A-Z a-z 0-9 . _ -")
     }
 
     pub(super) fn not_ready(code: &'static str, detail: &str) -> Problem {

@@ -15,14 +15,35 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
+/// Files of `controlplane/web` by their names.
+macro_rules! assets {
+    ($folder:literal, $($name:literal: $kind:expr),* $(,)?) => {
+        &[$(($name, $kind, include_str!(concat!("../../web/", $folder, $name)))),*]
+    };
+}
+
 /// Files under `/web/`.
-const WEB: &[Asset] = &[
-    ("app.js", JAVASCRIPT, include_str!("../../web/app.js")),
-    ("style.css", CSS, include_str!("../../web/style.css")),
-];
+const WEB: &[Asset] = assets! {
+    "",
+    "app.js": JAVASCRIPT,
+    "call.js": JAVASCRIPT,
+    "elements.js": JAVASCRIPT,
+    "grid.js": JAVASCRIPT,
+    "lobby.js": JAVASCRIPT,
+    "pickers.js": JAVASCRIPT,
+    "style.css": CSS,
+    "tile.js": JAVASCRIPT,
+};
 
 /// Files under `/sdk/`: what an application developer imports, from any origin.
-const SDK: &[Asset] = &[("uprtc.js", JAVASCRIPT, include_str!("../../web/sdk/uprtc.js"))];
+const SDK: &[Asset] = assets! {
+    "sdk/",
+    "device.js": JAVASCRIPT,
+    "error.js": JAVASCRIPT,
+    "socket.js": JAVASCRIPT,
+    "transport.js": JAVASCRIPT,
+    "uprtc.js": JAVASCRIPT,
+};
 
 const ROOM: &str = include_str!("../../web/index.html");
 const START: &str = include_str!("start.html");

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::error::Problem;
 use super::{Limits, Site};
@@ -24,7 +24,7 @@ use crate::engine::{Grant, SocketId};
 use crate::link::{Closing, ToSocket};
 
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
-const FRAME_LEN_FACTOR: usize = 4;
+const FRAME_LEN_FACTOR: usize = 2;
 
 /// What the address may carry.
 #[derive(Deserialize)]
@@ -116,7 +116,7 @@ async fn carry(
     outgoing: &mut mpsc::Receiver<ToSocket>,
 ) -> End {
     let limits = &site.limits;
-    let mut pings = interval(limits.ping_interval);
+    let mut pings = interval_at(tokio::time::Instant::now() + limits.ping_interval, limits.ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     let mut budget = Budget::new(limits.signals_per_second, heard);

@@ -276,7 +276,8 @@ impl Egress {
         // A socket may be writable by poll's measure (half of its buffer is free) and still too full for a train: so
         // each wait costs something, and the waits of one flush end.
         self.patience = self.patience.saturating_sub(started.elapsed().max(Duration::from_micros(20)));
-        matches!(ready, Ok(1..))
+        // An interrupted wait says nothing: try to send.
+        !matches!(ready, Ok(0))
     }
 }
 
@@ -361,7 +362,7 @@ mod tests {
     fn see(header: &libc::msghdr) -> Seen {
         // SAFETY: the header was made by `write_headers`; this reads what a kernel would.
         unsafe {
-            let vectors = std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize);
+            let vectors = std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen);
             let bytes = |v: &libc::iovec| std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len).to_vec();
             let segment = libc::CMSG_FIRSTHDR(header).as_ref().map(|message| {
                 assert_eq!((message.cmsg_level, message.cmsg_type), (libc::SOL_UDP, libc::UDP_SEGMENT));
@@ -548,6 +549,67 @@ mod tests {
             if calls == 1 { refuse(libc::ECONNREFUSED) } else { Ok(headers.len()) }
         });
         assert_eq!(flushed, Flushed { trains: 2, failed: 0 });
+    }
+
+    /// Runs a test in a thread with a network namespace of its own, prepared by these commands; leaves it out where
+    /// that is not permitted, or the tools are missing.
+    fn in_network(commands: &'static [&'static str], test: fn()) {
+        let run = |command: &&str| {
+            let mut words = command.split(' ');
+            let status = std::process::Command::new(words.next().unwrap()).args(words).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let body = move || {
+            // SAFETY: it moves only the calling thread, which ends with the test.
+            let is_moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            if is_moved && commands.iter().all(run) {
+                test();
+            } else {
+                eprintln!("no network namespace here: this is tested with a scripted kernel only");
+            }
+        };
+        std::thread::spawn(body).join().unwrap();
+    }
+
+    #[test]
+    fn a_slow_device_costs_packets_and_a_millisecond() {
+        const SLOW: &str = "tc qdisc add dev lo root tbf rate 8mbit burst 20kb limit 64mb";
+        in_network(&["ip link set lo up", SLOW], || {
+            let (mut egress, mut socket) = (Egress::new(), socket());
+            let friend = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = friend.local_addr().unwrap().port();
+            rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, 100_000).unwrap();
+            let started = Instant::now();
+            let flushed = send(&mut egress, &mut socket, &vec![(port, packets(&[1200; 1000]))], &mut sendmmsg);
+            let took = started.elapsed();
+            assert!(flushed.failed > 100 && flushed.trains > 0, "{flushed:?}");
+            assert!(took < Duration::from_millis(200), "{took:?} with at most one of waiting");
+            // Once the device has caught up, all is as before.
+            let mut polled = [PollFd::new(&socket, PollFlags::OUT)];
+            let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+            assert_eq!(rustix::event::poll(&mut polled, Some(&patience)).unwrap(), 1);
+            let chains = vec![(port, packets(&[1200; 10]))];
+            assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Flushed { trains: 1, failed: 0 });
+        });
+    }
+
+    #[test]
+    fn a_narrow_device_gets_single_packets_and_loses_none() {
+        in_network(&["ip link set lo mtu 1000", "ip link set lo up"], || {
+            let (mut egress, mut socket) = (Egress::new(), socket());
+            let friend = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            friend.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let sent = packets(&[1200; 5]);
+            let chains = vec![(friend.local_addr().unwrap().port(), sent.clone())];
+            for _ in 0..2 {
+                assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Flushed { trains: 5, failed: 0 });
+                let mut buffer = [0; 2000];
+                for packet in &sent {
+                    assert_eq!(friend.recv(&mut buffer).unwrap(), packet.len());
+                }
+            }
+            assert!(socket.has_gso() && !egress.refusing.is_empty);
+        });
     }
 
     proptest! {

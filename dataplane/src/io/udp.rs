@@ -471,7 +471,7 @@ mod tests {
 
     /// Packets of these lengths that tell their place in the sequence.
     fn packets(lengths: impl IntoIterator<Item = usize>) -> Vec<Vec<u8>> {
-        lengths.into_iter().enumerate().map(|(i, len)| (0..len).map(|b| (b ^ i * 7) as u8).collect()).collect()
+        lengths.into_iter().enumerate().map(|(i, len)| (0..len).map(|b| (b ^ (i * 7)) as u8).collect()).collect()
     }
 
     #[test]

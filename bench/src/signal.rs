@@ -1,0 +1,144 @@
+//! The signalling socket: from the printed link to typed signals.
+
+use futures_util::{SinkExt, StreamExt};
+use proto::signal::{ClientSignal, ServerSignal};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// Why the socket cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// The link is not `http://HOST:PORT/r/ROOM?token=TOKEN`.
+    #[error("{0:?} is no link to a room")]
+    Link(String),
+    /// The server said no; its HTTP status and the body, which names the reason.
+    #[error("the server refused the socket: {status} {body}")]
+    Refused {
+        /// HTTP status code.
+        status: u16,
+        /// Body of the response.
+        body: String,
+    },
+    /// TCP or WebSocket.
+    #[error("the signalling socket failed: {0}")]
+    WebSocket(Box<tungstenite::Error>),
+    /// The server sent what `proto::signal` does not know.
+    #[error("not a signal of the server: {text:?}: {error}")]
+    Unknown {
+        /// What was received.
+        text: String,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+}
+
+impl From<tungstenite::Error> for SignalError {
+    fn from(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Http(response) => SignalError::Refused {
+                status: response.status().as_u16(),
+                body: response.body().as_deref().map(|body| String::from_utf8_lossy(body).into()).unwrap_or_default(),
+            },
+            error => SignalError::WebSocket(Box::new(error)),
+        }
+    }
+}
+
+/// A link to a room, as `uprtc run` prints it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    authority: String,
+    room: String,
+    token: String,
+}
+
+impl Link {
+    /// Parses `http://HOST:PORT/r/ROOM?token=TOKEN`.
+    pub fn parse(text: &str) -> Result<Link, SignalError> {
+        let split = || {
+            let (authority, path) = text.trim().strip_prefix("http://")?.split_once('/')?;
+            let (room, query) = path.strip_prefix("r/")?.split_once('?')?;
+            let token = query.split('&').find_map(|pair| pair.strip_prefix("token="))?;
+            Some(Link { authority: authority.into(), room: room.into(), token: token.into() })
+        };
+        split().ok_or_else(|| SignalError::Link(text.into()))
+    }
+
+    /// The same server, another room and token.
+    pub fn to_room(&self, room: &str, token: &str) -> Link {
+        Link { authority: self.authority.clone(), room: room.into(), token: token.into() }
+    }
+
+    /// `HOST:PORT` of the HTTP side.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The room's name.
+    pub fn room(&self) -> &str {
+        &self.room
+    }
+
+    fn socket_url(&self) -> String {
+        format!("ws://{}/v1/rooms/{}/signal?token={}", self.authority, self.room, self.token)
+    }
+}
+
+/// An open signalling socket.
+#[derive(Debug)]
+pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    /// Opens the socket of the link's room.
+    pub async fn connect(link: &Link) -> Result<Socket, SignalError> {
+        let (stream, _) = connect_async(link.socket_url()).await?;
+        Ok(Socket(stream))
+    }
+
+    /// Says something to the server.
+    pub async fn send(&mut self, signal: &ClientSignal) -> Result<(), SignalError> {
+        let text = serde_json::to_string(signal).expect("a signal is always JSON");
+        Ok(self.0.send(Message::text(text)).await?)
+    }
+
+    /// The next signal, or None when the server closed. May be cancelled and called again.
+    pub async fn next(&mut self) -> Option<Result<ServerSignal, SignalError>> {
+        loop {
+            let text = match self.0.next().await? {
+                Ok(Message::Text(text)) => text,
+                Ok(Message::Close(_)) => return None,
+                Ok(_) => continue,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let signal = serde_json::from_str(&text);
+            return Some(signal.map_err(|error| SignalError::Unknown { text: text.to_string(), error }));
+        }
+    }
+
+    /// Closes as a browser does when the page goes: without `leave`.
+    pub async fn close(mut self) {
+        // The server may have gone before us.
+        let _ = self.0.close(None).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_taken_apart() {
+        let link = Link::parse("http://127.0.0.1:8080/r/demo?token=a.b-c_d&join=1\n").unwrap();
+        assert_eq!((link.authority(), link.room()), ("127.0.0.1:8080", "demo"));
+        assert_eq!(link.socket_url(), "ws://127.0.0.1:8080/v1/rooms/demo/signal?token=a.b-c_d");
+        assert_eq!(link.to_room("other", "t").socket_url(), "ws://127.0.0.1:8080/v1/rooms/other/signal?token=t");
+    }
+
+    #[test]
+    fn what_is_no_link_is_said() {
+        for text in ["", "http://127.0.0.1:8080/", "http://127.0.0.1:8080/r/demo", "https://a/r/b?token=c"] {
+            assert!(Link::parse(text).is_err(), "{text}");
+        }
+    }
+}

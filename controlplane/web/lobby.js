@@ -1,0 +1,156 @@
+// @ts-check
+/** Before joining: see yourself, choose devices, go in. */
+
+import { openDevices } from '/sdk/uprtc.js';
+import { button, fillAvatar, find, part, showSwitch } from './elements.js';
+import { listDevices } from './pickers.js';
+
+/** @import { UprtcError } from '/sdk/uprtc.js' */
+/** @typedef {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, cameraId?: string, isMuted: boolean }} Choice */
+/** @typedef {'microphone' | 'camera'} Source */
+
+const lists = {
+  microphone: find('lobby-mic', HTMLSelectElement),
+  camera: find('lobby-cam', HTMLSelectElement),
+};
+const video = find('preview-video', HTMLVideoElement);
+const level = find('preview-level', HTMLMeterElement);
+
+/**
+ * @param {{ room: string, name: string, mayPublish: boolean, problem: string }} about
+ * @returns {Promise<Choice>} Once the person asks to join.
+ */
+export function chooseInLobby(about) {
+  part('lobby').hidden = false;
+  return new Promise((resolve) => new Lobby(about, resolve));
+}
+
+/** @param {UprtcError[]} errors */
+function inOneSentence(errors) {
+  const codes = errors.map(({ code }) => code).join(' ');
+  if (codes === 'microphone_denied camera_denied') return 'The browser does not allow the microphone and the camera.';
+  if (codes === 'microphone_missing camera_missing') return 'No microphone and no camera were found.';
+  return [...new Set(errors.map(({ message }) => message))].join(' ');
+}
+
+class Lobby {
+  /**
+   * @param {{ room: string, name: string, mayPublish: boolean, problem: string }} about
+   * @param {(choice: Choice) => void} done
+   */
+  constructor({ room, name, mayPublish, problem }, done) {
+    part('lobby-room').textContent = room;
+    part('lobby-name').textContent = name ? `You join as ${name}.` : '';
+    part('lobby-problem').textContent = problem;
+    part('lobby-problem').hidden = !problem;
+    fillAvatar(part('preview-avatar'), name);
+    button('preview-mic').onclick = () => this.#toggle('microphone');
+    button('preview-cam').onclick = () => this.#toggle('camera');
+    lists.microphone.onchange = () => this.#open('microphone', lists.microphone.value);
+    lists.camera.onchange = () => this.#open('camera', lists.camera.value);
+    find('join-form', HTMLFormElement).onsubmit = (event) => {
+      event.preventDefault();
+      this.#leave();
+      done({ ...this.#tracks, cameraId: lists.camera.value, isMuted: !this.#on.microphone });
+    };
+    for (const id of ['preview-mic', 'preview-cam', 'lobby-mic-field', 'lobby-cam-field']) part(id).hidden = !mayPublish;
+    if (mayPublish) this.#openBoth();
+    else this.#note('You can watch and listen: this link does not let you speak.');
+    this.#refresh();
+    // Enter joins.
+    button('join').focus({ focusVisible: false });
+  }
+
+  #on = { microphone: true, camera: true };
+  /** @type {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack }} */
+  #tracks = {};
+  #isOver = false;
+  /** @type {AudioContext | undefined} */
+  #context;
+
+  async #openBoth() {
+    this.#note('Allow the camera and the microphone to be seen and heard.');
+    const { errors, ...tracks } = await openDevices({ microphone: true, camera: true });
+    this.#tracks = tracks;
+    this.#on = { microphone: !!tracks.microphone, camera: !!tracks.camera };
+    const advice = errors.length === 2 ? 'You can still join, watch and listen.' : 'You can still join.';
+    this.#note(errors.length ? `${inOneSentence(errors)} ${advice}` : '');
+    this.#refresh();
+  }
+
+  /** @param {Source} source @param {string} [deviceId] */
+  async #open(source, deviceId) {
+    this.#tracks[source]?.stop();
+    const { errors, ...tracks } = await openDevices({ [source]: deviceId ? { deviceId: { exact: deviceId } } : true });
+    delete this.#tracks[source];
+    Object.assign(this.#tracks, tracks);
+    this.#on[source] = !!tracks[source];
+    this.#note(errors.map(({ message }) => message).join(' '));
+    this.#refresh();
+  }
+
+  /** @param {Source} source */
+  async #toggle(source) {
+    this.#on[source] = !this.#on[source];
+    const track = this.#tracks[source];
+    if (this.#on[source] && !track) return this.#open(source, lists[source].value);
+    if (source === 'camera' && !this.#on.camera) {
+      track?.stop();
+      delete this.#tracks.camera;
+    }
+    if (source === 'microphone' && track) track.enabled = this.#on.microphone;
+    this.#refresh();
+  }
+
+  /** @param {string} text */
+  #note(text) {
+    part('preview-note').textContent = text;
+  }
+
+  #refresh() {
+    if (this.#isOver) {
+      // Permission came after Join was pressed; the room asks for its devices itself.
+      for (const track of Object.values(this.#tracks)) track.stop();
+      return;
+    }
+    const { microphone, camera } = this.#tracks;
+    showSwitch(button('preview-mic'), this.#on.microphone, 'mic', this.#on.microphone ? 'Mute microphone' : 'Unmute microphone');
+    showSwitch(button('preview-cam'), this.#on.camera, 'cam', this.#on.camera ? 'Switch camera off' : 'Switch camera on');
+    video.srcObject = camera ? new MediaStream([camera]) : null;
+    video.hidden = !camera;
+    part('preview-avatar').hidden = !!camera;
+    level.hidden = !microphone;
+    listDevices(lists.microphone, 'audioinput', microphone);
+    listDevices(lists.camera, 'videoinput', camera);
+    this.#measure(microphone);
+  }
+
+  /** @param {MediaStreamTrack | undefined} track */
+  #measure(track) {
+    this.#context?.close();
+    this.#context = undefined;
+    if (!track) return;
+    const context = new AudioContext();
+    this.#context = context;
+    const analyser = new AnalyserNode(context, { fftSize: 1024 });
+    new MediaStreamAudioSourceNode(context, { mediaStream: new MediaStream([track]) }).connect(analyser);
+    const samples = new Float32Array(analyser.fftSize);
+    const look = () => {
+      if (context !== this.#context) return;
+      analyser.getFloatTimeDomainData(samples);
+      const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length;
+      // Decibels, since loudness is felt so: -60 dB is empty, -10 dB is full.
+      level.value = Math.min(1, Math.max(0, (10 * Math.log10(power + 1e-9) + 60) / 50));
+      requestAnimationFrame(look);
+    };
+    look();
+  }
+
+  #leave() {
+    this.#isOver = true;
+    this.#context?.close();
+    this.#context = undefined;
+    video.srcObject = null;
+    part('lobby').hidden = true;
+  }
+}

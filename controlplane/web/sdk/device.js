@@ -1,0 +1,182 @@
+// @ts-check
+/** A microphone, a camera or a screen of this client: opened, switched, and let go. */
+
+import { asUprtcError, UprtcError } from './error.js';
+
+/** @import { SendSource } from './uprtc.js' */
+
+/** What is asked of a device unless the application says otherwise. */
+const WISHES = {
+  microphone: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+  camera: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30, max: 30 } },
+  screen: { frameRate: { ideal: 15, max: 30 } },
+};
+
+/** One source of media. Switches come one after the other, however fast the person clicks. */
+export class Device {
+  /** @param {SendSource} source */
+  constructor(source) {
+    this.source = source;
+    /** @type {MediaStreamTrack | null} */
+    this.track = null;
+    /** Whether media comes out of it. */
+    this.isActive = false;
+    /** The device ended by itself. */
+    this.onlost = () => {};
+  }
+
+  #isOurs = false;
+  /** @type {Promise<unknown>} */
+  #queue = Promise.resolve();
+  /** @type {MediaTrackConstraints} What was chosen last: switching on again means the same device. */
+  #chosen = {};
+  /** @type {MediaStreamTrack | undefined} The application's own track, if it gave one. */
+  #given;
+  #onEnded = () => this.onlost();
+
+  /**
+   * @param {boolean} on
+   * @param {boolean | MediaTrackConstraints | MediaStreamTrack} [choice]
+   */
+  switch(on, choice) {
+    const turn = this.#queue.then(() => (on ? this.#on(choice) : this.#off(choice)));
+    this.#queue = turn.catch(() => {});
+    return turn;
+  }
+
+  /** @param {boolean | MediaTrackConstraints | MediaStreamTrack} [choice] */
+  async #on(choice) {
+    if (choice instanceof MediaStreamTrack) {
+      this.#given = choice;
+      const { deviceId } = choice.getSettings();
+      if (deviceId) this.#chosen = { deviceId };
+      if (choice !== this.track) this.#take(choice, false);
+    } else if (typeof choice === 'object') {
+      this.#given = undefined;
+      this.#chosen = choice;
+      await this.#open();
+    } else if (!this.track) {
+      if (this.#given?.readyState === 'live') this.#take(this.#given, false);
+      else await this.#open();
+    }
+    if (this.track) this.track.enabled = true;
+    this.isActive = true;
+  }
+
+  async #open() {
+    // Many phones open one camera at a time.
+    if (this.source === 'camera') this.#release();
+    this.#take(await open(this.source, this.#chosen), true);
+  }
+
+  /** Takes a track that was opened for this device by {@link openDevices}. @param {MediaStreamTrack} track */
+  adopt(track) {
+    const { deviceId } = track.getSettings();
+    if (deviceId) this.#chosen = { deviceId };
+    this.#take(track, true);
+    this.isActive = true;
+  }
+
+  /** @param {boolean | MediaTrackConstraints | MediaStreamTrack} [choice] For when it is switched on again. */
+  #off(choice) {
+    if (choice instanceof MediaStreamTrack) this.#given = choice;
+    else if (typeof choice === 'object') [this.#given, this.#chosen] = [undefined, choice];
+    this.isActive = false;
+    const isMute = this.source === 'microphone' && this.track?.readyState === 'live';
+    if (isMute && this.track) this.track.enabled = false;
+    else this.#release();
+  }
+
+  /**
+   * @param {MediaStreamTrack} track
+   * @param {boolean} isOurs
+   */
+  #take(track, isOurs) {
+    this.#release();
+    this.track = track;
+    this.#isOurs = isOurs;
+    track.addEventListener('ended', this.#onEnded);
+    // A shared screen is read: sharp at few frames, rather than fluent and blurred.
+    if (this.source === 'screen') track.contentHint = 'detail';
+  }
+
+  #release() {
+    this.isActive = false;
+    this.track?.removeEventListener('ended', this.#onEnded);
+    if (this.#isOurs) this.track?.stop();
+    this.track = null;
+  }
+
+  close() {
+    this.#release();
+  }
+}
+
+/**
+ * Opens microphone and camera with one question to the person, for a preview before joining. What cannot be had is
+ * missing from the result, and the reason is among the errors.
+ * @param {{ microphone?: boolean | MediaTrackConstraints, camera?: boolean | MediaTrackConstraints }} wanted
+ * @returns {Promise<{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }>}
+ */
+export async function openDevices({ microphone, camera }) {
+  /** @type {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }} */
+  const opened = { errors: [] };
+  if (microphone && camera && navigator.mediaDevices) {
+    const audio = { ...WISHES.microphone, ...(typeof microphone === 'object' && microphone) };
+    const video = { ...WISHES.camera, ...(typeof camera === 'object' && camera) };
+    const stream = await navigator.mediaDevices.getUserMedia({ audio, video }).catch(() => undefined);
+    if (stream) return { microphone: stream.getAudioTracks()[0], camera: stream.getVideoTracks()[0], errors: [] };
+  }
+  // One of the two is the obstacle: ask for each alone, and say which.
+  const wishes = { microphone, camera };
+  for (const source of /** @type {const} */ (['microphone', 'camera'])) {
+    const wish = wishes[source];
+    if (!wish) continue;
+    try {
+      opened[source] = await open(source, typeof wish === 'object' ? wish : {});
+    } catch (error) {
+      opened.errors.push(asUprtcError(error));
+    }
+  }
+  return opened;
+}
+
+/**
+ * @param {SendSource} source
+ * @param {MediaTrackConstraints} chosen
+ * @returns {Promise<MediaStreamTrack>}
+ */
+async function open(source, chosen) {
+  const { mediaDevices } = navigator;
+  if (!mediaDevices) throw new UprtcError('insecure_context');
+  const wish = { ...WISHES[source], ...chosen };
+  try {
+    const stream = await (source === 'microphone'
+      ? mediaDevices.getUserMedia({ audio: wish })
+      : source === 'camera'
+        ? mediaDevices.getUserMedia({ video: wish })
+        : mediaDevices.getDisplayMedia({ video: wish }));
+    const track = stream.getTracks()[0];
+    if (track) return track;
+    throw new DOMException('the stream is empty', 'NotFoundError');
+  } catch (error) {
+    throw whyNot(source, error);
+  }
+}
+
+/**
+ * What `getUserMedia` and `getDisplayMedia` throw, in our words.
+ * @param {SendSource} source
+ * @param {unknown} error
+ */
+function whyNot(source, error) {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  const ends = /** @type {Record<string, string>} */ ({
+    NotAllowedError: 'denied',
+    SecurityError: 'denied',
+    NotFoundError: 'missing',
+    OverconstrainedError: 'missing',
+    TypeError: 'missing',
+  });
+  return new UprtcError(`${source}_${ends[name] ?? 'busy'}`, `${name}: ${message}`, { cause: error });
+}

@@ -1,0 +1,153 @@
+// @ts-check
+/** The signalling socket: opening it, and if the door stays shut, finding out why; signals both ways; keeping watch. */
+
+import { UprtcError } from './error.js';
+
+/** @import { LeaveReason, Source } from './uprtc.js' */
+
+/** @typedef {{ mid: string, kind: 'audio' | 'video', peer?: string, track?: string, source?: Source }} SlotInfo */
+/** @typedef {{ track: string, kind: 'audio' | 'video', source: Source, active: boolean }} TrackInfo */
+/** @typedef {{ peer: string, name: string, tracks: TrackInfo[] }} PeerInfo */
+/**
+ * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
+ *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
+ *   resumed: boolean }} Welcome
+ */
+/**
+ * What the server says (docs/PROTOCOL.md).
+ * @typedef {Welcome
+ *   | { type: 'answer', sdp: string }
+ *   | { type: 'candidate' } & RTCIceCandidateInit
+ *   | { type: 'peers', peers: PeerInfo[] }
+ *   | { type: 'peer_joined', peer: PeerInfo }
+ *   | { type: 'peer_left', peer: string, reason: LeaveReason }
+ *   | { type: 'track_changed', peer: string, track: TrackInfo }
+ *   | { type: 'slots', slots: SlotInfo[] }
+ *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
+ *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }
+ *   | { type: 'error', code: string, message: string, fatal: boolean }
+ *   | { type: 'bye', reason: LeaveReason, rejoin: boolean }
+ *   | { type: 'pong' }} ServerSignal
+ */
+/**
+ * What we say.
+ * @typedef {{ type: 'offer', sdp: string, tracks: { mid: string | undefined, source: Source, active: boolean }[] }
+ *   | { type: 'resume', session: string }
+ *   | { type: 'candidate' } & RTCIceCandidateInit
+ *   | { type: 'track', mid: string, active: boolean }
+ *   | { type: 'ping' }
+ *   | { type: 'leave' }} ClientSignal
+ */
+
+const OPEN_MS_MAX = 8_000;
+const PING_MS = 10_000;
+/** Two pings without any answer: the path is dead, whatever TCP thinks. */
+const SILENCE_MS_MAX = 25_000;
+
+/** One signalling socket, from its opening to its end. */
+export class Socket {
+  /**
+   * @param {URL} url Of http or https.
+   * @param {(signal: ServerSignal, socket: Socket) => void} onsignal
+   * @returns {Promise<Socket>}
+   */
+  static async open(url, onsignal) {
+    const address = new URL(url);
+    address.protocol = url.protocol.replace('http', 'ws');
+    const ws = new WebSocket(address);
+    const socket = new Socket(ws, onsignal);
+    const isOpen = await new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), OPEN_MS_MAX);
+      ws.onopen = () => resolve(true);
+      socket.closed.then(() => resolve(false)).finally(() => clearTimeout(timer));
+    });
+    if (isOpen) return socket;
+    socket.close();
+    throw await Socket.#whyNot(url);
+  }
+
+  /** A WebSocket hides why it was refused; the same address, asked by plain HTTP, says it (RFC 9457). @param {URL} url */
+  static async #whyNot(url) {
+    try {
+      const response = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(OPEN_MS_MAX) });
+      const problem = response.status === 426 ? {} : await response.json();
+      if (typeof problem.code === 'string') return new UprtcError(problem.code, problem.detail);
+    } catch {
+      // No answer, or none of uprtc's: it is not there.
+    }
+    return new UprtcError('unreachable');
+  }
+
+  /** @type {WebSocket} */
+  #ws;
+  /** @type {{ wants: (signal: ServerSignal) => boolean, resolve: (signal: ServerSignal) => void,
+   *   reject: (error: UprtcError) => void }[]} */
+  #waiting = [];
+
+  /**
+   * @param {WebSocket} ws
+   * @param {(signal: ServerSignal, socket: Socket) => void} onsignal
+   */
+  constructor(ws, onsignal) {
+    this.#ws = ws;
+    let heardAt = performance.now();
+    const pings = setInterval(() => {
+      if (performance.now() - heardAt > SILENCE_MS_MAX) this.close();
+      else this.send({ type: 'ping' });
+    }, PING_MS);
+    ws.onmessage = ({ data }) => {
+      heardAt = performance.now();
+      this.#hand(/** @type {ServerSignal} */ (JSON.parse(data)), onsignal);
+    };
+    /** Resolves when it is over, for whatever reason. @type {Promise<void>} */
+    this.closed = new Promise((resolve) => (this.#over = resolve));
+    ws.onclose = () => this.#over();
+    this.closed.then(() => {
+      clearInterval(pings);
+      ws.onmessage = null;
+      this.#isOver = true;
+      for (const { reject } of this.#waiting.splice(0)) reject(this.#refusal);
+    });
+  }
+
+  #over = () => {};
+  #isOver = false;
+  /** What a wait for something that cannot come any more ends with. */
+  #refusal = new UprtcError('unreachable', 'the socket was closed');
+
+  /**
+   * @param {ServerSignal} signal
+   * @param {(signal: ServerSignal, socket: Socket) => void} onsignal
+   */
+  #hand(signal, onsignal) {
+    onsignal(signal, this);
+    const waiting = this.#waiting;
+    if (signal.type === 'error' && (signal.fatal || signal.code === 'unknown_session')) {
+      this.#refusal = new UprtcError(signal.code, signal.message);
+      for (const { reject } of waiting.splice(0)) reject(this.#refusal);
+    }
+    const index = waiting.findIndex(({ wants }) => wants(signal));
+    if (index >= 0) waiting.splice(index, 1)[0]?.resolve(signal);
+  }
+
+  /**
+   * The next signal of that kind. Rejects when the server refuses, or the socket ends before.
+   * @param {(signal: ServerSignal) => boolean} wants
+   * @returns {Promise<ServerSignal>}
+   */
+  next(wants) {
+    if (this.#isOver) return Promise.reject(this.#refusal);
+    return new Promise((resolve, reject) => this.#waiting.push({ wants, resolve, reject }));
+  }
+
+  /** @param {ClientSignal} signal */
+  send(signal) {
+    if (this.#ws.readyState === WebSocket.OPEN) this.#ws.send(JSON.stringify(signal));
+  }
+
+  /** Over at once for us; the closing handshake may take its time. */
+  close() {
+    this.#ws.close();
+    this.#over();
+  }
+}

@@ -1,0 +1,329 @@
+// @ts-check
+/** The one RTCPeerConnection of a stay in the room: its offer, its slots, its senders' limits, its statistics. */
+
+/** @import { Device } from './device.js' */
+/** @import { SlotInfo, Welcome } from './socket.js' */
+/** @import { AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
+
+/** How long ICE may try to find its way back before the room is entered anew. */
+const DISCONNECTED_MS_MAX = 12_000;
+
+/** A camera's lines (its shorter side) that the bit rate can fill with H.264, from the best down. */
+const LINES = [
+  { bps: 700_000, lines: 720 },
+  { bps: 400_000, lines: 540 },
+  { bps: 180_000, lines: 360 },
+  { bps: 0, lines: 180 },
+];
+
+/** A peer as the browser has it. Built once, never negotiated again. */
+export class Transport {
+  /**
+   * @param {Welcome} welcome
+   * @param {{ oncandidate: (candidate: RTCIceCandidateInit) => void, onstate: () => void }} handlers
+   */
+  constructor(welcome, { oncandidate, onstate }) {
+    this.pc = new RTCPeerConnection({
+      bundlePolicy: 'max-bundle',
+      rtcpMuxPolicy: 'require',
+      iceServers: welcome.stun ? [{ urls: welcome.stun }] : [],
+    });
+    /** Of no more use: what takes its place is under way. */
+    this.isRetired = false;
+    /** Whether the edge forwards our media now. */
+    this.isServed = true;
+    this.wasConnected = false;
+    this.hasFailed = false;
+    this.#onstate = onstate;
+    this.#oncandidate = oncandidate;
+    this.pc.onconnectionstatechange = () => this.#stateChanged();
+    this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
+    this.#addSections(welcome);
+  }
+
+  #onstate;
+  #oncandidate;
+  #isAnswered = false;
+  #isLastCandidate = false;
+  /** @type {RTCIceCandidateInit[]} Came before the answer. */
+  #early = [];
+  /** @type {Map<SendSource, RTCRtpTransceiver>} */
+  #senders = new Map();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #patience;
+  /** @type {Limits | undefined} */
+  #limits;
+  /** @type {Map<string, Sample>} By the statistics object's id. */
+  #samples = new Map();
+
+  get isConnected() {
+    return this.pc.connectionState === 'connected' && this.isServed;
+  }
+
+  /** This browser can neither send nor show H.264. */
+  get lacksH264() {
+    return !codecs('video').some(({ mimeType }) => mimeType === 'video/H264');
+  }
+
+  /**
+   * Three senders and as many slots as the room asks for, always in this order. A sender without a device is there
+   * too, so that the device can come later without a new offer.
+   * @param {Welcome} welcome
+   */
+  #addSections(welcome) {
+    if (welcome.may_publish) {
+      const [voice, screen] = [new MediaStream(), new MediaStream()];
+      this.#senders.set('microphone', this.#add('audio', { direction: 'sendonly', streams: [voice] }));
+      this.#senders.set('camera', this.#add('video', { direction: 'sendonly', streams: [voice] }));
+      this.#senders.set('screen', this.#add('video', { direction: 'sendonly', streams: [screen] }));
+    }
+    if (!welcome.may_subscribe) return;
+    for (let n = 0; n < welcome.slots.audio; n++) this.#add('audio', { direction: 'recvonly' });
+    for (let n = 0; n < welcome.slots.video; n++) this.#add('video', { direction: 'recvonly' });
+  }
+
+  /**
+   * @param {'audio' | 'video'} kind
+   * @param {RTCRtpTransceiverInit} init
+   */
+  #add(kind, init) {
+    const transceiver = this.pc.addTransceiver(kind, init);
+    const wanted = preferred(kind);
+    if (wanted.length) transceiver.setCodecPreferences?.(wanted);
+    return transceiver;
+  }
+
+  /**
+   * @param {Device[]} devices
+   * @returns {Promise<string>} The one offer.
+   */
+  async offer(devices) {
+    await Promise.all(devices.map((device) => this.#senders.get(device.source)?.sender.replaceTrack(device.track)));
+    await this.pc.setLocalDescription(await this.pc.createOffer());
+    return this.pc.localDescription?.sdp ?? '';
+  }
+
+  /** @param {string} sdp The one answer. */
+  async accept(sdp) {
+    await this.pc.setRemoteDescription({ type: 'answer', sdp });
+    this.#isAnswered = true;
+    for (const candidate of this.#early.splice(0)) this.addCandidate(candidate);
+  }
+
+  /** @param {RTCIceCandidateInit} candidate */
+  addCandidate({ candidate, sdpMid, sdpMLineIndex, usernameFragment }) {
+    const init = { candidate, sdpMid, sdpMLineIndex, usernameFragment };
+    if (!this.#isAnswered) this.#early.push(init);
+    // One that the browser cannot use is no loss: the answer has them all.
+    else this.pc.addIceCandidate(init).catch(() => {});
+  }
+
+  /** @param {RTCIceCandidate | null} candidate */
+  #trickle(candidate) {
+    // Some browsers say the end twice: by an empty candidate and by null.
+    if (this.#isLastCandidate) return;
+    this.#isLastCandidate = !candidate?.candidate;
+    if (!candidate?.candidate) return this.#oncandidate({ candidate: '' });
+    const { sdpMid, sdpMLineIndex, usernameFragment } = candidate;
+    this.#oncandidate({
+      candidate: candidate.candidate,
+      ...(sdpMid !== null && { sdpMid }),
+      ...(sdpMLineIndex !== null && { sdpMLineIndex }),
+      ...(usernameFragment !== null && { usernameFragment }),
+    });
+  }
+
+  #stateChanged() {
+    const { connectionState } = this.pc;
+    clearTimeout(this.#patience);
+    if (connectionState === 'connected') this.wasConnected = true;
+    if (connectionState === 'failed') this.hasFailed = true;
+    if (connectionState === 'disconnected') this.#patience = setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
+    this.#onstate();
+  }
+
+  #giveUp() {
+    // While the edge says that it is the one who is away, it is the one who ends the wait.
+    if (!this.isServed) return;
+    this.hasFailed = true;
+    this.#onstate();
+  }
+
+  /** Sends what the device has now: its track, another one, or nothing. @param {Device} device */
+  async carry(device) {
+    const sender = this.#senders.get(device.source)?.sender;
+    if (!sender || this.isRetired) return;
+    await sender.replaceTrack(device.track);
+    if (this.#limits) await this.#limitSender(device.source, this.#limits);
+  }
+
+  /** @param {Limits} limits */
+  limit(limits) {
+    this.#limits = limits;
+    if (this.#isAnswered) for (const source of this.#senders.keys()) this.#limitSender(source, limits);
+  }
+
+  /**
+   * @param {SendSource} source
+   * @param {Limits} limits
+   */
+  async #limitSender(source, limits) {
+    const sender = this.#senders.get(source)?.sender;
+    const parameters = /** @type {DegradableParameters | undefined} */ (sender?.getParameters());
+    const encoding = parameters?.encodings[0];
+    if (!sender || !parameters || !encoding) return;
+    encoding.maxBitrate = source === 'microphone' ? limits.audio : limits.video;
+    if (source === 'camera') {
+      encoding.scaleResolutionDownBy = downscale(sender.track, limits.video);
+      parameters.degradationPreference = 'balanced';
+    } else if (source === 'screen') {
+      encoding.maxFramerate = 15;
+      parameters.degradationPreference = 'maintain-resolution';
+    }
+    // A sender that has ended meanwhile needs no limit.
+    await sender.setParameters(parameters).catch(() => {});
+  }
+
+  /** @param {SendSource} source */
+  midOf(source) {
+    return this.#senders.get(source)?.mid ?? undefined;
+  }
+
+  /** @param {string} mid */
+  trackOf(mid) {
+    return this.#receiver(mid)?.track;
+  }
+
+  /** @param {string} mid @returns {number} Loudness of an audio slot, 0 to 1. */
+  levelOf(mid) {
+    return this.#receiver(mid)?.getSynchronizationSources()[0]?.audioLevel ?? 0;
+  }
+
+  /** @returns {Promise<number>} Loudness of our own microphone, 0 to 1. */
+  async ownLevel() {
+    const sender = this.#senders.get('microphone')?.sender;
+    if (!sender?.track?.enabled) return 0;
+    for (const report of (await sender.getStats()).values()) {
+      if (report.type === 'media-source') return report.audioLevel ?? 0;
+    }
+    return 0;
+  }
+
+  /** @param {string} mid */
+  #receiver(mid) {
+    return this.pc.getTransceivers().find((transceiver) => transceiver.mid === mid)?.receiver;
+  }
+
+  /**
+   * Fills in the statistics.
+   * @param {RoomStats} stats
+   * @param {SlotInfo[]} slots
+   */
+  async stats(stats, slots) {
+    const reports = await this.pc.getStats();
+    const sources = new Map([...this.#senders].map(([source, { mid }]) => [mid, source]));
+    for (const report of reports.values()) {
+      if (report.type === 'candidate-pair' && report.nominated && report.state === 'succeeded') {
+        if (report.currentRoundTripTime !== undefined) stats.rttMs = report.currentRoundTripTime * 1000;
+        stats.availableBps = report.availableOutgoingBitrate;
+      } else if (report.type === 'outbound-rtp' && sources.has(report.mid)) {
+        this.#measure(stats.outgoing, /** @type {SendSource} */ (sources.get(report.mid)), report, reports);
+      } else if (report.type === 'inbound-rtp') {
+        const slot = slots.find(({ mid }) => mid === report.mid);
+        const into = slot?.peer && stats.incoming.get(slot.peer);
+        if (into && slot.source && slot.source !== 'screen_audio') this.#measure(into, slot.source, report, reports);
+      }
+    }
+    return stats;
+  }
+
+  /**
+   * @param {ParticipantStats} into
+   * @param {SendSource} source
+   * @param {any} report
+   * @param {RTCStatsReport} reports
+   */
+  #measure(into, source, report, reports) {
+    const isOurs = report.type === 'outbound-rtp';
+    const remote = isOurs ? reports.get(report.remoteId) : report;
+    const now = {
+      at: report.timestamp,
+      bytes: isOurs ? report.bytesSent : report.bytesReceived,
+      packets: isOurs ? report.packetsSent : report.packetsReceived,
+      lost: remote?.packetsLost ?? 0,
+    };
+    const before = this.#samples.get(report.id) ?? { ...now, at: 0, bytes: 0, packets: 0, lost: 0 };
+    this.#samples.set(report.id, now);
+    const seconds = (now.at - before.at) / 1000;
+    const lost = Math.max(0, now.lost - before.lost);
+    const packets = Math.max(0, now.packets - before.packets);
+    /** @type {AudioStats} */
+    const audio = {
+      bps: before.at && seconds > 0 ? Math.round(((now.bytes - before.bytes) * 8) / seconds) : 0,
+      loss: lost / Math.max(1, isOurs ? packets : packets + lost),
+      jitterMs: (remote?.jitter ?? 0) * 1000,
+      codec: reports.get(report.codecId)?.mimeType ?? '',
+    };
+    if (source === 'microphone') {
+      into.microphone = audio;
+      return;
+    }
+    /** @type {VideoStats} */
+    into[source] = {
+      ...audio,
+      width: report.frameWidth ?? 0,
+      height: report.frameHeight ?? 0,
+      fps: report.framesPerSecond ?? 0,
+      frames: (isOurs ? report.framesEncoded : report.framesDecoded) ?? 0,
+    };
+  }
+
+  close() {
+    clearTimeout(this.#patience);
+    this.isRetired = true;
+    this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
+    this.pc.close();
+  }
+}
+
+/** @typedef {{ at: number, bytes: number, packets: number, lost: number }} Sample */
+/** @typedef {RTCRtpSendParameters & { degradationPreference?: string }} DegradableParameters */
+
+/** @param {'audio' | 'video'} kind */
+function codecs(kind) {
+  return RTCRtpReceiver.getCapabilities?.(kind)?.codecs ?? [];
+}
+
+/**
+ * H.264 and Opus, which is what an edge carries: an offer of everything would be several times as long. The forms of
+ * H.264 that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is left out: packets that are
+ * forwarded are repaired by retransmission.
+ * @param {'audio' | 'video'} kind
+ */
+function preferred(kind) {
+  const all = codecs(kind).filter(({ mimeType }) => !/\/(red|ulpfec|flexfec-03|CN|telephone-event)$/i.test(mimeType));
+  const main = kind === 'video' ? 'video/H264' : 'audio/opus';
+  const wanted = all.filter(({ mimeType }) => mimeType === main);
+  // A browser without the codec offers what it has; the server says what it makes of it.
+  if (!wanted.length) return all;
+  wanted.sort((a, b) => rank(a.sdpFmtpLine) - rank(b.sdpFmtpLine));
+  return [...wanted, ...all.filter(({ mimeType }) => /\/rtx$/.test(mimeType))];
+}
+
+/** Constrained baseline first, single NAL unit mode last. @param {string} [fmtp] */
+function rank(fmtp = '') {
+  const profile = /profile-level-id=(42e0|4200|4d00)/i.exec(fmtp)?.[1]?.toLowerCase() ?? '';
+  const order = ['42e0', '4200', '4d00'].indexOf(profile);
+  return (order < 0 ? 3 : order) + (/packetization-mode=1/.test(fmtp) ? 0 : 4);
+}
+
+/**
+ * How far to shrink a camera's picture, so that it is rather small and clear than large and blocky.
+ * @param {MediaStreamTrack | null} track
+ * @param {number} bps
+ */
+function downscale(track, bps) {
+  const { width, height } = track?.getSettings() ?? {};
+  const target = LINES.find((step) => bps >= step.bps)?.lines ?? 180;
+  return width && height ? Math.max(1, Math.min(width, height) / target) : 1;
+}

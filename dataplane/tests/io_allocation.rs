@@ -1,0 +1,132 @@
+//! The turn does not allocate: not in io, not in the worker, not in the forwarder, not when parking, on neither
+//! driver. A running dataplane is driven through real sockets and its real link, and every allocation that happens
+//! in one of its threads is counted.
+
+#![allow(unsafe_code)] // A global allocator cannot be written without.
+
+mod rig;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::srtp::Crypto;
+use proto::plane::{Counter, DatagramHeader, DatagramKind};
+use rig::{Client, Rig, drivers, write_packet};
+
+/// Counts what threads other than the test's own allocate.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Set in the test's thread, which plays the clients and the controlplane.
+    static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn note() {
+    if !IS_EXEMPT.try_with(Cell::get).unwrap_or(true) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is the system allocator's; counting neither allocates nor touches what it returns.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A DTLS record that could be one.
+const DTLS: &[u8] = &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9];
+
+/// A publisher with a microphone, and its subscriber.
+struct Call {
+    alice: Client,
+    bob: Client,
+    sender: Crypto,
+    ssrc: u32,
+    seq: u16,
+}
+
+/// A bit of everything that a worker does: checks, media, DTLS up and down, strangers' junk, and parking in between.
+fn round(rig: &mut Rig, call: &mut Call, strangers: &[UdpSocket]) {
+    let mut buffer = [0; 1500];
+    for client in [&call.alice, &call.bob] {
+        client.check();
+    }
+    for _ in 0..20 {
+        call.seq += 1;
+        let len = write_packet(&mut buffer, &call.sender, call.ssrc, call.seq, &[call.seq as u8; 80]);
+        call.alice.socket.send(&buffer[..len]).unwrap();
+    }
+    for _ in 0..20 {
+        call.bob.receive_rtp(&mut buffer);
+    }
+    for (stranger, address) in strangers.iter().zip(rig.addresses()) {
+        for junk in [&b""[..], &[0xff; 9], &[0x80; 40], &[0; 20], DTLS] {
+            stranger.send_to(junk, address).unwrap();
+        }
+    }
+    call.alice.socket.send(DTLS).unwrap();
+    let remote = call.alice.socket.local_addr().unwrap();
+    let header = DatagramHeader { kind: DatagramKind::Dtls, peer: call.alice.id, remote, len: 4 };
+    assert!(rig.link().push_inject(&header, b"\x16down"));
+    rig.link().notify();
+    call.alice.receive(&mut buffer, |bytes| bytes[0] == 0x16);
+    rig.commit(&[]);
+    while rig.link().pop_punt().is_some() {}
+}
+
+#[test]
+fn a_turn_does_not_allocate() {
+    IS_EXEMPT.set(true);
+    for driver in drivers() {
+        let mut rig = Rig::start(driver);
+        let (alice, bob) =
+            (rig.connect(1, IpAddr::V4(Ipv4Addr::LOCALHOST)), rig.connect(2, IpAddr::V6(Ipv6Addr::LOCALHOST)));
+        let (ssrc, _) = rig.carry(&alice, &bob);
+        let sender = alice.sender();
+        let mut call = Call { alice, bob, sender, ssrc, seq: 0 };
+        let strangers = [Ipv4Addr::LOCALHOST.into(), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+            .map(|ip: IpAddr| UdpSocket::bind((ip, 0)).unwrap());
+        // What is taken on first use is taken in the first rounds. Now and then a timer takes memory for good (its wheel
+        // grows with the number of peers); what a turn takes would show in every one of these windows.
+        let windows: Vec<u64> = (0..8)
+            .map(|_| {
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                for _ in 0..25 {
+                    round(&mut rig, &mut call, &strangers);
+                }
+                ALLOCATIONS.load(Ordering::Relaxed) - before
+            })
+            .collect();
+        rig.wait_for_counter(Counter::Sent, 8 * 25 * 20);
+        assert!(windows[2..].contains(&0), "{driver:?}: allocations in windows of 25 rounds: {windows:?}");
+    }
+    // The counter counts: starting a dataplane in other threads allocates.
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 100);
+}

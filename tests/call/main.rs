@@ -1,0 +1,326 @@
+//! Calls through the real executable: complete WebRTC peers of another stack (`bench::peer`) in rooms of a running
+//! `uprtc run`, which prove by marks in the media that each hears and sees the others to the byte, in order and
+//! without a hole, while things happen around them.
+
+mod server;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bench::media::Kind;
+use bench::peer::{Loss, Peer, Settings};
+use bench::report::{OddReport, Report};
+use bench::secure::Profile;
+use proto::signal::{LeaveReason, PeerState};
+
+use server::{Server, until};
+
+/// Nothing here takes longer on a busy machine, unless it never comes.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A peer and the number in the marks of what it sends.
+struct Guest {
+    id: u32,
+    peer: Peer,
+}
+
+impl Guest {
+    async fn join(server: &Server, room: &str, settings: Settings) -> Guest {
+        let id = settings.publisher;
+        let link = server.link(room, &format!("guest-{id}"));
+        let peer = Peer::join(&link, settings).await.unwrap();
+        Guest { id, peer }
+    }
+
+    /// Waits until it got this much more of each of the others.
+    async fn perceives(&self, others: &[u32], audio: u64, video: u64) -> Report {
+        let before = self.peer.report();
+        let more = |report: &Report, id, kind| report.track(id, kind).intact - before.track(id, kind).intact;
+        let what = format!("{} to get {audio} packets and {video} frames of {others:?}", self.id);
+        let is_met = |report: &Report| {
+            others.iter().all(|&id| more(report, id, Kind::Audio) >= audio && more(report, id, Kind::Video) >= video)
+        };
+        self.peer.wait(&what, DEADLINE, is_met).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn sees(&self, what: &str, is_met: impl FnMut(&Report) -> bool) -> Report {
+        let what = format!("{} to see {what}", self.id);
+        self.peer.wait(&what, DEADLINE, is_met).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+async fn join_all(server: &Server, room: &str, settings: impl IntoIterator<Item = Settings>) -> Vec<Guest> {
+    let mut guests = Vec::new();
+    for settings in settings {
+        guests.push(Guest::join(server, room, settings).await);
+    }
+    guests
+}
+
+fn others(guests: &[Guest], id: u32) -> Vec<u32> {
+    guests.iter().map(|guest| guest.id).filter(|&other| other != id).collect()
+}
+
+/// Everybody gets this much more of everybody else.
+async fn converse(guests: &[Guest], audio: u64, video: u64) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for guest in guests {
+        reports.push(guest.perceives(&others(guests, guest.id), audio, video).await);
+    }
+    reports
+}
+
+/// What holds for every peer at any time: nothing changed, nothing misplaced, no second offer.
+fn assert_sound(report: &Report) {
+    assert_eq!(report.corrupt(), 0, "{report:#?}");
+    // The server has keys with the client's Finished, the client only with the server's.
+    assert_eq!(OddReport { early: 0, ..report.odd }, OddReport::default(), "{report:#?}");
+    assert_eq!((report.offers, report.answers, report.handshakes), (1, 1, 1), "{report:#?}");
+    assert!(report.failures.is_empty() && report.errors.is_empty() && !report.is_dtls_closed, "{report:#?}");
+    assert_eq!(report.sent.nacked_in_vain, 0, "{report:#?}");
+}
+
+/// Of these publishers everything came, in order, from the first that came to the last.
+fn assert_complete(report: &Report, publishers: &[u32]) {
+    for &id in publishers {
+        for kind in [Kind::Audio, Kind::Video] {
+            let track = report.track(id, kind);
+            assert_eq!((track.skipped, track.reordered), (0, 0), "{id} {kind:?} {report:#?}");
+        }
+    }
+    assert!(report.streams.values().all(|stream| stream.lost == 0), "{report:#?}");
+}
+
+/// Who the `slots` signal says is in a slot is who is heard or seen in it.
+fn assert_slots(report: &Report, publishers: &[u32]) {
+    let ids: HashMap<&str, &str> =
+        report.others.values().map(|info| (info.name.as_str(), info.peer.as_str())).collect();
+    for &id in publishers {
+        for kind in [Kind::Audio, Kind::Video] {
+            let mid = report.track(id, kind).mid;
+            assert_eq!(report.occupant(&mid), ids.get(format!("guest-{id}").as_str()).copied(), "{report:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn three_hear_and_see_each_other_and_a_fourth_comes_and_goes() {
+    let server = Server::start();
+    // The third begins where sequence numbers wrap soon.
+    let third = Settings { first_seq: Some(65_400), ..Settings::new(3) };
+    let guests = join_all(&server, "three", [Settings::new(1), Settings::new(2), third]).await;
+    for (guest, report) in guests.iter().zip(converse(&guests, 200, 80).await) {
+        let others = others(&guests, guest.id);
+        assert_sound(&report);
+        assert_complete(&report, &others);
+        assert_slots(&report, &others);
+        assert_eq!(report.profile, Some(Profile::Gcm128));
+        assert_eq!(report.state, Some(PeerState::Connected));
+        assert!(report.sent.reported > 0 && report.sent.arrivals > 100, "{:?}", report.sent);
+        assert_eq!((report.sent.reported_lost, report.sent.arrivals_lost), (0, 0), "{:?}", report.sent);
+        assert!(report.streams.values().filter(|stream| stream.packets > 0).all(|stream| stream.sender_reports > 0));
+    }
+
+    let fourth = Guest::join(&server, "three", Settings::new(4)).await;
+    let report = fourth.perceives(&[1, 2, 3], 100, 40).await;
+    assert_sound(&report);
+    assert_complete(&report, &[1, 2, 3]);
+    assert_slots(&report, &[1, 2, 3]);
+    let id = report.peer.clone();
+    for guest in &guests {
+        assert_slots(&guest.perceives(&[4], 50, 20).await, &[4]);
+    }
+    fourth.peer.leave().await;
+    for guest in &guests {
+        let left = (id.clone(), LeaveReason::Left);
+        let report = guest.sees("the fourth leave", |report| report.left.contains(&left)).await;
+        assert!(report.slots.iter().all(|slot| slot.peer.as_ref() != Some(&id)), "{:?}", report.slots);
+    }
+    for (guest, report) in guests.iter().zip(converse(&guests, 50, 20).await) {
+        assert_sound(&report);
+        assert_complete(&report, &others(&guests, guest.id));
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_both_ways_is_repaired() {
+    let server = Server::start();
+    let guests = join_all(&server, "loss", (1..=3).map(Settings::new)).await;
+    converse(&guests, 10, 10).await;
+    // 5 % of RTP and RTCP, each way, for each.
+    guests.iter().for_each(|guest| guest.peer.set_loss(Loss { sent_every: Some(20), received_every: Some(20) }));
+    converse(&guests, 400, 180).await;
+    // Then what was lost last is repaired, too.
+    guests.iter().for_each(|guest| guest.peer.set_loss(Loss::default()));
+    for (guest, report) in guests.iter().zip(converse(&guests, 50, 50).await) {
+        assert_eq!(report.corrupt(), 0);
+        assert_eq!(OddReport { early: 0, ..report.odd }, OddReport::default());
+        for id in others(&guests, guest.id) {
+            let (video, audio) = (report.track(id, Kind::Video), report.track(id, Kind::Audio));
+            assert_eq!((video.skipped, video.reordered), (0, 0), "{report:#?}");
+            assert!(audio.skipped > 0, "audio has no repair, so there was no loss: {report:#?}");
+            let stream = &report.streams[&video.mid];
+            assert!(stream.repaired > 10 && stream.lost == 0, "{stream:?}");
+        }
+        // The server asked for what it missed, and got it.
+        assert!(report.sent.repairs > 10, "{:?}", report.sent);
+        assert!(report.sent.reported_lost > 0 && report.sent.arrivals_lost > 0, "{:?}", report.sent);
+    }
+}
+
+#[tokio::test]
+async fn a_muted_track_is_told_and_comes_back() {
+    let server = Server::start();
+    let guests = join_all(&server, "mute", (1..=2).map(Settings::new)).await;
+    converse(&guests, 50, 20).await;
+    let [first, second] = &guests[..] else { unreachable!() };
+    let track = |mid: &str| format!("{}/{mid}", first.peer.report().peer);
+
+    for active in [false, true] {
+        first.peer.set_microphone(active);
+        first.peer.set_camera(active);
+        let report = second
+            .sees("both tracks switched", |report| {
+                [Peer::MICROPHONE, Peer::CAMERA].iter().all(|mid| report.switched.contains(&(track(mid), active)))
+            })
+            .await;
+        let tracks = &report.others[&first.peer.report().peer].tracks;
+        assert!(tracks.iter().filter(|info| !info.track.ends_with("/2")).all(|info| info.active == active));
+        if active {
+            let report = second.perceives(&[1], 50, 20).await;
+            assert_sound(&report);
+            assert_complete(&report, &[1]);
+            assert!(report.track(1, Kind::Video).keyframes >= 2);
+        } else {
+            // What was on its way arrives; then it is silent while the other direction goes on.
+            first.perceives(&[2], 25, 10).await;
+            let before = second.peer.report().track(1, Kind::Audio).intact;
+            first.perceives(&[2], 50, 20).await;
+            assert_eq!(second.peer.report().track(1, Kind::Audio).intact, before);
+        }
+    }
+}
+
+#[tokio::test]
+async fn peers_of_all_srtp_profiles_interwork() {
+    let server = Server::start();
+    let offers: [(&[Profile], Profile); 4] = [
+        (&Profile::CHROMIUM, Profile::Gcm128),
+        (&[Profile::Cm80], Profile::Cm80),
+        (&[Profile::Gcm256], Profile::Gcm256),
+        (&[Profile::Gcm128, Profile::Gcm256, Profile::Cm80], Profile::Gcm128),
+    ];
+    let settings = |(id, profiles): (u32, &[Profile])| Settings { profiles: profiles.to_vec(), ..Settings::new(id) };
+    let guests = join_all(&server, "profiles", (1..).zip(offers.map(|(profiles, _)| profiles)).map(settings)).await;
+    for ((guest, report), (_, agreed)) in guests.iter().zip(converse(&guests, 100, 40).await).zip(offers) {
+        assert_eq!(report.profile, Some(agreed));
+        assert_sound(&report);
+        assert_complete(&report, &others(&guests, guest.id));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_changes_its_address_stays() {
+    let server = Server::start();
+    let guests = join_all(&server, "move", (1..=2).map(Settings::new)).await;
+    converse(&guests, 50, 20).await;
+    for _ in 0..3 {
+        let address = guests[0].peer.change_address().await.unwrap();
+        guests[0].sees("its new address confirmed", |report| report.ice.mapped == Some(address)).await;
+        for (guest, report) in guests.iter().zip(converse(&guests, 50, 20).await) {
+            assert_sound(&report);
+            assert_complete(&report, &others(&guests, guest.id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn media_flows_while_the_controlplane_is_dead_and_peers_resume() {
+    let server = Server::start();
+    let mut guests = join_all(&server, "crash", (1..=3).map(Settings::new)).await;
+    converse(&guests, 50, 20).await;
+    let slots: Vec<_> = guests.iter().map(|guest| guest.peer.report().slots).collect();
+
+    server.kill("controlplane").await;
+    for guest in &guests {
+        guest.sees("its socket closed", |report| !report.is_signalled).await;
+    }
+    converse(&guests, 100, 40).await;
+    for (guest, slots) in guests.iter().zip(slots) {
+        resume(&server, guest).await;
+        let report = guest.sees("that it was resumed", |report| report.resumed == 1).await;
+        assert_eq!(report.slots, slots);
+    }
+
+    guests.push(Guest::join(&server, "crash", Settings::new(4)).await);
+    for (guest, report) in guests.iter().zip(converse(&guests, 100, 40).await) {
+        let others = others(&guests, guest.id);
+        assert_eq!(report.corrupt(), 0, "{report:#?}");
+        assert_eq!((report.offers, report.answers, report.handshakes), (1, 1, 1));
+        assert_complete(&report, &others);
+        assert_slots(&report, &others);
+        for id in others {
+            let gap = report.track(id, Kind::Audio).gap_max;
+            assert!(gap < Duration::from_secs(1), "{gap:?} of silence from {id}");
+        }
+    }
+}
+
+/// Tries until the new controlplane lets it back.
+async fn resume(server: &Server, guest: &Guest) {
+    let link = server.link("crash", &format!("guest-{}", guest.id));
+    let begun = std::time::Instant::now();
+    while let Err(error) = guest.peer.resume(&link).await {
+        assert!(begun.elapsed() < DEADLINE, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn peers_of_a_dead_dataplane_are_told_to_join_again() {
+    let server = Server::start();
+    let guests = join_all(&server, "restart", (1..=2).map(Settings::new)).await;
+    converse(&guests, 50, 20).await;
+    server.kill("dataplane").await;
+    for guest in guests {
+        let bye = Some((LeaveReason::MediaRestarted, true));
+        guest.sees("a bye", |report| report.bye == bye).await;
+    }
+    let mut guests = Vec::new();
+    for id in [3, 4] {
+        guests.push(join_again(&server, "restart", id).await);
+    }
+    for (guest, report) in guests.iter().zip(converse(&guests, 100, 40).await) {
+        assert_sound(&report);
+        assert_complete(&report, &others(&guests, guest.id));
+    }
+}
+
+/// Tries until a dataplane is linked: before that an offer is answered by an error.
+async fn join_again(server: &Server, room: &str, id: u32) -> Guest {
+    let begun = std::time::Instant::now();
+    loop {
+        let guest = Guest::join(server, room, Settings::new(id)).await;
+        let report = guest.sees("an answer or an error", |r| r.answers > 0 || !r.errors.is_empty()).await;
+        if report.answers > 0 {
+            return guest;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{:?}", report.errors);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn sigterm_ends_everything() {
+    let mut server = Server::start();
+    let guests = join_all(&server, "end", (1..=2).map(Settings::new)).await;
+    converse(&guests, 20, 10).await;
+    assert_eq!(server.processes().len(), 3);
+    let (status, _) = server.terminate(Duration::from_secs(5)).await;
+    assert!(status.success(), "{status}");
+    for guest in &guests {
+        let bye = guest.sees("a bye", |report| report.bye.is_some()).await.bye;
+        assert_eq!(bye.map(|(reason, _)| reason), Some(LeaveReason::ServerStopping));
+    }
+    until("the end of all processes", || server.processes().is_empty()).await;
+}
