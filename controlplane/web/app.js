@@ -17,6 +17,7 @@ const token = parameters.get('token') ?? '';
 
 /** What a last word says besides the error's own sentence. */
 const ADVICE = /** @type {Record<string, string>} */ ({
+  unsupported_offer: 'Please use a current Chrome, Edge, Firefox or Safari.',
   room_full: 'Try again when somebody has left.',
   server_full: 'Try again in a while.',
   no_dataplane: 'It should be back shortly. Try again in a moment.',
@@ -91,13 +92,19 @@ function showEnd(error) {
   part('end').hidden = false;
   find('end-icon', SVGElement).toggleAttribute('hidden', !error);
   part('end-title').textContent = error ? error.message : 'You left the room.';
-  part('end-text').textContent = error ? (ADVICE[error.code] ?? '') : 'The link brings you back at any time.';
+  part('end-text').textContent = error ? adviceOn(error.code) : 'The link brings you back at any time.';
   part('end-detail').textContent = error ? [error.code, error.detail].filter(Boolean).join(': ') : '';
   const isHopeless = error && /^(token_|wrong_room|room_name|unsupported)/.test(error.code);
   button('again').hidden = !!isHopeless;
   button('again').textContent = error ? 'Try again' : 'Join again';
   button('again').onclick = () => location.reload();
-  button('again').focus();
+  button('again').focus({ focusVisible: false });
+  part('toasts').replaceChildren();
+}
+
+/** @param {string} code */
+function adviceOn(code) {
+  return ADVICE[code] ?? (code.startsWith('token_') ? 'Ask whoever invited you for a new one.' : '');
 }
 
 /**
@@ -119,4 +126,6 @@ function readClaims() {
   }
 }
 
-main();
+// A picture or sound that may not play yet would hold up the page's own loading.
+if (document.readyState === 'complete') main();
+else addEventListener('load', main, { once: true });

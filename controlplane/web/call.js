@@ -1,6 +1,7 @@
 // @ts-check
 /** In the room: tiles, the bar, and a word when something is not as it should be. */
 
+import { UprtcError } from '/sdk/uprtc.js';
 import { button, find, notice, part, showSwitch, toast } from './elements.js';
 import { tileSize } from './grid.js';
 import { listDevices } from './pickers.js';
@@ -66,7 +67,10 @@ class Call {
     room.on('speaking', ({ participant }) => this.#tiles.get(participant)?.refresh());
     room.on('state', () => this.#stateChanged());
     room.on('error', ({ error }) => {
-      if (!error.fatal && error.code !== 'screen_denied') toast(error.message, 'bad');
+      if (error.fatal) return;
+      // What only a developer can act on is not for the eyes of everybody.
+      if (error.isForPeople) toast(error.message, 'bad');
+      else console.warn(`uprtc: ${error.code}: ${error.detail}`);
     });
     const timer = setInterval(() => this.#look(), STATS_MS);
     this.#ends.signal.addEventListener('abort', () => clearInterval(timer));
@@ -174,8 +178,9 @@ class Call {
     try {
       await work;
     } catch (error) {
-      const isRefusalOfScreen = error instanceof Error && 'code' in error && error.code === 'screen_denied';
-      if (!isRefusalOfScreen) toast(error instanceof Error ? error.message : String(error), 'bad');
+      // Whoever closed the browser's own question about the screen knows that nothing is shared.
+      const isCancelled = error instanceof UprtcError && error.code === 'screen_denied';
+      if (!isCancelled) toast(error instanceof Error ? error.message : String(error), 'bad');
     } finally {
       element.disabled = !this.#room.mayPublish;
       this.#refresh();

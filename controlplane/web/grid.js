@@ -10,7 +10,9 @@
  */
 export function tileSize(count, width, height, gap) {
   // A face may be cut to a portrait on a phone that is held upright, and to a square in a narrow column.
-  const [narrowest, widest] = width < height ? [3 / 4, 16 / 9] : [1, 16 / 9];
+  // One alone may have the whole of it.
+  const upright = count === 1 ? 9 / 16 : 3 / 4;
+  const [narrowest, widest] = width < height ? [upright, 16 / 9] : [1, 16 / 9];
   let best = { width: 0, height: 0 };
   for (let columns = 1; columns <= count; columns++) {
     const rows = Math.ceil(count / columns);

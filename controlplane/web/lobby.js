@@ -5,6 +5,7 @@ import { openDevices } from '/sdk/uprtc.js';
 import { button, fillAvatar, find, part, showSwitch } from './elements.js';
 import { listDevices } from './pickers.js';
 
+/** @import { UprtcError } from '/sdk/uprtc.js' */
 /** @typedef {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, cameraId?: string, isMuted: boolean }} Choice */
 /** @typedef {'microphone' | 'camera'} Source */
 
@@ -22,6 +23,14 @@ const level = find('preview-level', HTMLMeterElement);
 export function chooseInLobby(about) {
   part('lobby').hidden = false;
   return new Promise((resolve) => new Lobby(about, resolve));
+}
+
+/** @param {UprtcError[]} errors */
+function inOneSentence(errors) {
+  const codes = errors.map(({ code }) => code).join(' ');
+  if (codes === 'microphone_denied camera_denied') return 'The browser does not allow the microphone and the camera.';
+  if (codes === 'microphone_missing camera_missing') return 'No microphone and no camera were found.';
+  return [...new Set(errors.map(({ message }) => message))].join(' ');
 }
 
 class Lobby {
@@ -48,7 +57,8 @@ class Lobby {
     if (mayPublish) this.#openBoth();
     else this.#note('You can watch and listen: this link does not let you speak.');
     this.#refresh();
-    button('join').focus();
+    // Enter joins.
+    button('join').focus({ focusVisible: false });
   }
 
   #on = { microphone: true, camera: true };
@@ -64,7 +74,7 @@ class Lobby {
     this.#tracks = tracks;
     this.#on = { microphone: !!tracks.microphone, camera: !!tracks.camera };
     const advice = errors.length === 2 ? 'You can still join, watch and listen.' : 'You can still join.';
-    this.#note([...new Set(errors.map(({ message }) => message)), errors.length ? advice : ''].join(' '));
+    this.#note(errors.length ? `${inOneSentence(errors)} ${advice}` : '');
     this.#refresh();
   }
 

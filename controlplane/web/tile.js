@@ -74,7 +74,7 @@ export class Tile {
     const { videoWidth, videoHeight, clientWidth, clientHeight } = this.video;
     if (videoWidth && clientWidth) {
       const stretch = videoWidth / videoHeight / (clientWidth / clientHeight);
-      this.element.dataset.fit = stretch > 2 || stretch < 0.6 ? 'contain' : 'cover';
+      this.element.dataset.fit = stretch > 2.5 || stretch < 0.6 ? 'contain' : 'cover';
     }
     this.refresh();
   }

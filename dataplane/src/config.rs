@@ -27,8 +27,11 @@ pub const PEER_STREAMS_MAX: usize = 16;
 pub const PEER_SLOTS_MAX: usize = 64;
 /// SSRCs of one peer that may send RTCP: its streams (and their RTX), and one for its reports.
 pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
-/// SSRC changes of one peer's streams without signalling; browsers make none.
-pub const RETIRED_SSRCS_MAX: usize = 32;
+/// SSRCs that one peer may send from in its life: those of its streams (and their RTX), and some for renegotiation and
+/// for changes without signalling, of which browsers make none. Each is remembered with its replay window.
+pub const PEER_SSRCS_MAX: usize = 2 * PEER_STREAMS_MAX + 32;
+/// SSRCs that we may send to one peer from in its life: its slots (and their RTX), each renegotiated once.
+pub const PEER_SLOT_SSRCS_MAX: usize = 4 * PEER_SLOTS_MAX;
 /// Routes of one stream on one worker; larger rooms spread over workers.
 pub const STREAM_ROUTES_MAX: usize = 1024;
 /// Commands between two commits. A room of eight that appears at once is about 500.
@@ -36,11 +39,14 @@ pub const STAGED_MAX: usize = 16_384;
 
 /// Addresses of one peer that authenticated checks have validated; the least recently checked one makes room.
 pub const PEER_PATHS_MAX: usize = 8;
+/// An address belongs to the peer that checked from it within this time: twice the interval of consent checks (RFC 7675
+/// §5.1: 5 s). A request proves no more than that its sender can write a source address.
+pub const PATH_HELD: Micros = 10 * SECOND;
 
 /// Bytes of an outgoing packet: an Ethernet MTU, and slack for header extensions and the tag.
 pub const FRAME_LEN: usize = 1600;
 /// Largest RTP payload that is forwarded, so that header, extensions and tag always fit a frame.
-pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 128;
+pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 132;
 /// Bytes of the outbox slab; two of the widest fan-outs.
 pub const OUTBOX_LEN: usize = 4 << 20;
 /// Packets of the outbox between two flushes.
@@ -103,7 +109,6 @@ pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
-const _: () = assert!(PAYLOAD_LEN_MAX + 128 <= FRAME_LEN);
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);
 const _: () = assert!(OUTBOX_LEN < u32::MAX as usize);
 /// Where a dataplane listens and how its workers run: what the operator sets.

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use proto::plane::UFRAG_LEN;
 use siphasher::sip::SipHasher13;
 
+use crate::config::PEER_PATHS_MAX;
 use crate::outbox::Path;
 
 /// What a datagram is, as far as its first bytes tell.
@@ -88,6 +89,7 @@ impl Demux {
         self.by_ufrag.get(<&[u8; UFRAG_LEN]>::try_from(ufrag).ok()?).copied()
     }
 
+    /// Gives a path to a peer, whoever had it.
     pub(crate) fn bind(&mut self, path: Path, peer: u32) {
         self.by_path.insert(path.into(), peer);
     }
@@ -99,12 +101,19 @@ impl Demux {
         }
     }
 
+    /// Makes a peer known by the username fragment that we gave it, with memory for all of its paths.
     pub(crate) fn name(&mut self, ufrag: [u8; UFRAG_LEN], peer: u32) {
         self.by_ufrag.insert(ufrag, peer);
+        self.by_path.reserve((self.by_ufrag.len() * PEER_PATHS_MAX).saturating_sub(self.by_path.len()));
     }
 
     pub(crate) fn unname(&mut self, ufrag: &[u8; UFRAG_LEN]) {
         self.by_ufrag.remove(ufrag);
+    }
+
+    /// How many paths and names there are.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.by_path.len(), self.by_ufrag.len())
     }
 
     pub(crate) fn clear(&mut self) {

@@ -2,13 +2,18 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report};
+use proto::plane::{
+    Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback,
+};
+use zeroize::Zeroize;
 
-use crate::config::{Micros, PEER_SLOTS_MAX, PEER_STREAMS_MAX, STAGED_MAX, STREAM_ROUTES_MAX};
+use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
 use crate::forward::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
 use crate::route::{Hop, Route, Slot, Stream};
+use crate::timer::{PEER_TIMERS, STREAM_TIMERS};
 use crate::transport::{SsrcOwner, Transport};
+use crate::twcc::ArrivalLog;
 
 /// How far a description is: the kind of table and the index in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,13 +30,14 @@ impl Forwarder {
             None => self.refuse(0, 0, Refusal::Malformed, out),
             Some(Command::Commit(commit)) => {
                 let staged = std::mem::take(&mut self.staged);
+                self.batch = commit.batch;
                 for command in &staged {
                     if let Err(refusal) = self.edit(now, command, out) {
                         self.refuse(command.tag(), index_of(command), refusal, out);
                     }
                 }
                 self.staged = staged;
-                self.staged.clear();
+                self.clear_staged();
                 self.batch = commit.batch.wrapping_add(1);
                 self.counters[Counter::PeersOpen as usize] = self.peers.occupied() as u64;
                 self.counters[Counter::RoutesOpen as usize] = self.routes.occupied() as u64;
@@ -44,8 +50,19 @@ impl Forwarder {
 
     /// Forgets edits that a controlplane staged and, being gone, will never commit.
     pub fn discard_staged(&mut self) {
-        self.staged.clear();
+        self.clear_staged();
         self.describing = None;
+    }
+
+    /// Keys leave no copy behind where they were staged.
+    fn clear_staged(&mut self) {
+        for command in &mut self.staged {
+            if let Command::PeerKeys(keys) = command {
+                keys.key.zeroize();
+                keys.salt.zeroize();
+            }
+        }
+        self.staged.clear();
     }
 
     fn refuse(&mut self, tag: u16, index: u32, refusal: Refusal, out: &mut Outbox) {
@@ -56,7 +73,11 @@ impl Forwarder {
         match command {
             Command::PeerOpen(open) => {
                 let PeerId { index, generation } = open.peer;
+                if self.demux.peer_named(&open.ufrag).is_some() {
+                    return Err(Refusal::Occupied);
+                }
                 self.peers.open(index, generation, Transport::new(*open, now))?;
+                self.reserve_timers();
                 self.demux.name(open.ufrag, index);
             }
             Command::PeerExtensions(extensions) => {
@@ -89,25 +110,38 @@ impl Forwarder {
     fn open_stream(&mut self, open: &proto::plane::StreamOpen) -> Result<(), Refusal> {
         let StreamId { index, generation } = open.stream;
         let transport = self.peers.find_mut(open.peer.index, open.peer.generation).ok_or(Refusal::Unknown)?;
-        if transport.streams.len() >= PEER_STREAMS_MAX {
-            return Err(Refusal::TableFull);
-        }
+        transport.may_open(open.ssrc, open.rtx_ssrc)?;
         self.streams.open(index, generation, Stream::new(*open))?;
+        let stream = self.streams.at_mut(index).expect("it was just opened");
         transport.streams.push(index);
-        for (ssrc, is_rtx) in [(open.ssrc, false), (open.rtx_ssrc, true)] {
+        transport.reserve_ssrcs();
+        if open.feedback & feedback::TRANSPORT_CC != 0 {
+            transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
+        }
+        for (ssrc, window, is_rtx) in
+            [(open.ssrc, &mut stream.window, false), (open.rtx_ssrc, &mut stream.rtx_window, true)]
+        {
             if ssrc != 0 {
+                *window = transport.recall(ssrc).unwrap_or_default();
                 transport.bind_ssrc(SsrcOwner { ssrc, stream: index, is_rtx });
             }
         }
+        self.reserve_timers();
         Ok(())
+    }
+
+    /// The packet path sets timers without taking memory for them.
+    fn reserve_timers(&mut self) {
+        self.timers.reserve(PEER_TIMERS * self.peers.occupied() + STREAM_TIMERS * self.streams.occupied());
     }
 
     fn open_slot(&mut self, open: &proto::plane::SlotOpen) -> Result<(), Refusal> {
         let SlotId { index, generation } = open.slot;
         let transport = self.peers.find_mut(open.peer.index, open.peer.generation).ok_or(Refusal::Unknown)?;
-        if transport.slots.len() >= PEER_SLOTS_MAX {
-            return Err(Refusal::TableFull);
+        if self.slots.at(index).is_some() {
+            return Err(Refusal::Occupied);
         }
+        transport.use_slot_ssrcs(open.ssrc, open.rtx_ssrc)?;
         self.slots.open(index, generation, Slot::new(*open))?;
         transport.slots.push((open.ssrc, index));
         Ok(())
@@ -126,6 +160,9 @@ impl Forwarder {
         self.routes.open(index, generation, Route { open: *open })?;
         slot.route = Some(index);
         slot.rewriter.cut();
+        if stream.hops.is_empty() {
+            stream.kept_from = stream.window.highest().map_or(0, |highest| highest + 1);
+        }
         let awaits_keyframe = stream.open.codec.is_video();
         let peer = slot.open.peer.index;
         stream.hops.push(Hop {
@@ -168,6 +205,11 @@ impl Forwarder {
         if let Some(transport) = self.peers.find_mut(stream.open.peer.index, stream.open.peer.generation) {
             transport.streams.retain(|&s| s != id.index);
             transport.by_ssrc.retain(|o| o.stream != id.index);
+            for (ssrc, window) in [(stream.ssrc, stream.window), (stream.rtx_ssrc, stream.rtx_window)] {
+                if window.highest().is_some() {
+                    transport.retire(ssrc, window);
+                }
+            }
         }
         for hop in &stream.hops {
             if let Some(slot) = self.slots.at_mut(hop.slot) {
@@ -210,6 +252,9 @@ impl Forwarder {
         self.streams.clear();
         self.peers.clear();
         self.demux.clear();
+        // Ids may come back under a new numbering; what was kept or set for them must not.
+        self.timers.clear();
+        self.history.clear();
     }
 
     /// Whether a description is under way: the worker calls [`describe`](Self::describe) while the event ring has

@@ -6,7 +6,8 @@ use proto::id::Ssrc;
 use proto::plane::{Counter, feedback};
 
 use crate::config::{
-    KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND, TRANSPORT_CC_INTERVAL,
+    KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, NACK_DELAY, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND,
+    TRANSPORT_CC_INTERVAL,
 };
 use crate::forward::{Forwarder, ntp};
 use crate::outbox::Outbox;
@@ -21,8 +22,9 @@ const FEEDBACK_SSRC: Ssrc = 1;
 const NACK_LEN_MAX: usize = 64;
 /// Sequence numbers of one received compound packet that are looked at: what a loss of a second of video needs.
 const NACKED_MAX: usize = 512;
-/// Sender reports in one compound: with a report block for each stream they fit a frame.
-const SENDER_REPORTS_MAX: usize = 24;
+/// Sender reports in one compound: with their names (56 bytes each) and a report block for each stream (24 bytes each)
+/// they stay below the 1200 bytes that every path carries.
+const SENDER_REPORTS_MAX: usize = 13;
 
 impl Forwarder {
     /// SRTCP: check the window, authenticate, update the window; then each packet of the compound.
@@ -122,8 +124,9 @@ impl Forwarder {
         if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
             return None;
         }
-        let stream = streams.find(origin.stream.index, origin.stream.generation)?;
-        let kept = history.find(origin.stream, stream.places.as_ref()?, origin.index)?;
+        let source = origin.source;
+        let stream = streams.find(source.stream.index, source.stream.generation)?;
+        let kept = history.find(source, stream.places.as_ref()?, origin.index)?;
         let packet = RtpPacket::from_history(kept, origin.index)?;
         let ids = peers.find(stream.open.peer.index, stream.open.peer.generation)?.extension_ids;
         let transport = peers.at_mut(peer)?;
@@ -213,7 +216,7 @@ impl Forwarder {
         let Some(stream) = self.streams.at_mut(index) else { return };
         if stream.keyframe.timer.is_none_or(|set| at < set) {
             stream.keyframe.timer = Some(at);
-            self.timers.set(at, Timer::Keyframe { stream: index });
+            self.timers.set(at, Timer::Keyframe { stream: stream.open.stream });
         }
     }
 
@@ -227,8 +230,10 @@ impl Forwarder {
         let (mut seqs, mut lost) = ([0; NACK_LEN_MAX], 0);
         let count = holes.due(now, rtt, &mut seqs, &mut lost);
         if let Some(next) = holes.deadline() {
+            // Looked at again soon even if nothing is due: a new hole does not wait for the retry of an old one.
             holes.is_timer_set = true;
-            self.timers.set(next.max(now + 1), Timer::Nack { stream: index });
+            let timer = Timer::Nack { stream: stream.open.stream };
+            self.timers.set(next.clamp(now + 1, now + NACK_DELAY), timer);
         }
         if count > 0 {
             self.count(Counter::NackSent, count as u64);
@@ -262,7 +267,7 @@ impl Forwarder {
         transport.arrivals = Some(log);
         if has_news {
             transport.is_transport_cc_timer_set = true;
-            self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+            self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer: transport.id });
         }
     }
 
@@ -274,7 +279,7 @@ impl Forwarder {
             return;
         }
         transport.is_report_timer_set = true;
-        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer });
+        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer: transport.id });
 
         let mut blocks = [ReportBlock::default(); PEER_STREAMS_MAX];
         let mut block_count = 0;

@@ -4,7 +4,7 @@
 //! Every datagram has one fate, and each fate is a counter: [`Counter::Forwarded`], [`Counter::Consumed`],
 //! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always.
 
-use proto::id::PeerId;
+use proto::id::{PeerId, StreamId};
 use proto::plane::{
     Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, PeerExpired, PeerPath,
     StreamStarted,
@@ -13,20 +13,19 @@ use proto::stun;
 
 use crate::codec;
 use crate::config::{
-    ARRIVALS_MAX, MILLISECOND, Micros, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
+    MILLISECOND, Micros, PATH_HELD, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
     SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
 use crate::punt::{Bucket, is_dtls_record};
-use crate::repair::History;
+use crate::repair::{History, Source};
 use crate::route::{Route, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
 use crate::transport::{SsrcOwner, Transport};
-use crate::twcc::ArrivalLog;
 
 /// A datagram as the io backend hands it over.
 pub struct Datagram<'a> {
@@ -36,6 +35,25 @@ pub struct Datagram<'a> {
     pub at: Micros,
     /// Its bytes; they are decrypted in place.
     pub bytes: &'a mut [u8],
+}
+
+/// How much a worker remembers. Strangers must not be able to make any of it grow without bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// Peers, streams, slots and routes that are open.
+    pub objects: [usize; 4],
+    /// Addresses from which a peer's packets are taken.
+    pub paths: usize,
+    /// Username fragments that are answered.
+    pub ufrags: usize,
+    /// SSRCs of peers' streams that are bound or remembered.
+    pub ssrcs: usize,
+    /// Holes of streams that are tracked.
+    pub holes: usize,
+    /// Timers that are pending.
+    pub timers: usize,
+    /// Commands that wait for their commit.
+    pub staged: usize,
 }
 
 /// One worker's state and all it does with a packet.
@@ -80,6 +98,23 @@ impl Forwarder {
         &mut self.counters
     }
 
+    /// How much is remembered now. Walks all tables: for tests and diagnosis, not for the turn.
+    pub fn sizes(&self) -> Sizes {
+        let (paths, ufrags) = self.demux.sizes();
+        Sizes {
+            objects: [self.peers.occupied(), self.streams.occupied(), self.slots.occupied(), self.routes.occupied()],
+            paths,
+            ufrags,
+            ssrcs: (0..self.peers.len() as u32).filter_map(|i| self.peers.at(i)).map(Transport::ssrc_count).sum(),
+            holes: (0..self.streams.len() as u32)
+                .filter_map(|i| self.streams.at(i)?.holes.as_ref())
+                .map(crate::repair::Holes::len)
+                .sum(),
+            timers: self.timers.len(),
+            staged: self.staged.len(),
+        }
+    }
+
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter, n: u64) {
         self.counters[counter as usize] += n;
@@ -104,10 +139,11 @@ impl Forwarder {
         self.count(fate, 1);
     }
 
-    /// Sends a datagram of the controlplane to an address that the peer has validated.
+    /// Sends a datagram of the controlplane to an address that the peer has validated, as long as it consents.
     pub fn inject(&mut self, header: &DatagramHeader, payload: &[u8], out: &mut Outbox) {
         let PeerId { index, generation } = header.peer;
-        let path = self.peers.find(index, generation).and_then(|peer| peer.path_to(header.remote));
+        let peer = self.peers.find(index, generation).filter(|peer| !peer.is_expired);
+        let path = peer.and_then(|peer| peer.path_to(header.remote));
         let Some(path) = path else {
             self.count(Counter::InjectRefused, 1);
             return;
@@ -116,7 +152,8 @@ impl Forwarder {
             frame[..payload.len()].copy_from_slice(payload);
             payload.len()
         });
-        self.count(if is_sent { Counter::Injected } else { Counter::SendFailed }, 1);
+        // The outbox counts what it refuses.
+        self.count(Counter::Injected, u64::from(is_sent));
     }
 
     /// When [`tick`](Self::tick) is due, if ever.
@@ -128,17 +165,26 @@ impl Forwarder {
     pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Report { peer } => self.send_reports(now, peer, out),
-                Timer::TransportCc { peer } => self.send_transport_cc(now, peer, out),
-                Timer::Consent { peer } => self.check_consent(now, peer, out),
-                Timer::Nack { stream } => self.send_nack(now, stream, out),
-                Timer::Keyframe { stream } => self.keyframe_due(now, stream, out),
+                Timer::Report { peer } if self.has_peer(peer) => self.send_reports(now, peer.index, out),
+                Timer::TransportCc { peer } if self.has_peer(peer) => self.send_transport_cc(now, peer.index, out),
+                Timer::Consent { peer } if self.has_peer(peer) => self.check_consent(now, peer.index, out),
+                Timer::Nack { stream } if self.has_stream(stream) => self.send_nack(now, stream.index, out),
+                Timer::Keyframe { stream } if self.has_stream(stream) => self.keyframe_due(now, stream.index, out),
+                _ => {} // Its object is gone.
             }
             if out.is_nearly_full() {
                 break;
             }
         }
         self.counters[Counter::SendFailed as usize] += out.take_refused();
+    }
+
+    fn has_peer(&self, id: PeerId) -> bool {
+        self.peers.find(id.index, id.generation).is_some()
+    }
+
+    fn has_stream(&self, id: StreamId) -> bool {
+        self.streams.find(id.index, id.generation).is_some()
     }
 
     /// A STUN Binding request for a known transport is answered here: it proves the address (RFC 8445 §7.3), keeps
@@ -186,6 +232,12 @@ impl Forwarder {
             // Consent that was lost is not taken back by a check with the same credentials (RFC 7675 §5.1).
             return Counter::DroppedStunUnknownUfrag;
         }
+        let holder = self.demux.peer_at(path).filter(|holder| *holder != index);
+        let held = holder.and_then(|holder| self.peers.at(holder)).and_then(|holder| holder.checked_at(path));
+        if held.is_some_and(|at| now < at + PATH_HELD) {
+            return Counter::DroppedStunPathTaken;
+        }
+        let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedStunUnknownUfrag };
         let checked = transport.checked(path, message.use_candidate(), now);
         let key = &transport.integrity;
         out.push_public(to, |frame| {
@@ -199,14 +251,12 @@ impl Forwarder {
         if !transport.is_consent_timer_set {
             transport.is_consent_timer_set = true;
             let ends = transport.consent_ends().expect("a check was just recorded");
-            self.timers.set(ends, Timer::Consent { peer: index });
+            self.timers.set(ends, Timer::Consent { peer: transport.id });
         }
         if let Some(old) = checked.evicted {
             self.demux.unbind(old, index);
         }
-        if checked.is_new {
-            self.demux.bind(path, index);
-        }
+        self.demux.bind(path, index);
         self.count(Counter::BindingAnswered, 1);
         if checked.is_moved {
             self.became_ready(now, index, out);
@@ -217,7 +267,7 @@ impl Forwarder {
     fn check_consent(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         match transport.consent_ends() {
-            Some(ends) if ends > now => self.timers.set(ends, Timer::Consent { peer }),
+            Some(ends) if ends > now => self.timers.set(ends, Timer::Consent { peer: transport.id }),
             _ => {
                 transport.is_consent_timer_set = false;
                 if !transport.is_expired {
@@ -275,15 +325,17 @@ impl Forwarder {
         };
         let highest = if bound.is_some() { highest } else { None };
         if bound.is_none() {
-            transport.bind_ssrc(owner);
-            rebind(stream, owner, fresh);
-            for hop in &stream.hops {
+            let former_window = rebind(stream, owner, fresh);
+            if let Some(former) = transport.bind_ssrc(owner) {
+                transport.retire(former, former_window);
+            }
+            for hop in stream.hops.iter().filter(|_| !owner.is_rtx) {
                 if let Some(slot) = self.slots.at_mut(hop.slot) {
                     slot.rewriter.cut();
                 }
             }
         }
-        note_arrival(transport, &mut self.timers, &packet, peer, at, now);
+        note_arrival(transport, &mut self.timers, &packet, at, now);
 
         if owner.is_rtx {
             return self.receive_rtx(now, owner.stream, packet, out);
@@ -304,17 +356,18 @@ impl Forwarder {
             if !holes.is_empty() && !holes.is_timer_set {
                 holes.is_timer_set = true;
                 let due = holes.deadline().expect("there are holes");
-                self.timers.set(due, Timer::Nack { stream: owner.stream });
+                self.timers.set(due, Timer::Nack { stream: stream.open.stream });
             }
         }
         if !stream.is_started {
             stream.is_started = true;
             out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
-            arm_reports(transport, &mut self.timers, peer, now);
+            arm_reports(transport, &mut self.timers, now);
         }
-        let is_wanted = stream.keyframe.is_wanted && stream.keyframe.asked.is_none();
         self.fan_out(now, owner.stream, packet, out);
-        if lost > 0 || is_wanted {
+        // A receiver may have begun to wait with this packet, and then nobody else asks.
+        let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
+        if lost > 0 || self.streams.at(owner.stream).is_some_and(is_unasked) {
             self.want_keyframe(now, owner.stream, out);
         }
         Counter::Forwarded
@@ -350,16 +403,19 @@ impl Forwarder {
     fn fan_out(&mut self, now: Micros, index: u32, packet: RtpPacket<'_>, out: &mut Outbox) {
         let Forwarder { streams, slots, peers, history, counters, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
+        let source = Source { stream: stream.open.stream, ssrc: stream.ssrc };
         if let Some(places) = &mut stream.places
             && !stream.hops.is_empty()
         {
-            history.store(stream.open.stream, places, packet.index, [packet.head, packet.payload]);
+            history.store(source, places, packet.index, [packet.head, packet.payload]);
         }
         let Some(publisher) = peers.find(stream.open.peer.index, stream.open.peer.generation) else { return };
         let ids = publisher.extension_ids;
         let carried = packet.carried(&ids);
         let clock_rate = stream.open.codec.clock_rate();
-        let starts_keyframe = stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
+        // A keyframe that comes so late that what follows it was not kept cannot be completed.
+        let is_kept = packet.index >= stream.kept_from;
+        let starts_keyframe = is_kept && stream.open.codec.is_video() && codec::h264_starts_keyframe(packet.payload);
         if starts_keyframe {
             stream.keyframe.is_wanted = false;
         }
@@ -369,6 +425,10 @@ impl Forwarder {
                 counters[Counter::HeldNotReady as usize] += 1;
                 continue;
             }
+            if slot.rewriter.is_jump(packet.index) {
+                slot.rewriter.cut();
+                hop.awaits_keyframe = stream.open.codec.is_video();
+            }
             if hop.awaits_keyframe && !starts_keyframe {
                 stream.keyframe.is_wanted = true;
                 counters[Counter::HeldForKeyframe as usize] += 1;
@@ -376,7 +436,7 @@ impl Forwarder {
             }
             hop.awaits_keyframe = false;
             if !slot.rewriter.is_live() {
-                slot.rewriter.begin(stream.open.stream, packet.index, packet.header.timestamp, clock_rate, now);
+                slot.rewriter.begin(source, packet.index, packet.header.timestamp, clock_rate, now);
             }
             let mapped = slot.rewriter.map(packet.index, packet.header.timestamp, now);
             let Some((out_index, timestamp)) = mapped.filter(|(i, _)| slot.sent_window.check(*i).is_ok()) else {
@@ -420,7 +480,7 @@ impl Forwarder {
         if transport.outgoing().is_none() {
             return;
         }
-        arm_reports(transport, &mut self.timers, peer, now);
+        arm_reports(transport, &mut self.timers, now);
         for at in 0..transport.slots.len() {
             let Some((_, slot)) = self.peers.at(peer).and_then(|t| t.slots.get(at)).copied() else { return };
             let route = self.slots.at(slot).and_then(|s| s.route).and_then(|r| self.routes.at(r));
@@ -434,12 +494,12 @@ impl Forwarder {
 }
 
 /// Arms the report timer of a peer that sends or receives.
-fn arm_reports(transport: &mut Transport, timers: &mut Timers, peer: u32, now: Micros) {
+fn arm_reports(transport: &mut Transport, timers: &mut Timers, now: Micros) {
     if !transport.is_report_timer_set {
         transport.is_report_timer_set = true;
         // The first report soon, so that lip sync and the round trip do not wait; peers spread over 250 ms.
-        let spread = Micros::from(peer % 25) * 10 * MILLISECOND;
-        timers.set(now + REPORT_INTERVAL / 4 + spread, Timer::Report { peer });
+        let spread = Micros::from(transport.id.index % 25) * 10 * MILLISECOND;
+        timers.set(now + REPORT_INTERVAL / 4 + spread, Timer::Report { peer: transport.id });
     }
 }
 
@@ -473,42 +533,35 @@ fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'
     found
 }
 
-/// Gives a stream its new SSRC, with the window that its first authentic packet opened.
-fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) {
+/// Gives a stream its new SSRC, with the window that its first authentic packet opened; returns the window of the former.
+fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
     if owner.is_rtx {
         stream.rtx_ssrc = owner.ssrc;
-        stream.rtx_window = window;
-        return;
+        return std::mem::replace(&mut stream.rtx_window, window);
     }
     stream.ssrc = owner.ssrc;
-    stream.window = window;
+    let former = std::mem::replace(&mut stream.window, window);
     stream.reception.reset();
     stream.sender_report = None;
+    stream.kept_from = 0;
     if let Some(holes) = &mut stream.holes {
         holes.clear();
     }
     for hop in &mut stream.hops {
         hop.awaits_keyframe = stream.open.codec.is_video();
     }
+    former
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.
-fn note_arrival(
-    transport: &mut Transport,
-    timers: &mut Timers,
-    packet: &RtpPacket<'_>,
-    peer: u32,
-    at: Micros,
-    now: Micros,
-) {
+fn note_arrival(transport: &mut Transport, timers: &mut Timers, packet: &RtpPacket<'_>, at: Micros, now: Micros) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
-    let Some(&[high, low]) = packet.extension(id) else { return };
-    let arrivals = transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
+    let (Some(&[high, low]), Some(arrivals)) = (packet.extension(id), &mut transport.arrivals) else { return };
     arrivals.push(u16::from_be_bytes([high, low]), at);
     transport.transport_cc_ssrc = packet.header.ssrc;
     if !transport.is_transport_cc_timer_set {
         transport.is_transport_cc_timer_set = true;
-        timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer });
+        timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer: transport.id });
     }
 }
 

@@ -1,9 +1,10 @@
 //! An RTP packet with the rights it has at each point of its way: [`SrtpPacket`] can only be unprotected,
 //! [`RtpPacket`] can only be written into a slot (where the outbox protects it). The bytes are the same.
 
+use proto::id::MID_LEN_MAX;
 use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
-use crate::config::Micros;
+use crate::config::{FRAME_LEN, Micros, PAYLOAD_LEN_MAX};
 use crate::rtp::{self, Header, HeaderWriter};
 use crate::srtp::{Crypto, Window};
 
@@ -100,6 +101,16 @@ const _: () = assert!(Extension::ALL.len() <= EXTENSION_COUNT_MAX);
 /// Extensions that belong to the media rather than to one hop.
 const CARRIED: [Extension; 4] =
     [Extension::AudioLevel, Extension::PlayoutDelay, Extension::AbsCaptureTime, Extension::VideoOrientation];
+
+/// The longest header that [`Outgoing`] writes: fixed header, extension block with transport-cc, abs-send-time, MID and
+/// what is carried, padded.
+const HEADER_LEN_MAX: usize =
+    (12 + 4 + (1 + 2) + (1 + 3) + (1 + MID_LEN_MAX) + CARRIED.len() * (1 + 16)).next_multiple_of(4);
+const RTX_PREFIX_LEN: usize = 2;
+const _: () = assert!(
+    HEADER_LEN_MAX + RTX_PREFIX_LEN + PAYLOAD_LEN_MAX + Crypto::OVERHEAD_MAX <= FRAME_LEN,
+    "the largest payload fits a frame as RTX with every extension"
+);
 
 /// The values of the carried extensions that one packet has.
 #[derive(Clone, Copy)]

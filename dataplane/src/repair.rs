@@ -1,7 +1,7 @@
 //! Repair of losses, both ways: the history from which subscribers' NACKs are answered by RTX (RFC 4585 §6.2.1,
 //! RFC 4588), and the holes of publishers' streams that we ask for ourselves.
 
-use proto::id::StreamId;
+use proto::id::{Ssrc, StreamId};
 
 use crate::config::{
     FRAME_LEN, HISTORY_PACKETS, HISTORY_PER_STREAM, HOLES_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
@@ -16,24 +16,38 @@ pub(crate) struct History {
     next: usize,
 }
 
+/// Which packets an index counts: those of one SSRC of a stream. A stream that changes its SSRC counts anew, and a
+/// repair must not find the new packet under the old number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    pub(crate) stream: StreamId,
+    pub(crate) ssrc: Ssrc,
+}
+
 #[derive(Clone, Copy)]
 struct Entry {
-    stream: StreamId,
+    source: Source,
     index: u64,
     len: u32,
 }
+
+const EMPTY: Entry = Entry { source: Source { stream: StreamId::new(u32::MAX, 0), ssrc: 0 }, index: 0, len: 0 };
 
 /// Where a stream's packets lie in the [`History`], by the low bits of their index.
 pub(crate) type Places = Box<[u32; HISTORY_PER_STREAM]>;
 
 impl History {
     pub(crate) fn new() -> Self {
-        let empty = Entry { stream: StreamId::new(u32::MAX, 0), index: 0, len: 0 };
         History {
             bytes: vec![0; HISTORY_PACKETS * FRAME_LEN].into_boxed_slice(),
-            entries: vec![empty; HISTORY_PACKETS].into_boxed_slice(),
+            entries: vec![EMPTY; HISTORY_PACKETS].into_boxed_slice(),
             next: 0,
         }
+    }
+
+    /// Forgets all packets.
+    pub(crate) fn clear(&mut self) {
+        self.entries.fill(EMPTY);
     }
 
     /// The places of a new stream.
@@ -42,10 +56,14 @@ impl History {
     }
 
     /// Keeps a packet of a stream, given as head and payload.
-    pub(crate) fn store(&mut self, stream: StreamId, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
+    pub(crate) fn store(&mut self, source: Source, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
         let [head, payload] = parts;
         let len = head.len() + payload.len();
-        if len > FRAME_LEN {
+        let held = &self.entries[places[index as usize % HISTORY_PER_STREAM] as usize];
+        // A place that was never used points at somebody else's entry, or at an index that has another place.
+        let is_overtaken =
+            held.source == source && held.index > index && (held.index - index) % HISTORY_PER_STREAM as u64 == 0;
+        if len > FRAME_LEN || is_overtaken {
             return;
         }
         let at = self.next;
@@ -53,15 +71,15 @@ impl History {
         let frame = &mut self.bytes[at * FRAME_LEN..][..len];
         frame[..head.len()].copy_from_slice(head);
         frame[head.len()..].copy_from_slice(payload);
-        self.entries[at] = Entry { stream, index, len: len as u32 };
+        self.entries[at] = Entry { source, index, len: len as u32 };
         places[index as usize % HISTORY_PER_STREAM] = at as u32;
     }
 
     /// The packet of a stream with this index, if it is still there.
-    pub(crate) fn find(&self, stream: StreamId, places: &Places, index: u64) -> Option<&[u8]> {
+    pub(crate) fn find(&self, source: Source, places: &Places, index: u64) -> Option<&[u8]> {
         let at = places[index as usize % HISTORY_PER_STREAM] as usize;
         let entry = self.entries.get(at)?;
-        (entry.stream == stream && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
+        (entry.source == source && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
     }
 }
 
@@ -76,6 +94,8 @@ struct Hole {
 /// The holes of one stream, in order of their index.
 pub(crate) struct Holes {
     holes: Vec<Hole>,
+    /// Where the stream began. The first packet that arrived is not always the first that was sent.
+    lowest: Option<u64>,
     pub(crate) is_timer_set: bool,
 }
 
@@ -91,14 +111,20 @@ pub(crate) struct Arrival {
 impl Holes {
     /// None yet; the memory for all of them is taken here.
     pub(crate) fn new() -> Self {
-        Holes { holes: Vec::with_capacity(HOLES_MAX), is_timer_set: false }
+        Holes { holes: Vec::with_capacity(HOLES_MAX), lowest: None, is_timer_set: false }
     }
 
     /// A packet arrived: `highest` is the highest index before it, if any.
     pub(crate) fn arrived(&mut self, index: u64, highest: Option<u64>, now: Micros) -> Arrival {
         let Some(highest) = highest else {
+            self.lowest = Some(index);
             return Arrival::default();
         };
+        let lowest = *self.lowest.get_or_insert(highest);
+        if index < lowest {
+            self.began_earlier(index, lowest, now);
+            return Arrival::default();
+        }
         if index < highest {
             if let Ok(at) = self.holes.binary_search_by_key(&index, |h| h.index) {
                 self.holes.remove(at);
@@ -119,9 +145,25 @@ impl Holes {
         Arrival::default()
     }
 
+    /// The stream began with `index`, before what was thought to be its start: what lies between is missing too.
+    fn began_earlier(&mut self, index: u64, lowest: u64, now: Micros) {
+        let missing = lowest - index - 1;
+        if self.holes.len() as u64 + missing > HOLES_MAX as u64 {
+            return;
+        }
+        self.lowest = Some(index);
+        self.holes.extend((index + 1..lowest).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
+        self.holes.rotate_right(missing as usize);
+    }
+
     /// Whether nothing is missing.
     pub(crate) fn is_empty(&self) -> bool {
         self.holes.is_empty()
+    }
+
+    /// How many packets are missing.
+    pub(crate) fn len(&self) -> usize {
+        self.holes.len()
     }
 
     /// When the next hole is to be asked for.
@@ -151,6 +193,7 @@ impl Holes {
     /// Forgets all holes.
     pub(crate) fn clear(&mut self) {
         self.holes.clear();
+        self.lowest = None;
     }
 }
 
@@ -191,7 +234,8 @@ mod tests {
 
     #[test]
     fn the_history_finds_what_is_recent_and_only_that() {
-        let (a, b) = (StreamId::new(0, 1), StreamId::new(1, 1));
+        let [a, b, renamed] =
+            [(0, 7), (1, 7), (0, 8)].map(|(stream, ssrc)| Source { stream: StreamId::new(stream, 1), ssrc });
         let mut history = History::new();
         let (mut in_a, mut in_b) = (History::places(), History::places());
         assert_eq!(history.find(a, &in_a, 0), None, "an unused place is not a packet");
@@ -204,6 +248,13 @@ mod tests {
         history.store(b, &mut in_b, last, [b"", b"b"]);
         assert_eq!(history.find(b, &in_b, last), Some(&b"b"[..]));
         assert_eq!(history.find(a, &in_b, last), None, "another stream's packet is not found");
+        assert_eq!(history.find(renamed, &in_a, last), None, "nor that of the stream's former SSRC");
+        history.store(a, &mut in_a, last - HISTORY_PER_STREAM as u64, [b"", b"very late"]);
+        let (mut young, mut in_young) = (History::new(), History::places());
+        young.store(a, &mut in_young, 9, [b"", b"9"]);
+        young.store(a, &mut in_young, 8, [b"", b"8"]);
+        assert_eq!(young.find(a, &in_young, 8), Some(&b"8"[..]), "out of order, into a place that was never used");
+        assert!(history.find(a, &in_a, last).is_some(), "what comes very late does not push out what is newer");
     }
 
     #[test]
@@ -225,6 +276,21 @@ mod tests {
             asked += usize::from(holes.due(now, 50_000, &mut seqs, &mut lost) == 2);
         }
         assert_eq!((asked, lost), (usize::from(NACK_TRIES_MAX), 2));
+    }
+
+    #[test]
+    fn a_stream_that_begins_out_of_order_is_asked_for_from_its_true_start() {
+        let mut holes = Holes::new();
+        let (mut seqs, mut lost) = ([0; 64], 0);
+        holes.arrived(10, None, 0);
+        holes.arrived(12, Some(10), 0);
+        holes.arrived(7, Some(12), 0);
+        assert_eq!(holes.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 3);
+        assert_eq!(seqs[..3], [8, 9, 11]);
+        assert!(holes.arrived(9, Some(12), 1).recovered && holes.arrived(8, Some(12), 1).recovered);
+        holes.clear();
+        assert_eq!(holes.arrived(40_000, Some(40_001), 2), Arrival::default(), "known from before: not its start");
+        assert_eq!(holes.len(), 0);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //!
 //! A gap of the input stays a gap of the output: a receiver that is not told of a loss freezes, one that is told
 //! asks for a repair. Only what a route withholds on purpose closes up, because the next segment starts right
-//! after the last packet that left.
-
-use proto::id::StreamId;
+//! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
+use crate::repair::Source;
+use crate::srtp::Window;
 
 /// How many earlier segments are remembered for repairs of packets sent before a switch.
 const SEGMENTS: usize = 4;
@@ -15,7 +15,7 @@ const SEGMENTS: usize = 4;
 /// A run of output packets that came from one stream with constant offsets.
 #[derive(Clone, Copy)]
 struct Segment {
-    stream: StreamId,
+    source: Source,
     /// Output index of its first packet.
     out_first: u64,
     /// Added to the input index, wrapping.
@@ -27,7 +27,7 @@ struct Segment {
 /// What a repair needs to know of a packet that left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Origin {
-    pub(crate) stream: StreamId,
+    pub(crate) source: Source,
     /// The packet's index in its stream.
     pub(crate) index: u64,
     /// The packet's index as it left.
@@ -69,13 +69,22 @@ impl Rewriter {
         self.is_live = false;
     }
 
+    /// Whether an input packet is further ahead of the live segment than any loss that could still be repaired. Its gap
+    /// closes up: a receiver's SRTP loses count where sequence numbers jump by half their range, and the slot would be
+    /// deaf for the rest of the call, whoever is routed into it.
+    #[inline]
+    pub(crate) fn is_jump(&self, index: u64) -> bool {
+        let highest = self.segments[0].filter(|_| self.is_live).map(|s| self.highest.wrapping_sub(s.index_offset));
+        highest.is_some_and(|highest| index > highest + Window::WIDTH)
+    }
+
     /// Whether a segment is running.
     pub(crate) fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// Begins a segment with the packet (`index`, `timestamp`) of `stream`, which is about to be mapped.
-    pub(crate) fn begin(&mut self, stream: StreamId, index: u64, timestamp: u32, clock_rate: u32, now: Micros) {
+    /// Begins a segment with the packet (`index`, `timestamp`) of `source`, which is about to be mapped.
+    pub(crate) fn begin(&mut self, source: Source, index: u64, timestamp: u32, clock_rate: u32, now: Micros) {
         let timestamp_out = match self.sent_last {
             None => self.timestamp_last,
             Some(sent) => {
@@ -87,7 +96,7 @@ impl Rewriter {
         let out_first = self.highest + 1;
         self.segments.rotate_right(1);
         self.segments[0] = Some(Segment {
-            stream,
+            source,
             out_first,
             index_offset: out_first.wrapping_sub(index),
             timestamp_offset: timestamp_out.wrapping_sub(timestamp),
@@ -125,7 +134,7 @@ impl Rewriter {
         let out_index = self.highest.checked_sub(u64::from(behind))?;
         let segment = self.segments.iter().flatten().find(|s| out_index >= s.out_first)?;
         Some(Origin {
-            stream: segment.stream,
+            source: segment.source,
             index: out_index.wrapping_sub(segment.index_offset),
             out_index,
             timestamp_offset: segment.timestamp_offset,
@@ -135,10 +144,12 @@ impl Rewriter {
 
 #[cfg(test)]
 mod tests {
+    use proto::id::StreamId;
+
     use super::*;
 
-    const A: StreamId = StreamId::new(0, 1);
-    const B: StreamId = StreamId::new(1, 1);
+    const A: Source = Source { stream: StreamId::new(0, 1), ssrc: 7 };
+    const B: Source = Source { stream: StreamId::new(1, 1), ssrc: 8 };
 
     #[test]
     fn gaps_stay_and_switches_close_up() {
@@ -171,11 +182,11 @@ mod tests {
             r.map(i, 0, 0);
         }
         let highest = 32_000 + 40_000 - 1;
-        assert_eq!(r.origin(highest as u16).map(|o| (o.stream, o.index, o.out_index)), Some((A, 40_009, highest)));
+        assert_eq!(r.origin(highest as u16).map(|o| (o.source, o.index, o.out_index)), Some((A, 40_009, highest)));
         r.begin(B, 500, 0, 90_000, 0);
         r.map(500, 0, 0);
-        assert_eq!(r.origin(highest as u16).map(|o| (o.stream, o.index)), Some((A, 40_009)));
-        assert_eq!(r.origin((highest + 1) as u16).map(|o| (o.stream, o.index)), Some((B, 500)));
+        assert_eq!(r.origin(highest as u16).map(|o| (o.source, o.index)), Some((A, 40_009)));
+        assert_eq!(r.origin((highest + 1) as u16).map(|o| (o.source, o.index)), Some((B, 500)));
         assert_eq!(Rewriter::new(10, 0).origin(9), None, "nothing left yet");
         assert_eq!(Rewriter::new(10, 0).origin(60_000), None, "nothing left yet");
     }

@@ -34,6 +34,8 @@ pub(crate) struct Stream {
     pub(crate) reception: Reception,
     /// Repair towards its receivers; video with a negotiated RTX somewhere.
     pub(crate) places: Option<Places>,
+    /// Index from which on every packet was kept for repair: those before came while nobody received the stream.
+    pub(crate) kept_from: u64,
     /// Repair from its publisher.
     pub(crate) holes: Option<Holes>,
     pub(crate) keyframe: Keyframe,
@@ -63,6 +65,7 @@ impl Stream {
             hops: Vec::new(),
             reception: Reception::default(),
             places: is_video.then(History::places),
+            kept_from: 0,
             holes: (is_video && open.feedback & NACK != 0).then(Holes::new),
             keyframe: Keyframe::default(),
             sender_report: None,

@@ -5,12 +5,12 @@ use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerKeys, PeerOpen, 
 use proto::stun::IntegrityKey;
 
 use crate::config::{
-    CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOTS_MAX, PEER_STREAMS_MAX,
-    RETIRED_SSRCS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
+    CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX, PEER_SLOTS_MAX,
+    PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::outbox::{Destination, Path};
 use crate::punt::Bucket;
-use crate::srtp::{Crypto, RtcpWindows};
+use crate::srtp::{Crypto, RtcpWindows, Window};
 use crate::twcc::ArrivalLog;
 
 /// Which of a publisher's streams an SSRC belongs to.
@@ -50,11 +50,15 @@ pub(crate) struct Transport {
     pub(crate) streams: Vec<u32>,
     pub(crate) slots: Vec<(Ssrc, u32)>,
     pub(crate) by_ssrc: Vec<SsrcOwner>,
-    /// SSRCs that a stream has given up. Their old packets are still authentic, so a replay could claim the stream
-    /// back; none of them is ever bound again.
-    retired: Vec<Ssrc>,
+    /// SSRCs that a stream has given up, with what is known of them. Their old packets are still authentic, so a replay
+    /// could claim the stream back: only signalling binds one of them again, and then its window and its ROC go on
+    /// (RFC 3711 §3.2.1).
+    retired: Vec<(Ssrc, Window)>,
+    /// SSRCs that we have sent from, or may have: the slots' and their RTX. A second slot would begin the index again under
+    /// the same key, so none is ever opened twice.
+    slot_ssrcs: Vec<Ssrc>,
 
-    /// Arrivals of its transport-wide sequence numbers, once it sends any.
+    /// Arrivals of its transport-wide sequence numbers, once a stream is open whose sender takes feedback on them.
     pub(crate) arrivals: Option<Box<ArrivalLog>>,
     pub(crate) is_transport_cc_timer_set: bool,
     /// SSRC that feedback is about; any of its streams will do.
@@ -105,6 +109,7 @@ impl Transport {
             slots: Vec::with_capacity(PEER_SLOTS_MAX / 4),
             by_ssrc: Vec::with_capacity(2 * PEER_STREAMS_MAX),
             retired: Vec::new(),
+            slot_ssrcs: Vec::new(),
             arrivals: None,
             is_transport_cc_timer_set: false,
             transport_cc_ssrc: 0,
@@ -172,6 +177,11 @@ impl Transport {
         self.paths.iter().map(|(p, _)| *p).find(|p| p.remote == remote)
     }
 
+    /// When the last check came from this path.
+    pub(crate) fn checked_at(&self, path: Path) -> Option<Micros> {
+        self.paths.iter().find(|(p, _)| *p == path).map(|(_, at)| *at)
+    }
+
     /// All validated paths.
     pub(crate) fn paths(&self) -> impl Iterator<Item = Path> + '_ {
         self.paths.iter().map(|(p, _)| *p)
@@ -212,22 +222,68 @@ impl Transport {
         self.by_ssrc.iter().find(|o| o.ssrc == ssrc).copied()
     }
 
-    /// Whether a stream may take this SSRC: not one that was retired, and not after too many of them.
+    /// Whether a packet may give this SSRC to a stream: not one that was retired, and not after too many of them.
     pub(crate) fn may_bind(&self, ssrc: Ssrc) -> bool {
-        self.retired.len() < RETIRED_SSRCS_MAX && !self.retired.contains(&ssrc)
+        self.by_ssrc.len() + self.retired.len() < PEER_SSRCS_MAX && self.retired.iter().all(|(s, _)| *s != ssrc)
     }
 
-    /// Binds an SSRC to a stream, in place of the one that the stream had in that role.
-    pub(crate) fn bind_ssrc(&mut self, owner: SsrcOwner) {
-        let Transport { by_ssrc, retired, .. } = self;
-        by_ssrc.retain(|o| {
-            let is_replaced = (o.stream, o.is_rtx) == (owner.stream, owner.is_rtx) && o.ssrc != owner.ssrc;
-            if is_replaced {
-                retired.push(o.ssrc);
+    /// Whether signalling may give these SSRCs (of a stream and its RTX, 0 where not signalled) to a new stream.
+    pub(crate) fn may_open(&self, ssrc: Ssrc, rtx_ssrc: Ssrc) -> Result<(), Refusal> {
+        let is_taken = |ssrc| ssrc != 0 && self.owner(ssrc).is_some();
+        if is_taken(ssrc) || is_taken(rtx_ssrc) || (ssrc != 0 && ssrc == rtx_ssrc) {
+            return Err(Refusal::Occupied);
+        }
+        let is_full = self.by_ssrc.len() + self.retired.len() + 2 > PEER_SSRCS_MAX;
+        if self.streams.len() >= PEER_STREAMS_MAX || is_full { Err(Refusal::TableFull) } else { Ok(()) }
+    }
+
+    /// How many SSRCs are bound or remembered.
+    pub(crate) fn ssrc_count(&self) -> usize {
+        self.by_ssrc.len() + self.retired.len()
+    }
+
+    /// Takes memory for all SSRCs that the peer may send from; its first stream is opened.
+    pub(crate) fn reserve_ssrcs(&mut self) {
+        self.retired.reserve_exact(PEER_SSRCS_MAX - self.retired.len());
+    }
+
+    /// Binds an SSRC that nobody has to a stream; returns the one that the stream had in that role.
+    pub(crate) fn bind_ssrc(&mut self, owner: SsrcOwner) -> Option<Ssrc> {
+        let is_role = |o: &SsrcOwner| (o.stream, o.is_rtx) == (owner.stream, owner.is_rtx);
+        match self.by_ssrc.iter_mut().find(|o| is_role(o)) {
+            Some(place) => Some(std::mem::replace(place, owner).ssrc),
+            None => {
+                self.by_ssrc.push(owner);
+                None
             }
-            !is_replaced && o.ssrc != owner.ssrc
-        });
-        by_ssrc.push(owner);
+        }
+    }
+
+    /// Remembers an SSRC that no stream has any more.
+    pub(crate) fn retire(&mut self, ssrc: Ssrc, window: Window) {
+        debug_assert!(self.retired.len() < PEER_SSRCS_MAX, "what is bound or retired was counted before it was bound");
+        self.retired.push((ssrc, window));
+    }
+
+    /// What is remembered of an SSRC that a stream takes again.
+    pub(crate) fn recall(&mut self, ssrc: Ssrc) -> Option<Window> {
+        let at = self.retired.iter().position(|(s, _)| *s == ssrc)?;
+        Some(self.retired.swap_remove(at).1)
+    }
+
+    /// Notes the SSRCs of a new slot and its RTX (0 for none), unless one of them was ever used.
+    pub(crate) fn use_slot_ssrcs(&mut self, ssrc: Ssrc, rtx_ssrc: Ssrc) -> Result<(), Refusal> {
+        if ssrc == 0 {
+            return Err(Refusal::Malformed);
+        }
+        if ssrc == rtx_ssrc || self.slot_ssrcs.iter().any(|s| [ssrc, rtx_ssrc].contains(s)) {
+            return Err(Refusal::Occupied);
+        }
+        if self.slots.len() >= PEER_SLOTS_MAX || self.slot_ssrcs.len() + 2 > PEER_SLOT_SSRCS_MAX {
+            return Err(Refusal::TableFull);
+        }
+        self.slot_ssrcs.extend([ssrc, rtx_ssrc].into_iter().filter(|s| *s != 0));
+        Ok(())
     }
 
     /// Takes a measured round trip into the smoothed one (RFC 6298 §2: one eighth).

@@ -657,6 +657,8 @@ counters! {
     DroppedStunUnknownUfrag => "dropped_stun_unknown_ufrag",
     /// Drop: MESSAGE-INTEGRITY or FINGERPRINT is wrong.
     DroppedStunIntegrity => "dropped_stun_integrity",
+    /// Drop: an authentic check from an address that another peer has checked from within 10 s.
+    DroppedStunPathTaken => "dropped_stun_path_taken",
     /// Drop: not a well-formed DTLS record.
     DroppedDtlsMalformed => "dropped_dtls_malformed",
     /// Drop: punts of this peer (or of all) exceed their rate.

@@ -21,11 +21,13 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   unreachable: 'The server does not answer.',
   token_missing: 'This link has no token in it.',
   token_expired: 'This link has expired.',
+  token_immature: 'This link is not valid yet.',
   wrong_room: 'This link is for another room.',
   room_name: 'There is no room of this name.',
   room_full: 'The room is full.',
   server_full: 'The server is full.',
   no_dataplane: 'The server cannot carry media right now.',
+  unsupported_offer: 'The server can do nothing with what this browser offers.',
   forbidden: 'The token does not allow this.',
   replaced: 'This room was taken over by another window.',
   removed: 'The server ended your stay in this room.',
@@ -48,6 +50,8 @@ export class UprtcError extends Error {
     this.detail = detail;
     /** Whether the room is closed by it. */
     this.fatal = fatal;
+    /** Whether `message` says something to the person at the screen; if not, it is a bug, and `detail` says which. */
+    this.isForPeople = code in SENTENCES || code.startsWith('token_');
   }
 }
 

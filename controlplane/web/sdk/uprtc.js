@@ -431,12 +431,7 @@ export class Room extends RoomTarget {
   /** @param {Socket} socket */
   async #resume(socket) {
     socket.send({ type: 'resume', session: this.#session });
-    try {
-      await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
-    } catch (error) {
-      if (asUprtcError(error).code === 'unknown_session') this.#retire();
-      throw error;
-    }
+    await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
     this.#socket = socket;
     if (this.#transport?.isConnected) this.#attempt = 0;
     // What was switched while nobody listened.
@@ -570,8 +565,9 @@ export class Room extends RoomTarget {
         this.#refresh();
         break;
       case 'error':
-        // A fatal one ends the round that waits for an answer, or comes back as the reason of the closed socket.
-        if (!signal.fatal) this.#report(new UprtcError(signal.code, signal.message));
+        // A fatal one before we are in, and a session that is gone, end the attempt that waits for an answer.
+        if (signal.code === 'unknown_session') this.#retire();
+        else if (!signal.fatal) this.#report(new UprtcError(signal.code, signal.message));
         else if (socket === this.#socket) this.#refused(new UprtcError(signal.code, signal.message));
         break;
       case 'bye':
@@ -583,7 +579,7 @@ export class Room extends RoomTarget {
 
   /** @param {UprtcError} error */
   #refused(error) {
-    if (error.code === 'unknown_session' || error.code === 'not_joined') this.#retire();
+    if (error.code === 'not_joined') this.#retire();
     else if (!this.#mayRetry(error)) this.#end(error);
   }
 
@@ -595,7 +591,7 @@ export class Room extends RoomTarget {
     // A stopping server leaves the media to its successor, who knows our session.
     if (reason === 'server_stopping') return;
     if (rejoin) this.#retire();
-    else this.#end(new UprtcError(reason === 'replaced' ? 'replaced' : 'removed', reason));
+    else this.#end(reason === 'replaced' ? new UprtcError('replaced') : new UprtcError('removed', reason));
   }
 
   /** @param {PeerInfo[]} peers */

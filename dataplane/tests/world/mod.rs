@@ -59,13 +59,26 @@ impl World {
         }
     }
 
-    /// Stages commands and commits them.
-    pub fn commit(&mut self, commands: &[Command]) {
-        for command in commands.iter().copied().chain([Commit { batch: self.batch }.into()]) {
+    /// Stages commands and no more.
+    pub fn stage(&mut self, commands: &[Command]) {
+        for command in commands {
             self.forwarder.apply(self.now, &command.write(), &mut self.outbox);
         }
-        self.batch += 1;
         self.collect();
+    }
+
+    /// Stages commands and commits them; the number of the batch.
+    pub fn commit(&mut self, commands: &[Command]) -> u64 {
+        self.stage(commands);
+        let batch = self.batch;
+        self.stage(&[Commit { batch }.into()]);
+        self.batch += 1;
+        batch
+    }
+
+    /// What the worker reported since the last call.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
     }
 
     /// A datagram from `remote` arrives.
@@ -149,11 +162,18 @@ impl World {
 
     /// A track of `peer`: microphone with Opus or camera with H.264 and RTX.
     pub fn publish(&mut self, peer: &Peer, codec: Codec) -> StreamId {
+        let open = self.stream_open(peer, codec);
+        self.commit(&[open.into()]);
+        open.stream
+    }
+
+    /// The command that opens a track.
+    pub fn stream_open(&mut self, peer: &Peer, codec: Codec) -> StreamOpen {
         self.next_index += 1;
         let stream = StreamId::new(self.next_index, 1);
         let (pt, rtx_pt) = if codec.is_video() { (H264_PT, RTX_PT) } else { (OPUS_PT, 0) };
         let ssrc = 0x1000 + self.next_index;
-        self.commit(&[StreamOpen {
+        StreamOpen {
             stream,
             peer: peer.id,
             ssrc,
@@ -164,8 +184,6 @@ impl World {
             codec,
             feedback: feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
         }
-        .into()]);
-        stream
     }
 
     pub fn ssrc_of(&self, stream: StreamId) -> u32 {
@@ -174,9 +192,16 @@ impl World {
 
     /// A slot of `peer`.
     pub fn slot(&mut self, peer: &Peer) -> SlotId {
+        let open = self.slot_open(peer);
+        self.commit(&[open.into()]);
+        open.slot
+    }
+
+    /// The command that opens a slot.
+    pub fn slot_open(&mut self, peer: &Peer) -> SlotOpen {
         self.next_index += 1;
         let slot = SlotId::new(self.next_index, 1);
-        self.commit(&[SlotOpen {
+        SlotOpen {
             slot,
             peer: peer.id,
             ssrc: 0x2000_0000 + self.next_index,
@@ -186,16 +211,20 @@ impl World {
             rtx_seq_first: 2000,
             timestamp_first: 90_000,
         }
-        .into()]);
-        slot
     }
 
     /// The stream goes into the slot, with the receiver's own payload types.
     pub fn route(&mut self, stream: StreamId, slot: SlotId) -> RouteId {
+        let open = self.route_open(stream, slot);
+        self.commit(&[open.into()]);
+        open.route
+    }
+
+    /// The command that opens a route.
+    pub fn route_open(&mut self, stream: StreamId, slot: SlotId) -> RouteOpen {
         self.next_index += 1;
         let route = RouteId::new(self.next_index, 1);
-        self.commit(&[RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 }.into()]);
-        route
+        RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 }
     }
 }
 

@@ -1,0 +1,329 @@
+//! House rule 6, proved: a warmed-up core takes no memory and gives none back, whatever the packets of a turn are.
+//!
+//! Everything that arrives is made beforehand, because the other SRTP stack and the world of the tests do allocate; only
+//! the core and the outbox run while the allocator counts.
+#![allow(unsafe_code, reason = "a global allocator cannot be written without")]
+
+mod world;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use dataplane::forward::Datagram;
+use dataplane::outbox::Path;
+use proto::plane::*;
+use rtcp::payload_feedbacks::full_intra_request::{FirEntry, FullIntraRequest};
+use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtcp::receiver_report::ReceiverReport;
+use rtcp::reception_report::ReceptionReport;
+use rtcp::sender_report::SenderReport;
+use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use world::*;
+
+/// Counts what this thread takes and gives back while it is told to.
+struct Counting;
+
+thread_local! {
+    static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn note() {
+    if IS_COUNTING.get() {
+        CALLS.set(CALLS.get() + 1);
+    }
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; the counters are plain thread-local cells that need
+// neither memory nor destructors.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(at, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often memory was taken or given back during `work`.
+fn calls_during(work: impl FnOnce()) -> usize {
+    CALLS.set(0);
+    IS_COUNTING.set(true);
+    work();
+    IS_COUNTING.set(false);
+    CALLS.get()
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(calls_during(|| drop(std::hint::black_box(Box::new(1)))), 2);
+    assert_eq!(calls_during(|| {}), 0);
+}
+
+/// A datagram that will arrive.
+struct Arrival {
+    at: u64,
+    from: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+/// One turn of a worker: batch, timers, hand-over. What was sent, and what was reported and punted.
+fn turn(world: &mut World, arrival: &mut Arrival) -> (usize, usize) {
+    let World { forwarder, outbox, .. } = world;
+    let path = Path { socket: 0, remote: arrival.from };
+    forwarder.receive(arrival.at, Datagram { path, at: arrival.at, bytes: &mut arrival.bytes }, outbox);
+    if forwarder.deadline().is_some_and(|deadline| deadline <= arrival.at) {
+        forwarder.tick(arrival.at, outbox);
+    }
+    let sent = outbox.chains().map(|chain| chain.packets().map(|p| usize::from(!p.is_empty())).sum::<usize>()).sum();
+    let mut said = 0;
+    while let Some(report) = outbox.pop_report() {
+        said += usize::from(report.write()[0] != 0);
+    }
+    while let Some((_, payload)) = outbox.pop_punt() {
+        said += usize::from(!payload.is_empty());
+    }
+    outbox.clear();
+    (sent, said)
+}
+
+const PEERS: usize = 4;
+/// Virtual time between two rounds of packets.
+const ROUND: u64 = 10_000;
+
+/// A room of four with cameras and microphones, everybody in everybody's slots.
+struct Room {
+    world: World,
+    peers: Vec<Peer>,
+    /// Audio and video SSRC of each.
+    ssrcs: Vec<[u32; 2]>,
+    /// SSRCs of each peer's slots for video.
+    video_slots: Vec<Vec<u32>>,
+    mids: Vec<String>,
+}
+
+impl Room {
+    fn new() -> Room {
+        let mut world = World::new();
+        let profiles = [SrtpProfile::AeadAes128Gcm, SrtpProfile::Aes128CmHmacSha1_80, SrtpProfile::AeadAes256Gcm];
+        let peers: Vec<_> = (0..PEERS).map(|i| world.connect(profiles[i % profiles.len()])).collect();
+        let streams: Vec<_> =
+            peers.iter().map(|p| [world.publish(p, Codec::Opus), world.publish(p, Codec::H264)]).collect();
+        let mut video_slots = vec![Vec::new(); PEERS];
+        for (to, from) in (0..PEERS).flat_map(|to| (0..PEERS).map(move |from| (to, from))).filter(|(a, b)| a != b) {
+            for (n, &stream) in streams[from].iter().enumerate() {
+                let slot = world.slot(&peers[to]);
+                world.route(stream, slot);
+                if n == 1 {
+                    video_slots[to].push(0x2000_0000 + slot.index);
+                }
+            }
+        }
+        let ssrcs = streams.iter().map(|pair| pair.map(|stream| world.ssrc_of(stream))).collect();
+        let mids = streams.iter().map(|pair| pair[1].index.to_string()).collect();
+        Room { world, peers, ssrcs, video_slots, mids }
+    }
+
+    /// What everybody sends in rounds `rounds` of a call.
+    fn arrivals(&mut self, rounds: std::ops::Range<u64>) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
+        let start = self.world.now;
+        for round in rounds {
+            for i in 0..PEERS {
+                let at = start + round * ROUND + i as u64 * 1000;
+                let from = self.peers[i].remote;
+                let datagrams = self.datagrams(i, round);
+                arrivals.extend(datagrams.into_iter().map(|bytes| Arrival { at, from, bytes }));
+            }
+        }
+        arrivals
+    }
+
+    fn datagrams(&mut self, i: usize, round: u64) -> Vec<Vec<u8>> {
+        let [audio, video] = self.ssrcs[i];
+        let peer = &mut self.peers[i];
+        let mut datagrams = Vec::new();
+        let tcc = |packet: &mut rtp::packet::Packet, n: u64| {
+            packet.header.set_extension(3, Bytes::copy_from_slice(&(n as u16).to_be_bytes())).unwrap();
+        };
+        if round % 2 == 0 {
+            let mut packet = packet(audio, OPUS_PT, (round / 2) as u16, round as u32 * 480, &[7; 80]);
+            tcc(&mut packet, round * 4);
+            packet.header.set_extension(1, Bytes::from_static(&[0x80 | 17])).unwrap();
+            datagrams.push(peer.protect(&packet));
+        }
+        // Two packets of video, of which one in 16 is lost on its way to us, and one in 32 comes as RTX later. Now and then
+        // half a second is missing at once.
+        let is_outage = round % 500 > 450;
+        for n in (round * 2..round * 2 + 2).filter(|n| n % 16 != 5 && !is_outage) {
+            let payload = [if n % 200 == 0 { SPS } else { DELTA }, &[n as u8; 1000]].concat();
+            let mut packet = packet(video, H264_PT, n as u16, (round / 3 * 2700) as u32, &payload);
+            tcc(&mut packet, round * 4 + 1 + n % 2);
+            datagrams.push(peer.protect(&packet));
+        }
+        if round % 16 == 9 {
+            let lost = (round * 2 / 16 * 16).saturating_sub(11) as u16;
+            let payload = [&lost.to_be_bytes()[..], DELTA].concat();
+            let mut packet = packet(video + 0x1_0000, RTX_PT, round as u16, 0, &payload);
+            packet.header.set_extension(4, Bytes::copy_from_slice(self.mids[i].as_bytes())).unwrap();
+            datagrams.push(peer.protect(&packet));
+        }
+        for &slot in &self.video_slots[i] {
+            let seq = 1000 + (round * 2) as u16;
+            if round % 5 == 0 {
+                let nacks = nack_pairs_from_sequence_numbers(&[seq - 30, seq - 9, seq - 8, seq - 7]);
+                datagrams.push(peer.protect_rtcp(&TransportLayerNack { sender_ssrc: 1, media_ssrc: slot, nacks }));
+            }
+            if round % 97 == 0 {
+                datagrams.push(peer.protect_rtcp(&PictureLossIndication { sender_ssrc: 1, media_ssrc: slot }));
+                let fir = vec![FirEntry { ssrc: slot, sequence_number: 1 }];
+                datagrams.push(peer.protect_rtcp(&FullIntraRequest { sender_ssrc: 1, media_ssrc: 0, fir }));
+            }
+            if round % 100 == 50 {
+                let report = ReceptionReport { ssrc: slot, last_sender_report: 7, delay: 9, ..Default::default() };
+                let report = ReceiverReport { ssrc: 1, reports: vec![report], profile_extensions: Bytes::new() };
+                datagrams.push(peer.protect_rtcp(&report));
+            }
+        }
+        if round % 100 == 0 {
+            for (ssrc, rate) in [(audio, 480), (video, 900)] {
+                let (ntp_time, rtp_time) = (round << 24, round as u32 * rate);
+                datagrams.push(peer.protect_rtcp(&SenderReport { ssrc, ntp_time, rtp_time, ..Default::default() }));
+            }
+        }
+        if round % 250 == 0 {
+            datagrams.push(peer.check(true));
+        }
+        datagrams
+    }
+}
+
+#[test]
+fn a_call_takes_no_memory() {
+    let mut room = Room::new();
+    let mut warm = room.arrivals(0..300);
+    let mut measured = room.arrivals(300..2500);
+    for arrival in &mut warm {
+        turn(&mut room.world, arrival);
+    }
+    let before = *room.world.forwarder.counters();
+    let mut sent = 0;
+    for arrival in &mut measured {
+        let kind = (arrival.bytes[1], arrival.bytes.len());
+        let calls = calls_during(|| sent += turn(&mut room.world, arrival).0);
+        assert_eq!(calls, 0, "at {} µs, second byte and length {kind:?}", arrival.at);
+    }
+    let mut grown = |counter: Counter| room.world.forwarder.counters()[counter as usize] - before[counter as usize];
+    // The call was what it was meant to be.
+    assert!(sent > 3 * measured.len() / 2, "{sent} packets for {} datagrams", measured.len());
+    for (counter, least) in [
+        (Counter::Sent, 20_000),
+        (Counter::RtxSent, 500),
+        (Counter::NackReceived, 5000),
+        (Counter::NackSent, 500),
+        (Counter::Recovered, 10),
+        (Counter::Lost, 10),
+        (Counter::KeyframeRequestsReceived, 100),
+        (Counter::KeyframeRequestsSent, 10),
+        (Counter::TransportCcSent, 500),
+        (Counter::RtcpSent, 500),
+        (Counter::BindingAnswered, 20),
+    ] {
+        assert!(grown(counter) >= least, "{}: {}", counter.name(), grown(counter));
+    }
+}
+
+#[test]
+fn what_is_rare_or_hostile_takes_no_memory_either() {
+    let mut room = Room::new();
+    for arrival in &mut room.arrivals(0..100) {
+        turn(&mut room.world, arrival);
+    }
+    let mut at = room.world.now + 100 * ROUND;
+    let mut arrivals = Vec::new();
+    let mut arrive = |from, bytes| {
+        at += 3000;
+        arrivals.push(Arrival { at, from, bytes });
+    };
+    let video = room.ssrcs[0][1];
+    let mids = room.mids.clone();
+    let peer = &mut room.peers[0];
+    // A move to an address, and to more of them than are kept.
+    for port in 0..30 {
+        let remote = SocketAddr::from(([10, 0, 0, 1], 5000 + port));
+        arrive(remote, peer.check(port % 3 == 0));
+    }
+    arrive(peer.remote, peer.check(true));
+    // A stream that changes its SSRC, and again and again.
+    for n in 0..100 {
+        let mut packet = packet(0xabc0_0000 + n, H264_PT, 7, 0, DELTA);
+        packet.header.set_extension(4, Bytes::copy_from_slice(mids[0].as_bytes())).unwrap();
+        arrive(peer.remote, peer.protect(&packet));
+    }
+    let peer = &mut room.peers[1];
+    let video_1 = room.ssrcs[1][1];
+    // Jumps ahead, forgeries, replays, strangers, handshakes.
+    for n in 0..100u16 {
+        let jump = peer.protect(&packet(
+            video_1,
+            H264_PT,
+            300u16.wrapping_add(n.wrapping_mul(2000)),
+            0,
+            if n % 3 == 0 { SPS } else { DELTA },
+        ));
+        let mut forged = jump.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        arrive(peer.remote, forged);
+        arrive(peer.remote, jump.clone());
+        arrive(peer.remote, jump);
+        arrive("203.0.113.5:9".parse().unwrap(), peer.protect(&packet(video, H264_PT, n, 0, DELTA)));
+        let mut hello = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1, 0, 200];
+        hello.resize(213, 9);
+        arrive(peer.remote, hello);
+        arrive(peer.remote, vec![0; usize::from(n)]);
+        let mut check = peer.check(true);
+        check[usize::from(n) % 90] ^= 0x40;
+        arrive(peer.remote, check);
+    }
+    // Long enough for everybody's consent to end.
+    for _ in 0..15_000 {
+        arrive("203.0.113.5:9".parse().unwrap(), vec![255]);
+    }
+    let said: usize = arrivals
+        .iter_mut()
+        .map(|arrival| {
+            let first = arrival.bytes.first().copied();
+            let mut said = 0;
+            let calls = calls_during(|| said = turn(&mut room.world, arrival).1);
+            assert_eq!(calls, 0, "at {} µs, first byte {first:?}", arrival.at);
+            said
+        })
+        .sum();
+    assert!(said > 40, "paths, punts and the end of four consents were reported: {said}");
+    for counter in [
+        Counter::DroppedSrtpAuth,
+        Counter::DroppedSrtpReplay,
+        Counter::DroppedUnknownStream,
+        Counter::DroppedUnknownAddress,
+        Counter::DroppedStunMalformed,
+        Counter::DroppedPuntRate,
+        Counter::HeldForKeyframe,
+        Counter::Lost,
+    ] {
+        assert!(room.world.counter(counter) > 0, "{}", counter.name());
+    }
+}

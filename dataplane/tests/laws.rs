@@ -1,0 +1,595 @@
+//! The laws of what leaves, over calls in virtual time with loss, reordering, duplication, repairs both ways, publishers
+//! that change and publishers that change their SSRC:
+//!
+//! 1. No SRTP index of an SSRC is used twice, so no keystream is, and no sequence number carries two packets; a repair
+//!    carries what was, or would have been, under the number that it names.
+//! 2. In the order of sequence numbers timestamps never go back, and no two frames share one.
+//! 3. A gap of the input is a gap of the output; a switch leaves none.
+//! 4. When the losses stop, everything of the running segment arrives.
+//!
+//! What is judged was decrypted by another SRTP stack.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+use proto::id::{RouteId, SlotId, StreamId};
+use proto::plane::*;
+use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
+use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use world::*;
+
+const MS: u64 = 1000;
+const PUBLISHERS: usize = 3;
+const RECEIVERS: usize = 2;
+/// Audio and video: index into what each peer has of both.
+const KINDS: [Codec; 2] = [Codec::Opus, Codec::H264];
+const VIDEO: usize = 1;
+
+/// What a proptest case chooses.
+#[derive(Clone, Debug)]
+struct Call {
+    seed: u64,
+    /// Per mille, each way.
+    loss: u64,
+    duplicated: u64,
+    /// Milliseconds by which packets of one way differ.
+    jitter: u64,
+    /// When, whose slot, which kind, and who is in it from then on.
+    switches: Vec<(u64, usize, usize, Option<usize>)>,
+    /// When, and who goes on under another SSRC.
+    renames: Vec<(u64, usize)>,
+    /// Length of the bad times, milliseconds.
+    storm: u64,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let storm = 1500u64..3000;
+    let switch = (0..3000u64, 0..RECEIVERS, 0..KINDS.len(), prop::option::weighted(0.9, 0..PUBLISHERS));
+    (
+        any::<u64>(),
+        0..250u64,
+        0..100u64,
+        0..60u64,
+        prop::collection::vec(switch, 0..16),
+        prop::collection::vec((0..2500u64, 0..PUBLISHERS), 0..3),
+        storm,
+    )
+        .prop_map(|(seed, loss, duplicated, jitter, switches, renames, storm)| Call {
+            seed,
+            loss,
+            duplicated,
+            jitter,
+            switches,
+            renames,
+            storm,
+        })
+}
+
+/// What each payload says of itself, from its ninth byte on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Identity {
+    publisher: u8,
+    /// How many SSRCs the publisher had before.
+    rename: u8,
+    frame: u32,
+    /// Its number in the publisher's stream.
+    index: u64,
+}
+
+impl Identity {
+    fn payload(self, starts_keyframe: bool) -> Vec<u8> {
+        let mut bytes = if starts_keyframe { SPS.to_vec() } else { DELTA[..8].to_vec() };
+        bytes.extend([self.publisher, self.rename]);
+        bytes.extend(self.frame.to_be_bytes());
+        bytes.extend(self.index.to_be_bytes());
+        bytes
+    }
+
+    fn read(payload: &[u8]) -> Identity {
+        assert_eq!(payload.len(), 22, "a payload comes whole");
+        Identity {
+            publisher: payload[8],
+            rename: payload[9],
+            frame: u32::from_be_bytes(payload[10..14].try_into().unwrap()),
+            index: u64::from_be_bytes(payload[14..].try_into().unwrap()),
+        }
+    }
+
+    fn source(self) -> (u8, u8) {
+        (self.publisher, self.rename)
+    }
+}
+
+/// One stream that a publisher sends.
+struct Track {
+    mid: String,
+    ssrc: u32,
+    next_index: u64,
+    timestamp: u32,
+    frame: u32,
+    rename: u8,
+    wants_keyframe: bool,
+    sent: HashMap<u16, rtp::packet::Packet>,
+    rtx_seq: u16,
+}
+
+struct Publisher {
+    peer: Peer,
+    streams: [StreamId; 2],
+    tracks: [Track; 2],
+}
+
+/// What was seen of one slot.
+#[derive(Default)]
+struct Seen {
+    highest: Option<u64>,
+    indices: BTreeSet<u64>,
+    rtx_highest: Option<u64>,
+    rtx_indices: BTreeSet<u64>,
+    /// By index: timestamp and identity, from media or repair.
+    packets: BTreeMap<u64, (u32, Identity)>,
+    /// Indices of which media or repair survived the way to the receiver.
+    arrived: BTreeSet<u64>,
+    /// Cuts that were ordered: switches, and changes of SSRC by whoever is in it.
+    cuts: usize,
+}
+
+struct Receiver {
+    peer: Peer,
+    slots: [SlotId; 2],
+    routes: [Option<RouteOpen>; 2],
+    seen: [Seen; 2],
+}
+
+struct Sim {
+    world: World,
+    call: Call,
+    random: u64,
+    publishers: Vec<Publisher>,
+    receivers: Vec<Receiver>,
+    /// Datagrams under way to the worker, by the time of their arrival.
+    flights: BTreeMap<(u64, u64), (SocketAddr, Vec<u8>)>,
+    flight_count: u64,
+    is_calm: bool,
+}
+
+/// The index nearest to the highest so far.
+fn unwrap(seq: u16, highest: Option<u64>) -> u64 {
+    let Some(highest) = highest else { return u64::from(seq) };
+    highest.wrapping_add_signed(i64::from(seq.wrapping_sub(highest as u16) as i16))
+}
+
+impl Sim {
+    fn new(call: Call) -> Sim {
+        let mut world = World::new();
+        let random = call.seed | 1;
+        let publishers = (0..PUBLISHERS)
+            .map(|i| {
+                let peer = world.connect(SrtpProfile::AeadAes128Gcm);
+                let streams = KINDS.map(|codec| world.publish(&peer, codec));
+                let tracks = streams.map(|stream| Track {
+                    mid: stream.index.to_string(),
+                    ssrc: world.ssrc_of(stream),
+                    // One of them is about to wrap.
+                    next_index: [65_400, 100, 30_000][i],
+                    timestamp: [u32::MAX - 90_000, 5, 0x7fff_0000][i],
+                    frame: 0,
+                    rename: 0,
+                    wants_keyframe: false,
+                    sent: HashMap::new(),
+                    rtx_seq: 9,
+                });
+                Publisher { peer, streams, tracks }
+            })
+            .collect();
+        let receivers = (0..RECEIVERS)
+            .map(|i| {
+                let peer = world.connect([SrtpProfile::AeadAes256Gcm, SrtpProfile::Aes128CmHmacSha1_80][i]);
+                // The output wraps early too, in one of them.
+                let slots = KINDS.map(|_| {
+                    let open = SlotOpen { seq_first: [32_700, 1000][i], ..world.slot_open(&peer) };
+                    world.commit(&[open.into()]);
+                    open.slot
+                });
+                Receiver { peer, slots, routes: [None; 2], seen: Default::default() }
+            })
+            .collect();
+        let mut sim = Sim {
+            world,
+            call,
+            random,
+            publishers,
+            receivers,
+            flights: BTreeMap::new(),
+            flight_count: 0,
+            is_calm: false,
+        };
+        for receiver in 0..RECEIVERS {
+            for kind in 0..KINDS.len() {
+                sim.switch(receiver, kind, Some(receiver));
+            }
+        }
+        sim
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) % below.max(1)
+    }
+
+    fn is_lost(&mut self) -> bool {
+        !self.is_calm && self.random(1000) < self.call.loss
+    }
+
+    /// A datagram sets out for the worker.
+    fn send(&mut self, from: SocketAddr, bytes: Vec<u8>) {
+        let copies = 1 + usize::from(!self.is_calm && self.random(1000) < self.call.duplicated);
+        for _ in 0..copies {
+            if self.is_lost() {
+                continue;
+            }
+            let jitter = if self.is_calm { 1 } else { self.call.jitter.max(1) };
+            let at = self.world.now + (5 + self.random(jitter)) * MS;
+            self.flight_count += 1;
+            self.flights.insert((at, self.flight_count), (from, bytes.clone()));
+        }
+    }
+
+    fn switch(&mut self, receiver: usize, kind: usize, publisher: Option<usize>) {
+        let Receiver { slots, routes, seen, .. } = &mut self.receivers[receiver];
+        let (slot, route) = (slots[kind], &mut routes[kind]);
+        seen[kind].cuts += 1;
+        let mut commands: Vec<Command> = Vec::new();
+        let closed = route.take();
+        commands.extend(closed.map(|open| Command::from(RouteClose { route: open.route })));
+        if let Some(publisher) = publisher {
+            let stream = self.publishers[publisher].streams[kind];
+            let mut open = self.world.route_open(stream, slot);
+            // Often the place of the old route is used again, in the same batch.
+            if let Some(old) = closed.filter(|_| publisher > 0) {
+                open.route = RouteId::new(old.route.index, old.route.generation + 1);
+            }
+            *route = Some(open);
+            commands.push(open.into());
+        }
+        self.world.commit(&commands);
+        assert!(!self.world.take_reports().iter().any(|r| matches!(r, Report::Event(Event::Refused(_)))));
+    }
+
+    /// A publisher goes on under another SSRC, which nobody signalled.
+    fn rename(&mut self, publisher: usize) {
+        for kind in 0..KINDS.len() {
+            let Publisher { tracks, streams, .. } = &mut self.publishers[publisher];
+            let track = &mut tracks[kind];
+            track.ssrc += 0x0100_0000;
+            track.rename += 1;
+            track.next_index = (track.next_index + 20_000) % 40_000;
+            track.sent.clear();
+            track.wants_keyframe = true;
+            let stream = streams[kind];
+            for receiver in &mut self.receivers {
+                // Who comes later may still meet the change: the old SSRC's last packets arrive before the new one's first.
+                receiver.seen[kind].cuts += usize::from(receiver.routes[kind].is_some_and(|r| r.stream == stream)) + 1;
+            }
+        }
+    }
+
+    fn publish(&mut self, i: usize, kind: usize) {
+        let is_video = kind == VIDEO;
+        let count = if is_video { 1 + self.random(4) } else { 1 };
+        let mut datagrams = Vec::new();
+        let Publisher { peer, tracks, .. } = &mut self.publishers[i];
+        let track = &mut tracks[kind];
+        let is_keyframe = is_video && (track.frame == 0 || std::mem::take(&mut track.wants_keyframe));
+        for n in 0..count {
+            let (index, frame) = (track.next_index, track.frame);
+            let identity = Identity { publisher: i as u8, rename: track.rename, frame, index };
+            let pt = if is_video { H264_PT } else { OPUS_PT };
+            let payload = identity.payload(is_keyframe && n == 0);
+            let mut packet = packet(track.ssrc, pt, index as u16, track.timestamp, &payload);
+            packet.header.marker = n + 1 == count;
+            packet.header.set_extension(4, track.mid.clone().into()).unwrap();
+            track.next_index += 1;
+            track.sent.insert(index as u16, packet.clone());
+            datagrams.push(peer.protect(&packet));
+        }
+        track.frame += 1;
+        track.timestamp = track.timestamp.wrapping_add(if is_video { 3000 } else { 960 });
+        let from = peer.remote;
+        datagrams.into_iter().for_each(|bytes| self.send(from, bytes));
+    }
+
+    /// A publisher obeys what it is asked for: keyframes and repairs.
+    fn obey(&mut self, i: usize, datagrams: &[Vec<u8>]) {
+        let said = self.publishers[i].peer.unprotect_rtcp(datagrams);
+        for packet in said {
+            if self.is_lost() {
+                continue;
+            }
+            let any = packet.as_any();
+            let Publisher { peer, tracks, .. } = &mut self.publishers[i];
+            let track = &mut tracks[VIDEO];
+            if let Some(pli) = any.downcast_ref::<PictureLossIndication>() {
+                track.wants_keyframe |= pli.media_ssrc == track.ssrc;
+            } else if any.downcast_ref::<FullIntraRequest>().is_some() {
+                track.wants_keyframe = true;
+            } else if let Some(nack) =
+                any.downcast_ref::<TransportLayerNack>().filter(|nack| nack.media_ssrc == track.ssrc)
+            {
+                let mut datagrams = Vec::new();
+                for seq in nack.nacks.iter().flat_map(|pair| pair.packet_list()) {
+                    let original = track.sent.get(&seq).expect("nothing is asked for that was not sent");
+                    let payload = [&seq.to_be_bytes()[..], &original.payload].concat();
+                    // The RTX stream keeps its SSRC through changes of the other.
+                    let rtx_ssrc = track.ssrc % 0x0100_0000 + 0x1_0000;
+                    let mut rtx = world::packet(rtx_ssrc, RTX_PT, track.rtx_seq, original.header.timestamp, &payload);
+                    rtx.header.marker = original.header.marker;
+                    track.rtx_seq = track.rtx_seq.wrapping_add(1);
+                    datagrams.push(peer.protect(&rtx));
+                }
+                let from = peer.remote;
+                datagrams.into_iter().for_each(|bytes| self.send(from, bytes));
+            }
+        }
+    }
+
+    /// A receiver takes what is on its way to it: the laws see all of it, the receiver what survives.
+    fn hear(&mut self, i: usize, datagrams: &[Vec<u8>]) {
+        let packets = self.receivers[i].peer.unprotect(datagrams);
+        self.receivers[i].peer.unprotect_rtcp(datagrams);
+        for packet in packets {
+            let survives = !self.is_lost();
+            let Receiver { slots, seen, .. } = &mut self.receivers[i];
+            let kind = slots.iter().position(|s| s.index == packet.header.ssrc & 0x0fff_ffff).expect("a slot's SSRC");
+            let is_rtx = packet.header.ssrc >> 28 == 3;
+            let index = seen[kind].take(&packet, is_rtx);
+            if survives {
+                seen[kind].arrived.insert(index);
+            }
+        }
+    }
+
+    /// A receiver asks for what it lacks of its video, and sometimes for what never was.
+    fn ask(&mut self, i: usize) {
+        let is_confused = self.random(10) == 0;
+        let wild = self.random(1 << 16) as u16;
+        let Receiver { peer, slots, seen, .. } = &mut self.receivers[i];
+        let seen = &seen[VIDEO];
+        let (Some(&lowest), Some(&highest)) = (seen.arrived.first(), seen.arrived.last()) else { return };
+        let from = lowest.max(highest.saturating_sub(300));
+        let mut lacking: Vec<u16> =
+            (from..highest).filter(|index| !seen.arrived.contains(index)).map(|index| index as u16).collect();
+        if is_confused {
+            lacking.insert(0, wild);
+        }
+        if lacking.is_empty() {
+            return;
+        }
+        let nack = TransportLayerNack {
+            sender_ssrc: 1,
+            media_ssrc: 0x2000_0000 + slots[VIDEO].index,
+            nacks: nack_pairs_from_sequence_numbers(&lacking),
+        };
+        let (from, bytes) = (peer.remote, peer.protect_rtcp(&nack));
+        self.send(from, bytes);
+    }
+
+    fn step(&mut self) {
+        self.world.advance(MS);
+        while let Some(flight) = self.flights.first_entry().filter(|f| f.key().0 <= self.world.now) {
+            let (from, bytes) = flight.remove();
+            self.world.receive(from, &bytes);
+        }
+        for i in 0..PUBLISHERS {
+            let datagrams = self.world.take_sent(self.publishers[i].peer.remote);
+            self.obey(i, &datagrams);
+        }
+        for i in 0..RECEIVERS {
+            let datagrams = self.world.take_sent(self.receivers[i].peer.remote);
+            self.hear(i, &datagrams);
+        }
+    }
+
+    fn run(mut self) -> Sim {
+        const CALM: u64 = 4000;
+        let storm = self.call.storm;
+        let end = storm + CALM;
+        let (switches, renames) = (self.call.switches.clone(), self.call.renames.clone());
+        for ms in 0..end {
+            self.is_calm = ms >= storm;
+            for &(_, receiver, kind, publisher) in switches.iter().filter(|s| s.0 == ms && ms < storm) {
+                self.switch(receiver, kind, publisher);
+            }
+            for &(_, publisher) in renames.iter().filter(|r| r.0 == ms && ms < storm) {
+                self.rename(publisher);
+            }
+            // The last 300 ms are for what is still missing.
+            for i in (0..PUBLISHERS).filter(|_| ms + 300 < end) {
+                if ms % 20 == i as u64 {
+                    self.publish(i, 0);
+                }
+                if ms % 33 == i as u64 {
+                    self.publish(i, VIDEO);
+                }
+            }
+            if ms % 60 == 0 {
+                (0..RECEIVERS).for_each(|i| self.ask(i));
+            }
+            self.step();
+        }
+        self
+    }
+}
+
+impl Seen {
+    /// Law 1, as packets leave. Returns the index of the media that the packet is or repairs.
+    fn take(&mut self, packet: &rtp::packet::Packet, is_rtx: bool) -> u64 {
+        let (highest, indices) = match is_rtx {
+            true => (&mut self.rtx_highest, &mut self.rtx_indices),
+            false => (&mut self.highest, &mut self.indices),
+        };
+        let index = unwrap(packet.header.sequence_number, *highest);
+        *highest = (*highest).max(Some(index));
+        assert!(indices.insert(index), "index {index} of {:x} was used before", packet.header.ssrc);
+        let (index, payload) = match is_rtx {
+            true => {
+                let (original, payload) = packet.payload.split_at(2);
+                (unwrap(u16::from_be_bytes(original.try_into().unwrap()), self.highest), payload)
+            }
+            false => (index, &packet.payload[..]),
+        };
+        let content = (packet.header.timestamp, Identity::read(payload));
+        let first = *self.packets.entry(index).or_insert(content);
+        assert_eq!(first, content, "number {index} carries two packets");
+        index
+    }
+
+    /// Laws 2 and 3, over all that left.
+    fn check_order(&self) {
+        let mut frames: HashMap<u32, (u8, u8, u32)> = HashMap::new();
+        for (timestamp, id) in self.packets.values() {
+            let frame = (id.publisher, id.rename, id.frame);
+            let first = *frames.entry(*timestamp).or_insert(frame);
+            assert_eq!(first, frame, "two frames share timestamp {timestamp}");
+        }
+        let mut segments = 0;
+        for ((index, (timestamp, id)), (next, (next_timestamp, next_id))) in
+            self.packets.iter().zip(self.packets.iter().skip(1))
+        {
+            let elapsed = next_timestamp.wrapping_sub(*timestamp) as i32;
+            assert!(elapsed >= 0, "the timestamp goes back by {elapsed} from {index} to {next}: {id:?} {next_id:?}");
+            let is_same =
+                id.source() == next_id.source() && index.wrapping_sub(id.index) == next.wrapping_sub(next_id.index);
+            if !is_same {
+                segments += 1;
+                assert_eq!(index + 1, *next, "a switch leaves no gap: {id:?} {next_id:?}");
+            }
+        }
+        assert!(segments <= self.cuts, "{segments} seams of {} that were ordered", self.cuts);
+    }
+
+    /// Law 4. `is_routed`: whether somebody is in the slot at the end.
+    fn check_recovery(&self, is_routed: bool) {
+        let Some((&last, &(_, id))) = self.packets.last_key_value() else {
+            assert!(!is_routed, "nothing ever came through");
+            return;
+        };
+        if !is_routed {
+            return;
+        }
+        let begin = self
+            .packets
+            .iter()
+            .rev()
+            .take_while(|(i, (_, p))| {
+                p.source() == id.source() && i.wrapping_sub(p.index) == last.wrapping_sub(id.index)
+            })
+            .last()
+            .map_or(last, |(i, _)| *i);
+        // What a receiver does not know that it lacks: before the first that ever reached it.
+        let begin = begin.max(*self.arrived.first().expect("something arrived"));
+        let missing: Vec<u64> = (begin..=last).filter(|index| !self.arrived.contains(index)).collect();
+        assert!(missing.is_empty(), "of {begin}..={last} never arrived: {missing:?}");
+        assert!(last - begin > 50, "the call went on in the calm: {begin}..={last}");
+    }
+}
+
+/// Runs a call and holds it against the laws.
+fn check(call: Call) -> Sim {
+    let mut sim = Sim::new(call).run();
+    for receiver in &sim.receivers {
+        for kind in 0..KINDS.len() {
+            receiver.seen[kind].check_order();
+        }
+        receiver.seen[VIDEO].check_recovery(receiver.routes[VIDEO].is_some());
+    }
+    assert_eq!(sim.world.counter(Counter::DroppedSrtpAuth), 0);
+    assert_eq!(sim.world.counter(Counter::SendFailed), 0);
+    sim
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_laws_hold_whatever_the_network_does(call in call()) {
+        check(call);
+    }
+}
+
+/// What proptest once found.
+#[test]
+fn the_laws_hold_where_they_did_not() {
+    // A stream whose first packets come out of order.
+    let calm = Call {
+        seed: 6_088_839_501_177_821_528,
+        loss: 0,
+        duplicated: 0,
+        jitter: 30,
+        switches: vec![],
+        renames: vec![],
+        storm: 1500,
+    };
+    check(calm.clone());
+    // The first packets under another SSRC come out of order, and one of them is lost.
+    let switches = vec![(14, 1, 0, None), (225, 0, 1, Some(2)), (959, 1, 0, Some(0))];
+    check(Call {
+        seed: 91_449_063_158_217_906,
+        loss: 221,
+        duplicated: 41,
+        jitter: 24,
+        switches,
+        renames: vec![(1289, 1)],
+        ..calm.clone()
+    });
+    // A keyframe that was lost arrives after a switch to it, and what follows it came before.
+    let switches = vec![
+        (729, 1, 1, Some(1)),
+        (737, 0, 1, Some(0)),
+        (818, 0, 0, Some(2)),
+        (969, 0, 1, None),
+        (1113, 1, 1, Some(2)),
+        (1164, 0, 0, Some(1)),
+        (1286, 1, 0, Some(2)),
+        (1836, 0, 0, Some(2)),
+        (1917, 1, 1, Some(2)),
+        (1949, 1, 1, Some(1)),
+        (2055, 0, 0, Some(1)),
+        (2215, 0, 1, Some(2)),
+    ];
+    check(Call {
+        seed: 11_813_610_364_862_574_240,
+        loss: 90,
+        duplicated: 10,
+        jitter: 11,
+        switches,
+        storm: 2975,
+        ..calm
+    });
+}
+
+#[test]
+fn a_storm_is_a_storm() {
+    let switches = (0..16).map(|n| (n * 150, n as usize % 2, n as usize / 2 % 2, Some(n as usize % 3))).collect();
+    let call = Call { seed: 3, loss: 200, duplicated: 50, jitter: 50, switches, renames: vec![(1000, 0)], storm: 2500 };
+    let mut sim = check(call);
+    for (counter, least) in [
+        (Counter::Sent, 1000),
+        (Counter::RtxSent, 100),
+        (Counter::NackSent, 50),
+        (Counter::Recovered, 30),
+        (Counter::KeyframeRequestsSent, 5),
+        (Counter::DroppedSrtpReplay, 10),
+        (Counter::HeldForKeyframe, 10),
+    ] {
+        assert!(sim.world.counter(counter) >= least, "{}: {}", counter.name(), sim.world.counter(counter));
+    }
+    let seams: usize = sim.receivers.iter().flat_map(|r| &r.seen).map(|seen| seen.cuts).sum();
+    assert!(seams >= 16);
+}
