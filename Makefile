@@ -39,6 +39,7 @@ test-browsers: test-deps
 
 bench: deps
 	$(CARGO) bench -p bench
+	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps
 	$(CARGO) fmt --all --check

@@ -33,10 +33,10 @@ const ADVICE = /** @type {Record<string, string>} */ ({
 async function main() {
   document.title = `${name} · uprtc`;
   const claims = readClaims();
-  if (parameters.get('join') === '1') return enter({ isMuted: false }, true);
   if (!token) return showEnd(new UprtcError('token_missing'));
   const isExpired = (claims.exp ?? Infinity) * 1000 < Date.now();
   if (isExpired) return showEnd(new UprtcError('token_expired'));
+  if (parameters.get('join') === '1') return enter({ isMuted: false }, true);
   const problem = navigator.mediaDevices ? '' : new UprtcError('insecure_context').message;
   const about = { room: name, name: claims.name ?? '', mayPublish: claims.publish !== false, problem };
   await enter(await chooseInLobby(about), false);
@@ -127,5 +127,8 @@ function readClaims() {
 }
 
 // A picture or sound that may not play yet would hold up the page's own loading.
-if (document.readyState === 'complete') main();
-else addEventListener('load', main, { once: true });
+const loaded = new Promise((resolve) => {
+  if (document.readyState === 'complete') resolve(undefined);
+  else addEventListener('load', resolve, { once: true });
+});
+loaded.then(main).catch((error) => showEnd(error instanceof UprtcError ? error : new UprtcError('internal', String(error))));

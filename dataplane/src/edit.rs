@@ -2,9 +2,7 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{
-    Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback,
-};
+use proto::plane::{Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback};
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
@@ -284,15 +282,16 @@ impl Forwarder {
                 at = Describing { phase: at.phase + 1, index: 0, count: at.count };
                 continue;
             }
-            let echoed = self.echo(at.phase, at.index, out);
+            let (echoed, expired) = self.echo(at.phase, at.index, out);
             at.count += echoed as u64;
             at.index += 1;
-            space = space.saturating_sub(echoed);
+            space = space.saturating_sub(echoed + expired);
         }
         self.describing = Some(at);
     }
 
-    fn echo(&self, phase: u8, index: u32, out: &mut Outbox) -> usize {
+    /// Reports one object; returns how many echoes and how many other events that took.
+    fn echo(&self, phase: u8, index: u32, out: &mut Outbox) -> (usize, usize) {
         let mut records: [Option<Command>; 4] = [None; 4];
         match phase {
             0 => {
@@ -309,10 +308,11 @@ impl Forwarder {
         }
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.
-        if let Some(peer) = self.peers.at(index).filter(|peer| phase == 0 && peer.is_expired) {
+        let expired = self.peers.at(index).filter(|peer| phase == 0 && peer.is_expired);
+        if let Some(peer) = expired {
             out.report(PeerExpired { peer: peer.id }.into_report());
         }
-        count
+        (count, usize::from(expired.is_some()))
     }
 }
 

@@ -61,8 +61,8 @@ impl History {
         let len = head.len() + payload.len();
         let held = &self.entries[places[index as usize % HISTORY_PER_STREAM] as usize];
         // A place that was never used points at somebody else's entry, or at an index that has another place.
-        let is_overtaken =
-            held.source == source && held.index > index && (held.index - index) % HISTORY_PER_STREAM as u64 == 0;
+        let has_place = |held: u64| (held - index).is_multiple_of(HISTORY_PER_STREAM as u64);
+        let is_overtaken = held.source == source && held.index > index && has_place(held.index);
         if len > FRAME_LEN || is_overtaken {
             return;
         }

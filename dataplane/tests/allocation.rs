@@ -160,7 +160,7 @@ impl Room {
         let tcc = |packet: &mut rtp::packet::Packet, n: u64| {
             packet.header.set_extension(3, Bytes::copy_from_slice(&(n as u16).to_be_bytes())).unwrap();
         };
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             let mut packet = packet(audio, OPUS_PT, (round / 2) as u16, round as u32 * 480, &[7; 80]);
             tcc(&mut packet, round * 4);
             packet.header.set_extension(1, Bytes::from_static(&[0x80 | 17])).unwrap();
@@ -170,7 +170,7 @@ impl Room {
         // half a second is missing at once.
         let is_outage = round % 500 > 450;
         for n in (round * 2..round * 2 + 2).filter(|n| n % 16 != 5 && !is_outage) {
-            let payload = [if n % 200 == 0 { SPS } else { DELTA }, &[n as u8; 1000]].concat();
+            let payload = [if n.is_multiple_of(200) { SPS } else { DELTA }, &[n as u8; 1000]].concat();
             let mut packet = packet(video, H264_PT, n as u16, (round / 3 * 2700) as u32, &payload);
             tcc(&mut packet, round * 4 + 1 + n % 2);
             datagrams.push(peer.protect(&packet));
@@ -184,11 +184,11 @@ impl Room {
         }
         for &slot in &self.video_slots[i] {
             let seq = 1000 + (round * 2) as u16;
-            if round % 5 == 0 {
+            if round.is_multiple_of(5) {
                 let nacks = nack_pairs_from_sequence_numbers(&[seq - 30, seq - 9, seq - 8, seq - 7]);
                 datagrams.push(peer.protect_rtcp(&TransportLayerNack { sender_ssrc: 1, media_ssrc: slot, nacks }));
             }
-            if round % 97 == 0 {
+            if round.is_multiple_of(97) {
                 datagrams.push(peer.protect_rtcp(&PictureLossIndication { sender_ssrc: 1, media_ssrc: slot }));
                 let fir = vec![FirEntry { ssrc: slot, sequence_number: 1 }];
                 datagrams.push(peer.protect_rtcp(&FullIntraRequest { sender_ssrc: 1, media_ssrc: 0, fir }));
@@ -199,13 +199,13 @@ impl Room {
                 datagrams.push(peer.protect_rtcp(&report));
             }
         }
-        if round % 100 == 0 {
+        if round.is_multiple_of(100) {
             for (ssrc, rate) in [(audio, 480), (video, 900)] {
                 let (ntp_time, rtp_time) = (round << 24, round as u32 * rate);
                 datagrams.push(peer.protect_rtcp(&SenderReport { ssrc, ntp_time, rtp_time, ..Default::default() }));
             }
         }
-        if round % 250 == 0 {
+        if round.is_multiple_of(250) {
             datagrams.push(peer.check(true));
         }
         datagrams
@@ -283,7 +283,7 @@ fn what_is_rare_or_hostile_takes_no_memory_either() {
             H264_PT,
             300u16.wrapping_add(n.wrapping_mul(2000)),
             0,
-            if n % 3 == 0 { SPS } else { DELTA },
+            if n.is_multiple_of(3) { SPS } else { DELTA },
         ));
         let mut forged = jump.clone();
         *forged.last_mut().unwrap() ^= 1;

@@ -295,3 +295,65 @@ fn each_sender_of_a_peer_counts_its_own_rtcp() {
     }
     assert_eq!(call.world.counter(Counter::DroppedSrtcp), 3, "each is taken once, and its replay is not");
 }
+
+#[test]
+fn a_new_hole_does_not_wait_for_the_retry_of_an_old_one() {
+    let mut call = Call::new();
+    call.video(102, DELTA);
+    call.world.advance(20_000);
+    assert_eq!(
+        find::<TransportLayerNack>(&call.said_to_alice()).len(),
+        1,
+        "101, asked again in a round trip and a quarter"
+    );
+    call.video(104, DELTA);
+    call.world.advance(30_000);
+    let said = call.said_to_alice();
+    let nacks = find::<TransportLayerNack>(&said);
+    assert_eq!(nacks.len(), 1);
+    assert_eq!(nacks[0].nacks.iter().flat_map(|n| n.packet_list()).collect::<Vec<_>>(), [103]);
+}
+
+#[test]
+fn a_new_ssrc_without_a_keyframe_is_asked_for_one() {
+    let mut call = Call::new();
+    call.world.advance(5 * SECOND);
+    call.said_to_alice();
+    let mut renamed = packet(0xabcd, H264_PT, 7, 0, DELTA);
+    renamed.header.set_extension(4, (call.ssrc - 0x1000).to_string().into()).unwrap();
+    let renamed = call.alice.protect(&renamed);
+    assert!(call.arrives(&renamed).is_empty(), "the picture before and this one have nothing in common");
+    call.ssrc = 0xabcd;
+    assert_eq!(call.keyframes_asked(), 1);
+}
+
+#[test]
+fn the_reports_of_many_slots_fit_every_path() {
+    let mut call = Call::new();
+    let report = SenderReport { ssrc: call.ssrc, ntp_time: 1 << 40, rtp_time: 6000, ..Default::default() };
+    let stream = proto::id::StreamId::new(call.ssrc - 0x1000, 1);
+    for _ in 1..60 {
+        let slot = call.world.slot(&call.bob);
+        call.world.route(stream, slot);
+    }
+    let mut bob_speaks = Vec::new();
+    for _ in 0..16 {
+        let stream = call.world.publish(&call.bob, Codec::Opus);
+        bob_speaks.push(call.world.ssrc_of(stream));
+    }
+    for ssrc in bob_speaks {
+        let word = call.bob.protect(&packet(ssrc, OPUS_PT, 1, 0, b"word"));
+        call.world.receive(call.bob.remote, &word);
+    }
+    let protected = call.alice.protect_rtcp(&report);
+    call.world.receive(call.alice.remote, &protected);
+    call.video(101, SPS);
+    call.world.take_sent(call.bob.remote);
+    call.world.advance(SECOND);
+    let datagrams = call.world.take_sent(call.bob.remote);
+    assert!(datagrams.iter().all(|d| d.len() <= 1200), "{:?}", datagrams.iter().map(Vec::len).collect::<Vec<_>>());
+    let said = call.bob.unprotect_rtcp(&datagrams);
+    let reports = find::<SenderReport>(&said);
+    assert_eq!(reports.len(), 60);
+    assert_eq!(reports.iter().map(|r| r.reports.len()).sum::<usize>(), 16);
+}

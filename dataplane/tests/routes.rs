@@ -406,7 +406,7 @@ fn a_description_echoes_what_is_installed_and_no_key() {
         commands
     };
     let expected = sorted(expected);
-    for space in [5, 6, 7, 64, 4096] {
+    for space in [6, 7, 8, 64, 4096] {
         let echoes = describe(&mut world, space, |_| {});
         assert!(
             echoes.windows(2).all(|w| order(&w[0]) <= order(&w[1])),
@@ -415,7 +415,7 @@ fn a_description_echoes_what_is_installed_and_no_key() {
         assert_eq!(sorted(echoes), expected, "in chunks of {space}");
     }
     world.commit(&[Describe {}.into()]);
-    for space in 0..4 {
+    for space in 0..=5 {
         world.forwarder.describe(space, &mut world.outbox);
     }
     world.collect();
@@ -443,7 +443,7 @@ fn edits_go_on_while_a_description_is_under_way() {
     let slots: Vec<_> = peers.iter().map(|p| world.slot(p)).collect();
     let stays = world.route(streams[5], slots[4]);
     let mut closed = peers.iter().take(4);
-    let echoes = describe(&mut world, 6, |world| {
+    let echoes = describe(&mut world, 7, |world| {
         if let Some(peer) = closed.next() {
             world.commit(&[PeerClose { peer: peer.id }.into()]);
         }
@@ -454,7 +454,7 @@ fn edits_go_on_while_a_description_is_under_way() {
     let opened: Vec<_> = echoes.iter().filter(|c| matches!(c, Command::StreamOpen(_))).collect();
     assert!(opened.len() >= 2, "what stays is told: {opened:?}");
 
-    let echoes = describe(&mut world, 5, |world| {
+    let echoes = describe(&mut world, 6, |world| {
         world.commit(&[Reset {}.into()]);
     });
     assert!(!echoes.is_empty() && world.forwarder.sizes().objects == [0; 4]);
@@ -463,4 +463,28 @@ fn edits_go_on_while_a_description_is_under_way() {
     world.forwarder.describe(100, &mut world.outbox);
     world.collect();
     assert!(world.take_reports().contains(&Report::Event(Described { count: 0 }.into())));
+}
+
+#[test]
+fn expired_peers_are_told_of_again_within_the_space() {
+    let mut world = World::new();
+    let peers: Vec<Peer> = (0..40).map(|_| world.connect(GCM)).collect();
+    world.advance(31_000_000);
+    world.take_reports();
+    for space in [6, 100] {
+        let mut expired = Vec::new();
+        world.commit(&[Describe {}.into()]);
+        world.take_reports();
+        while world.forwarder.is_describing() {
+            world.forwarder.describe(space, &mut world.outbox);
+            world.collect();
+            let reports = world.take_reports();
+            assert!(reports.len() <= space, "{} reports in a space of {space}", reports.len());
+            expired.extend(reports.iter().filter_map(|report| match report {
+                Report::Event(Event::PeerExpired(event)) => Some(event.peer),
+                _ => None,
+            }));
+        }
+        assert_eq!(expired, peers.iter().map(|p| p.id).collect::<Vec<_>>());
+    }
 }

@@ -357,7 +357,7 @@ records! {
         PeerOpen = 1 {
             /// Its place in the worker's table.
             peer: PeerId,
-            /// Our username fragment; the first half of USERNAME in the peer's checks.
+            /// Our username fragment, which no other peer of the worker has; the first half of USERNAME in the peer's checks.
             ufrag: [u8; UFRAG_LEN],
             /// Our password; keys MESSAGE-INTEGRITY in both directions of a check.
             pwd: [u8; PWD_LEN],
@@ -419,7 +419,8 @@ records! {
             slot: SlotId,
             /// Who receives.
             peer: PeerId,
-            /// SSRC for the life of the slot.
+            /// SSRC for the life of the slot. It and the RTX stream's are refused as occupied if a slot of this peer has
+            /// ever had them: the packet index would begin again under the same key.
             ssrc: Ssrc,
             /// SSRC of its RTX stream, or 0.
             rtx_ssrc: Ssrc,

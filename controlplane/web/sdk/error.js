@@ -30,6 +30,7 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   unsupported_offer: 'The server can do nothing with what this browser offers.',
   forbidden: 'The token does not allow this.',
   replaced: 'This room was taken over by another window.',
+  left: 'You left the room.',
   removed: 'The server ended your stay in this room.',
 });
 

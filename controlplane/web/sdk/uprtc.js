@@ -38,7 +38,7 @@ const LOUD = 0.016;
 /** Longer than the pauses within a sentence. */
 const HOLD_MS = 600;
 const RETRY_MS_MIN = 250;
-const RETRY_MS_MAX = 5_000;
+const RETRY_MS_MAX = 3_000;
 const TOKEN_CODES = /^(token_|wrong_room)/;
 
 /** @typedef {'microphone' | 'camera' | 'screen' | 'screen_audio'} Source What a track shows. */
@@ -181,6 +181,7 @@ export class Room extends RoomTarget {
   /** @param {RoomOptions} options */
   constructor(options) {
     super();
+    if (typeof RTCPeerConnection === 'undefined') throw new UprtcError('unsupported_browser', '', { fatal: true });
     /** Its name. */
     this.name = options.room;
     /** This client. */
@@ -244,9 +245,8 @@ export class Room extends RoomTarget {
   async join() {
     if (this.state !== 'new') throw new Error('a Room is joined once');
     this.#setState('connecting');
-    if (typeof RTCPeerConnection === 'undefined') throw this.#end(new UprtcError('unsupported_browser'));
     await this.#openFirst();
-    if (this.#isClosed()) throw this.#end();
+    if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
     addEventListener('pagehide', this.#onPageHide);
     addEventListener('online', this.#onOnline);
     this.#listening = setInterval(() => this.#listen(), LISTEN_MS);
@@ -258,7 +258,7 @@ export class Room extends RoomTarget {
   /** Leaves for good, and lets go of the devices that were opened here. */
   leave() {
     this.#socket?.send({ type: 'leave' });
-    this.#end();
+    this.#end(undefined);
   }
 
   /**
@@ -382,7 +382,7 @@ export class Room extends RoomTarget {
       this.#refresh();
       if (!this.#isClosed()) await this.#pause();
     }
-    reject(new UprtcError('removed', 'left while joining', { fatal: true }));
+    reject(new UprtcError('left', 'while joining', { fatal: true }));
   }
 
   #isClosed() {
@@ -454,6 +454,9 @@ export class Room extends RoomTarget {
       await Promise.all(Object.values(this.#devices).map((device) => this.#switch(device.source, false)));
       for (const device of Object.values(this.#devices)) device.close();
     }
+    // One that was offered and never answered.
+    if (this.#transport !== this.#former) this.#transport?.close();
+    this.#slots = [];
     const transport = new Transport(welcome, {
       oncandidate: (candidate) => this.#transport === transport && socket.send({ type: 'candidate', ...candidate }),
       onstate: () => this.#transportChanged(transport),
@@ -473,7 +476,6 @@ export class Room extends RoomTarget {
     this.local.name = welcome.name;
     const rejoined = this.#hasJoined;
     this.#hasJoined = true;
-    this.#placeTracks();
     this.#former?.close();
     this.#former = undefined;
     if (this.limits) transport.limit(this.limits);
@@ -504,9 +506,14 @@ export class Room extends RoomTarget {
     this.#refresh();
   }
 
-  /** @param {UprtcError} [error] */
+  /**
+   * The end, by choice or by an error.
+   * @template {UprtcError | undefined} E
+   * @param {E} error
+   * @returns {E}
+   */
   #end(error) {
-    if (this.state === 'closed') return error ?? new UprtcError('removed');
+    if (this.state === 'closed') return error;
     removeEventListener('pagehide', this.#onPageHide);
     removeEventListener('online', this.#onOnline);
     clearInterval(this.#listening);
@@ -523,7 +530,7 @@ export class Room extends RoomTarget {
       this.#report(error);
     }
     this.#emit('state', { state: 'closed', previous });
-    return error ?? new UprtcError('removed');
+    return error;
   }
 
   // Signals
@@ -590,6 +597,7 @@ export class Room extends RoomTarget {
   #bye(reason, rejoin) {
     // A stopping server leaves the media to its successor, who knows our session.
     if (reason === 'server_stopping') return;
+    if (reason === 'transport_failed' && !this.#transport?.wasConnected) this.#report(new UprtcError('media_failed'));
     if (rejoin) this.#retire();
     else this.#end(reason === 'replaced' ? new UprtcError('replaced') : new UprtcError('removed', reason));
   }
