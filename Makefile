@@ -18,7 +18,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps lint test-rust test-loom test-miri test-browsers
+test: test-deps test-rust test-loom test-miri test-browsers
 
 test-rust: deps
 	$(CARGO) test --workspace
