@@ -37,8 +37,9 @@ test-browsers: test-deps
 	tools/npm-install bench/e2e
 	cd bench/e2e && node --test --test-concurrency=1 --test-reporter=spec
 
+# What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
-	$(CARGO) bench -p bench
+	$(CARGO) bench -p bench --bench packet --bench kernel
 	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps
