@@ -95,6 +95,8 @@ pub enum Input {
         /// Which worker.
         worker: usize,
     },
+    /// Other settings for those who come from now on; see [`Settings::reload`].
+    Settings(Settings),
     /// The server stops: every socket is told. Media stands, for a successor to adopt.
     Stop,
 }
@@ -225,6 +227,10 @@ impl Engine {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.plan.resync();
                 }
+            }
+            Input::Settings(settings) => {
+                self.settings.reload(settings);
+                self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
             }
             Input::Stop => self.stop(),
         }

@@ -21,7 +21,7 @@ use proto::signal::{ClientSignal, ServerSignal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Engine, Grant, Input, Output, SocketId};
+use crate::engine::{Engine, Grant, Input, Output, Settings, SocketId};
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -81,6 +81,8 @@ pub enum Request {
         /// Where to.
         reply: oneshot::Sender<Sample>,
     },
+    /// Go on with other settings; see [`Settings::reload`].
+    Settings(Box<Settings>),
     /// End: close every socket and let go of the workers, which go on forwarding.
     Stop {
         /// Whether clients are told that the server stops. If not, they come back and resume at the successor.
@@ -155,6 +157,11 @@ impl Handle {
         let (reply, sample) = oneshot::channel();
         self.requests.send(Request::Sample { reply }).await.ok()?;
         sample.await.ok()
+    }
+
+    /// Brings other settings into the running engine.
+    pub async fn reload(&self, settings: Settings) {
+        let _ = self.requests.send(Request::Settings(Box::new(settings))).await; // As above.
     }
 
     /// Ends the driver; see [`Request::Stop`].
@@ -313,6 +320,7 @@ impl Driver {
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
             }
+            Request::Settings(settings) => self.engine.handle(now, Input::Settings(*settings)),
             Request::Stop { for_good } => {
                 if for_good {
                     self.engine.handle(now, Input::Stop);
@@ -562,7 +570,6 @@ async fn try_attach(path: PathBuf) -> Result<Attached, LinkError> {
 mod tests {
     use super::*;
     use crate::dtls::Identity;
-    use crate::engine::Settings;
 
     fn grant() -> Grant {
         Grant {
