@@ -56,7 +56,10 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
         is_pinned: options.is_pinned,
         driver: options.driver,
     };
-    dataplane::run(&config, || stop.wait(|| drop(sources.reload(&mut options, Role::Dataplane))))?;
+    let mut reload = || {
+        sources.reload(&mut options, Role::Dataplane);
+    };
+    dataplane::run(&config, || stop.wait(&mut reload))?;
     Ok(())
 }
 

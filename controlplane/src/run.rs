@@ -24,7 +24,7 @@ use crate::link::{self, Driver, DriverError};
 use crate::{http, stun_server};
 
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
-const LOCK_FILE: &str = "controlplane.lock";
+pub const LOCK_FILE: &str = "controlplane.lock";
 
 /// How long the sockets may take to say goodbye. The supervisor waits longer than this.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -46,7 +46,7 @@ fn the_documented_file_has_every_key_and_its_default() {
 
 #[test]
 fn what_a_supervisor_writes_for_its_planes_reads_back() {
-    let mut options = Options { log: "info,a=\"b\\".into(), workers: 3, is_pinned: false, ..Options::default() };
+    let mut options = Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
     options.media_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
     options.rooms.peers_max = 3;
     options.limits.sockets_max = 77;
