@@ -179,7 +179,8 @@ impl Role {
 
 /// The whole of the options as a settings file, without the state folder, whose path may be no text.
 pub(crate) fn write(options: &Options) -> String {
-    let header = "# What `uprtc run` started its planes with, for planes that it starts again. Changes here are lost.\n";
+    let header =
+        "# What `uprtc run` started its planes with, for planes that it starts again. Changes here are lost.\n";
     let lines = KEYS.iter().filter(|key| key.name != "state");
     lines.fold(header.to_owned(), |text, key| format!("{text}{} = {}\n", key.name, key.toml(options)))
 }

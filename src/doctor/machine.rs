@@ -96,8 +96,8 @@ fn udp() -> Vec<Finding> {
     vec![
         offload("udp-gso", socket.has_gso(), "UDP_SEGMENT (trains out)", "4.18"),
         offload("udp-gro", socket.has_gro(), "UDP_GRO (trains in)", "5.0"),
-        buffer("receive-buffer", granted.receive, "rmem_max"),
-        buffer("send-buffer", granted.send, "wmem_max"),
+        buffer("receive-buffer", granted.receive, "rmem_max", read("/proc/sys/net/core/rmem_max").parse().ok()),
+        buffer("send-buffer", granted.send, "wmem_max", read("/proc/sys/net/core/wmem_max").parse().ok()),
     ]
 }
 
@@ -112,15 +112,20 @@ fn offload(check: &'static str, is_there: bool, name: &str, since: &str) -> Find
     }
 }
 
-fn buffer(check: &'static str, granted: usize, setting: &str) -> Finding {
+/// What a socket of ours was granted, and what the setting of the kernel's leaves to a user without privileges.
+fn buffer(check: &'static str, granted: usize, setting: &str, limit: Option<usize>) -> Finding {
     let wanted = SOCKET_BUFFER_BYTES;
-    match granted >= wanted {
-        true => Finding::ok(check, format!("{} kB", granted / 1024)),
-        false => Finding::warn(
-            check,
-            format!("{} kB of {} kB: bursts may be lost", granted / 1024, wanted / 1024),
-            format!("sysctl -w net.core.{setting}={wanted}"),
-        ),
+    let mend = format!("sysctl -w net.core.{setting}={wanted}, and deploy/sysctl.conf for the next start");
+    match limit {
+        _ if granted < wanted => {
+            let finding = format!("{} kB of {} kB: bursts may be lost", granted / 1024, wanted / 1024);
+            Finding::warn(check, finding, mend)
+        }
+        Some(limit) if limit < wanted => {
+            let finding = format!("{} kB, but without root's privileges {} kB", granted / 1024, limit / 1024);
+            Finding::warn(check, finding, mend)
+        }
+        _ => Finding::ok(check, format!("{} kB", granted / 1024)),
     }
 }
 
@@ -228,9 +233,11 @@ mod tests {
     #[test]
     fn what_is_short_is_named_with_the_line_that_mends_it() {
         let options = Options { workers: 8, ..Options::default() };
-        let small = buffer("receive-buffer", 208 << 10, "rmem_max");
-        assert_eq!(small.mend.as_deref(), Some("sysctl -w net.core.rmem_max=4194304"));
-        assert_eq!(buffer("receive-buffer", 4 << 20, "rmem_max").level, Level::Ok);
+        let small = buffer("receive-buffer", 208 << 10, "rmem_max", Some(208 << 10));
+        assert!(small.mend.as_deref().unwrap().contains("sysctl -w net.core.rmem_max=4194304"), "{small}");
+        assert_eq!(buffer("receive-buffer", 4 << 20, "rmem_max", Some(208 << 10)).level, Level::Warn, "as root");
+        assert_eq!(buffer("receive-buffer", 4 << 20, "rmem_max", Some(4 << 20)).level, Level::Ok);
+        assert_eq!(buffer("receive-buffer", 4 << 20, "rmem_max", None).level, Level::Ok);
 
         let few = descriptors(&options, Some(1024));
         assert!(few.level == Level::Warn && few.mend.as_deref().unwrap().contains("LimitNOFILE=8192"), "{few}");
@@ -243,9 +250,20 @@ mod tests {
 
         let crowded = cores(8, 2);
         assert!(crowded.level == Level::Warn && crowded.mend.as_deref().unwrap().contains("--workers 2"), "{crowded}");
-        assert_eq!((cores(2, 2).level, governor("").level, governor("powersave").level), (Level::Ok, Level::Ok, Level::Warn));
+        assert_eq!(
+            (cores(2, 2).level, governor("").level, governor("powersave").level),
+            (Level::Ok, Level::Ok, Level::Warn)
+        );
         assert_eq!((clock_source("tsc").level, clock_source("hpet").level), (Level::Ok, Level::Warn));
         assert_eq!(offload("udp-gso", false, "UDP_SEGMENT", "4.18").level, Level::Warn);
+    }
+
+    #[test]
+    fn the_delivered_sysctls_are_those_that_mend() {
+        const SYSCTL: &str = include_str!("../../deploy/sysctl.conf");
+        for setting in ["rmem_max", "wmem_max"] {
+            assert!(SYSCTL.contains(&format!("net.core.{setting} = {SOCKET_BUFFER_BYTES}\n")), "{setting}");
+        }
     }
 
     #[test]

@@ -251,11 +251,7 @@ async fn check(socket: &UdpSocket, answer: &Answer, ufrag: &str) -> Result<(), F
 }
 
 /// DTLS as the client, and the look at the server's certificate.
-async fn shake_hands(
-    socket: &UdpSocket,
-    answer: &Answer,
-    identity: &Identity,
-) -> Result<(Dtls, Connected), Failure> {
+async fn shake_hands(socket: &UdpSocket, answer: &Answer, identity: &Identity) -> Result<(Dtls, Connected), Failure> {
     let mut dtls = Dtls::connect(identity, Instant::now())?;
     let mut datagram = [0; DATAGRAM_LEN];
     loop {

@@ -41,9 +41,13 @@ impl Running {
         // By the kernel's list: to connect would be to attach.
         let socket = format!(" {}", state.join(SOCKET_FILE).display());
         let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        let lock = File::open(state.join(controlplane::LOCK_FILE));
-        let is_locked = lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
-        Running { dataplane: sockets.lines().any(|line| line.ends_with(&socket)), controlplane: is_locked }
+        let dataplane = sockets.lines().any(|line| line.ends_with(&socket));
+        let controlplane = match File::open(state.join(controlplane::LOCK_FILE)) {
+            Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+            // Another user's. Its planes come together.
+            Err(error) => error.kind() == ErrorKind::PermissionDenied && dataplane,
+        };
+        Running { dataplane, controlplane }
     }
 }
 
@@ -80,7 +84,11 @@ fn state(path: &Path) -> Finding {
 
 fn unusable(check: &'static str, path: &Path, error: &io::Error) -> Finding {
     let shown = path.display();
-    Finding::fail(check, format!("{shown}: {error}"), format!("give it to the user that runs uprtc: chown uprtc {shown}"))
+    Finding::fail(
+        check,
+        format!("{shown}: {error}"),
+        format!("give it to the user that runs uprtc: chown uprtc {shown}"),
+    )
 }
 
 fn is_ours(metadata: &Metadata) -> bool {
@@ -325,6 +333,9 @@ mod tests {
             assert!(finding.level == Level::Fail && finding.finding.contains(&format!("process {own}")), "{finding}");
             assert!(finding.mend.as_deref().unwrap().contains("--stun"), "{finding}");
         }
+        // Below the ports that the kernel gives to whoever asks for any.
+        let begin = 20_000 + (own % 10_000) as u16;
+        let udp = (begin..).find_map(|port| UdpSocket::bind(("127.0.0.1", port)).ok()).unwrap();
         let base = udp.local_addr().unwrap().port();
         let options = Options { media_port: base, workers: 1, ..Options::default() };
         assert_eq!(media_ports(&options, false).level, Level::Fail);

@@ -46,7 +46,8 @@ fn the_documented_file_has_every_key_and_its_default() {
 
 #[test]
 fn what_a_supervisor_writes_for_its_planes_reads_back() {
-    let mut options = Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
+    let mut options =
+        Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
     options.media_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
     options.rooms.peers_max = 3;
     options.limits.sockets_max = 77;
@@ -104,7 +105,8 @@ fn variables_stand_above_the_file_and_the_command_line_above_both() {
     assert!(error.contains("UPRTC_PEERS_MAX=99") && error.contains("1 to 24"), "{error}");
     let foreign = [("UPRTC_PORT", "tcp://10.0.0.1:80"), ("UPRTC_LISTEN", ""), ("LISTEN", "x"), ("UPRTC_CONFIG", "x")];
     assert_eq!(with_variables(&foreign), Ok(Options::default()));
-    let sources = Sources { common: Common { set: vec!["peers-max".into()], ..Common::default() }, ..Sources::default() };
+    let sources =
+        Sources { common: Common { set: vec!["peers-max".into()], ..Common::default() }, ..Sources::default() };
     assert!(sources.apply_command_line(&mut options).unwrap_err().to_string().contains("KEY=VALUE"));
 }
 
