@@ -18,7 +18,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps lint test-rust test-loom test-miri test-browsers
+test: test-deps test-rust test-loom test-miri test-browsers
 
 test-rust: deps
 	$(CARGO) test --workspace
@@ -37,8 +37,10 @@ test-browsers: test-deps
 	tools/npm-install bench/e2e
 	cd bench/e2e && node --test --test-concurrency=1 --test-reporter=spec
 
+# What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
-	$(CARGO) bench -p bench
+	$(CARGO) bench -p bench --bench packet --bench kernel
+	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps
 	$(CARGO) fmt --all --check
