@@ -157,6 +157,28 @@ impl Run {
         panic!("{what:?} is not logged: {seen:#?}");
     }
 
+    /// The first signal on a socket that is opened now, with the frame around it (RFC 6455).
+    fn welcome(&self, state: &str) -> String {
+        let token = uprtc(&["token", "--state", state, "--room", "demo", "--name", "Ada"]).output().unwrap();
+        let token = String::from_utf8(token.stdout).unwrap();
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!(
+            "GET /v1/rooms/demo/signal?token={} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            token.trim()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let mut bytes = [0; 4096];
+        while !String::from_utf8_lossy(&answer).contains("\"slots\"") {
+            let len = stream.read(&mut bytes).unwrap();
+            assert!(len > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&bytes[..len]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
     fn readyz(&self) -> bool {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
@@ -195,6 +217,11 @@ fn a_hangup_reloads_both_planes_and_a_mistake_changes_nothing() {
         let line = run.log.recv_timeout(DEADLINE.saturating_sub(begun.elapsed()));
         let line = line.unwrap_or_else(|_| panic!("not logged: {expected:?}"));
         expected.retain(|wanted| !line.contains(wanted));
+    }
+
+    let begun = Instant::now();
+    while !run.welcome(&state).contains("\"peers_max\":4") {
+        assert!(begun.elapsed() < DEADLINE, "who comes now is not told of the new limit");
     }
 
     folder.file("uprtc.toml", "peers-max = 5\npeers-mix = 5\n");
