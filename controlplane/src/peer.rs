@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) is_resource: bool,
     /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
     pub(crate) mids: Vec<String>,
+    /// Its username fragment, empty if it is not known: what names another one is an ICE restart.
+    pub(crate) ufrag: String,
     /// What it told of its candidates.
     pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
@@ -51,6 +53,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: false,
+            ufrag: offer.ice.ufrag.clone(),
             mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
             candidates,
             transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
@@ -66,6 +69,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: deadline.is_none(),
+            ufrag: String::new(),
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),

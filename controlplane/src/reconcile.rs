@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerOpen, RouteClose, RouteOpen, SALT_LEN_MAX,
-    SlotClose, SlotOpen, StreamClose, StreamOpen,
+    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerOpen, RouteClose, RouteOpen,
+    SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamOpen,
 };
 use zeroize::Zeroize;
 
@@ -431,7 +431,9 @@ impl Plan {
         Class::ALL
             .iter()
             .filter_map(|&class| self.desired.get(&Place::new(class, index)))
-            .find(|command| command.tag() == tag || change_of(Some(command), Some(command)).is_some_and(|c| c.tag() == tag))
+            .find(|command| {
+                command.tag() == tag || change_of(Some(command), Some(command)).is_some_and(|c| c.tag() == tag)
+            })
             .and_then(|command| self.owner(command))
     }
 

@@ -93,7 +93,8 @@ pub(crate) fn assign_named(slots: &mut Slots, wishes: &[Wish], named: &[Option<P
     for kind in [Kind::Audio, Kind::Video] {
         for (k, slot) in slots.of(kind).iter_mut().enumerate() {
             let owner = owners.get(k).copied().flatten();
-            let of_owner = wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
+            let of_owner =
+                wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
             // A screen is shown while the camera is off; of several alike, the first.
             let best = of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, w.is_of_lane(), Reverse(*n)));
             *slot = best.map(|(_, wish)| wish.stream);

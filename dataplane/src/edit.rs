@@ -2,7 +2,9 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{Command, Committed, Counter, Described, PeerExpired, PeerIce, Record, Refusal, Refused, Report, feedback};
+use proto::plane::{
+    Command, Committed, Counter, Described, PeerExpired, PeerIce, Record, Refusal, Refused, Report, feedback,
+};
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};

@@ -12,10 +12,14 @@ use proto::signal::{Candidate, ErrorCode, LeaveReason};
 use super::signalling::no_dataplane;
 use super::{Engine, Guest, Handle};
 use crate::ice::Credentials;
-use crate::negotiation::Refusal;
+use crate::negotiation::{Negotiation, Refusal};
 use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
 use crate::sdp::Fragment;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
+
+/// To an offer in which nothing flows as the door has it.
+const OTHER_WAY: &str =
+    "no m-section goes the way of this address: WHIP takes what is sent, WHEP gives what is received";
 
 /// What a door asks.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub enum Ask {
         /// What was gathered.
         fragment: Fragment,
     },
-    /// Other ICE credentials, for a client that has them too.
+    /// Other ICE credentials, for a client that has others too: they stand in the fragment.
     Restart {
         /// The resource's room.
         room: String,
@@ -163,7 +167,8 @@ impl Engine {
         let resource = self.random.hex::<SESSION_RANDOM_LEN>();
         let id = self.random.hex::<6>();
         let guest = Guest { room: room.clone(), grant, session: SessionHash::of(&resource), id };
-        let mut admitted = self.admit(now, guest, sdp, &[])?;
+        let negotiation = self.read_whole(sdp, &guest.grant);
+        let mut admitted = self.admit(now, guest, negotiation)?;
         admitted.peer.is_resource = true;
         admitted.member.from = from;
         let handle = admitted.handle;
@@ -173,6 +178,23 @@ impl Engine {
         self.join(handle, &room, admitted.member);
         let tag = self.tag_of(handle).expect("the peer was opened just now");
         Ok(Reply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })
+    }
+
+    /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.4).
+    fn read_whole(&self, sdp: &str, grant: &Grant) -> Result<Negotiation, Refusal> {
+        let negotiation = Negotiation::read(sdp, &[], grant, &self.settings).map_err(|refusal| {
+            match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
+                true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
+                false => refusal,
+            }
+        })?;
+        match negotiation.first_unserved() {
+            None => Ok(negotiation),
+            Some(index) => {
+                let message = format!("m-section {index} cannot be served, and without a socket it is all or nothing");
+                Err(Refusal::new(ErrorCode::UnsupportedOffer, message))
+            }
+        }
     }
 
     /// The peer of a resource.
@@ -203,9 +225,14 @@ impl Engine {
 
     /// The worker takes other credentials for the peer; SRTP and DTLS stand (RFC 8842 §5.5).
     fn restart_ice(&mut self, handle: Handle, fragment: &Fragment) -> Result<Reply, Denial> {
-        if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.candidates = Default::default(); // Those of the former ICE session.
+        let Some(peer) = self.peers.get_mut(&handle) else { return Err(Denial::UnknownResource) };
+        let ufrag = fragment.ice.as_ref().map(|ice| ice.ufrag.clone()).unwrap_or_default();
+        if peer.ufrag == ufrag {
+            // Not another ICE session: some clients name any tag for want of one.
+            return self.gathered(handle, fragment).map(|()| Reply::Trickled);
         }
+        peer.candidates = Default::default(); // Those of the former ICE session.
+        peer.ufrag = ufrag;
         self.gathered(handle, fragment)?;
         let credentials = Credentials::from_random(&self.random.bytes());
         let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(no_dataplane().into()) };

@@ -142,7 +142,8 @@ impl Engine {
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
         let room = guest.room.clone();
-        let admitted = self.admit(now, guest, sdp, tracks)?;
+        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings);
+        let admitted = self.admit(now, guest, negotiation)?;
         let handle = admitted.handle;
         self.seat(socket, handle, admitted.peer);
         self.send(socket, ServerSignal::Answer { sdp: admitted.sdp });
@@ -157,11 +158,10 @@ impl Engine {
         &mut self,
         now: Instant,
         guest: Guest,
-        sdp: &str,
-        tracks: &[TrackDescription],
+        negotiation: Result<Negotiation, Refusal>,
     ) -> Result<Admitted, Refusal> {
         let index = self.worker_for(&guest.room)?;
-        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings)?;
+        let negotiation = negotiation?;
         let Some(worker) = self.workers.get_mut(&index) else { return Err(no_dataplane()) };
         if !worker.plan.has_room(negotiation.stream_count(), negotiation.slot_count()) {
             return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of peers"));
