@@ -1,8 +1,9 @@
 //! The doors: the page and its files, the signalling socket, health, readiness and metrics. The only code that knows
 //! axum.
 //!
-//! A call begins here: [`socket`] checks the token once, then hands signals to the engine's task and back; [`whip`] does
-//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is the business of a proxy in front (docs/OPERATING.md).
+//! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back; `whip` does
+//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is the business of a proxy
+//! in front (docs/OPERATING.md).
 //!
 //! Everything has a limit ([`Limits`]): connections, the time for a request's head and its size, the size and rate
 //! of signals, the time a socket may be silent, and what may wait for it.
