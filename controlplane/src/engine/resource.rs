@@ -180,7 +180,7 @@ impl Engine {
         Ok(Reply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })
     }
 
-    /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.4).
+    /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.3).
     fn read_whole(&self, sdp: &str, grant: &Grant) -> Result<Negotiation, Refusal> {
         let negotiation = Negotiation::read(sdp, &[], grant, &self.settings).map_err(|refusal| {
             match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {

@@ -81,12 +81,18 @@ impl Drop for Dataplane {
 
 fn serve_link(mut server: LinkServer, browser: &Identity, stop: &AtomicBool) -> Worker {
     let (mut worker, mut link, mut calls) = (Worker::default(), None::<WorkerLink>, BTreeMap::<PeerId, Call>::new());
-    while !stop.load(Ordering::Relaxed) {
+    loop {
+        let is_last = stop.load(Ordering::Relaxed); // What was sent before the end is still taken.
         let tick = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         if poll(&mut [PollFd::new(&server.as_fd(), PollFlags::IN)], Some(&tick)).unwrap() > 0 {
             link = server.accept().unwrap().pop();
         }
-        let Some(link) = &mut link else { continue };
+        let Some(link) = &mut link else {
+            if is_last {
+                return worker;
+            }
+            continue;
+        };
         while let Some(record) = link.pop_command() {
             let command = Command::read(&record).expect("a command of the contract");
             if let Command::PeerOpen(open) = command {
@@ -105,8 +111,10 @@ fn serve_link(mut server: LinkServer, browser: &Identity, stop: &AtomicBool) -> 
         }
         exchange(link, &mut calls);
         link.notify();
+        if is_last {
+            return worker;
+        }
     }
-    worker
 }
 
 /// A browser's DTLS behind the worker.
