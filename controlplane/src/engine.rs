@@ -6,6 +6,7 @@
 //! command ring has space, and calls [`Engine::handle_timeout`] when [`Engine::poll_timeout`] is due.
 
 mod adoption;
+mod resource;
 mod signalling;
 mod transport;
 
@@ -29,6 +30,7 @@ use crate::sdp::Fingerprint;
 use crate::session::SessionHash;
 use crate::timers::Timers;
 
+pub use self::resource::{Ask, Denial, Reply};
 pub use crate::policy::{Grant, Settings};
 pub use crate::snapshot::{PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
 
@@ -423,6 +425,8 @@ impl Engine {
             session: peer.session,
             tracks: member.tracks.clone(),
             slots: member.slots.clone(),
+            from: member.from.clone(),
+            is_resource: peer.is_resource,
         };
         self.write_journal(handle, Some(entry.write()));
     }

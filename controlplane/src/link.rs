@@ -21,7 +21,7 @@ use proto::signal::{ClientSignal, ServerSignal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Engine, Grant, Input, Output, Settings, SocketId};
+use crate::engine::{Ask, Denial, Engine, Grant, Input, Output, Reply, Settings, SocketId};
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -75,6 +75,13 @@ pub enum Request {
     Closed {
         /// Which.
         socket: SocketId,
+    },
+    /// A door without a socket asks something.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Where to.
+        reply: oneshot::Sender<Result<Reply, Denial>>,
     },
     /// Say what there is, for metrics.
     Sample {
@@ -150,6 +157,13 @@ impl Handle {
     /// Says that a socket is gone. Every socket that was opened says it once.
     pub async fn close(&self, socket: SocketId) {
         let _ = self.requests.send(Request::Closed { socket }).await; // As above.
+    }
+
+    /// Asks for a peer without a socket. `None`: the engine has ended.
+    pub async fn ask(&self, ask: Ask) -> Option<Result<Reply, Denial>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Ask { ask, reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// What there is now. `None`: the engine has ended.
@@ -316,6 +330,9 @@ impl Driver {
             Request::Closed { socket } => {
                 self.sockets.remove(&socket);
                 self.engine.handle(now, Input::SocketClosed { socket });
+            }
+            Request::Ask { ask, reply } => {
+                let _ = reply.send(self.engine.ask(now, ask)); // Who asked may have gone: the peer's deadline ends it.
             }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.

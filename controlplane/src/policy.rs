@@ -74,6 +74,12 @@ pub const SLOTS_CEILING: usize = 48;
 /// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
 pub const NAME_CHARS_MAX: usize = 64;
 
+/// Peers that a receiver may name instead of receiving everybody.
+pub const FROM_MAX: usize = 16;
+
+/// Length of their names together, bytes: they stand in the peer's journal entry.
+pub const FROM_LEN_MAX: usize = 512;
+
 /// Longest name of a room, bytes.
 pub const ROOM_CHARS_MAX: usize = 64;
 
