@@ -306,6 +306,8 @@ impl Driver {
             ServerSignal::Limits { send_bps_max, video_bps_max, audio_bps_max } => {
                 report.limits = Some((send_bps_max, video_bps_max, audio_bps_max));
             }
+            // This peer sends H.264 alone, and so does the room of its kind.
+            ServerSignal::Codec { .. } => (),
             ServerSignal::State { state } => report.state = Some(state),
             ServerSignal::Error { code, message, .. } => report.errors.push((code, message)),
             ServerSignal::Bye { reason, rejoin } => report.bye = Some((reason, rejoin)),

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use dataplane::codec::h264_starts_keyframe;
+use dataplane::codec::{h264_starts_keyframe, vp8_starts_keyframe};
 use dataplane::rtcp::{self, Packet};
 use dataplane::rtp::{Header, payload_len};
 use proptest::prelude::*;
@@ -181,6 +181,7 @@ proptest! {
     #[test]
     fn any_bytes_as_an_h264_payload(bytes in prop::collection::vec(any::<u8>(), 0..100), first in 0u8..32) {
         h264_starts_keyframe(&bytes);
+        vp8_starts_keyframe(&bytes);
         // Types 7, 24 and 28 turn up one time in 32 each by themselves.
         let typed: Vec<u8> = std::iter::once(first).chain(bytes).collect();
         let starts = h264_starts_keyframe(&typed);

@@ -57,7 +57,7 @@ pub(super) async fn signal(
 }
 
 /// What the bearer of this request may do in the room.
-fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
+pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }
@@ -75,7 +75,7 @@ fn grant(claims: Claims) -> Grant {
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1); the scheme's name has no case.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
