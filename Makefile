@@ -18,7 +18,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps lint test-rust test-loom test-miri test-browsers
+test: test-deps test-rust test-loom test-miri test-browsers
 
 test-rust: deps
 	$(CARGO) test --workspace
@@ -39,6 +39,7 @@ test-browsers: test-deps
 
 bench: deps
 	$(CARGO) bench -p bench
+	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps
 	$(CARGO) fmt --all --check

@@ -170,6 +170,7 @@ export class Peer {
     return this.page.evaluate((own) => {
       const found = {};
       for (const video of document.querySelectorAll('video')) {
+        if (!video.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
         const read = window.e2e.read(video);
         if (read && read.sender !== own) found[read.sender] = read.count;
       }

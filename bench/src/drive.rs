@@ -20,19 +20,22 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use webrtc_util::marshal::{Marshal, Unmarshal};
 
+use crate::arrivals::Arrivals;
 use crate::ice::{Agent, Credentials};
 use crate::peer::{Command, Peer, Settings};
 use crate::receive::Slot;
 use crate::report::Report;
 use crate::sdp::{self, OfferSection};
 use crate::secure::{Dtls, DtlsEvent, Identity, Session};
-use crate::send::{Camera, Microphone, Stream, TransportSeq};
+use crate::send::{Camera, Microphone, Stream, TransportSeq, WallClock};
 use crate::signal::{SignalError, Socket};
 
 /// Between two looks at holes, and two updates of the report.
 const TICK: Duration = Duration::from_millis(10);
 /// Between two sender and receiver reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two transport-wide feedbacks, as in libwebrtc.
+const ARRIVALS_INTERVAL: Duration = Duration::from_millis(100);
 /// The socket of before a move still takes what was on its way.
 const OLD_SOCKET_TIME: Duration = Duration::from_secs(1);
 /// Datagrams taken from the socket before anything else is looked at.
@@ -68,12 +71,15 @@ pub(crate) struct Driver {
     microphone: Option<Microphone>,
     camera: Option<Camera>,
     transport: TransportSeq,
+    arrivals: Arrivals,
+    wall: WallClock,
     slots: Vec<Slot>,
     slot_of_ssrc: HashMap<u32, usize>,
     sent: u32,
     received: u32,
     next_tick: Instant,
     next_report: Instant,
+    next_arrivals: Instant,
     report: Report,
     reports: watch::Sender<Report>,
 }
@@ -105,12 +111,15 @@ impl Driver {
             microphone: None,
             camera: None,
             transport: TransportSeq::default(),
+            arrivals: Arrivals::new(now),
+            wall: WallClock::now(),
             slots: Vec::new(),
             slot_of_ssrc: HashMap::new(),
             sent: 0,
             received: 0,
             next_tick: now,
             next_report: now + REPORT_INTERVAL,
+            next_arrivals: now,
             report: parts.report,
             reports: parts.reports,
         }
@@ -185,6 +194,7 @@ impl Driver {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.ask_for_repairs(now).await;
+            self.send_arrivals(now).await;
             self.old_udp.take_if(|(_, until)| now > *until);
             self.report.ice.is_expired = self.agent.is_expired(now);
             self.publish();
@@ -198,6 +208,8 @@ impl Driver {
     fn publish(&mut self) {
         (self.report.ice.checks, self.report.ice.answers) = self.agent.counts();
         self.report.ice.mapped = self.agent.mapped();
+        self.report.ice.selected = self.agent.selected();
+        self.report.transport_missing = self.arrivals.missing();
         if let Some(camera) = &self.camera {
             (self.report.sent.frames, self.report.sent.keyframes) = camera.counts();
         }
@@ -313,16 +325,16 @@ impl Driver {
         if answer.setup != "passive" {
             self.report.failures.push(format!("a=setup:{} is no answer to actpass that we can serve", answer.setup));
         }
-        let settings = &self.settings;
+        let (settings, wall) = (&self.settings, self.wall);
         let first_seq = || settings.first_seq.unwrap_or_else(|| u16::from_ne_bytes(crate::ice::random()) >> 1);
         for (offered, section) in self.sections.iter().zip(&answer.sections) {
             match (offered.mid.as_str(), offered.ssrcs.filter(|_| settings.sends)) {
                 (Peer::MICROPHONE, Some(ssrcs)) => {
-                    let stream = Stream::new(ssrcs, section, 48_000, first_seq());
+                    let stream = Stream::new(ssrcs, section, 48_000, wall, first_seq());
                     self.microphone = stream.map(|stream| Microphone::new(now, settings.publisher, stream));
                 }
                 (Peer::CAMERA, Some(ssrcs)) => {
-                    let stream = Stream::new(ssrcs, section, 90_000, first_seq());
+                    let stream = Stream::new(ssrcs, section, 90_000, wall, first_seq());
                     self.camera = stream.map(|stream| Camera::new(now, settings.publisher, stream, settings.camera));
                 }
                 _ if offered.ssrcs.is_none() => self.slots.extend(Slot::new(offered.kind, section)),
@@ -392,6 +404,9 @@ impl Driver {
         let Ok(mut plain) = session.unprotect_rtp(datagram) else { return odd.unauthentic += 1 };
         let Ok(packet) = Packet::unmarshal(&mut plain) else { return odd.malformed += 1 };
         let Some(&i) = self.slot_of_ssrc.get(&packet.header.ssrc) else { return odd.unknown_ssrc += 1 };
+        if let Some(seq) = self.slots[i].transport_seq(&packet.header) {
+            self.arrivals.push(now, seq);
+        }
         self.slots[i].receive(now, packet);
         self.collect(now, i);
     }
@@ -399,11 +414,12 @@ impl Driver {
     /// Brings what the slot proved into the report of its publisher.
     fn collect(&mut self, now: Instant, i: usize) {
         let slot = &mut self.slots[i];
-        for (mark, is_key) in slot.take_proved() {
-            let track = self.report.tracks.entry((mark.publisher, slot.kind)).or_default();
-            track.prove(now, &slot.mid, mark, is_key);
-            if slot.report.publishers.last() != Some(&mark.publisher) {
-                slot.report.publishers.push(mark.publisher);
+        for proof in slot.take_proved() {
+            let publisher = proof.mark.publisher;
+            let track = self.report.tracks.entry((publisher, slot.kind)).or_default();
+            track.prove(now, &self.wall, &slot.mid, &proof);
+            if slot.report.publishers.last() != Some(&publisher) {
+                slot.report.publishers.push(publisher);
             }
         }
     }
@@ -417,13 +433,13 @@ impl Driver {
             let packet = packet.as_any();
             if let Some(report) = packet.downcast_ref::<SenderReport>() {
                 if let Some(&i) = self.slot_of_ssrc.get(&report.ssrc) {
-                    self.slots[i].sender_report(now, report.ntp_time);
+                    self.slots[i].sender_report(now, report.ntp_time, report.rtp_time);
                 }
                 self.take_report_blocks(&report.reports);
             } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
                 self.take_report_blocks(&report.reports);
             } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
-                self.answer_nack(nack).await;
+                self.answer_nack(now, nack).await;
             } else if let Some(pli) = packet.downcast_ref::<PictureLossIndication>() {
                 self.make_keyframe(pli.media_ssrc);
             } else if let Some(fir) = packet.downcast_ref::<FullIntraRequest>() {
@@ -444,11 +460,11 @@ impl Driver {
         }
     }
 
-    async fn answer_nack(&mut self, nack: &TransportLayerNack) {
+    async fn answer_nack(&mut self, now: Instant, nack: &TransportLayerNack) {
         let Some(camera) = self.camera.as_mut().filter(|camera| camera.stream.ssrc == nack.media_ssrc) else { return };
         let asked: Vec<u16> = nack.nacks.iter().flat_map(|pair| pair.packet_list()).collect();
         let repairs: Vec<Packet> =
-            asked.iter().filter_map(|&seq| camera.stream.repair(seq, &mut self.transport)).collect();
+            asked.iter().filter_map(|&seq| camera.stream.repair(now, seq, &mut self.transport)).collect();
         self.report.sent.nacked += asked.len() as u64;
         self.report.sent.nacked_in_vain += (asked.len() - repairs.len()) as u64;
         self.report.sent.repairs += repairs.len() as u64;
@@ -497,6 +513,17 @@ impl Driver {
         }
         if !feedback.is_empty() {
             self.send_rtcp(&feedback).await;
+        }
+    }
+
+    async fn send_arrivals(&mut self, now: Instant) {
+        let Some(media_ssrc) = self.slots.first().map(|slot| slot.ssrc) else { return };
+        if now < self.next_arrivals {
+            return;
+        }
+        self.next_arrivals = now + ARRIVALS_INTERVAL;
+        if let Some(feedback) = self.arrivals.poll(self.rtcp_ssrc(), media_ssrc) {
+            self.send_rtcp(&[Box::new(feedback)]).await;
         }
     }
 

@@ -7,8 +7,9 @@
 //!
 //! In the order in which a call meets them: [`signal`] (the socket), [`sdp`] (offer and answer), [`ice`] (checks and
 //! consent), [`secure`] (DTLS, SRTP), [`media`] (what is sent and how it is proved), [`send`] and [`receive`]
-//! (streams), [`report`] (what a peer saw), and [`peer`], whose task drives them all.
+//! (streams), [`arrivals`] (congestion feedback), [`report`] (what a peer saw), and [`peer`], whose task drives them all.
 
+pub mod arrivals;
 mod drive;
 pub mod ice;
 pub mod media;

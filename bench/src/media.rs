@@ -19,10 +19,12 @@ pub struct Mark {
     pub number: u32,
     /// Bytes that follow the mark.
     pub len: u32,
+    /// When it was captured, microseconds since 1970 by the sender's clock.
+    pub captured: u64,
 }
 
-/// Bytes of a mark: three numbers of 32 bits, 7 in a byte.
-const MARK_LEN: usize = 15;
+/// Bytes of a mark: three numbers of 32 bits and one of 64, 7 bits in a byte.
+const MARK_LEN: usize = 25;
 /// TOC byte of a 20 ms Opus packet (RFC 6716 §3.1): CELT, fullband, one frame.
 const OPUS_TOC: u8 = 0xF8;
 /// Constrained Baseline, level 3.1.
@@ -39,22 +41,27 @@ pub struct Corrupt;
 impl Mark {
     /// No byte is zero: H.264 must not see a start code in it.
     fn write(&self, out: &mut BytesMut) {
-        for value in [self.publisher, self.number, self.len] {
-            for group in 0..5 {
-                out.put_u8(0x80 | (value >> (7 * group)) as u8);
-            }
-        }
+        let mut put = |value: u64, groups: u32| {
+            (0..groups).for_each(|group| out.put_u8(0x80 | (value >> (7 * group)) as u8));
+        };
+        put(self.publisher.into(), 5);
+        put(self.number.into(), 5);
+        put(self.len.into(), 5);
+        put(self.captured, 10);
     }
 
     fn parse(bytes: &[u8]) -> Result<Mark, Corrupt> {
         let bytes = bytes.get(..MARK_LEN).ok_or(Corrupt)?;
-        let value = |at: usize| (0..5).fold(0u32, |value, i| value | (u32::from(bytes[at + i] & 0x7F) << (7 * i)));
-        Ok(Mark { publisher: value(0), number: value(5), len: value(10) })
+        let value = |range: std::ops::Range<usize>| {
+            bytes[range].iter().rev().fold(0u64, |value, byte| (value << 7) | u64::from(byte & 0x7F))
+        };
+        let short = |at: usize| value(at..at + 5) as u32;
+        Ok(Mark { publisher: short(0), number: short(5), len: short(10), captured: value(15..25) })
     }
 
     /// The bytes that follow this mark: pseudo-random (SplitMix64), none zero.
     fn write_body(&self, out: &mut BytesMut) {
-        let mut state = (u64::from(self.publisher) << 32) | u64::from(self.number);
+        let mut state = (u64::from(self.publisher) << 32 | u64::from(self.number)) ^ self.captured.rotate_left(24);
         let mut left = self.len as usize;
         while left > 0 {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -129,9 +136,9 @@ mod tests {
     use super::*;
 
     const MARKS: [Mark; 3] = [
-        Mark { publisher: 0, number: 0, len: 1 },
-        Mark { publisher: 7, number: u32::MAX, len: 80 },
-        Mark { publisher: u32::MAX, number: 256, len: 4000 },
+        Mark { publisher: 0, number: 0, len: 1, captured: 0 },
+        Mark { publisher: 7, number: u32::MAX, len: 80, captured: 1_800_000_000_000_001 },
+        Mark { publisher: u32::MAX, number: 256, len: 4000, captured: u64::MAX },
     ];
 
     #[test]

@@ -24,6 +24,9 @@ use crate::signal::{Link, SignalError, Socket};
 /// How long the server may take to say `welcome`.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of the socket's receive buffer: a second of a full room, with the kernel's own for each packet.
+const RECEIVE_BUFFER_LEN: usize = 4 << 20;
+
 /// Takes every n-th RTP or RTCP datagram; STUN and DTLS pass.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Loss {
@@ -131,7 +134,7 @@ impl Peer {
         let mut report = Report { is_signalled: true, offers: 1, ..Report::default() };
         let asked = welcome(&mut socket, &mut report).await?;
         let slots = settings.slots.unwrap_or(asked);
-        let udp = UdpSocket::bind((settings.ip, 0)).await?;
+        let udp = bind(settings.ip).await?;
         let (identity, ice) = (Identity::generate()?, Credentials::generate());
         let sections = sections(slots);
         let offer = sdp::Offer { ice: &ice, fingerprint: identity.fingerprint(), sections: &sections };
@@ -184,7 +187,7 @@ impl Peer {
 
     /// Goes on from another UDP port, as after a NAT rebinding: nobody is told but by a check from there.
     pub async fn change_address(&self) -> Result<SocketAddr, PeerError> {
-        let udp = UdpSocket::bind((self.ip, 0)).await?;
+        let udp = bind(self.ip).await?;
         let address = udp.local_addr()?;
         self.command(Command::Move(udp));
         Ok(address)
@@ -216,6 +219,14 @@ impl Peer {
         // If the task has ended, the report tells.
         let _ = self.commands.send(command);
     }
+}
+
+/// A UDP socket with room for what arrives while a busy machine runs something else.
+async fn bind(ip: IpAddr) -> std::io::Result<UdpSocket> {
+    let udp = UdpSocket::bind((ip, 0)).await?;
+    // The kernel grants what `net.core.rmem_max` allows.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&udp, RECEIVE_BUFFER_LEN)?;
+    Ok(udp)
 }
 
 /// Takes `welcome` into the report; returns the slots that the server advises.

@@ -13,7 +13,8 @@ use rtp::packetizer::Depacketizer;
 
 use crate::media::{self, Corrupt, Mark};
 use crate::report::StreamReport;
-use crate::sdp::{AnswerSection, MID};
+use crate::sdp::{AnswerSection, MID, TRANSPORT_CC};
+use crate::send::ntp_to_micros;
 
 /// A missing packet is asked for again after this long.
 const NACK_INTERVAL: Duration = Duration::from_millis(60);
@@ -29,6 +30,18 @@ const JUMP_MAX: u64 = 3000;
 struct Missing {
     since: Instant,
     asked: Option<Instant>,
+}
+
+/// An intact packet or frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    /// What it said of itself.
+    pub mark: Mark,
+    /// Whether it is a keyframe.
+    pub is_key: bool,
+    /// When it was captured by the slot's sender reports, minus when it was by its mark, microseconds. Tells nothing
+    /// by itself, for the server may use a clock of its own; but it must be the same for audio and video.
+    pub clock_offset: Option<i64>,
 }
 
 /// What the slot wants to be sent.
@@ -55,6 +68,7 @@ pub struct Slot {
     pt: u8,
     rtx_pt: Option<u8>,
     mid_extension: Option<u8>,
+    transport_extension: Option<u8>,
     clock: u32,
     /// Extended sequence number that is delivered next, and the highest received.
     next: Option<u64>,
@@ -63,8 +77,11 @@ pub struct Slot {
     missing: BTreeMap<u64, Missing>,
     frame: Assembly,
     asked_keyframe: Option<Instant>,
-    /// Marks proved since the last [`Slot::take_proved`].
-    proved: Vec<(Mark, bool)>,
+    /// Proved since the last [`Slot::take_proved`].
+    proved: Vec<Proof>,
+    /// NTP time, as microseconds since 1970, and RTP timestamp of the last sender report.
+    sender_clock: Option<(i64, u32)>,
+    last: Option<(Mark, u32)>,
     statistics: Statistics,
 }
 
@@ -81,6 +98,7 @@ impl Slot {
             pt: answer.pt,
             rtx_pt: answer.rtx_pt,
             mid_extension: answer.extensions.get(MID).copied(),
+            transport_extension: answer.extensions.get(TRANSPORT_CC).copied(),
             clock: if kind == Kind::Audio { 48_000 } else { 90_000 },
             next: None,
             highest: 0,
@@ -89,6 +107,8 @@ impl Slot {
             frame: Assembly::default(),
             asked_keyframe: None,
             proved: Vec::new(),
+            sender_clock: None,
+            last: None,
             statistics: Statistics::default(),
         })
     }
@@ -112,6 +132,12 @@ impl Slot {
             self.insert(now, packet, false);
         }
         self.deliver();
+    }
+
+    /// The transport-wide sequence number of a packet, if the answer has the extension.
+    pub fn transport_seq(&self, header: &Header) -> Option<u16> {
+        let bytes = header.get_extension(self.transport_extension?)?;
+        Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
     }
 
     fn check_extensions(&mut self, header: &Header) {
@@ -166,10 +192,30 @@ impl Slot {
                 Kind::Video => self.frame.push(&packet),
             };
             match proved {
-                Ok(proved) => self.proved.extend(proved),
+                Ok(Some((mark, is_key))) => self.prove(mark, is_key, packet.header.timestamp),
+                Ok(None) => (),
                 Err(Corrupt) => self.report.corrupt += 1,
             }
         }
+    }
+
+    fn prove(&mut self, mark: Mark, is_key: bool, timestamp: u32) {
+        let clock = i64::from(self.clock);
+        match self.last.replace((mark, timestamp)) {
+            // Timestamps go on as the captures did (RFC 3550 §5.1), within a tick of either clock.
+            Some((before, timestamp_before)) if before.publisher == mark.publisher => {
+                let elapsed = mark.captured.wrapping_sub(before.captured) as i64;
+                let ticks = i64::from(timestamp.wrapping_sub(timestamp_before) as i32);
+                self.report.mistimed += u64::from((elapsed - ticks * 1_000_000 / clock).abs() > 100);
+            }
+            // A sender report of the publisher before says nothing about this one.
+            _ => self.sender_clock = None,
+        }
+        let clock_offset = self.sender_clock.map(|(micros, rtp)| {
+            let ticks = i64::from(timestamp.wrapping_sub(rtp) as i32);
+            micros + ticks * 1_000_000 / clock - mark.captured as i64
+        });
+        self.proved.push(Proof { mark, is_key, clock_offset });
     }
 
     /// Gives up what is too old, and says what to ask for now.
@@ -203,9 +249,10 @@ impl Slot {
         wishes
     }
 
-    /// A sender report of this slot came, with this NTP time.
-    pub fn sender_report(&mut self, now: Instant, ntp_time: u64) {
+    /// A sender report of this slot came, with this NTP time and RTP timestamp.
+    pub fn sender_report(&mut self, now: Instant, ntp_time: u64, rtp_time: u32) {
         self.report.sender_reports += 1;
+        self.sender_clock = Some((ntp_to_micros(ntp_time), rtp_time));
         self.statistics.sender_report = Some(((ntp_time >> 16) as u32, now));
     }
 
@@ -214,14 +261,14 @@ impl Slot {
         self.statistics.report(now, self.ssrc)
     }
 
-    /// What was proved since the last call: whose, its number, and whether it is a keyframe.
-    pub fn take_proved(&mut self) -> Vec<(Mark, bool)> {
+    /// What was proved since the last call, in the order of delivery.
+    pub fn take_proved(&mut self) -> Vec<Proof> {
         std::mem::take(&mut self.proved)
     }
 }
 
 /// The extended sequence number that is nearest to `highest`.
-fn nearest(highest: u64, seq: u16) -> u64 {
+pub(crate) fn nearest(highest: u64, seq: u16) -> u64 {
     let difference = i64::from(seq.wrapping_sub(highest as u16) as i16);
     highest.saturating_add_signed(difference)
 }
@@ -367,7 +414,10 @@ mod tests {
     fn frames(seq: u16, numbers: std::ops::Range<u32>, keys: &[u32]) -> Vec<Packet> {
         let mut packets = Vec::new();
         for number in numbers {
-            let unit = media::frame(Mark { publisher: 3, number, len: 2500 }, keys.contains(&number));
+            let unit = media::frame(
+                Mark { publisher: 3, number, len: 2500, captured: u64::from(number) * 50_000 },
+                keys.contains(&number),
+            );
             let payloads = H264Payloader::default().payload(1100, &unit).unwrap();
             let count = payloads.len();
             for (i, payload) in payloads.into_iter().enumerate() {
@@ -376,6 +426,10 @@ mod tests {
             }
         }
         packets
+    }
+
+    fn opus(number: u32) -> Bytes {
+        media::opus(Mark { publisher: 3, number, len: 60, captured: u64::from(number) * 20_000 })
     }
 
     fn repair(original: &Packet) -> Packet {
@@ -387,7 +441,7 @@ mod tests {
     }
 
     fn numbers(slot: &mut Slot) -> Vec<u32> {
-        slot.take_proved().into_iter().map(|(mark, _)| mark.number).collect()
+        slot.take_proved().into_iter().map(|proof| proof.mark.number).collect()
     }
 
     #[test]
@@ -461,7 +515,6 @@ mod tests {
     #[test]
     fn changed_media_is_seen() {
         let (mut slot, now) = (slot(Kind::Audio), Instant::now());
-        let opus = |number| media::opus(Mark { publisher: 3, number, len: 60 });
         slot.receive(now, packet(1, false, 0, opus(0)));
         let mut payload = opus(1).to_vec();
         payload[40] ^= 1;
@@ -472,14 +525,27 @@ mod tests {
         slot.receive(now, other);
         assert_eq!(numbers(&mut slot), [0, 2]);
         assert_eq!((slot.report.corrupt, slot.report.wrong_mid, slot.report.wrong_pt), (1, 1, 1));
+        assert_eq!(slot.report.mistimed, 0);
+        slot.receive(now, packet(4, false, 1920, opus(3)));
+        assert_eq!(slot.report.mistimed, 1);
+    }
+
+    #[test]
+    fn sender_reports_tell_when_it_was_captured() {
+        let (mut slot, now) = (slot(Kind::Audio), Instant::now());
+        slot.receive(now, packet(1, false, 5000, opus(0)));
+        assert_eq!(slot.take_proved()[0].clock_offset, None);
+        // 1970 and one second, at two packets after the first.
+        slot.sender_report(now, (2_208_988_800 + 1) << 32, 5000 + 1920);
+        slot.receive(now, packet(2, false, 5960, opus(1)));
+        assert_eq!(slot.take_proved()[0].clock_offset, Some(1_000_000 - 20_000 - 20_000));
     }
 
     #[test]
     fn lost_audio_is_not_waited_for() {
         let (mut slot, mut now) = (slot(Kind::Audio), Instant::now());
         for number in [0, 1, 3, 4] {
-            let payload = media::opus(Mark { publisher: 3, number, len: 60 });
-            slot.receive(now, packet(number as u16, false, number * 960, payload));
+            slot.receive(now, packet(number as u16, false, number * 960, opus(number)));
         }
         assert_eq!(numbers(&mut slot), [0, 1]);
         now += AUDIO_PATIENCE * 2;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use proto::signal::{ErrorCode, Kind, LeaveReason, PeerInfo, PeerState, SlotInfo};
 
-use crate::media::Mark;
+use crate::receive::Proof;
 use crate::secure::Profile;
+use crate::send::WallClock;
 
 /// Everything about one peer since it joined.
 #[derive(Clone, Default, Debug)]
@@ -56,6 +57,8 @@ pub struct Report {
     pub tracks: BTreeMap<(u32, Kind), TrackReport>,
     /// Received streams by the MID of their slot.
     pub streams: BTreeMap<String, StreamReport>,
+    /// Transport-wide sequence numbers that did not arrive.
+    pub transport_missing: u64,
     /// What was received and belongs nowhere.
     pub odd: OddReport,
 }
@@ -67,6 +70,8 @@ pub struct IceReport {
     pub checks: u64,
     /// Checks answered.
     pub answers: u64,
+    /// The server's address that checks selected.
+    pub selected: Option<SocketAddr>,
     /// Our address as the server sees it, confirmed since the last move.
     pub mapped: Option<SocketAddr>,
     /// Consent was lost.
@@ -121,17 +126,24 @@ pub struct TrackReport {
     pub reordered: u64,
     /// Longest time between two of them.
     pub gap_max: Duration,
+    /// From capture to here, together for all of them: with one clock on both ends, what the way took.
+    pub latency_total: Duration,
+    /// The longest.
+    pub latency_max: Duration,
+    /// When the last was captured by its slot's sender reports, minus when it was by its mark, microseconds.
+    pub clock_offset: Option<i64>,
     last_at: Option<Instant>,
 }
 
 impl TrackReport {
     /// Counts one that is intact.
-    pub(crate) fn prove(&mut self, now: Instant, mid: &str, mark: Mark, is_key: bool) {
+    pub(crate) fn prove(&mut self, now: Instant, wall: &WallClock, mid: &str, proof: &Proof) {
+        let mark = proof.mark;
         if self.mid != mid {
             mid.clone_into(&mut self.mid);
         }
         self.intact += 1;
-        self.keyframes += u64::from(is_key);
+        self.keyframes += u64::from(proof.is_key);
         let (first, last) = *self.numbers.get_or_insert((mark.number, mark.number));
         if mark.number > last {
             self.skipped += u64::from(mark.number - last - 1);
@@ -139,6 +151,10 @@ impl TrackReport {
         } else if self.intact > 1 {
             self.reordered += 1;
         }
+        let latency = Duration::from_micros(wall.micros(now).saturating_sub(mark.captured));
+        self.latency_total += latency;
+        self.latency_max = self.latency_max.max(latency);
+        self.clock_offset = proof.clock_offset;
         if let Some(before) = self.last_at.replace(now) {
             self.gap_max = self.gap_max.max(now.duration_since(before));
         }
@@ -168,6 +184,8 @@ pub struct StreamReport {
     pub wrong_mid: u64,
     /// Packets with another payload type than the answer says.
     pub wrong_pt: u64,
+    /// Packets or frames whose RTP timestamp did not go on as their capture did.
+    pub mistimed: u64,
     /// Sender reports.
     pub sender_reports: u64,
     /// Publishers that were seen in it, in turn.
@@ -195,9 +213,10 @@ impl Report {
         self.tracks.get(&(publisher, kind)).cloned().unwrap_or_default()
     }
 
-    /// Packets or frames that were not what was sent.
+    /// Packets or frames that were not what was sent, in any regard.
     pub fn corrupt(&self) -> u64 {
-        self.streams.values().map(|stream| stream.corrupt + stream.wrong_mid + stream.wrong_pt).sum()
+        let wrong = |stream: &StreamReport| stream.corrupt + stream.wrong_mid + stream.wrong_pt + stream.mistimed;
+        self.streams.values().map(wrong).sum()
     }
 
     /// Who is in the slot with this MID, by the last `slots`.

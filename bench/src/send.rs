@@ -69,19 +69,26 @@ pub struct Stream {
     mid: String,
     pt: u8,
     clock: u32,
+    wall: WallClock,
     seq: u16,
     rtx: Option<Rtx>,
     extensions: Extensions,
     history: VecDeque<Packet>,
     packets: u32,
     octets: u32,
-    /// RTP timestamp of the last packet and when it was made.
+    /// RTP timestamp of the last packet and when it was captured.
     last: Option<(u32, Instant)>,
 }
 
 impl Stream {
     /// A stream as it was offered with these SSRCs and answered in this section; None if it was rejected.
-    pub fn new(ssrcs: (u32, Option<u32>), answer: &AnswerSection, clock: u32, first_seq: u16) -> Option<Stream> {
+    pub fn new(
+        ssrcs: (u32, Option<u32>),
+        answer: &AnswerSection,
+        clock: u32,
+        wall: WallClock,
+        first_seq: u16,
+    ) -> Option<Stream> {
         if answer.is_rejected || answer.direction == "inactive" || answer.direction == "sendonly" {
             return None;
         }
@@ -91,6 +98,7 @@ impl Stream {
             mid: answer.mid.clone(),
             pt: answer.pt,
             clock,
+            wall,
             seq: first_seq,
             rtx,
             extensions: Extensions::of(&answer.extensions),
@@ -106,7 +114,7 @@ impl Stream {
         &mut self,
         now: Instant,
         marker: bool,
-        timestamp: u32,
+        capture: &Capture,
         payload: Bytes,
         transport: &mut TransportSeq,
     ) -> Packet {
@@ -115,7 +123,7 @@ impl Stream {
             marker,
             payload_type: self.pt,
             sequence_number: self.seq,
-            timestamp,
+            timestamp: capture.timestamp,
             ssrc: self.ssrc,
             ..Header::default()
         };
@@ -123,19 +131,19 @@ impl Stream {
         self.seq = self.seq.wrapping_add(1);
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(packet.payload.len() as u32);
-        self.last = Some((timestamp, now));
+        self.last = Some((capture.timestamp, capture.at));
         if self.rtx.is_some() {
             if self.history.len() == HISTORY_MAX {
                 self.history.pop_front();
             }
             self.history.push_back(packet.clone());
         }
-        self.extend(&mut packet.header, transport);
+        self.extend(now, &mut packet.header, transport);
         packet
     }
 
     /// The retransmission of a packet; None if it is too old, or the answer has no RTX.
-    pub fn repair(&mut self, seq: u16, transport: &mut TransportSeq) -> Option<Packet> {
+    pub fn repair(&mut self, now: Instant, seq: u16, transport: &mut TransportSeq) -> Option<Packet> {
         let first = self.history.front()?.header.sequence_number;
         let original = self.history.get(usize::from(seq.wrapping_sub(first)))?;
         let rtx = self.rtx.as_mut()?;
@@ -147,19 +155,18 @@ impl Stream {
         payload.put_u16(seq);
         payload.put_slice(&original.payload);
         let mut packet = Packet { header, payload: payload.freeze() };
-        self.extend(&mut packet.header, transport);
+        self.extend(now, &mut packet.header, transport);
         Some(packet)
     }
 
-    fn extend(&self, header: &mut Header, transport: &mut TransportSeq) {
+    fn extend(&self, now: Instant, header: &mut Header, transport: &mut TransportSeq) {
         let mut set = |id: Option<u8>, bytes: &[u8]| {
             if let Some(id) = id {
                 header.set_extension(id, Bytes::copy_from_slice(bytes)).expect("the extension fits the one-byte form");
             }
         };
         // 6.18 fixed-point seconds in 24 bits.
-        let micros = since_epoch().as_micros();
-        let ticks = ((micros << 18) / 1_000_000) as u32;
+        let ticks = ((u128::from(self.wall.micros(now)) << 18) / 1_000_000) as u32;
         set(self.extensions.abs_send_time, &ticks.to_be_bytes()[1..]);
         set(self.extensions.transport_cc, &transport.next().to_be_bytes());
         set(self.extensions.mid, self.mid.as_bytes());
@@ -174,7 +181,7 @@ impl Stream {
         let rtp_time = timestamp.wrapping_add((elapsed * u64::from(self.clock) / 1_000_000) as u32);
         Some(SenderReport {
             ssrc: self.ssrc,
-            ntp_time: ntp_now(),
+            ntp_time: self.wall.ntp(now),
             rtp_time,
             packet_count: self.packets,
             octet_count: self.octets,
@@ -183,15 +190,76 @@ impl Stream {
     }
 }
 
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970")
+/// Ties the monotonic clock to the time of day, once, so that what is sent has one time whatever the latter does.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    at: Instant,
+    since_1970: Duration,
 }
 
-/// 32.32 fixed-point seconds since 1900 (RFC 3550 §4).
-pub(crate) fn ntp_now() -> u64 {
-    const EPOCH: u64 = 2_208_988_800;
-    let now = since_epoch();
-    ((now.as_secs() + EPOCH) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000)
+impl WallClock {
+    /// As it is at this moment.
+    pub fn now() -> WallClock {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        WallClock { at: Instant::now(), since_1970 }
+    }
+
+    /// Microseconds since 1970.
+    pub fn micros(&self, at: Instant) -> u64 {
+        let micros = self.since_1970 + at.duration_since(self.at) - self.at.duration_since(at);
+        micros.as_micros() as u64
+    }
+
+    /// 32.32 fixed-point seconds since 1900 (RFC 3550 §4).
+    fn ntp(&self, at: Instant) -> u64 {
+        let micros = u128::from(self.micros(at)) + NTP_EPOCH_MICROS;
+        ((micros << 32) / 1_000_000) as u64
+    }
+}
+
+/// From 1900 to 1970, microseconds.
+const NTP_EPOCH_MICROS: u128 = 2_208_988_800_000_000;
+
+/// Microseconds since 1970 of 32.32 fixed-point seconds since 1900.
+pub(crate) fn ntp_to_micros(ntp: u64) -> i64 {
+    ((u128::from(ntp) * 1_000_000) >> 32) as i64 - NTP_EPOCH_MICROS as i64
+}
+
+/// When something is captured, in three clocks that never part.
+struct Pace {
+    wall: WallClock,
+    next: Instant,
+    timestamp: u32,
+    interval: Duration,
+    ticks: u32,
+}
+
+/// One capture.
+struct Capture {
+    at: Instant,
+    timestamp: u32,
+    micros: u64,
+}
+
+impl Pace {
+    /// The capture that is due, if any. A sender that was held up for long skips what it missed.
+    fn poll(&mut self, now: Instant) -> Option<Capture> {
+        if now < self.next {
+            return None;
+        }
+        let missed = (now - self.next).as_nanos() / self.interval.as_nanos();
+        if missed > 10 {
+            self.advance(missed as u32);
+        }
+        let capture = Capture { at: self.next, timestamp: self.timestamp, micros: self.wall.micros(self.next) };
+        self.advance(1);
+        Some(capture)
+    }
+
+    fn advance(&mut self, count: u32) {
+        self.next += self.interval * count;
+        self.timestamp = self.timestamp.wrapping_add(self.ticks * count);
+    }
 }
 
 /// Sends an Opus packet every 20 ms while it is on.
@@ -202,19 +270,20 @@ pub struct Microphone {
     pub is_on: bool,
     publisher: u32,
     number: u32,
-    next: Instant,
-    timestamp: u32,
+    pace: Pace,
 }
 
 impl Microphone {
     /// One that is on and due now.
     pub fn new(now: Instant, publisher: u32, stream: Stream) -> Microphone {
-        Microphone { stream, is_on: true, publisher, number: 0, next: now, timestamp: 1000 }
+        let (interval, ticks) = (OPUS_INTERVAL, OPUS_CLOCK / 50);
+        let pace = Pace { wall: stream.wall, next: now, timestamp: 1000, interval, ticks };
+        Microphone { stream, is_on: true, publisher, number: 0, pace }
     }
 
     /// When [`Microphone::poll`] has something.
     pub fn poll_timeout(&self) -> Instant {
-        self.next
+        self.pace.next
     }
 
     /// Packets that were made so far.
@@ -224,18 +293,15 @@ impl Microphone {
 
     /// The packet that is due, if any.
     pub fn poll(&mut self, now: Instant, transport: &mut TransportSeq) -> Option<Packet> {
-        if now < self.next {
-            return None;
-        }
-        self.next = catch_up(now, self.next, OPUS_INTERVAL);
-        self.timestamp = self.timestamp.wrapping_add(OPUS_CLOCK / 50);
+        let capture = self.pace.poll(now)?;
         if !self.is_on {
             return None;
         }
-        let payload = media::opus(Mark { publisher: self.publisher, number: self.number, len: OPUS_LEN });
+        let (publisher, number, captured) = (self.publisher, self.number, capture.micros);
+        let payload = media::opus(Mark { publisher, number, len: OPUS_LEN, captured });
         self.number += 1;
         // The marker says that a talkspurt begins (RFC 3551 §4.1); Chromium never sets it for Opus.
-        Some(self.stream.packet(now, false, self.timestamp, payload, transport))
+        Some(self.stream.packet(now, false, &capture, payload, transport))
     }
 }
 
@@ -266,15 +332,16 @@ pub struct Camera {
     number: u32,
     keyframes: u32,
     is_key_due: bool,
-    next: Instant,
-    timestamp: u32,
+    pace: Pace,
     payloader: H264Payloader,
 }
 
 impl Camera {
     /// One that is on and due now.
     pub fn new(now: Instant, publisher: u32, stream: Stream, settings: CameraSettings) -> Camera {
+        let (interval, ticks) = (Duration::from_secs(1) / settings.fps, VIDEO_CLOCK / settings.fps);
         Camera {
+            pace: Pace { wall: stream.wall, next: now, timestamp: 3000, interval, ticks },
             stream,
             is_on: true,
             settings,
@@ -282,8 +349,6 @@ impl Camera {
             number: 0,
             keyframes: 0,
             is_key_due: true,
-            next: now,
-            timestamp: 3000,
             payloader: H264Payloader::default(),
         }
     }
@@ -295,7 +360,7 @@ impl Camera {
 
     /// When [`Camera::poll`] has something.
     pub fn poll_timeout(&self) -> Instant {
-        self.next
+        self.pace.next
     }
 
     /// Frames and keyframes that were made so far.
@@ -305,11 +370,7 @@ impl Camera {
 
     /// The packets of the frame that is due; empty if none is.
     pub fn poll(&mut self, now: Instant, transport: &mut TransportSeq) -> Vec<Packet> {
-        if now < self.next {
-            return Vec::new();
-        }
-        self.next = catch_up(now, self.next, Duration::from_secs(1) / self.settings.fps);
-        self.timestamp = self.timestamp.wrapping_add(VIDEO_CLOCK / self.settings.fps);
+        let Some(capture) = self.pace.poll(now) else { return Vec::new() };
         if !self.is_on {
             // A camera that is switched on again begins with a keyframe.
             self.is_key_due = true;
@@ -318,19 +379,15 @@ impl Camera {
         let is_key = std::mem::take(&mut self.is_key_due);
         // Frames differ in length, so that one in the place of another cannot pass.
         let len = self.settings.frame_len * if is_key { 8 } else { 1 } + self.number % 97;
-        let unit = media::frame(Mark { publisher: self.publisher, number: self.number, len }, is_key);
+        let (publisher, number, captured) = (self.publisher, self.number, capture.micros);
+        let unit = media::frame(Mark { publisher, number, len, captured }, is_key);
         self.number += 1;
         self.keyframes += u32::from(is_key);
         let payloads = self.payloader.payload(PAYLOAD_MAX, &unit).expect("a frame can be cut");
         let last = payloads.len() - 1;
-        let packet = |(i, payload)| self.stream.packet(now, i == last, self.timestamp, payload, transport);
+        let packet = |(i, payload)| self.stream.packet(now, i == last, &capture, payload, transport);
         payloads.into_iter().enumerate().map(packet).collect()
     }
-}
-
-/// The next time after `due`; a sender that was held up does not send all that it missed.
-fn catch_up(now: Instant, due: Instant, interval: Duration) -> Instant {
-    if now.duration_since(due) > 10 * interval { now + interval } else { due + interval }
 }
 
 #[cfg(test)]
@@ -350,7 +407,7 @@ mod tests {
     }
 
     fn camera(now: Instant) -> Camera {
-        let stream = Stream::new((1, Some(2)), &section("1"), VIDEO_CLOCK, u16::MAX - 5).unwrap();
+        let stream = Stream::new((1, Some(2)), &section("1"), VIDEO_CLOCK, WallClock::now(), u16::MAX - 5).unwrap();
         Camera::new(now, 9, stream, CameraSettings::default())
     }
 
@@ -383,14 +440,15 @@ mod tests {
         assert!(packets.len() > 8, "the keyframe wraps the sequence number");
         for packet in &packets {
             let seq = packet.header.sequence_number;
-            let repair = camera.stream.repair(seq, &mut transport).unwrap();
+            let repair = camera.stream.repair(now, seq, &mut transport).unwrap();
             assert_eq!((repair.header.ssrc, repair.header.payload_type), (2, 109));
             assert_eq!(repair.payload[..2], seq.to_be_bytes());
             assert_eq!(repair.payload[2..], packet.payload[..]);
             assert_eq!(repair.header.timestamp, packet.header.timestamp);
             assert_eq!(repair.header.get_extension(4).as_deref(), Some(&b"1"[..]));
         }
-        assert!(camera.stream.repair(packets[0].header.sequence_number.wrapping_sub(1), &mut transport).is_none());
+        let before = packets[0].header.sequence_number.wrapping_sub(1);
+        assert!(camera.stream.repair(now, before, &mut transport).is_none());
         // Every packet, repairs too, has a transport-wide number of its own.
         assert_eq!(usize::from(transport.0), 2 * packets.len());
     }
@@ -398,7 +456,7 @@ mod tests {
     #[test]
     fn a_muted_microphone_keeps_its_clock() {
         let (mut now, mut transport) = (Instant::now(), TransportSeq::default());
-        let stream = Stream::new((1, None), &section("0"), OPUS_CLOCK, 0).unwrap();
+        let stream = Stream::new((1, None), &section("0"), OPUS_CLOCK, WallClock::now(), 0).unwrap();
         let mut microphone = Microphone::new(now, 9, stream);
         let mut heard = Vec::new();
         for i in 0..10 {
@@ -415,12 +473,34 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_report_fits_what_is_captured_also_after_a_pause() {
+        let (mut now, mut transport) = (Instant::now(), TransportSeq::default());
+        let mut camera = camera(now);
+        for pause in [0, 3, 700, 2000] {
+            now = camera.poll_timeout() + Duration::from_millis(pause);
+            let packets = camera.poll(now, &mut transport);
+            let bytes: Vec<u8> = {
+                let mut depacketizer = rtp::codecs::h264::H264Packet::default();
+                let depacketize =
+                    |p: &Packet| rtp::packetizer::Depacketizer::depacketize(&mut depacketizer, &p.payload).unwrap();
+                packets.iter().flat_map(depacketize).collect()
+            };
+            let (mark, _) = media::check_frame(&bytes).unwrap();
+            let report = camera.stream.sender_report(now + Duration::from_millis(20)).unwrap();
+            let ticks = i64::from(packets[0].header.timestamp) - i64::from(report.rtp_time);
+            let captured = ntp_to_micros(report.ntp_time) + ticks * 1_000_000 / i64::from(VIDEO_CLOCK);
+            assert!((captured - mark.captured as i64).abs() < 50, "{captured} {mark:?}");
+            assert!(camera.poll_timeout() > now - Duration::from_millis(500), "what was missed for long is skipped");
+        }
+    }
+
+    #[test]
     fn a_rejected_section_has_no_stream() {
         for answer in [
             AnswerSection { is_rejected: true, ..section("1") },
             AnswerSection { direction: "inactive".into(), ..section("1") },
         ] {
-            assert!(Stream::new((1, None), &answer, OPUS_CLOCK, 0).is_none());
+            assert!(Stream::new((1, None), &answer, OPUS_CLOCK, WallClock::now(), 0).is_none());
         }
     }
 }

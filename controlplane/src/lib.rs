@@ -5,7 +5,7 @@
 //! what is desired becomes commands for the worker.
 //!
 //! Around that core stand its drivers, which know tokio: [`http`] with the doors, [`link`] with the engine's task and
-//! the shared memory, [`stun_server`], and [`run`], which starts and ends them.
+//! the shared memory, [`stun_server`], and [`run()`], which starts and ends them.
 
 pub mod auth;
 pub mod dtls;

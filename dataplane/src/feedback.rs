@@ -301,15 +301,16 @@ impl Forwarder {
             if count == 0 && blocks.is_empty() {
                 return;
             }
+            // Taken whether or not the peer can be sent to: what stays would be tried again for ever.
+            let mut own = std::mem::take(&mut blocks);
             self.send_rtcp(peer, out, |writer, sender| {
                 for report in &reports[..count] {
-                    let blocks = std::mem::take(&mut blocks);
+                    let blocks = std::mem::take(&mut own);
                     writer.sender_report(report.ssrc, report.ntp, report.rtp, report.packets, report.octets, blocks);
                     writer.sdes_cname(report.ssrc, cname(report.publisher, &mut [0; 16]));
                 }
-                let blocks = std::mem::take(&mut blocks);
-                if !blocks.is_empty() {
-                    writer.receiver_report(sender, blocks);
+                if !own.is_empty() {
+                    writer.receiver_report(sender, own);
                 }
             });
         }

@@ -37,3 +37,4 @@ pub mod forward;
 
 pub use config::{Config, Micros};
 pub use run::{Dataplane, Error, run};
+pub use worker::Stepped;

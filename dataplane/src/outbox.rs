@@ -1,8 +1,8 @@
 //! What leaves in a turn: packets sealed in one slab, chained by destination so that the io backend can send trains.
 //!
 //! A packet is written once into the slab and protected there in place. There are three doors in, and none of them
-//! lets plaintext RTP out: [`Outbox::push_rtp`] and [`Outbox::push_rtcp`] protect what the caller wrote, and
-//! [`Outbox::push_public`] is for what is public or already sealed (STUN answers, injected DTLS).
+//! lets plaintext RTP out: `push_rtp` and `push_rtcp` protect what the caller wrote, and
+//! `push_public` is for what is public or already sealed (STUN answers, injected DTLS).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

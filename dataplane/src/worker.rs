@@ -5,7 +5,7 @@
 //! link, makes sure of it, and parks until a socket is readable, the controlplane knocks, or a timer is due.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 use std::{io, process, thread};
 
@@ -340,5 +340,36 @@ impl Core {
 
     fn count(&mut self, counter: Counter, n: u64) {
         self.forwarder.counters()[counter as usize] += n;
+    }
+}
+
+/// A worker that its caller steps, turn by turn: real sockets, a link and the production turn, without a thread, a
+/// core and parking of its own. It is how the benchmarks measure what runs in production instead of a copy of it.
+pub struct Stepped {
+    worker: Worker,
+    /// A worker whose orders can no longer come would stop.
+    _orders: Sender<Order>,
+}
+
+impl Stepped {
+    /// Takes over the sockets and serves the link. `seed` keys the hash tables. Must be called, and stay, inside
+    /// [`block_on`].
+    pub fn new(sockets: Vec<Socket>, link: WorkerLink, seed: [u8; 16]) -> io::Result<Self> {
+        let (sender, orders) = channel();
+        let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
+        let (core, driver, origin) = (None, Driver::Auto, Instant::now());
+        let mut worker = Worker::new(Seat { index: 0, core, driver, sockets, seed, origin, orders, knock })?;
+        worker.attach(link);
+        Ok(Stepped { worker, _orders: sender })
+    }
+
+    /// One turn; whether there was anything to do. It never waits.
+    pub fn turn(&mut self) -> bool {
+        self.worker.turn()
+    }
+
+    /// The worker's counters, as they are now.
+    pub fn counters(&mut self) -> &[u64; Counter::COUNT] {
+        self.worker.core.forwarder.counters()
     }
 }

@@ -297,6 +297,28 @@ fn each_sender_of_a_peer_counts_its_own_rtcp() {
 }
 
 #[test]
+fn reports_that_cannot_be_sent_do_not_hold_the_worker() {
+    let (done, outcome) = std::sync::mpsc::channel();
+    // On a thread of its own, because what this guards against is a turn that never ends.
+    std::thread::spawn(move || {
+        let mut world = World::new();
+        let mut alice = world.open(GCM);
+        let [rx, _no_tx] = alice.keys();
+        world.commit(&[rx]);
+        let check = alice.check(true);
+        world.receive(alice.remote, &check);
+        let stream = world.publish(&alice, Codec::Opus);
+        let protected = alice.protect(&packet(world.ssrc_of(stream), OPUS_PT, 1, 0, b"heard"));
+        world.receive(alice.remote, &protected);
+        assert_eq!(world.counter(Counter::Forwarded), 1);
+        world.advance(3 * SECOND);
+        done.send(world.counter(Counter::Forwarded)).unwrap();
+    });
+    let outcome = outcome.recv_timeout(std::time::Duration::from_secs(20));
+    assert_eq!(outcome, Ok(1), "a report to a peer without keys is given up");
+}
+
+#[test]
 fn a_new_hole_does_not_wait_for_the_retry_of_an_old_one() {
     let mut call = Call::new();
     call.video(102, DELTA);

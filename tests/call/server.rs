@@ -32,10 +32,12 @@ impl Server {
         Server { child, state, link }
     }
 
-    /// A link into `room` for `name`, who may send and receive.
-    pub(crate) fn link(&self, room: &str, name: &str) -> Link {
+    /// A link into `room` for `name`, who may send and receive. The peers of the test go on meanwhile.
+    pub(crate) async fn link(&self, room: &str, name: &str) -> Link {
         let may = ["--room", room, "--name", name, "--publish", "--subscribe"];
-        let output = uprtc(&self.state, &["token"]).args(may).output().unwrap();
+        let mut command = uprtc(&self.state, &["token"]);
+        command.args(may);
+        let output = tokio::process::Command::from(command).output().await.unwrap();
         assert!(output.status.success());
         self.link.to_room(room, String::from_utf8(output.stdout).unwrap().trim())
     }

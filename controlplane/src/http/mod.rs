@@ -1,7 +1,7 @@
 //! The doors: the page and its files, the signalling socket, health, readiness and metrics. The only code that knows
 //! axum.
 //!
-//! A call begins here: [`socket`] checks the token once, then hands signals to the engine's task and back. Nothing
+//! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back. Nothing
 //! here decides anything about rooms. TLS is the business of a proxy in front (docs/OPERATING.md).
 //!
 //! Everything has a limit ([`Limits`]): connections, the time for a request's head and its size, the size and rate

@@ -1,7 +1,6 @@
 //! DTLS as the engine uses it: between two of our own ends in virtual time, against the `dtls` crate in both
 //! roles and the `openssl` tool as independent stacks, and against hostile bytes.
 
-mod cost;
 mod handshake;
 mod hostile;
 mod interop;

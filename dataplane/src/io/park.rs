@@ -25,7 +25,7 @@ pub(super) struct Parking {
     watches: Vec<Watch>,
 }
 
-/// A watched descriptor. It is watched until [`Parking::unwatch`].
+/// A watched descriptor. It is watched until `Parking::unwatch`.
 #[derive(Clone)]
 pub struct Watch {
     state: Rc<State>,

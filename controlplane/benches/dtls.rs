@@ -1,11 +1,19 @@
-//! What a handshake and a live connection cost. A measurement, not a promise: run alone, with
-//! `cargo test -p controlplane --test dtls cost -- --ignored --nocapture --test-threads 1`.
+//! What a DTLS handshake and a live connection cost: `cargo bench -p controlplane --bench dtls`.
+
+#[path = "../tests/dtls/pair.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests use the rest of it")]
+mod pair;
 
 use std::time::{Duration, Instant};
 
 use controlplane::dtls::{Dtls, Identity};
 
-use crate::pair::{End, Pair, arrives};
+use pair::{End, Pair, arrives};
+
+fn main() {
+    handshakes_per_second();
+    memory_of_a_live_connection();
+}
 
 /// CPU time of this thread, from the scheduler.
 fn cpu_time() -> Duration {
@@ -19,8 +27,6 @@ fn resident() -> usize {
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn handshakes_per_second() {
     const COUNT: u32 = 2000;
     let [client, server] = [(); 2].map(|()| Identity::generate().unwrap());
@@ -54,8 +60,6 @@ fn handshakes_per_second() {
     println!("both ends: {:?} a handshake", both / COUNT);
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn memory_of_a_live_connection() {
     const COUNT: usize = 2000;
     let [client, server] = [(); 2].map(|()| Identity::generate().unwrap());
