@@ -84,6 +84,7 @@ mod tests {
             mid: "m".repeat(16),
             source: Source::ScreenAudio,
             is_active: false,
+            is_muted: true,
         };
         let slot = Slot {
             slot: SlotId::new(u32::MAX, u32::MAX),

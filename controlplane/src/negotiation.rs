@@ -208,6 +208,7 @@ impl Opening<'_> {
             mid: mid_text(index, section),
             source: shows.source,
             is_active: shows.is_active,
+            is_muted: false,
         });
     }
 

@@ -49,6 +49,9 @@ pub(crate) struct Track {
     pub(crate) source: Source,
     /// Whether media is being sent.
     pub(crate) is_active: bool,
+    /// Whether an operator keeps it from being passed on. Its owner cannot undo that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_muted: bool,
 }
 
 /// An m-section through which a peer receives.
@@ -88,7 +91,8 @@ impl Member {
             track: format!("{}/{}", self.id, track.mid),
             kind: crate::policy::kind_of(track.source),
             source: track.source,
-            active: track.is_active,
+            active: track.is_active && !track.is_muted,
+            muted: track.is_muted,
         }
     }
 
@@ -213,8 +217,9 @@ impl Room {
     }
 }
 
+/// What others may want of a member: everything that no operator has muted.
 fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
-    member.tracks.iter().map(|track| Wish {
+    member.tracks.iter().filter(|track| !track.is_muted).map(|track| Wish {
         owner: member.peer,
         stream: track.stream,
         source: track.source,
