@@ -287,6 +287,8 @@ impl Engine {
             workers: workers.collect(),
             rooms: rooms.collect(),
             policies: self.policies.clone(),
+            peers_max: self.settings.peers_max,
+            client_bps_max: self.settings.client_bps_max,
             sockets: self.sockets.len(),
             half_open: self.gate.half_open(),
             totals: self.totals,

@@ -16,6 +16,10 @@ pub struct Snapshot {
     pub rooms: Vec<RoomSnapshot>,
     /// Rooms that an operator made, with and without somebody in them.
     pub policies: BTreeMap<String, RoomPolicy>,
+    /// Peers that a room without a policy admits.
+    pub peers_max: u32,
+    /// Bandwidth of a client in such a room, bit/s.
+    pub client_bps_max: u32,
     /// Signalling sockets open, with and without a peer.
     pub sockets: usize,
     /// DTLS handshakes under way.

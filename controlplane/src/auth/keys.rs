@@ -112,7 +112,9 @@ fn load(state: &Path) -> Result<Loaded, KeyError> {
     let file_error = |source| KeyError::File { path: folder.clone(), source };
     let mut others = BTreeMap::new();
     let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded { first, others, at: Instant::now() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Loaded { first, others, at: Instant::now() });
+        }
         entries => entries.map_err(file_error)?,
     };
     for entry in entries {
@@ -128,4 +130,3 @@ fn load(state: &Path) -> Result<Loaded, KeyError> {
     }
     Ok(Loaded { first, others, at: Instant::now() })
 }
-

@@ -140,7 +140,8 @@ impl Engine {
     /// The track's routes are closed with its slots, which are free for others; its owner is told like everybody.
     fn mute(&mut self, name: &str, peer: &str, mid: &str, is_muted: bool) -> Result<(), OrderError> {
         let handle = self.find(name, peer)?;
-        let member = self.rooms.get_mut(name).and_then(|room| room.member_mut(handle.peer)).ok_or(OrderError::NoPeer)?;
+        let member =
+            self.rooms.get_mut(name).and_then(|room| room.member_mut(handle.peer)).ok_or(OrderError::NoPeer)?;
         let track = member.tracks.iter_mut().find(|track| track.mid == mid).ok_or(OrderError::NoTrack)?;
         if track.is_muted == is_muted {
             return Ok(());
