@@ -1,6 +1,8 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` lets people in. No logic of a call is here.
+//! `controlplane` are the two, `token` lets people in, `rooms`, `peers` and
+//! `kick` govern a server. No logic of a call is here.
 
+mod administration;
 mod cli;
 mod options;
 mod process;
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
             .and_then(|()| options::resolve(&common, &ips, &Media::default(), &doors))
             .and_then(controlplane),
         Command::Token(request) => token::print(&request),
+        Command::NewKey { common } => token::new_key(&common),
+        Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),
+        Command::Peers { remote, shown, room } => administration::peers(&remote, &shown, &room),
+        Command::Kick { remote, room, peer } => administration::kick(&remote, &room, &peer),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +64,7 @@ fn dataplane(options: Options) -> Result<(), Failure> {
 
 fn controlplane(options: Options) -> Result<(), Failure> {
     let mut config = controlplane::Config::new(options.state, options.listen, options.stun);
+    config.cors_origins = options.cors_origins;
     config.stun_ip = options.media_ips.first().copied();
     controlplane::run(config, process::announce)?;
     Ok(())

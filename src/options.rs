@@ -18,6 +18,7 @@ const FILE_LEN_MAX: u64 = 64 * 1024;
 pub(crate) struct Options {
     pub(crate) state: PathBuf,
     pub(crate) listen: SocketAddr,
+    pub(crate) cors_origins: Vec<String>,
     pub(crate) stun: SocketAddr,
     pub(crate) media_ips: Vec<IpAddr>,
     pub(crate) media_port: u16,
@@ -31,6 +32,7 @@ pub(crate) struct Options {
 struct File {
     state: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    cors_origin: Vec<String>,
     stun: Option<SocketAddr>,
     media_ip: Vec<IpAddr>,
     media_port: Option<u16>,
@@ -44,6 +46,7 @@ pub(crate) fn resolve(common: &Common, ips: &MediaIps, media: &Media, doors: &Do
     Ok(Options {
         state: state_folder(common.state.clone().or(file.state))?,
         listen: doors.listen.or(file.listen).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+        cors_origins: if doors.cors_origin.is_empty() { file.cors_origin } else { doors.cors_origin.clone() },
         stun: doors.stun.or(file.stun).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 3478))),
         media_ips: if given_ips.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { given_ips },
         media_port: media.media_port.or(file.media_port).unwrap_or(40_000),

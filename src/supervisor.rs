@@ -131,6 +131,9 @@ fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Ve
         };
         let mut arguments = common.clone();
         arguments.extend(["--listen".into(), http.to_string().into(), "--stun".into(), stun.to_string().into()]);
+        for origin in &options.cors_origins {
+            arguments.extend(["--cors-origin".into(), origin.into()]);
+        }
         arguments
     }
 }

@@ -139,6 +139,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(|| async { Problem::not_found("no such address") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(axum::middleware::from_fn_with_state(site.clone(), rest::cross_origin))
         .with_state(site)
 }
 

@@ -56,7 +56,6 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/server", get(service::server))
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(site.clone(), bounded))
-        .layer(middleware::from_fn_with_state(site.clone(), cross_origin))
 }
 
 /// A request that does not come to its end is ended: a body may come as slowly as it likes.
@@ -69,7 +68,10 @@ async fn bounded(State(site): State<Arc<Site>>, request: Request, next: Next) ->
 }
 
 /// CORS (Fetch §3.2) for the origins that the operator named, and for no other.
-async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+pub(super) async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    if !request.uri().path().starts_with("/v1/") {
+        return next.run(request).await;
+    }
     let origin = request.headers().get(header::ORIGIN).cloned();
     let is_preflight = request.method() == Method::OPTIONS
         && origin.is_some()
@@ -187,7 +189,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Site>> for Asked<T> {
     }
 }
 
-/// A body in JSON. An empty one is `{}`, for those that have only fields that may be left out.
+/// A body: an object in JSON.
 struct Body<T>(T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Site>> for Body<T> {
@@ -207,10 +209,13 @@ impl<T: DeserializeOwned> FromRequest<Arc<Site>> for Body<T> {
             }
             _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body did not come whole"),
         })?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| match error.is_data() {
-            true => Problem::invalid(error.to_string()),
-            false => Problem::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()),
-        })
+        // By way of a value: serde takes a list for a struct, and the document says object.
+        let value: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))?;
+        if !value.is_object() {
+            return Err(Problem::invalid("the body is not an object"));
+        }
+        serde_json::from_value(value).map(Body).map_err(|error| Problem::invalid(error.to_string()))
     }
 }
 
