@@ -31,14 +31,15 @@ test-loom: deps
 test-miri: deps
 	tools/miri
 
-# Real Chromium peers against the executable that `test-rust` built.
+# Real Chromium peers against the executable that `test-rust` built (the same command, so nothing is built anew).
 test-browsers: test-deps
-	$(CARGO) build
+	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/e2e && node --test --test-concurrency=1 --test-reporter=spec
 
+# What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
-	$(CARGO) bench -p bench
+	$(CARGO) bench -p bench --bench packet --bench kernel
 	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps

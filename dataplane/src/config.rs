@@ -47,8 +47,9 @@ pub const PATH_HELD: Micros = 10 * SECOND;
 pub const FRAME_LEN: usize = 1600;
 /// Largest RTP payload that is forwarded, so that header, extensions and tag always fit a frame.
 pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 132;
-/// Bytes of the outbox slab; two of the widest fan-outs.
-pub const OUTBOX_LEN: usize = 4 << 20;
+/// Bytes of the outbox slab: a burst of eight full packets to 500 receivers, which leaves as trains of eight, and room
+/// for one more of the widest fan-outs. Half of it would cut those trains in half.
+pub const OUTBOX_LEN: usize = 8 << 20;
 /// Packets of the outbox between two flushes.
 pub const OUTBOX_PACKETS_MAX: usize = 16_384;
 /// Reports that wait for the event ring.
