@@ -324,6 +324,8 @@ async fn what_is_wrong_with_a_body_has_a_name() {
         let answer = server.send("PUT", "/v1/rooms/blue", &head, body).await;
         assert_eq!(answer.problem(), (problem.0, problem.1.into()), "{body}");
     }
+    let whole = server.ask("PUT", "/v1/rooms/whole", Some(json!({"peers_max": 3.0}))).await;
+    assert_eq!((whole.status, &whole.json()["peers_max"]), (201, &json!(3)), "an integer to JSON Schema");
     let head = format!("Authorization: Bearer {}\r\n", server.token);
     assert_eq!(server.send("PUT", "/v1/rooms/blue", &head, "{}").await.problem(), (415, "not_json".into()));
     let long = json!({"name": "x".repeat(20_000)});

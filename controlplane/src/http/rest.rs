@@ -210,12 +210,22 @@ impl<T: DeserializeOwned> FromRequest<Arc<Site>> for Body<T> {
             _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body did not come whole"),
         })?;
         // By way of a value: serde takes a list for a struct, and the document says object.
-        let value: serde_json::Value = serde_json::from_slice(&bytes)
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes)
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))?;
         if !value.is_object() {
             return Err(Problem::invalid("the body is not an object"));
         }
+        value.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()).for_each(make_integer);
         serde_json::from_value(value).map(Body).map_err(|error| Problem::invalid(error.to_string()))
+    }
+}
+
+/// To JSON Schema 23.0 is an integer (2020-12 §4.2.3), to serde it is not.
+fn make_integer(value: &mut serde_json::Value) {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it not every integer is a float.
+    if let Some(number) = value.as_f64().filter(|n| value.is_f64() && n.fract() == 0.0 && (0.0..EXACT_MAX).contains(n))
+    {
+        *value = (number as u64).into();
     }
 }
 
