@@ -94,18 +94,23 @@ pub(crate) enum Command {
         /// Its id, as `uprtc peers` shows it
         peer: String,
     },
+    /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
+    Doctor(Doctor),
 }
 
 /// What every command needs to know.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Common {
-    /// Settings in TOML, with the names of these options as keys; an option given here wins
+    /// Settings in TOML, as deploy/uprtc.toml lists them; UPRTC_… variables and options given here win
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// State folder: signing key, locks, and the socket by which the planes find each other [default:
     /// $XDG_STATE_HOME/uprtc or ~/.local/state/uprtc]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    /// Any key of the settings file; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 /// What concerns both planes: the dataplane listens there, and the controlplane tells clients to ask STUN there.
@@ -139,6 +144,19 @@ pub(crate) struct Doors {
     /// Where STUN is served; port 0 takes any [default: 127.0.0.1:3478]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) stun: Option<SocketAddr>,
+}
+
+/// What a look at the machine shall do.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Leave out the call between two peers of this process's own
+    #[arg(long)]
+    pub(crate) no_call: bool,
 }
 
 /// How `run` marks its children.
@@ -194,7 +212,7 @@ pub(crate) struct Token {
 }
 
 /// `90s`, `30m`, `1h`, `7d`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a number and s, m, h or d, such as 90s, 30m, 1h or 7d");
     let unit = match text.chars().last() {
         Some('s') => 1,
@@ -235,6 +253,8 @@ mod tests {
                    --media-port 0 --workers 2 --stun 127.0.0.1:0 --state s";
         assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
         let cli = "uprtc token --room * --name N --publish --subscribe --admin --ttl 1h --state s";
+        assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
+        let cli = "uprtc doctor --json --state s --config c.toml --set peers-max=3 --set rooms-max=2";
         assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
         assert!(Cli::try_parse_from(["uprtc", "dataplane", "--listen", "127.0.0.1:0"]).is_err());
     }

@@ -1,9 +1,10 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` lets people in, `rooms`, `peers` and
-//! `kick` govern a server. No logic of a call is here.
+//! `controlplane` are the two, `token` lets people in, `rooms`, `peers` and `kick` govern a server, `doctor` looks at the
+//! machine. No logic of a call is here.
 
 mod administration;
 mod cli;
+mod doctor;
 mod options;
 mod process;
 mod supervisor;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command, Doors, Media};
-use options::Options;
+use options::{Role, Sources};
 
 /// One line for the operator that says what to do.
 type Failure = Box<dyn std::error::Error>;
@@ -24,15 +25,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     process::start_log();
     let result = match cli.command() {
-        Command::Run { common, ips, media, doors } => {
-            options::resolve(&common, &ips, &media, &doors).and_then(supervisor::run)
-        }
+        Command::Run { common, ips, media, doors } => supervisor::run(Sources { common, ips, media, doors }),
         Command::Dataplane { common, ips, media, supervised } => process::become_plane(&supervised)
-            .and_then(|()| options::resolve(&common, &ips, &media, &Doors::default()))
-            .and_then(dataplane),
+            .and_then(|()| dataplane(&Sources { common, ips, media, doors: Doors::default() })),
         Command::Controlplane { common, ips, doors, supervised } => process::become_plane(&supervised)
-            .and_then(|()| options::resolve(&common, &ips, &Media::default(), &doors))
-            .and_then(controlplane),
+            .and_then(|()| controlplane(&Sources { common, ips, media: Media::default(), doors })),
+        Command::Doctor(request) => match doctor::run(&request) {
+            Ok(is_well) => return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            Err(failure) => Err(failure),
+        },
         Command::Token(request) => token::print(&request),
         Command::NewKey { common } => token::new_key(&common),
         Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),
@@ -49,23 +50,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn dataplane(options: Options) -> Result<(), Failure> {
+fn dataplane(sources: &Sources) -> Result<(), Failure> {
+    // From here on, so that a reload that comes early does not end the process.
+    let stop = process::StopSignal::new()?;
+    let mut options = sources.resolve()?;
     let config = dataplane::Config {
         socket_path: options.state.join(controlplane::link::SOCKET_FILE),
-        media_ips: options.media_ips,
+        media_ips: options.media_ips.clone(),
         media_port: options.media_port,
         workers: options.workers,
-        ..dataplane::Config::default()
+        is_pinned: options.is_pinned,
+        driver: options.driver,
     };
-    let stop = process::StopSignal::new()?;
-    dataplane::run(&config, || stop.wait())?;
+    let mut reload = || {
+        sources.reload(&mut options, Role::Dataplane);
+    };
+    dataplane::run(&config, || stop.wait(&mut reload))?;
     Ok(())
 }
 
-fn controlplane(options: Options) -> Result<(), Failure> {
-    let mut config = controlplane::Config::new(options.state, options.listen, options.stun);
-    config.cors_origins = options.cors_origins;
-    config.stun_ip = options.media_ips.first().copied();
-    controlplane::run(config, process::announce)?;
+fn controlplane(sources: &Sources) -> Result<(), Failure> {
+    let mut options = sources.resolve()?;
+    let config = controlplane::Config {
+        stun_ip: options.media_ips.first().copied(),
+        settings: options.rooms.clone(),
+        limits: options.limits.clone(),
+        stun_rates: options.stun_rates,
+        cors_origins: sources.doors.cors_origin.clone(),
+        ..controlplane::Config::new(options.state.clone(), options.listen, options.stun)
+    };
+    let reload = || sources.reload(&mut options, Role::Controlplane).then(|| options.rooms.clone());
+    controlplane::run(config, reload, process::announce)?;
     Ok(())
 }

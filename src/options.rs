@@ -1,57 +1,193 @@
-//! From command line, settings file and defaults to one set of options. Whether they can work is for the plane to say
-//! that they concern.
+//! From settings file, `UPRTC_…` variables, command line and defaults to one set of options; each of these wins over
+//! those before it. Whether the options can work is for the plane to say that they concern.
 
+mod keys;
+
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use controlplane::engine::Settings;
+use controlplane::http::Limits;
+use controlplane::stun_server::Rates;
+use dataplane::config::Driver;
+use toml::de::{DeTable, DeValue};
 
-use crate::Failure;
+use self::keys::{KEYS, Key, Plane, Written};
 use crate::cli::{Common, Doors, Media, MediaIps};
+use crate::{Failure, process};
 
 /// Longest settings file that is read, bytes.
 const FILE_LEN_MAX: u64 = 64 * 1024;
 
+/// The variable that names the settings file.
+const CONFIG_VARIABLE: &str = "UPRTC_CONFIG";
+
 /// What a plane or a supervisor runs with.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Options {
+    /// Where everything of this edge lies. Empty only before [`Sources::resolve`] is done.
     pub(crate) state: PathBuf,
-    pub(crate) listen: SocketAddr,
-    pub(crate) cors_origins: Vec<String>,
-    pub(crate) stun: SocketAddr,
+    /// Directives of the log.
+    pub(crate) log: String,
     pub(crate) media_ips: Vec<IpAddr>,
     pub(crate) media_port: u16,
+    /// 0 only before [`Sources::resolve`] is done.
     pub(crate) workers: usize,
+    pub(crate) is_pinned: bool,
+    pub(crate) driver: Driver,
+    pub(crate) listen: SocketAddr,
+    pub(crate) stun: SocketAddr,
+    /// What the engine allows.
+    pub(crate) rooms: Settings,
+    /// What the doors allow.
+    pub(crate) limits: Limits,
+    pub(crate) stun_rates: Rates,
 }
 
-/// The settings file: the same names as the options. What it says and nobody knows is an error, because a
-/// misspelt limit would otherwise be no limit.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct File {
-    state: Option<PathBuf>,
-    listen: Option<SocketAddr>,
-    cors_origin: Vec<String>,
-    stun: Option<SocketAddr>,
-    media_ip: Vec<IpAddr>,
-    media_port: Option<u16>,
-    workers: Option<usize>,
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            state: PathBuf::new(),
+            log: "info".into(),
+            media_ips: vec![Ipv4Addr::LOCALHOST.into()],
+            media_port: 40_000,
+            workers: 0,
+            is_pinned: true,
+            driver: Driver::Auto,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
+            rooms: Settings::default(),
+            limits: Limits::default(),
+            stun_rates: Rates::default(),
+        }
+    }
 }
 
-/// Options from all three sources, in a state folder that exists.
-pub(crate) fn resolve(common: &Common, ips: &MediaIps, media: &Media, doors: &Doors) -> Result<Options, Failure> {
-    let file = read_file(common)?;
-    let given_ips = if ips.media_ip.is_empty() { file.media_ip } else { ips.media_ip.clone() };
-    Ok(Options {
-        state: state_folder(common.state.clone().or(file.state))?,
-        listen: doors.listen.or(file.listen).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
-        cors_origins: if doors.cors_origin.is_empty() { file.cors_origin } else { doors.cors_origin.clone() },
-        stun: doors.stun.or(file.stun).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 3478))),
-        media_ips: if given_ips.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { given_ips },
-        media_port: media.media_port.or(file.media_port).unwrap_or(40_000),
-        workers: media.workers.or(file.workers).unwrap_or_else(cores),
-    })
+/// Where options come from, kept so that they can be read again.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) common: Common,
+    pub(crate) ips: MediaIps,
+    pub(crate) media: Media,
+    pub(crate) doors: Doors,
+}
+
+/// Who reads its options again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    Supervisor,
+    Dataplane,
+    Controlplane,
+}
+
+impl Sources {
+    /// Options from all sources. Touches nothing but the settings file.
+    pub(crate) fn read(&self) -> Result<Options, Failure> {
+        let mut options = Options::default();
+        let config = self.common.config.clone().or_else(|| std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from));
+        if let Some(path) = config {
+            apply_file(&mut options, &path, &read_file(&path)?)?;
+        }
+        apply_variables(&mut options, std::env::vars_os())?;
+        self.apply_command_line(&mut options)?;
+        check_together(&options)?;
+        if options.state.as_os_str().is_empty() {
+            options.state = default_state(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))
+                .ok_or("neither XDG_STATE_HOME nor HOME is set: say where the state folder is with --state")?;
+        }
+        if options.workers == 0 {
+            options.workers = cores();
+        }
+        Ok(options)
+    }
+
+    /// Options from all sources, in a state folder that exists, with the log as they say.
+    pub(crate) fn resolve(&self) -> Result<Options, Failure> {
+        let mut options = self.read()?;
+        process::set_log(&options.log);
+        options.state = state_folder(&options.state)?;
+        Ok(options)
+    }
+
+    /// Reads all sources again and brings `current` up to date where that is possible while running; says in the log
+    /// what changed and what needs a restart. False: something is wrong in them, and all stays as it was.
+    pub(crate) fn reload(&self, current: &mut Options, role: Role) -> bool {
+        let next = match self.resolve() {
+            Ok(next) => next,
+            Err(failure) => {
+                tracing::error!("settings are not reloaded: {failure}");
+                return false;
+            }
+        };
+        tracing::info!("settings are reloaded");
+        for key in KEYS {
+            let (was, is) = (key.text(current), key.text(&next));
+            if was == is {
+            } else if key.is_live {
+                let applied = key.apply(current, &Written::Plain(&is));
+                debug_assert_eq!(applied, Ok(()), "its own text");
+                if role.tells_of(key) {
+                    tracing::info!("{} is {is} from now on, was {was}", key.name);
+                }
+            } else if role.tells_of(key) {
+                tracing::warn!("{} = {is} needs a restart; until then it is {was}", key.name);
+            }
+        }
+        true
+    }
+
+    fn apply_command_line(&self, options: &mut Options) -> Result<(), Failure> {
+        for setting in &self.common.set {
+            let (name, value) = setting.split_once('=').ok_or_else(|| format!("--set {setting}: not KEY=VALUE"))?;
+            keys::find(name.trim())
+                .and_then(|key| key.apply(options, &Written::Plain(value.trim())))
+                .map_err(|error| format!("--set {setting}: {error}"))?;
+        }
+        if let Some(state) = &self.common.state {
+            options.state.clone_from(state);
+        }
+        if !self.ips.media_ip.is_empty() {
+            options.media_ips.clone_from(&self.ips.media_ip);
+        }
+        options.media_port = self.media.media_port.unwrap_or(options.media_port);
+        options.workers = match self.media.workers {
+            // In the file 0 stands for all cores; asked for in so many words it is a mistake.
+            Some(0) => return Err("--workers 0: give --workers a number from 1, best one for each core".into()),
+            Some(workers) => workers,
+            None => options.workers,
+        };
+        options.listen = self.doors.listen.unwrap_or(options.listen);
+        options.stun = self.doors.stun.unwrap_or(options.stun);
+        Ok(())
+    }
+}
+
+impl Role {
+    /// Whether a change of this key is this process's to report. A supervisor passes some on as options of the command
+    /// line, which stay as they are; of these its planes see no change.
+    fn tells_of(self, key: &Key) -> bool {
+        let is_passed_on = ["state", "media-ip", "media-port", "workers", "listen", "stun"].contains(&key.name);
+        match self {
+            Role::Supervisor => is_passed_on,
+            Role::Dataplane => key.plane != Plane::Control,
+            Role::Controlplane => key.plane != Plane::Data,
+        }
+    }
+}
+
+/// The whole of the options as a settings file, without the state folder, whose path may be no text.
+pub(crate) fn write(options: &Options) -> String {
+    let header =
+        "# What `uprtc run` started its planes with, for planes that it starts again. Changes here are lost.\n";
+    let lines = KEYS.iter().filter(|key| key.name != "state");
+    lines.fold(header.to_owned(), |text, key| format!("{text}{} = {}\n", key.name, key.toml(options)))
+}
+
+/// The variables that stand for keys.
+pub(crate) fn variables() -> impl Iterator<Item = String> {
+    KEYS.iter().map(Key::variable).chain([CONFIG_VARIABLE.to_owned()])
 }
 
 /// A worker for each core that this process may use.
@@ -61,37 +197,103 @@ fn cores() -> usize {
 
 /// The state folder that `uprtc token` reads.
 pub(crate) fn resolve_state(common: &Common) -> Result<PathBuf, Failure> {
-    let file = read_file(common)?;
-    state_folder(common.state.clone().or(file.state))
+    let sources = Sources { common: common.clone(), ..Sources::default() };
+    Ok(sources.resolve()?.state)
 }
 
-fn read_file(common: &Common) -> Result<File, Failure> {
-    let Some(path) = &common.config else { return Ok(File::default()) };
+fn read_file(path: &Path) -> Result<String, Failure> {
     let unreadable = |error| format!("cannot read the settings file {}: {error}", path.display());
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_LEN_MAX {
         return Err(format!("the settings file {} is longer than {FILE_LEN_MAX} bytes", path.display()).into());
     }
-    parse(&std::fs::read_to_string(path).map_err(unreadable)?)
-        .map_err(|error| format!("the settings file {} is wrong: {error}", path.display()).into())
+    Ok(std::fs::read_to_string(path).map_err(unreadable)?)
 }
 
-fn parse(text: &str) -> Result<File, toml::de::Error> {
-    toml::from_str(text)
+/// Takes over what a settings file says. What nobody knows is an error, because a misspelt limit would otherwise be
+/// no limit.
+fn apply_file(options: &mut Options, path: &Path, text: &str) -> Result<(), Failure> {
+    let at = |offset: usize, message: &str| {
+        let line = text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
+        format!("{}:{line}: {message}", path.display())
+    };
+    let table = DeTable::parse(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        at(offset, &error.message().replace('\n', " "))
+    })?;
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start); // The first mistake is the one to report.
+    for (name, value) in entries {
+        let key = keys::find(name.get_ref()).map_err(|error| at(name.span().start, &error))?;
+        key.apply(options, &written(value.get_ref())).map_err(|error| at(value.span().start, &error))?;
+    }
+    Ok(())
+}
+
+fn written<'a>(value: &'a DeValue<'_>) -> Written<'a> {
+    match value {
+        DeValue::String(text) => Written::Text(text),
+        DeValue::Integer(integer) => {
+            u64::from_str_radix(integer.as_str(), integer.radix()).map_or(Written::Other, Written::Integer)
+        }
+        DeValue::Boolean(flag) => Written::Flag(*flag),
+        DeValue::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+            texts.map_or(Written::Other, Written::List)
+        }
+        _ => Written::Other,
+    }
+}
+
+/// Takes over the `UPRTC_…` variables. One that is no key is not refused: where containers run, the environment is
+/// full of names that others chose (a Kubernetes service called `uprtc` gives every pod UPRTC_PORT). One that is nearly
+/// a key is mentioned.
+fn apply_variables(
+    options: &mut Options,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(), Failure> {
+    for (name, value) in variables {
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix("UPRTC_")) else { continue };
+        let key = match keys::find(&name.to_ascii_lowercase().replace('_', "-")) {
+            Ok(key) => key,
+            Err(error) if error.contains("did you mean") => {
+                tracing::warn!("UPRTC_{name} is ignored: {error}");
+                continue;
+            }
+            Err(_) => continue,
+        };
+        let value = value.to_str().ok_or_else(|| format!("{}: not UTF-8", key.variable()))?;
+        if value.is_empty() {
+            continue; // As good as unset, for scripts that cannot leave it out.
+        }
+        key.apply(options, &Written::Plain(value)).map_err(|error| format!("{}={value}: {error}", key.variable()))?;
+    }
+    Ok(())
+}
+
+/// What single values cannot show.
+fn check_together(options: &Options) -> Result<(), Failure> {
+    let slots = options.rooms.slots();
+    let needed = (slots.audio + slots.video) as usize;
+    if options.rooms.slots_max < needed {
+        let (peers, has) = (options.rooms.peers_max, options.rooms.slots_max);
+        return Err(
+            format!("slots-max = {has} is too few for peers-max = {peers}: to see all others takes {needed}").into()
+        );
+    }
+    if options.limits.idle_timeout <= options.limits.ping_interval {
+        return Err("idle-timeout must be longer than ping-interval, or every socket is cut off".into());
+    }
+    Ok(())
 }
 
 /// The state folder, made if need be with mode 0700: whoever reads it can sign tokens.
-fn state_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let path = match given {
-        Some(path) => path,
-        None => default_state(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))
-            .ok_or("neither XDG_STATE_HOME nor HOME is set: say where the state folder is with --state")?,
-    };
-    make_folder(&path).map_err(|error| format!("cannot make the state folder {}: {error}", path.display()))?;
+fn state_folder(path: &Path) -> Result<PathBuf, Failure> {
+    make_folder(path).map_err(|error| format!("cannot make the state folder {}: {error}", path.display()))?;
     // Children and messages show it, whatever the folder that they were started in.
     path.canonicalize().map_err(|error| format!("cannot use the state folder {}: {error}", path.display()).into())
 }
 
-fn default_state(xdg: Option<std::ffi::OsString>, home: Option<std::ffi::OsString>) -> Option<PathBuf> {
+fn default_state(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let xdg = xdg.map(PathBuf::from).filter(|path| path.is_absolute()); // The specification wants it absolute.
     let base =
         xdg.or_else(|| home.filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".local/state")))?;
@@ -103,29 +305,4 @@ fn make_folder(path: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_settings_file_has_the_names_of_the_options() {
-        let file = parse(
-            "listen = '0.0.0.0:80'\nstun = '[::]:3478'\nmedia-ip = ['192.0.2.1', '2001:db8::1']\nmedia-port = 50000\n\
-             workers = 8\nstate = '/var/lib/uprtc'\n",
-        )
-        .unwrap();
-        assert_eq!(file.media_ip.len(), 2);
-        assert_eq!((file.media_port, file.workers), (Some(50_000), Some(8)));
-        let error = parse("lisen = '0.0.0.0:80'\n").unwrap_err().to_string();
-        assert!(error.contains("lisen"), "{error}");
-        assert!(parse("media-port = 70000\n").is_err());
-    }
-
-    #[test]
-    fn the_default_state_folder_follows_the_environment() {
-        let path = |text: &str| Some(PathBuf::from(text));
-        assert_eq!(default_state(Some("/x".into()), Some("/home/a".into())), path("/x/uprtc"));
-        assert_eq!(default_state(None, Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
-        assert_eq!(default_state(Some("relative".into()), Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
-        assert_eq!(default_state(None, None), None);
-    }
-}
+mod tests;

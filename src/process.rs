@@ -1,6 +1,7 @@
 //! What a process of uprtc does with its surroundings: the log, limits of the kernel, and its supervisor.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,11 +10,27 @@ use tracing_subscriber::EnvFilter;
 use crate::Failure;
 use crate::cli::Supervised;
 
-/// Log to standard error; `UPRTC_LOG` says what (the directives of `tracing_subscriber::EnvFilter`), by default `info`.
+/// Changes what the running log lets through.
+static LOG_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// Log to standard error, at `info` until the settings are known.
 pub(crate) fn start_log() {
-    let filter = EnvFilter::try_from_env("UPRTC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt()
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new("info"))
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    log.init();
+    let _ = LOG_FILTER.set(Box::new(move |new| drop(filter.reload(new)))); // The log lives as long as the process.
+}
+
+/// Logs what these directives (of `tracing_subscriber::EnvFilter`) say, from now on.
+pub(crate) fn set_log(directives: &str) {
+    if let (Some(change), Ok(filter)) = (LOG_FILTER.get(), EnvFilter::try_new(directives)) {
+        change(filter);
+    }
 }
 
 /// Ties this process to the supervisor that started it, if one did, and takes the descriptors that the kernel allows.
@@ -33,11 +50,12 @@ pub(crate) fn become_plane(supervised: &Supervised) -> Result<(), Failure> {
     Ok(())
 }
 
-/// SIGINT and SIGTERM, noticed from the moment that this is made.
+/// SIGINT, SIGTERM and SIGHUP, noticed from the moment that this is made.
 pub(crate) struct StopSignal {
     runtime: tokio::runtime::Runtime,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl StopSignal {
@@ -46,17 +64,21 @@ impl StopSignal {
         let context = runtime.enter();
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
+        let hangup = signal(SignalKind::hangup())?;
         drop(context);
-        Ok(StopSignal { runtime, interrupt, terminate })
+        Ok(StopSignal { runtime, interrupt, terminate, hangup })
     }
 
-    /// Blocks until either comes.
-    pub(crate) fn wait(self) {
-        let StopSignal { runtime, mut interrupt, mut terminate } = self;
+    /// Blocks until SIGINT or SIGTERM comes; reloads at each SIGHUP.
+    pub(crate) fn wait(self, mut reload: impl FnMut()) {
+        let StopSignal { runtime, mut interrupt, mut terminate, mut hangup } = self;
         runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return,
+                    _ = terminate.recv() => return,
+                    _ = hangup.recv() => reload(),
+                }
             }
         });
     }

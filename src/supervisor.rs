@@ -3,8 +3,11 @@
 //! Either may die alone and is started again; the other carries its rooms over. Both end with this process, however
 //! it ends: the kernel kills them with their parent.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -20,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::options::Options;
+use crate::options::{self, Options, Role, Sources};
 use crate::{Failure, process};
 
 /// Waits before a plane is started again: first and longest.
@@ -41,33 +44,49 @@ const ROOM: &str = "demo";
 const NAME: &str = "Guest";
 const TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// Runs both planes until SIGINT or SIGTERM, or until one of them cannot start at all.
-pub(crate) fn run(options: Options) -> Result<(), Failure> {
+/// File in the state folder with the settings that the planes run with. They read this one and not the operator's, so
+/// that a mistake made there later does not keep a plane that died from being started again.
+const SETTINGS_FILE: &str = "run.toml";
+
+/// Runs both planes until SIGINT or SIGTERM, or until one of them cannot start at all. SIGHUP reloads the settings.
+pub(crate) fn run(sources: Sources) -> Result<(), Failure> {
+    let options = sources.resolve()?;
     let _lock = lock(&options.state)?;
     // One thread: the kernel kills the children when the *thread* that started them ends, so it must be this one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(supervise(options))
+    runtime.block_on(supervise(options, &sources))
 }
 
-async fn supervise(options: Options) -> Result<(), Failure> {
+async fn supervise(options: Options, sources: &Sources) -> Result<(), Failure> {
+    write_settings(&options)?;
     let key = TokenKey::load_or_create(&options.state)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let had_terminal = std::io::stdin().is_terminal();
     let shared = Shared::default();
     // The controlplane ends first, so that it can tell the clients while their media still flows.
     let (stop_controlplane, controlplane_stops) = watch::channel(false);
     let (stop_dataplane, dataplane_stops) = watch::channel(false);
     let dataplane = keep("dataplane", Signal::TERM, dataplane_arguments(&options), &shared, dataplane_stops);
     let controlplane = async {
-        let arguments = controlplane_arguments(&options, &shared);
+        let arguments = controlplane_arguments(&options, &sources.doors.cors_origin, &shared);
         let result = keep("controlplane", Signal::INT, arguments, &shared, controlplane_stops).await;
         stop_dataplane.send_replace(true);
         result
     };
     let signals = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        let mut current = options.clone();
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                // The terminal that we were started in was closed: that is an end, and no wish to reload.
+                _ = hangup.recv() => match had_terminal && !std::io::stdin().is_terminal() {
+                    true => break,
+                    false => reload(sources, &mut current, &shared),
+                },
+            }
         }
         tracing::info!("stopping both planes");
         stop_controlplane.send_replace(true);
@@ -97,12 +116,37 @@ struct Shared {
     listening: watch::Sender<Option<controlplane::Listening>>,
     /// Whether a join could once be served. Until then a plane that gives up ends the run.
     was_ready: watch::Sender<bool>,
+    /// The planes that run now.
+    planes: RefCell<BTreeMap<String, Pid>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Shared { listening: watch::channel(None).0, was_ready: watch::channel(false).0 }
+        Shared { listening: watch::channel(None).0, was_ready: watch::channel(false).0, planes: RefCell::default() }
     }
+}
+
+/// Has the planes take over what changed in the settings.
+fn reload(sources: &Sources, current: &mut Options, shared: &Shared) {
+    if !sources.reload(current, Role::Supervisor) {
+        return;
+    }
+    if let Err(failure) = sources.resolve().and_then(|next| write_settings(&next)) {
+        tracing::error!("the planes keep their settings: {failure}");
+        return;
+    }
+    for &pid in shared.planes.borrow().values() {
+        let _ = kill_process(pid, Signal::HUP); // It may be ending.
+    }
+}
+
+/// Writes the file that the planes read, whole or not at all.
+fn write_settings(options: &Options) -> Result<(), Failure> {
+    let path = options.state.join(SETTINGS_FILE);
+    let draft = path.with_extension("toml.new");
+    std::fs::write(&draft, options::write(options))
+        .and_then(|()| std::fs::rename(&draft, &path))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
 fn dataplane_arguments(options: &Options) -> impl Fn() -> Vec<OsString> {
@@ -114,16 +158,18 @@ fn dataplane_arguments(options: &Options) -> impl Fn() -> Vec<OsString> {
 
 fn common_arguments(options: &Options) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--state".into(), options.state.clone().into()];
+    arguments.extend(["--config".into(), options.state.join(SETTINGS_FILE).into()]);
     for ip in &options.media_ips {
         arguments.extend(["--media-ip".into(), ip.to_string().into()]);
     }
     arguments
 }
 
-fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Vec<OsString> {
+fn controlplane_arguments(options: &Options, origins: &[String], shared: &Shared) -> impl Fn() -> Vec<OsString> {
     let listening = shared.listening.subscribe();
     let common = common_arguments(options);
     let asked = (options.listen, options.stun);
+    let origins = origins.to_vec();
     move || {
         let (http, stun) = match *listening.borrow() {
             Some(listening) => (listening.http, listening.stun),
@@ -131,7 +177,7 @@ fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Ve
         };
         let mut arguments = common.clone();
         arguments.extend(["--listen".into(), http.to_string().into(), "--stun".into(), stun.to_string().into()]);
-        for origin in &options.cors_origins {
+        for origin in &origins {
             arguments.extend(["--cors-origin".into(), origin.into()]);
         }
         arguments
@@ -151,10 +197,13 @@ async fn keep(
         let begun = Instant::now();
         let mut child = start(plane, arguments())?;
         let announcement = listen(child.stdout.take(), shared);
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        shared.planes.borrow_mut().extend(pid.map(|pid| (plane.to_owned(), pid)));
         let status = tokio::select! {
             status = async { tokio::join!(child.wait(), announcement).0 } => status?,
             _ = stops.wait_for(|stop| *stop) => return end(plane, child, stop_signal).await,
         };
+        shared.planes.borrow_mut().remove(plane);
         if status.code().is_some_and(|code| code != 0) && !*shared.was_ready.borrow() {
             return Err(format!("the {plane} cannot start; its own message is above").into());
         }
@@ -175,7 +224,12 @@ fn report(plane: &str, status: ExitStatus, wait: Duration) {
 }
 
 fn start(plane: &str, arguments: Vec<OsString>) -> Result<Child, Failure> {
-    Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    // They are in the settings file by now, and there our own command line has won over them.
+    for variable in options::variables() {
+        command.env_remove(variable);
+    }
+    command
         .arg(plane)
         .args(arguments)
         .args(["--supervisor".to_owned(), std::process::id().to_string()])

@@ -7,6 +7,7 @@
 
 mod administration;
 mod adoption;
+mod resource;
 mod signalling;
 mod transport;
 
@@ -31,6 +32,7 @@ use crate::session::SessionHash;
 use crate::timers::Timers;
 
 pub use self::administration::{Order, OrderError};
+pub use self::resource::{Ask, Denial, Reply};
 pub use crate::policy::{Grant, RoomPolicy, Settings};
 pub use crate::snapshot::{PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
 
@@ -97,6 +99,8 @@ pub enum Input {
         /// Which worker.
         worker: usize,
     },
+    /// Other settings for those who come from now on; see [`Settings::reload`].
+    Settings(Settings),
     /// The server stops: every socket is told. Media stands, for a successor to adopt.
     Stop,
 }
@@ -230,6 +234,10 @@ impl Engine {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.plan.resync();
                 }
+            }
+            Input::Settings(settings) => {
+                self.settings.reload(settings);
+                self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
             }
             Input::Stop => self.stop(),
         }
@@ -426,6 +434,8 @@ impl Engine {
             session: peer.session,
             tracks: member.tracks.clone(),
             slots: member.slots.clone(),
+            from: member.from.clone(),
+            is_resource: peer.is_resource,
         };
         self.write_journal(handle, Some(entry.write()));
     }

@@ -22,6 +22,11 @@ impl<K: Ord> Gate<K> {
         Self { half_open: BTreeSet::new(), half_open_max, per_second, tokens: f64::from(per_second), since: None }
     }
 
+    /// Other limits from now on. Handshakes that are under way go on.
+    pub(crate) fn set_limits(&mut self, half_open_max: usize, per_second: u32) {
+        (self.half_open_max, self.per_second) = (half_open_max, per_second);
+    }
+
     /// How many handshakes are under way.
     pub(crate) fn half_open(&self) -> usize {
         self.half_open.len()
@@ -58,6 +63,17 @@ mod tests {
         gate.ended(7);
         assert!(gate.admit(now, 3));
         assert_eq!(gate.half_open(), 2);
+    }
+
+    #[test]
+    fn other_limits_hold_at_once() {
+        let now = Instant::now();
+        let mut gate = Gate::new(1, 100);
+        assert!(gate.admit(now, 1) && !gate.admit(now, 2));
+        gate.set_limits(2, 100);
+        assert!(gate.admit(now, 2) && !gate.admit(now, 3));
+        gate.set_limits(9, 5);
+        assert_eq!((3..50).filter(|&k| gate.admit(now, k)).count(), 5, "the burst shrinks too");
     }
 
     #[test]

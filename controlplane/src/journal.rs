@@ -34,6 +34,12 @@ pub(crate) struct Entry {
     pub(crate) tracks: Vec<Track>,
     /// What it receives through.
     pub(crate) slots: Vec<Slot>,
+    /// Whom it wants to receive, if not everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) from: Vec<String>,
+    /// Whether it has an HTTP resource instead of a socket; the session is the resource's id.
+    #[serde(default)]
+    pub(crate) is_resource: bool,
 }
 
 impl Entry {
@@ -76,7 +82,7 @@ mod tests {
     use proto::id::{SlotId, StreamId};
     use proto::signal::{Kind, Source};
 
-    use crate::policy::{NAME_CHARS_MAX, ROOM_CHARS_MAX, SLOTS_CEILING, TRACKS_CEILING};
+    use crate::policy::{FROM_LEN_MAX, FROM_MAX, NAME_CHARS_MAX, ROOM_CHARS_MAX, SLOTS_CEILING, TRACKS_CEILING};
 
     fn largest() -> Entry {
         let track = Track {
@@ -111,6 +117,8 @@ mod tests {
             session: SessionHash::of("session"),
             tracks: vec![track; TRACKS_CEILING],
             slots: vec![slot; SLOTS_CEILING],
+            from: vec!["\"".repeat(FROM_LEN_MAX / FROM_MAX); FROM_MAX],
+            is_resource: true,
         }
     }
 

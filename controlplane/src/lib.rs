@@ -34,4 +34,4 @@ mod session;
 mod slots;
 mod timers;
 
-pub use run::{Config, Error, Listening, run, serve};
+pub use run::{Config, Error, LOCK_FILE, Listening, run, serve};

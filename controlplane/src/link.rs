@@ -21,7 +21,7 @@ use proto::signal::{ClientSignal, ServerSignal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Engine, Grant, Input, Order, OrderError, Output, SocketId};
+use crate::engine::{Ask, Denial, Engine, Grant, Input, Order, OrderError, Output, Reply, Settings, SocketId};
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -76,6 +76,13 @@ pub enum Request {
         /// Which.
         socket: SocketId,
     },
+    /// A door without a socket asks something.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Where to.
+        reply: oneshot::Sender<Result<Reply, Denial>>,
+    },
     /// Say what there is, for metrics.
     Sample {
         /// Where to.
@@ -88,6 +95,8 @@ pub enum Request {
         /// Where it is said whether it could be.
         reply: oneshot::Sender<Result<(), OrderError>>,
     },
+    /// Go on with other settings; see [`Settings::reload`].
+    Settings(Box<Settings>),
     /// End: close every socket and let go of the workers, which go on forwarding.
     Stop {
         /// Whether clients are told that the server stops. If not, they come back and resume at the successor.
@@ -157,6 +166,13 @@ impl Handle {
         let _ = self.requests.send(Request::Closed { socket }).await; // As above.
     }
 
+    /// Asks for a peer without a socket. `None`: the engine has ended.
+    pub async fn ask(&self, ask: Ask) -> Option<Result<Reply, Denial>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Ask { ask, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
     /// What there is now. `None`: the engine has ended.
     pub async fn sample(&self) -> Option<Sample> {
         let (reply, sample) = oneshot::channel();
@@ -169,6 +185,11 @@ impl Handle {
         let (reply, done) = oneshot::channel();
         self.requests.send(Request::Administer { order, reply }).await.ok()?;
         done.await.ok()
+    }
+
+    /// Brings other settings into the running engine.
+    pub async fn reload(&self, settings: Settings) {
+        let _ = self.requests.send(Request::Settings(Box::new(settings))).await; // As above.
     }
 
     /// Ends the driver; see [`Request::Stop`].
@@ -324,12 +345,16 @@ impl Driver {
                 self.sockets.remove(&socket);
                 self.engine.handle(now, Input::SocketClosed { socket });
             }
+            Request::Ask { ask, reply } => {
+                let _ = reply.send(self.engine.ask(now, ask)); // Who asked may have gone: the peer's deadline ends it.
+            }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
             }
             Request::Administer { order, reply } => {
                 let _ = reply.send(self.engine.administer(order)); // As above.
             }
+            Request::Settings(settings) => self.engine.handle(now, Input::Settings(*settings)),
             Request::Stop { for_good } => {
                 if for_good {
                     self.engine.handle(now, Input::Stop);
@@ -579,7 +604,6 @@ async fn try_attach(path: PathBuf) -> Result<Attached, LinkError> {
 mod tests {
     use super::*;
     use crate::dtls::Identity;
-    use crate::engine::Settings;
 
     fn grant() -> Grant {
         Grant {

@@ -150,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn every_family_is_explained_to_operators() {
+        const OPERATING: &str = include_str!("../../docs/OPERATING.md");
+        let text = render(&Sample::default(), &stun_server::Counts::default());
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+            let short = name.strip_prefix("uprtc_worker_").unwrap_or(name);
+            assert!(OPERATING.contains(&format!("`{short}`")), "docs/OPERATING.md does not explain {name}");
+        }
+    }
+
+    #[test]
     fn each_family_is_declared_once_and_every_line_is_well_formed() {
         let text = render(&Sample::default(), &stun_server::Counts::default());
         let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

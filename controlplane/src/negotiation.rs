@@ -128,6 +128,14 @@ impl Negotiation {
         &self.offer
     }
 
+    /// The first m-section of media that is refused. Whoever is told nothing afterwards wants all of them or none.
+    pub(crate) fn first_unserved(&self) -> Option<usize> {
+        self.offer.sections.iter().zip(&self.sections).position(|(section, verdict)| {
+            let is_media = matches!(section.kind, sdp::SectionKind::Audio | sdp::SectionKind::Video);
+            is_media && !section.is_rejected && verdict.codec.is_none()
+        })
+    }
+
     /// Index and name of the first m-section that is served: trickled candidates name it.
     pub(crate) fn first_served(&self) -> (usize, &str) {
         let at = self.sections.iter().position(|verdict| verdict.codec.is_some());

@@ -25,10 +25,14 @@ pub(crate) struct Peer {
     pub(crate) grant: Grant,
     /// By what it is recognised.
     pub(crate) session: SessionHash,
-    /// Where signals for it go; `None` while its socket is lost.
+    /// Where signals for it go; `None` while its socket is lost, and always for one that has a resource instead.
     pub(crate) socket: Option<SocketId>,
+    /// Whether it came by an HTTP resource, whose id is its session.
+    pub(crate) is_resource: bool,
     /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
     pub(crate) mids: Vec<String>,
+    /// Its username fragment, empty if it is not known: what names another one is an ICE restart.
+    pub(crate) ufrag: String,
     /// What it told of its candidates.
     pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
@@ -48,19 +52,24 @@ impl Peer {
             grant: grant.clone(),
             session,
             socket: None,
+            is_resource: false,
+            ufrag: offer.ice.ufrag.clone(),
             mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
             candidates,
             transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
         }
     }
 
-    /// A peer that an earlier controlplane connected, and that must be resumed by the deadline.
-    pub(crate) fn adopted(room: String, grant: Grant, session: SessionHash, deadline: Instant) -> Peer {
+    /// A peer that an earlier controlplane connected. By the deadline it must be resumed, unless it has a resource: nobody
+    /// resumes that, and it stays while its consent lives.
+    pub(crate) fn adopted(room: String, grant: Grant, session: SessionHash, deadline: Option<Instant>) -> Peer {
         Peer {
             room,
             grant,
             session,
             socket: None,
+            is_resource: deadline.is_none(),
+            ufrag: String::new(),
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),
@@ -106,14 +115,14 @@ impl Transport {
     }
 
     /// A transport that an earlier controlplane connected. Its DTLS state is gone and not needed any more.
-    fn adopted(deadline: Instant) -> Self {
+    fn adopted(deadline: Option<Instant>) -> Self {
         Self {
             state: PeerState::Connected,
             fingerprints: Vec::new(),
             is_client: false,
             remote: None,
             dtls: None,
-            deadline: Some(deadline),
+            deadline,
         }
     }
 

@@ -92,6 +92,12 @@ pub const SLOTS_CEILING: usize = 48;
 /// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
 pub const NAME_CHARS_MAX: usize = 64;
 
+/// Peers that a receiver may name instead of receiving everybody.
+pub const FROM_MAX: usize = 16;
+
+/// Length of their names together, bytes: they stand in the peer's journal entry.
+pub const FROM_LEN_MAX: usize = 512;
+
 /// Longest name of a room, bytes.
 pub const ROOM_CHARS_MAX: usize = 64;
 
@@ -154,6 +160,20 @@ impl Settings {
         .clamped()
     }
 
+    /// Takes over what may change while rooms stand, for those who come from now on. What was told or reserved at the
+    /// start stays: the STUN server, the sockets, and the workers' capacity (peers, tracks, slots).
+    pub fn reload(&mut self, next: Settings) {
+        let next = next.clamped();
+        *self = Settings {
+            stun: self.stun.take(),
+            sockets_max: self.sockets_max,
+            peers_per_worker_max: self.peers_per_worker_max,
+            tracks_max: self.tracks_max,
+            slots_max: self.slots_max,
+            ..next
+        };
+    }
+
     /// Slots that show the whole room: a microphone and a camera of everybody else, and one screen.
     pub fn slots(&self) -> SlotCount {
         SlotCount { audio: self.peers_max.saturating_sub(1).max(1), video: self.peers_max.max(1) }
@@ -207,6 +227,15 @@ mod tests {
         assert_eq!(settings.shares(2, 1, 1), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
         assert_eq!(settings.shares(2, 1, 2), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
         assert_eq!(settings.shares(0, 0, 0).send, 2_000_000);
+    }
+
+    #[test]
+    fn a_reload_keeps_what_was_reserved() {
+        let mut settings = Settings { stun: Some("stun:192.0.2.1:3478".into()), ..Settings::default() };
+        settings.reload(Settings { peers_max: 99, rooms_max: 3, slots_max: 1, sockets_max: 1, ..Settings::default() });
+        assert_eq!((settings.peers_max, settings.rooms_max), (PEERS_MAX_CEILING, 3));
+        assert_eq!((settings.slots_max, settings.sockets_max), (SLOTS_CEILING, 4_096));
+        assert!(settings.stun.is_some());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerKeys, RouteClose, RouteOpen, SALT_LEN_MAX,
-    SlotClose, SlotOpen, StreamClose, StreamOpen,
+    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerOpen, RouteClose, RouteOpen,
+    SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamOpen,
 };
 use zeroize::Zeroize;
 
@@ -64,6 +64,7 @@ impl Place {
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
             Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
             Command::PeerClose(_)
+            | Command::PeerIce(_)
             | Command::StreamClose(_)
             | Command::SlotClose(_)
             | Command::RouteClose(_)
@@ -88,6 +89,16 @@ fn close_of(open: &Command) -> Option<Command> {
         Command::StreamOpen(c) => Some(StreamClose { stream: c.stream }.into()),
         Command::SlotOpen(c) => Some(SlotClose { slot: c.slot }.into()),
         Command::RouteOpen(c) => Some(RouteClose { route: c.route }.into()),
+        _ => None,
+    }
+}
+
+/// What makes `desired` of `installed` without closing it: an open peer takes other ICE credentials as it stands.
+fn change_of(installed: Option<&Command>, desired: Option<&Command>) -> Option<Command> {
+    match (installed, desired) {
+        (Some(Command::PeerOpen(before)), Some(Command::PeerOpen(now))) if before.peer == now.peer => {
+            Some(PeerIce { peer: now.peer, ufrag: now.ufrag, pwd: now.pwd }.into())
+        }
         _ => None,
     }
 }
@@ -225,6 +236,14 @@ impl Plan {
         self.compare(place);
     }
 
+    /// The ICE credentials that are desired for a peer. Wanting others is an ICE restart.
+    pub(crate) fn credentials(&self, peer: PeerId) -> Option<PeerOpen> {
+        match self.desired.get(&Place::new(Class::Peer, peer.index)) {
+            Some(Command::PeerOpen(open)) if open.peer == peer => Some(*open),
+            _ => None,
+        }
+    }
+
     /// Ends a peer. Its streams, slots and routes are to be ended before.
     pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
         for class in [Class::TxKeys, Class::RxKeys, Class::Extensions, Class::Peer] {
@@ -294,6 +313,9 @@ impl Plan {
         let places: Vec<Place> = self.different.iter().rev().copied().collect();
         for place in places {
             let Some(installed) = self.installed.get(&place) else { continue };
+            if change_of(Some(installed), self.desired.get(&place)).is_some() {
+                continue;
+            }
             if out.len() == end {
                 return;
             }
@@ -326,7 +348,7 @@ impl Plan {
                     Some(secret) => out.push(secret.0.into()),
                     None => continue,
                 },
-                open => out.push(open),
+                open => out.push(change_of(self.installed.get(&place), Some(&open)).unwrap_or(open)),
             }
             self.installed.insert(place, desired);
             self.compare(place);
@@ -409,7 +431,9 @@ impl Plan {
         Class::ALL
             .iter()
             .filter_map(|&class| self.desired.get(&Place::new(class, index)))
-            .find(|command| command.tag() == tag)
+            .find(|command| {
+                command.tag() == tag || change_of(Some(command), Some(command)).is_some_and(|c| c.tag() == tag)
+            })
             .and_then(|command| self.owner(command))
     }
 
@@ -504,7 +528,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use proto::id::Mid;
-    use proto::plane::{Codec, Event, PWD_LEN, PeerExtensions, PeerOpen, Report, SrtpProfile, UFRAG_LEN};
+    use proto::plane::{Codec, Event, PWD_LEN, PeerExtensions, Report, SrtpProfile, UFRAG_LEN};
 
     const CAPACITY: Capacity = Capacity { peers: 4, streams: 8, slots: 8 };
 
@@ -542,6 +566,30 @@ mod tests {
                 Report::Event(_) => {}
             }
         }
+    }
+
+    #[test]
+    fn other_credentials_change_a_peer_and_close_nothing() {
+        let (mut plan, mut worker) = linked();
+        let (peer, ..) = want_peer(&mut plan, 1);
+        let restart = |plan: &mut Plan, fill: u8| {
+            plan.want(PeerOpen { peer, ufrag: [fill; UFRAG_LEN], pwd: [fill; PWD_LEN] });
+        };
+        restart(&mut plan, b'0'); // before the peer was ever sent: it is opened with these
+        converge(&mut plan, &mut worker, 100);
+        let before = worker.dump();
+        restart(&mut plan, b'1');
+        let mut commands = Vec::new();
+        plan.reconcile(100, &mut commands);
+        assert!(matches!(commands[..], [Command::PeerIce(ice), Command::Commit(_)] if ice.ufrag == [b'1'; UFRAG_LEN]));
+        commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
+        plan.resync();
+        converge(&mut plan, &mut worker, 100);
+        assert_eq!((worker.dump(), plan.pending()), (before, 0));
+        assert_eq!(worker.peers[&peer.index].open, plan.credentials(peer).unwrap());
+        let tag = Command::from(PeerIce { peer, ufrag: [0; UFRAG_LEN], pwd: [0; PWD_LEN] }).tag();
+        assert_eq!(plan.owner_of_refused(tag, peer.index), Some(peer));
+        assert!(worker.refused.is_empty());
     }
 
     /// A peer with a stream and a slot.

@@ -35,6 +35,8 @@ pub(crate) struct Member {
     /// Whether its transport has keys. Before that a route into its slots would only drop packets, and the keyframe
     /// that opens a picture would be spent on nobody.
     pub(crate) is_connected: bool,
+    /// Names or ids of those that it wants to receive, the k-th in its k-th audio and video slot. Empty: everybody.
+    pub(crate) from: Vec<String>,
 }
 
 /// What a peer publishes in one m-section.
@@ -159,11 +161,15 @@ impl Room {
     /// Brings every member's slots, and the routes into them, up to date. Returns whose slots carry something else now.
     pub(crate) fn settle(&mut self, plan: &mut Plan) -> Vec<PeerId> {
         let wishes: Vec<Wish> = self.members.iter().flat_map(wishes_of).collect();
+        let named: Vec<Vec<Option<PeerId>>> = self.members.iter().map(|member| self.named_by(member)).collect();
         let mut changed = Vec::new();
-        for member in &mut self.members {
+        for (member, named) in self.members.iter_mut().zip(named) {
             let of_others: Vec<Wish> = wishes.iter().filter(|wish| wish.owner != member.peer).copied().collect();
             let mut assigned = member.carried();
-            slots::assign(&mut assigned, &of_others);
+            match named.is_empty() {
+                true => slots::assign(&mut assigned, &of_others),
+                false => slots::assign_named(&mut assigned, &of_others, &named),
+            }
             if assigned != member.carried() {
                 changed.push(member.peer);
             }
@@ -177,6 +183,16 @@ impl Room {
             }
         }
         changed
+    }
+
+    /// Whom a member means: by id, or else the one of that name who came last, because who comes again after a crash is
+    /// there twice until the former's consent ends.
+    fn named_by(&self, member: &Member) -> Vec<Option<PeerId>> {
+        let find = |wanted: &String| {
+            let by_id = self.members.iter().find(|other| other.id == *wanted);
+            by_id.or_else(|| self.members.iter().rev().find(|other| other.name == *wanted)).map(|other| other.peer)
+        };
+        member.from.iter().map(find).collect()
     }
 
     /// What each slot of `peer` carries.

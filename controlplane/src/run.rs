@@ -25,7 +25,7 @@ use crate::registry::{Registry, RegistryError};
 use crate::{http, stun_server};
 
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
-const LOCK_FILE: &str = "controlplane.lock";
+pub const LOCK_FILE: &str = "controlplane.lock";
 
 /// How long the sockets may take to say goodbye. The supervisor waits longer than this.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -137,18 +137,43 @@ impl Error {
 /// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
 ///
 /// SIGINT ends the rooms: every client is told that the server stops. SIGTERM ends this process only: sockets are
-/// closed, media goes on, and the clients resume at the successor.
-pub fn run(config: Config, announce: impl FnOnce(&Listening)) -> Result<(), Error> {
+/// closed, media goes on, and the clients resume at the successor. At each SIGHUP `reload` is asked for other settings,
+/// which hold for those who come from then on; `None` changes nothing.
+pub fn run(
+    config: Config,
+    mut reload: impl FnMut() -> Option<Settings>,
+    announce: impl FnOnce(&Listening),
+) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
-    let result = runtime.block_on(async { serve(config, stop_signal().map_err(Error::Start)?, announce).await });
+    let result = runtime.block_on(async {
+        let stop = stop_signal().map_err(Error::Start)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Error::Start)?;
+        let reloads = async |handle: link::Handle| {
+            while hangup.recv().await.is_some() {
+                if let Some(settings) = reload() {
+                    handle.reload(settings).await;
+                }
+            }
+        };
+        serve_reloading(config, stop, reloads, announce).await
+    });
     runtime.shutdown_background(); // A try to attach may still be waiting for its answer.
     result
 }
 
-/// The same on the caller's runtime, until `stop` says whether it is for good.
+/// The same on the caller's runtime, until `stop` says whether it is for good, and without reloads.
 pub async fn serve(
+    config: Config,
+    stop: impl Future<Output = bool>,
+    announce: impl FnOnce(&Listening),
+) -> Result<(), Error> {
+    serve_reloading(config, stop, async |_| {}, announce).await
+}
+
+async fn serve_reloading(
     mut config: Config,
     stop: impl Future<Output = bool>,
+    reloads: impl AsyncFnOnce(link::Handle),
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
@@ -176,9 +201,14 @@ pub async fn serve(
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     announce(&listening);
 
+    let reloads = async {
+        reloads(handle.clone()).await;
+        std::future::pending::<()>().await;
+    };
     let mut driver = pin!(Driver::new(engine, inbox, &config.state).run());
     let result = tokio::select! {
         ended = &mut driver => ended,
+        () = reloads => Ok(()),
         for_good = stop => {
             tracing::info!(for_good, "stopping");
             tokio::join!(handle.stop(for_good), &mut driver).1

@@ -11,6 +11,7 @@
 //! wait for a free slot, the live before the idle.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use proto::id::{PeerId, StreamId};
 use proto::signal::{Kind, Source};
@@ -81,6 +82,23 @@ pub(crate) fn assign(slots: &mut Slots, wishes: &[Wish]) {
     rest.sort_by_key(|wish| Reverse(rank(wish)));
     for wish in rest {
         place_anywhere(slots, wishes, wish);
+    }
+}
+
+/// The rule of a receiver that names whom it wants: the k-th of them, if there, is in the k-th slot of each kind with
+/// its voice and its picture, and nobody else is anywhere.
+pub(crate) fn assign_named(slots: &mut Slots, wishes: &[Wish], named: &[Option<PeerId>]) {
+    let mut seen = BTreeSet::new();
+    let owners: Vec<Option<PeerId>> = named.iter().map(|owner| owner.filter(|&owner| seen.insert(owner))).collect();
+    for kind in [Kind::Audio, Kind::Video] {
+        for (k, slot) in slots.of(kind).iter_mut().enumerate() {
+            let owner = owners.get(k).copied().flatten();
+            let of_owner =
+                wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
+            // A screen is shown while the camera is off; of several alike, the first.
+            let best = of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, w.is_of_lane(), Reverse(*n)));
+            *slot = best.map(|(_, wish)| wish.stream);
+        }
     }
 }
 
@@ -208,6 +226,24 @@ mod tests {
         assert_eq!(shared.video[7], Some(stream(1, Source::Screen)));
         wishes[2].is_active = false;
         assert_eq!(assigned(shared, &wishes), slots);
+    }
+
+    #[test]
+    fn who_is_named_is_in_the_slots_of_its_place_and_nobody_else_is() {
+        let mut wishes = [person(1), person(2), person(3)].concat();
+        let named = [Some(PeerId::new(3, 1)), None, Some(PeerId::new(1, 1)), Some(PeerId::new(3, 1))];
+        let mut slots = empty(4, 2);
+        assign_named(&mut slots, &wishes, &named);
+        let microphone = |owner| Some(stream(owner, Source::Microphone));
+        assert_eq!(slots.audio, [microphone(3), None, microphone(1), None]);
+        assert_eq!(slots.video, [Some(stream(3, Source::Camera)), None]);
+        // The one who came later fills its place; a screen stands in for a camera that is off.
+        wishes[7].is_active = false;
+        wishes[8].is_active = true;
+        let later = [Some(PeerId::new(3, 1)), Some(PeerId::new(2, 1))];
+        assign_named(&mut slots, &wishes, &later);
+        assert_eq!(slots.audio, [microphone(3), microphone(2), None, None]);
+        assert_eq!(slots.video, [Some(stream(3, Source::Screen)), Some(stream(2, Source::Camera))]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
-use proto::plane::{Command, Committed, Counter, Described, PeerExpired, Record, Refusal, Refused, Report, feedback};
+use proto::plane::{
+    Command, Committed, Counter, Described, PeerExpired, PeerIce, Record, Refusal, Refused, Report, feedback,
+};
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
@@ -78,6 +80,7 @@ impl Forwarder {
                 self.reserve_timers();
                 self.demux.name(open.ufrag, index);
             }
+            Command::PeerIce(ice) => self.restart_ice(ice)?,
             Command::PeerExtensions(extensions) => {
                 let peer = self.peer_mut(extensions.peer)?;
                 peer.extension_ids = extensions.ids;
@@ -103,6 +106,18 @@ impl Forwarder {
 
     fn peer_mut(&mut self, id: PeerId) -> Result<&mut Transport, Refusal> {
         self.peers.find_mut(id.index, id.generation).ok_or(Refusal::Unknown)
+    }
+
+    /// Other credentials name the same transport. Where its packets go is not touched: media flows on the old pair until
+    /// a check with the new credentials selects another (RFC 8445 §2.4).
+    fn restart_ice(&mut self, ice: &PeerIce) -> Result<(), Refusal> {
+        if self.demux.peer_named(&ice.ufrag).is_some() {
+            return Err(Refusal::Occupied);
+        }
+        let before = self.peer_mut(ice.peer)?.restart_ice(ice);
+        self.demux.unname(&before);
+        self.demux.name(ice.ufrag, ice.peer.index);
+        Ok(())
     }
 
     fn open_stream(&mut self, open: &proto::plane::StreamOpen) -> Result<(), Refusal> {
@@ -320,6 +335,7 @@ impl Forwarder {
 fn index_of(command: &Command) -> u32 {
     match command {
         Command::PeerOpen(c) => c.peer.index,
+        Command::PeerIce(c) => c.peer.index,
         Command::PeerExtensions(c) => c.peer.index,
         Command::PeerKeys(c) => c.peer.index,
         Command::PeerClose(c) => c.peer.index,

@@ -1,7 +1,7 @@
 //! A peer as its worker sees it: credentials, the addresses it has proved, its SRTP keys, and its consent.
 
 use proto::id::{PeerId, Ssrc};
-use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerKeys, PeerOpen, Refusal};
+use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerIce, PeerKeys, PeerOpen, Refusal, UFRAG_LEN};
 use proto::stun::IntegrityKey;
 
 use crate::config::{
@@ -119,6 +119,14 @@ impl Transport {
             ntp_offset: None,
             punts: Bucket::new(PEER_PUNT_BURST, PEER_PUNT_RATE, now),
         }
+    }
+
+    /// Takes other ICE credentials; the username fragment before.
+    pub(crate) fn restart_ice(&mut self, ice: &PeerIce) -> [u8; UFRAG_LEN] {
+        let before = self.open.ufrag;
+        self.open = PeerOpen { peer: self.open.peer, ufrag: ice.ufrag, pwd: ice.pwd };
+        self.integrity = IntegrityKey::new(&ice.pwd);
+        before
     }
 
     /// Installs the keys of one direction, once. A peer's keys live as long as the peer: an index space that began
@@ -295,7 +303,7 @@ impl Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::plane::{PWD_LEN, UFRAG_LEN};
+    use proto::plane::PWD_LEN;
 
     fn path(port: u16) -> Path {
         Path { socket: 0, remote: std::net::SocketAddr::from(([10, 0, 0, 1], port)) }

@@ -284,6 +284,12 @@ fn command() -> impl Strategy<Value = Command> {
             pwd: [1; PWD_LEN]
         }
         .into()),
+        (id(), 0..40u8).prop_map(|((i, g), u)| PeerIce {
+            peer: PeerId::new(i, g),
+            ufrag: [u; UFRAG_LEN],
+            pwd: [2; PWD_LEN]
+        }
+        .into()),
         (id(), any::<ExtensionIds>()).prop_map(|((i, g), ids)| PeerExtensions { peer: PeerId::new(i, g), ids }.into()),
         (id(), any::<bool>(), any::<[u8; 32]>()).prop_map(|((i, g), is_rx, key)| PeerKeys {
             peer: PeerId::new(i, g),
@@ -345,6 +351,7 @@ fn is_about(command: &Command, alice: &Peer, bob: &Peer) -> bool {
     let is_theirs = |peer: PeerId| [alice.id, bob.id].iter().any(|id| id.index == peer.index);
     match command {
         Command::PeerExtensions(c) => is_theirs(c.peer),
+        Command::PeerIce(c) => is_theirs(c.peer),
         Command::PeerClose(c) => is_theirs(c.peer),
         // The streams, slots and routes of the siege, in order of their indices: 5 to 8, then slot and route by turns.
         Command::StreamClose(c) => c.stream.index == 8,

@@ -3,6 +3,8 @@
 
 mod world;
 
+use std::net::SocketAddr;
+
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::*;
 use world::*;
@@ -120,7 +122,9 @@ fn what_is_not_there_is_refused_by_name() {
     let open_route = call.world.route_open(stream, call.slot);
     let open_stale = call.world.route_open(call.stream, SlotId::new(call.slot.index, 9));
     let Command::PeerKeys(keys) = call.alice.keys()[0] else { unreachable!() };
-    let commands: [(Command, u32); 11] = [
+    let ice = PeerIce { peer: stale, ufrag: *b"another0", pwd: call.alice.pwd };
+    let commands: [(Command, u32); 12] = [
+        (ice.into(), stale.index),
         (PeerExtensions { peer, ids: IDS }.into(), 77),
         (PeerExtensions { peer: stale, ids: IDS }.into(), stale.index),
         (PeerKeys { peer: stale, ..keys }.into(), stale.index),
@@ -155,6 +159,7 @@ fn what_is_taken_or_beyond_the_tables_is_refused_by_name() {
         // Two peers with one name: a check could not tell them apart.
         (PeerOpen { ufrag: bob.ufrag, ..nobody }.into(), 900, Refusal::Occupied),
         (PeerOpen { peer: PeerId::new(beyond, 1), ..nobody }.into(), beyond, Refusal::TableFull),
+        (PeerIce { peer: alice.id, ufrag: bob.ufrag, pwd: alice.pwd }.into(), alice.id.index, Refusal::Occupied),
         // Keys are for the life of a peer: the same ones again would begin the index space again.
         (alice.keys()[0], alice.id.index, Refusal::Occupied),
         (bob.keys()[1], bob.id.index, Refusal::Occupied),
@@ -233,6 +238,30 @@ fn a_stream_that_is_opened_again_goes_on_with_its_window_and_its_roll_over() {
     assert_eq!(call.world.counter(Counter::DroppedSrtpReplay), 1);
     call.seq = 0;
     assert_eq!(call.word(), 1, "packet 1 of the second round is understood");
+}
+
+#[test]
+fn an_ice_restart_leaves_path_keys_and_routes_standing() {
+    let mut call = Call::new();
+    call.world.route(call.stream, call.slot);
+    assert_eq!(call.word(), 1);
+    let before = call.alice.check(true);
+    (call.alice.ufrag, call.alice.pwd) = (*b"restart0", [b'n'; PWD_LEN]);
+    let ice = PeerIce { peer: call.alice.id, ufrag: call.alice.ufrag, pwd: call.alice.pwd };
+    call.refused(&[ice.into()], &[]);
+    assert_eq!(call.word(), 1, "media goes on by the old pair");
+    // A check with the credentials before is nobody's; one with the new moves the path, and the same keys are good there.
+    call.world.receive(call.alice.remote, &before);
+    assert_eq!(call.world.counter(Counter::DroppedStunUnknownUfrag), 1);
+    call.alice.remote = SocketAddr::from(([192, 0, 2, 200], 4242));
+    let check = call.alice.check(true);
+    call.world.receive(call.alice.remote, &check);
+    assert_eq!(call.world.take_sent(call.alice.remote).len(), 1, "the check is answered");
+    assert_eq!(call.word(), 1);
+    assert_eq!(call.world.forwarder.sizes().ufrags, 2);
+    // A successor of the controlplane is told the credentials of now, and the name before is free for others.
+    let echo = PeerOpen { peer: ice.peer, ufrag: ice.ufrag, pwd: ice.pwd };
+    assert!(describe(&mut call.world, 100, |_| {}).contains(&echo.into()));
 }
 
 #[test]

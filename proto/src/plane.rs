@@ -463,6 +463,16 @@ records! {
         /// Say what is installed: the worker echoes each open record ([`Report::Echo`]) and ends with [`Described`].
         /// A controlplane that adopts rooms from the journal asks this first.
         Describe = 13 {}
+        /// Other ICE credentials for a peer that is open: an ICE restart (RFC 8445 §2.4). Path, keys and streams stand; checks
+        /// with the credentials before are unknown from now on. A description tells them in [`PeerOpen`].
+        PeerIce = 14 {
+            /// Whose.
+            peer: PeerId,
+            /// As in [`PeerOpen`].
+            ufrag: [u8; UFRAG_LEN],
+            /// As in [`PeerOpen`].
+            pwd: [u8; PWD_LEN],
+        }
         /// Everything staged since the last commit takes effect, whole, between two turns.
         Commit = 12 {
             /// Number of the batch; comes back in [`Committed`].

@@ -79,6 +79,12 @@ fn command() -> impl Strategy<Value = Command> {
             pwd
         }
         .into()),
+        (peer(), any::<[u8; UFRAG_LEN]>(), any::<[u8; PWD_LEN]>()).prop_map(|(peer, ufrag, pwd)| PeerIce {
+            peer,
+            ufrag,
+            pwd
+        }
+        .into()),
         (peer(), any::<ExtensionIds>()).prop_map(|(peer, ids)| PeerExtensions { peer, ids }.into()),
         keys().prop_map(Command::from),
         peer().prop_map(|peer| PeerClose { peer }.into()),

@@ -66,8 +66,9 @@ impl Engine {
             tracks: entry.tracks,
             slots: entry.slots,
             is_connected: true,
+            from: entry.from,
         });
-        let deadline = now + self.settings.resume_timeout;
+        let deadline = (!entry.is_resource).then(|| now + self.settings.resume_timeout);
         let peer = Peer::adopted(entry.room, entry.grant, entry.session, deadline);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);

@@ -13,6 +13,18 @@ use crate::policy::{Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
 use crate::room::{Member, Room};
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
 
+/// A peer that is opened on its worker and to be taken in.
+pub(super) struct Admitted {
+    pub(super) handle: Handle,
+    pub(super) peer: Peer,
+    pub(super) member: Member,
+    /// The answer.
+    pub(super) sdp: String,
+    candidates: Vec<String>,
+    /// Index and name of the first m-section that is served.
+    first_served: (usize, String),
+}
+
 impl Engine {
     /// A socket was let in: its bearer learns who it would be.
     pub(super) fn socket_opened(&mut self, now: Instant, socket: SocketId, room: String, mut grant: Grant) {
@@ -130,8 +142,27 @@ impl Engine {
         sdp: &str,
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
+        let room = guest.room.clone();
+        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings);
+        let admitted = self.admit(now, guest, negotiation)?;
+        let handle = admitted.handle;
+        self.seat(socket, handle, admitted.peer);
+        self.send(socket, ServerSignal::Answer { sdp: admitted.sdp });
+        let (index, mid) = &admitted.first_served;
+        self.trickle(socket, &admitted.candidates, (*index, mid));
+        self.join(handle, &room, admitted.member);
+        Ok(())
+    }
+
+    /// Opens on the room's worker what an offer asks for. The peer is nobody's yet.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        guest: Guest,
+        negotiation: Result<Negotiation, Refusal>,
+    ) -> Result<Admitted, Refusal> {
         let index = self.worker_for(&guest.room)?;
-        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings)?;
+        let negotiation = negotiation?;
         let Some(worker) = self.workers.get_mut(&index) else { return Err(no_dataplane()) };
         if !worker.plan.has_room(negotiation.stream_count(), negotiation.slot_count()) {
             return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of peers"));
@@ -139,28 +170,25 @@ impl Engine {
         let peer = worker.plan.issue_peer().expect("a plan that has room issues a peer");
         let ours = Ours { fingerprint: &self.fingerprint, candidates: &worker.candidates };
         let opened = negotiation.open(peer, &ours, &mut worker.plan, &mut self.random);
-        let candidates = worker.candidates.clone();
         let deadline = now + self.settings.handshake_timeout;
-        let handle = Handle { worker: index, peer };
-        self.seat(
-            socket,
-            handle,
-            Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), deadline),
-        );
+        let (at, mid) = negotiation.first_served();
         self.totals.joined += 1;
-
-        self.send(socket, ServerSignal::Answer { sdp: opened.sdp });
-        self.trickle(socket, &candidates, negotiation.first_served());
-        let member = Member {
-            peer,
-            id: guest.id,
-            name: guest.grant.name,
-            tracks: opened.tracks,
-            slots: opened.slots,
-            is_connected: false,
-        };
-        self.join(handle, &guest.room, member);
-        Ok(())
+        Ok(Admitted {
+            handle: Handle { worker: index, peer },
+            candidates: worker.candidates.clone(),
+            first_served: (at, mid.to_owned()),
+            peer: Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), deadline),
+            member: Member {
+                peer,
+                id: guest.id,
+                name: guest.grant.name,
+                tracks: opened.tracks,
+                slots: opened.slots,
+                is_connected: false,
+                from: Vec::new(),
+            },
+            sdp: opened.sdp,
+        })
     }
 
     /// Takes a new peer in and seats it at its socket.
@@ -207,7 +235,7 @@ impl Engine {
     }
 
     /// The newcomer learns who is there, and they learn of the newcomer.
-    fn join(&mut self, handle: Handle, name: &str, member: Member) {
+    pub(super) fn join(&mut self, handle: Handle, name: &str, member: Member) {
         let info = member.info();
         let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(handle.worker));
         room.join(member);
@@ -236,7 +264,7 @@ impl Engine {
     fn resume(&mut self, socket: SocketId, room: &str, session: String) -> Result<(), Refusal> {
         let handle = self.sessions.get(&SessionHash::of(&session)).copied();
         let found = handle.and_then(|handle| Some((handle, self.peers.get_mut(&handle)?)));
-        let Some((handle, peer)) = found.filter(|(_, peer)| peer.room == room) else {
+        let Some((handle, peer)) = found.filter(|(_, peer)| peer.room == room && !peer.is_resource) else {
             // A session of our predecessor is known as soon as its worker has told what is installed.
             if !self.is_ready() {
                 return Err(no_dataplane());
@@ -266,7 +294,7 @@ impl Engine {
     }
 
     /// A trickled candidate. An ICE-lite agent sends no checks, so it only tells whether the client speaks properly.
-    fn candidate(&mut self, handle: Handle, candidate: &Candidate) -> Result<(), Refusal> {
+    pub(super) fn candidate(&mut self, handle: Handle, candidate: &Candidate) -> Result<(), Refusal> {
         let Some(peer) = self.peers.get_mut(&handle) else { return Ok(()) };
         let is_known = candidate.sdp_mid.as_ref().is_none_or(|mid| peer.mids.contains(mid))
             && candidate.sdp_m_line_index.is_none_or(|index| usize::from(index) < peer.mids.len());
@@ -312,6 +340,6 @@ impl Engine {
     }
 }
 
-fn no_dataplane() -> Refusal {
+pub(super) fn no_dataplane() -> Refusal {
     Refusal::new(ErrorCode::NoDataplane, "no dataplane is linked; try again shortly")
 }

@@ -1,8 +1,9 @@
 //! The doors: the page and its files, the signalling socket, health, readiness and metrics. The only code that knows
 //! axum.
 //!
-//! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back. Nothing
-//! here decides anything about rooms. TLS is the business of a proxy in front (docs/OPERATING.md).
+//! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back; `whip` does
+//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is the business of a proxy
+//! in front (docs/OPERATING.md).
 //!
 //! Everything has a limit ([`Limits`]): connections, the time for a request's head and its size, the size and rate
 //! of signals, the time a socket may be silent, and what may wait for it.
@@ -12,6 +13,7 @@ mod pages;
 mod rest;
 mod serve;
 mod socket;
+mod whip;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use tokio::sync::Semaphore;
 
 use self::error::Problem;
@@ -134,6 +136,12 @@ fn router(site: Arc<Site>) -> Router {
         .route("/sdk/{file}", get(pages::sdk))
         .route("/web/{file}", get(pages::web))
         .route("/v1/rooms/{room}/signal", get(socket::signal))
+        .route("/whip/{room}", any(whip::whip))
+        .route("/whip/{room}/{peer}", any(whip::whip_as))
+        .route("/whip/{room}/sessions/{resource}", any(whip::resource))
+        .route("/whep/{room}", any(whip::whep))
+        .route("/whep/{room}/{peers}", any(whip::whep_of))
+        .route("/whep/{room}/sessions/{resource}", any(whip::resource))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))

@@ -57,7 +57,7 @@ pub(super) async fn signal(
 }
 
 /// What the bearer of this request may do in the room.
-fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
+pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }

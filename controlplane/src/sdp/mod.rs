@@ -14,6 +14,7 @@
 
 mod answer;
 mod codec;
+mod fragment;
 mod parse;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use proto::plane::{Codec, Extension, ExtensionIds};
 
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
 pub use codec::choose_codec;
+pub use fragment::{Fragment, parse_fragment, write_fragment};
 pub use parse::parse_offer;
 
 /// Longest SDP that is read, bytes. Chromium 156 writes 55,771 for 2 senders, a screen sender and 15 slots when it

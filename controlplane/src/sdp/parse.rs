@@ -292,7 +292,7 @@ fn parse_rid(value: &str) -> Option<Option<&str>> {
 }
 
 /// `ice-char` (RFC 8839 §5.4), at least `len_min` and at most 256 of them.
-fn ice_chars(value: &str, len_min: usize) -> Option<&str> {
+pub(super) fn ice_chars(value: &str, len_min: usize) -> Option<&str> {
     let is_valid = (len_min..=256).contains(&value.len())
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
     is_valid.then_some(value)

@@ -77,6 +77,11 @@ impl Worker {
                 let peer = Peer { open, extensions: None, rx: None, tx: None };
                 vacant(self.peers.insert(open.peer.index, peer).is_some(), open.peer.index)
             }
+            Command::PeerIce(c) => {
+                let is_taken = self.peers.values().any(|peer| peer.open.ufrag == c.ufrag);
+                self.peer(c.peer)?.open = PeerOpen { peer: c.peer, ufrag: c.ufrag, pwd: c.pwd };
+                vacant(is_taken, c.peer.index)
+            }
             Command::PeerExtensions(c) => {
                 self.peer(c.peer)?.extensions = Some(c);
                 Ok(())

@@ -1,0 +1,372 @@
+//! WHIP (RFC 9725) and WHEP (draft-ietf-wish-whep): encoders and players that speak HTTP instead of a signalling socket.
+//!
+//! `POST` of an offer makes a peer and is answered by the answer with all of our candidates and by the address of the
+//! peer's **resource**, where `PATCH` trickles candidates and restarts ICE, and `DELETE` ends it. What a peer may do and
+//! what becomes of it is the engine's business ([`Ask`]); this reads requests and says what came of them.
+//!
+//! A resource's address holds a secret, and is good together with a token of this server alone. A token that has expired since
+//! is taken there too: who is in stays in, and must be able to leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use proto::signal::ErrorCode;
+use tokio::time::timeout;
+
+use super::Site;
+use super::error::Problem;
+use super::socket::{admit, bearer};
+use crate::auth::{TokenError, is_participant_name, is_room_name};
+use crate::engine::{Ask, Denial, Grant, Reply};
+use crate::sdp::{self, Fragment, IceCredentials, SDP_LEN_MAX};
+
+/// Media type of offers and answers.
+const SDP: &str = "application/sdp";
+
+/// Media type of trickled candidates and ICE restarts (RFC 8840 §9).
+const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
+
+/// How long a body may take, from the end of the head.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the engine may take to answer. It never takes milliseconds.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a page of another origin may read of an answer (Fetch §3.2).
+const EXPOSED: &str = "Location, ETag, Link, Accept-Post, Accept-Patch, Allow, Retry-After, WWW-Authenticate";
+
+/// What a page of another origin may send.
+const ALLOWED_HEADERS: &str = "Authorization, Content-Type, If-Match";
+
+/// Which of the two doors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Door {
+    /// The client sends.
+    Whip,
+    /// The client receives.
+    Whep,
+}
+
+impl Door {
+    fn path(self) -> &'static str {
+        match self {
+            Door::Whip => "whip",
+            Door::Whep => "whep",
+        }
+    }
+}
+
+/// `/whip/{room}`: the peer is named by the token.
+pub(super) async fn whip(State(site): State<Arc<Site>>, Path(room): Path<String>, request: Request<Body>) -> Response {
+    endpoint(&site, Door::Whip, &room, None, request).await
+}
+
+/// `/whip/{room}/{peer}`: the peer is named by the address.
+pub(super) async fn whip_as(
+    State(site): State<Arc<Site>>,
+    Path((room, peer)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    endpoint(&site, Door::Whip, &room, Some(&peer), request).await
+}
+
+/// `/whep/{room}`: everybody.
+pub(super) async fn whep(State(site): State<Arc<Site>>, Path(room): Path<String>, request: Request<Body>) -> Response {
+    endpoint(&site, Door::Whep, &room, None, request).await
+}
+
+/// `/whep/{room}/{peer}[,{peer}…]`: these.
+pub(super) async fn whep_of(
+    State(site): State<Arc<Site>>,
+    Path((room, peers)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    endpoint(&site, Door::Whep, &room, Some(&peers), request).await
+}
+
+/// `/whip/{room}/sessions/{resource}` and `/whep/…`: one peer. The doors are one here: the id says which peer it is.
+pub(super) async fn resource(
+    State(site): State<Arc<Site>>,
+    Path((room, resource)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    const METHODS: &str = "PATCH, DELETE, OPTIONS";
+    let answer = match *request.method() {
+        Method::PATCH => patch(&site, room, resource, request).await,
+        Method::DELETE => delete(&site, room, resource, request.headers()).await,
+        Method::OPTIONS => Ok(StatusCode::OK.into_response()),
+        _ => Err(method_not_allowed(METHODS)),
+    };
+    finish(answer, METHODS, (HeaderName::from_static("accept-patch"), FRAGMENT))
+}
+
+async fn endpoint(site: &Site, door: Door, room: &str, peers: Option<&str>, request: Request<Body>) -> Response {
+    const METHODS: &str = "POST, OPTIONS";
+    let answer = match *request.method() {
+        Method::POST => post(site, door, room, peers, request).await,
+        Method::OPTIONS => Ok(StatusCode::OK.into_response()),
+        _ => Err(method_not_allowed(METHODS)),
+    };
+    finish(answer, METHODS, (HeaderName::from_static("accept-post"), SDP))
+}
+
+/// An offer: a peer is made and gets a resource.
+async fn post(
+    site: &Site,
+    door: Door,
+    room: &str,
+    peers: Option<&str>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let mut grant = admit(site, room, request.headers(), None)?;
+    let from = narrow(&mut grant, door, peers)?;
+    let headers = request.headers().clone();
+    check_content_type(&headers, SDP)?;
+    check_accept(&headers)?;
+    let origin = origin(&headers)?;
+    let sdp = text_of(request).await?;
+    let reply = ask(site, Ask::Open { room: room.to_owned(), grant, from, sdp }).await?;
+    let Reply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
+    let location = format!("{origin}/{}/{room}/sessions/{resource}", door.path());
+    let mut response = (StatusCode::CREATED, sdp).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
+    headers.insert(header::LOCATION, value(&location));
+    headers.insert(header::ETAG, value(&format!("\"{tag}\"")));
+    if let Some(stun) = stun {
+        headers.insert(header::LINK, value(&format!("<{stun}>; rel=\"ice-server\"")));
+    }
+    Ok(response)
+}
+
+/// Leaves of the token's grant what the door is for, takes the name from the address, or whom to receive.
+fn narrow(grant: &mut Grant, door: Door, peers: Option<&str>) -> Result<Vec<String>, Problem> {
+    let is_allowed = match door {
+        Door::Whip => grant.publish,
+        Door::Whep => grant.subscribe,
+    };
+    if !is_allowed {
+        let what = if door == Door::Whip { "publish" } else { "subscribe" };
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("the token does not allow to {what}")));
+    }
+    (grant.publish, grant.subscribe) = (door == Door::Whip, door == Door::Whep);
+    let Some(peers) = peers else { return Ok(Vec::new()) };
+    let names: Vec<&str> = if door == Door::Whep { peers.split(',').collect() } else { vec![peers] };
+    if !names.iter().all(|name| is_participant_name(name)) {
+        let detail = "a peer's name is 1 to 64 characters, none of them a control character";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "peer_name", detail));
+    }
+    if door == Door::Whip {
+        grant.name = peers.to_owned();
+        return Ok(Vec::new());
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+/// Candidates, or an ICE restart (RFC 9725 §4.3).
+async fn patch(site: &Site, room: String, resource: String, request: Request<Body>) -> Result<Response, Problem> {
+    check_bearer(site, &room, request.headers())?;
+    check_content_type(request.headers(), FRAGMENT)?;
+    let tags = if_match(request.headers())?;
+    let text = text_of(request).await?;
+    let fragment = sdp::parse_fragment(&text)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", error.to_string()))?;
+    let mid = fragment.mid;
+    let reply = match tags {
+        Some(tags) => ask(site, Ask::Trickle { room, resource, tags, fragment }).await?,
+        None => ask(site, Ask::Restart { room, resource, fragment: with_credentials(fragment)? }).await?,
+    };
+    Ok(match reply {
+        Reply::Restarted { tag, ufrag, pwd, candidates } => {
+            let body = sdp::write_fragment(&IceCredentials { ufrag, pwd }, &mid, &candidates);
+            let headers = [(header::CONTENT_TYPE, value(FRAGMENT)), (header::ETAG, value(&format!("\"{tag}\"")))];
+            (StatusCode::OK, headers, body).into_response()
+        }
+        _ => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// A restart is one of both sides.
+fn with_credentials(fragment: Fragment) -> Result<Fragment, Problem> {
+    match fragment.ice {
+        Some(_) => Ok(fragment),
+        None => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_sdp",
+            "If-Match \"*\" asks for an ICE restart, for which the fragment must have a=ice-ufrag and a=ice-pwd",
+        )),
+    }
+}
+
+async fn delete(site: &Site, room: String, resource: String, headers: &HeaderMap) -> Result<Response, Problem> {
+    check_bearer(site, &room, headers)?;
+    ask(site, Ask::Close { room, resource }).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// Whether the bearer may use a resource of the room whose id it knows.
+fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    if !is_room_name(room) {
+        return Err(Problem::room_name());
+    }
+    match site.keys.verify(bearer(headers).ok_or(TokenError::Missing)?) {
+        Ok(claims) if !claims.is_for(room) => Err(Problem::wrong_room()),
+        Ok(_) | Err(TokenError::Expired) => Ok(()), // Times are looked at after the signature.
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks the engine and says in HTTP what it denies.
+async fn ask(site: &Site, ask: Ask) -> Result<Reply, Problem> {
+    match timeout(ENGINE_TIMEOUT, site.handle.ask(ask)).await {
+        Ok(Some(Ok(reply))) => Ok(reply),
+        Ok(Some(Err(denial))) => Err(denied(denial)),
+        Ok(None) | Err(_) => Err(engine_busy()),
+    }
+}
+
+fn engine_busy() -> Problem {
+    Problem::not_ready("engine_busy", "the engine does not answer")
+}
+
+fn denied(denial: Denial) -> Problem {
+    match denial {
+        Denial::UnknownResource => Problem::not_found("no such session, or it has ended: offer anew"),
+        Denial::OtherTag => Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            "other_tag",
+            "If-Match names another ICE session than the present one",
+        ),
+        Denial::Refused { code, message } => {
+            let (status, code) = match code {
+                ErrorCode::BadSdp => (StatusCode::BAD_REQUEST, "bad_sdp"),
+                ErrorCode::BadCandidate => (StatusCode::BAD_REQUEST, "bad_candidate"),
+                ErrorCode::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+                ErrorCode::RoomFull => (StatusCode::SERVICE_UNAVAILABLE, "room_full"),
+                ErrorCode::ServerFull => (StatusCode::SERVICE_UNAVAILABLE, "server_full"),
+                ErrorCode::NoDataplane => (StatusCode::SERVICE_UNAVAILABLE, "no_dataplane"),
+                ErrorCode::TooMuch => (StatusCode::UNPROCESSABLE_ENTITY, "too_much"),
+                _ => (StatusCode::UNPROCESSABLE_ENTITY, "unsupported_offer"),
+            };
+            Problem::new(status, code, message)
+        }
+    }
+}
+
+fn method_not_allowed(methods: &str) -> Problem {
+    let detail = format!("this address answers {methods}");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// What every answer carries: the methods, what may be sent, and leave for pages of any origin. No cookie is ever looked
+/// at, so any origin may ask.
+fn finish(answer: Result<Response, Problem>, methods: &'static str, accepts: (HeaderName, &'static str)) -> Response {
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    let fixed = [
+        (header::ALLOW, methods),
+        accepts,
+        (header::CACHE_CONTROL, "no-store"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    for (name, text) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(text));
+    }
+    response
+}
+
+fn check_content_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match media_type(given).eq_ignore_ascii_case(wanted) {
+        true => Ok(()),
+        false => {
+            let detail = format!("the body must be {wanted}");
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail))
+        }
+    }
+}
+
+/// Whether the client takes an SDP for an answer (RFC 9110 §12.5.1; weights do not matter, as there is one type only).
+fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let is_taken = |range: &str| {
+        let range = media_type(range);
+        ["*/*", "application/*", SDP].iter().any(|known| range.eq_ignore_ascii_case(known))
+    };
+    if ranges.peek().is_none() || ranges.flat_map(|ranges| ranges.split(',')).any(is_taken) {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "the answer is application/sdp and nothing else"))
+}
+
+/// A media type or range without its parameters.
+fn media_type(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
+}
+
+/// The entity tags of `If-Match`, or `None` for any: RFC 9725 writes `"*"`, RFC 9110 §13.1.1 without the quotes.
+fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
+    let mut tags = Vec::new();
+    for value in headers.get_all(header::IF_MATCH) {
+        let text = value.to_str().unwrap_or_default();
+        for tag in text.split(',').map(str::trim) {
+            match tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) {
+                Some("*") => return Ok(None),
+                Some(tag) => tags.push(tag.to_owned()),
+                None if tag == "*" => return Ok(None),
+                None => {} // A weak tag never matches strongly (RFC 9110 §8.8.3.2).
+            }
+        }
+    }
+    if headers.contains_key(header::IF_MATCH) {
+        return Ok(Some(tags));
+    }
+    Err(Problem::new(
+        StatusCode::PRECONDITION_REQUIRED,
+        "tag_missing",
+        "If-Match must name the ICE session by its ETag, or be \"*\" for an ICE restart",
+    ))
+}
+
+/// The body as text, bounded in length and time.
+async fn text_of(request: Request<Body>) -> Result<String, Problem> {
+    let bytes = match timeout(BODY_TIMEOUT, to_bytes(request.into_body(), SDP_LEN_MAX)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let detail = format!("the body is longer than {SDP_LEN_MAX} bytes, or broke off");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_much", detail));
+        }
+        Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come in time")),
+    };
+    String::from_utf8(bytes.into())
+        .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", "the body is not UTF-8"))
+}
+
+/// Where the client believes to be: `Host`, and the scheme that a proxy in front says it was asked by. Both only come back
+/// to who sent them.
+fn origin(headers: &HeaderMap) -> Result<String, Problem> {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(&header::HOST).and_then(|host| host.parse::<Authority>().ok());
+    let host = host.filter(|host| !host.as_str().contains('@'));
+    let Some(host) = host else {
+        let detail = "Host must say where the request was sent";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "host", detail));
+    };
+    let forwarded = text(&HeaderName::from_static("x-forwarded-proto")).unwrap_or_default();
+    let nearest = forwarded.split(',').next().unwrap_or_default().trim();
+    let scheme = if nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
+    Ok(format!("{scheme}://{host}"))
+}
+
+/// A header's value of ours: tags, addresses and media types are ASCII.
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("what we write into headers is visible ASCII")
+}

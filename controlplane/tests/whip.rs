@@ -1,0 +1,402 @@
+//! WHIP (RFC 9725) and WHEP from outside: each MUST of the RFC that a server can break, by its section, over a plain TCP
+//! client against the whole controlplane, with a browser's DTLS behind the worker. No public conformance suite exists;
+//! this is ours. Where time must pass, see resources.rs.
+
+mod edge;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use controlplane::auth::{Claims, TokenKey};
+use controlplane::dtls::Identity;
+use edge::{ANY, Controlplane, DEADLINE, Dataplane, Folder};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Chromium sends and would receive: a microphone and a camera.
+const SENDRECV: &str = include_str!("offers/chromium_sendrecv.sdp");
+
+const SDP: &str = "Content-Type: application/sdp\r\n";
+const FRAGMENT: &str = "Content-Type: application/trickle-ice-sdpfrag\r\n";
+
+fn sendonly() -> String {
+    SENDRECV.replace("a=sendrecv", "a=sendonly")
+}
+
+fn recvonly() -> String {
+    SENDRECV.replace("a=sendrecv", "a=recvonly")
+}
+
+/// A controlplane with its dataplane, and what every request needs.
+struct Edge {
+    folder: Folder,
+    browser: Arc<Identity>,
+    controlplane: Controlplane,
+    dataplane: Dataplane,
+    token: String,
+}
+
+impl Edge {
+    async fn start() -> Edge {
+        let folder = Folder::new();
+        let browser = Arc::new(Identity::generate().unwrap());
+        let controlplane = Controlplane::start(&folder.0, ANY).await;
+        let dataplane = Dataplane::start(&folder.0, browser.clone());
+        controlplane.until_readyz(200).await;
+        let mut edge = Edge { folder, browser, controlplane, dataplane, token: String::new() };
+        edge.token = edge.sign(Claims { publish: true, subscribe: true, ..Claims::new("demo", "Ada", 60) });
+        edge
+    }
+
+    fn sign(&self, claims: Claims) -> String {
+        TokenKey::load_or_create(&self.folder.0).unwrap().sign(&claims).unwrap()
+    }
+
+    /// A request with the token and these further header lines.
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let headers = format!("Authorization: Bearer {}\r\n{headers}", self.token);
+        self.raw(method, path, &headers, body).await
+    }
+
+    async fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: edge.test:8080\r\nConnection: close\r\n{headers}");
+        let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let mut stream = TcpStream::connect(self.controlplane.listening.http).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("an answer in time").unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        Answer { head: head.to_owned(), body: body.to_owned() }
+    }
+
+    async fn offer(&self, path: &str, sdp: &str) -> Answer {
+        self.ask("POST", path, SDP, &world::with_fingerprint(sdp, &self.browser)).await
+    }
+
+    /// Publishes; the path of the resource and its entity tag.
+    async fn publish(&self) -> (String, String) {
+        let created = self.offer("/whip/demo", &sendonly()).await;
+        assert_eq!(created.status(), 201, "{}", created.body);
+        let location = created.header("location").unwrap();
+        (location.strip_prefix("http://edge.test:8080").unwrap().to_owned(), created.header("etag").unwrap().to_owned())
+    }
+
+    /// Waits until so many peers of the room are connected, as metrics tell.
+    async fn until_connected(&self, peers: usize) {
+        let want = format!("uprtc_dtls_completed_total {peers}");
+        let is = async {
+            while !self.raw("GET", "/metrics", "", "").await.body.contains(&want) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, is).await.expect("the peers connect");
+    }
+
+    async fn end(self) -> world::worker::Worker {
+        self.controlplane.stop(true).await;
+        self.dataplane.end()
+    }
+}
+
+struct Answer {
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let is_it = |line: &&str| line.split_once(':').is_some_and(|(given, _)| given.eq_ignore_ascii_case(name));
+        self.head.lines().find(is_it).map(|line| line.split_once(':').unwrap().1.trim())
+    }
+
+    #[track_caller]
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
+        assert_eq!(self.header("access-control-allow-origin"), Some("*"), "a page must be able to read why");
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(body["status"], self.status());
+        assert!(!body["detail"].as_str().unwrap().is_empty());
+        (self.status(), body["code"].as_str().unwrap().to_owned())
+    }
+}
+
+fn is(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
+
+#[tokio::test]
+async fn section_4_2_a_post_is_answered_201_with_answer_location_and_etag() {
+    let edge = Edge::start().await;
+    let created = edge.offer("/whip/demo", &sendonly()).await;
+    assert_eq!(created.status(), 201, "{}", created.body);
+    assert_eq!(created.header("content-type"), Some("application/sdp"));
+    assert_eq!(created.header("content-length"), Some(&*created.body.len().to_string()), "ffmpeg needs it");
+    let location = created.header("location").unwrap();
+    assert!(location.starts_with("http://edge.test:8080/whip/demo/sessions/"), "absolute: {location}");
+    assert!(location.len() - location.rfind('/').unwrap() > 64, "not to be guessed (§5)");
+    let etag = created.header("etag").unwrap();
+    assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 2, "a strong entity tag (§4.3.1): {etag}");
+    let stun = created.header("link").unwrap();
+    assert!(stun.starts_with("<stun:127.0.0.1:") && stun.ends_with(">; rel=\"ice-server\""), "§4.6: {stun}");
+    // §4.2, §4.4.1: one bundled, multiplexed transport, recvonly, and every candidate, for none can be told later.
+    for line in ["a=ice-lite", "a=rtcp-mux", "a=setup:passive", "a=recvonly", "a=end-of-candidates"] {
+        assert!(created.body.lines().any(|l| l == line), "{line} is missing in {}", created.body);
+    }
+    assert!(created.body.contains("a=group:BUNDLE 0 1\r\n") && created.body.contains(" 127.0.0.1 40000 typ host"));
+    assert_eq!(created.body.matches("a=recvonly").count(), 2);
+    edge.until_connected(1).await;
+    let worker = edge.end().await;
+    assert_eq!((worker.peers.len(), worker.streams.len(), worker.slots.len()), (1, 2, 0));
+    assert!(worker.refused.is_empty(), "{:?}", worker.refused);
+}
+
+#[tokio::test]
+async fn section_4_2_a_sendrecv_offer_is_answered_recvonly_and_a_players_sendonly() {
+    let edge = Edge::start().await;
+    let created = edge.offer("/whip/demo", SENDRECV).await;
+    assert_eq!((created.status(), created.body.matches("a=recvonly").count()), (201, 2));
+    let played = edge.offer("/whep/demo", SENDRECV).await;
+    assert_eq!((played.status(), played.body.matches("a=sendonly").count()), (201, 2));
+    let played = edge.offer("/whep/demo", &recvonly()).await;
+    assert_eq!((played.status(), played.body.matches("a=sendonly").count()), (201, 2));
+    edge.until_connected(3).await;
+    let worker = edge.end().await;
+    assert_eq!((worker.streams.len(), worker.slots.len(), worker.routes.len()), (2, 4, 4));
+}
+
+#[tokio::test]
+async fn section_4_2_the_location_is_where_the_client_sees_the_server() {
+    let edge = Edge::start().await;
+    let sdp = world::with_fingerprint(&sendonly(), &edge.browser);
+    let proxied = edge.ask("POST", "/whip/demo", &format!("{SDP}X-Forwarded-Proto: https\r\n"), &sdp).await;
+    assert!(proxied.header("location").unwrap().starts_with("https://edge.test:8080/whip/demo/"));
+    let nonsense = edge.ask("POST", "/whip/demo", &format!("{SDP}X-Forwarded-Proto: gopher\r\n"), &sdp).await;
+    assert!(nonsense.header("location").unwrap().starts_with("http://edge.test:8080/whip/demo/"));
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn section_4_2_what_is_no_offer_is_refused_by_its_status() {
+    let edge = Edge::start().await;
+    let json = edge.ask("POST", "/whip/demo", "Content-Type: application/json\r\n", &sendonly()).await;
+    assert_eq!(json.problem(), is(415, "media_type"));
+    assert_eq!(json.header("accept-post"), Some("application/sdp"));
+    assert_eq!(edge.ask("POST", "/whip/demo", "", &sendonly()).await.problem(), is(415, "media_type"));
+    let html = edge.ask("POST", "/whip/demo", &format!("{SDP}Accept: text/html, image/*\r\n"), &sendonly()).await;
+    assert_eq!(html.problem(), is(406, "not_acceptable"));
+    assert_eq!(edge.offer("/whip/demo", "v=0\r\nnonsense\r\n").await.problem(), is(400, "bad_sdp"));
+    assert_eq!(edge.offer("/whip/demo", "").await.problem(), is(400, "bad_sdp"));
+    assert_eq!(edge.offer("/whip/no%20room", &sendonly()).await.problem(), is(400, "room_name"));
+    let long = "a".repeat(300 * 1024);
+    assert_eq!(edge.ask("POST", "/whip/demo", SDP, &long).await.problem(), is(413, "too_much"));
+    // §4.4.3: all or nothing. The wrong way, and a codec that nobody serves.
+    assert_eq!(edge.offer("/whip/demo", &recvonly()).await.problem(), is(422, "unsupported_offer"));
+    assert_eq!(edge.offer("/whep/demo", &sendonly()).await.problem(), is(422, "unsupported_offer"));
+    let unknown = sendonly().replace("opus/48000/2", "parrot/48000/2");
+    assert_eq!(edge.offer("/whip/demo", &unknown).await.problem(), is(422, "unsupported_offer"));
+    let typed = edge.ask("POST", "/whip/demo", "Content-Type: Application/SDP; charset=utf-8\r\n", "").await;
+    assert_eq!(typed.problem(), is(400, "bad_sdp"));
+    assert!(edge.end().await.peers.is_empty());
+}
+
+#[tokio::test]
+async fn section_4_1_other_methods_are_405() {
+    let edge = Edge::start().await;
+    let (resource, _) = edge.publish().await;
+    for method in ["GET", "PUT", "PATCH", "DELETE"] {
+        for path in ["/whip/demo", "/whip/demo/Ada", "/whep/demo", "/whep/demo/Ada"] {
+            let answer = edge.ask(method, path, "", "").await;
+            assert_eq!(answer.problem(), is(405, "method_not_allowed"), "{method} {path}");
+            assert_eq!(answer.header("allow"), Some("POST, OPTIONS"));
+        }
+    }
+    for method in ["GET", "PUT", "POST"] {
+        let answer = edge.ask(method, &resource, "", "").await;
+        assert_eq!(answer.problem(), is(405, "method_not_allowed"), "{method}");
+        assert_eq!(answer.header("allow"), Some("PATCH, DELETE, OPTIONS"));
+    }
+    assert_eq!(edge.ask("HEAD", &resource, "", "").await.status(), 405);
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn section_4_2_options_tells_what_may_be_posted_to_pages_of_any_origin() {
+    let edge = Edge::start().await;
+    let preflight = "Origin: https://studio.test\r\nAccess-Control-Request-Method: POST\r\n";
+    let answer = edge.raw("OPTIONS", "/whip/demo", preflight, "").await;
+    assert_eq!((answer.status(), answer.header("accept-post")), (200, Some("application/sdp")));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(answer.header("access-control-allow-methods"), Some("POST, OPTIONS"));
+    assert_eq!(answer.header("access-control-allow-headers"), Some("Authorization, Content-Type, If-Match"));
+    let created = edge.offer("/whip/demo", &sendonly()).await;
+    let exposed = created.header("access-control-expose-headers").unwrap();
+    assert!(["Location", "ETag", "Link"].iter().all(|name| exposed.contains(name)), "{exposed}");
+    let answer = edge.raw("OPTIONS", "/whep/demo/sessions/any", preflight, "").await;
+    assert_eq!(answer.header("accept-patch"), Some("application/trickle-ice-sdpfrag"));
+    assert_eq!(answer.header("access-control-allow-methods"), Some("PATCH, DELETE, OPTIONS"));
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn section_4_7_each_request_needs_a_bearers_token() {
+    let edge = Edge::start().await;
+    let (resource, tag) = edge.publish().await;
+    let if_match = format!("{FRAGMENT}If-Match: {tag}\r\n");
+    for (method, path, headers) in [
+        ("POST", "/whip/demo", SDP),
+        ("POST", "/whep/demo", SDP),
+        ("PATCH", &*resource, &*if_match),
+        ("DELETE", &*resource, ""),
+    ] {
+        let answer = edge.raw(method, path, headers, "").await;
+        assert_eq!(answer.problem(), is(401, "token_missing"), "{method} {path}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        let forged = format!("Authorization: Bearer a.b.c\r\n{headers}");
+        let answer = edge.raw(method, path, &forged, "").await;
+        assert_eq!(answer.status(), 401);
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
+        let elsewhere = edge.sign(Claims { publish: true, subscribe: true, ..Claims::new("other", "Eve", 60) });
+        let answer = edge.raw(method, path, &format!("Authorization: Bearer {elsewhere}\r\n{headers}"), "").await;
+        assert_eq!(answer.problem(), is(403, "wrong_room"));
+    }
+    for (path, claims, sdp) in [
+        ("/whip/demo", Claims { subscribe: true, ..Claims::new("demo", "Ada", 60) }, sendonly()),
+        ("/whep/demo", Claims { publish: true, ..Claims::new("demo", "Ada", 60) }, recvonly()),
+    ] {
+        let headers = format!("Authorization: Bearer {}\r\n{SDP}", edge.sign(claims));
+        assert_eq!(edge.raw("POST", path, &headers, &sdp).await.problem(), is(403, "forbidden"));
+    }
+    // Who is in stays in when the token expires, and must be able to leave.
+    let expired = edge.sign(Claims { exp: 1, ..Claims::new("demo", "Ada", 0) });
+    let headers = format!("Authorization: Bearer {expired}\r\n");
+    assert_eq!(
+        edge.raw("POST", "/whip/demo", &format!("{headers}{SDP}"), "").await.problem(),
+        is(401, "token_expired")
+    );
+    assert_eq!(edge.raw("DELETE", &resource, &headers, "").await.status(), 200);
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn section_4_2_a_delete_ends_the_session() {
+    let edge = Edge::start().await;
+    let (resource, tag) = edge.publish().await;
+    edge.until_connected(1).await;
+    let stranger = format!("/whip/demo/sessions/{}", "0".repeat(64));
+    assert_eq!(edge.ask("DELETE", &stranger, "", "").await.problem(), is(404, "not_found"));
+    assert_eq!(edge.ask("DELETE", &resource, "", "").await.status(), 200);
+    assert_eq!(edge.ask("DELETE", &resource, "", "").await.problem(), is(404, "not_found"));
+    let late = format!("{FRAGMENT}If-Match: {tag}\r\n");
+    assert_eq!(edge.ask("PATCH", &resource, &late, "").await.problem(), is(404, "not_found"));
+    assert!(edge.end().await.peers.is_empty());
+}
+
+/// What a browser trickles.
+const GATHERED: &str = "a=ice-ufrag:s4Uv\r\na=ice-pwd:0123456789012345678901\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n\
+    a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host generation 0 ufrag s4Uv\r\na=end-of-candidates\r\n";
+
+#[tokio::test]
+async fn section_4_3_2_candidates_trickle_under_the_entity_tag() {
+    let edge = Edge::start().await;
+    let (resource, tag) = edge.publish().await;
+    let patch = async |headers: String, body: &str| edge.ask("PATCH", &resource, &headers, body).await;
+    let taken = patch(format!("{FRAGMENT}If-Match: {tag}\r\n"), GATHERED).await;
+    assert_eq!((taken.status(), &*taken.body, taken.header("etag")), (204, "", None));
+    assert_eq!(patch(format!("{FRAGMENT}If-Match: \"x\", {tag}\r\n"), GATHERED).await.status(), 204);
+    // §4.3.1: the precondition.
+    assert_eq!(patch(FRAGMENT.to_owned(), GATHERED).await.problem(), is(428, "tag_missing"));
+    assert_eq!(patch(format!("{FRAGMENT}If-Match: \"x\"\r\n"), GATHERED).await.problem(), is(412, "other_tag"));
+    assert_eq!(patch(format!("{FRAGMENT}If-Match: W/{tag}\r\n"), GATHERED).await.problem(), is(412, "other_tag"));
+    let typed = patch(format!("{SDP}If-Match: {tag}\r\n"), GATHERED).await;
+    assert_eq!(typed.problem(), is(415, "media_type"));
+    assert_eq!(typed.header("accept-patch"), Some("application/trickle-ice-sdpfrag"));
+    let bad = |body: &str| GATHERED.replace("candidate:1 1 udp", body);
+    let tagged = format!("{FRAGMENT}If-Match: {tag}\r\n");
+    assert_eq!(patch(tagged.clone(), &bad("candidate:parrot")).await.problem(), is(400, "bad_candidate"));
+    assert_eq!(patch(tagged.clone(), "nonsense").await.problem(), is(400, "bad_sdp"));
+    let elsewhere = GATHERED.replace("a=mid:0", "a=mid:7");
+    assert_eq!(patch(tagged, &elsewhere).await.problem(), is(400, "bad_candidate"));
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn section_4_3_3_an_ice_restart_gives_other_credentials_and_another_tag() {
+    let edge = Edge::start().await;
+    let (resource, before) = edge.publish().await;
+    edge.until_connected(1).await;
+    let any = format!("{FRAGMENT}If-Match: \"*\"\r\n");
+    // The same credentials as in the offer are no restart, and none at all cannot be one.
+    assert_eq!(edge.ask("PATCH", &resource, &any, GATHERED).await.status(), 204);
+    let none = edge.ask("PATCH", &resource, &any, "a=end-of-candidates\r\n").await;
+    assert_eq!(none.problem(), is(400, "bad_sdp"));
+
+    let again = GATHERED.replace("s4Uv", "again");
+    let restarted = edge.ask("PATCH", &resource, &any, &again).await;
+    assert_eq!(restarted.status(), 200, "{}", restarted.body);
+    assert_eq!(restarted.header("content-type"), Some("application/trickle-ice-sdpfrag"));
+    let tag = restarted.header("etag").unwrap().to_owned();
+    assert_ne!(tag, before);
+    let value = |name: &str| restarted.body.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    let (ufrag, pwd) = (value("a=ice-ufrag:"), value("a=ice-pwd:"));
+    assert!(restarted.body.contains("a=mid:0\r\n") && restarted.body.contains(" 127.0.0.1 40000 typ host"));
+    assert!(restarted.body.ends_with("a=end-of-candidates\r\n"));
+
+    // What is gathered for the session before comes too late (§4.3.1), and RFC 9110's own way to say any is understood.
+    let late = format!("{FRAGMENT}If-Match: {before}\r\n");
+    assert_eq!(edge.ask("PATCH", &resource, &late, &again).await.problem(), is(412, "other_tag"));
+    assert_eq!(edge.ask("PATCH", &resource, &format!("{FRAGMENT}If-Match: {tag}\r\n"), &again).await.status(), 204);
+    let more = format!("{FRAGMENT}If-Match: *\r\n");
+    assert_eq!(edge.ask("PATCH", &resource, &more, &GATHERED.replace("s4Uv", "third")).await.status(), 200);
+    let worker = edge.end().await;
+    let peer = worker.peers.values().next().unwrap();
+    assert!(peer.rx.is_some() && peer.tx.is_some(), "SRTP stands");
+    assert_ne!(peer.open.ufrag, ufrag.as_bytes(), "the third credentials are installed");
+    assert_eq!((ufrag.len(), pwd.len(), worker.streams.len()), (8, 24, 2));
+    assert!(worker.refused.is_empty(), "{:?}", worker.refused);
+}
+
+#[tokio::test]
+async fn section_4_5_who_cannot_be_served_now_is_told_when_to_come_again() {
+    let folder = Folder::new();
+    let browser = Arc::new(Identity::generate().unwrap());
+    let controlplane = Controlplane::start(&folder.0, ANY).await;
+    let claims = Claims { publish: true, ..Claims::new("demo", "Ada", 60) };
+    let token = TokenKey::load_or_create(&folder.0).unwrap().sign(&claims).unwrap();
+    let elsewhere = Folder::new();
+    let edge = Edge {
+        folder,
+        browser: browser.clone(),
+        controlplane,
+        dataplane: Dataplane::start(&elsewhere.0, browser),
+        token,
+    };
+    let answer = edge.offer("/whip/demo", &sendonly()).await;
+    assert_eq!(answer.problem(), is(503, "no_dataplane"));
+    assert!(answer.header("retry-after").unwrap().parse::<u32>().is_ok());
+    // A resource of a predecessor may still be told by the worker: not gone, but not known yet either.
+    let resource = format!("/whip/demo/sessions/{}", "0".repeat(64));
+    assert_eq!(edge.ask("DELETE", &resource, "", "").await.problem(), is(503, "no_dataplane"));
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn a_resource_is_known_to_the_next_controlplane() {
+    let mut edge = Edge::start().await;
+    let (resource, tag) = edge.publish().await;
+    edge.until_connected(1).await;
+    let http = edge.controlplane.listening.http;
+    edge.controlplane.stop(false).await;
+    edge.controlplane = Controlplane::start(&edge.folder.0, http).await;
+    edge.controlplane.until_readyz(200).await;
+    let patched = edge.ask("PATCH", &resource, &format!("{FRAGMENT}If-Match: {tag}\r\n"), GATHERED).await;
+    assert_eq!(patched.status(), 204, "its tag stands: {}", patched.body);
+    assert_eq!(edge.ask("DELETE", &resource, "", "").await.status(), 200);
+    assert!(edge.end().await.peers.is_empty());
+}

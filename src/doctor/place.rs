@@ -1,0 +1,374 @@
+//! What the settings of this edge name: its state folder and key, its media addresses and ports, and the instance that
+//! may be running with them.
+
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use controlplane::auth::KEY_FILE;
+use controlplane::link::SOCKET_FILE;
+
+use super::Finding;
+use crate::options::Options;
+
+/// How long a running instance may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) fn look(options: &Options) -> Vec<Finding> {
+    let running = Running::find(&options.state);
+    let mut findings = vec![state(&options.state), key(&options.state.join(KEY_FILE))];
+    findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip)));
+    findings.push(media_ports(options, running.dataplane));
+    findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
+    findings.push(port("stun", Protocol::Udp, options.stun, running.controlplane));
+    findings.extend(instance(options.listen, running));
+    findings
+}
+
+/// Which planes run with this state folder.
+#[derive(Clone, Copy)]
+struct Running {
+    dataplane: bool,
+    controlplane: bool,
+}
+
+impl Running {
+    fn find(state: &Path) -> Running {
+        let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+        // By the kernel's list: to connect would be to attach.
+        let socket = format!(" {}", state.join(SOCKET_FILE).display());
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let dataplane = sockets.lines().any(|line| line.ends_with(&socket));
+        let controlplane = match File::open(state.join(controlplane::LOCK_FILE)) {
+            Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+            // Another user's. Its planes come together.
+            Err(error) => error.kind() == ErrorKind::PermissionDenied && dataplane,
+        };
+        Running { dataplane, controlplane }
+    }
+}
+
+fn state(path: &Path) -> Finding {
+    const CHECK: &str = "state";
+    let shown = path.display();
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Finding::ok(CHECK, format!("{shown} is made at the first start"));
+        }
+        Err(error) => return unusable(CHECK, path, &error),
+    };
+    if !metadata.is_dir() {
+        return Finding::fail(CHECK, format!("{shown} is no folder"), "choose another with --state");
+    }
+    let open = format!("{shown} is open to others (mode {:03o})", metadata.mode() & 0o777);
+    let mend = format!("chmod 700 {shown}");
+    match metadata.mode() {
+        // Who can replace the key can sign tokens.
+        mode if mode & 0o022 != 0 => return Finding::fail(CHECK, open, mend),
+        mode if mode & 0o055 != 0 => return Finding::warn(CHECK, open, mend),
+        _ => {}
+    }
+    if !is_ours(&metadata) {
+        let finding = format!("{shown} belongs to user {}, and this is another", metadata.uid());
+        return Finding::warn(CHECK, finding, format!("sudo -u '#{}' uprtc doctor", metadata.uid()));
+    }
+    match rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
+        Ok(()) => Finding::ok(CHECK, format!("{shown}, closed to others")),
+        Err(error) => unusable(CHECK, path, &error.into()),
+    }
+}
+
+fn unusable(check: &'static str, path: &Path, error: &io::Error) -> Finding {
+    let shown = path.display();
+    Finding::fail(
+        check,
+        format!("{shown}: {error}"),
+        format!("give it to the user that runs uprtc: chown uprtc {shown}"),
+    )
+}
+
+fn is_ours(metadata: &Metadata) -> bool {
+    let own = rustix::process::geteuid();
+    own.is_root() || metadata.uid() == own.as_raw()
+}
+
+fn key(path: &Path) -> Finding {
+    const CHECK: &str = "key";
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Finding::ok(CHECK, "is made at the first start"),
+        Err(error) => unusable(CHECK, path, &error),
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => Finding::fail(
+            CHECK,
+            format!("{shown} can be read by others (mode {:03o}), who can sign tokens", metadata.mode() & 0o777),
+            format!("rm {shown} (which ends all tokens), or chmod 600 {shown} if nobody did"),
+        ),
+        Ok(_) => Finding::ok(CHECK, format!("{shown}, closed to others")),
+    }
+}
+
+fn media_ip(ip: IpAddr) -> Finding {
+    const CHECK: &str = "media-ip";
+    if ip.is_unspecified() || ip.is_multicast() {
+        let finding = format!("{ip} is no address that clients can send to");
+        return Finding::fail(CHECK, finding, "--media-ip with an address that `ip addr` shows");
+    }
+    if let Err(error) = UdpSocket::bind((ip, 0)) {
+        let finding = format!("{ip} is not usable on this machine: {error}");
+        return Finding::fail(CHECK, finding, "--media-ip with an address that `ip addr` shows");
+    }
+    match ip.is_loopback() {
+        true => Finding::warn(
+            CHECK,
+            format!("{ip}: only this machine can call"),
+            "--media-ip with the address under which clients reach this machine",
+        ),
+        false => Finding::ok(CHECK, ip.to_string()),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// All UDP ports of the workers in one finding: the first that is not free, or that all are.
+fn media_ports(options: &Options, is_running: bool) -> Finding {
+    const CHECK: &str = "media-port";
+    let base = options.media_port;
+    if base == 0 {
+        return Finding::warn(CHECK, "0 takes any port, which no firewall can follow", "--media-port 40000");
+    }
+    let Some(last) = u16::try_from(options.workers - 1).ok().and_then(|more| base.checked_add(more)) else {
+        let finding = format!("{} workers do not fit above port {base}", options.workers);
+        return Finding::fail(CHECK, finding, "lower --media-port or --workers");
+    };
+    let usable = options.media_ips.iter().filter(|&&ip| UdpSocket::bind((ip, 0)).is_ok());
+    let all = usable.flat_map(|&ip| (base..=last).map(move |port| SocketAddr::new(ip, port)));
+    let mut held = None;
+    for address in all {
+        let finding = port(CHECK, Protocol::Udp, address, is_running);
+        match finding.mend {
+            Some(_) => return finding,
+            None if !finding.finding.ends_with("is free") => held = Some(finding),
+            None => {}
+        }
+    }
+    held.unwrap_or_else(|| Finding::ok(CHECK, format!("UDP {base} to {last} are free")))
+}
+
+/// Whether a port is free, or held by our own instance.
+fn port(check: &'static str, protocol: Protocol, address: SocketAddr, is_running: bool) -> Finding {
+    let (name, tried) = match protocol {
+        Protocol::Tcp => ("TCP", TcpListener::bind(address).map(drop)),
+        Protocol::Udp => ("UDP", UdpSocket::bind(address).map(drop)),
+    };
+    match tried {
+        Ok(()) => Finding::ok(check, format!("{name} {address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => taken(check, name, protocol, address, is_running),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Finding::fail(
+            check,
+            format!("{name} {address}: {error}"),
+            "a port above 1023, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit",
+        ),
+        Err(error) => Finding::fail(
+            check,
+            format!("{name} {address}: {error}"),
+            format!("an address that `ip addr` shows for {check}"),
+        ),
+    }
+}
+
+fn taken(check: &'static str, name: &str, protocol: Protocol, address: SocketAddr, is_running: bool) -> Finding {
+    let holder = holder(protocol, address.port());
+    let (who, is_uprtc) = match &holder {
+        Some((pid, program)) => (format!("{program} (process {pid})"), program == "uprtc"),
+        // Whose sockets they are is shown to their own user only.
+        None => ("a process that this user may not see".to_owned(), is_running),
+    };
+    match is_running && is_uprtc {
+        true => Finding::ok(check, format!("{name} {address} is held by this edge, {who}")),
+        false => {
+            let mend = format!("stop it, or move uprtc with --{check}");
+            Finding::fail(check, format!("{name} {address} is taken by {who}"), mend)
+        }
+    }
+}
+
+/// The process that has a socket on this port, by the kernel's tables.
+fn holder(protocol: Protocol, port: u16) -> Option<(u32, String)> {
+    let tables = match protocol {
+        Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
+        Protocol::Udp => ["/proc/net/udp", "/proc/net/udp6"],
+    };
+    let texts: Vec<String> = tables.iter().filter_map(|table| fs::read_to_string(table).ok()).collect();
+    let links: Vec<String> =
+        texts.iter().flat_map(|text| inodes(text, port)).map(|inode| format!("socket:[{inode}]")).collect();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
+        .find(|(_, path)| {
+            let descriptors = fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
+            descriptors
+                .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
+                .any(|link| links.iter().any(|wanted| link.as_os_str() == wanted.as_str()))
+        })
+        .map(|(pid, path)| (pid, fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned()))
+}
+
+/// Inodes of the sockets in a table of /proc/net that are bound to this port and connected to nobody.
+fn inodes(table: &str, port: u16) -> impl Iterator<Item = &str> {
+    let suffix = format!(":{port:04X}");
+    table.lines().skip(1).filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, remote, inode) = (fields.get(1)?, fields.get(2)?, fields.get(9)?);
+        (local.ends_with(&suffix) && remote.ends_with(":0000")).then_some(*inode)
+    })
+}
+
+/// Health and readiness of the instance that runs with these settings.
+fn instance(listen: SocketAddr, running: Running) -> Vec<Finding> {
+    const CHECK: &str = "instance";
+    match running {
+        Running { dataplane: false, controlplane: false } => return vec![Finding::ok(CHECK, "none runs here now")],
+        Running { controlplane: false, .. } => {
+            return vec![Finding::fail(CHECK, "a dataplane runs without a controlplane", "start uprtc controlplane")];
+        }
+        Running { .. } if listen.port() == 0 => {
+            return vec![Finding::ok(CHECK, "a controlplane runs on a port of the kernel's choice")];
+        }
+        Running { .. } => {}
+    }
+    let mend = "journalctl -u uprtc-controlplane -u uprtc-dataplane";
+    ["/healthz", "/readyz"]
+        .map(|path| match get(listen, path) {
+            Ok(200) => Finding::ok(CHECK, format!("{path} says 200")),
+            Ok(status) => Finding::fail(CHECK, format!("{path} says {status}"), mend),
+            Err(error) => Finding::fail(CHECK, format!("{path} on {listen}: {error}"), mend),
+        })
+        .into()
+}
+
+/// Status of a GET.
+fn get(address: SocketAddr, path: &str) -> io::Result<u16> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: uprtc\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(4096).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::super::Level;
+    use super::*;
+
+    /// A folder of the test's own, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("uprtc-doctor-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn set_mode(path: &Path, mode: u32) {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_folder_and_a_key_that_others_can_read_are_found() {
+        let folder = Folder::new("modes");
+        let file = folder.0.join(KEY_FILE);
+        assert_eq!(key(&file).level, Level::Ok, "none yet");
+        fs::write(&file, [0; 32]).unwrap();
+        for (mode, level) in [(0o600, Level::Ok), (0o640, Level::Fail), (0o604, Level::Fail)] {
+            Folder::set_mode(&file, mode);
+            assert_eq!(key(&file).level, level, "{mode:o}");
+        }
+        for (mode, level) in [(0o700, Level::Ok), (0o755, Level::Warn), (0o710, Level::Warn), (0o770, Level::Fail)] {
+            Folder::set_mode(&folder.0, mode);
+            let finding = state(&folder.0);
+            assert_eq!(finding.level, level, "{mode:o}");
+            assert_eq!(finding.mend.is_some_and(|mend| mend.contains("chmod 700")), level != Level::Ok);
+        }
+        assert_eq!(state(&folder.0.join("missing")).level, Level::Ok);
+        assert_eq!(state(&file).level, Level::Fail, "a file is no folder");
+    }
+
+    #[test]
+    fn a_taken_port_is_found_with_its_holder() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = std::process::id();
+        for (protocol, address) in
+            [(Protocol::Udp, udp.local_addr().unwrap()), (Protocol::Tcp, tcp.local_addr().unwrap())]
+        {
+            assert_eq!(holder(protocol, address.port()).map(|(pid, _)| pid), Some(own));
+            let finding = port("stun", protocol, address, false);
+            assert!(finding.level == Level::Fail && finding.finding.contains(&format!("process {own}")), "{finding}");
+            assert!(finding.mend.as_deref().unwrap().contains("--stun"), "{finding}");
+        }
+        // Below the ports that the kernel gives to whoever asks for any.
+        let begin = 20_000 + (own % 10_000) as u16;
+        let udp = (begin..).find_map(|port| UdpSocket::bind(("127.0.0.1", port)).ok()).unwrap();
+        let base = udp.local_addr().unwrap().port();
+        let options = Options { media_port: base, workers: 1, ..Options::default() };
+        assert_eq!(media_ports(&options, false).level, Level::Fail);
+        drop(udp);
+        assert_eq!(media_ports(&options, false).level, Level::Ok);
+        assert_eq!(media_ports(&Options { media_port: 65_535, workers: 2, ..options }, false).level, Level::Fail);
+    }
+
+    #[test]
+    fn addresses_of_other_machines_are_found() {
+        assert_eq!(media_ip("127.0.0.1".parse().unwrap()).level, Level::Warn);
+        assert_eq!(media_ip("192.0.2.77".parse().unwrap()).level, Level::Fail);
+        assert_eq!(media_ip("0.0.0.0".parse().unwrap()).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_table_of_the_kernel_is_read() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:9C40 00000000:0000 07 00000000:00000000 00:00000000 00000000  0  0 4242 2 x 0\n\
+            1: 0100007F:9C40 0100007F:0050 01 00000000:00000000 00:00000000 00000000  0  0 4343 2 x 0\n\
+            2: 0100007F:9C41 00000000:0000 07 00000000:00000000 00:00000000 00000000  0  0 4444 2 x 0\nshort\n";
+        assert_eq!(inodes(table, 40_000).collect::<Vec<_>>(), ["4242"]);
+    }
+
+    #[test]
+    fn an_instance_that_does_not_answer_fails() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        drop(silent);
+        let findings = instance(address, Running { dataplane: true, controlplane: true });
+        assert!(findings.len() == 2 && findings.iter().all(|finding| finding.level == Level::Fail));
+        let findings = instance(address, Running { dataplane: true, controlplane: false });
+        assert_eq!(findings[0].level, Level::Fail);
+        assert_eq!(instance(address, Running { dataplane: false, controlplane: false })[0].level, Level::Ok);
+    }
+}

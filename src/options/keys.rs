@@ -1,0 +1,348 @@
+//! Every setting by its name: what it may be, where it is kept, which plane it concerns, and whether a running plane
+//! takes a new value. The settings file, the `UPRTC_…` variables, `--set`, the reload and the test of
+//! deploy/uprtc.toml all go by this one table, so none of them can know a key that the others do not.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING};
+use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
+use tracing_subscriber::EnvFilter;
+
+use super::Options;
+use crate::cli::parse_duration;
+
+/// Whom a key concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Plane {
+    Data,
+    Control,
+    Both,
+}
+
+/// One setting.
+pub(crate) struct Key {
+    /// As in the file; the variable is `UPRTC_` and the same in capitals.
+    pub(crate) name: &'static str,
+    pub(crate) plane: Plane,
+    /// Whether a running plane takes a new value on SIGHUP.
+    pub(crate) is_live: bool,
+    kind: Kind,
+}
+
+/// What a value may be, and its place in [`Options`].
+enum Kind {
+    Whole { range: RangeInclusive<u64>, get: fn(&Options) -> u64, set: fn(&mut Options, u64) },
+    Time { seconds: RangeInclusive<u64>, get: fn(&Options) -> Duration, set: fn(&mut Options, Duration) },
+    Flag { get: fn(&Options) -> bool, set: fn(&mut Options, bool) },
+    Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
+    MediaIps,
+    Driver,
+    State,
+    Log,
+}
+
+/// A value as it was written.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Written<'a> {
+    /// In a variable or on the command line, where everything is text.
+    Plain(&'a str),
+    Text(&'a str),
+    Integer(u64),
+    Flag(bool),
+    List(Vec<&'a str>),
+    /// Something that no key takes.
+    Other,
+}
+
+macro_rules! whole {
+    ($name:literal, $plane:ident, $live:literal, $range:expr, $($place:ident).+) => {
+        Key { name: $name, plane: Plane::$plane, is_live: $live, kind: Kind::Whole {
+            range: $range, get: |o| o.$($place).+ as u64, set: |o, value| o.$($place).+ = value as _,
+        } }
+    };
+}
+
+macro_rules! time {
+    ($name:literal, $plane:ident, $live:literal, $seconds:expr, $($place:ident).+) => {
+        Key { name: $name, plane: Plane::$plane, is_live: $live, kind: Kind::Time {
+            seconds: $seconds, get: |o| o.$($place).+, set: |o, value| o.$($place).+ = value,
+        } }
+    };
+}
+
+/// All settings, in the order of deploy/uprtc.toml.
+pub(crate) const KEYS: &[Key] = &[
+    Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
+    Key { name: "log", plane: Plane::Both, is_live: true, kind: Kind::Log },
+    Key { name: "media-ip", plane: Plane::Both, is_live: false, kind: Kind::MediaIps },
+    whole!("media-port", Data, false, 0..=65_535, media_port),
+    whole!("workers", Data, false, 0..=WORKERS_MAX as u64, workers),
+    Key {
+        name: "pinned",
+        plane: Plane::Data,
+        is_live: false,
+        kind: Kind::Flag { get: |o| o.is_pinned, set: |o, value| o.is_pinned = value },
+    },
+    Key { name: "driver", plane: Plane::Data, is_live: false, kind: Kind::Driver },
+    Key {
+        name: "listen",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::Address { get: |o| o.listen, set: |o, value| o.listen = value },
+    },
+    Key {
+        name: "stun",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::Address { get: |o| o.stun, set: |o, value| o.stun = value },
+    },
+    whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
+    whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
+    whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
+    whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
+    whole!("tracks-max", Control, false, 1..=TRACKS_CEILING as u64, rooms.tracks_max),
+    whole!("slots-max", Control, false, 1..=SLOTS_CEILING as u64, rooms.slots_max),
+    time!("offer-timeout", Control, true, 1..=300, rooms.offer_timeout),
+    time!("handshake-timeout", Control, true, 1..=120, rooms.handshake_timeout),
+    time!("resume-timeout", Control, true, 1..=3600, rooms.resume_timeout),
+    whole!("half-open-max", Control, true, 1..=65_536, rooms.half_open_max),
+    whole!("handshakes-per-second", Control, true, 1..=100_000, rooms.handshakes_per_second),
+    Key {
+        name: "sockets-max",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::Whole {
+            range: 1..=65_000,
+            get: |o| o.limits.sockets_max as u64,
+            // The doors bound their tasks and the engine its table: one number for both.
+            set: |o, value| (o.limits.sockets_max, o.rooms.sockets_max) = (value as usize, value as usize),
+        },
+    },
+    whole!("connections-max", Control, false, 1..=65_000, limits.connections_max),
+    time!("head-timeout", Control, false, 1..=120, limits.head_timeout),
+    // hyper wants room for 8 KiB at least.
+    whole!("head-len-max", Control, false, 8_192..=1_048_576, limits.head_len_max),
+    whole!("headers-max", Control, false, 16..=256, limits.headers_max),
+    whole!("signal-len-max", Control, false, 16_384..=262_144, limits.signal_len_max),
+    whole!("signals-per-second", Control, false, 1..=10_000, limits.signals_per_second),
+    time!("ping-interval", Control, false, 1..=300, limits.ping_interval),
+    time!("idle-timeout", Control, false, 2..=3600, limits.idle_timeout),
+    time!("write-timeout", Control, false, 1..=120, limits.write_timeout),
+    whole!("stun-per-network", Control, false, 1..=1_000_000, stun_rates.per_network),
+    whole!("stun-total", Control, false, 1..=1_000_000, stun_rates.total),
+];
+
+/// The key of that name, or one line that says which was perhaps meant.
+pub(crate) fn find(name: &str) -> Result<&'static Key, String> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Ok(key);
+    }
+    let nearest = KEYS.iter().map(|key| (distance(name, key.name), key.name)).min();
+    match nearest.filter(|(distance, _)| distance * 3 <= name.len()) {
+        Some((_, meant)) => Err(format!("unknown key {name:?}: did you mean {meant:?}?")),
+        None => Err(format!("unknown key {name:?}: deploy/uprtc.toml lists all that there are")),
+    }
+}
+
+impl Key {
+    /// Its variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("UPRTC_{}", self.name.replace('-', "_").to_ascii_uppercase())
+    }
+
+    /// What it may be, in the words of deploy/uprtc.toml.
+    pub(crate) fn range(&self) -> String {
+        match &self.kind {
+            Kind::Whole { range, .. } => format!("{} to {}", range.start(), range.end()),
+            Kind::Time { seconds, .. } => {
+                let text = |seconds: &u64| time_text(Duration::from_secs(*seconds));
+                format!("{} to {}", text(seconds.start()), text(seconds.end()))
+            }
+            Kind::Flag { .. } => "true or false".into(),
+            Kind::Address { .. } => "IP:PORT".into(),
+            Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
+            Kind::Driver => "auto, uring or epoll".into(),
+            Kind::State => "a folder".into(),
+            Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
+        }
+    }
+
+    /// Puts a value in its place.
+    pub(crate) fn apply(&self, options: &mut Options, written: &Written<'_>) -> Result<(), String> {
+        let wrong = || format!("{} must be {}", self.name, self.range());
+        let text = match written {
+            Written::Plain(text) | Written::Text(text) => Some(*text),
+            _ => None,
+        };
+        match &self.kind {
+            Kind::Whole { range, set, .. } => {
+                let value = match written {
+                    Written::Integer(value) => Some(*value),
+                    Written::Plain(text) => text.parse().ok(),
+                    _ => None,
+                };
+                set(options, value.filter(|value| range.contains(value)).ok_or_else(wrong)?);
+            }
+            Kind::Time { seconds, set, .. } => {
+                let value = text.and_then(|text| parse_duration(text).ok());
+                set(options, value.filter(|value| seconds.contains(&value.as_secs())).ok_or_else(wrong)?);
+            }
+            Kind::Flag { set, .. } => match written {
+                Written::Flag(value) => set(options, *value),
+                Written::Plain(text) => set(options, text.parse().map_err(|_| wrong())?),
+                _ => return Err(wrong()),
+            },
+            Kind::Address { set, .. } => {
+                set(options, text.and_then(|text| text.parse().ok()).ok_or_else(wrong)?);
+            }
+            Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
+            Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
+            Kind::State => options.state = PathBuf::from(text.ok_or_else(wrong)?),
+            Kind::Log => {
+                let text = text.filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
+                options.log = text.ok_or_else(wrong)?.to_owned();
+            }
+        }
+        Ok(())
+    }
+
+    /// Its value as a variable would hold it.
+    pub(crate) fn text(&self, options: &Options) -> String {
+        match &self.kind {
+            Kind::Whole { get, .. } => get(options).to_string(),
+            Kind::Time { get, .. } => time_text(get(options)),
+            Kind::Flag { get, .. } => get(options).to_string(),
+            Kind::Address { get, .. } => get(options).to_string(),
+            Kind::MediaIps => {
+                let ips: Vec<String> = options.media_ips.iter().map(IpAddr::to_string).collect();
+                ips.join(",")
+            }
+            Kind::Driver => match options.driver {
+                Driver::Auto => "auto".into(),
+                Driver::Uring => "uring".into(),
+                Driver::Epoll => "epoll".into(),
+            },
+            Kind::State => options.state.display().to_string(),
+            Kind::Log => options.log.clone(),
+        }
+    }
+
+    /// Its value as the settings file would hold it.
+    pub(crate) fn toml(&self, options: &Options) -> String {
+        let text = self.text(options);
+        match &self.kind {
+            Kind::Whole { .. } | Kind::Flag { .. } => text,
+            Kind::MediaIps => format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", ")),
+            _ => quote(&text),
+        }
+    }
+}
+
+fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
+    let texts: Vec<&str> = match written {
+        Written::Plain(text) => text.split(',').map(str::trim).collect(),
+        Written::Text(text) => vec![text],
+        Written::List(texts) => texts.clone(),
+        _ => return None,
+    };
+    let ips: Vec<IpAddr> = texts.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    (1..=MEDIA_IPS_MAX).contains(&ips.len()).then_some(ips)
+}
+
+fn driver(text: &str) -> Option<Driver> {
+    match text {
+        "auto" => Some(Driver::Auto),
+        "uring" => Some(Driver::Uring),
+        "epoll" => Some(Driver::Epoll),
+        _ => None,
+    }
+}
+
+/// In the largest unit that leaves a whole number.
+fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (unit, name) = [(86_400, "d"), (3600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
+        .unwrap_or((1, "s"));
+    format!("{}{name}", seconds / unit)
+}
+
+/// A TOML basic string.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            char if char.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(char))),
+            char => quoted.push(char),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// How many letters apart two names are (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (at, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[column + 1];
+            row[column + 1] = change.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_finds_its_neighbour() {
+        assert_eq!((distance("", "abc"), distance("lisen", "listen"), distance("kitten", "sitting")), (3, 1, 3));
+        assert!(find("lisen").err().unwrap().contains("\"listen\""));
+        assert!(find("peer-max").err().unwrap().contains("\"peers-max\""));
+        assert!(find("something-else").err().unwrap().contains("deploy/uprtc.toml"));
+    }
+
+    #[test]
+    fn names_are_unique_and_each_value_reads_back() {
+        let defaults = Options::default();
+        for (at, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..at].iter().all(|other| other.name != key.name), "{}", key.name);
+            let mut options = Options::default();
+            let text = key.text(&defaults);
+            key.apply(&mut options, &Written::Plain(&text)).unwrap_or_else(|error| panic!("{error}: {text}"));
+            assert_eq!(options, defaults, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused_with_the_range() {
+        let mut options = Options::default();
+        for (name, bad, range) in [
+            ("peers-max", "0", "1 to 24"),
+            ("peers-max", "25", "1 to 24"),
+            ("peers-max", "-1", "1 to 24"),
+            ("media-port", "65536", "0 to 65535"),
+            ("offer-timeout", "20", "1s to 5m"),
+            ("offer-timeout", "6m", "1s to 5m"),
+            ("pinned", "yes", "true or false"),
+            ("driver", "kqueue", "uring"),
+            ("listen", "8080", "IP:PORT"),
+            ("media-ip", "", "addresses"),
+            ("media-ip", "127.0.0.1,localhost", "addresses"),
+            ("log", "a=b=c", "debug"),
+        ] {
+            let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();
+            assert!(error.contains(name) && error.contains(range), "{error}");
+        }
+        assert_eq!(options, Options::default(), "what is refused changes nothing");
+    }
+}
