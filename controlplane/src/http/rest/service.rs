@@ -64,7 +64,7 @@ pub(super) async fn server(admin: Admin, State(site): State<Arc<Site>>) -> Resul
     });
     Ok(Json(ServerView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        contract: CONTRACT_VERSION.into(),
+        contract: CONTRACT_VERSION,
         is_ready: site.handle.is_ready(),
         rooms: snapshot.rooms.len(),
         peers: snapshot.rooms.iter().map(|room| room.peers.len()).sum(),
