@@ -39,7 +39,7 @@ pub(crate) struct Member {
     pub(crate) from: Vec<String>,
 }
 
-/// What a peer publishes in one m-section.
+/// What a peer publishes in one m-section. Names are short in the journal, whose entries have little room.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Track {
     /// Its stream on the worker.
@@ -48,11 +48,13 @@ pub(crate) struct Track {
     /// The m-section's name in the owner's offer.
     pub(crate) mid: String,
     /// What it shows.
+    #[serde(rename = "s", alias = "source")]
     pub(crate) source: Source,
     /// Whether media is being sent.
+    #[serde(rename = "a", alias = "is_active")]
     pub(crate) is_active: bool,
     /// Whether an operator keeps it from being passed on. Its owner cannot undo that.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "m", default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_muted: bool,
 }
 
