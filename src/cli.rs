@@ -63,6 +63,37 @@ pub(crate) enum Command {
     },
     /// Print a token that lets somebody into a room.
     Token(Token),
+    /// Make another signing key, which signs from now on, and print its name. Remove the old one when its tokens have
+    /// expired.
+    NewKey {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the rooms of a server.
+    Rooms {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show who is in a room.
+    Peers {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        shown: Shown,
+        /// Which room
+        room: String,
+    },
+    /// Remove a peer from a room.
+    Kick {
+        #[command(flatten)]
+        remote: Remote,
+        /// From which room
+        room: String,
+        /// Its id, as `uprtc peers` shows it
+        peer: String,
+    },
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),
 }
@@ -107,6 +138,9 @@ pub(crate) struct Doors {
     /// Where HTTP and WebSocket are served; port 0 takes any [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Origin whose pages may use the REST interface, or '*' for any; may be repeated [default: none]
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
     /// Where STUN is served; port 0 takes any [default: 127.0.0.1:3478]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) stun: Option<SocketAddr>,
@@ -131,6 +165,25 @@ pub(crate) struct Supervised {
     /// The process whose end ends this one.
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) supervisor: Option<i32>,
+}
+
+/// The server that an operator asks. The token is made with the key in the state folder, or is `UPRTC_TOKEN`: a command
+/// line is seen by everybody on the machine.
+#[derive(Debug, Args)]
+pub(crate) struct Remote {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Where it serves HTTP
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) server: String,
+}
+
+/// How something is shown.
+#[derive(Debug, Args)]
+pub(crate) struct Shown {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What a token shall say.

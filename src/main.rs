@@ -1,6 +1,8 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` lets people in, `doctor` looks at the machine. No logic of a call is here.
+//! `controlplane` are the two, `token` lets people in, `rooms`, `peers` and `kick` govern a server, `doctor` looks at the
+//! machine. No logic of a call is here.
 
+mod administration;
 mod cli;
 mod doctor;
 mod options;
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Token(request) => token::print(&request),
+        Command::NewKey { common } => token::new_key(&common),
+        Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),
+        Command::Peers { remote, shown, room } => administration::peers(&remote, &shown, &room),
+        Command::Kick { remote, room, peer } => administration::kick(&remote, &room, &peer),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +76,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         settings: options.rooms.clone(),
         limits: options.limits.clone(),
         stun_rates: options.stun_rates,
+        cors_origins: sources.doors.cors_origin.clone(),
         ..controlplane::Config::new(options.state.clone(), options.listen, options.stun)
     };
     let reload = || sources.reload(&mut options, Role::Controlplane).then(|| options.rooms.clone());

@@ -70,7 +70,7 @@ async fn supervise(options: Options, sources: &Sources) -> Result<(), Failure> {
     let (stop_dataplane, dataplane_stops) = watch::channel(false);
     let dataplane = keep("dataplane", Signal::TERM, dataplane_arguments(&options), &shared, dataplane_stops);
     let controlplane = async {
-        let arguments = controlplane_arguments(&options, &shared);
+        let arguments = controlplane_arguments(&options, &sources.doors.cors_origin, &shared);
         let result = keep("controlplane", Signal::INT, arguments, &shared, controlplane_stops).await;
         stop_dataplane.send_replace(true);
         result
@@ -165,10 +165,11 @@ fn common_arguments(options: &Options) -> Vec<OsString> {
     arguments
 }
 
-fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Vec<OsString> {
+fn controlplane_arguments(options: &Options, origins: &[String], shared: &Shared) -> impl Fn() -> Vec<OsString> {
     let listening = shared.listening.subscribe();
     let common = common_arguments(options);
     let asked = (options.listen, options.stun);
+    let origins = origins.to_vec();
     move || {
         let (http, stun) = match *listening.borrow() {
             Some(listening) => (listening.http, listening.stun),
@@ -176,6 +177,9 @@ fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Ve
         };
         let mut arguments = common.clone();
         arguments.extend(["--listen".into(), http.to_string().into(), "--stun".into(), stun.to_string().into()]);
+        for origin in &origins {
+            arguments.extend(["--cors-origin".into(), origin.into()]);
+        }
         arguments
     }
 }

@@ -1,13 +1,13 @@
 //! `uprtc token`: lets somebody into a room.
 
-use controlplane::auth::{Claims, TokenKey};
+use controlplane::auth::{Claims, TokenKeys};
 
-use crate::cli::Token;
+use crate::cli::{Common, Token};
 use crate::{Failure, options};
 
 /// Prints the token and nothing else, so that a script can use it.
 pub(crate) fn print(request: &Token) -> Result<(), Failure> {
-    let key = TokenKey::load_or_create(&options::resolve_state(&request.common)?)?;
+    let key = TokenKeys::load_or_create(&options::resolve_state(&request.common)?)?;
     let claims = Claims {
         publish: request.publish,
         subscribe: request.subscribe,
@@ -15,5 +15,11 @@ pub(crate) fn print(request: &Token) -> Result<(), Failure> {
         ..Claims::new(&request.room, &request.name, request.ttl.as_secs())
     };
     println!("{}", key.sign(&claims)?);
+    Ok(())
+}
+
+/// Makes a key that signs from now on, and prints its `kid`.
+pub(crate) fn new_key(common: &Common) -> Result<(), Failure> {
+    println!("{}", TokenKeys::add(&options::resolve_state(common)?)?);
     Ok(())
 }

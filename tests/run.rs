@@ -233,3 +233,24 @@ fn settings_come_from_a_file_and_a_misspelt_one_is_refused() {
     let line = only_line(&uprtc(&["token", "--room", "a b", "--name", "Ada", "--state"]).arg(&state).output().unwrap());
     assert!(line.contains("room"), "{line}");
 }
+
+#[test]
+fn an_operator_sees_rooms_and_peers_and_a_new_key_signs() {
+    let folder = Folder::new();
+    let run = Run::start(&folder.0);
+    let operate = |words: &[&str]| {
+        uprtc(words).args(["--server", &run.http, "--state"]).arg(&folder.0).output().expect("the command runs")
+    };
+    let rooms = operate(&["rooms"]);
+    assert_eq!(String::from_utf8_lossy(&rooms.stdout), "ROOM  PEERS  OF  LOCKED  WORKER\n", "{rooms:?}");
+    assert_eq!(String::from_utf8_lossy(&operate(&["peers", "demo", "--json"]).stdout), "[]\n");
+    let line = only_line(&operate(&["kick", "demo", "0a1b"]));
+    assert!(line.contains("(404)") && line.contains("no such room"), "{line}");
+    assert!(only_line(&operate(&["kick", "demo", "../x"])).contains("uprtc peers demo"));
+    assert!(only_line(&operate(&["peers", "a/b"])).contains("a room"));
+
+    let key = uprtc(&["new-key", "--state"]).arg(&folder.0).output().unwrap();
+    assert!(key.status.success() && key.stdout.starts_with(b"k"), "{key:?}");
+    // The operator's token is of the new key at once, the server knows it within two seconds.
+    until("the server's notice of the new key", || operate(&["rooms"]).status.success().then_some(()));
+}

@@ -4,6 +4,8 @@
 //! nothing behind it sees the text again. Only HS256 is accepted, whatever the token's header says, and the text of
 //! a token is never logged. The HMAC is `ring`'s (docs/decisions/0004-tokens.md).
 
+mod keys;
+
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,6 +20,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub use self::keys::{KEYS_FOLDER, KEYS_MAX, RELOAD_INTERVAL, TokenKeys};
 
 /// Bytes of the signing key: as many as the hash gives (RFC 7518 §3.2).
 pub const KEY_LEN: usize = 32;
@@ -123,6 +127,12 @@ pub enum TokenError {
     /// It is signed otherwise than by HS256.
     #[error("the token is not signed with HS256, the one algorithm that is accepted")]
     Algorithm,
+    /// It names a key that this server does not have.
+    #[error("the token's kid names no key of this server")]
+    Key,
+    /// An operator has revoked it.
+    #[error("the token was revoked: get a new one")]
+    Revoked,
     /// The signature is not of this server's key.
     #[error("the token's signature is not of this server's key")]
     Signature,
@@ -144,6 +154,8 @@ impl TokenError {
             TokenError::Missing => "token_missing",
             TokenError::Malformed => "token_malformed",
             TokenError::Algorithm => "token_algorithm",
+            TokenError::Key => "token_key",
+            TokenError::Revoked => "token_revoked",
             TokenError::Signature => "token_signature",
             TokenError::Expired => "token_expired",
             TokenError::Immature => "token_immature",
@@ -211,26 +223,37 @@ impl TokenKey {
 
     /// The token that says `claims`, or why no server would take it.
     pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
+        self.sign_as(None, claims)
+    }
+
+    fn sign_as(&self, kid: Option<&str>, claims: &Claims) -> Result<String, TokenError> {
         claims.check()?;
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding).map_err(|_| TokenError::Malformed)
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|_| TokenError::Malformed)
     }
 
     /// Checks signature, times and claims of a token, in this order.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        if token.is_empty() {
-            return Err(TokenError::Missing);
-        }
-        if token.len() > TOKEN_LEN_MAX {
-            return Err(TokenError::Malformed);
-        }
-        let header = jsonwebtoken::decode_header(token);
-        if header.is_err_and(|error| matches!(error.kind(), ErrorKind::Json(error) if error.is_data())) {
-            return Err(TokenError::Algorithm); // a header that names no algorithm known at all, such as `none`
-        }
+        decode_header(token)?;
         let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(named)?;
         data.claims.check()?;
         Ok(data.claims)
     }
+}
+
+/// The header of a token, of which nothing is proved yet.
+fn decode_header(token: &str) -> Result<Header, TokenError> {
+    if token.is_empty() {
+        return Err(TokenError::Missing);
+    }
+    if token.len() > TOKEN_LEN_MAX {
+        return Err(TokenError::Malformed);
+    }
+    jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
+        // It names no algorithm known at all, such as `none`.
+        ErrorKind::Json(error) if error.is_data() => TokenError::Algorithm,
+        _ => TokenError::Malformed,
+    })
 }
 
 fn named(error: jsonwebtoken::errors::Error) -> TokenError {

@@ -5,6 +5,7 @@
 //! [`Engine::poll_output`] until it is empty, gives each worker what [`Engine::reconcile`] yields as far as its
 //! command ring has space, and calls [`Engine::handle_timeout`] when [`Engine::poll_timeout`] is due.
 
+mod administration;
 mod adoption;
 mod resource;
 mod signalling;
@@ -30,8 +31,9 @@ use crate::sdp::Fingerprint;
 use crate::session::SessionHash;
 use crate::timers::Timers;
 
+pub use self::administration::{Order, OrderError};
 pub use self::resource::{Ask, Denial, Reply};
-pub use crate::policy::{Grant, Settings};
+pub use crate::policy::{Grant, RoomPolicy, Settings};
 pub use crate::snapshot::{PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
 
 /// Names one signalling socket; the driver never uses a number twice.
@@ -182,6 +184,8 @@ pub struct Engine {
     random: Random,
     workers: BTreeMap<usize, Worker>,
     rooms: BTreeMap<String, Room>,
+    /// Of the rooms that an operator made; a room without one is as the settings say.
+    policies: BTreeMap<String, RoomPolicy>,
     peers: BTreeMap<Handle, Peer>,
     sessions: BTreeMap<SessionHash, Handle>,
     sockets: BTreeMap<SocketId, Seat>,
@@ -205,6 +209,7 @@ impl Engine {
             random: Random::new(&seed),
             workers: BTreeMap::new(),
             rooms: BTreeMap::new(),
+            policies: BTreeMap::new(),
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sockets: BTreeMap::new(),
@@ -289,6 +294,9 @@ impl Engine {
         Snapshot {
             workers: workers.collect(),
             rooms: rooms.collect(),
+            policies: self.policies.clone(),
+            peers_max: self.settings.peers_max,
+            client_bps_max: self.settings.client_bps_max,
             sockets: self.sockets.len(),
             half_open: self.gate.half_open(),
             totals: self.totals,
@@ -416,7 +424,8 @@ impl Engine {
     fn tell_limit(&mut self, handle: Handle) {
         let Some(room) = self.room_of(handle) else { return };
         let Some(member) = room.member(handle.peer) else { return };
-        let shares = self.settings.shares(room.members().len(), member.live(Kind::Audio), member.live(Kind::Video));
+        let settings = self.settings_of(&self.peers[&handle].room);
+        let shares = settings.shares(room.members().len(), member.live(Kind::Audio), member.live(Kind::Video));
         self.tell(
             handle,
             ServerSignal::Limits {

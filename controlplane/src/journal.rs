@@ -95,6 +95,7 @@ mod tests {
             source: Source::ScreenAudio,
             is_active: false,
             formats,
+            is_muted: true,
         };
         let slot = Slot {
             slot: SlotId::new(u32::MAX, u32::MAX),

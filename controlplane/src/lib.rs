@@ -15,6 +15,7 @@ pub mod ice;
 pub mod link;
 pub mod metrics;
 pub mod policy;
+pub mod registry;
 pub mod sdp;
 pub mod snapshot;
 pub mod stun_server;

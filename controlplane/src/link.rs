@@ -21,7 +21,7 @@ use proto::signal::{ClientSignal, ServerSignal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Ask, Denial, Engine, Grant, Input, Output, Reply, Settings, SocketId};
+use crate::engine::{Ask, Denial, Engine, Grant, Input, Order, OrderError, Output, Reply, Settings, SocketId};
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -87,6 +87,13 @@ pub enum Request {
     Sample {
         /// Where to.
         reply: oneshot::Sender<Sample>,
+    },
+    /// Carry out an order of an operator.
+    Administer {
+        /// Which.
+        order: Order,
+        /// Where it is said whether it could be.
+        reply: oneshot::Sender<Result<(), OrderError>>,
     },
     /// Go on with other settings; see [`Settings::reload`].
     Settings(Box<Settings>),
@@ -171,6 +178,13 @@ impl Handle {
         let (reply, sample) = oneshot::channel();
         self.requests.send(Request::Sample { reply }).await.ok()?;
         sample.await.ok()
+    }
+
+    /// Has an order carried out. `None`: the engine has ended.
+    pub async fn administer(&self, order: Order) -> Option<Result<(), OrderError>> {
+        let (reply, done) = oneshot::channel();
+        self.requests.send(Request::Administer { order, reply }).await.ok()?;
+        done.await.ok()
     }
 
     /// Brings other settings into the running engine.
@@ -336,6 +350,9 @@ impl Driver {
             }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
+            }
+            Request::Administer { order, reply } => {
+                let _ = reply.send(self.engine.administer(order)); // As above.
             }
             Request::Settings(settings) => self.engine.handle(now, Input::Settings(*settings)),
             Request::Stop { for_good } => {

@@ -224,6 +224,7 @@ impl Opening<'_> {
             source: shows.source,
             is_active: shows.is_active,
             formats,
+            is_muted: false,
         });
     }
 

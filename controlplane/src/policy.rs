@@ -62,6 +62,24 @@ impl Default for Settings {
     }
 }
 
+/// What an operator fixed for one room; what is left out is as the server's [`Settings`] say.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoomPolicy {
+    /// Peers that the room admits, 1 to [`PEERS_MAX_CEILING`].
+    pub peers_max: Option<u32>,
+    /// Media of one client, up and down together, bit/s, [`CLIENT_BPS_FLOOR`] to [`CLIENT_BPS_CEILING`].
+    pub client_bps_max: Option<u32>,
+    /// Whether nobody else may come in. Who is in stays, and may resume.
+    pub locked: bool,
+}
+
+/// Smallest `client_bps_max` of a room: a voice and little else.
+pub const CLIENT_BPS_FLOOR: u32 = 64_000;
+
+/// Largest `client_bps_max` of a room.
+pub const CLIENT_BPS_CEILING: u32 = 100_000_000;
+
 /// Largest useful `peers_max`: beyond it a client's receive slots alone would fill an offer.
 pub const PEERS_MAX_CEILING: u32 = 24;
 
@@ -129,6 +147,17 @@ impl Settings {
         self.slots_max = self.slots_max.min(SLOTS_CEILING);
         self.tracks_max = self.tracks_max.min(TRACKS_CEILING);
         self
+    }
+
+    /// The settings of a room with a policy of its own.
+    pub fn under(&self, policy: &RoomPolicy) -> Self {
+        let client_bps_max = policy.client_bps_max.unwrap_or(self.client_bps_max);
+        Self {
+            peers_max: policy.peers_max.unwrap_or(self.peers_max),
+            client_bps_max: client_bps_max.min(CLIENT_BPS_CEILING),
+            ..self.clone()
+        }
+        .clamped()
     }
 
     /// Takes over what may change while rooms stand, for those who come from now on. What was told or reserved at the

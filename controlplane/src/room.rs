@@ -70,7 +70,7 @@ pub(crate) struct Member {
     pub(crate) from: Vec<String>,
 }
 
-/// What a peer publishes in one m-section.
+/// What a peer publishes in one m-section. Names are short in the journal, whose entries have little room.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Track {
     /// Its stream on the worker.
@@ -79,11 +79,16 @@ pub(crate) struct Track {
     /// The m-section's name in the owner's offer.
     pub(crate) mid: String,
     /// What it shows.
+    #[serde(rename = "s", alias = "source")]
     pub(crate) source: Source,
     /// Whether media is being sent.
+    #[serde(rename = "a", alias = "is_active")]
     pub(crate) is_active: bool,
     /// The codec that it begins in, and one that it can change to.
     pub(crate) formats: Formats,
+    /// Whether an operator keeps it from being passed on. Its owner cannot undo that.
+    #[serde(rename = "m", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_muted: bool,
 }
 
 /// The codecs of one m-section: the one that it was answered with first, and perhaps a second.
@@ -141,7 +146,8 @@ impl Member {
             track: format!("{}/{}", self.id, track.mid),
             kind: crate::policy::kind_of(track.source),
             source: track.source,
-            active: track.is_active,
+            active: track.is_active && !track.is_muted,
+            muted: track.is_muted,
         }
     }
 
@@ -297,8 +303,9 @@ impl Room {
     }
 }
 
+/// What others may want of a member: everything that no operator has muted.
 fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
-    member.tracks.iter().map(|track| Wish {
+    member.tracks.iter().filter(|track| !track.is_muted).map(|track| Wish {
         owner: member.peer,
         stream: track.stream,
         source: track.source,

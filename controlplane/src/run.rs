@@ -17,10 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::auth::{KeyError, TokenKey};
+use crate::auth::{KeyError, TokenKeys};
 use crate::dtls::{DtlsError, Identity};
 use crate::engine::{Engine, Settings};
 use crate::link::{self, Driver, DriverError};
+use crate::registry::{Registry, RegistryError};
 use crate::{http, stun_server};
 
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
@@ -46,6 +47,8 @@ pub struct Config {
     pub stun_ip: Option<IpAddr>,
     /// What the rooms allow. `stun` is filled in here.
     pub settings: Settings,
+    /// Origins whose pages may use REST, `*` for any.
+    pub cors_origins: Vec<String>,
     /// Limits of the doors.
     pub limits: http::Limits,
     /// Limits of the STUN server.
@@ -61,6 +64,7 @@ impl Config {
             stun,
             stun_ip: None,
             settings: Settings::default(),
+            cors_origins: Vec::new(),
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
         }
@@ -94,6 +98,9 @@ pub enum Error {
     /// The signing key cannot be had.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// What operators decided cannot be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The state folder is in use.
     #[error("another controlplane uses the state folder {}: stop it, or choose another with --state", .0.display())]
     Locked(PathBuf),
@@ -170,7 +177,8 @@ async fn serve_reloading(
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
-    let key = TokenKey::load_or_create(&config.state)?;
+    let keys = TokenKeys::load_or_create(&config.state)?;
+    let registry = Registry::load(&config.state)?;
     let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
     let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
     let listener = patiently(listen).await?;
@@ -183,10 +191,11 @@ async fn serve_reloading(
     config.settings.stun = stun_uri(listening.stun, config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
-    let engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
+    let mut engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
+    engine.restore(registry.rules().rooms);
     let (handle, inbox) = link::channel();
     let counts = Arc::new(stun_server::Counts::default());
-    let site = http::Site::new(handle.clone(), key, counts.clone(), config.limits);
+    let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, registry, config.cors_origins);
     let (stopping, is_stopping) = watch::channel(false);
     let doors = tokio::spawn(http::serve(listener, site, is_stopping));
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });

@@ -1,15 +1,25 @@
 //! What the engine shows of itself, for REST and metrics.
 
+use std::collections::BTreeMap;
+
 use proto::signal::{PeerInfo, PeerState};
 use serde::Serialize;
+
+use crate::policy::RoomPolicy;
 
 /// What the engine holds now.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Snapshot {
     /// Each worker that was ever linked.
     pub workers: Vec<WorkerSnapshot>,
-    /// Each room.
+    /// Each room with somebody in it.
     pub rooms: Vec<RoomSnapshot>,
+    /// Rooms that an operator made, with and without somebody in them.
+    pub policies: BTreeMap<String, RoomPolicy>,
+    /// Peers that a room without a policy admits.
+    pub peers_max: u32,
+    /// Bandwidth of a client in such a room, bit/s.
+    pub client_bps_max: u32,
     /// Signalling sockets open, with and without a peer.
     pub sockets: usize,
     /// DTLS handshakes under way.

@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use controlplane::auth::{Claims, KEY_FILE, KEY_LEN, KeyError, LEEWAY_S, TokenError, TokenKey, is_room_name};
+use controlplane::auth::{
+    Claims, KEY_FILE, KEY_LEN, KEYS_FOLDER, KeyError, LEEWAY_S, RELOAD_INTERVAL, TokenError, TokenKey, TokenKeys,
+    is_room_name,
+};
 use proptest::prelude::*;
 use ring::hmac;
 use serde_json::json;
@@ -185,4 +188,42 @@ proptest! {
         prop_assume!(changed != token);
         prop_assert!(key().verify(&changed).is_err());
     }
+}
+
+#[test]
+fn keys_are_rotated_without_a_restart() {
+    let folder = Folder::new("rotation");
+    let server = TokenKeys::load_or_create(&folder.0).unwrap();
+    let claims = Claims::new("demo", "Ada", 60);
+    let first = server.sign(&claims).unwrap();
+    let kid = TokenKeys::add(&folder.0).unwrap();
+    let issuer = TokenKeys::load_or_create(&folder.0).unwrap();
+    let second = issuer.sign(&claims).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(issuer.verify(&first), Ok(claims.clone()), "tokens of the old key are good while it is there");
+    assert!(TokenKey::load_or_create(&folder.0).unwrap().verify(&second).is_err(), "the newest key signs");
+    let until = |token: &str, wanted: Result<(), &str>| {
+        let begun = std::time::Instant::now();
+        while server.verify(token).map(|_| ()).map_err(TokenError::code) != wanted {
+            assert!(begun.elapsed() < 5 * RELOAD_INTERVAL, "the server does not notice");
+            std::thread::sleep(RELOAD_INTERVAL / 20);
+        }
+    };
+    until(&second, Ok(()));
+    std::fs::remove_file(folder.0.join(KEYS_FOLDER).join(format!("{kid}.key"))).unwrap();
+    until(&second, Err("token_key"));
+    assert!(server.verify(&first).is_ok());
+    let unknown = token_by_hand(r#"{"alg":"HS256","kid":"../token"}"#, &json!({"room": "demo"}), &SECRET);
+    assert_eq!(server.verify(&unknown), Err(TokenError::Key));
+}
+
+#[test]
+fn a_further_key_that_is_wrong_is_refused_with_advice() {
+    let folder = Folder::new("further");
+    TokenKeys::add(&folder.0).unwrap();
+    let path = folder.0.join(KEYS_FOLDER).join("b.key");
+    std::fs::write(&path, "ab".repeat(32)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = TokenKeys::load_or_create(&folder.0).unwrap_err();
+    assert!(error.to_string().contains("chmod 600"), "{error}");
 }

@@ -238,8 +238,11 @@ pub struct TrackInfo {
     pub kind: Kind,
     /// What it shows.
     pub source: Source,
-    /// Whether media is being sent.
+    /// Whether media is being sent and passed on.
     pub active: bool,
+    /// Whether an operator keeps it from being passed on; then it is not active, whatever its owner does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub muted: bool,
 }
 
 /// What a slot carries.
@@ -290,6 +293,8 @@ pub enum LeaveReason {
     MediaRestarted,
     /// The server is stopping.
     ServerStopping,
+    /// An operator or the application's server removed it.
+    Removed,
 }
 
 /// Stable names of what can go wrong on the socket.

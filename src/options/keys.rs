@@ -128,6 +128,7 @@ pub(crate) const KEYS: &[Key] = &[
     whole!("headers-max", Control, false, 16..=256, limits.headers_max),
     whole!("signal-len-max", Control, false, 16_384..=262_144, limits.signal_len_max),
     whole!("signals-per-second", Control, false, 1..=10_000, limits.signals_per_second),
+    whole!("requests-per-second", Control, false, 1..=10_000, limits.requests_per_second),
     time!("ping-interval", Control, false, 1..=300, limits.ping_interval),
     time!("idle-timeout", Control, false, 2..=3600, limits.idle_timeout),
     time!("write-timeout", Control, false, 1..=120, limits.write_timeout),

@@ -51,6 +51,7 @@ impl Engine {
     }
 
     fn welcome(&mut self, socket: SocketId, session: String, peer: String, room: String, grant: &Grant, resumed: bool) {
+        let settings = self.settings_of(&room);
         let welcome = ServerSignal::Welcome {
             session,
             peer,
@@ -58,9 +59,9 @@ impl Engine {
             name: grant.name.clone(),
             may_publish: grant.publish,
             may_subscribe: grant.subscribe,
-            peers_max: self.settings.peers_max,
-            slots: self.settings.slots(),
-            stun: self.settings.stun.clone(),
+            peers_max: settings.peers_max,
+            slots: settings.slots(),
+            stun: settings.stun,
             resumed,
         };
         self.send(socket, welcome);
@@ -202,9 +203,13 @@ impl Engine {
 
     /// The worker of a room, or the one for a new room.
     fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
+        if self.policies.get(room).is_some_and(|policy| policy.locked) {
+            return Err(Refusal::new(ErrorCode::Forbidden, "the room is locked: nobody else may come in"));
+        }
+        let peers_max = self.settings_of(room).peers_max;
         match self.rooms.get(room) {
-            Some(room) if room.members().len() >= self.settings.peers_max as usize => {
-                let message = format!("the room has its limit of {} peers", self.settings.peers_max);
+            Some(room) if room.members().len() >= peers_max as usize => {
+                let message = format!("the room has its limit of {peers_max} peers");
                 Err(Refusal::new(ErrorCode::RoomFull, message))
             }
             Some(room) => Ok(room.worker),

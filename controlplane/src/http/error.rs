@@ -23,7 +23,15 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed() -> Problem {
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address answers GET only")
+        Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this address does not answer that method; Allow says which",
+        )
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }
 
     pub(super) fn room_name() -> Problem {
@@ -71,7 +79,7 @@ impl IntoResponse for Problem {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             StatusCode::UPGRADE_REQUIRED => {

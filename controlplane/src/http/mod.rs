@@ -10,6 +10,7 @@
 
 mod error;
 mod pages;
+mod rest;
 mod serve;
 mod socket;
 mod whip;
@@ -26,8 +27,9 @@ use tokio::sync::Semaphore;
 
 use self::error::Problem;
 pub use self::serve::serve;
-use crate::auth::TokenKey;
+use crate::auth::TokenKeys;
 use crate::link::Handle;
+use crate::registry::Registry;
 use crate::{metrics, stun_server};
 
 /// Limits of the doors.
@@ -47,6 +49,8 @@ pub struct Limits {
     pub signal_len_max: usize,
     /// Signals of one socket per second; a burst of as many is allowed.
     pub signals_per_second: u32,
+    /// REST requests of one admin token per second; a burst of as many is allowed.
+    pub requests_per_second: u32,
     /// How often a socket is pinged (RFC 6455 §5.5.2), so that proxies and both ends see that it lives.
     pub ping_interval: Duration,
     /// How long a socket may be silent. Three pings.
@@ -65,6 +69,7 @@ impl Default for Limits {
             headers_max: 64,
             signal_len_max: 256 * 1024,
             signals_per_second: 50,
+            requests_per_second: 50,
             ping_interval: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(45),
             write_timeout: Duration::from_secs(10),
@@ -76,17 +81,42 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Site {
     handle: Handle,
-    key: TokenKey,
+    keys: TokenKeys,
+    registry: Registry,
+    /// Origins whose pages may use REST; `*` is any.
+    cors_origins: Vec<String>,
+    /// One change of the registry at a time, with the order that goes with it.
+    administering: tokio::sync::Mutex<()>,
+    budgets: rest::Budgets,
     stun: Arc<stun_server::Counts>,
     limits: Limits,
     sockets: Arc<Semaphore>,
 }
 
 impl Site {
-    /// A site whose signals go to `handle` and whose tokens are checked by `key`.
-    pub fn new(handle: Handle, key: TokenKey, stun: Arc<stun_server::Counts>, limits: Limits) -> Arc<Site> {
+    /// A site whose signals go to `handle` and whose tokens are checked by `keys`. What operators decide is forgotten
+    /// with it.
+    pub fn new(
+        handle: Handle,
+        keys: impl Into<TokenKeys>,
+        stun: Arc<stun_server::Counts>,
+        limits: Limits,
+    ) -> Arc<Site> {
+        Self::governed(handle, keys.into(), stun, limits, Registry::default(), Vec::new())
+    }
+
+    /// A site that keeps what operators decide in `registry`, and lets pages of `cors_origins` use REST.
+    pub fn governed(
+        handle: Handle,
+        keys: TokenKeys,
+        stun: Arc<stun_server::Counts>,
+        limits: Limits,
+        registry: Registry,
+        cors_origins: Vec<String>,
+    ) -> Arc<Site> {
         let sockets = Arc::new(Semaphore::new(limits.sockets_max));
-        Arc::new(Site { handle, key, stun, limits, sockets })
+        let (administering, budgets) = Default::default();
+        Arc::new(Site { handle, keys, registry, cors_origins, administering, budgets, stun, limits, sockets })
     }
 
     /// Waits until no signalling socket is left.
@@ -98,7 +128,9 @@ impl Site {
 
 /// Every address that is answered.
 fn router(site: Arc<Site>) -> Router {
-    Router::new()
+    rest::router(&site)
+        .route("/openapi.json", get(rest::document::openapi))
+        .route("/docs", get(rest::document::docs))
         .route("/", get(pages::start))
         .route("/r/{room}", get(pages::room))
         .route("/sdk/{file}", get(pages::sdk))
@@ -115,6 +147,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(|| async { Problem::not_found("no such address") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(axum::middleware::from_fn_with_state(site.clone(), rest::cross_origin))
         .with_state(site)
 }
 

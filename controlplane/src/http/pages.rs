@@ -27,6 +27,7 @@ const WEB: &[Asset] = assets! {
     "",
     "app.js": JAVASCRIPT,
     "call.js": JAVASCRIPT,
+    "docs.css": CSS,
     "elements.js": JAVASCRIPT,
     "grid.js": JAVASCRIPT,
     "lobby.js": JAVASCRIPT,

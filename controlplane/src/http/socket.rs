@@ -62,9 +62,12 @@ pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Op
         return Err(Problem::room_name());
     }
     let token = bearer(headers).or(in_address).ok_or(TokenError::Missing)?;
-    let claims = site.key.verify(token)?;
+    let claims = site.keys.verify(token)?;
     if !claims.is_for(room) {
         return Err(Problem::wrong_room());
+    }
+    if site.registry.is_revoked(room, &claims) {
+        return Err(TokenError::Revoked.into());
     }
     Ok(grant(claims))
 }
@@ -218,18 +221,24 @@ async fn close(websocket: &mut WebSocket, limits: &Limits, code: u16, reason: &'
 }
 
 /// How many frames a socket may still send: a bucket that holds a second's worth.
-struct Budget {
+#[derive(Debug)]
+pub(super) struct Budget {
     per_second: f64,
     left: f64,
     at: Instant,
 }
 
 impl Budget {
-    fn new(per_second: u32, now: Instant) -> Budget {
+    pub(super) fn new(per_second: u32, now: Instant) -> Budget {
         Budget { per_second: f64::from(per_second), left: f64::from(per_second), at: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Whether it would be whole by now.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.left + now.duration_since(self.at).as_secs_f64() * self.per_second >= self.per_second
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
         self.at = now;
         self.left = (self.left + earned).min(self.per_second);

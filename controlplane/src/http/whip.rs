@@ -214,7 +214,7 @@ fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<(), Prob
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }
-    match site.key.verify(bearer(headers).ok_or(TokenError::Missing)?) {
+    match site.keys.verify(bearer(headers).ok_or(TokenError::Missing)?) {
         Ok(claims) if !claims.is_for(room) => Err(Problem::wrong_room()),
         Ok(_) | Err(TokenError::Expired) => Ok(()), // Times are looked at after the signature.
         Err(error) => Err(error.into()),

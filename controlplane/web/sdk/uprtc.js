@@ -54,7 +54,7 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
  * @typedef {'new' | 'connecting' | 'connected' | 'reconnecting' | 'interrupted' | 'closed'} RoomState
  */
 
-/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping'} LeaveReason */
+/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed'} LeaveReason */
 
 /**
  * @typedef {object} RoomOptions

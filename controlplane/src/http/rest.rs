@@ -1,0 +1,286 @@
+//! REST under `/v1`, for operators and application servers: rooms, peers, tokens, the server itself. Each request
+//! brings an admin token; each refusal is problem+json. A token for one room governs that room, one for `*` everything.
+//!
+//! `/openapi.json` is generated from the handlers and `/docs` shows it (see [`document`]). Nothing here decides: an
+//! order goes to the engine, and what must outlive a restart into the registry.
+
+pub(super) mod document;
+mod peers;
+mod rooms;
+mod service;
+mod views;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post, put};
+use axum::{Router, middleware};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+
+use super::Site;
+use super::error::Problem;
+use super::socket::{Budget, bearer};
+use crate::auth::{Claims, TokenError, is_room_name};
+use crate::engine::{Order, OrderError};
+use crate::metrics::Sample;
+
+/// Bytes of a request's body. The largest that makes sense has about 300.
+const BODY_LEN_MAX: usize = 16 * 1024;
+
+/// Tokens whose rate is watched at a time.
+const BUDGETS_MAX: usize = 1024;
+
+/// Entries of a page.
+const PAGE_MAX: usize = 100;
+const PAGE_DEFAULT: usize = 50;
+
+/// The addresses of this module.
+pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
+    Router::new()
+        .route("/v1/rooms", get(rooms::list))
+        .route("/v1/rooms/{room}", put(rooms::put).get(rooms::get).delete(rooms::delete))
+        .route("/v1/rooms/{room}/revocations", post(rooms::revoke).get(rooms::revocations))
+        .route("/v1/rooms/{room}/peers", get(peers::list))
+        .route("/v1/rooms/{room}/peers/{peer}", get(peers::get).delete(peers::delete))
+        .route("/v1/rooms/{room}/peers/{peer}/tracks/{mid}", patch(peers::mute))
+        .route("/v1/tokens", post(service::mint))
+        .route("/v1/server", get(service::server))
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .layer(middleware::from_fn_with_state(site.clone(), bounded))
+}
+
+/// A request that does not come to its end is ended: a body may come as slowly as it likes.
+async fn bounded(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(site.limits.head_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request did not come whole in time")
+            .into_response(),
+    }
+}
+
+/// CORS (Fetch §3.2) for the origins that the operator named, and for no other.
+pub(super) async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    if !request.uri().path().starts_with("/v1/") {
+        return next.run(request).await;
+    }
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let is_preflight = request.method() == Method::OPTIONS
+        && origin.is_some()
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let is_allowed = origin.as_ref().is_some_and(|origin| {
+        site.cors_origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
+    });
+    let mut response = match is_preflight && is_allowed {
+        true => StatusCode::NO_CONTENT.into_response(),
+        false => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    let Some(origin) = origin.filter(|_| is_allowed) else { return response };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("location, retry-after"));
+    if is_preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE"));
+        let allowed = HeaderValue::from_static("authorization, content-type");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
+}
+
+/// Whoever asks, let in: the claims of an admin token that came as `Authorization: Bearer`. Never in an address,
+/// which proxies write into their logs.
+struct Admin(Claims);
+
+impl Admin {
+    /// Whether it governs this room; the room's name is checked here, too.
+    fn of_room(&self, room: &str) -> Result<(), Problem> {
+        if !is_room_name(room) {
+            return Err(Problem::room_name());
+        }
+        if !self.0.is_for(room) {
+            return Err(Problem::wrong_room());
+        }
+        Ok(())
+    }
+
+    /// Whether it governs everything.
+    fn of_everything(&self) -> Result<(), Problem> {
+        match self.0.room == crate::auth::ANY_ROOM {
+            true => Ok(()),
+            false => Err(Problem::wrong_room()),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Site>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Problem> {
+        let claims = site.keys.verify(bearer(&parts.headers).ok_or(TokenError::Missing)?)?;
+        if site.registry.is_revoked(&claims.room, &claims) {
+            return Err(TokenError::Revoked.into());
+        }
+        if !claims.admin {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "not_admin", "the token has no admin claim"));
+        }
+        match site.budgets.take(&claims, site.limits.requests_per_second) {
+            true => Ok(Admin(claims)),
+            false => Err(Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                format!("more than {} requests in a second with this token", site.limits.requests_per_second),
+            )),
+        }
+    }
+}
+
+/// How many requests each admin token may still make.
+#[derive(Debug, Default)]
+pub(super) struct Budgets(std::sync::Mutex<std::collections::HashMap<String, Budget>>);
+
+impl Budgets {
+    fn take(&self, claims: &Claims, per_second: u32) -> bool {
+        let now = Instant::now();
+        let mut budgets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut key = format!("{}\n{}\n{}", claims.room, claims.name, claims.jti);
+        if budgets.len() >= BUDGETS_MAX && !budgets.contains_key(&key) {
+            budgets.retain(|_, budget| !budget.is_full(now));
+            if budgets.len() >= BUDGETS_MAX {
+                key.clear(); // So many at once share one.
+            }
+        }
+        budgets.entry(key).or_insert_with(|| Budget::new(per_second, now)).take(now)
+    }
+}
+
+/// What the address says between its slashes.
+struct At<T>(T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Site>> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, site).await;
+        path.map(|Path(path)| At(path))
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_path", error.body_text()))
+    }
+}
+
+/// What the address says behind its question mark.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Site>> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Site>) -> Result<Self, Problem> {
+        Query::<T>::try_from_uri(&parts.uri)
+            .map(|Query(query)| Asked(query))
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))
+    }
+}
+
+/// A body: an object in JSON.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Site>> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, site: &Arc<Site>) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let detail = "the body is to be application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
+        }
+        let bytes = Bytes::from_request(request, site).await.map_err(|rejection| match rejection {
+            BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("the body is longer than {BODY_LEN_MAX} bytes");
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+            }
+            _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body did not come whole"),
+        })?;
+        // By way of a value: serde takes a list for a struct, and the document says object.
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))?;
+        if !value.is_object() {
+            return Err(Problem::invalid("the body is not an object"));
+        }
+        value.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()).for_each(make_integer);
+        serde_json::from_value(value).map(Body).map_err(|error| Problem::invalid(error.to_string()))
+    }
+}
+
+/// To JSON Schema 23.0 is an integer (2020-12 §4.2.3), to serde it is not.
+fn make_integer(value: &mut serde_json::Value) {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it not every integer is a float.
+    if let Some(number) = value.as_f64().filter(|n| value.is_f64() && n.fract() == 0.0 && (0.0..EXACT_MAX).contains(n))
+    {
+        *value = (number as u64).into();
+    }
+}
+
+/// Which part of a list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Page {
+    /// Entries at most, 50 if it is left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<usize>,
+    /// Begin behind this one: `next` of the page before.
+    #[param(max_length = 64)]
+    after: Option<String>,
+}
+
+impl Page {
+    /// The entries of this page, of all that there are in the order of their keys; and where the next one begins.
+    fn of<T>(&self, all: impl Iterator<Item = (String, T)>) -> Result<(Vec<T>, Option<String>), Problem> {
+        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            let detail = format!("limit is not 1 to {PAGE_MAX}");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_query", detail));
+        }
+        if self.after.as_ref().is_some_and(|after| after.chars().count() > 64) {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_query", "after is longer than 64 characters"));
+        }
+        let mut rest = all.filter(|(key, _)| self.after.as_ref().is_none_or(|after| key > after)).peekable();
+        let mut last = None;
+        let mut entries = Vec::new();
+        while entries.len() < limit
+            && let Some((key, entry)) = rest.next()
+        {
+            last = Some(key);
+            entries.push(entry);
+        }
+        Ok((entries, last.filter(|_| rest.peek().is_some())))
+    }
+}
+
+/// What the engine's task holds now.
+async fn sample(site: &Site) -> Result<Sample, Problem> {
+    site.handle.sample().await.ok_or_else(engine_gone)
+}
+
+/// Has an order carried out.
+async fn order(site: &Site, order: Order) -> Result<(), Problem> {
+    site.handle.administer(order).await.ok_or_else(engine_gone)?.map_err(|error| match error {
+        OrderError::TooManyRooms => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_rooms", error.to_string()),
+        OrderError::NoRoom => Problem::new(StatusCode::NOT_FOUND, "no_room", error.to_string()),
+        OrderError::NoPeer => Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string()),
+        OrderError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
+    })
+}
+
+fn engine_gone() -> Problem {
+    Problem::not_ready("server_stopping", "the server is stopping")
+}

@@ -1,0 +1,89 @@
+//! Peers of a room: list, look, remove, mute.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::views::{PeerPage, PeerView, TrackChange, TrackView};
+use super::{Admin, Asked, At, Body, Page, Problem, Site, order, sample};
+use crate::engine::Order;
+
+/// Who is in a room, by id.
+#[utoipa::path(get, path = "/v1/rooms/{room}/peers", tag = "peers", params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), Page),
+    responses((status = 200, description = "A page of peers; none of a room that nobody is in", body = PeerPage)))]
+pub(super) async fn list(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At(room): At<String>,
+    Asked(page): Asked<Page>,
+) -> Result<Json<PeerPage>, Problem> {
+    admin.of_room(&room)?;
+    let mut peers = all(&site, &room).await?;
+    peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+    let (peers, next) = page.of(peers.into_iter().map(|peer| (peer.peer.clone(), peer)))?;
+    Ok(Json(PeerPage { peers, next }))
+}
+
+/// One peer, with its state and its tracks.
+#[utoipa::path(get, path = "/v1/rooms/{room}/peers/{peer}", tag = "peers",
+    params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), ("peer" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The peer", body = PeerView)))]
+pub(super) async fn get(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At((room, peer)): At<(String, String)>,
+) -> Result<Json<PeerView>, Problem> {
+    admin.of_room(&room)?;
+    Ok(Json(find(&site, &room, &peer).await?))
+}
+
+/// Remove a peer.
+///
+/// It is told `bye` with the reason `removed`, the others `peer_left`. Its token is still good: revoke to keep it out.
+#[utoipa::path(delete, path = "/v1/rooms/{room}/peers/{peer}", tag = "peers",
+    params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), ("peer" = String, Path, description = "Its id")),
+    responses((status = 204, description = "It is gone")))]
+pub(super) async fn delete(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At((room, peer)): At<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    admin.of_room(&room)?;
+    order(&site, Order::RemovePeer { room, peer }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Mute a track, or let it be heard and seen again.
+///
+/// It is not passed on to anybody; everybody is told by `track_changed`. Its owner cannot undo that.
+#[utoipa::path(patch, path = "/v1/rooms/{room}/peers/{peer}/tracks/{mid}", tag = "peers",
+    params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), ("peer" = String, Path, description = "Whose"), ("mid" = String, Path, description = "The section of its offer")),
+    request_body = TrackChange, responses((status = 200, description = "The track as it is now", body = TrackView)))]
+pub(super) async fn mute(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At((room, peer, mid)): At<(String, String, String)>,
+    Body(TrackChange { muted }): Body<TrackChange>,
+) -> Result<Json<TrackView>, Problem> {
+    admin.of_room(&room)?;
+    let mute = Order::MuteTrack { room: room.clone(), peer: peer.clone(), mid: mid.clone(), is_muted: muted };
+    order(&site, mute).await?;
+    let track = find(&site, &room, &peer).await?.tracks.into_iter().find(|track| track.mid == mid);
+    track.map(Json).ok_or_else(no_peer)
+}
+
+async fn all(site: &Site, room: &str) -> Result<Vec<PeerView>, Problem> {
+    let snapshot = sample(site).await?.snapshot;
+    let peers = snapshot.rooms.iter().filter(|found| found.room == room).flat_map(|found| &found.peers);
+    Ok(peers.map(PeerView::of).collect())
+}
+
+async fn find(site: &Site, room: &str, peer: &str) -> Result<PeerView, Problem> {
+    all(site, room).await?.into_iter().find(|found| found.peer == peer).ok_or_else(no_peer)
+}
+
+fn no_peer() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_peer", "there is no such peer in the room")
+}

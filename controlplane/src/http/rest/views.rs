@@ -1,0 +1,327 @@
+//! What REST shows and takes, as JSON. Everything that a request may say has its bounds here, and the document shows
+//! them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Problem;
+use crate::auth::is_participant_name;
+use crate::engine::{PeerSnapshot, RoomPolicy, Snapshot};
+use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING};
+use crate::registry::Revocation;
+
+/// A refusal (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemDetails {
+    /// `urn:uprtc:problem:{code}`
+    r#type: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// Stable name of what is wrong.
+    code: String,
+    /// One sentence for a developer.
+    detail: String,
+}
+
+/// A room that an operator made, or that somebody is in.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RoomView {
+    /// Its name.
+    #[schema(example = "standup")]
+    pub(super) room: String,
+    /// Peers that are in it.
+    peers: usize,
+    /// Peers that it admits.
+    peers_max: u32,
+    /// Media of each client, up and down together, bit/s.
+    client_bps_max: u32,
+    /// Whether nobody else may come in.
+    locked: bool,
+    /// Whether it was made by `PUT` and stays when it is empty.
+    made: bool,
+    /// The worker that carries it, while somebody is in it.
+    worker: Option<usize>,
+}
+
+impl RoomView {
+    /// Every room, by name.
+    pub(super) fn all(snapshot: &Snapshot) -> Vec<RoomView> {
+        let live = snapshot.rooms.iter().map(|room| &room.room);
+        let names: std::collections::BTreeSet<&String> = live.chain(snapshot.policies.keys()).collect();
+        names.into_iter().filter_map(|name| Self::find(snapshot, name)).collect()
+    }
+
+    /// One room.
+    pub(super) fn find(snapshot: &Snapshot, name: &str) -> Option<RoomView> {
+        let live = snapshot.rooms.iter().find(|room| room.room == name);
+        let made = snapshot.policies.get(name);
+        if live.is_none() && made.is_none() {
+            return None;
+        }
+        let policy = made.cloned().unwrap_or_default();
+        Some(RoomView {
+            room: name.to_owned(),
+            peers: live.map_or(0, |room| room.peers.len()),
+            peers_max: policy.peers_max.unwrap_or(snapshot.peers_max),
+            client_bps_max: policy.client_bps_max.unwrap_or(snapshot.client_bps_max),
+            locked: policy.locked,
+            made: made.is_some(),
+            worker: live.map(|room| room.worker),
+        })
+    }
+}
+
+/// A page of rooms, by name.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RoomPage {
+    /// The rooms.
+    pub(super) rooms: Vec<RoomView>,
+    /// `after` of the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// The limits of a room; what is left out or null is as the server is set.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RoomLimits {
+    /// Peers that it admits. Who is in stays in.
+    #[schema(minimum = 1, maximum = 24)]
+    #[serde(default)]
+    peers_max: Option<u32>,
+    /// Media of each client, up and down together, bit/s.
+    #[schema(minimum = 64_000, maximum = 100_000_000)]
+    #[serde(default)]
+    client_bps_max: Option<u32>,
+    /// Whether nobody else may come in.
+    #[serde(default)]
+    locked: bool,
+}
+
+impl RoomLimits {
+    /// The policy that it is, if it can be one.
+    pub(super) fn policy(self) -> Result<RoomPolicy, Problem> {
+        let RoomLimits { peers_max, client_bps_max, locked } = self;
+        if peers_max.is_some_and(|peers| !(1..=PEERS_MAX_CEILING).contains(&peers)) {
+            return Err(Problem::invalid(format!("peers_max is not 1 to {PEERS_MAX_CEILING}")));
+        }
+        if client_bps_max.is_some_and(|bps| !(CLIENT_BPS_FLOOR..=CLIENT_BPS_CEILING).contains(&bps)) {
+            let detail = format!("client_bps_max is not {CLIENT_BPS_FLOOR} to {CLIENT_BPS_CEILING}");
+            return Err(Problem::invalid(detail));
+        }
+        Ok(RoomPolicy { peers_max, client_bps_max, locked })
+    }
+}
+
+/// A peer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PeerView {
+    /// Its id in the room.
+    pub(super) peer: String,
+    /// Its name.
+    name: String,
+    /// How far its transport is: `new`, `connecting`, `connected` or `interrupted`.
+    #[schema(pattern = "^(new|connecting|connected|interrupted)$")]
+    state: String,
+    /// Whether its signalling socket is open now.
+    has_socket: bool,
+    /// Sections through which it can receive.
+    slots: usize,
+    /// Those that carry a track.
+    slots_used: usize,
+    /// What it publishes.
+    pub(super) tracks: Vec<TrackView>,
+}
+
+impl PeerView {
+    /// As the engine sees it.
+    pub(super) fn of(peer: &PeerSnapshot) -> PeerView {
+        let track = |track: &proto::signal::TrackInfo| TrackView {
+            mid: track.track.split_once('/').map_or("", |(_, mid)| mid).to_owned(),
+            kind: word(&track.kind),
+            source: word(&track.source),
+            active: track.active,
+            muted: track.muted,
+        };
+        PeerView {
+            peer: peer.info.peer.clone(),
+            name: peer.info.name.clone(),
+            state: word(&peer.state),
+            has_socket: peer.has_socket,
+            slots: peer.slots,
+            slots_used: peer.slots_used,
+            tracks: peer.info.tracks.iter().map(track).collect(),
+        }
+    }
+}
+
+/// An enum's name on the wire.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// A page of peers, by id.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PeerPage {
+    /// The peers.
+    pub(super) peers: Vec<PeerView>,
+    /// `after` of the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// A track that a peer publishes.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TrackView {
+    /// The section of its owner's offer.
+    pub(super) mid: String,
+    /// `audio` or `video`.
+    #[schema(pattern = "^(audio|video)$")]
+    kind: String,
+    /// What it shows.
+    #[schema(pattern = "^(microphone|camera|screen|screen_audio)$")]
+    source: String,
+    /// Whether media is being sent and passed on.
+    active: bool,
+    /// Whether an operator keeps it from being passed on.
+    muted: bool,
+}
+
+/// What to do with a track.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrackChange {
+    /// Whether it is not to be passed on.
+    pub(super) muted: bool,
+}
+
+/// Whose tokens to revoke.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationOrder {
+    /// Tokens with this name; everybody's if it is left out or null.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9 ._-]+$")]
+    #[serde(default)]
+    name: Option<String>,
+}
+
+impl RevocationOrder {
+    /// The name, if it can be one.
+    pub(super) fn name(self) -> Result<Option<String>, Problem> {
+        match self.name {
+            Some(name) if !is_participant_name(&name) => Err(bad_name()),
+            name => Ok(name),
+        }
+    }
+}
+
+/// Tokens that are not good any more.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RevocationView {
+    /// With this name, or with any.
+    name: Option<String>,
+    /// Issued until then, seconds since 1970.
+    issued_until: u64,
+}
+
+impl From<Revocation> for RevocationView {
+    fn from(Revocation { name, issued_until, .. }: Revocation) -> Self {
+        RevocationView { name, issued_until }
+    }
+}
+
+/// A page of revocations, by name.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RevocationPage {
+    /// The revocations of the room.
+    pub(super) revocations: Vec<RevocationView>,
+    /// `after` of the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// What a token is to say.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenOrder {
+    /// The room, or `*` for every room.
+    #[schema(pattern = "^([A-Za-z0-9._-]{1,64}|[*])$", example = "standup")]
+    pub(super) room: String,
+    /// The name that others see.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9 ._-]+$", example = "Ada")]
+    pub(super) name: String,
+    /// May send media.
+    #[serde(default)]
+    pub(super) publish: bool,
+    /// May receive media.
+    #[serde(default)]
+    pub(super) subscribe: bool,
+    /// May use this interface for that room.
+    #[serde(default)]
+    pub(super) admin: bool,
+    /// How long it is good, seconds.
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    #[serde(default = "an_hour")]
+    pub(super) ttl_s: u64,
+}
+
+fn an_hour() -> u64 {
+    3600
+}
+
+/// A token.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TokenView {
+    /// The text of it.
+    pub(super) token: String,
+    /// Until when it is good, seconds since 1970.
+    pub(super) expires_at: u64,
+}
+
+/// The server.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ServerView {
+    /// Version of uprtc.
+    pub(super) version: String,
+    /// Version of the contract between its planes.
+    pub(super) contract: u32,
+    /// Whether rooms can be joined.
+    pub(super) is_ready: bool,
+    /// Rooms with somebody in them.
+    pub(super) rooms: usize,
+    /// Peers in all rooms.
+    pub(super) peers: usize,
+    /// Signalling sockets.
+    pub(super) sockets: usize,
+    /// Load averages of the machine over 1, 5 and 15 minutes, where the kernel tells them.
+    pub(super) load: Option<Vec<f64>>,
+    /// The workers of the dataplane.
+    pub(super) workers: Vec<WorkerView>,
+}
+
+/// One core that moves packets. Counts are since it started.
+#[derive(Serialize, ToSchema)]
+pub(super) struct WorkerView {
+    /// Its index.
+    pub(super) worker: usize,
+    /// Whether it takes joins.
+    pub(super) is_ready: bool,
+    /// Peers that it carries.
+    pub(super) peers: usize,
+    /// Routes that are open.
+    pub(super) routes: u64,
+    /// Datagrams that came.
+    pub(super) received: u64,
+    /// Their bytes.
+    pub(super) received_bytes: u64,
+    /// Datagrams that left.
+    pub(super) sent: u64,
+    /// Their bytes.
+    pub(super) sent_bytes: u64,
+}
+
+pub(super) fn bad_name() -> Problem {
+    Problem::invalid("name is not 1 to 64 characters without control characters")
+}

@@ -1,0 +1,393 @@
+//! REST from outside: a real server on a port of the kernel's choice and a plain TCP client. Behind it stands the real
+//! engine in the small world of `world`, with clients in it, where the engine's task stands otherwise.
+
+mod world;
+
+use std::time::Duration;
+
+use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
+use controlplane::http::{Limits, Site, serve};
+use controlplane::link::{self, Inbox, Request};
+use controlplane::metrics::Sample;
+use controlplane::registry::Registry;
+use proto::signal::{LeaveReason, ServerSignal};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use world::{World, carried, is_bye};
+
+/// Nothing here takes longer, unless it never comes.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn key() -> TokenKey {
+    TokenKey::new(&[7; KEY_LEN])
+}
+
+fn token(room: &str, is_admin: bool) -> String {
+    key().sign(&Claims { admin: is_admin, publish: true, ..Claims::new(room, "ops", 60) }).unwrap()
+}
+
+struct Server {
+    address: String,
+    world: World,
+    inbox: Inbox,
+    /// Whose token the requests bring.
+    token: String,
+    _stopping: watch::Sender<bool>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// Status and code of a refusal.
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {}", self.head, self.body);
+        (self.status, self.json()["code"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Server {
+    async fn start() -> Server {
+        Self::with(Limits::default(), Registry::default(), &[]).await
+    }
+
+    async fn with(limits: Limits, registry: Registry, origins: &[&str]) -> Server {
+        let (handle, inbox) = link::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut world = World::new();
+        world.engine.restore(registry.rules().rooms);
+        let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+        let site = Site::governed(handle, TokenKeys::from(key()), Default::default(), limits, registry, origins);
+        let (stopping, is_stopping) = watch::channel(false);
+        tokio::spawn(serve(listener, site, is_stopping));
+        Server { address, world, inbox, token: token("*", true), _stopping: stopping }
+    }
+
+    /// One request with the admin token, and the engine's part in it.
+    async fn ask(&mut self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let body = body.map(|body| body.to_string());
+        let kind = body.as_ref().map_or("", |_| "Content-Type: application/json\r\n");
+        let head = format!("Authorization: Bearer {}\r\n{kind}", self.token);
+        self.send(method, path, &head, &body.unwrap_or_default()).await
+    }
+
+    async fn send(&mut self, method: &str, path: &str, head: &str, body: &str) -> Answer {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n{head}\r\n{body}"
+        );
+        let address = self.address.clone();
+        let exchange = async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let mut exchange = std::pin::pin!(timeout(DEADLINE, exchange));
+        let text = loop {
+            tokio::select! {
+                text = &mut exchange => break text.expect("an answer in time"),
+                request = self.inbox.requests.recv() => match request.unwrap() {
+                    Request::Sample { reply } => {
+                        let snapshot = self.world.engine.snapshot();
+                        reply.send(Sample { snapshot, is_linked: true, ..Sample::default() }).unwrap();
+                    }
+                    Request::Administer { order, reply } => {
+                        let done = self.world.engine.administer(order);
+                        self.world.carry();
+                        reply.send(done).unwrap();
+                    }
+                    other => panic!("{other:?}"),
+                },
+            }
+        };
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+}
+
+#[tokio::test]
+async fn a_room_is_made_looked_at_changed_and_deleted() {
+    let mut server = Server::start().await;
+    let limits = json!({"peers_max": 2, "client_bps_max": 500_000});
+    let made = server.ask("PUT", "/v1/rooms/blue", Some(limits)).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "locked": false, "made": true, "worker": null});
+    assert_eq!(made.json(), expected);
+    assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.json(), expected);
+
+    let mut ada = server.world.guest("blue", world::grant("Ada"));
+    server.world.offer(&mut ada, world::PAGE, world::page_tracks()).unwrap();
+    let limits = server.world.drain(ada.socket).into_iter().find_map(|signal| match signal {
+        ServerSignal::Limits { send_bps_max, .. } => Some(send_bps_max),
+        _ => None,
+    });
+    assert_eq!(limits, Some(500_000), "the room's own bandwidth");
+    let _bob = server.world.join("blue", "Bob");
+    let mut cyd = server.world.guest("blue", world::grant("Cyd"));
+    let refused = server.world.offer(&mut cyd, world::PAGE, world::page_tracks());
+    assert_eq!(refused, Err(proto::signal::ErrorCode::RoomFull));
+
+    let locked = server.ask("PUT", "/v1/rooms/blue", Some(json!({"locked": true}))).await;
+    assert_eq!((locked.status, &locked.json()["peers_max"], &locked.json()["peers"]), (200, &json!(8), &json!(2)));
+    let mut dan = server.world.guest("blue", world::grant("Dan"));
+    let refused = server.world.offer(&mut dan, world::PAGE, world::page_tracks());
+    assert_eq!(refused, Err(proto::signal::ErrorCode::Forbidden));
+
+    assert_eq!(server.ask("DELETE", "/v1/rooms/blue", None).await.status, 204);
+    assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
+    assert_eq!(server.world.worker().peers.len(), 0, "their places on the worker are free");
+    assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.problem(), (404, "no_room".into()));
+    assert_eq!(server.ask("DELETE", "/v1/rooms/blue", None).await.problem(), (404, "no_room".into()));
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let mut server = Server::start().await;
+    for room in ["c", "a", "b", "e", "d"] {
+        server.ask("PUT", &format!("/v1/rooms/{room}"), Some(json!({}))).await;
+    }
+    let (mut seen, mut next) = (String::new(), String::new());
+    loop {
+        let page = server.ask("GET", &format!("/v1/rooms?limit=2{next}"), None).await.json();
+        seen.extend(page["rooms"].as_array().unwrap().iter().map(|room| room["room"].as_str().unwrap()));
+        match page["next"].as_str() {
+            Some(after) => next = format!("&after={after}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, "abcde");
+    for query in ["limit=0", "limit=101", "limit=x", "page=2"] {
+        assert_eq!(server.ask("GET", &format!("/v1/rooms?{query}"), None).await.problem(), (400, "bad_query".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_listed_and_removed_and_the_others_are_told() {
+    let mut server = Server::start().await;
+    let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("blue", "Bob"));
+    let list = server.ask("GET", "/v1/rooms/blue/peers", None).await.json();
+    let mut names: Vec<&str> = list["peers"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["Ada", "Bob"]);
+    let address = format!("/v1/rooms/blue/peers/{}", ada.id);
+    let one = server.ask("GET", &address, None).await.json();
+    assert_eq!((&one["state"], &one["has_socket"], &one["slots"]), (&json!("connected"), &json!(true), &json!(15)));
+    assert_eq!(
+        one["tracks"][0],
+        json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false})
+    );
+
+    server.world.drain(bob.socket);
+    assert_eq!(server.ask("DELETE", &address, None).await.status, 204);
+    assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
+    let told = server.world.drain(bob.socket);
+    assert!(told.iter().any(|signal| {
+        matches!(signal, ServerSignal::PeerLeft { peer, reason: LeaveReason::Removed } if *peer == ada.id)
+    }));
+    assert_eq!(server.world.journal.len(), 1, "a successor does not adopt it");
+    assert_eq!(server.ask("DELETE", &address, None).await.problem(), (404, "no_peer".into()));
+    assert_eq!(server.ask("DELETE", "/v1/rooms/red/peers/x", None).await.problem(), (404, "no_room".into()));
+}
+
+#[tokio::test]
+async fn a_muted_track_has_no_routes_and_stays_muted_over_a_restart() {
+    let mut server = Server::start().await;
+    let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("blue", "Bob"));
+    server.world.drain(ada.socket);
+    server.world.drain(bob.socket);
+    assert_eq!(server.world.worker().routes.len(), 4);
+    let address = format!("/v1/rooms/blue/peers/{}/tracks/0", ada.id);
+    let muted = server.ask("PATCH", &address, Some(json!({"muted": true}))).await.json();
+    assert_eq!((&muted["muted"], &muted["active"]), (&json!(true), &json!(false)));
+    assert_eq!(server.world.worker().routes.len(), 3, "its route is closed on the worker");
+    let told = server.world.drain(bob.socket);
+    let ServerSignal::TrackChanged { peer, track } = &told[0] else { panic!("{told:?}") };
+    assert!(*peer == ada.id && track.muted && !track.active);
+    let Some(ServerSignal::Slots { slots }) = told.last() else { panic!("{told:?}") };
+    assert_eq!(carried(slots).len(), 1, "only the camera is left");
+    assert!(matches!(server.world.drain(ada.socket)[0], ServerSignal::TrackChanged { .. }), "its owner knows");
+
+    // The owner cannot undo it.
+    let on = proto::signal::ClientSignal::Track { mid: "0".into(), active: false };
+    server.world.say(ada.socket, on);
+    server.world.say(ada.socket, proto::signal::ClientSignal::Track { mid: "0".into(), active: true });
+    assert_eq!(server.world.worker().routes.len(), 3);
+
+    server.world.restart_controlplane();
+    let peers = server.ask("GET", &format!("/v1/rooms/blue/peers/{}", ada.id), None).await.json();
+    assert_eq!(peers["tracks"][0]["muted"], true);
+    assert_eq!(server.world.worker().routes.len(), 3);
+    let heard = server.ask("PATCH", &address, Some(json!({"muted": false}))).await.json();
+    assert_eq!((&heard["muted"], &heard["active"]), (&json!(false), &json!(true)));
+    assert_eq!(server.world.worker().routes.len(), 4);
+    assert!(server.world.worker().refused.is_empty());
+    let nowhere = server.ask("PATCH", &address.replace("/0", "/9"), Some(json!({"muted": true}))).await;
+    assert_eq!(nowhere.problem(), (404, "no_track".into()));
+}
+
+#[tokio::test]
+async fn a_revocation_removes_and_keeps_out() {
+    let folder = std::env::temp_dir().join(format!("uprtc-rest-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut server = Server::with(Limits::default(), Registry::load(&folder).unwrap(), &[]).await;
+    let claims = Claims { publish: true, ..Claims::new("blue", "Ada", 60) };
+    let before = key().sign(&claims).unwrap();
+    let after = key().sign(&Claims { iat: claims.iat + 3, ..claims }).unwrap();
+    let door = |token: &str| format!("/v1/rooms/blue/signal?token={token}");
+    let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("blue", "Bob"));
+    assert_eq!(server.ask_bare("GET", &door(&before)).await.status, 426);
+
+    server.ask("PUT", "/v1/rooms/blue", Some(json!({"peers_max": 3}))).await;
+    let revoked = server.ask("POST", "/v1/rooms/blue/revocations", Some(json!({"name": "Ada"}))).await;
+    assert_eq!(revoked.status, 201, "{}", revoked.body);
+    assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
+    assert!(!server.world.drain(bob.socket).iter().any(|signal| matches!(signal, ServerSignal::Bye { .. })));
+    assert_eq!(server.ask_bare("GET", &door(&before)).await.problem(), (401, "token_revoked".into()));
+    assert_eq!(server.ask_bare("GET", &door(&after)).await.status, 426, "one that is issued later is good");
+
+    // The next controlplane knows both.
+    let mut next = Server::with(Limits::default(), Registry::load(&folder).unwrap(), &[]).await;
+    assert_eq!(next.ask_bare("GET", &door(&before)).await.problem(), (401, "token_revoked".into()));
+    assert_eq!(next.ask("GET", "/v1/rooms/blue", None).await.json()["peers_max"], 3);
+    let list = next.ask("GET", "/v1/rooms/blue/revocations", None).await.json();
+    assert_eq!(list["revocations"][0]["name"], "Ada");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+impl Server {
+    async fn ask_bare(&mut self, method: &str, path: &str) -> Answer {
+        self.send(method, path, "", "").await
+    }
+}
+
+#[tokio::test]
+async fn who_is_no_admin_governs_nothing() {
+    let mut server = Server::start().await;
+    assert_eq!(server.ask_bare("GET", "/v1/rooms").await.problem(), (401, "token_missing".into()));
+    let in_address = format!("/v1/rooms?token={}", token("*", true));
+    assert_eq!(server.ask_bare("GET", &in_address).await.problem(), (401, "token_missing".into()));
+    server.token = token("*", false);
+    assert_eq!(server.ask("GET", "/v1/rooms", None).await.problem(), (403, "not_admin".into()));
+    server.token = token("blue", true);
+    assert_eq!(server.ask("GET", "/v1/rooms", None).await.problem(), (403, "wrong_room".into()));
+    assert_eq!(server.ask("GET", "/v1/server", None).await.problem(), (403, "wrong_room".into()));
+    assert_eq!(server.ask("PUT", "/v1/rooms/red", Some(json!({}))).await.problem(), (403, "wrong_room".into()));
+    assert_eq!(server.ask("PUT", "/v1/rooms/blue", Some(json!({}))).await.status, 201);
+    for (room, status) in [("blue", 201), ("red", 403), ("*", 403)] {
+        let minted = server.ask("POST", "/v1/tokens", Some(json!({"room": room, "name": "Ada"}))).await;
+        assert_eq!(minted.status, status, "{room}");
+    }
+}
+
+#[tokio::test]
+async fn a_minted_token_opens_the_door() {
+    let mut server = Server::start().await;
+    let asked = json!({"room": "blue", "name": "Ada", "publish": true, "ttl_s": 60});
+    let minted = server.ask("POST", "/v1/tokens", Some(asked)).await.json();
+    let claims = key().verify(minted["token"].as_str().unwrap()).unwrap();
+    assert_eq!((claims.room.as_str(), claims.publish, claims.subscribe, claims.admin), ("blue", true, false, false));
+    assert_eq!(minted["expires_at"], claims.exp);
+    assert_eq!(claims.exp, claims.iat + 60);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_body_has_a_name() {
+    let mut server = Server::start().await;
+    for (body, problem) in [
+        ("{", (400, "bad_json")),
+        ("[]", (422, "invalid")),
+        (r#"{"peers_max": 0}"#, (422, "invalid")),
+        (r#"{"peers_max": 25}"#, (422, "invalid")),
+        (r#"{"client_bps_max": 1}"#, (422, "invalid")),
+        (r#"{"peers": 2}"#, (422, "invalid")),
+    ] {
+        let head = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", server.token);
+        let answer = server.send("PUT", "/v1/rooms/blue", &head, body).await;
+        assert_eq!(answer.problem(), (problem.0, problem.1.into()), "{body}");
+    }
+    let whole = server.ask("PUT", "/v1/rooms/whole", Some(json!({"peers_max": 3.0}))).await;
+    assert_eq!((whole.status, &whole.json()["peers_max"]), (201, &json!(3)), "an integer to JSON Schema");
+    let head = format!("Authorization: Bearer {}\r\n", server.token);
+    assert_eq!(server.send("PUT", "/v1/rooms/blue", &head, "{}").await.problem(), (415, "not_json".into()));
+    let long = json!({"name": "x".repeat(20_000)});
+    let answer = server.ask("POST", "/v1/rooms/blue/revocations", Some(long)).await;
+    assert_eq!(answer.problem(), (413, "too_large".into()));
+    let answer = server.ask("PUT", "/v1/rooms/a%20b", Some(json!({}))).await;
+    assert_eq!(answer.problem(), (400, "room_name".into()));
+    let answer = server.ask("POST", "/v1/server", None).await;
+    assert_eq!(answer.problem(), (405, "method_not_allowed".into()));
+    assert!(answer.header("allow").is_some_and(|allow| allow.contains("get")), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn each_admin_has_its_rate() {
+    let limits = Limits { requests_per_second: 3, ..Limits::default() };
+    let mut server = Server::with(limits, Registry::default(), &[]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(server.ask("GET", "/v1/server", None).await);
+    }
+    let refused = statuses.iter().find(|answer| answer.status == 429).expect("the fourth or one soon after it");
+    assert_eq!(refused.problem(), (429, "too_many_requests".into()));
+    assert!(refused.header("retry-after").is_some());
+    server.token = token("*", true);
+    assert_eq!(server.ask("GET", "/v1/server", None).await.status, 200, "another token has its own");
+}
+
+#[tokio::test]
+async fn only_the_origins_that_were_named_may_ask() {
+    let mut server = Server::with(Limits::default(), Registry::default(), &["https://app.example"]).await;
+    let preflight = |origin: &str| format!("Origin: {origin}\r\nAccess-Control-Request-Method: PUT\r\n");
+    let answer = server.send("OPTIONS", "/v1/rooms/blue", &preflight("https://app.example"), "").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some("https://app.example")));
+    assert!(answer.header("access-control-allow-headers").unwrap().contains("authorization"));
+    let answer = server.send("OPTIONS", "/v1/rooms/blue", &preflight("https://evil.example"), "").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (405, None));
+    let answer = server.send("GET", "/v1/rooms", "Origin: https://app.example\r\n", "").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some("https://app.example")));
+    assert!(answer.head.lines().any(|line| line.starts_with("vary: ") && line.contains("origin")));
+}
+
+#[tokio::test]
+async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
+    let mut server = Server::start().await;
+    let document = server.ask_bare("GET", "/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let page = server.ask_bare("GET", "/docs").await;
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(!page.body.contains("<script") && !page.body.contains("style=") && !page.body.contains("http"));
+    assert_eq!(server.ask_bare("GET", "/web/docs.css").await.status, 200);
+    let mut operations = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        assert!(page.body.contains(path.as_str()), "{path} is on the page");
+        let concrete = path.replace("{room}", "blue").replace("{peer}", "p").replace("{mid}", "0");
+        for (method, operation) in methods.as_object().unwrap() {
+            operations += 1;
+            let answer = server.ask_bare(&method.to_uppercase(), &concrete).await;
+            assert_eq!(answer.problem(), (401, "token_missing".into()), "{method} {path}");
+            assert!(operation["responses"]["401"].is_object());
+            assert!(!operation["summary"].as_str().unwrap().is_empty());
+        }
+    }
+    assert_eq!(operations, 12, "a handler that is routed is documented: count it here");
+}

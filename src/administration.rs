@@ -1,0 +1,171 @@
+//! `uprtc rooms`, `peers` and `kick`: an operator's look at a server and hand in it, over its REST interface. The
+//! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use controlplane::auth::{Claims, TokenKeys, is_room_name};
+use serde_json::Value;
+
+use crate::cli::{Remote, Shown};
+use crate::{Failure, options};
+
+/// How long a server may take to connect, and to each part of its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest answer that is read, bytes. A page of peers has at most 100 KiB.
+const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+
+/// `uprtc rooms`
+pub(crate) fn rooms(remote: &Remote, shown: &Shown) -> Result<(), Failure> {
+    let rooms = all(remote, "/v1/rooms", "rooms")?;
+    show(
+        shown,
+        rooms,
+        &[("ROOM", "room"), ("PEERS", "peers"), ("OF", "peers_max"), ("LOCKED", "locked"), ("WORKER", "worker")],
+    )
+}
+
+/// `uprtc peers ROOM`
+pub(crate) fn peers(remote: &Remote, shown: &Shown, room: &str) -> Result<(), Failure> {
+    let peers = all(remote, &format!("/v1/rooms/{}/peers", room_name(room)?), "peers")?;
+    show(
+        shown,
+        peers,
+        &[("PEER", "peer"), ("NAME", "name"), ("STATE", "state"), ("SOCKET", "has_socket"), ("TRACKS", "tracks")],
+    )
+}
+
+/// `uprtc kick ROOM PEER`
+pub(crate) fn kick(remote: &Remote, room: &str, peer: &str) -> Result<(), Failure> {
+    if !is_room_name(peer) {
+        return Err(format!("{peer:?} is not the id of a peer: `uprtc peers {room}` shows them").into());
+    }
+    ask(remote, "DELETE", &format!("/v1/rooms/{}/peers/{peer}", room_name(room)?)).map(|_| ())
+}
+
+fn room_name(room: &str) -> Result<&str, Failure> {
+    match is_room_name(room) {
+        true => Ok(room),
+        false => Err(format!("{room:?} is not the name of a room: 1 to 64 of A-Z a-z 0-9 . _ -").into()),
+    }
+}
+
+/// Every page of a list.
+fn all(remote: &Remote, path: &str, field: &str) -> Result<Vec<Value>, Failure> {
+    let (mut entries, mut after) = (Vec::new(), String::new());
+    loop {
+        let mut page = ask(remote, "GET", &format!("{path}?limit=100{after}"))?;
+        entries.extend(page[field].as_array_mut().map(std::mem::take).unwrap_or_default());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return Ok(entries),
+        }
+    }
+}
+
+/// One request and its answer; a refusal is said in the server's words.
+fn ask(remote: &Remote, method: &str, path: &str) -> Result<Value, Failure> {
+    let (server, token) = (&remote.server, token(remote)?);
+    let unreachable =
+        |error: std::io::Error| format!("cannot ask {server}: {error}; --server IP:PORT says where it is");
+    let address = server.to_socket_addrs().map_err(unreachable)?.next().ok_or("the server has no address")?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(unreachable)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).map_err(unreachable)?;
+    let mut answer = String::new();
+    stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer).map_err(unreachable)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{server} does not speak HTTP"))?;
+    let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body: Value = match body {
+        "" => Value::Null,
+        body => {
+            serde_json::from_str(body).map_err(|_| format!("{server} answers {status} and no JSON: is it uprtc?"))?
+        }
+    };
+    match status {
+        200..=299 => Ok(body),
+        _ => {
+            Err(format!("{server} refuses ({status}): {}", body["detail"].as_str().unwrap_or("without a word")).into())
+        }
+    }
+}
+
+fn token(remote: &Remote) -> Result<String, Failure> {
+    match std::env::var("UPRTC_TOKEN") {
+        Ok(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token),
+        Ok(_) => Err("UPRTC_TOKEN is no token: it has characters that no token has".into()),
+        Err(_) => {
+            let keys = TokenKeys::load_or_create(&options::resolve_state(&remote.common)?)?;
+            Ok(keys.sign(&Claims { admin: true, ..Claims::new("*", "uprtc", 60) })?)
+        }
+    }
+}
+
+/// As a table for people, or as JSON for programs.
+fn show(shown: &Shown, entries: Vec<Value>, columns: &[(&str, &str)]) -> Result<(), Failure> {
+    let text = match shown.json {
+        true => serde_json::to_string_pretty(&entries)? + "\n",
+        false => table(&entries, columns),
+    };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn table(entries: &[Value], columns: &[(&str, &str)]) -> String {
+    let title: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let row = |entry: &Value| columns.iter().map(|(_, field)| cell(&entry[*field])).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(title).chain(entries.iter().map(row)).collect();
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let padded: String = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}  ")).collect();
+        format!("{}\n", padded.trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(is) => if *is { "yes" } else { "no" }.to_owned(),
+        // A name may hold what moves a terminal's cursor; JSON's escapes do not.
+        Value::String(text) => text.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+        Value::Array(tracks) => {
+            let track = |track: &Value| {
+                let state = match (&track["muted"], &track["active"]) {
+                    (Value::Bool(true), _) => " (muted)",
+                    (_, Value::Bool(true)) => "",
+                    _ => " (off)",
+                };
+                format!("{}:{}{state}", cell(&track["mid"]), cell(&track["source"]))
+            };
+            tracks.iter().map(track).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_table_is_for_people() {
+        let peer = json!({"peer": "0a1b", "name": "Ada\u{1b}[2J", "tracks": [
+            {"mid": "0", "source": "microphone", "active": false, "muted": true},
+            {"mid": "1", "source": "camera", "active": true, "muted": false},
+            {"mid": "2", "source": "screen", "active": false, "muted": false}
+        ]});
+        let text = table(&[peer], &[("PEER", "peer"), ("NAME", "name"), ("WORKER", "worker"), ("TRACKS", "tracks")]);
+        assert_eq!(
+            text,
+            "PEER  NAME     WORKER  TRACKS\n0a1b  Ada?[2J  -       0:microphone (muted), 1:camera, 2:screen (off)\n"
+        );
+        assert_eq!(table(&[], &[("ROOM", "room")]), "ROOM\n");
+    }
+}
