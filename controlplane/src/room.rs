@@ -94,19 +94,23 @@ pub(crate) struct Track {
 /// The codecs of one m-section: the one that it was answered with first, and perhaps a second.
 pub(crate) type Formats = (Format, Option<Format>);
 
-/// An m-section through which a peer receives.
+/// An m-section through which a peer receives. Its names in the journal are short: a peer may have half a hundred.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Slot {
     /// Its place on the worker.
-    #[serde(with = "crate::journal::id")]
+    #[serde(rename = "s", with = "crate::journal::id")]
     pub(crate) slot: SlotId,
     /// The m-section's name in the receiver's offer.
+    #[serde(rename = "m")]
     pub(crate) mid: String,
     /// Audio or video.
+    #[serde(rename = "k")]
     pub(crate) kind: Kind,
     /// What the receiver can decode.
+    #[serde(rename = "f")]
     pub(crate) formats: Formats,
     /// What the receiver may report.
+    #[serde(rename = "b")]
     pub(crate) feedback: u8,
     /// What it carries. Not journaled: the worker's routes say it.
     #[serde(skip)]
