@@ -55,7 +55,7 @@ pub enum Error {
 }
 
 /// How long a taken port is tried again. The kernel takes a killed process's io_uring apart after its end, 6 to 143 ms
-/// after in twenty tries, and so long its sockets keep their ports: a successor must not give up on them.
+/// after in five kills, and so long its sockets keep their ports: a successor must not give up on them.
 const TAKEN_PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a dataplane until `wait` returns, which is where the caller waits for SIGTERM or SIGINT.
