@@ -54,8 +54,8 @@ pub enum Error {
     Worker(#[from] io::Error),
 }
 
-/// How long a taken port is tried again. The kernel takes a killed process's io_uring apart after its end, 6 to 143 ms
-/// after in five kills, and so long its sockets keep their ports: a successor must not give up on them.
+/// How long a taken port is tried again. The kernel takes a killed process's io_uring apart after its end (6 to 143 ms
+/// later in five kills), and until then its sockets keep their ports: a successor must not give up on them.
 const TAKEN_PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a dataplane until `wait` returns, which is where the caller waits for SIGTERM or SIGINT.
