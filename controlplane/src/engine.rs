@@ -7,6 +7,7 @@
 
 mod administration;
 mod adoption;
+mod moving;
 mod resource;
 mod signalling;
 mod transport;
@@ -377,11 +378,16 @@ impl Engine {
             self.rooms.remove(&peer.room);
             return;
         }
-        for other in self.members_of(&peer.room) {
-            self.tell(other, ServerSignal::PeerLeft { peer: member.id.clone(), reason });
+        self.tell_left(&peer.room, &member.id, reason);
+    }
+
+    /// Those who stay in a room learn who is gone, and share what that frees.
+    fn tell_left(&mut self, room: &str, peer: &str, reason: LeaveReason) {
+        for other in self.members_of(room) {
+            self.tell(other, ServerSignal::PeerLeft { peer: peer.to_owned(), reason });
         }
-        self.settle(&peer.room);
-        self.tell_limits(&peer.room);
+        self.settle(room);
+        self.tell_limits(room);
     }
 
     /// Says goodbye to a peer and drops what is known of how to reach it.
@@ -464,6 +470,7 @@ impl Engine {
             slots: member.slots.clone(),
             from: member.from.clone(),
             is_resource: peer.is_resource,
+            home: (peer.home != peer.room).then(|| peer.home.clone()),
         };
         self.write_journal(handle, Some(entry.write()));
     }

@@ -40,6 +40,9 @@ pub(crate) struct Entry {
     /// Whether it has an HTTP resource instead of a socket; the session is the resource's id.
     #[serde(default)]
     pub(crate) is_resource: bool,
+    /// The room that it joined by, if it was moved since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<String>,
 }
 
 impl Entry {
@@ -123,6 +126,7 @@ mod tests {
             slots: vec![slot; SLOTS_CEILING],
             from: vec!["\"".repeat(FROM_LEN_MAX / FROM_MAX); FROM_MAX],
             is_resource: true,
+            home: Some("h".repeat(ROOM_CHARS_MAX)),
         }
     }
 

@@ -21,6 +21,8 @@ use crate::session::SessionHash;
 pub(crate) struct Peer {
     /// The room that it is in.
     pub(crate) room: String,
+    /// The room that it joined by, which its client's address and token name. Another one if an operator has moved it.
+    pub(crate) home: String,
     /// What its token allows.
     pub(crate) grant: Grant,
     /// By what it is recognised.
@@ -49,6 +51,7 @@ impl Peer {
         }
         Peer {
             room: room.to_owned(),
+            home: room.to_owned(),
             grant: grant.clone(),
             session,
             socket: None,
@@ -62,8 +65,14 @@ impl Peer {
 
     /// A peer that an earlier controlplane connected. By the deadline it must be resumed, unless it has a resource: nobody
     /// resumes that, and it stays while its consent lives.
-    pub(crate) fn adopted(room: String, grant: Grant, session: SessionHash, deadline: Option<Instant>) -> Peer {
+    pub(crate) fn adopted(
+        (room, home): (String, Option<String>),
+        grant: Grant,
+        session: SessionHash,
+        deadline: Option<Instant>,
+    ) -> Peer {
         Peer {
+            home: home.unwrap_or_else(|| room.clone()),
             room,
             grant,
             session,
@@ -74,6 +83,11 @@ impl Peer {
             candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),
         }
+    }
+
+    /// Whether it is found under a room's address.
+    pub(crate) fn is_at(&self, room: &str) -> bool {
+        self.room == room || self.home == room
     }
 }
 

@@ -198,14 +198,23 @@ impl Room {
         self.members.push(member);
     }
 
-    /// Lets a member go, with everything that it has on the worker.
-    pub(crate) fn leave(&mut self, peer: PeerId, plan: &mut Plan) -> Option<Member> {
+    /// Lets a member go: its streams and slots stand, and nothing is carried into the slots any more.
+    pub(crate) fn part(&mut self, peer: PeerId, plan: &mut Plan) -> Option<Member> {
         let at = self.members.iter().position(|member| member.peer == peer)?;
-        let member = self.members.remove(at);
-        for slot in &member.slots {
-            if let Some(route) = slot.route {
+        let mut member = self.members.remove(at);
+        for slot in &mut member.slots {
+            slot.carries = None;
+            if let Some(route) = slot.route.take() {
                 plan.unwant_route(route);
             }
+        }
+        Some(member)
+    }
+
+    /// Lets a member go, with everything that it has on the worker.
+    pub(crate) fn leave(&mut self, peer: PeerId, plan: &mut Plan) -> Option<Member> {
+        let member = self.part(peer, plan)?;
+        for slot in &member.slots {
             plan.unwant_slot(slot.slot);
         }
         for track in &member.tracks {

@@ -6,10 +6,12 @@ mod world;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
+use controlplane::engine::{PeerMeasured, PeerPlaces};
 use controlplane::http::{Limits, Site, serve};
 use controlplane::link::{self, Inbox, Request};
 use controlplane::metrics::Sample;
 use controlplane::registry::Registry;
+use proto::plane::StreamTally;
 use proto::signal::{LeaveReason, ServerSignal};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,6 +63,28 @@ impl Answer {
     }
 }
 
+/// What a worker would say: the same of each stream, nothing yet of slots.
+fn measured(PeerPlaces { peer, streams, slots }: PeerPlaces) -> PeerMeasured {
+    let tally = |stream| StreamTally {
+        stream,
+        packets: 1000,
+        bytes: 100_000,
+        expected: 1010,
+        repaired: 1,
+        nacks: 2,
+        keyframe_requests: 3,
+        window_us: 2_000_000,
+        window_packets: 90,
+        window_bytes: 25_000,
+        window_expected: 100,
+    };
+    PeerMeasured {
+        peer,
+        streams: streams.into_iter().map(|stream| Some(tally(stream))).collect(),
+        slots: slots.into_iter().map(|(_, info)| (info, None)).collect(),
+    }
+}
+
 impl Server {
     async fn start() -> Server {
         Self::with(Limits::default(), Registry::default(), &[]).await
@@ -108,6 +132,10 @@ impl Server {
                     Request::Sample { reply } => {
                         let snapshot = self.world.engine.snapshot();
                         reply.send(Sample { snapshot, is_linked: true, ..Sample::default() }).unwrap();
+                    }
+                    Request::Measure { room, reply } => {
+                        let places = self.world.engine.places(&room).map(|(_, places)| places).unwrap_or_default();
+                        reply.send(places.into_iter().map(measured).collect()).unwrap();
                     }
                     Request::Administer { order, reply } => {
                         let done = self.world.engine.administer(order);
@@ -191,10 +219,14 @@ async fn a_peer_is_listed_and_removed_and_the_others_are_told() {
     let address = format!("/v1/rooms/blue/peers/{}", ada.id);
     let one = server.ask("GET", &address, None).await.json();
     assert_eq!((&one["state"], &one["has_socket"], &one["slots"]), (&json!("connected"), &json!(true), &json!(15)));
-    assert_eq!(
-        one["tracks"][0],
-        json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false})
-    );
+    let media = json!({"bps": 100_000, "packets_per_s": 45.0, "loss": 0.1, "packets": 1000, "bytes": 100_000,
+        "repaired": 1, "nacks": 2, "keyframe_requests": 3});
+    let track = json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false,
+        "media": media});
+    assert_eq!(one["tracks"][0], track);
+    assert_eq!(one["up"], json!({"bps": 300_000, "packets_per_s": 135.0, "loss": 0.1}));
+    let slot = json!({"mid": "3", "kind": "audio", "from": bob.id, "track": format!("{}/0", bob.id)});
+    assert_eq!((&one["receives"][0], one.get("down"), one.get("rtt_ms")), (&slot, None, None), "not known yet");
 
     server.world.drain(bob.socket);
     assert_eq!(server.ask("DELETE", &address, None).await.status, 204);
@@ -206,6 +238,35 @@ async fn a_peer_is_listed_and_removed_and_the_others_are_told() {
     assert_eq!(server.world.journal.len(), 1, "a successor does not adopt it");
     assert_eq!(server.ask("DELETE", &address, None).await.problem(), (404, "no_peer".into()));
     assert_eq!(server.ask("DELETE", "/v1/rooms/red/peers/x", None).await.problem(), (404, "no_room".into()));
+}
+
+#[tokio::test]
+async fn a_peer_is_moved_by_who_governs_both_rooms() {
+    let mut server = Server::start().await;
+    let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("red", "Bob"));
+    let address = format!("/v1/rooms/blue/peers/{}/move", ada.id);
+    let to = |room: &str| Some(json!({"room": room}));
+    let everything = std::mem::replace(&mut server.token, token("blue", true));
+    assert_eq!(server.ask("POST", &address, to("red")).await.problem(), (403, "wrong_room".into()));
+    server.token = token("red", true);
+    assert_eq!(server.ask("POST", &address, to("red")).await.problem(), (403, "wrong_room".into()));
+    server.token = everything;
+    for body in [json!({"room": "a b"}), json!({}), json!({"room": "red", "as": "Eve"})] {
+        assert_eq!(server.ask("POST", &address, Some(body)).await.problem(), (422, "invalid".into()));
+    }
+    server.ask("PUT", "/v1/rooms/red", Some(json!({"locked": true}))).await;
+    assert_eq!(server.ask("POST", &address, to("red")).await.problem(), (409, "room_locked".into()));
+    server.ask("PUT", "/v1/rooms/red", Some(json!({"peers_max": 1}))).await;
+    assert_eq!(server.ask("POST", &address, to("red")).await.problem(), (409, "room_full".into()));
+    server.ask("PUT", "/v1/rooms/red", Some(json!({}))).await;
+    server.world.drain(bob.socket);
+
+    let moved = server.ask("POST", &address, to("red")).await;
+    assert_eq!((moved.status, &moved.json()["peer"]), (200, &json!(ada.id)), "{}", moved.body);
+    assert!(matches!(server.world.drain(bob.socket)[0], ServerSignal::PeerJoined { .. }));
+    assert_eq!(server.ask("GET", "/v1/rooms/red", None).await.json()["peers"], 2);
+    assert_eq!(server.ask("POST", &address, to("red")).await.problem(), (404, "no_room".into()));
+    assert_eq!(server.ask("GET", &format!("/v1/rooms/red/peers/{}", ada.id), None).await.status, 200);
 }
 
 #[tokio::test]
@@ -389,5 +450,5 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
             assert!(!operation["summary"].as_str().unwrap().is_empty());
         }
     }
-    assert_eq!(operations, 12, "a handler that is routed is documented: count it here");
+    assert_eq!(operations, 13, "a handler that is routed is documented: count it here");
 }

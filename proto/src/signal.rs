@@ -147,6 +147,14 @@ pub enum ServerSignal {
         /// Why.
         reason: LeaveReason,
     },
+    /// An operator moved the receiver to another room. `peers`, `slots`, `limits` and `codec` follow, whole; the one
+    /// offer stands, and the session is good under the address as before.
+    Moved {
+        /// Where it is now.
+        room: String,
+        /// Peers that the room admits.
+        peers_max: u32,
+    },
     /// A track of another peer was switched on or off.
     TrackChanged {
         /// Whose.
@@ -295,6 +303,8 @@ pub enum LeaveReason {
     ServerStopping,
     /// An operator or the application's server removed it.
     Removed,
+    /// An operator or the application's server moved it to another room.
+    Moved,
 }
 
 /// Stable names of what can go wrong on the socket.

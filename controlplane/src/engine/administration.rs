@@ -38,6 +38,15 @@ pub enum Order {
         /// With which name.
         name: Option<String>,
     },
+    /// Take one peer to another room.
+    MovePeer {
+        /// Its room.
+        room: String,
+        /// Its id.
+        peer: String,
+        /// Where it goes. It need not be there yet.
+        to: String,
+    },
     /// Stop passing a track on, or pass it on again.
     MuteTrack {
         /// The room.
@@ -66,6 +75,18 @@ pub enum OrderError {
     /// The limit of rooms is reached.
     #[error("the server has its limit of rooms")]
     TooManyRooms,
+    /// The other room is locked.
+    #[error("the room is locked: nobody else may come in")]
+    Locked,
+    /// The other room has its limit of peers.
+    #[error("the room has its limit of peers")]
+    Full,
+    /// The other room is carried by another worker.
+    #[error("the room is carried by another worker, where the peer's transport cannot go: let it join there anew")]
+    OtherWorker,
+    /// It is not known yet what an earlier controlplane left.
+    #[error("the server has just started and does not know all rooms yet: try again shortly")]
+    NotReady,
 }
 
 impl Engine {
@@ -85,8 +106,10 @@ impl Engine {
             }
             Order::RemoveNamed { room, name } => {
                 self.remove_named(&room, name.as_deref());
+                self.remove_moved(&room, name.as_deref());
                 Ok(())
             }
+            Order::MovePeer { room, peer, to } => self.move_peer(&room, &peer, &to),
             Order::MuteTrack { room, peer, mid, is_muted } => self.mute(&room, &peer, &mid, is_muted),
         }
     }
@@ -113,10 +136,19 @@ impl Engine {
         Ok(())
     }
 
-    fn find(&self, room: &str, peer: &str) -> Result<Handle, OrderError> {
+    pub(super) fn find(&self, room: &str, peer: &str) -> Result<Handle, OrderError> {
         let room = self.rooms.get(room).ok_or(OrderError::NoRoom)?;
         let member = room.members().iter().find(|member| member.id == peer).ok_or(OrderError::NoPeer)?;
         Ok(Handle { worker: room.worker, peer: member.peer })
+    }
+
+    /// Who came by a room's token and was moved elsewhere since goes, too.
+    fn remove_moved(&mut self, home: &str, whom: Option<&str>) {
+        let is_meant = |name: &str| whom.is_none_or(|whom| whom == name);
+        let moved = self.peers.iter().filter(|(_, peer)| peer.home == home && is_meant(&peer.grant.name));
+        for handle in moved.map(|(&handle, _)| handle).collect::<Vec<Handle>>() {
+            self.end_peer(handle, LeaveReason::Removed, false);
+        }
     }
 
     /// Peers go, and so does who is at the door and has not offered yet.

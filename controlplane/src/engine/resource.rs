@@ -200,7 +200,7 @@ impl Engine {
     /// The peer of a resource.
     fn resource(&self, room: &str, resource: &str) -> Result<Handle, Denial> {
         let handle = self.sessions.get(&SessionHash::of(resource)).copied();
-        let is_it = |handle: &Handle| self.peers.get(handle).is_some_and(|peer| peer.is_resource && peer.room == room);
+        let is_it = |handle: &Handle| self.peers.get(handle).is_some_and(|peer| peer.is_resource && peer.is_at(room));
         match handle.filter(is_it) {
             Some(handle) => Ok(handle),
             // One of our predecessor is known as soon as its worker has told what is installed.

@@ -269,7 +269,7 @@ impl Engine {
     fn resume(&mut self, socket: SocketId, room: &str, session: String) -> Result<(), Refusal> {
         let handle = self.sessions.get(&SessionHash::of(&session)).copied();
         let found = handle.and_then(|handle| Some((handle, self.peers.get_mut(&handle)?)));
-        let Some((handle, peer)) = found.filter(|(_, peer)| peer.room == room && !peer.is_resource) else {
+        let Some((handle, peer)) = found.filter(|(_, peer)| peer.is_at(room) && !peer.is_resource) else {
             // A session of our predecessor is known as soon as its worker has told what is installed.
             if !self.is_ready() {
                 return Err(no_dataplane());
@@ -278,6 +278,7 @@ impl Engine {
         };
         let before = peer.socket.replace(socket);
         peer.transport.resumed();
+        let room = peer.room.clone();
         let (grant, state) = (peer.grant.clone(), peer.transport.state());
         if let Some(before) = before {
             self.send(before, ServerSignal::Bye { reason: LeaveReason::Replaced, rejoin: false });
@@ -288,9 +289,9 @@ impl Engine {
         self.set_clock(handle);
         self.totals.resumed += 1;
 
-        let member = self.rooms.get(room).and_then(|room| room.member(handle.peer));
+        let member = self.rooms.get(&room).and_then(|room| room.member(handle.peer));
         let id = member.map(|member| member.id.clone()).unwrap_or_default();
-        self.welcome(socket, session, id, room.to_owned(), &grant, true);
+        self.welcome(socket, session, id, room, &grant, true);
         self.send(socket, ServerSignal::State { state });
         self.tell_peers(handle);
         self.tell_slots(handle);

@@ -52,6 +52,7 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/rooms/{room}/revocations", post(rooms::revoke).get(rooms::revocations))
         .route("/v1/rooms/{room}/peers", get(peers::list))
         .route("/v1/rooms/{room}/peers/{peer}", get(peers::get).delete(peers::delete))
+        .route("/v1/rooms/{room}/peers/{peer}/move", post(peers::relocate))
         .route("/v1/rooms/{room}/peers/{peer}/tracks/{mid}", patch(peers::mute))
         .route("/v1/tokens", post(service::mint))
         .route("/v1/server", get(service::server))
@@ -279,6 +280,10 @@ async fn order(site: &Site, order: Order) -> Result<(), Problem> {
         OrderError::NoRoom => Problem::new(StatusCode::NOT_FOUND, "no_room", error.to_string()),
         OrderError::NoPeer => Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string()),
         OrderError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
+        OrderError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
+        OrderError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),
+        OrderError::OtherWorker => Problem::new(StatusCode::CONFLICT, "other_worker", error.to_string()),
+        OrderError::NotReady => Problem::not_ready("not_ready", &error.to_string()),
     })
 }
 

@@ -24,6 +24,7 @@ use super::{peers, rooms, service, views};
         peers::list,
         peers::get,
         peers::delete,
+        peers::relocate,
         peers::mute,
         service::mint,
         service::server

@@ -1,4 +1,4 @@
-//! Peers of a room: list, look, remove, mute.
+//! Peers of a room: list, look, remove, move, mute.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::views::{PeerPage, PeerView, TrackChange, TrackView};
+use super::views::{PeerMove, PeerPage, PeerView, ProblemDetails, TrackChange, TrackView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, engine_gone, order};
+use crate::auth::is_room_name;
 use crate::engine::Order;
 
 /// Who is in a room, by id, and what flows.
@@ -56,6 +57,31 @@ pub(super) async fn delete(
     admin.of_room(&room)?;
     order(&site, Order::RemovePeer { room, peer }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Move a peer to another room.
+///
+/// Its media goes on without a new offer: it is told `moved`, the room that it leaves `peer_left` with the reason
+/// `moved`, the other one `peer_joined`. Its id stays. The other room need not be there yet. It is refused (409) if the
+/// other room is locked (`room_locked`), full (`room_full`) or carried by another worker (`other_worker`). Needs a token
+/// for both rooms, which is one for `*`.
+#[utoipa::path(post, path = "/v1/rooms/{room}/peers/{peer}/move", tag = "peers", operation_id = "move",
+    params(("room" = String, Path, description = "The room that it is in", pattern = "^[A-Za-z0-9._-]{1,64}$"), ("peer" = String, Path, description = "Its id")),
+    request_body = PeerMove, responses((status = 200, description = "The peer in its new room", body = PeerView),
+    (status = 409, description = "The other room does not take it", content_type = "application/problem+json", body = ProblemDetails)))]
+pub(super) async fn relocate(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At((room, peer)): At<(String, String)>,
+    Body(PeerMove { room: to }): Body<PeerMove>,
+) -> Result<Json<PeerView>, Problem> {
+    admin.of_room(&room)?;
+    if !is_room_name(&to) {
+        return Err(Problem::invalid("room is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+    }
+    admin.of_room(&to)?;
+    order(&site, Order::MovePeer { room, peer: peer.clone(), to: to.clone() }).await?;
+    Ok(Json(find(&site, &to, &peer).await?))
 }
 
 /// Mute a track, or let it be heard and seen again.

@@ -248,6 +248,15 @@ pub(super) struct TrackChange {
     pub(super) muted: bool,
 }
 
+/// Where a peer is to go.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeerMove {
+    /// The other room.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$", example = "breakout-2")]
+    pub(super) room: String,
+}
+
 /// Whose tokens to revoke.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
