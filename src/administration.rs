@@ -1,4 +1,4 @@
-//! `uprtc rooms`, `peers` and `kick`: an operator's look at a server and hand in it, over its REST interface. The
+//! `uprtc rooms`, `peers`, `kick` and `move`: an operator's look at a server and hand in it, over its REST interface. The
 //! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`.
 
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use controlplane::auth::{Claims, TokenKeys, is_room_name};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{Remote, Shown};
 use crate::{Failure, options};
@@ -14,8 +14,11 @@ use crate::{Failure, options};
 /// How long a server may take to connect, and to each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest answer that is read, bytes. A page of peers has at most 100 KiB.
+/// Longest answer that is read, bytes. A room of peers that all receive everybody has about 200 KiB.
 const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+
+/// A column of a table: its title, where its value is (RFC 6901), and how it is shown.
+type Column = (&'static str, &'static str, fn(&Value) -> String);
 
 /// `uprtc rooms`
 pub(crate) fn rooms(remote: &Remote, shown: &Shown) -> Result<(), Failure> {
@@ -23,7 +26,13 @@ pub(crate) fn rooms(remote: &Remote, shown: &Shown) -> Result<(), Failure> {
     show(
         shown,
         rooms,
-        &[("ROOM", "room"), ("PEERS", "peers"), ("OF", "peers_max"), ("LOCKED", "locked"), ("WORKER", "worker")],
+        &[
+            ("ROOM", "/room", cell),
+            ("PEERS", "/peers", cell),
+            ("OF", "/peers_max", cell),
+            ("LOCKED", "/locked", cell),
+            ("WORKER", "/worker", cell),
+        ],
     )
 }
 
@@ -33,16 +42,39 @@ pub(crate) fn peers(remote: &Remote, shown: &Shown, room: &str) -> Result<(), Fa
     show(
         shown,
         peers,
-        &[("PEER", "peer"), ("NAME", "name"), ("STATE", "state"), ("SOCKET", "has_socket"), ("TRACKS", "tracks")],
+        &[
+            ("PEER", "/peer", cell),
+            ("NAME", "/name", cell),
+            ("STATE", "/state", cell),
+            ("SOCKET", "/has_socket", cell),
+            ("UP", "/up/bps", rate),
+            ("LOST", "/up/loss", percent),
+            ("DOWN", "/down/bps", rate),
+            ("LOST", "/down/loss", percent),
+            ("RTT", "/rtt_ms", milliseconds),
+            ("TRACKS", "/tracks", cell),
+        ],
     )
 }
 
 /// `uprtc kick ROOM PEER`
 pub(crate) fn kick(remote: &Remote, room: &str, peer: &str) -> Result<(), Failure> {
-    if !is_room_name(peer) {
-        return Err(format!("{peer:?} is not the id of a peer: `uprtc peers {room}` shows them").into());
+    let path = format!("/v1/rooms/{}/peers/{}", room_name(room)?, peer_id(room, peer)?);
+    ask(remote, "DELETE", &path, None).map(|_| ())
+}
+
+/// `uprtc move ROOM PEER TO`
+pub(crate) fn relocate(remote: &Remote, room: &str, peer: &str, to: &str) -> Result<(), Failure> {
+    let path = format!("/v1/rooms/{}/peers/{}/move", room_name(room)?, peer_id(room, peer)?);
+    ask(remote, "POST", &path, Some(json!({"room": room_name(to)?}))).map(|_| ())
+}
+
+/// Ids are of the letters that rooms' names are of.
+fn peer_id<'a>(room: &str, peer: &'a str) -> Result<&'a str, Failure> {
+    match is_room_name(peer) {
+        true => Ok(peer),
+        false => Err(format!("{peer:?} is not the id of a peer: `uprtc peers {room}` shows them").into()),
     }
-    ask(remote, "DELETE", &format!("/v1/rooms/{}/peers/{peer}", room_name(room)?)).map(|_| ())
 }
 
 fn room_name(room: &str) -> Result<&str, Failure> {
@@ -56,7 +88,7 @@ fn room_name(room: &str) -> Result<&str, Failure> {
 fn all(remote: &Remote, path: &str, field: &str) -> Result<Vec<Value>, Failure> {
     let (mut entries, mut after) = (Vec::new(), String::new());
     loop {
-        let mut page = ask(remote, "GET", &format!("{path}?limit=100{after}"))?;
+        let mut page = ask(remote, "GET", &format!("{path}?limit=100{after}"), None)?;
         entries.extend(page[field].as_array_mut().map(std::mem::take).unwrap_or_default());
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
@@ -66,15 +98,19 @@ fn all(remote: &Remote, path: &str, field: &str) -> Result<Vec<Value>, Failure> 
 }
 
 /// One request and its answer; a refusal is said in the server's words.
-fn ask(remote: &Remote, method: &str, path: &str) -> Result<Value, Failure> {
+fn ask(remote: &Remote, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
     let (server, token) = (&remote.server, token(remote)?);
     let unreachable =
         |error: std::io::Error| format!("cannot ask {server}: {error}; --server IP:PORT says where it is");
     let address = server.to_socket_addrs().map_err(unreachable)?.next().ok_or("the server has no address")?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+         {kind}Content-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).map_err(unreachable)?;
     let mut answer = String::new();
@@ -107,7 +143,7 @@ fn token(remote: &Remote) -> Result<String, Failure> {
 }
 
 /// As a table for people, or as JSON for programs.
-fn show(shown: &Shown, entries: Vec<Value>, columns: &[(&str, &str)]) -> Result<(), Failure> {
+fn show(shown: &Shown, entries: Vec<Value>, columns: &[Column]) -> Result<(), Failure> {
     let text = match shown.json {
         true => serde_json::to_string_pretty(&entries)? + "\n",
         false => table(&entries, columns),
@@ -115,9 +151,10 @@ fn show(shown: &Shown, entries: Vec<Value>, columns: &[(&str, &str)]) -> Result<
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-fn table(entries: &[Value], columns: &[(&str, &str)]) -> String {
-    let title: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-    let row = |entry: &Value| columns.iter().map(|(_, field)| cell(&entry[*field])).collect();
+fn table(entries: &[Value], columns: &[Column]) -> String {
+    let title: Vec<String> = columns.iter().map(|(title, ..)| (*title).to_owned()).collect();
+    let shown = |entry: &Value, (_, place, form): &Column| form(entry.pointer(place).unwrap_or(&Value::Null));
+    let row = |entry: &Value| columns.iter().map(|column| shown(entry, column)).collect();
     let rows: Vec<Vec<String>> = std::iter::once(title).chain(entries.iter().map(row)).collect();
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
@@ -149,10 +186,27 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// Bits per second in three digits.
+fn rate(value: &Value) -> String {
+    match value.as_f64() {
+        None => "-".to_owned(),
+        Some(bps) if bps < 1e3 => format!("{bps:.0}"),
+        Some(bps) if bps < 1e6 => format!("{:.0}k", bps / 1e3),
+        Some(bps) => format!("{:.1}M", bps / 1e6),
+    }
+}
+
+fn percent(value: &Value) -> String {
+    value.as_f64().map_or("-".to_owned(), |fraction| format!("{:.1}%", fraction * 100.0))
+}
+
+fn milliseconds(value: &Value) -> String {
+    value.as_f64().map_or("-".to_owned(), |ms| format!("{ms:.0}ms"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_table_is_for_people() {
@@ -161,11 +215,30 @@ mod tests {
             {"mid": "1", "source": "camera", "active": true, "muted": false},
             {"mid": "2", "source": "screen", "active": false, "muted": false}
         ]});
-        let text = table(&[peer], &[("PEER", "peer"), ("NAME", "name"), ("WORKER", "worker"), ("TRACKS", "tracks")]);
+        let columns: [Column; 4] = [
+            ("PEER", "/peer", cell),
+            ("NAME", "/name", cell),
+            ("WORKER", "/worker", cell),
+            ("TRACKS", "/tracks", cell),
+        ];
+        let text = table(&[peer], &columns);
         assert_eq!(
             text,
             "PEER  NAME     WORKER  TRACKS\n0a1b  Ada?[2J  -       0:microphone (muted), 1:camera, 2:screen (off)\n"
         );
-        assert_eq!(table(&[], &[("ROOM", "room")]), "ROOM\n");
+        assert_eq!(table(&[], &[("ROOM", "/room", cell)]), "ROOM\n");
+    }
+
+    #[test]
+    fn numbers_are_short_and_what_is_not_known_is_a_dash() {
+        let peer = json!({"up": {"bps": 1_234_567, "loss": 0.0123}, "down": {"bps": 32_100}, "rtt_ms": 12.3});
+        let columns: [Column; 5] = [
+            ("UP", "/up/bps", rate),
+            ("LOST", "/up/loss", percent),
+            ("DOWN", "/down/bps", rate),
+            ("LOST", "/down/loss", percent),
+            ("RTT", "/rtt_ms", milliseconds),
+        ];
+        assert_eq!(table(&[peer], &columns), "UP    LOST  DOWN  LOST  RTT\n1.2M  1.2%  32k   -     12ms\n");
     }
 }

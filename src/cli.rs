@@ -76,7 +76,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         shown: Shown,
     },
-    /// Show who is in a room.
+    /// Show who is in a room and what flows: rates in bit/s over the last seconds, what is lost on the way, round trips.
     Peers {
         #[command(flatten)]
         remote: Remote,
@@ -93,6 +93,17 @@ pub(crate) enum Command {
         room: String,
         /// Its id, as `uprtc peers` shows it
         peer: String,
+    },
+    /// Take a peer to another room; its media goes on.
+    Move {
+        #[command(flatten)]
+        remote: Remote,
+        /// The room that it is in
+        room: String,
+        /// Its id, as `uprtc peers` shows it
+        peer: String,
+        /// The room that it goes to
+        to: String,
     },
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),

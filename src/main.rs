@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),
         Command::Peers { remote, shown, room } => administration::peers(&remote, &shown, &room),
         Command::Kick { remote, room, peer } => administration::kick(&remote, &room, &peer),
+        Command::Move { remote, room, peer, to } => administration::relocate(&remote, &room, &peer, &to),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -247,6 +247,9 @@ fn an_operator_sees_rooms_and_peers_and_a_new_key_signs() {
     let line = only_line(&operate(&["kick", "demo", "0a1b"]));
     assert!(line.contains("(404)") && line.contains("no such room"), "{line}");
     assert!(only_line(&operate(&["kick", "demo", "../x"])).contains("uprtc peers demo"));
+    let line = only_line(&operate(&["move", "demo", "0a1b", "other"]));
+    assert!(line.contains("(404)") && line.contains("no such room"), "{line}");
+    assert!(only_line(&operate(&["move", "demo", "0a1b", "a b"])).contains("a room"));
     assert!(only_line(&operate(&["peers", "a/b"])).contains("a room"));
 
     let key = uprtc(&["new-key", "--state"]).arg(&folder.0).output().unwrap();

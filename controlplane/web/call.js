@@ -25,8 +25,7 @@ class Call {
   /** @param {Room} room */
   constructor(room) {
     this.#room = room;
-    part('call-title').textContent = `Room ${room.name}`;
-    part('bar-room').textContent = room.name;
+    this.#showName();
     this.#bindRoom();
     this.#bindBar();
     this.#add(room.local);
@@ -46,12 +45,27 @@ class Call {
   #ends = new AbortController();
   #saysWhoComes = false;
 
+  #showName() {
+    part('call-title').textContent = `Room ${this.#room.name}`;
+    part('bar-room').textContent = this.#room.name;
+  }
+
+  /** Who is there already does not come, and who stays behind does not leave. */
+  #arrive() {
+    this.#saysWhoComes = false;
+    setTimeout(() => (this.#saysWhoComes = true), 1_500);
+  }
+
   #bindRoom() {
     const room = this.#room;
     room.on('joined', () => {
       this.#tiles.get(room.local)?.refresh();
-      // Who is there already does not come.
-      setTimeout(() => (this.#saysWhoComes = true), 1_500);
+      this.#arrive();
+    });
+    room.on('moved', () => {
+      this.#arrive();
+      this.#showName();
+      toast(`You are in the room ${room.name} now`);
     });
     room.on('peer-joined', ({ participant }) => {
       this.#add(participant);
@@ -60,7 +74,8 @@ class Call {
     room.on('peer-left', ({ participant, reason }) => {
       this.#remove(participant);
       if (room.state !== 'connected' || reason === 'media_restarted') return;
-      toast(reason === 'left' ? `${participant.name} left` : `${participant.name} lost the connection`);
+      if (reason !== 'moved') toast(`${participant.name} ${reason === 'left' ? 'left' : 'lost the connection'}`);
+      else if (this.#saysWhoComes) toast(`${participant.name} went to another room`);
     });
     room.on('track-changed', ({ participant }) => this.#changed(participant));
     room.on('stream-changed', ({ participant }) => this.#changed(participant));

@@ -22,6 +22,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'peers', peers: PeerInfo[] }
  *   | { type: 'peer_joined', peer: PeerInfo }
  *   | { type: 'peer_left', peer: string, reason: LeaveReason }
+ *   | { type: 'moved', room: string, peers_max: number }
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }

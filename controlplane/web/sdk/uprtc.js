@@ -54,7 +54,7 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
  * @typedef {'new' | 'connecting' | 'connected' | 'reconnecting' | 'interrupted' | 'closed'} RoomState
  */
 
-/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed'} LeaveReason */
+/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed' | 'moved'} LeaveReason */
 
 /**
  * @typedef {object} RoomOptions
@@ -83,6 +83,8 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
  * @property {{ rejoined: boolean }} joined The room was entered; `rejoined` if it had been before.
  * @property {{ participant: Participant }} peer-joined Somebody came.
  * @property {{ participant: Participant, reason: LeaveReason }} peer-left Somebody is gone.
+ * @property {{ room: string, previous: string }} moved An operator moved us to another room; who was with us is told by
+ *   `peer-left` with the reason `moved`, who is there by `peer-joined`. Media and devices go on.
  * @property {{ participant: Participant, source: Source, active: boolean }} track-changed Somebody, or this client
  *   itself, switched a microphone, camera or screen on or off.
  * @property {{ participant: Participant, stream: MediaStream }} stream-changed A track moved into or out of a stream.
@@ -182,7 +184,7 @@ export class Room extends RoomTarget {
   constructor(options) {
     super();
     if (typeof RTCPeerConnection === 'undefined') throw new UprtcError('unsupported_browser', '', { fatal: true });
-    /** Its name. */
+    /** Its name. Another one than was asked for after a `moved`. */
     this.name = options.room;
     /** This client. */
     this.local = new Participant('', '', true);
@@ -472,6 +474,7 @@ export class Room extends RoomTarget {
     if (answer.type === 'answer') await transport.accept(answer.sdp);
     this.#session = welcome.session;
     this.#socket = socket;
+    this.#isIn(welcome.room);
     this.local.id = welcome.peer;
     this.local.name = welcome.name;
     const rejoined = this.#hasJoined;
@@ -542,6 +545,10 @@ export class Room extends RoomTarget {
   #take(signal, socket) {
     if (this.state === 'closed') return;
     switch (signal.type) {
+      case 'welcome':
+        // One that was moved while its socket was lost.
+        if (signal.resumed) this.#isIn(signal.room);
+        break;
       case 'candidate':
         this.#transport?.addCandidate(signal);
         break;
@@ -554,6 +561,9 @@ export class Room extends RoomTarget {
         break;
       case 'peer_left':
         this.#removePeer(signal.peer, signal.reason);
+        break;
+      case 'moved':
+        this.#isIn(signal.room);
         break;
       case 'track_changed':
         this.#setTrack(signal.peer, signal.track);
@@ -603,6 +613,16 @@ export class Room extends RoomTarget {
     if (reason === 'transport_failed' && !this.#transport?.wasConnected) this.#report(new UprtcError('media_failed'));
     if (rejoin) this.#retire();
     else this.#end(reason === 'replaced' ? new UprtcError('replaced') : new UprtcError('removed', reason));
+  }
+
+  /** Everybody else is somewhere else, if it is another room than before. @param {string} room */
+  #isIn(room) {
+    const previous = this.name;
+    if (room === previous) return;
+    this.name = room;
+    this.#emit('moved', { room, previous });
+    this.#slots = [];
+    for (const id of [...this.participants.keys()]) this.#removePeer(id, 'moved');
   }
 
   /** @param {PeerInfo[]} peers */
