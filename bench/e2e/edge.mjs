@@ -52,12 +52,21 @@ export class Edge {
 
   /** The token that `uprtc token` prints. */
   async token(...options) {
-    const child = spawn(executable, ['token', ...options, '--state', this.state], { stdio: ['ignore', 'pipe', 'inherit'] });
+    return (await this.#run(['token', ...options])).trim();
+  }
+
+  /** What an operator's command prints. */
+  uprtc(...words) {
+    return this.#run([...words, '--server', new URL(this.base).host]);
+  }
+
+  async #run(words) {
+    const child = spawn(executable, [...words, '--state', this.state], { stdio: ['ignore', 'pipe', 'inherit'] });
     let text = '';
     child.stdout.setEncoding('utf8').on('data', (part) => (text += part));
     const code = await new Promise((resolve) => child.once('close', resolve));
-    if (code !== 0) throw new Error(`uprtc token ended with ${code}`);
-    return text.trim();
+    if (code !== 0) throw new Error(`uprtc ${words[0]} ended with ${code}`);
+    return text;
   }
 
   async url(room, name, join = true) {
