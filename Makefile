@@ -9,7 +9,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-browsers clean
+.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-schema test-browsers clean
 
 build: deps
 	$(CARGO) build --release
@@ -18,7 +18,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps test-rust test-loom test-miri test-browsers
+test: test-deps test-rust test-loom test-miri test-schema test-browsers
 
 test-rust: deps
 	$(CARGO) test --workspace
@@ -30,6 +30,11 @@ test-loom: deps
 # The same memory under Miri, where a nightly toolchain with Miri is installed; skipped with a sentence elsewhere.
 test-miri: deps
 	tools/miri
+
+# REST against its own document: schemathesis asks the executable that `test-rust` built.
+test-schema: test-deps
+	$(CARGO) test --workspace --no-run --quiet
+	bench/schema/run "$${CARGO_TARGET_DIR:-target}/debug/uprtc"
 
 # Real Chromium peers against the executable that `test-rust` built (the same command, so nothing is built anew).
 test-browsers: test-deps

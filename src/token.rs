@@ -1,5 +1,7 @@
 //! `uprtc token`: lets somebody into a room.
 
+use std::io::Write;
+
 use controlplane::auth::{Claims, TokenKeys};
 
 use crate::cli::{Common, Token};
@@ -14,12 +16,10 @@ pub(crate) fn print(request: &Token) -> Result<(), Failure> {
         admin: request.admin,
         ..Claims::new(&request.room, &request.name, request.ttl.as_secs())
     };
-    println!("{}", key.sign(&claims)?);
-    Ok(())
+    Ok(writeln!(std::io::stdout(), "{}", key.sign(&claims)?)?)
 }
 
 /// Makes a key that signs from now on, and prints its `kid`.
 pub(crate) fn new_key(common: &Common) -> Result<(), Failure> {
-    println!("{}", TokenKeys::add(&options::resolve_state(common)?)?);
-    Ok(())
+    Ok(writeln!(std::io::stdout(), "{}", TokenKeys::add(&options::resolve_state(common)?)?)?)
 }

@@ -262,7 +262,7 @@ pub(super) struct PeerMove {
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationOrder {
     /// Tokens with this name; everybody's if it is left out or null.
-    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9 ._-]+$")]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
     #[serde(default)]
     name: Option<String>,
 }
@@ -309,7 +309,7 @@ pub(super) struct TokenOrder {
     #[schema(pattern = "^([A-Za-z0-9._-]{1,64}|[*])$", example = "standup")]
     pub(super) room: String,
     /// The name that others see.
-    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9 ._-]+$", example = "Ada")]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", example = "Ada")]
     pub(super) name: String,
     /// May send media.
     #[serde(default)]
