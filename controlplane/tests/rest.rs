@@ -188,6 +188,35 @@ async fn a_room_is_made_looked_at_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn limits_change_one_by_one_while_a_room_is_in_use() {
+    let mut server = Server::start().await;
+    assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(json!({}))).await.problem(), (404, "no_room".into()));
+    let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("blue", "Bob"));
+    server.world.drain(ada.socket);
+    let fewer = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 1, "client_bps_max": 600_000}))).await;
+    let shown =
+        |answer: &Answer| ["peers", "peers_max", "client_bps_max", "locked"].map(|field| answer.json()[field].clone());
+    assert_eq!(shown(&fewer), [json!(2), json!(1), json!(600_000), json!(false)], "who is in stays in");
+    let told = server.world.drain(ada.socket);
+    assert!(matches!(told[..], [ServerSignal::Limits { send_bps_max: 300_000, .. }]), "{told:?}");
+    let mut cyd = server.world.guest("blue", world::grant("Cyd"));
+    let refused = server.world.offer(&mut cyd, world::PAGE, world::page_tracks());
+    assert_eq!(refused, Err(proto::signal::ErrorCode::RoomFull), "nobody else comes in");
+    let socket = server.world.open("blue", world::grant("Bob"));
+    server.world.next(socket);
+    server.world.say(socket, proto::signal::ClientSignal::Resume { session: bob.session.clone() });
+    assert!(matches!(server.world.next(socket), ServerSignal::Welcome { resumed: true, .. }));
+
+    let locked = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": true, "peers_max": null}))).await;
+    assert_eq!(shown(&locked), [json!(2), json!(8), json!(600_000), json!(true)]);
+    let open = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": null}))).await;
+    assert_eq!(shown(&open), [json!(2), json!(8), json!(600_000), json!(false)]);
+    for body in [json!({"peers_max": 25}), json!({"locked": 1}), json!({"room": "red"})] {
+        assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(body)).await.problem(), (422, "invalid".into()));
+    }
+}
+
+#[tokio::test]
 async fn lists_come_in_pages() {
     let mut server = Server::start().await;
     for room in ["c", "a", "b", "e", "d"] {
@@ -450,5 +479,5 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
             assert!(!operation["summary"].as_str().unwrap().is_empty());
         }
     }
-    assert_eq!(operations, 13, "a handler that is routed is documented: count it here");
+    assert_eq!(operations, 14, "a handler that is routed is documented: count it here");
 }

@@ -48,7 +48,7 @@ const PAGE_DEFAULT: usize = 50;
 pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
     Router::new()
         .route("/v1/rooms", get(rooms::list))
-        .route("/v1/rooms/{room}", put(rooms::put).get(rooms::get).delete(rooms::delete))
+        .route("/v1/rooms/{room}", put(rooms::put).patch(rooms::patch).get(rooms::get).delete(rooms::delete))
         .route("/v1/rooms/{room}/revocations", post(rooms::revoke).get(rooms::revocations))
         .route("/v1/rooms/{room}/peers", get(peers::list))
         .route("/v1/rooms/{room}/peers/{peer}", get(peers::get).delete(peers::delete))

@@ -17,6 +17,7 @@ use super::{peers, rooms, service, views};
     paths(
         rooms::list,
         rooms::put,
+        rooms::patch,
         rooms::get,
         rooms::delete,
         rooms::revoke,

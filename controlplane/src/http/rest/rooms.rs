@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::views::{RevocationOrder, RevocationPage, RevocationView, RoomLimits, RoomPage, RoomView};
+use super::views::{RevocationOrder, RevocationPage, RevocationView, RoomChange, RoomLimits, RoomPage, RoomView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, order, sample};
-use crate::engine::Order;
+use crate::engine::{Order, RoomPolicy};
 use crate::registry::{REVOCATIONS_MAX, Revocation, Rules};
 
 /// Every room, by name.
@@ -43,13 +43,34 @@ pub(super) async fn put(
     let status = {
         let _turn = site.administering.lock().await;
         let is_there = RoomView::find(&sample(&site).await?.snapshot, &room).is_some();
-        order(&site, Order::SetRoom { room: room.clone(), policy: policy.clone() }).await?;
-        let mut rules = site.registry.rules();
-        rules.rooms.insert(room.clone(), policy);
-        keep(&site, rules).await?;
+        set(&site, &room, policy).await?;
         if is_there { StatusCode::OK } else { StatusCode::CREATED }
     };
     Ok((status, Json(find(&site, &room).await?)))
+}
+
+/// Change some limits of a room.
+///
+/// What is left out stays, what is null becomes as the server is set (RFC 7396). They hold at once, also while the room is
+/// in use: everybody is told another bandwidth, and with fewer peers admitted or locked nobody else comes in, but who is
+/// in stays in.
+#[utoipa::path(patch, path = "/v1/rooms/{room}", tag = "rooms", params(("room" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9._-]{1,64}$")), request_body = RoomChange,
+    responses((status = 200, description = "The room as it is now", body = RoomView)))]
+pub(super) async fn patch(
+    admin: Admin,
+    State(site): State<Arc<Site>>,
+    At(room): At<String>,
+    Body(change): Body<RoomChange>,
+) -> Result<Json<RoomView>, Problem> {
+    admin.of_room(&room)?;
+    {
+        let _turn = site.administering.lock().await;
+        let mut snapshot = sample(&site).await?.snapshot;
+        RoomView::find(&snapshot, &room).ok_or_else(no_room)?;
+        let policy = change.made_in(snapshot.policies.remove(&room).unwrap_or_default())?;
+        set(&site, &room, policy).await?;
+    }
+    Ok(Json(find(&site, &room).await?))
 }
 
 /// One room.
@@ -129,8 +150,19 @@ pub(super) async fn revocations(
     Ok(Json(RevocationPage { revocations, next }))
 }
 
+/// Puts a room's limits in force, and writes them down.
+async fn set(site: &Arc<Site>, room: &str, policy: RoomPolicy) -> Result<(), Problem> {
+    order(site, Order::SetRoom { room: room.to_owned(), policy: policy.clone() }).await?;
+    let mut rules = site.registry.rules();
+    rules.rooms.insert(room.to_owned(), policy);
+    keep(site, rules).await
+}
+
+fn no_room() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_room", "there is no such room")
+}
+
 async fn find(site: &Site, room: &str) -> Result<RoomView, Problem> {
-    let no_room = || Problem::new(StatusCode::NOT_FOUND, "no_room", "there is no such room");
     RoomView::find(&sample(site).await?.snapshot, room).ok_or_else(no_room)
 }
 

@@ -1,7 +1,7 @@
 //! What REST shows and takes, as JSON. Everything that a request may say has its bounds here, and the document shows
 //! them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::Problem;
@@ -104,14 +104,54 @@ impl RoomLimits {
     /// The policy that it is, if it can be one.
     pub(super) fn policy(self) -> Result<RoomPolicy, Problem> {
         let RoomLimits { peers_max, client_bps_max, locked } = self;
-        if peers_max.is_some_and(|peers| !(1..=PEERS_MAX_CEILING).contains(&peers)) {
-            return Err(Problem::invalid(format!("peers_max is not 1 to {PEERS_MAX_CEILING}")));
-        }
-        if client_bps_max.is_some_and(|bps| !(CLIENT_BPS_FLOOR..=CLIENT_BPS_CEILING).contains(&bps)) {
-            let detail = format!("client_bps_max is not {CLIENT_BPS_FLOOR} to {CLIENT_BPS_CEILING}");
-            return Err(Problem::invalid(detail));
-        }
-        Ok(RoomPolicy { peers_max, client_bps_max, locked })
+        checked(RoomPolicy { peers_max, client_bps_max, locked })
+    }
+}
+
+/// A policy within its bounds.
+fn checked(policy: RoomPolicy) -> Result<RoomPolicy, Problem> {
+    let RoomPolicy { peers_max, client_bps_max, .. } = policy;
+    if peers_max.is_some_and(|peers| !(1..=PEERS_MAX_CEILING).contains(&peers)) {
+        return Err(Problem::invalid(format!("peers_max is not 1 to {PEERS_MAX_CEILING}")));
+    }
+    if client_bps_max.is_some_and(|bps| !(CLIENT_BPS_FLOOR..=CLIENT_BPS_CEILING).contains(&bps)) {
+        let detail = format!("client_bps_max is not {CLIENT_BPS_FLOOR} to {CLIENT_BPS_CEILING}");
+        return Err(Problem::invalid(detail));
+    }
+    Ok(policy)
+}
+
+/// Other limits of a room; what is left out stays, and null is as the server is set.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RoomChange {
+    /// Peers that it admits. Who is in stays in.
+    #[schema(minimum = 1, maximum = 24, value_type = Option<u32>)]
+    #[serde(default, deserialize_with = "said")]
+    peers_max: Option<Option<u32>>,
+    /// Media of each client, up and down together, bit/s.
+    #[schema(minimum = 64_000, maximum = 100_000_000, value_type = Option<u32>)]
+    #[serde(default, deserialize_with = "said")]
+    client_bps_max: Option<Option<u32>>,
+    /// Whether nobody else may come in.
+    #[schema(value_type = Option<bool>)]
+    #[serde(default, deserialize_with = "said")]
+    locked: Option<Option<bool>>,
+}
+
+/// Tells null from a field that is left out.
+fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl RoomChange {
+    /// What becomes of a policy, if it can be one.
+    pub(super) fn made_in(self, before: RoomPolicy) -> Result<RoomPolicy, Problem> {
+        checked(RoomPolicy {
+            peers_max: self.peers_max.unwrap_or(before.peers_max),
+            client_bps_max: self.client_bps_max.unwrap_or(before.client_bps_max),
+            locked: self.locked.map_or(before.locked, Option::unwrap_or_default),
+        })
     }
 }
 
