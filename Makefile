@@ -1,7 +1,8 @@
 # Two commands do everything on a fresh machine with Rust:
 #   make run    builds, starts both planes and prints a link that opens a call
 #   make test   installs what the tests need and runs all of them
-# Others: make build, make bench, make lint, make deps (what the build needs), make test-deps (and what the tests need).
+# Others: make build, make bench, make lint, make deps (what the build needs), make test-deps (and what the tests need),
+# make test-rust, test-loom, test-miri, test-schema, test-browsers (one part of the tests).
 
 SHELL := /bin/bash
 CARGO ?= cargo

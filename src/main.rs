@@ -1,6 +1,6 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` lets people in, `rooms`, `peers` and `kick` govern a server, `doctor` looks at the
-//! machine. No logic of a call is here.
+//! `controlplane` are the two, `token` lets people in, `rooms`, `peers`, `kick` and `move` govern a server, `doctor` looks
+//! at the machine. No logic of a call is here.
 
 mod administration;
 mod cli;

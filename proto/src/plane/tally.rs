@@ -6,7 +6,7 @@
 
 use crate::id::{SlotId, StreamId};
 
-/// Words of a row: the sequence that guards it, and the tally's own.
+/// Words of a tally at most. With the sequence that guards them they are a row of two cache lines.
 pub const TALLY_WORDS_MAX: usize = 15;
 
 /// A tally's words, zeros behind the last.
