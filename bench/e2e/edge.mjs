@@ -35,6 +35,7 @@ export class Edge {
     const edge = new Edge();
     edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
     edge.log = '';
+    edge.executable = executable;
     const fixed = ['run', '--listen', '127.0.0.1:0', '--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
     edge.process = spawn(executable, [...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
     edge.ended = new Promise((resolve) => edge.process.once('exit', (code, signal) => resolve({ code, signal })));
