@@ -32,6 +32,7 @@ mod feedback;
 mod repair;
 mod rewrite;
 mod route;
+mod tally;
 
 mod edit;
 pub mod forward;
