@@ -13,6 +13,9 @@ const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+/** A deadline to race against: it does not keep the process alive once the race is over. */
+export const deadline = (ms) => new Promise((resolve) => setTimeout(resolve, ms).unref());
+
 /** Polls until `probe` gives something truthy; fails with `what` after `ms`. */
 export async function until(what, probe, ms = 20_000) {
   const end = Date.now() + ms;
@@ -87,7 +90,7 @@ export class Edge {
 
   async stop() {
     if (this.process.exitCode === null) this.process.kill('SIGTERM');
-    const ended = await Promise.race([this.ended, sleep(10_000).then(() => undefined)]);
+    const ended = await Promise.race([this.ended, deadline(10_000)]);
     if (!ended) this.process.kill('SIGKILL');
     await rm(this.state, { recursive: true, force: true });
     return ended;
