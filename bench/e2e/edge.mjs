@@ -16,7 +16,7 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 /** A deadline to race against: it does not keep the process alive once the race is over. */
 export const deadline = (ms) => new Promise((resolve) => setTimeout(resolve, ms).unref());
 
-/** Polls until `probe` gives something truthy; fails with `what` after `ms`. */
+/** Polls until `probe` gives something truthy; fails with `what` after `ms`, or at once with an error that `isFinal`. */
 export async function until(what, probe, ms = 20_000) {
   const end = Date.now() + ms;
   let last;
@@ -26,6 +26,7 @@ export async function until(what, probe, ms = 20_000) {
       if (found) return found;
       last = found;
     } catch (error) {
+      if (error.isFinal) throw error;
       last = error;
     }
     if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what} (last: ${last?.stack ?? JSON.stringify(last)})`);
@@ -46,7 +47,7 @@ export class Edge {
       stream.on('data', (text) => (edge.log += text));
     }
     edge.link = await until('the edge prints a link', () => {
-      if (edge.process.exitCode !== null) throw new Error(`the edge ended:\n${edge.log}`);
+      if (edge.process.exitCode !== null) throw Object.assign(new Error(`the edge ended:\n${edge.log}`), { isFinal: true });
       return edge.log.match(/http:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
     });
     edge.base = new URL(edge.link).origin;

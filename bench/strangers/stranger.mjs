@@ -53,7 +53,9 @@ export class Stranger {
   /** Fails with its log if it has ended. */
   check() {
     const { exitCode, signalCode } = this.process;
-    if (exitCode !== null || signalCode !== null) throw new Error(`it ended with ${exitCode ?? signalCode}:\n${this.log}`);
+    if (exitCode !== null || signalCode !== null) {
+      throw Object.assign(new Error(`it ended with ${exitCode ?? signalCode}:\n${this.log}`), { isFinal: true });
+    }
     return this.report;
   }
 
