@@ -12,6 +12,7 @@ use crate::config::{
 use crate::forward::{Forwarder, ntp};
 use crate::outbox::Outbox;
 use crate::packet::{Outgoing, RtpPacket};
+use crate::picture::Pictures;
 use crate::route::{SenderClock, Slot};
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock, SenderReport};
 use crate::timer::Timer;
@@ -131,7 +132,8 @@ impl Forwarder {
         let packet = RtpPacket::from_history(kept, origin.index)?;
         // A packet that came as RTX was kept as it came.
         let pt = packet.header.pt;
-        let rtx_pt = route.rtx_pt(stream.format_of(pt).or_else(|| stream.format_of_rtx(pt))?);
+        let format = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt))?;
+        let rtx_pt = route.rtx_pt(format);
         if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
             return None;
         }
@@ -156,8 +158,12 @@ impl Forwarder {
             now,
             carried: &packet.carried(&ids),
         };
+        let pictures = Pictures::read(format.codec, packet.payload);
         let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
-            header.write(frame, &seq.to_be_bytes(), packet.payload)
+            let (header_len, len) = header.write(frame, &seq.to_be_bytes(), packet.payload);
+            // As in the packet that it repairs.
+            origin.pictures.write(&pictures, &mut frame[len - packet.payload.len()..len]);
+            (header_len, len)
         });
         slot.counts.retransmitted += u64::from(is_sent);
         is_sent.then_some(Counter::RtxSent)

@@ -22,6 +22,7 @@ mod timer;
 mod transport;
 
 pub mod codec;
+pub mod picture;
 pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
