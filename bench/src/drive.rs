@@ -311,7 +311,8 @@ impl Driver {
             ServerSignal::State { state } => report.state = Some(state),
             ServerSignal::Error { code, message, .. } => report.errors.push((code, message)),
             ServerSignal::Bye { reason, rejoin } => report.bye = Some((reason, rejoin)),
-            ServerSignal::Pong {} => (),
+            // `Moved`: whom it has left, `Peers` replaces.
+            ServerSignal::Moved { .. } | ServerSignal::Pong {} => (),
         }
     }
 
