@@ -7,7 +7,6 @@ Reports its state and what it decodes, twice a second; leaves when its input is 
 
 import array
 import asyncio
-import fractions
 import sys
 
 import av
@@ -19,6 +18,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 
+import frames
 import media
 import whip_client
 from whip_client import report
@@ -35,13 +35,7 @@ class Pictures(MediaStreamTrack):
 
     async def recv(self) -> av.VideoFrame:
         await pace(self, self.count / media.FPS)
-        frame = av.VideoFrame(media.WIDTH, media.HEIGHT, "yuv420p")
-        painted, start = media.paint(self.number, self.count), 0
-        for plane in frame.planes:
-            rows = [painted[start + y * plane.width : start + (y + 1) * plane.width] for y in range(plane.height)]
-            plane.update(b"".join(row.ljust(plane.line_size, b"\0") for row in rows))
-            start += plane.width * plane.height
-        frame.pts, frame.time_base = self.count * 90_000 // media.FPS, fractions.Fraction(1, 90_000)
+        frame = frames.picture(self.number, self.count)
         self.count += 1
         return frame
 
@@ -56,12 +50,8 @@ class Sound(MediaStreamTrack):
         self.number, self.count, self.began = number, 0, None
 
     async def recv(self) -> av.AudioFrame:
-        samples = media.RATE // 50
         await pace(self, self.count / 50)
-        frame = av.AudioFrame(format="s16", layout="mono", samples=samples)
-        frame.planes[0].update(media.sound(self.number, self.count * samples, samples))
-        frame.pts, frame.sample_rate = self.count * samples, media.RATE
-        frame.time_base = fractions.Fraction(1, media.RATE)
+        frame = frames.piece(self.number, self.count)
         self.count += 1
         return frame
 
@@ -82,21 +72,18 @@ class Seen:
 
     async def watch(self, track: MediaStreamTrack) -> None:
         while True:
-            frame = await track.recv()
-            plane = frame.planes[0]
-            found = media.read(bytes(plane), plane.line_size, frame.width, frame.height)
+            found = frames.seen_in(await track.recv())
             if found:
                 self.pictures[found[0]] = found[1]
 
     async def listen(self, track: MediaStreamTrack) -> None:
-        heard: list[int] = []
+        heard = array.array("h")
         while True:
             frame = await track.recv()
-            channels = len(frame.layout.channels)
-            heard += array.array("h", bytes(frame.planes[0])[: 2 * channels * frame.samples])[::channels]
+            heard += frames.samples_of(frame)
             if len(heard) >= frame.sample_rate // 2:
                 self.tones[track.id] = media.tones_in(heard[: frame.sample_rate // 5], frame.sample_rate)
-                heard = []
+                heard = array.array("h")
 
 
 async def main(role: str, url: str, token: str, number: str = "0", mime: str = "") -> None:

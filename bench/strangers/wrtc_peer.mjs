@@ -6,14 +6,13 @@
 // Reports its state, the address it sends from and what it decodes, twice a second; leaves when its input is closed.
 
 import wrtc from '@roamhq/wrtc';
-import WebSocket from 'ws';
 
 import { FPS, HEIGHT, RATE, WIDTH, paint, read, sound, tonesIn } from './media.mjs';
+import { join, serve } from './room.mjs';
 
 const { RTCAudioSink, RTCAudioSource, RTCVideoSink, RTCVideoSource } = wrtc.nonstandard;
 const [url, numberText] = process.argv.slice(2);
 const number = Number(numberText);
-const report = (facts) => process.stdout.write(`${JSON.stringify(facts)}\n`);
 
 const pc = new wrtc.RTCPeerConnection({ bundlePolicy: 'max-bundle' });
 const pictures = {};
@@ -69,38 +68,19 @@ async function localAddress() {
   return { address: all.get(pair?.localCandidateId)?.ip, changes: transport?.selectedCandidatePairChanges };
 }
 
-const socket = new WebSocket(url);
-// The link that it goes over may be the one that goes away: media does not depend on it.
-socket.on('error', (error) => console.error(String(error)));
-socket.on('message', async (text) => {
-  const signal = JSON.parse(text);
-  switch (signal.type) {
-    case 'welcome': {
-      send();
-      receive();
-      pc.onicecandidate = ({ candidate: found }) => {
-        const { candidate = '', sdpMid, sdpMLineIndex } = found ?? {};
-        socket.send(JSON.stringify({ type: 'candidate', candidate, sdpMid, sdpMLineIndex }));
-      };
-      await pc.setLocalDescription(await pc.createOffer());
-      socket.send(JSON.stringify({ type: 'offer', sdp: pc.localDescription.sdp }));
-      break;
-    }
-    case 'answer':
-      await pc.setRemoteDescription({ type: 'answer', sdp: signal.sdp });
-      break;
-    case 'error': // Shown by the test where something fails.
-    case 'bye':
-      console.error(text.toString());
-  }
-});
+async function offer() {
+  send();
+  receive();
+  await pc.setLocalDescription(await pc.createOffer());
+  return pc.localDescription.sdp;
+}
 
-const telling = setInterval(async () => {
-  report({ state: pc.connectionState, ...(await localAddress()), pictures, tones: [...new Set([...tones.values()].flat())] });
-}, 500);
-// Its threads outlive a closed connection, so the process is ended; closing tells the server by DTLS.
-process.stdin.resume().on('end', () => {
-  clearInterval(telling);
-  pc.close();
-  setTimeout(() => process.exit(0), 200);
-});
+const signal = join(url, offer, (sdp) => pc.setRemoteDescription({ type: 'answer', sdp }));
+pc.onicecandidate = ({ candidate: found }) => {
+  const { candidate = '', sdpMid, sdpMLineIndex } = found ?? {};
+  signal({ type: 'candidate', candidate, sdpMid, sdpMLineIndex });
+};
+serve(
+  async () => ({ state: pc.connectionState, ...(await localAddress()), pictures, tones: [...new Set([...tones.values()].flat())] }),
+  () => pc.close(), // which tells the server by DTLS
+);
