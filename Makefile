@@ -9,7 +9,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-browsers clean
+.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-browsers test-strangers clean
 
 build: deps
 	$(CARGO) build --release
@@ -18,7 +18,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps test-rust test-loom test-miri test-browsers
+test: test-deps test-rust test-loom test-miri test-browsers test-strangers
 
 test-rust: deps
 	$(CARGO) test --workspace
@@ -36,6 +36,15 @@ test-browsers: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/e2e && node --test --test-concurrency=1 --test-reporter=spec
+
+# Clients that are no browser, each with a Chromium, in a network namespace that is gone afterwards (docs/CLIENTS.md).
+test-strangers: test-deps
+	@tools/install strangers
+	$(CARGO) test --workspace --no-run --quiet
+	tools/npm-install bench/e2e
+	tools/npm-install bench/strangers
+	tools/pip-install bench/strangers
+	cd bench/strangers && ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec
 
 # What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
