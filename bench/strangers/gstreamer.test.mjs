@@ -9,7 +9,6 @@ import { Edge, until } from '../e2e/edge.mjs';
 import { EDGE_OPTIONS, Stranger, script, systemPython } from './stranger.mjs';
 
 const ROOM = 'gstreamer';
-const NUMBER = 9;
 let edge;
 let browser;
 let chromium;
@@ -27,18 +26,22 @@ after(async () => {
   await edge?.stop();
 });
 
-test('it publishes H.264 and Opus by WHIP', { timeout: 60_000 }, async () => {
+for (const [role, number, how] of [['publish', 9, ''], ['publish-early', 10, ' when it offers before it has encoded anything']]) {
+  test(`it publishes H.264 and Opus by WHIP${how}`, { timeout: 60_000 }, () => publishes(role, number));
+}
+
+async function publishes(role, number) {
   const token = await edge.token('--room', ROOM, '--name', 'GStreamer', '--publish');
   const url = `${edge.base}/whip/${ROOM}`;
-  const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), 'publish', url, token, NUMBER]);
-  await until('Chromium sees it', () => gstreamer.check() && chromium.sees([NUMBER]), 30_000);
-  await until('Chromium hears it', () => gstreamer.check() && chromium.hears([NUMBER]), 20_000);
+  const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), role, url, token, number]);
+  await until('Chromium sees it', () => gstreamer.check() && chromium.sees([number]), 30_000);
+  await until('Chromium hears it', () => gstreamer.check() && chromium.hears([number]), 20_000);
   const { inbound } = await chromium.stats();
   assert.ok(inbound.some((s) => s.codec === 'video/H264' && s.framesDecoded > 0), JSON.stringify(inbound));
   assert.deepEqual(await gstreamer.leave(), { code: 0, signal: null }, gstreamer.log);
   assert.equal(gstreamer.report.left, 200, 'DELETE');
   await until('Chromium sees nobody', () => chromium.sees([]), 5_000);
-});
+}
 
 test('it plays Chromium by WHEP', { timeout: 60_000 }, async () => {
   const token = await edge.token('--room', ROOM, '--name', 'Player', '--subscribe');
