@@ -25,7 +25,7 @@ PUBLISH = f"""
 webrtcbin name=webrtc bundle-policy=max-bundle
 appsrc name=pictures is-live=true format=time
   caps=video/x-raw,format=I420,width={media.WIDTH},height={media.HEIGHT},framerate={media.FPS}/1
-  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=300 bitrate=400
+  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=900 bitrate=400
   ! video/x-h264,profile=constrained-baseline ! rtph264pay config-interval=-1 aggregate-mode=zero-latency
   ! application/x-rtp,media=video,encoding-name=H264,payload=96 ! webrtc.
 appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,rate={media.RATE},channels=1,layout=interleaved

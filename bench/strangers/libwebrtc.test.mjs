@@ -6,17 +6,13 @@ import { execFileSync, spawn } from 'node:child_process';
 import { readlink } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
-import { Peer, launch } from '../e2e/browser.mjs';
-import { Edge, until } from '../e2e/edge.mjs';
-import { HOME, Stranger, script } from './stranger.mjs';
+import { until } from '../e2e/edge.mjs';
+import { HOME, Scene, Stranger, script } from './stranger.mjs';
 
-const ROOM = 'libwebrtc';
 const NUMBER = 11;
 /** The two links of its machine: the namespace's end, ours, and its address on each. */
 const LINKS = [1, 2].map((n) => ({ inside: `way${n}`, outside: `way${n}-home`, address: `10.88.${n}.2`, gateway: `10.88.${n}.1` }));
-let edge;
-let browser;
-let chromium;
+const scene = new Scene('libwebrtc', '--listen', '0.0.0.0:0');
 let machine;
 let stranger;
 
@@ -44,39 +40,23 @@ async function makeMachine() {
   }
 }
 
-before(async () => {
-  edge = await Edge.start('--listen', '0.0.0.0:0', '--media-ip', '127.0.0.1', '--media-ip', HOME);
-  browser = await launch();
-  chromium = await Peer.join(browser, await edge.url(ROOM, 'Chromium'), 1);
-  await makeMachine();
-});
-
-after(async () => {
-  await Stranger.stopAll();
-  machine?.stdin.end();
-  await browser?.close();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
-});
+before(makeMachine);
+after(() => machine?.stdin.end());
 
 async function theyMeet() {
-  await until('Chromium sees it', () => stranger.check() && chromium.sees([NUMBER]), 30_000);
-  await until('Chromium hears it', () => stranger.check() && chromium.hears([NUMBER]), 20_000);
-  await until('it sees Chromium', () => stranger.sees(1), 20_000);
-  await until('it hears Chromium', () => stranger.hears(1), 20_000);
+  await scene.isMet(stranger, NUMBER);
+  await scene.meets(stranger);
 }
 
-test('it and Chromium decode each other', { timeout: 90_000 }, async () => {
-  const token = await edge.token('--room', ROOM, '--name', 'libwebrtc', '--publish', '--subscribe');
-  const url = `ws://${HOME}:${new URL(edge.base).port}/v1/rooms/${ROOM}/signal?token=${token}`;
-  stranger = new Stranger(within(process.execPath, script('wrtc_peer.mjs'), url, NUMBER));
+test('it and Chromium decode each other', { timeout: 120_000 }, async () => {
+  stranger = new Stranger(within(process.execPath, script('wrtc_peer.mjs'), await scene.socket('libwebrtc', HOME), NUMBER));
   await theyMeet();
-  const { inbound, outbound } = await chromium.stats();
-  assert.ok(inbound.some((s) => s.codec === 'video/VP8' && s.framesDecoded > 0), JSON.stringify(inbound));
+  assert.equal(await scene.codecReceived(), 'video/VP8');
+  const { outbound } = await scene.chromium.stats();
   assert.ok(outbound.some((s) => s.codec === 'video/VP8' && s.framesEncoded > 0), JSON.stringify(outbound));
 });
 
-test('its link goes down, and the call goes on over the other', { timeout: 90_000 }, async () => {
+test('its link goes down, and the call goes on over the other', { timeout: 120_000 }, async () => {
   const used = LINKS.find(({ address }) => address === stranger.check().address);
   assert.ok(used, JSON.stringify(stranger.report));
   ip(`link set ${used.outside} down`);
@@ -85,20 +65,19 @@ test('its link goes down, and the call goes on over the other', { timeout: 90_00
   // Not what was decoded before.
   const count = stranger.report.pictures[1];
   await until('new pictures come to it', () => stranger.check().pictures[1] !== count);
-  const seen = await chromium.pictures();
+  const seen = await scene.chromium.pictures();
   await until('new pictures come from it', async () => {
-    const now = await chromium.pictures();
+    const now = await scene.chromium.pictures();
     return NUMBER in now && now[NUMBER] !== seen[NUMBER];
   });
   await theyMeet();
   assert.equal(stranger.report.state, 'connected');
-  const metrics = await edge.metrics();
+  const metrics = await scene.edge.metrics();
   const handshakes = ['begun', 'completed'].map((what) => metrics[`uprtc_dtls_${what}_total`]);
   assert.deepEqual(handshakes, [2, 2], 'one for Chromium, one for it');
 });
 
-test('it leaves by closing its connection', { timeout: 30_000 }, async () => {
-  assert.deepEqual(await stranger.leave(), { code: 0, signal: null }, stranger.log);
-  await until('Chromium sees nobody', () => chromium.sees([]), 5_000);
+test('it leaves by closing its connection', { timeout: 60_000 }, async () => {
+  await scene.seesOff(stranger);
   assert.doesNotMatch(stranger.log, /"error"/);
 });

@@ -1,10 +1,14 @@
-// A client of another kind: a process that reports what it sees in lines of JSON, and leaves when its input is closed.
+// A client of another kind: a process that reports what it sees in lines of JSON, and leaves when its input is closed. And
+// the scene of each test: an edge, and a Chromium in a room.
 
+import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import path from 'node:path';
+import { after, before } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { deadline } from '../e2e/edge.mjs';
+import { Peer, launch } from '../e2e/browser.mjs';
+import { Edge, deadline, until } from '../e2e/edge.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 /** The Python that has the packages of requirements.txt. */
@@ -22,8 +26,6 @@ export function ffmpeg() {
 
 /** The address that `tools/alone` gives for clients that take no loopback. */
 export const HOME = '10.88.0.1';
-/** Where an edge listens for them. */
-export const EDGE_OPTIONS = ['--media-ip', '127.0.0.1', '--media-ip', HOME];
 
 const running = new Set();
 
@@ -79,5 +81,68 @@ export class Stranger {
 
   static async stopAll() {
     await Promise.all([...running].map((stranger) => stranger.leave({ ms: 3000 })));
+  }
+}
+
+/** What a test file has: an edge, and a Chromium (number 1) on the meeting page of a room, for as long as its tests run. */
+export class Scene {
+  constructor(room, ...options) {
+    this.room = room;
+    before(async () => {
+      this.edge = await Edge.start('--media-ip', '127.0.0.1', '--media-ip', HOME, ...options);
+      this.browser = await launch();
+      this.chromium = await this.chromiumJoins(1);
+    });
+    after(async () => {
+      await Stranger.stopAll();
+      await this.browser?.close();
+      if (process.env.UPRTC_E2E_LOG) console.log(this.edge?.log);
+      await this.edge?.stop();
+    });
+  }
+
+  async chromiumJoins(number) {
+    return Peer.join(this.browser, await this.edge.url(this.room, `Chromium ${number}`, true), number);
+  }
+
+  /** Address and token to publish by WHIP. */
+  async whip(name) {
+    return [`${this.edge.base}/whip/${this.room}`, await this.edge.token('--room', this.room, '--name', name, '--publish')];
+  }
+
+  /** Address and token to play the first Chromium by WHEP. */
+  async whep(name) {
+    const token = await this.edge.token('--room', this.room, '--name', name, '--subscribe');
+    return [`${this.edge.base}/whep/${this.room}/${encodeURIComponent('Chromium 1')}`, token];
+  }
+
+  /** Address of the signalling socket, with a token. */
+  async socket(name, host = '127.0.0.1') {
+    const token = await this.edge.token('--room', this.room, '--name', name, '--publish', '--subscribe');
+    return `ws://${host}:${new URL(this.edge.base).port}/v1/rooms/${this.room}/signal?token=${token}`;
+  }
+
+  /** A Chromium decodes picture and tone of the stranger. */
+  async isMet(stranger, number, chromium = this.chromium) {
+    await until('Chromium sees it', () => stranger.check() && chromium.sees([number]), 30_000);
+    await until('Chromium hears it', () => stranger.check() && chromium.hears([number]), 20_000);
+  }
+
+  /** The stranger decodes picture and tone of the first Chromium. */
+  async meets(stranger) {
+    await until('it sees Chromium', () => stranger.sees(1), 30_000);
+    await until('it hears Chromium', () => stranger.hears(1), 20_000);
+  }
+
+  /** The codec in which Chromium decodes the one video that it receives. */
+  async codecReceived() {
+    const { inbound } = await this.chromium.stats();
+    return inbound.filter((s) => s.kind === 'video' && s.framesDecoded > 0).at(-1)?.codec;
+  }
+
+  /** The stranger is told to go, does so in order, and the room knows. */
+  async seesOff(stranger, { code = 0, ...how } = {}) {
+    assert.deepEqual(await stranger.leave(how), { code, signal: null }, stranger.log);
+    await until('Chromium sees nobody', () => this.chromium.sees([]), 10_000);
   }
 }
