@@ -44,7 +44,7 @@ test-strangers: test-deps
 	tools/npm-install bench/e2e
 	tools/npm-install bench/strangers
 	tools/pip-install bench/strangers
-	cd bench/strangers && ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec
+	cd bench/strangers && ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
 
 # What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
