@@ -39,6 +39,7 @@ export class Edge {
     const edge = new Edge();
     edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
     edge.log = '';
+    edge.executable = executable;
     const listen = options.includes('--listen') ? [] : ['--listen', '127.0.0.1:0'];
     const fixed = ['--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
     edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
