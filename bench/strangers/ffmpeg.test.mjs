@@ -26,7 +26,7 @@ function command([url, token]) {
   ];
 }
 
-test('it publishes H.264 and Opus by WHIP', { timeout: 90_000 }, async () => {
+test('ffmpeg publishes H.264 and Opus by WHIP', { timeout: 90_000 }, async () => {
   const muxer = new Stranger(command(await scene.whip('ffmpeg')));
   pictures = spawn(python, [script('media.py'), String(NUMBER)], { stdio: ['ignore', 'pipe', 'inherit'] });
   pictures.stdout.pipe(muxer.process.stdin);

@@ -9,19 +9,25 @@ import { Scene, Stranger, script, systemPython } from './stranger.mjs';
 
 const scene = new Scene('gstreamer');
 
-for (const [role, number, when] of [['publish', 9, ''], ['publish-early', 10, ' when it offers before it has encoded anything']]) {
-  test(`it publishes H.264 and Opus by WHIP${when}`, { timeout: 90_000 }, async () => {
-    const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), role, ...(await scene.whip('GStreamer')), number]);
-    await scene.isMet(gstreamer, number);
-    assert.equal(await scene.codecReceived(), 'video/H264');
-    await scene.seesOff(gstreamer);
-    assert.equal(gstreamer.report.left, 200, 'DELETE');
-  });
+async function publisher(role, number) {
+  return new Stranger([systemPython, script('gstreamer_peer.py'), role, ...(await scene.whip('GStreamer')), number]);
 }
 
-test('it makes a keyframe for who comes later', { timeout: 90_000 }, async () => {
+async function publishes(role, number) {
+  const gstreamer = await publisher(role, number);
+  await scene.isMet(gstreamer, number);
+  assert.equal(await scene.codecReceived(), 'video/H264');
+  await scene.seesOff(gstreamer);
+  assert.equal(gstreamer.report.left, 200, 'DELETE');
+}
+
+test('GStreamer publishes H.264 and Opus by WHIP', { timeout: 90_000 }, () => publishes('publish', 9));
+
+test('GStreamer may offer before it has encoded anything', { timeout: 90_000 }, () => publishes('publish-early', 10));
+
+test('GStreamer makes a keyframe for who comes later', { timeout: 90_000 }, async () => {
   // By itself it makes one in a minute.
-  const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), 'publish', ...(await scene.whip('GStreamer')), 9]);
+  const gstreamer = await publisher('publish', 9);
   await scene.isMet(gstreamer, 9);
   const late = await scene.chromiumJoins(2);
   await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 15_000);
@@ -29,7 +35,7 @@ test('it makes a keyframe for who comes later', { timeout: 90_000 }, async () =>
   await scene.seesOff(gstreamer);
 });
 
-test('it plays Chromium by WHEP', { timeout: 90_000 }, async () => {
+test('GStreamer plays Chromium by WHEP', { timeout: 90_000 }, async () => {
   const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), 'play', ...(await scene.whep('Player'))]);
   await scene.meets(gstreamer);
   assert.equal(gstreamer.report.state, 'connected');

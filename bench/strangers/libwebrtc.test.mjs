@@ -48,7 +48,7 @@ async function theyMeet() {
   await scene.meets(stranger);
 }
 
-test('it and Chromium decode each other', { timeout: 120_000 }, async () => {
+test('an old libwebrtc and Chromium decode each other', { timeout: 120_000 }, async () => {
   stranger = new Stranger(within(process.execPath, script('wrtc_peer.mjs'), await scene.socket('libwebrtc', HOME), NUMBER));
   await theyMeet();
   assert.equal(await scene.codecReceived(), 'video/VP8');

@@ -12,7 +12,7 @@ import { Edge, deadline, until } from '../e2e/edge.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 /** The Python that has the packages of requirements.txt. */
-export const python = path.join(here, 'venv/bin/python');
+export const python = path.join(here, '.venv/bin/python');
 /** The Python that has GStreamer. */
 export const systemPython = '/usr/bin/python3';
 export const script = (name) => path.join(here, name);

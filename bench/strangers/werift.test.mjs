@@ -9,7 +9,7 @@ import { Scene, Stranger, python, script } from './stranger.mjs';
 const NUMBER = 13;
 const scene = new Scene('werift');
 
-test('it and Chromium decode each other', { timeout: 120_000 }, async () => {
+test('werift and Chromium decode each other', { timeout: 120_000 }, async () => {
   const werift = new Stranger([process.execPath, script('werift_peer.mjs'), python, await scene.socket('werift'), NUMBER]);
   await scene.isMet(werift, NUMBER);
   await scene.meets(werift);
