@@ -4,12 +4,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Scene, Stranger, python, script } from './stranger.mjs';
+import { aiortcPlayer, aiortcPublisher } from './clients.mjs';
+import { Scene } from './stranger.mjs';
 
 const scene = new Scene('aiortc');
 
 async function publishes(number, mime) {
-  const aiortc = new Stranger([python, script('aiortc_peer.py'), 'publish', ...(await scene.whip('aiortc')), number, mime]);
+  const aiortc = aiortcPublisher(await scene.whip('aiortc'), number, mime);
   await scene.isMet(aiortc, number);
   assert.equal(await scene.codecReceived(), mime);
   await scene.seesOff(aiortc);
@@ -21,7 +22,7 @@ test('aiortc publishes H.264 and Opus by WHIP', { timeout: 90_000 }, () => publi
 test('aiortc publishes VP8 and Opus by WHIP', { timeout: 90_000 }, () => publishes(6, 'video/VP8'));
 
 test('aiortc plays Chromium by WHEP', { timeout: 90_000 }, async () => {
-  const aiortc = new Stranger([python, script('aiortc_peer.py'), 'play', ...(await scene.whep('Player'))]);
+  const aiortc = aiortcPlayer(await scene.whep('Chromium 1'));
   await scene.meets(aiortc);
   assert.equal(aiortc.report.state, 'connected');
   await scene.seesOff(aiortc);

@@ -1,6 +1,6 @@
 """aiortc as a WHIP publisher or a WHEP player.
 
-usage: aiortc_peer.py publish URL TOKEN NUMBER MIME | aiortc_peer.py play URL TOKEN
+usage: aiortc_peer.py publish URL TOKEN NUMBER MIME | aiortc_peer.py play URL TOKEN PAIRS
 
 Reports its state and what it decodes, twice a second; leaves when its input is closed.
 """
@@ -12,6 +12,7 @@ import sys
 import av
 from aiortc import (
     MediaStreamTrack,
+    RTCBundlePolicy,
     RTCConfiguration,
     RTCPeerConnection,
     RTCRtpSender,
@@ -86,9 +87,10 @@ class Seen:
                 heard = array.array("h")
 
 
-async def main(role: str, url: str, token: str, number: str = "0", mime: str = "") -> None:
+async def main(role: str, url: str, token: str, number: str, mime: str = "") -> None:
     # Without servers: none could be reached, and it would wait for them.
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    # In one bundle: with `balanced`, it takes the second video for bundled with a transport that the answer ends.
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     seen, tasks = Seen(), set()
 
     @pc.on("track")
@@ -102,8 +104,9 @@ async def main(role: str, url: str, token: str, number: str = "0", mime: str = "
         codecs = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == mime]
         pc.getTransceivers()[1].setCodecPreferences(codecs)
     else:
-        pc.addTransceiver("audio", direction="recvonly")
-        pc.addTransceiver("video", direction="recvonly")
+        for _ in range(int(number)):
+            pc.addTransceiver("audio", direction="recvonly")
+            pc.addTransceiver("video", direction="recvonly")
     await pc.setLocalDescription(await pc.createOffer())
     answer, resource = await asyncio.to_thread(whip_client.offer, url, token, pc.localDescription.sdp)
     await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))

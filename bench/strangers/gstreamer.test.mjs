@@ -5,38 +5,35 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { until } from '../e2e/edge.mjs';
-import { Scene, Stranger, script, systemPython } from './stranger.mjs';
+import { gstreamerEarlyPublisher, gstreamerPlayer, gstreamerPublisher } from './clients.mjs';
+import { Scene } from './stranger.mjs';
 
 const scene = new Scene('gstreamer');
 
-async function publisher(role, number) {
-  return new Stranger([systemPython, script('gstreamer_peer.py'), role, ...(await scene.whip('GStreamer')), number]);
-}
-
-async function publishes(role, number) {
-  const gstreamer = await publisher(role, number);
+async function publishes(publisher, number) {
+  const gstreamer = publisher(await scene.whip('GStreamer'), number);
   await scene.isMet(gstreamer, number);
   assert.equal(await scene.codecReceived(), 'video/H264');
   await scene.seesOff(gstreamer);
   assert.equal(gstreamer.report.left, 200, 'DELETE');
 }
 
-test('GStreamer publishes H.264 and Opus by WHIP', { timeout: 90_000 }, () => publishes('publish', 9));
+test('GStreamer publishes H.264 and Opus by WHIP', { timeout: 90_000 }, () => publishes(gstreamerPublisher, 9));
 
-test('GStreamer may offer before it has encoded anything', { timeout: 90_000 }, () => publishes('publish-early', 10));
+test('GStreamer may offer before it has encoded anything', { timeout: 90_000 }, () => publishes(gstreamerEarlyPublisher, 10));
 
 test('GStreamer makes a keyframe for who comes later', { timeout: 90_000 }, async () => {
   // By itself it makes one in a minute.
-  const gstreamer = await publisher('publish', 9);
+  const gstreamer = gstreamerPublisher(await scene.whip('GStreamer'), 9);
   await scene.isMet(gstreamer, 9);
   const late = await scene.chromiumJoins(2);
-  await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 15_000);
+  await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 20_000);
   await late.close();
   await scene.seesOff(gstreamer);
 });
 
 test('GStreamer plays Chromium by WHEP', { timeout: 90_000 }, async () => {
-  const gstreamer = new Stranger([systemPython, script('gstreamer_peer.py'), 'play', ...(await scene.whep('Player'))]);
+  const gstreamer = gstreamerPlayer(await scene.whep('Chromium 1'));
   await scene.meets(gstreamer);
   assert.equal(gstreamer.report.state, 'connected');
   await scene.seesOff(gstreamer);

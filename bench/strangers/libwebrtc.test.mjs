@@ -7,7 +7,8 @@ import { readlink } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
 import { until } from '../e2e/edge.mjs';
-import { HOME, Scene, Stranger, script } from './stranger.mjs';
+import { libwebrtcMember } from './clients.mjs';
+import { HOME, Scene } from './stranger.mjs';
 
 const NUMBER = 11;
 /** The two links of its machine: the namespace's end, ours, and its address on each. */
@@ -49,7 +50,7 @@ async function theyMeet() {
 }
 
 test('an old libwebrtc and Chromium decode each other', { timeout: 120_000 }, async () => {
-  stranger = new Stranger(within(process.execPath, script('wrtc_peer.mjs'), await scene.socket('libwebrtc', HOME), NUMBER));
+  stranger = libwebrtcMember(within(), await scene.socket('libwebrtc', HOME), NUMBER);
   await theyMeet();
   assert.equal(await scene.codecReceived(), 'video/VP8');
   const { outbound } = await scene.chromium.stats();

@@ -2,27 +2,11 @@
 // the scene of each test: an edge, and a Chromium in a room.
 
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
-import path from 'node:path';
+import { spawn } from 'node:child_process';
 import { after, before } from 'node:test';
-import { fileURLToPath } from 'node:url';
 
 import { Peer, launch } from '../e2e/browser.mjs';
 import { Edge, deadline, until } from '../e2e/edge.mjs';
-
-const here = path.dirname(fileURLToPath(import.meta.url));
-/** The Python that has the packages of requirements.txt. */
-export const python = path.join(here, '.venv/bin/python');
-/** The Python that has GStreamer. */
-export const systemPython = '/usr/bin/python3';
-export const script = (name) => path.join(here, name);
-
-let ffmpegPath;
-/** The ffmpeg that comes with the Python package imageio-ffmpeg: distributions' own have no WHIP yet. */
-export function ffmpeg() {
-  ffmpegPath ??= execFileSync(python, ['-c', 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())'], { encoding: 'utf8' }).trim();
-  return ffmpegPath;
-}
 
 /** The address that `tools/alone` gives for clients that take no loopback. */
 export const HOME = '10.88.0.1';
@@ -102,7 +86,7 @@ export class Scene {
   }
 
   async chromiumJoins(number) {
-    return Peer.join(this.browser, await this.edge.url(this.room, `Chromium ${number}`, true), number);
+    return Peer.join(this.browser, await this.edge.url(this.room, `Chromium ${number}`), number);
   }
 
   /** Address and token to publish by WHIP. */
@@ -110,10 +94,10 @@ export class Scene {
     return [`${this.edge.base}/whip/${this.room}`, await this.edge.token('--room', this.room, '--name', name, '--publish')];
   }
 
-  /** Address and token to play the first Chromium by WHEP. */
-  async whep(name) {
-    const token = await this.edge.token('--room', this.room, '--name', name, '--subscribe');
-    return [`${this.edge.base}/whep/${this.room}/${encodeURIComponent('Chromium 1')}`, token];
+  /** Address and token to play these by WHEP. */
+  async whep(...names) {
+    const token = await this.edge.token('--room', this.room, '--name', 'Player', '--subscribe');
+    return [`${this.edge.base}/whep/${this.room}/${names.map(encodeURIComponent).join(',')}`, token];
   }
 
   /** Address of the signalling socket, with a token. */
@@ -122,16 +106,16 @@ export class Scene {
     return `ws://${host}:${new URL(this.edge.base).port}/v1/rooms/${this.room}/signal?token=${token}`;
   }
 
-  /** A Chromium decodes picture and tone of the stranger. */
-  async isMet(stranger, number, chromium = this.chromium) {
-    await until('Chromium sees it', () => stranger.check() && chromium.sees([number]), 30_000);
-    await until('Chromium hears it', () => stranger.check() && chromium.hears([number]), 20_000);
+  /** Chromium decodes picture and tone of the stranger, and of nobody else. */
+  async isMet(stranger, number) {
+    await until('Chromium sees it', () => stranger.check() && this.chromium.sees([number]), 30_000);
+    await until('Chromium hears it', () => stranger.check() && this.chromium.hears([number]), 20_000);
   }
 
-  /** The stranger decodes picture and tone of the first Chromium. */
-  async meets(stranger) {
-    await until('it sees Chromium', () => stranger.sees(1), 30_000);
-    await until('it hears Chromium', () => stranger.hears(1), 20_000);
+  /** The stranger decodes picture and tone of a sender: of the first Chromium, or of this number. */
+  async meets(stranger, number = 1) {
+    await until(`it sees ${number}`, () => stranger.sees(number), 30_000);
+    await until(`it hears ${number}`, () => stranger.hears(number), 20_000);
   }
 
   /** The codec in which Chromium decodes the one video that it receives. */
@@ -140,7 +124,7 @@ export class Scene {
     return inbound.filter((s) => s.kind === 'video' && s.framesDecoded > 0).at(-1)?.codec;
   }
 
-  /** The stranger is told to go, does so in order, and the room knows. */
+  /** The stranger, the last one, is told to go, does so in order, and the room knows. */
   async seesOff(stranger, { code = 0, ...how } = {}) {
     assert.deepEqual(await stranger.leave(how), { code, signal: null }, stranger.log);
     await until('Chromium sees nobody', () => this.chromium.sees([]), 10_000);

@@ -4,13 +4,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Scene, Stranger, python, script } from './stranger.mjs';
+import { weriftMember } from './clients.mjs';
+import { Scene } from './stranger.mjs';
 
 const NUMBER = 13;
 const scene = new Scene('werift');
 
 test('werift and Chromium decode each other', { timeout: 120_000 }, async () => {
-  const werift = new Stranger([process.execPath, script('werift_peer.mjs'), python, await scene.socket('werift'), NUMBER]);
+  const werift = weriftMember(await scene.socket('werift'), NUMBER);
   await scene.isMet(werift, NUMBER);
   await scene.meets(werift);
   assert.equal(await scene.codecReceived(), 'video/H264');

@@ -229,6 +229,50 @@ fn nothing_is_sent_to_a_peer_before_it_has_keys_and_a_path_and_after_its_consent
     assert!(world.take_sent(bob.remote).is_empty(), "consent does not come back by itself");
 }
 
+/// libnice, under GStreamer, checks no more once it has nominated, and keeps its pair alive by indications.
+#[test]
+fn a_peer_that_sends_media_is_there_without_checks() {
+    let mut world = World::new();
+    let mut alice = world.connect(SrtpProfile::Aes128CmHmacSha1_80);
+    let mut bob = world.connect(SrtpProfile::AeadAes128Gcm);
+    let stream = world.publish(&alice, Codec::Opus);
+    let ssrc = world.ssrc_of(stream);
+    let expired =
+        |world: &World, peer: &Peer| world.reports.contains(&Report::Event(PeerExpired { peer: peer.id }.into()));
+    let mut last = Vec::new();
+    for second in 0..100 {
+        last = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"still here"));
+        world.receive(alice.remote, &last);
+        let report = rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() };
+        let report = bob.protect_rtcp(&report);
+        world.receive(bob.remote, &report);
+        world.advance(1_000_000);
+    }
+    assert!(!expired(&world, &alice), "media");
+    assert!(!expired(&world, &bob), "reports");
+
+    // What is replayed is not heard, nor what comes by a path that is not the selected one.
+    let elsewhere = "127.0.0.2:4444".parse().unwrap();
+    let check = alice.check(false);
+    world.receive(elsewhere, &check);
+    for second in 100..132 {
+        world.receive(alice.remote, &last);
+        let aside = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"by another way"));
+        world.receive(elsewhere, &aside);
+        world.advance(1_000_000);
+    }
+    assert!(expired(&world, &alice));
+    assert!(expired(&world, &bob), "it was silent");
+    world.reports.clear();
+    let late = bob.protect_rtcp(&rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() });
+    world.receive(bob.remote, &late);
+    let slot = world.slot(&bob);
+    world.route(stream, slot);
+    let unseen = alice.protect(&packet(ssrc, OPUS_PT, 200, 0, b"for nobody"));
+    world.receive(alice.remote, &unseen);
+    assert!(world.take_sent(bob.remote).is_empty(), "media does not take lost consent back");
+}
+
 #[test]
 fn a_peer_that_moves_keeps_its_keys_and_media_never_moves_it() {
     let mut world = World::new();
