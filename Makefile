@@ -2,7 +2,7 @@
 #   make run    builds, starts both planes and prints a link that opens a call
 #   make test   installs what the tests need and runs all of them
 # Others: make build, make bench, make lint, make deps (what the build needs), make test-deps (and what the tests need),
-# make test-rust, test-loom, test-miri, test-schema, test-browsers (one part of the tests).
+# make test-rust, test-loom, test-miri, test-schema, test-browsers, test-strangers (one part of the tests).
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -10,7 +10,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-schema test-browsers clean
+.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers clean
 
 build: deps
 	$(CARGO) build --release
@@ -19,7 +19,7 @@ run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
 # One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps test-rust test-loom test-miri test-schema test-browsers
+test: test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers
 
 test-rust: deps
 	$(CARGO) test --workspace
@@ -42,6 +42,15 @@ test-browsers: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/e2e && node --test --test-concurrency=1 --test-reporter=spec
+
+# Clients that are no browser, each with a Chromium, in a network namespace that is gone afterwards (docs/CLIENTS.md).
+test-strangers: test-deps
+	@tools/install strangers
+	$(CARGO) test --workspace --no-run --quiet
+	tools/npm-install bench/e2e
+	tools/npm-install bench/strangers
+	tools/python-venv bench/strangers/requirements.txt bench/strangers/.venv >/dev/null
+	cd bench/strangers && ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
 
 # What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps

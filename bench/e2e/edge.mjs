@@ -40,8 +40,9 @@ export class Edge {
     edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
     edge.log = '';
     edge.executable = executable;
-    const fixed = ['run', '--listen', '127.0.0.1:0', '--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
-    edge.process = spawn(executable, [...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const listen = options.includes('--listen') ? [] : ['--listen', '127.0.0.1:0'];
+    const fixed = ['--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
+    edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
     edge.ended = new Promise((resolve) => edge.process.once('exit', (code, signal) => resolve({ code, signal })));
     for (const stream of [edge.process.stdout, edge.process.stderr]) {
       stream.setEncoding('utf8');

@@ -1,24 +1,25 @@
 """aiortc as a WHIP publisher or a WHEP player.
 
-usage: aiortc_peer.py publish URL TOKEN NUMBER MIME | aiortc_peer.py play URL TOKEN
+usage: aiortc_peer.py publish URL TOKEN NUMBER MIME | aiortc_peer.py play URL TOKEN PAIRS
 
 Reports its state and what it decodes, twice a second; leaves when its input is closed.
 """
 
 import array
 import asyncio
-import fractions
 import sys
 
 import av
 from aiortc import (
     MediaStreamTrack,
+    RTCBundlePolicy,
     RTCConfiguration,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
 )
 
+import frames
 import media
 import whip_client
 from whip_client import report
@@ -35,13 +36,7 @@ class Pictures(MediaStreamTrack):
 
     async def recv(self) -> av.VideoFrame:
         await pace(self, self.count / media.FPS)
-        frame = av.VideoFrame(media.WIDTH, media.HEIGHT, "yuv420p")
-        painted, start = media.paint(self.number, self.count), 0
-        for plane in frame.planes:
-            rows = [painted[start + y * plane.width : start + (y + 1) * plane.width] for y in range(plane.height)]
-            plane.update(b"".join(row.ljust(plane.line_size, b"\0") for row in rows))
-            start += plane.width * plane.height
-        frame.pts, frame.time_base = self.count * 90_000 // media.FPS, fractions.Fraction(1, 90_000)
+        frame = frames.picture(self.number, self.count)
         self.count += 1
         return frame
 
@@ -56,12 +51,8 @@ class Sound(MediaStreamTrack):
         self.number, self.count, self.began = number, 0, None
 
     async def recv(self) -> av.AudioFrame:
-        samples = media.RATE // 50
         await pace(self, self.count / 50)
-        frame = av.AudioFrame(format="s16", layout="mono", samples=samples)
-        frame.planes[0].update(media.sound(self.number, self.count * samples, samples))
-        frame.pts, frame.sample_rate = self.count * samples, media.RATE
-        frame.time_base = fractions.Fraction(1, media.RATE)
+        frame = frames.piece(self.number, self.count)
         self.count += 1
         return frame
 
@@ -82,26 +73,24 @@ class Seen:
 
     async def watch(self, track: MediaStreamTrack) -> None:
         while True:
-            frame = await track.recv()
-            plane = frame.planes[0]
-            found = media.read(bytes(plane), plane.line_size, frame.width, frame.height)
+            found = frames.seen_in(await track.recv())
             if found:
                 self.pictures[found[0]] = found[1]
 
     async def listen(self, track: MediaStreamTrack) -> None:
-        heard: list[int] = []
+        heard = array.array("h")
         while True:
             frame = await track.recv()
-            channels = len(frame.layout.channels)
-            heard += array.array("h", bytes(frame.planes[0])[: 2 * channels * frame.samples])[::channels]
+            heard += frames.samples_of(frame)
             if len(heard) >= frame.sample_rate // 2:
                 self.tones[track.id] = media.tones_in(heard[: frame.sample_rate // 5], frame.sample_rate)
-                heard = []
+                heard = array.array("h")
 
 
-async def main(role: str, url: str, token: str, number: str = "0", mime: str = "") -> None:
+async def main(role: str, url: str, token: str, number: str, mime: str = "") -> None:
     # Without servers: none could be reached, and it would wait for them.
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    # In one bundle: with `balanced`, it takes the second video for bundled with a transport that the answer ends.
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     seen, tasks = Seen(), set()
 
     @pc.on("track")
@@ -115,8 +104,9 @@ async def main(role: str, url: str, token: str, number: str = "0", mime: str = "
         codecs = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == mime]
         pc.getTransceivers()[1].setCodecPreferences(codecs)
     else:
-        pc.addTransceiver("audio", direction="recvonly")
-        pc.addTransceiver("video", direction="recvonly")
+        for _ in range(int(number)):
+            pc.addTransceiver("audio", direction="recvonly")
+            pc.addTransceiver("video", direction="recvonly")
     await pc.setLocalDescription(await pc.createOffer())
     answer, resource = await asyncio.to_thread(whip_client.offer, url, token, pc.localDescription.sdp)
     await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))

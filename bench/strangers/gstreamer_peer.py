@@ -1,8 +1,9 @@
 """GStreamer's webrtcbin as a WHIP publisher or a WHEP player.
 
-usage: gstreamer_peer.py publish URL TOKEN NUMBER | gstreamer_peer.py play URL TOKEN
+usage: gstreamer_peer.py publish|publish-early URL TOKEN NUMBER | gstreamer_peer.py play URL TOKEN
 
-Reports its state and what it decodes, twice a second; leaves when its input is closed.
+`publish-early` offers before its encoders have run, as applications do that offer when `on-negotiation-needed` says so:
+the offer then has neither the channels of Opus nor parameters of H.264 nor SSRCs. Reports its state and what it decodes, twice a second; leaves when its input is closed.
 """
 
 import array
@@ -24,7 +25,7 @@ PUBLISH = f"""
 webrtcbin name=webrtc bundle-policy=max-bundle
 appsrc name=pictures is-live=true format=time
   caps=video/x-raw,format=I420,width={media.WIDTH},height={media.HEIGHT},framerate={media.FPS}/1
-  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=300 bitrate=400
+  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=900 bitrate=400
   ! video/x-h264,profile=constrained-baseline ! rtph264pay config-interval=-1 aggregate-mode=zero-latency
   ! application/x-rtp,media=video,encoding-name=H264,payload=96 ! webrtc.
 appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,rate={media.RATE},channels=1,layout=interleaved
@@ -50,11 +51,13 @@ class Peer:
     def __init__(self, role: str, url: str, token: str, number: str = "0") -> None:
         self.url, self.token, self.number = url, token, int(number)
         self.resource = None
+        self.is_fed = role == "play"
         self.pictures: dict[int, int] = {}
         self.tones: list[int] = []
         self.heard = array.array("h")
         self.loop = GLib.MainLoop()
-        if role == "publish":
+        is_publisher = role != "play"
+        if is_publisher:
             self.pipeline = Gst.parse_launch(PUBLISH)
             self.webrtc = self.pipeline.get_by_name("webrtc")
         else:
@@ -64,7 +67,7 @@ class Peer:
             self.pipeline.add(self.webrtc)
         self.webrtc.connect("notify::ice-gathering-state", self.on_gathering)
         self.webrtc.connect("pad-added", self.on_pad)
-        if role == "publish":
+        if is_publisher:
             self.set_directions(GstWebRTC.WebRTCRTPTransceiverDirection.SENDONLY)
         else:
             self.pipeline.set_state(Gst.State.READY)
@@ -76,10 +79,10 @@ class Peer:
         bus.connect("message::error", self.on_error)
         self.pipeline.set_state(Gst.State.PLAYING)
         if role == "publish":
-            threading.Thread(target=self.feed, args=("sound",), daemon=True).start()
-            threading.Thread(target=self.feed, args=("pictures",), daemon=True).start()
-        # A pipeline has its formats with the first buffers; then it can offer.
-        GLib.idle_add(self.offer)
+            self.feed()
+            GLib.timeout_add(20, self.offer_when_formatted)
+        else:
+            GLib.idle_add(self.offer)
         GLib.timeout_add(500, self.tell)
         threading.Thread(target=self.until_closed, daemon=True).start()
 
@@ -87,8 +90,13 @@ class Peer:
         for i in range(2):
             self.webrtc.emit("get-transceiver", i).set_property("direction", direction)
 
-    def feed(self, name: str) -> None:
-        """Pushes frames at their pace: appsrc blocks when its queue is full, and the clock of the pipeline is real time."""
+    def feed(self) -> None:
+        """Begins to push sound and pictures."""
+        self.is_fed = True
+        for name in ("sound", "pictures"):
+            threading.Thread(target=self.push, args=(name,), daemon=True).start()
+
+    def push(self, name: str) -> None:
         source = self.pipeline.get_by_name(name)
         per_second = 50 if name == "sound" else media.FPS
         samples, count, began = media.RATE // 50, 0, GLib.get_monotonic_time()
@@ -106,11 +114,19 @@ class Peer:
                 return
             count += 1
 
+    def offer_when_formatted(self) -> bool:
+        caps = [pad.get_current_caps() for pad in self.webrtc.sinkpads]
+        if not all(c and c.get_structure(0).has_field("ssrc") for c in caps):
+            return True
+        return self.offer()
+
     def offer(self) -> bool:
         def created(promise, _):
             reply = promise.get_reply()  # It owns the offer, so it must live as long.
             offer = reply.get_value("offer")
             self.webrtc.emit("set-local-description", offer, Gst.Promise.new())
+            if not self.is_fed:
+                self.feed()
 
         self.webrtc.emit("create-offer", None, Gst.Promise.new_with_change_func(created, None))
         return False

@@ -1,29 +1,15 @@
-// A client of another kind: a process that reports what it sees in lines of JSON, and leaves when its input is closed.
+// A client of another kind: a process that reports what it sees in lines of JSON, and leaves when its input is closed. And
+// the scene of each test: an edge, and a Chromium in a room.
 
-import { execFileSync, spawn } from 'node:child_process';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { after, before } from 'node:test';
 
-import { deadline } from '../e2e/edge.mjs';
-
-const here = path.dirname(fileURLToPath(import.meta.url));
-/** The Python that has the packages of requirements.txt. */
-export const python = path.join(here, 'venv/bin/python');
-/** The Python that has GStreamer. */
-export const systemPython = '/usr/bin/python3';
-export const script = (name) => path.join(here, name);
-
-let ffmpegPath;
-/** The ffmpeg that comes with the Python package imageio-ffmpeg: distributions' own have no WHIP yet. */
-export function ffmpeg() {
-  ffmpegPath ??= execFileSync(python, ['-c', 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())'], { encoding: 'utf8' }).trim();
-  return ffmpegPath;
-}
+import { Peer, launch } from '../e2e/browser.mjs';
+import { Edge, deadline, until } from '../e2e/edge.mjs';
 
 /** The address that `tools/alone` gives for clients that take no loopback. */
 export const HOME = '10.88.0.1';
-/** Where an edge listens for them. */
-export const EDGE_OPTIONS = ['--media-ip', '127.0.0.1', '--media-ip', HOME];
 
 const running = new Set();
 
@@ -79,5 +65,68 @@ export class Stranger {
 
   static async stopAll() {
     await Promise.all([...running].map((stranger) => stranger.leave({ ms: 3000 })));
+  }
+}
+
+/** What a test file has: an edge, and a Chromium (number 1) on the meeting page of a room, for as long as its tests run. */
+export class Scene {
+  constructor(room, ...options) {
+    this.room = room;
+    before(async () => {
+      this.edge = await Edge.start('--media-ip', '127.0.0.1', '--media-ip', HOME, ...options);
+      this.browser = await launch();
+      this.chromium = await this.chromiumJoins(1);
+    });
+    after(async () => {
+      await Stranger.stopAll();
+      await this.browser?.close();
+      if (process.env.UPRTC_E2E_LOG) console.log(this.edge?.log);
+      await this.edge?.stop();
+    });
+  }
+
+  async chromiumJoins(number) {
+    return Peer.join(this.browser, await this.edge.url(this.room, `Chromium ${number}`), number);
+  }
+
+  /** Address and token to publish by WHIP. */
+  async whip(name) {
+    return [`${this.edge.base}/whip/${this.room}`, await this.edge.token('--room', this.room, '--name', name, '--publish')];
+  }
+
+  /** Address and token to play these by WHEP. */
+  async whep(...names) {
+    const token = await this.edge.token('--room', this.room, '--name', 'Player', '--subscribe');
+    return [`${this.edge.base}/whep/${this.room}/${names.map(encodeURIComponent).join(',')}`, token];
+  }
+
+  /** Address of the signalling socket, with a token. */
+  async socket(name, host = '127.0.0.1') {
+    const token = await this.edge.token('--room', this.room, '--name', name, '--publish', '--subscribe');
+    return `ws://${host}:${new URL(this.edge.base).port}/v1/rooms/${this.room}/signal?token=${token}`;
+  }
+
+  /** Chromium decodes picture and tone of the stranger, and of nobody else. */
+  async isMet(stranger, number) {
+    await until('Chromium sees it', () => stranger.check() && this.chromium.sees([number]), 30_000);
+    await until('Chromium hears it', () => stranger.check() && this.chromium.hears([number]), 20_000);
+  }
+
+  /** The stranger decodes picture and tone of a sender: of the first Chromium, or of this number. */
+  async meets(stranger, number = 1) {
+    await until(`it sees ${number}`, () => stranger.sees(number), 30_000);
+    await until(`it hears ${number}`, () => stranger.hears(number), 20_000);
+  }
+
+  /** The codec in which Chromium decodes the one video that it receives. */
+  async codecReceived() {
+    const { inbound } = await this.chromium.stats();
+    return inbound.filter((s) => s.kind === 'video' && s.framesDecoded > 0).at(-1)?.codec;
+  }
+
+  /** The stranger, the last one, is told to go, does so in order, and the room knows. */
+  async seesOff(stranger, { code = 0, ...how } = {}) {
+    assert.deepEqual(await stranger.leave(how), { code, signal: null }, stranger.log);
+    await until('Chromium sees nobody', () => this.chromium.sees([]), 10_000);
   }
 }

@@ -1,5 +1,5 @@
-//! Offers captured from real clients (`offers/*.sdp`) against the answers that we write to them (`*.answer.sdp` beside
-//! them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test --test negotiation`
+//! Offers captured from real clients (`offers/*.sdp`; `offers/README.md` says from which) against the answers that we write
+//! to them (`*.answer.sdp` beside them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test --test negotiation`
 //! writes the answers anew after a wanted change: show them to a browser again then.
 
 mod answering;
@@ -36,13 +36,21 @@ fn captured_offers_are_answered_to_the_byte() {
         assert_eq!(ours, fs::read_to_string(&golden).unwrap_or_default(), "{name}");
         count += 1;
     }
-    assert!(count >= 10, "only {count} captured offers");
+    assert!(count >= 20, "only {count} captured offers");
 }
 
 #[test]
 fn the_candidates_of_captured_offers_are_valid() {
-    let offers = ["chromium_page_gathered", "chromium_page_balanced", "aiortc", "werift", "libdatachannel"];
-    for (name, count) in offers.into_iter().zip([8, 64, 8, 8, 2]) {
+    let offers = [
+        ("chromium_page_gathered", 8),
+        ("chromium_page_balanced", 64),
+        ("aiortc", 8),
+        ("werift", 8),
+        ("libdatachannel", 2),
+        ("gstreamer", 5),
+        ("safari", 2),
+    ];
+    for (name, count) in offers {
         let candidates = offer(name).candidates;
         assert_eq!(candidates.len(), count, "{name}");
         for candidate in candidates {
@@ -62,6 +70,52 @@ fn the_habits_of_other_clients_are_known() {
     assert_eq!(lengths, [32, 48, 64]);
     assert!(answer(&aiortc).contains("goog-remb") && !answer(&aiortc).contains("transport-cc"));
     assert!(offer("libdatachannel").is_trickle, "ice-options with a comma");
+}
+
+/// ffmpeg insists on being the DTLS server and has neither header extensions nor PLI.
+#[test]
+fn ffmpeg_is_called_and_known_by_its_ssrcs() {
+    let offer = offer("ffmpeg");
+    assert_eq!((offer.setup, offer.setup.answered()), (Setup::Passive, Setup::Active));
+    assert_eq!(offer.extensions, [0; 16]);
+    let video = choose_codec(&offer.sections[1]).unwrap();
+    assert_eq!((video.codec, video.pt, video.rtx_pt, video.feedback), (Codec::H264, 106, Some(105), feedback::NACK));
+    assert!(offer.sections[0].ssrcs.primary.is_some() && offer.sections[1].ssrcs.rtx.is_some());
+    let answer = answer(&offer);
+    assert!(answer.contains("a=setup:active\r\n") && !answer.contains("passive") && !answer.contains("extmap"));
+}
+
+/// GStreamer bundles by `m=audio 0` with `bundle-only`, which is no rejection, and has credentials of 32 characters.
+#[test]
+fn gstreamer_is_served_in_all_its_sections() {
+    for (name, ssrcs, mode) in [("gstreamer", 2, 1), ("gstreamer_early", 0, 0), ("gstreamer_play", 0, 1)] {
+        let offer = offer(name);
+        assert_eq!((offer.ice.ufrag.len(), offer.ice.pwd.len()), (32, 32), "{name}");
+        assert_eq!(offer.sections.iter().filter_map(|section| section.ssrcs.primary).count(), ssrcs, "{name}");
+        let chosen: Vec<_> = offer.sections.iter().map(|section| choose_codec(section).expect(name)).collect();
+        let h264 = chosen.iter().find_map(|codec| codec.h264).expect(name);
+        assert_eq!(h264.packetization_mode, mode, "{name}");
+        let (is_opus, pt) = chosen.iter().map(|codec| (codec.codec == Codec::Opus, codec.pt)).max().unwrap();
+        assert!(is_opus && pt == 97, "{name}");
+        let answer = answer(&offer);
+        assert!(!answer.contains(" 0 UDP/") && answer.contains("a=rtpmap:97 opus/48000/2\r\n"), "{name}: {answer}");
+    }
+}
+
+/// An old libwebrtc without H.264 shares VP8 with all browsers. Safari prefers High profile, and is answered with the
+/// constrained baseline that everybody decodes.
+#[test]
+fn libwebrtc_of_others_is_answered_with_what_all_share() {
+    for section in offer("libwebrtc_106").sections.iter().filter(|section| section.kind == SectionKind::Video) {
+        let codecs: Vec<_> = choose_codecs(section).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
+        assert_eq!(codecs, [(Codec::Vp8, 96, Some(97))]);
+    }
+    let safari = offer("safari");
+    let codecs: Vec<_> = choose_codecs(&safari.sections[1]).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
+    assert_eq!(codecs, [(Codec::H264, 98, Some(99)), (Codec::Vp8, 106, Some(107))]);
+    let answer = answer(&safari);
+    assert!(answer.contains("profile-level-id=42e01f") && !answer.contains("640c1f") && !answer.contains("H265"));
+    assert!(answer.contains("m=application 0 "), "data channels are not served");
 }
 
 /// The answer, read back as if it were an offer, says what was decided.

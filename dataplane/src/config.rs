@@ -44,6 +44,8 @@ pub const PEER_PATHS_MAX: usize = 8;
 /// An address belongs to the peer that checked from it within this time: twice the interval of consent checks (RFC 7675
 /// §5.1: 5 s). A request proves no more than that its sender can write a source address.
 pub const PATH_HELD: Micros = 10 * SECOND;
+/// How often authentic media renews what a check has given, at most.
+pub const HEARD_INTERVAL: Micros = SECOND;
 
 /// Bytes of an outgoing packet: an Ethernet MTU, and slack for header extensions and the tag.
 pub const FRAME_LEN: usize = 1600;

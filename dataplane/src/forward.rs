@@ -131,14 +131,31 @@ impl Forwarder {
             Some(kind) => match self.demux.peer_at(datagram.path) {
                 None => Counter::DroppedUnknownAddress,
                 Some(peer) => match kind {
-                    demux::Kind::Rtp => self.receive_rtp(now, peer, datagram.at, datagram.bytes, out),
-                    demux::Kind::Rtcp => self.receive_rtcp(now, peer, datagram.at, datagram.bytes, out),
+                    demux::Kind::Rtp => {
+                        let fate = self.receive_rtp(now, peer, datagram.at, datagram.bytes, out);
+                        self.heard(now, peer, datagram.path, fate)
+                    }
+                    demux::Kind::Rtcp => {
+                        let fate = self.receive_rtcp(now, peer, datagram.at, datagram.bytes, out);
+                        self.heard(now, peer, datagram.path, fate)
+                    }
                     _ => self.receive_dtls(now, peer, datagram.path, datagram.bytes, out),
                 },
             },
             None => Counter::DroppedUnknownProtocol,
         };
         self.count(fate, 1);
+    }
+
+    /// Passes on the fate of a packet of media; one that was of use was authentic, and its peer is there.
+    #[inline]
+    fn heard(&mut self, now: Micros, peer: u32, path: Path, fate: Counter) -> Counter {
+        if matches!(fate, Counter::Forwarded | Counter::Consumed)
+            && let Some(transport) = self.peers.at_mut(peer)
+        {
+            transport.heard(path, now);
+        }
+        fate
     }
 
     /// Sends a datagram of the controlplane to an address that the peer has validated, as long as it consents.

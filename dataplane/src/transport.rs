@@ -5,8 +5,8 @@ use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerIce, PeerKeys, P
 use proto::stun::IntegrityKey;
 
 use crate::config::{
-    CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX, PEER_SLOTS_MAX,
-    PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
+    CONSENT_TIMEOUT, HEARD_INTERVAL, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX,
+    PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::outbox::{Destination, Path};
 use crate::punt::Bucket;
@@ -34,8 +34,9 @@ pub(crate) struct Transport {
     /// Where its packets go.
     pub(crate) path: Option<Path>,
     pub(crate) is_nominated: bool,
-    /// The last authenticated check; the consent clock (RFC 7675 §5.1) starts with the first.
-    last_check: Option<Micros>,
+    /// The last authenticated check, or authentic packet on the selected path; the consent clock (RFC 7675 §5.1) starts
+    /// with the first check.
+    last_heard: Option<Micros>,
     pub(crate) is_consent_timer_set: bool,
     pub(crate) is_expired: bool,
 
@@ -97,7 +98,7 @@ impl Transport {
             paths: Vec::with_capacity(PEER_PATHS_MAX),
             path: None,
             is_nominated: false,
-            last_check: None,
+            last_heard: None,
             is_consent_timer_set: false,
             is_expired: false,
             rx: None,
@@ -155,7 +156,7 @@ impl Transport {
     /// USE-CANDIDATE: the controlling side decides, and it may decide anew at any time (Wi-Fi to mobile).
     pub(crate) fn checked(&mut self, path: Path, use_candidate: bool, now: Micros) -> Checked {
         let mut result = Checked::default();
-        self.last_check = Some(now);
+        self.last_heard = Some(now);
         match self.paths.iter_mut().find(|(p, _)| *p == path) {
             Some((_, at)) => *at = now,
             None => {
@@ -185,7 +186,22 @@ impl Transport {
         self.paths.iter().map(|(p, _)| *p).find(|p| p.remote == remote)
     }
 
-    /// When the last check came from this path.
+    /// An authentic packet came by this path. If it is the selected one, the peer is still there and consents: agents
+    /// before RFC 7675 check no more once they have nominated, and keep the path by indications (RFC 8445 §11), which
+    /// prove nothing. Media selects no path and takes no lost consent back.
+    #[inline]
+    pub(crate) fn heard(&mut self, path: Path, now: Micros) {
+        let is_due = self.last_heard.is_some_and(|at| now >= at + HEARD_INTERVAL);
+        if !is_due || self.path != Some(path) || self.is_expired {
+            return;
+        }
+        self.last_heard = Some(now);
+        if let Some((_, at)) = self.paths.iter_mut().find(|(p, _)| *p == path) {
+            *at = now;
+        }
+    }
+
+    /// When this path was last checked from or, if it is the selected one, heard from.
     pub(crate) fn checked_at(&self, path: Path) -> Option<Micros> {
         self.paths.iter().find(|(p, _)| *p == path).map(|(_, at)| *at)
     }
@@ -195,9 +211,9 @@ impl Transport {
         self.paths.iter().map(|(p, _)| *p)
     }
 
-    /// When consent ends if no further check comes.
+    /// When consent ends if nothing more is heard.
     pub(crate) fn consent_ends(&self) -> Option<Micros> {
-        self.last_check.map(|at| at + CONSENT_TIMEOUT)
+        self.last_heard.map(|at| at + CONSENT_TIMEOUT)
     }
 
     /// Where to send and with which keys, if it may be sent to.

@@ -3,6 +3,7 @@
 mod world;
 
 use bytes::Bytes;
+use proto::id::Mid;
 use proto::plane::*;
 use world::*;
 
@@ -149,6 +150,46 @@ fn an_ssrc_that_was_not_signalled_is_found_by_its_mid_and_bound_only_when_authen
     let _ = mic;
 }
 
+/// ffmpeg has no header extensions, and GStreamer announces no SSRC when it offers early: then the payload type tells the
+/// streams apart, and the one of RTX its repairs. So in RFC 9143 §9.2.
+#[test]
+fn without_header_extensions_streams_are_known_by_ssrc_or_payload_type() {
+    let mut world = World::new();
+    let mut encoder = world.open(SrtpProfile::Aes128CmHmacSha1_80);
+    world.commit(&encoder.keys());
+    world.commit(&[PeerExtensions { peer: encoder.id, ids: ExtensionIds::default() }.into()]);
+    let check = encoder.check(true);
+    world.receive(encoder.remote, &check);
+    let mut bob = world.connect(SrtpProfile::AeadAes128Gcm);
+
+    let signalled = world.stream_open(&encoder, Codec::Opus);
+    let sound = StreamOpen { ssrc: 0, mid: Mid::NONE, pt: 97, ..world.stream_open(&encoder, Codec::Opus) };
+    let pictures = StreamOpen { ssrc: 0, rtx_ssrc: 0, mid: Mid::NONE, ..world.stream_open(&encoder, Codec::H264) };
+    let slots = [0; 3].map(|_| world.slot(&bob));
+    for (open, slot) in [signalled, sound, pictures].into_iter().zip(slots) {
+        world.commit(&[open.into()]);
+        world.route(open.stream, slot);
+    }
+    let cases = [
+        (packet(signalled.ssrc, OPUS_PT, 7, 0, b"by ssrc"), slots[0]),
+        (packet(0xaaaa, 97, 7, 0, b"by payload type"), slots[1]),
+        (packet(0xbbbb, H264_PT, 7, 0, SPS), slots[2]),
+        (packet(0xbbbb, H264_PT, 9, 0, DELTA), slots[2]),
+        // The repair of 8, under an SSRC that nobody announced either.
+        (packet(0xcccc, RTX_PT, 500, 0, &[&[0, 8], DELTA].concat()), slots[2]),
+    ];
+    for (sent, slot) in cases {
+        let protected = encoder.protect(&sent);
+        world.receive(encoder.remote, &protected);
+        let datagrams = world.take_sent(bob.remote);
+        let got = bob.unprotect(&datagrams);
+        assert_eq!(got.len(), 1, "{:?}", sent.header);
+        assert_eq!(got[0].header.ssrc, 0x2000_0000 + slot.index, "{:?}", sent.header);
+    }
+    assert_eq!(world.counter(Counter::DroppedUnknownStream), 0);
+    world.check_conservation();
+}
+
 #[test]
 fn nothing_is_sent_to_a_peer_before_it_has_keys_and_a_path_and_after_its_consent_ends() {
     let mut world = World::new();
@@ -186,6 +227,50 @@ fn nothing_is_sent_to_a_peer_before_it_has_keys_and_a_path_and_after_its_consent
     let check = bob.check(true);
     world.receive(bob.remote, &check);
     assert!(world.take_sent(bob.remote).is_empty(), "consent does not come back by itself");
+}
+
+/// libnice, under GStreamer, checks no more once it has nominated, and keeps its pair alive by indications.
+#[test]
+fn a_peer_that_sends_media_is_there_without_checks() {
+    let mut world = World::new();
+    let mut alice = world.connect(SrtpProfile::Aes128CmHmacSha1_80);
+    let mut bob = world.connect(SrtpProfile::AeadAes128Gcm);
+    let stream = world.publish(&alice, Codec::Opus);
+    let ssrc = world.ssrc_of(stream);
+    let expired =
+        |world: &World, peer: &Peer| world.reports.contains(&Report::Event(PeerExpired { peer: peer.id }.into()));
+    let mut last = Vec::new();
+    for second in 0..100 {
+        last = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"still here"));
+        world.receive(alice.remote, &last);
+        let report = rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() };
+        let report = bob.protect_rtcp(&report);
+        world.receive(bob.remote, &report);
+        world.advance(1_000_000);
+    }
+    assert!(!expired(&world, &alice), "media");
+    assert!(!expired(&world, &bob), "reports");
+
+    // What is replayed is not heard, nor what comes by a path that is not the selected one.
+    let elsewhere = "127.0.0.2:4444".parse().unwrap();
+    let check = alice.check(false);
+    world.receive(elsewhere, &check);
+    for second in 100..132 {
+        world.receive(alice.remote, &last);
+        let aside = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"by another way"));
+        world.receive(elsewhere, &aside);
+        world.advance(1_000_000);
+    }
+    assert!(expired(&world, &alice));
+    assert!(expired(&world, &bob), "it was silent");
+    world.reports.clear();
+    let late = bob.protect_rtcp(&rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() });
+    world.receive(bob.remote, &late);
+    let slot = world.slot(&bob);
+    world.route(stream, slot);
+    let unseen = alice.protect(&packet(ssrc, OPUS_PT, 200, 0, b"for nobody"));
+    world.receive(alice.remote, &unseen);
+    assert!(world.take_sent(bob.remote).is_empty(), "media does not take lost consent back");
 }
 
 #[test]

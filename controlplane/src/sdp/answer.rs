@@ -122,11 +122,10 @@ pub fn write_answer(offer: &Offer, params: &AnswerParams<'_>) -> String {
     let mut out = String::with_capacity(1024 + 768 * offer.sections.len());
     // Writing into a String cannot fail.
     write_session(&mut out, offer, params).expect("a String takes everything");
-    let tagged = accepted(offer, params).next();
-    for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
+    for (section, answer) in offer.sections.iter().zip(&params.sections) {
         match answer {
             AnswerSection::Rejected => write_rejected(&mut out, section),
-            answered => write_section(&mut out, section, answered, params, tagged == Some(i)),
+            answered => write_section(&mut out, section, answered, params),
         }
         .expect("a String takes everything");
     }
@@ -145,8 +144,8 @@ fn check(offer: &Offer, params: &AnswerParams<'_>) {
     }
 }
 
-/// Positions of the accepted sections in the order of the BUNDLE group; the first carries the transport's candidates
-/// (RFC 9143 §7.3.1, the answerer-tagged section).
+/// Positions of the accepted sections in the order of the BUNDLE group (RFC 9143 §7.3.1: the first is the answerer-tagged
+/// one).
 fn accepted<'a>(offer: &'a Offer, params: &'a AnswerParams<'_>) -> impl Iterator<Item = usize> + 'a {
     offer.bundle.iter().copied().filter(|&i| params.sections[i] != AnswerSection::Rejected)
 }
@@ -186,7 +185,6 @@ fn write_section(
     section: &Section,
     answer: &AnswerSection<'_>,
     params: &AnswerParams<'_>,
-    is_tagged: bool,
 ) -> std::fmt::Result {
     let codecs = answer.codecs();
     write!(out, "m={} 9 {}", section.media, section.protocol)?;
@@ -196,7 +194,7 @@ fn write_section(
     write!(out, "\r\nc=IN IP4 0.0.0.0\r\n")?;
     write_mid(out, section)?;
     write!(out, "a={}\r\n", answer.direction().as_str())?;
-    write_transport(out, params, is_tagged)?;
+    write_transport(out, params)?;
     write!(out, "a=rtcp-mux\r\n")?;
     if section.is_rtcp_reduced {
         write!(out, "a=rtcp-rsize\r\n")?;
@@ -210,21 +208,19 @@ fn write_section(
 }
 
 /// In each accepted section, as browsers do, although RFC 9143 §7.1.3 wants it in the tagged one alone: stacks exist
-/// that look nowhere else than in the section at hand. The candidates stand in the tagged one.
-fn write_transport(out: &mut String, params: &AnswerParams<'_>, is_tagged: bool) -> std::fmt::Result {
+/// that look nowhere else than in the section at hand. So with the candidates: aiortc looks for those of a bundle in its
+/// last section.
+fn write_transport(out: &mut String, params: &AnswerParams<'_>) -> std::fmt::Result {
     write!(out, "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", params.ice.ufrag, params.ice.pwd)?;
     write!(out, "a=fingerprint:{} ", params.fingerprint.algorithm)?;
     for (i, byte) in params.fingerprint.bytes.iter().enumerate() {
         write!(out, "{}{byte:02X}", if i == 0 { "" } else { ":" })?;
     }
     write!(out, "\r\na=setup:{}\r\n", params.setup.as_str())?;
-    if is_tagged {
-        for candidate in params.candidates {
-            write!(out, "a={candidate}\r\n")?;
-        }
-        write!(out, "a=end-of-candidates\r\n")?;
+    for candidate in params.candidates {
+        write!(out, "a={candidate}\r\n")?;
     }
-    Ok(())
+    write!(out, "a=end-of-candidates\r\n")
 }
 
 /// With the client's ids; an extension that it only sends is one that we only receive (RFC 8285 §5).

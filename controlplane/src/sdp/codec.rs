@@ -91,9 +91,11 @@ impl<'a> CodecLines<'a> {
         let mut encoding = self.rtpmaps.get(&pt)?.trim_end().split('/');
         let (name, clock, channels) = (encoding.next()?, encoding.next()?, encoding.next());
         match kind {
-            // RFC 7587 §7: always `opus/48000/2`, whatever is sent. GStreamer writes the name in capitals.
+            // RFC 7587 §7: always `opus/48000/2`, whatever is sent. GStreamer writes the name in capitals, and leaves the
+            // channels out when it offers before its encoder has run.
             SectionKind::Audio => {
-                (name.eq_ignore_ascii_case("opus") && clock == "48000" && channels == Some("2")).then_some(Codec::Opus)
+                let is_opus = name.eq_ignore_ascii_case("opus") && clock == "48000";
+                (is_opus && matches!(channels, None | Some("2"))).then_some(Codec::Opus)
             }
             SectionKind::Video if clock != "90000" => None,
             SectionKind::Video if name.eq_ignore_ascii_case("H264") => Some(Codec::H264),

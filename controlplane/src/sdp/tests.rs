@@ -282,13 +282,15 @@ fn answered(text: &str, candidates: &[String]) -> String {
 }
 
 #[test]
-fn candidates_stand_in_the_first_accepted_section_alone() {
+fn candidates_stand_in_each_accepted_section() {
     let candidates = ["candidate:1".to_owned(), "candidate:2".to_owned()];
     let answer = answered(&offer_with(&[], &[]).replace("OPUS", "G722"), &candidates);
     let (audio, video) = answer.split_once("m=video").unwrap();
     assert!(audio.contains("a=group:BUNDLE v\r\n") && audio.contains("m=audio 0 ") && !audio.contains("candidate"));
     assert!(video.contains("a=candidate:1\r\na=candidate:2\r\na=end-of-candidates\r\n"));
     assert_eq!(answer.matches("a=end-of-candidates").count(), 1);
+    let both = answered(&offer_with(&[], &[]), &candidates);
+    assert_eq!(both.matches("a=candidate:1\r\na=candidate:2\r\na=end-of-candidates\r\n").count(), 2);
     assert!(answer.contains(&format!("o=- {} 1 IN", i64::MAX)), "a session id has 63 bits");
 }
 

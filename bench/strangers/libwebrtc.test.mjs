@@ -1,0 +1,84 @@
+// An old libwebrtc joins over the signalling socket from a machine with two addresses. It and Chromium decode each other
+// in VP8. Then the link it sends over goes down: it goes on over the other, with the one DTLS handshake.
+
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { readlink } from 'node:fs/promises';
+import { after, before, test } from 'node:test';
+
+import { until } from '../e2e/edge.mjs';
+import { libwebrtcMember } from './clients.mjs';
+import { HOME, Scene } from './stranger.mjs';
+
+const NUMBER = 11;
+/** The two links of its machine: the namespace's end, ours, and its address on each. */
+const LINKS = [1, 2].map((n) => ({ inside: `way${n}`, outside: `way${n}-home`, address: `10.88.${n}.2`, gateway: `10.88.${n}.1` }));
+const scene = new Scene('libwebrtc', '--listen', '0.0.0.0:0');
+let machine;
+let stranger;
+
+const run = (words) => execFileSync(words[0], words.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
+const ip = (words) => run(['ip', ...words.split(' ')]);
+/** The command in the stranger's machine. */
+const within = (...words) => ['nsenter', '--net', `--target=${machine.pid}`, '--', ...words];
+const ipWithin = (words) => run(within('ip', ...words.split(' ')));
+
+/** A network namespace, joined to ours by two links. It lives as long as the process that holds it, which ends with us. */
+async function makeMachine() {
+  machine = spawn('unshare', ['--net', 'cat'], { stdio: ['pipe', 'ignore', 'inherit'] });
+  const network = (pid) => readlink(`/proc/${pid}/ns/net`);
+  await until('it has a network of its own', async () => (await network(machine.pid)) !== (await network('self')));
+  for (const [i, { inside, outside, address, gateway }] of LINKS.entries()) {
+    ip(`link add ${outside} type veth peer name ${inside} netns ${machine.pid}`);
+    ip(`address add ${gateway}/24 dev ${outside}`);
+    ip(`link set ${outside} up`);
+    ipWithin(`address add ${address}/24 dev ${inside}`);
+    ipWithin(`link set ${inside} up`);
+    // What is sent from an address leaves by its link; the rest by the first one that is up.
+    ipWithin(`route add default via ${gateway} dev ${inside} metric ${100 + i}`);
+    ipWithin(`route add default via ${gateway} dev ${inside} table ${100 + i}`);
+    ipWithin(`rule add from ${address} lookup ${100 + i}`);
+  }
+}
+
+before(makeMachine);
+after(() => machine?.stdin.end());
+
+async function theyMeet() {
+  await scene.isMet(stranger, NUMBER);
+  await scene.meets(stranger);
+}
+
+test('an old libwebrtc and Chromium decode each other', { timeout: 120_000 }, async () => {
+  stranger = libwebrtcMember(within(), await scene.socket('libwebrtc', HOME), NUMBER);
+  await theyMeet();
+  assert.equal(await scene.codecReceived(), 'video/VP8');
+  const { outbound } = await scene.chromium.stats();
+  assert.ok(outbound.some((s) => s.codec === 'video/VP8' && s.framesEncoded > 0), JSON.stringify(outbound));
+});
+
+test('its link goes down, and the call goes on over the other', { timeout: 120_000 }, async () => {
+  const used = LINKS.find(({ address }) => address === stranger.check().address);
+  assert.ok(used, JSON.stringify(stranger.report));
+  ip(`link set ${used.outside} down`);
+  const other = LINKS.find((link) => link !== used);
+  await until(`it sends from ${other.address}`, () => stranger.check().address === other.address, 40_000);
+  // Not what was decoded before.
+  const count = stranger.report.pictures[1];
+  await until('new pictures come to it', () => stranger.check().pictures[1] !== count);
+  const seen = await scene.chromium.pictures();
+  await until('new pictures come from it', async () => {
+    const now = await scene.chromium.pictures();
+    return NUMBER in now && now[NUMBER] !== seen[NUMBER];
+  });
+  await theyMeet();
+  assert.equal(stranger.report.state, 'connected');
+  const metrics = await scene.edge.metrics();
+  const handshakes = ['begun', 'completed'].map((what) => metrics[`uprtc_dtls_${what}_total`]);
+  assert.deepEqual(handshakes, [2, 2], 'one for Chromium, one for it');
+});
+
+test('it leaves by closing its connection', { timeout: 60_000 }, async () => {
+  await scene.seesOff(stranger);
+  assert.doesNotMatch(stranger.log, /"error"/);
+});

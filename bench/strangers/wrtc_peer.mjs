@@ -1,0 +1,86 @@
+// An old libwebrtc (@roamhq/wrtc) as a member of a room over the signalling socket: sends its bars and its tone, and
+// decodes what two slots of each kind bring. It has no H.264.
+//
+// usage: wrtc_peer.mjs SOCKET_URL NUMBER
+//
+// Reports its state, the address it sends from and what it decodes, twice a second; leaves when its input is closed.
+
+import wrtc from '@roamhq/wrtc';
+
+import { FPS, HEIGHT, RATE, WIDTH, paint, read, sound, tonesIn } from './media.mjs';
+import { join, serve } from './room.mjs';
+
+const { RTCAudioSink, RTCAudioSource, RTCVideoSink, RTCVideoSource } = wrtc.nonstandard;
+const [url, numberText] = process.argv.slice(2);
+const number = Number(numberText);
+
+const pc = new wrtc.RTCPeerConnection({ bundlePolicy: 'max-bundle' });
+const pictures = {};
+const tones = new Map();
+
+/** Calls `push` with a counter at a steady pace, as often as is due: timers come late. */
+function pace(perSecond, push) {
+  const began = performance.now();
+  let count = 0;
+  setInterval(() => {
+    for (const due = ((performance.now() - began) * perSecond) / 1000; count < due; count += 1) push(count);
+  }, 1000 / perSecond);
+}
+
+function send() {
+  const [video, audio] = [new RTCVideoSource(), new RTCAudioSource()];
+  pc.addTransceiver(audio.createTrack(), { direction: 'sendonly' });
+  pc.addTransceiver(video.createTrack(), { direction: 'sendonly' });
+  pace(FPS, (count) => video.onFrame({ width: WIDTH, height: HEIGHT, data: paint(number, count) }));
+  const samples = RATE / 100;
+  pace(100, (count) => audio.onData({
+    samples: sound(number, count * samples, samples), sampleRate: RATE, bitsPerSample: 16, channelCount: 1, numberOfFrames: samples,
+  }));
+}
+
+function receive() {
+  for (const kind of ['audio', 'audio', 'video', 'video']) pc.addTransceiver(kind, { direction: 'recvonly' });
+  pc.ontrack = ({ track }) => (track.kind === 'video' ? watch(track) : listen(track));
+}
+
+function watch(track) {
+  new RTCVideoSink(track).onframe = ({ frame }) => {
+    const found = read(frame);
+    if (found) pictures[found.sender] = found.count;
+  };
+}
+
+function listen(track) {
+  let heard = [];
+  new RTCAudioSink(track).ondata = ({ samples, sampleRate, channelCount }) => {
+    heard.push(...samples.filter((_, i) => i % channelCount === 0));
+    if (heard.length < sampleRate / 2) return;
+    tones.set(track.id, tonesIn(heard.slice(0, sampleRate / 5), sampleRate));
+    heard = [];
+  };
+}
+
+/** The local address of the pair that is in use. */
+async function localAddress() {
+  const all = new Map([...(await pc.getStats()).values()].map((s) => [s.id, s]));
+  const transport = [...all.values()].find((s) => s.type === 'transport');
+  const pair = all.get(transport?.selectedCandidatePairId);
+  return { address: all.get(pair?.localCandidateId)?.ip, changes: transport?.selectedCandidatePairChanges };
+}
+
+async function offer() {
+  send();
+  receive();
+  await pc.setLocalDescription(await pc.createOffer());
+  return pc.localDescription.sdp;
+}
+
+const signal = join(url, offer, (sdp) => pc.setRemoteDescription({ type: 'answer', sdp }));
+pc.onicecandidate = ({ candidate: found }) => {
+  const { candidate = '', sdpMid, sdpMLineIndex } = found ?? {};
+  signal({ type: 'candidate', candidate, sdpMid, sdpMLineIndex });
+};
+serve(
+  async () => ({ state: pc.connectionState, ...(await localAddress()), pictures, tones: [...new Set([...tones.values()].flat())] }),
+  () => pc.close(), // which tells the server by DTLS
+);

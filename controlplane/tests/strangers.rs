@@ -1,0 +1,117 @@
+//! The captured offers (`offers/README.md`) at the two doors of the engine, in virtual time: each client joins a room with what
+//! it really offers, and the worker is told what it needs to tell its streams apart.
+
+mod world;
+
+use std::fs;
+use std::path::Path;
+
+use controlplane::dtls::Dtls;
+use controlplane::engine::{Ask, Denial, Grant, Reply};
+use proto::plane::{Codec, StreamOpen};
+use proto::signal::ErrorCode;
+use world::{Client, World, grant};
+
+fn offer(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offers").join(format!("{name}.sdp"));
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// ICE and DTLS in the role that the answer leaves to the client.
+fn connect(world: &mut World, client: &mut Client) {
+    if client.answer.contains("a=setup:passive") {
+        return world.connect(client);
+    }
+    client.dtls = Some(Dtls::accept(&client.identity, world.now).unwrap());
+    world.check(client);
+    world.exchange(client);
+    assert!(client.connected.is_some());
+}
+
+/// Joins over the socket.
+fn join(world: &mut World, name: &str) -> Result<Client, ErrorCode> {
+    let mut client = world.guest("blue", grant(name));
+    world.offer(&mut client, &offer(name), Vec::new())?;
+    connect(world, &mut client);
+    Ok(client)
+}
+
+/// Publishes over WHIP.
+fn publish(world: &mut World, name: &str) -> Result<Client, Denial> {
+    let grant = Grant { subscribe: false, ..grant(name) };
+    let mut client = world.guest("elsewhere", grant.clone());
+    world.close(client.socket);
+    let sdp = world::with_fingerprint(&offer(name), &client.identity);
+    let reply = world.engine.ask(world.now, Ask::Open { room: "blue".into(), grant, from: Vec::new(), sdp })?;
+    world.carry();
+    let Reply::Opened { sdp, tag, .. } = reply else { panic!("{reply:?}") };
+    client.answer = sdp;
+    let opens = world.worker().peers.values().map(|peer| peer.open);
+    client.peer = opens.into_iter().find(|open| open.ufrag == tag.as_bytes()).map(|open| open.peer);
+    connect(world, &mut client);
+    Ok(client)
+}
+
+/// What the worker knows of a client's streams, video last.
+fn streams(world: &mut World, client: &Client) -> Vec<StreamOpen> {
+    let mut streams: Vec<_> =
+        world.worker().streams.values().copied().filter(|open| Some(open.peer) == client.peer).collect();
+    streams.sort_by_key(|open| open.codec.is_video());
+    streams
+}
+
+/// Eight at a time, as many as a room has places.
+#[test]
+fn all_of_them_meet() {
+    let names = [
+        "chromium_page",
+        "firefox_page",
+        "safari",
+        "libwebrtc_106",
+        "aiortc",
+        "werift",
+        "libdatachannel",
+        "ffmpeg",
+        "gstreamer",
+        "gstreamer_early",
+        "gstreamer_play",
+    ];
+    for names in names.chunks(8) {
+        let mut world = World::new();
+        for name in names {
+            let client = join(&mut world, name).unwrap_or_else(|code| panic!("{name}: {code:?}"));
+            let peer = &world.worker().peers[&client.peer.unwrap().index];
+            assert!(peer.rx.is_some() && peer.tx.is_some(), "{name}");
+        }
+        assert!(world.worker().refused.is_empty(), "{:?}", world.worker().refused);
+        assert_eq!(world.worker().peers.len(), names.len());
+    }
+}
+
+#[test]
+fn publishers_without_header_extensions_are_known_by_what_they_announce() {
+    let mut world = World::new();
+    let ffmpeg = publish(&mut world, "ffmpeg").unwrap();
+    assert!(ffmpeg.answer.contains("a=setup:active\r\n"));
+    let known: Vec<_> =
+        streams(&mut world, &ffmpeg).iter().map(|s| (s.codec, s.pt, s.rtx_pt, s.ssrc, s.rtx_ssrc)).collect();
+    let video = (Codec::H264, 106, 105, 2_363_151_762, 2_363_151_763);
+    assert_eq!(known, [(Codec::Opus, 111, 0, 2_363_151_761, 0), video]);
+
+    // No SSRC, no extension for the MID: the payload types are all there is, and they differ.
+    let early = publish(&mut world, "gstreamer_early").unwrap();
+    let known: Vec<_> = streams(&mut world, &early).iter().map(|s| (s.codec, s.pt, s.ssrc, s.rtx_ssrc)).collect();
+    assert_eq!(known, [(Codec::Opus, 97, 0, 0), (Codec::H264, 96, 0, 0)]);
+    assert!(!early.answer.contains("extmap"));
+}
+
+#[test]
+fn what_has_no_media_is_refused() {
+    let mut world = World::new();
+    assert_eq!(join(&mut world, "chromium_datachannel_only").err(), Some(ErrorCode::UnsupportedOffer));
+    let refused = publish(&mut world, "gstreamer_play").err();
+    assert!(
+        matches!(refused, Some(Denial::Refused { code: ErrorCode::UnsupportedOffer, .. })),
+        "a player at the publishers' door: {refused:?}"
+    );
+}
