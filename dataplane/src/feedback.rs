@@ -280,7 +280,7 @@ impl Forwarder {
         }
     }
 
-    /// Sender reports of the peer's filled slots, and receiver reports of its streams.
+    /// Sender reports of the peer's filled slots, receiver reports of its streams, and what it may send.
     pub(crate) fn send_reports(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         transport.is_report_timer_set = false;
@@ -289,7 +289,11 @@ impl Forwarder {
         }
         transport.is_report_timer_set = true;
         self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer: transport.id });
+        self.write_reports(now, peer, out);
+        self.review_estimate(now, peer, out);
+    }
 
+    fn write_reports(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let mut blocks = [ReportBlock::default(); PEER_STREAMS_MAX];
         let mut block_count = 0;
         let Some(transport) = self.peers.at(peer) else { return };
@@ -347,7 +351,7 @@ impl Forwarder {
     }
 
     /// Protects a compound packet for a peer, if it may be sent to. `write` gets our SSRC for feedback to the peer.
-    fn send_rtcp(&mut self, peer: u32, out: &mut Outbox, write: impl FnOnce(&mut CompoundWriter<'_>, Ssrc)) {
+    pub(crate) fn send_rtcp(&mut self, peer: u32, out: &mut Outbox, write: impl FnOnce(&mut CompoundWriter<'_>, Ssrc)) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         if transport.outgoing().is_none() {
             return;

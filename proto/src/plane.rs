@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// Bytes of a command or an event: one cache line.
 pub const RECORD_LEN: usize = 64;
@@ -282,6 +282,8 @@ pub mod feedback {
     pub const FIR: u8 = 4;
     /// Transport-wide congestion control feedback.
     pub const TRANSPORT_CC: u8 = 8;
+    /// Receiver estimated maximum bitrate (draft-alvestrand-rmcat-remb-03), where transport-wide feedback is not.
+    pub const REMB: u8 = 16;
 }
 
 /// Declares the records of one direction: an enum of structs, its codec, its size assertions and its layout text.
@@ -499,6 +501,14 @@ records! {
             ufrag: [u8; UFRAG_LEN],
             /// As in [`PeerOpen`].
             pwd: [u8; PWD_LEN],
+        }
+        /// What a peer may send in those of its streams that take [`feedback::REMB`], together. Another one takes its place;
+        /// it goes with the peer, and without one no REMB is sent.
+        PeerLimit = 17 {
+            /// Whose.
+            peer: PeerId,
+            /// Bit/s.
+            bps_max: u32,
         }
         /// Everything staged since the last commit takes effect, whole, between two turns.
         Commit = 12 {
@@ -760,6 +770,8 @@ counters! {
     TransportCcSent => "transport_cc_sent",
     /// Transport-cc feedback packets received from subscribers.
     TransportCcReceived => "transport_cc_received",
+    /// Estimates of what they may send, sent to publishers without transport-cc.
+    RembSent => "remb_sent",
     /// RTCP compound packets sent.
     RtcpSent => "rtcp_sent",
     /// Datagrams injected by the controlplane and sent.

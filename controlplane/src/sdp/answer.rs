@@ -273,7 +273,8 @@ fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) 
     let has = |bit| codec.feedback & bit != 0;
     if has(feedback::TRANSPORT_CC) {
         write!(out, "a=rtcp-fb:{pt} transport-cc\r\n")?;
-    } else if codec.has_remb {
+    }
+    if has(feedback::REMB) {
         write!(out, "a=rtcp-fb:{pt} goog-remb\r\n")?;
     }
     if has(feedback::FIR) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use proto::id::Pt;
-use proto::plane::{Codec, feedback};
+use proto::plane::{Codec, Extension, feedback};
 
 use super::{H264Params, OfferedCodec, SdpError, Section, SectionKind};
 
@@ -15,15 +15,9 @@ pub(super) struct CodecLines<'a> {
     pub(super) formats: Vec<Pt>,
     rtpmaps: BTreeMap<Pt, &'a str>,
     fmtps: BTreeMap<Pt, (usize, &'a str)>,
-    feedback: BTreeMap<Pt, Feedback>,
-    feedback_for_all: Feedback,
-}
-
-/// Offered `rtcp-fb` of one payload type.
-#[derive(Clone, Copy, Default)]
-struct Feedback {
-    bits: u8,
-    has_remb: bool,
+    /// Offered `rtcp-fb` of each payload type, as bits of [`feedback`].
+    feedback: BTreeMap<Pt, u8>,
+    feedback_for_all: u8,
 }
 
 impl<'a> CodecLines<'a> {
@@ -51,11 +45,11 @@ impl<'a> CodecLines<'a> {
             pt => self.feedback.entry(parse_pt(pt).ok_or_else(bad)?).or_default(),
         };
         match kind.trim_end() {
-            "nack" => entry.bits |= feedback::NACK,
-            "nack pli" => entry.bits |= feedback::PLI,
-            "ccm fir" => entry.bits |= feedback::FIR,
-            "transport-cc" => entry.bits |= feedback::TRANSPORT_CC,
-            "goog-remb" => entry.has_remb = true,
+            "nack" => *entry |= feedback::NACK,
+            "nack pli" => *entry |= feedback::PLI,
+            "ccm fir" => *entry |= feedback::FIR,
+            "transport-cc" => *entry |= feedback::TRANSPORT_CC,
+            "goog-remb" => *entry |= feedback::REMB,
             _ => {}
         }
         Ok(())
@@ -80,8 +74,7 @@ impl<'a> CodecLines<'a> {
                 pt,
                 rtx_pt: rtx_pts[usize::from(pt)],
                 h264,
-                feedback: (offered.bits | self.feedback_for_all.bits) & feedback_served(codec),
-                has_remb: offered.has_remb || self.feedback_for_all.has_remb,
+                feedback: (offered | self.feedback_for_all) & feedback_served(codec),
             });
         }
         Ok(codecs)
@@ -147,9 +140,17 @@ impl<'a> CodecLines<'a> {
 /// What feedback uprtc gives or takes for a codec. Opus has none but transport-cc: a lost packet is repaired by its own
 /// in-band FEC, not by asking again.
 const fn feedback_served(codec: Codec) -> u8 {
-    match codec {
-        Codec::Opus => feedback::TRANSPORT_CC,
-        Codec::H264 | Codec::Vp8 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+    use feedback::{FIR, NACK, PLI, REMB, TRANSPORT_CC};
+    if codec.is_video() { NACK | PLI | FIR | TRANSPORT_CC | REMB } else { TRANSPORT_CC }
+}
+
+/// Leaves a section one of the two kinds of feedback on bandwidth: transport-cc, which needs its header extension, or else
+/// REMB.
+pub(super) fn choose_estimate(section: &mut Section) {
+    let has_extension = section.extensions.iter().any(|offered| offered.extension == Extension::TransportCc);
+    for codec in &mut section.codecs {
+        let is_counted = has_extension && codec.feedback & feedback::TRANSPORT_CC != 0;
+        codec.feedback &= if is_counted { !feedback::REMB } else { !feedback::TRANSPORT_CC };
     }
 }
 

@@ -344,10 +344,8 @@ pub struct OfferedCodec {
     pub rtx_pt: Option<Pt>,
     /// H.264 only: what it can decode.
     pub h264: Option<H264Params>,
-    /// Bits of [`proto::plane::feedback`] that both sides know.
+    /// Bits of [`proto::plane::feedback`] that both sides know. REMB is among them only where transport-cc is not.
     pub feedback: u8,
-    /// Whether `goog-remb` is offered: taken only where transport-cc is not.
-    pub has_remb: bool,
 }
 
 /// Format parameters of H.264 (RFC 6184 §8.1).

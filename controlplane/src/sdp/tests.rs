@@ -297,8 +297,12 @@ fn what_was_not_offered_is_not_answered() {
     let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb"]), &[]);
     assert!(!answer.contains("rtcp-rsize") && !answer.contains("nack") && !answer.contains("transport-cc"));
     assert!(answer.contains("a=rtcp-fb:96 goog-remb"), "REMB serves who has no transport-cc");
-    let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"]), &[]);
-    assert!(!answer.contains("goog-remb"));
+    let both = ["a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"];
+    let extension = format!("a=extmap:3 {}", Extension::TransportCc.uri());
+    let answer = answered(&offer_with(&[], &[both[0], both[1], &extension]), &[]);
+    assert!(!answer.contains("goog-remb") && answer.contains("a=rtcp-fb:96 transport-cc"));
+    let answer = answered(&offer_with(&[], &both), &[]);
+    assert!(answer.contains("goog-remb") && !answer.contains("transport-cc"), "without numbers nothing is counted");
 }
 
 #[test]
