@@ -172,7 +172,10 @@ impl Forwarder {
     pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Report { peer } if self.has_peer(peer) => self.send_reports(now, peer.index, out),
+                Timer::Report { peer } if self.has_peer(peer) => {
+                    self.tally(now, peer.index, out);
+                    self.send_reports(now, peer.index, out);
+                }
                 Timer::TransportCc { peer } if self.has_peer(peer) => self.send_transport_cc(now, peer.index, out),
                 Timer::Consent { peer } if self.has_peer(peer) => self.check_consent(now, peer.index, out),
                 Timer::Nack { stream } if self.has_stream(stream) => self.send_nack(now, stream.index, out),
@@ -357,6 +360,7 @@ impl Forwarder {
             change_codec(stream, format, &mut self.slots);
         }
         stream.reception.received(packet.index, packet.header.timestamp, stream.open.codec.clock_rate(), at);
+        stream.counts.bytes += packet.payload.len() as u64;
         let mut lost = 0;
         if let Some(holes) = &mut stream.holes {
             let arrival = holes.arrived(packet.index, highest, now);
@@ -399,6 +403,7 @@ impl Forwarder {
             return Counter::DroppedRtxUseless;
         }
         stream.window.update(original);
+        stream.counts.repaired += 1;
         if let Some(holes) = &mut stream.holes {
             let arrival = holes.arrived(original, stream.window.highest(), now);
             self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
@@ -482,8 +487,8 @@ impl Forwarder {
             slot.rewriter.sent(&mapping, now);
             hop.awaits_keyframe = false;
             slot.sent_window.update(out_index);
-            slot.packets = slot.packets.wrapping_add(1);
-            slot.octets = slot.octets.wrapping_add(packet.payload.len() as u32);
+            slot.packets += 1;
+            slot.octets += packet.payload.len() as u64;
             if let Some(budget) = &mut slot.budget {
                 budget.earn(packet.payload.len());
             }
@@ -560,7 +565,7 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
     }
     stream.ssrc = owner.ssrc;
     let former = std::mem::replace(&mut stream.window, window);
-    stream.reception.reset();
+    stream.reception.reset(former.highest());
     stream.sender_report = None;
     stream.kept_from = 0;
     if let Some(holes) = &mut stream.holes {

@@ -33,6 +33,7 @@ mod remb;
 mod repair;
 mod rewrite;
 mod route;
+mod tally;
 
 mod edit;
 pub mod forward;
