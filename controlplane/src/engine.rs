@@ -289,6 +289,7 @@ impl Engine {
         let rooms = self.rooms.iter().map(|(name, room)| RoomSnapshot {
             room: name.clone(),
             worker: room.worker,
+            codecs: room.codecs(),
             peers: room.members().iter().filter_map(|member| self.peer_snapshot(room.worker, member)).collect(),
         });
         Snapshot {
@@ -297,6 +298,7 @@ impl Engine {
             policies: self.policies.clone(),
             peers_max: self.settings.peers_max,
             client_bps_max: self.settings.client_bps_max,
+            codecs: self.settings.codecs,
             sockets: self.sockets.len(),
             half_open: self.gate.half_open(),
             totals: self.totals,

@@ -163,6 +163,10 @@ wire_enum! {
         H264 = 2,
         /// VP8 (RFC 7741), 90 kHz RTP clock.
         Vp8 = 3,
+        /// VP9 (RFC 9628), 90 kHz RTP clock.
+        Vp9 = 4,
+        /// AV1 (AV1 RTP payload format 1.0), 90 kHz RTP clock.
+        Av1 = 5,
     }
 }
 
@@ -171,13 +175,13 @@ impl Codec {
     pub const fn clock_rate(self) -> u32 {
         match self {
             Codec::Opus => 48_000,
-            Codec::H264 | Codec::Vp8 => 90_000,
+            Codec::H264 | Codec::Vp8 | Codec::Vp9 | Codec::Av1 => 90_000,
         }
     }
 
     /// Whether it is video (has keyframes, trains and repair).
     pub const fn is_video(self) -> bool {
-        matches!(self, Codec::H264 | Codec::Vp8)
+        !matches!(self, Codec::Opus)
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen, Refusal, Refused,
-    Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
+    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen,
+    Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
 };
 
 /// A peer that is installed.

@@ -117,8 +117,8 @@ impl Overuse {
         }
         let (sent, arrived) = (sent_after(group.stamp_last), millis(at) - millis(group.at_last));
         // Sent apart but arrived together: what had queued up on the way came through at once.
-        let is_burst = sent == 0.0
-            || (arrived - sent < 0.0 && arrived <= GROUP && at.saturating_sub(group.at_first) < BURST_MAX);
+        let is_burst =
+            sent == 0.0 || (arrived - sent < 0.0 && arrived <= GROUP && at.saturating_sub(group.at_first) < BURST_MAX);
         if is_burst || sent_after(group.stamp_first) <= GROUP {
             if sent > 0.0 {
                 group.stamp_last = stamp;
