@@ -7,7 +7,7 @@ mod answering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use answering::answer;
+use answering::{VIDEOS, answer};
 use controlplane::ice::Candidate;
 use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, choose_codecs, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
