@@ -163,8 +163,8 @@ impl Forwarder {
         let pictures = Pictures::read(format.codec, packet.payload);
         let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
             let (header_len, len) = header.write(frame, &seq.to_be_bytes(), packet.payload);
-            // As in the packet that it repairs.
-            origin.pictures.write(&pictures, &mut frame[len - packet.payload.len()..len]);
+            // As in the packet that it repairs, whose sequence number stands before.
+            origin.pictures.write(&pictures, &mut frame[header_len + 2..len]);
             (header_len, len)
         });
         slot.counts.retransmitted += u64::from(is_sent);
