@@ -330,8 +330,8 @@ impl Forwarder {
     /// Echoes up to `space` installed records into the outbox's reports.
     pub fn describe(&mut self, space: usize, out: &mut Outbox) {
         let Some(mut at) = self.describing else { return };
-        // A peer may take six records; stop while they still fit.
-        let mut space = space.min(out.report_space()).saturating_sub(6);
+        // A peer may take six records: while there is space for one more than these five, all of them fit.
+        let mut space = space.min(out.report_space()).saturating_sub(5);
         while space > 0 {
             let len = match at.phase {
                 0 => self.peers.len(),

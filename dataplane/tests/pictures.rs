@@ -188,6 +188,48 @@ fn one_arrival_is_rewritten_for_each_receiver_by_itself() {
     assert_eq!((mine, theirs), (Some(502), Some(9001)), "the second has seen nothing else, and has it as it came");
 }
 
+/// VP9 of one layer of space and two of time, and AV1, which has no such numbers.
+#[test]
+fn vp9_goes_on_too_and_av1_begins_where_a_sequence_does() {
+    for (codec, key, inter, numbers) in [
+        (Codec::Vp9, [0xac, 0x80 | 0x12, 0x34, 0x10, 7, 0x49], [0xec, 0x80 | 0x12, 0x35, 0x30, 7, 0x49], true),
+        (Codec::Av1, [0x18, 0x0a, 0x0b, 0, 0, 0], [0x10, 0x32, 0x0b, 0, 0, 0], false),
+    ] {
+        let mut world = World::new();
+        let receiver = &mut world.connect(SrtpProfile::AeadAes128Gcm);
+        let slot = world.slot(receiver);
+        let mut left = Vec::new();
+        let mut before = None;
+        for n in 0..2u16 {
+            let mut publisher = world.connect(SrtpProfile::AeadAes128Gcm);
+            let stream = world.publish(&publisher, codec);
+            let closed = before.map(|route| Command::from(RouteClose { route }));
+            let open = world.route_open(stream, slot);
+            before = Some(open.route);
+            world.commit(&closed.into_iter().chain([open.into()]).collect::<Vec<_>>());
+            for (i, payload) in [&inter, &key, &inter].into_iter().enumerate() {
+                let packet = packet(world.ssrc_of(stream), H264_PT, 100 * n + i as u16, i as u32 * 3000, payload);
+                let bytes = publisher.protect(&packet);
+                world.now += 33_000;
+                world.receive(publisher.remote, &bytes);
+                let datagrams = world.take_sent(receiver.remote);
+                left.extend(receiver.unprotect(&datagrams).into_iter().map(|packet| packet.payload.to_vec()));
+            }
+        }
+        assert_eq!(left.len(), 4, "what came before each keyframe was withheld");
+        let read = |payload: &Vec<u8>| {
+            let pictures = Pictures::read(codec, payload);
+            (pictures.id(), pictures.base())
+        };
+        if numbers {
+            let expected = [(0x1234, 7), (0x1235, 7), (0x1236, 8), (0x1237, 8)];
+            assert_eq!(left.iter().map(read).collect::<Vec<_>>(), expected.map(|(id, base)| (Some(id), Some(base))));
+        } else {
+            assert_eq!(left, [key, inter, key, inter], "as they came");
+        }
+    }
+}
+
 /// What a case does: which camera is shown; or a frame of one, its kind, its packets, and which of them are lost.
 #[derive(Clone, Debug)]
 enum Step {
