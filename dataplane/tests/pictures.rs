@@ -14,6 +14,11 @@ use world::*;
 
 const PUBLISHERS: usize = 3;
 
+/// TL0PICIDX and KEYIDX.
+type Layers = (u8, u8);
+/// A camera as a case describes it: its first picture id, whether that has 15 bits, and the numbers of its layers if it has any.
+type Described = (u16, bool, Option<Layers>);
+
 /// A camera in VP8: where its numbers are.
 struct Camera {
     peer: Peer,
@@ -23,7 +28,7 @@ struct Camera {
     id: u16,
     is_long: bool,
     /// Temporal layers, and with them TL0PICIDX and KEYIDX.
-    layers: Option<(u8, u8)>,
+    layers: Option<Layers>,
 }
 
 impl Camera {
@@ -76,7 +81,7 @@ fn label_of(payload: &[u8]) -> u32 {
 }
 
 impl Call {
-    fn new(cameras: &[(u16, bool, Option<(u8, u8)>)]) -> Call {
+    fn new(cameras: &[Described]) -> Call {
         let mut world = World::new();
         let cameras = cameras
             .iter()
@@ -247,7 +252,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![1 => (0..PUBLISHERS).prop_map(Step::Show), 9 => frame]
 }
 
-fn camera() -> impl Strategy<Value = (u16, bool, Option<(u8, u8)>)> {
+fn camera() -> impl Strategy<Value = Described> {
     (0..0x8000u16, prop::bool::weighted(0.7), prop::option::of((any::<u8>(), 0..32u8)))
         .prop_map(|(id, is_long, layers)| (if is_long { id } else { id & 0x7f }, is_long, layers))
 }
@@ -262,7 +267,7 @@ proptest! {
     ) {
         let mut call = Call::new(&cameras);
         // For each frame's label, the camera and its picture there.
-        let mut sources: BTreeMap<u32, (usize, u16, Option<(u8, u8)>)> = BTreeMap::new();
+        let mut sources: BTreeMap<u32, (usize, u16, Option<Layers>)> = BTreeMap::new();
         call.show(0);
         for step in steps {
             match step {
