@@ -1,5 +1,5 @@
 // A room of Chromium speaks H.264. Firefox comes, which has none: the room speaks VP8, without another offer. It leaves,
-// and the room is back.
+// and the room is back. Rooms that are set to VP9 or AV1 speak that.
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -26,8 +26,8 @@ after(async () => {
   await edge?.stop();
 });
 
-async function join(browser, number) {
-  peers.set(number, await Peer.join(browser, await edge.url('codecs', `Peer ${number}`), number));
+async function join(browser, number, room = 'codecs') {
+  peers.set(number, await Peer.join(browser, await edge.url(room, `Peer ${number}`), number));
 }
 
 /**
@@ -101,3 +101,30 @@ test('it leaves, and the room is back in H.264', { timeout: 90_000 }, async () =
     assert.deepEqual(peer.errors, []);
   }
 });
+
+for (const codec of ['vp9', 'av1']) {
+  test(`two Chromium in a room that is set to ${codec}`, { timeout: 120_000 }, async () => {
+    await Promise.all([...peers.values()].map((peer) => peer.close()));
+    peers.clear();
+    const admin = await edge.token('--room', '*', '--name', 'operator', '--admin');
+    const made = await fetch(`${edge.base}/v1/rooms/${codec}`, {
+      method: 'PUT',
+      headers: { authorization: `Bearer ${admin}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ codecs: [codec] }),
+    });
+    assert.equal(made.status, 201);
+    const mimeType = `video/${codec.toUpperCase()}`;
+    await Promise.all([1, 2].map((n) => join(chromium, n, codec)));
+    await everybodyMeets([1, 2]);
+    for (const number of [1, 2]) {
+      const { sent, received } = await videoCodecs(peers.get(number));
+      assert.deepEqual({ sent, received }, { sent: [mimeType], received: [mimeType] });
+    }
+    // Somebody comes to a picture that runs, and its slots begin with a keyframe that was asked for.
+    await join(chromium, 4, codec);
+    await everybodyMeets([1, 2, 4]);
+    const { received } = await videoCodecs(peers.get(4));
+    assert.deepEqual(received, [mimeType, mimeType]);
+    for (const peer of peers.values()) assert.deepEqual(peer.errors, []);
+  });
+}

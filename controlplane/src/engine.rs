@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use proto::id::PeerId;
+use proto::id::{PeerId, StreamId};
 use proto::plane::{Command, DatagramHeader, Report};
 use proto::signal::{ClientSignal, Kind, LeaveReason, ServerSignal};
 
@@ -290,6 +290,7 @@ impl Engine {
         let rooms = self.rooms.iter().map(|(name, room)| RoomSnapshot {
             room: name.clone(),
             worker: room.worker,
+            codecs: room.codecs(),
             peers: room.members().iter().filter_map(|member| self.peer_snapshot(room.worker, member)).collect(),
         });
         Snapshot {
@@ -298,6 +299,7 @@ impl Engine {
             policies: self.policies.clone(),
             peers_max: self.settings.peers_max,
             client_bps_max: self.settings.client_bps_max,
+            codecs: self.settings.codecs,
             sockets: self.sockets.len(),
             half_open: self.gate.half_open(),
             totals: self.totals,
@@ -445,7 +447,13 @@ impl Engine {
         let Some(room) = self.room_of(handle) else { return };
         let Some(member) = room.member(handle.peer) else { return };
         let settings = self.settings_of(&self.peers[&handle].room);
-        let shares = settings.shares(room.members().len(), member.live(Kind::Audio), member.live(Kind::Video));
+        let live_videos = member.live(Kind::Video);
+        let shares = settings.shares(room.members().len(), member.live(Kind::Audio), live_videos);
+        let streams: Vec<StreamId> = member.tracks.iter().map(|track| track.stream).collect();
+        if let Some(worker) = self.workers.get_mut(&handle.worker) {
+            // Who heeds no signal is told by its transport.
+            worker.plan.limit(handle.peer, streams.into_iter(), shares.video.saturating_mul(live_videos.max(1) as u32));
+        }
         self.tell(
             handle,
             ServerSignal::Limits {

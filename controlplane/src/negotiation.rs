@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use proto::id::{PeerId, Ssrc};
 use proto::plane::{Codec, Extension, ExtensionIds, PeerExtensions, PeerOpen, SlotOpen, StreamCodec, StreamOpen};
-use proto::signal::{ErrorCode, Kind, Source, TrackDescription};
+use proto::signal::{ErrorCode, Kind, Source, TrackDescription, VideoCodec};
 
 use crate::dtls::fingerprint_matches;
 use crate::ice::Credentials;
-use crate::policy::{self, Grant, Settings};
+use crate::policy::{self, Grant, Settings, VideoCodecs};
 use crate::random::Random;
 use crate::reconcile::Plan;
 use crate::room::{Format, Formats, Slot, Track};
@@ -84,6 +84,7 @@ impl Negotiation {
         described: &[TrackDescription],
         grant: &Grant,
         settings: &Settings,
+        codecs: VideoCodecs,
     ) -> Result<Negotiation, Refusal> {
         let offer = sdp::parse_offer(sdp).map_err(|error| Refusal::new(ErrorCode::BadSdp, error.to_string()))?;
         check_transport(&offer)?;
@@ -91,10 +92,11 @@ impl Negotiation {
         if !grant.publish && !grant.subscribe {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token allows neither to publish nor to subscribe"));
         }
+        let videos: Vec<Codec> = codecs.iter().map(policy::codec_of).collect();
         let (mut tracks, mut slots) = (0, 0);
         let mut sections = Vec::with_capacity(offer.sections.len());
         for section in &offer.sections {
-            let codecs: Vec<OfferedCodec> = sdp::choose_codecs(section).into_iter().cloned().collect();
+            let codecs: Vec<OfferedCodec> = sdp::choose_codecs(section, &videos).into_iter().cloned().collect();
             let is_served = !codecs.is_empty();
             let sends = section.direction.may_send() && grant.publish && tracks < settings.tracks_max;
             let track = (is_served && sends).then(|| shows(section, described));
@@ -105,13 +107,30 @@ impl Negotiation {
             sections.push(Verdict { codecs, track, is_slot });
         }
         if sections.iter().all(|verdict| verdict.codecs.is_empty()) {
-            let message = "no m-section can be served: it takes Opus, H.264 or VP8 over DTLS-SRTP, BUNDLE and rtcp-mux";
+            let names: Vec<&str> = codecs.iter().map(VideoCodec::name).collect();
+            let message = format!(
+                "no m-section can be served: it takes opus or {} over DTLS-SRTP, BUNDLE and rtcp-mux",
+                names.join(" or ")
+            );
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
         if tracks + slots == 0 {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token allows nothing of what is offered"));
         }
         Ok(Negotiation { offer, sections })
+    }
+
+    /// For a publisher whom no signal reaches: what it sends of video is answered in one codec, that which the room speaks
+    /// now if it has it, so that it cannot go on in another that somebody lacks.
+    pub(crate) fn fix_video(&mut self, room: Option<VideoCodec>) {
+        for codecs in
+            self.sections.iter_mut().filter(|verdict| verdict.track.is_some()).map(|verdict| &mut verdict.codecs)
+        {
+            let is_spoken = |codec: &OfferedCodec| room.is_some_and(|video| policy::codec_of(video) == codec.codec);
+            let spoken = codecs.iter().position(is_spoken).unwrap_or(0);
+            codecs.swap(0, spoken);
+            codecs.truncate(1);
+        }
     }
 
     /// How many streams it opens on the worker.

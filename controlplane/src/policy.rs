@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use proto::signal::{Kind, SlotCount, Source};
+use proto::plane::Codec;
+use proto::signal::{Kind, SlotCount, Source, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the engine. Every table, rate and wait of the engine has its limit here.
@@ -16,6 +17,8 @@ pub struct Settings {
     pub peers_max: u32,
     /// Media of one client, up and down together, bit/s. Two megabits fit a mobile uplink and a shared DSL line.
     pub client_bps_max: u32,
+    /// In which codecs rooms have video.
+    pub codecs: VideoCodecs,
     /// Rooms of this server. A room costs little; the bound stops a token for `*` from filling memory.
     pub rooms_max: usize,
     /// Peers that one worker carries, at most [`PEERS_PER_WORKER_CEILING`].
@@ -47,6 +50,7 @@ impl Default for Settings {
         Self {
             peers_max: 8,
             client_bps_max: 2_000_000,
+            codecs: VideoCodecs::default(),
             rooms_max: 1_000,
             peers_per_worker_max: 512,
             sockets_max: 4_096,
@@ -70,8 +74,67 @@ pub struct RoomPolicy {
     pub peers_max: Option<u32>,
     /// Media of one client, up and down together, bit/s, [`CLIENT_BPS_FLOOR`] to [`CLIENT_BPS_CEILING`].
     pub client_bps_max: Option<u32>,
+    /// In which codecs it has video, from when it is next empty.
+    pub codecs: Option<VideoCodecs>,
     /// Whether nobody else may come in. Who is in stays, and may resume.
     pub locked: bool,
+}
+
+/// The codecs of video of a room, the preferred first: one or two, because a stream has no more on its worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Vec<VideoCodec>", into = "Vec<VideoCodec>")]
+pub struct VideoCodecs(VideoCodec, Option<VideoCodec>);
+
+impl VideoCodecs {
+    /// Of a list, if it has one or two different ones.
+    pub fn new(list: &[VideoCodec]) -> Option<Self> {
+        match *list {
+            [first] => Some(Self(first, None)),
+            [first, second] if first != second => Some(Self(first, Some(second))),
+            _ => None,
+        }
+    }
+
+    /// The preferred one.
+    pub fn first(self) -> VideoCodec {
+        self.0
+    }
+
+    /// Both, or the one.
+    pub fn iter(self) -> impl Iterator<Item = VideoCodec> {
+        std::iter::once(self.0).chain(self.1)
+    }
+}
+
+impl Default for VideoCodecs {
+    /// What phones and laptops encode in hardware, and for whoever lacks it what everybody has.
+    fn default() -> Self {
+        Self(VideoCodec::H264, Some(VideoCodec::Vp8))
+    }
+}
+
+impl TryFrom<Vec<VideoCodec>> for VideoCodecs {
+    type Error = &'static str;
+
+    fn try_from(list: Vec<VideoCodec>) -> Result<Self, Self::Error> {
+        Self::new(&list).ok_or("codecs are one or two different ones")
+    }
+}
+
+impl From<VideoCodecs> for Vec<VideoCodec> {
+    fn from(codecs: VideoCodecs) -> Self {
+        codecs.iter().collect()
+    }
+}
+
+/// As the worker knows a codec of video.
+pub const fn codec_of(video: VideoCodec) -> Codec {
+    match video {
+        VideoCodec::H264 => Codec::H264,
+        VideoCodec::Vp8 => Codec::Vp8,
+        VideoCodec::Vp9 => Codec::Vp9,
+        VideoCodec::Av1 => Codec::Av1,
+    }
 }
 
 /// Smallest `client_bps_max` of a room: a voice and little else.
@@ -155,6 +218,7 @@ impl Settings {
         Self {
             peers_max: policy.peers_max.unwrap_or(self.peers_max),
             client_bps_max: client_bps_max.min(CLIENT_BPS_CEILING),
+            codecs: policy.codecs.unwrap_or(self.codecs),
             ..self.clone()
         }
         .clamped()
@@ -236,6 +300,17 @@ mod tests {
         assert_eq!((settings.peers_max, settings.rooms_max), (PEERS_MAX_CEILING, 3));
         assert_eq!((settings.slots_max, settings.sockets_max), (SLOTS_CEILING, 4_096));
         assert!(settings.stun.is_some());
+    }
+
+    #[test]
+    fn a_room_has_one_codec_or_two() {
+        let read = |text: &str| serde_json::from_str::<VideoCodecs>(text).ok();
+        assert_eq!(read(r#"["h264","vp8"]"#), Some(VideoCodecs::default()));
+        assert_eq!(read(r#"["av1"]"#).map(|codecs| codecs.iter().collect()), Some(vec![VideoCodec::Av1]));
+        for bad in ["[]", r#"["vp9","vp9"]"#, r#"["h264","vp8","vp9"]"#, r#"["h265"]"#, "\"vp8\""] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(serde_json::to_string(&VideoCodecs::default()).unwrap(), r#"["h264","vp8"]"#);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerOpen, RouteClose, RouteOpen,
-    SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamOpen,
+    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerLimit, PeerOpen, RouteClose,
+    RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -32,6 +32,7 @@ enum Class {
     Extensions,
     RxKeys,
     TxKeys,
+    Limit,
     Stream,
     StreamCodec,
     Slot,
@@ -40,11 +41,12 @@ enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 9] = [
+    const ALL: [Class; 10] = [
         Class::Peer,
         Class::Extensions,
         Class::RxKeys,
         Class::TxKeys,
+        Class::Limit,
         Class::Stream,
         Class::StreamCodec,
         Class::Slot,
@@ -55,7 +57,7 @@ impl Class {
     /// What goes with what fills a place of this kind, and has no close of its own.
     const fn parts(self) -> &'static [Class] {
         match self {
-            Class::Peer => &[Class::Extensions, Class::RxKeys, Class::TxKeys],
+            Class::Peer => &[Class::Extensions, Class::RxKeys, Class::TxKeys, Class::Limit],
             Class::Stream => &[Class::StreamCodec],
             Class::Route => &[Class::RouteCodec],
             _ => &[],
@@ -81,6 +83,7 @@ impl Place {
             Command::PeerOpen(c) => Place::new(Class::Peer, c.peer.index),
             Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
             Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
+            Command::PeerLimit(c) => Place::new(Class::Limit, c.peer.index),
             Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
             Command::StreamCodec(c) => Place::new(Class::StreamCodec, c.stream.index),
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
@@ -105,7 +108,7 @@ impl Place {
     }
 }
 
-/// The command that empties what `open` filled. Extensions and keys go with their peer, second codecs with their stream
+/// The command that empties what `open` filled. Extensions, keys and limits go with their peer, second codecs with their stream
 /// or route.
 fn close_of(open: &Command) -> Option<Command> {
     match open {
@@ -258,6 +261,18 @@ impl Plan {
         }
         self.desired.insert(place, open);
         self.compare(place);
+    }
+
+    /// Desires that a peer sends at most so much, bit/s, in those of these streams of it that take REMB; if none does,
+    /// nothing is desired.
+    pub(crate) fn limit(&mut self, peer: PeerId, mut streams: impl Iterator<Item = StreamId>, bps_max: u32) {
+        let takes_remb = |stream: StreamId| {
+            let open = self.desired.get(&Place::new(Class::Stream, stream.index));
+            matches!(open, Some(Command::StreamOpen(open)) if open.feedback & feedback::REMB != 0)
+        };
+        if streams.any(takes_remb) {
+            self.want(PeerLimit { peer, bps_max });
+        }
     }
 
     /// The ICE credentials that are desired for a peer. Wanting others is an ICE restart.
@@ -466,6 +481,7 @@ impl Plan {
             Command::PeerOpen(c) => Some(c.peer),
             Command::PeerExtensions(c) => Some(c.peer),
             Command::PeerKeys(c) => Some(c.peer),
+            Command::PeerLimit(c) => Some(c.peer),
             Command::StreamOpen(c) => Some(c.peer),
             Command::SlotOpen(c) => Some(c.peer),
             Command::RouteOpen(c) => match self.desired.get(&Place::new(Class::Slot, c.slot.index)) {
@@ -497,7 +513,7 @@ impl Plan {
         if !places.iter().all(is_there) || !self.adopt_ids(peer, streams, slots) {
             return false;
         }
-        places.push(Place::new(Class::Extensions, peer.index));
+        places.extend([Class::Extensions, Class::Limit].map(|class| Place::new(class, peer.index)));
         places.extend(streams.iter().map(|stream| Place::new(Class::StreamCodec, stream.index)));
         for place in places {
             if let Some(&command) = self.installed.get(&place) {

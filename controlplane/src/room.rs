@@ -10,6 +10,7 @@ use proto::plane::{Codec, RouteCodec, RouteOpen};
 use proto::signal::{Kind, PeerInfo, SlotInfo, Source, TrackInfo, VideoCodec};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{VideoCodecs, codec_of};
 use crate::reconcile::Plan;
 use crate::slots::{self, Slots, Wish};
 
@@ -19,7 +20,9 @@ pub(crate) struct Room {
     pub(crate) worker: usize,
     /// In the order of joining.
     members: Vec<Member>,
-    /// In which codec its publishers should send video.
+    /// The codecs of video that it uses, from its first member to its last.
+    codecs: VideoCodecs,
+    /// In which of them its publishers should send.
     video: VideoCodec,
 }
 
@@ -45,7 +48,8 @@ impl TryFrom<(u8, Pt, Pt)> for Format {
     type Error = &'static str;
 
     fn try_from((number, pt, rtx_pt): (u8, Pt, Pt)) -> Result<Self, Self::Error> {
-        let codec = [Codec::Opus, Codec::H264, Codec::Vp8].into_iter().find(|codec| *codec as u8 == number);
+        let videos = VideoCodec::ALL.map(codec_of);
+        let codec = videos.into_iter().chain([Codec::Opus]).find(|codec| *codec as u8 == number);
         Ok(Format { codec: codec.ok_or("no codec has this number")?, pt, rtx_pt })
     }
 }
@@ -133,6 +137,14 @@ impl Member {
         Some(videos.all(|slot| format_of(&slot.formats, codec).is_some()))
     }
 
+    /// Whether it goes on in this codec of video when it is told nothing: it has it first, or not at all.
+    pub(crate) fn keeps_to(&self, video: VideoCodec) -> bool {
+        let videos = self.tracks.iter().filter(|track| crate::policy::kind_of(track.source) == Kind::Video);
+        let has_first = |track: &Track| track.formats.0.codec == codec_of(video);
+        let lacks = |track: &Track| format_of(&track.formats, codec_of(video)).is_none();
+        videos.into_iter().all(|track| has_first(track) || lacks(track))
+    }
+
     /// Whether it publishes video, and so must know in which codec.
     pub(crate) fn has_video(&self) -> bool {
         self.tracks.iter().any(|track| crate::policy::kind_of(track.source) == Kind::Video)
@@ -169,8 +181,13 @@ impl Member {
 
 impl Room {
     /// An empty room on a worker.
-    pub(crate) fn new(worker: usize) -> Self {
-        Self { worker, members: Vec::new(), video: VideoCodec::H264 }
+    pub(crate) fn new(worker: usize, codecs: VideoCodecs) -> Self {
+        Self { worker, members: Vec::new(), codecs, video: codecs.first() }
+    }
+
+    /// The codecs of video that it uses.
+    pub(crate) fn codecs(&self) -> VideoCodecs {
+        self.codecs
     }
 
     /// Who is in it, in the order of joining.
@@ -229,12 +246,14 @@ impl Room {
         self.video
     }
 
-    /// Chooses that codec by who is here now: the one that most of those who receive video can show, H.264 where that is
-    /// equal. So one peer without H.264 moves a room of browsers to VP8, and its leaving moves them back. Returns whether
-    /// it is another than before.
+    /// Chooses that codec by who is here now: the one that most of those who receive video can show, the preferred one
+    /// where that is equal. So one peer without H.264 moves a room of browsers to VP8, and its leaving moves them back.
+    /// Returns whether it is another than before.
     pub(crate) fn choose_video(&mut self) -> bool {
-        let count = |codec| self.members.iter().filter(|member| member.shows(codec) == Some(true)).count();
-        let video = if count(Codec::Vp8) > count(Codec::H264) { VideoCodec::Vp8 } else { VideoCodec::H264 };
+        let can_show = |video| move |member: &&Member| member.shows(codec_of(video)) == Some(true);
+        let count = |video| self.members.iter().filter(can_show(video)).count();
+        let first = self.codecs.first();
+        let video = self.codecs.iter().fold(first, |best, video| if count(video) > count(best) { video } else { best });
         std::mem::replace(&mut self.video, video) != video
     }
 

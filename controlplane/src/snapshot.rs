@@ -7,7 +7,7 @@ use proto::plane::{SlotTally, StreamTally};
 use proto::signal::{PeerInfo, PeerState, SlotInfo};
 use serde::Serialize;
 
-use crate::policy::RoomPolicy;
+use crate::policy::{RoomPolicy, VideoCodecs};
 
 /// What the engine holds now.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub peers_max: u32,
     /// Bandwidth of a client in such a room, bit/s.
     pub client_bps_max: u32,
+    /// Codecs of video of such a room.
+    pub codecs: VideoCodecs,
     /// Signalling sockets open, with and without a peer.
     pub sockets: usize,
     /// DTLS handshakes under way.
@@ -50,6 +52,8 @@ pub struct RoomSnapshot {
     pub room: String,
     /// The worker that carries it.
     pub worker: usize,
+    /// The codecs of video that it uses.
+    pub codecs: VideoCodecs,
     /// Who is in it, in the order of joining.
     pub peers: Vec<PeerSnapshot>,
 }

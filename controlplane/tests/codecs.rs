@@ -1,12 +1,13 @@
-//! Which codec a room speaks: H.264, or VP8 while somebody is in it who cannot decode H.264.
+//! Which codec a room speaks: H.264, or VP8 while somebody is in it who cannot decode H.264; or what it is set to.
 
 mod world;
 
-use controlplane::engine::Grant;
-use proto::plane::{Codec, RouteCodec, RouteOpen};
+use controlplane::engine::{Ask, Grant, Order, Reply, RoomPolicy};
+use controlplane::policy::VideoCodecs;
+use proto::plane::{Codec, PeerLimit, RouteCodec, RouteOpen, StreamOpen};
 use proto::signal::{ClientSignal, LeaveReason, ServerSignal, VideoCodec};
 
-use world::{Client, PAGE, World, grant, page_tracks};
+use world::{Client, PAGE, World, grant, page_tracks, with_fingerprint};
 
 /// The page's offer by a browser that has H.264 no more, as Firefox without its plug-in.
 fn without_h264() -> String {
@@ -146,4 +147,124 @@ fn the_codec_survives_the_socket_and_the_controlplane() {
     }
     let worker = world.worker();
     assert!(worker.stream_codecs.is_empty() && worker.route_codecs.is_empty() && worker.refused.is_empty());
+}
+
+/// A room that is set to these codecs.
+fn set(world: &mut World, codecs: &[VideoCodec]) {
+    let policy = RoomPolicy { codecs: VideoCodecs::new(codecs), ..RoomPolicy::default() };
+    world.engine.administer(Order::SetRoom { room: "blue".into(), policy }).unwrap();
+    world.carry();
+}
+
+/// What a client's video streams were opened with.
+fn videos(world: &mut World, client: &Client) -> Vec<StreamOpen> {
+    let peer = client.peer.unwrap();
+    let of_peer = world.worker().streams.values().filter(|open| open.peer == peer && open.codec.is_video());
+    of_peer.copied().collect()
+}
+
+#[test]
+fn a_room_set_to_one_codec_has_nothing_else() {
+    for (video, codec, pts, named, format) in [
+        (VideoCodec::Vp9, Codec::Vp9, (98, 99), "a=rtpmap:98 VP9/90000\r\n", "a=fmtp:98 profile-id=0\r\n"),
+        (
+            VideoCodec::Av1,
+            Codec::Av1,
+            (45, 46),
+            "a=rtpmap:45 AV1/90000\r\n",
+            "a=fmtp:45 level-idx=5;profile=0;tier=0\r\n",
+        ),
+    ] {
+        let mut world = World::new();
+        set(&mut world, &[video]);
+        let socket = world.open("blue", grant("Ada"));
+        let ServerSignal::Welcome { codecs, .. } = world.next(socket) else { panic!("a welcome") };
+        assert_eq!(codecs, [video], "told before the offer");
+        let (ada, bob) = (world.join("blue", "Ada"), world.join("blue", "Bob"));
+        assert!(told(&mut world, &ada).is_empty() && told(&mut world, &bob).is_empty(), "nothing to choose");
+        assert!(ada.answer.contains(named) && ada.answer.contains(format), "{}", ada.answer);
+        assert!(!ada.answer.contains("H264") && !ada.answer.contains("VP8"));
+        let opened = videos(&mut world, &ada);
+        assert!(opened.iter().all(|open| (open.codec, (open.pt, open.rtx_pt)) == (codec, pts)), "{opened:?}");
+        let [(route, None)] = camera(&mut world, &ada, &bob)[..] else { panic!("one route, one codec") };
+        assert_eq!((route.pt, route.rtx_pt), pts);
+        // Who has none of it is refused only if nothing is left; sound is.
+        let silent =
+            join(&mut world, "Fox", &PAGE.replace(" VP9/90000", " X9/90000").replace(" AV1/90000", " X1/90000"));
+        assert!(silent.answer.contains("m=video 0 ") && videos(&mut world, &silent).is_empty());
+        assert!(world.worker().refused.is_empty());
+    }
+}
+
+#[test]
+fn the_second_codec_of_a_room_is_for_who_lacks_the_first() {
+    let mut world = World::new();
+    set(&mut world, &[VideoCodec::Av1, VideoCodec::Vp8]);
+    let ada = world.join("blue", "Ada");
+    let old = join(&mut world, "Old", &PAGE.replace(" AV1/90000", " X1/90000"));
+    assert_eq!(told(&mut world, &ada), [VideoCodec::Vp8]);
+    // Set to something else while somebody is in: what was negotiated stands.
+    set(&mut world, &[VideoCodec::H264]);
+    let bob = world.join("blue", "Bob");
+    assert_eq!(told(&mut world, &bob), [VideoCodec::Vp8]);
+    assert!(bob.answer.contains(" AV1/90000") && !bob.answer.contains("H264"));
+    world.say(old.socket, ClientSignal::Leave {});
+    assert_eq!(told(&mut world, &bob), [VideoCodec::Av1]);
+    for client in [&ada, &bob] {
+        world.say(client.socket, ClientSignal::Leave {});
+    }
+    let cyd = world.join("blue", "Cyd");
+    assert!(cyd.answer.contains("H264") && !cyd.answer.contains(" AV1/90000"), "and from then on it holds");
+}
+
+/// A publisher by HTTP, who hears no signals: its answer, and what its video was opened with.
+fn whip(world: &mut World, name: &str) -> (String, Vec<StreamOpen>) {
+    let mut client = world.guest("blue", grant(name));
+    world.close(client.socket);
+    let sdp = with_fingerprint(PAGE, &client.identity);
+    let grant = Grant { subscribe: false, ..grant(name) };
+    let ask = Ask::Open { room: "blue".into(), grant, from: vec![], sdp };
+    let Ok(Reply::Opened { sdp, tag, .. }) = world.engine.ask(world.now, ask) else { panic!("a resource") };
+    world.carry();
+    client.peer =
+        world.worker().peers.values().map(|peer| peer.open).find(|o| o.ufrag == tag.as_bytes()).map(|o| o.peer);
+    let opened = videos(world, &client);
+    (sdp, opened)
+}
+
+#[test]
+fn who_hears_no_signals_is_answered_in_the_codec_that_the_room_speaks() {
+    let mut world = World::new();
+    let (sdp, opened) = whip(&mut world, "first");
+    assert!(sdp.contains("H264") && opened.iter().all(|open| open.codec == Codec::H264));
+    let fox = join(&mut world, "Fox", &without_h264());
+    assert_eq!(told(&mut world, &fox), [VideoCodec::Vp8]);
+    let (_, opened) = whip(&mut world, "second");
+    assert!(!opened.is_empty() && opened.iter().all(|open| (open.codec, open.pt) == (Codec::Vp8, 96)));
+    let seconds = &world.worker().stream_codecs;
+    assert!(opened.iter().all(|open| !seconds.contains_key(&open.stream.index)), "and in no other");
+}
+
+#[test]
+fn who_has_no_transport_cc_is_told_its_share_by_its_worker() {
+    const AIORTC: &str = include_str!("offers/aiortc.sdp");
+    let mut world = World::new();
+    let mut client = world.guest("blue", grant("aiortc"));
+    world.offer(&mut client, AIORTC, vec![]).expect("an answer");
+    world.connect(&mut client);
+    let limit = |world: &mut World, client: &Client| {
+        let peer = client.peer.unwrap();
+        world.worker().peers[&peer.index].limit.map(|PeerLimit { bps_max, .. }| bps_max)
+    };
+    assert_eq!(limit(&mut world, &client), Some(2_000_000 - 32_000), "all but its voice");
+    let ada = world.join("blue", "Ada");
+    assert_eq!(limit(&mut world, &client), Some(1_000_000 - 32_000));
+    assert_eq!(limit(&mut world, &ada), None, "a browser heeds the signal, and its own estimate");
+    let batches = world.worker().batches.len();
+    world.restart_controlplane();
+    assert_eq!(world.worker().batches.len(), batches + 1, "the next controlplane finds it as it is");
+    assert_eq!(limit(&mut world, &client), Some(1_000_000 - 32_000));
+    world.expire(&ada);
+    assert_eq!(limit(&mut world, &client), Some(2_000_000 - 32_000));
+    assert!(world.worker().refused.is_empty());
 }

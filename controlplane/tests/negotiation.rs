@@ -7,7 +7,7 @@ mod answering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use answering::answer;
+use answering::{VIDEOS, answer};
 use controlplane::ice::Candidate;
 use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, choose_codecs, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
@@ -107,11 +107,12 @@ fn gstreamer_is_served_in_all_its_sections() {
 #[test]
 fn libwebrtc_of_others_is_answered_with_what_all_share() {
     for section in offer("libwebrtc_106").sections.iter().filter(|section| section.kind == SectionKind::Video) {
-        let codecs: Vec<_> = choose_codecs(section).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
+        let codecs: Vec<_> = choose_codecs(section, &VIDEOS).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
         assert_eq!(codecs, [(Codec::Vp8, 96, Some(97))]);
     }
     let safari = offer("safari");
-    let codecs: Vec<_> = choose_codecs(&safari.sections[1]).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
+    let codecs: Vec<_> =
+        choose_codecs(&safari.sections[1], &VIDEOS).iter().map(|c| (c.codec, c.pt, c.rtx_pt)).collect();
     assert_eq!(codecs, [(Codec::H264, 98, Some(99)), (Codec::Vp8, 106, Some(107))]);
     let answer = answer(&safari);
     assert!(answer.contains("profile-level-id=42e01f") && !answer.contains("640c1f") && !answer.contains("H265"));
@@ -159,7 +160,7 @@ fn our_page_has_three_senders_and_fifteen_slots() {
     assert_eq!((video.codec, video.pt, video.rtx_pt), (Codec::H264, 108, Some(109)));
     assert_eq!(video.h264.unwrap().profile_level_id, [0x42, 0xe0, 0x1f]);
     assert_eq!(video.feedback, feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC);
-    let vp8 = choose_codecs(&offer.sections[1])[1];
+    let vp8 = choose_codecs(&offer.sections[1], &VIDEOS)[1];
     assert_eq!((vp8.codec, vp8.pt, vp8.rtx_pt, vp8.feedback), (Codec::Vp8, 96, Some(97), video.feedback));
     let audio = choose_codec(&offer.sections[0]).unwrap();
     assert_eq!((audio.codec, audio.pt, audio.feedback), (Codec::Opus, 111, feedback::TRANSPORT_CC));
@@ -177,7 +178,8 @@ fn firefox_without_h264_is_answered_with_vp8() {
     let offer = offer("firefox_page");
     assert_eq!(offer.sections.len(), 18);
     for section in offer.sections.iter().filter(|section| section.kind == SectionKind::Video) {
-        let codecs: Vec<_> = choose_codecs(section).iter().map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback)).collect();
+        let codecs: Vec<_> =
+            choose_codecs(section, &VIDEOS).iter().map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback)).collect();
         let feedback = feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC;
         assert_eq!(codecs, [(Codec::Vp8, 120, Some(124), feedback)]);
     }

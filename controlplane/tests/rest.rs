@@ -158,7 +158,7 @@ async fn a_room_is_made_looked_at_changed_and_deleted() {
     let limits = json!({"peers_max": 2, "client_bps_max": 500_000});
     let made = server.ask("PUT", "/v1/rooms/blue", Some(limits)).await;
     assert_eq!(made.status, 201, "{}", made.body);
-    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "locked": false, "made": true, "worker": null});
+    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "codecs": ["h264", "vp8"], "locked": false, "made": true, "worker": null});
     assert_eq!(made.json(), expected);
     assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.json(), expected);
 
@@ -408,12 +408,18 @@ async fn what_is_wrong_with_a_body_has_a_name() {
         (r#"{"peers_max": 0}"#, (422, "invalid")),
         (r#"{"peers_max": 25}"#, (422, "invalid")),
         (r#"{"client_bps_max": 1}"#, (422, "invalid")),
+        (r#"{"codecs": []}"#, (422, "invalid")),
+        (r#"{"codecs": ["vp9", "vp9"]}"#, (422, "invalid")),
+        (r#"{"codecs": ["h264", "vp8", "vp9"]}"#, (422, "invalid")),
+        (r#"{"codecs": ["h265"]}"#, (422, "invalid")),
         (r#"{"peers": 2}"#, (422, "invalid")),
     ] {
         let head = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", server.token);
         let answer = server.send("PUT", "/v1/rooms/blue", &head, body).await;
         assert_eq!(answer.problem(), (problem.0, problem.1.into()), "{body}");
     }
+    let set = server.ask("PUT", "/v1/rooms/nine", Some(json!({"codecs": ["vp9", "vp8"]}))).await;
+    assert_eq!((set.status, &set.json()["codecs"]), (201, &json!(["vp9", "vp8"])));
     let whole = server.ask("PUT", "/v1/rooms/whole", Some(json!({"peers_max": 3.0}))).await;
     assert_eq!((whole.status, &whole.json()["peers_max"]), (201, &json!(3)), "an integer to JSON Schema");
     let head = format!("Authorization: Bearer {}\r\n", server.token);

@@ -1,5 +1,5 @@
-//! What the packet path looks at inside a payload: whether a packet starts a keyframe of H.264 (RFC 6184) or VP8
-//! (RFC 7741), where a route may begin or change its source or its codec.
+//! What the packet path looks at inside a payload: whether a packet starts a keyframe of H.264 (RFC 6184), VP8 (RFC 7741),
+//! VP9 (RFC 9628) or AV1 (AV1 RTP payload format), where a route may begin or change its source or its codec.
 
 use proto::plane::Codec;
 
@@ -11,6 +11,8 @@ pub fn starts_keyframe(codec: Codec, payload: &[u8]) -> bool {
         Codec::Opus => true,
         Codec::H264 => h264_starts_keyframe(payload),
         Codec::Vp8 => vp8_starts_keyframe(payload),
+        Codec::Vp9 => vp9_starts_keyframe(payload),
+        Codec::Av1 => av1_starts_keyframe(payload),
     }
 }
 
@@ -58,9 +60,51 @@ pub fn vp8_starts_keyframe(payload: &[u8]) -> bool {
     begins && picture::vp8(payload).and_then(|(_, frame)| frame.first()).is_some_and(|byte| byte & 1 == 0)
 }
 
+/// Whether this RTP payload begins a picture of VP9 that refers to none before it (RFC 9628 §4.2): the flags of its
+/// descriptor say that a frame begins (B) and is not predicted (P), and where layers are told, it is the lowest of space.
+pub fn vp9_starts_keyframe(payload: &[u8]) -> bool {
+    let begins = payload.first().is_some_and(|flags| flags & 0x48 == 0x08);
+    begins && picture::vp9(payload).is_some_and(|(_, layer)| layer == 0)
+}
+
+/// Whether this RTP payload begins a coded video sequence of AV1: bit N of its aggregation header (AV1 RTP §4.4). Its first
+/// OBU is not the rest of one before (Z), and something is in it.
+pub fn av1_starts_keyframe(payload: &[u8]) -> bool {
+    payload.len() > 1 && payload[0] & 0x88 == 0x08
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{h264_starts_keyframe, vp8_starts_keyframe};
+    use super::{av1_starts_keyframe, h264_starts_keyframe, vp8_starts_keyframe, vp9_starts_keyframe};
+
+    #[test]
+    fn a_vp9_keyframe_begins_where_no_picture_is_referred_to() {
+        // I P L F B E V Z: non-flexible mode, with picture id and without, with layers and their TL0PICIDX.
+        for key in [
+            &[0x08, 0x49][..],
+            &[0x8a, 0x81, 0x01, 0x18, 0, 0x49],
+            &[0xaa, 0x81, 0x01, 0x40, 7, 0x49],
+            &[0x88, 5, 0x49],
+        ] {
+            assert!(vp9_starts_keyframe(key), "{key:02x?}");
+            let predicted = [&[key[0] | 0x40], &key[1..]].concat();
+            assert!(!vp9_starts_keyframe(&predicted), "{predicted:02x?}");
+            let later = [&[key[0] & !0x08], &key[1..]].concat();
+            assert!(!vp9_starts_keyframe(&later), "{later:02x?}");
+        }
+        assert!(!vp9_starts_keyframe(&[0xa8, 0x05, 0x03, 7, 0x49]), "the second layer of space of a keyframe");
+        for cut in [&[][..], &[0x88], &[0x88, 0x81], &[0xa8, 5], &[0x28]] {
+            assert!(!vp9_starts_keyframe(cut), "{cut:02x?}");
+        }
+    }
+
+    #[test]
+    fn an_av1_sequence_begins_where_its_header_says() {
+        assert!(av1_starts_keyframe(&[0x18, 0x0a, 0x0b]), "one OBU, a new sequence");
+        assert!(!av1_starts_keyframe(&[0x10, 0x32, 0x0b]), "a frame of the one that runs");
+        assert!(!av1_starts_keyframe(&[0x98, 0x0a]), "the rest of an OBU");
+        assert!(!av1_starts_keyframe(&[0x18]) && !av1_starts_keyframe(&[]), "nothing in it");
+    }
 
     #[test]
     fn a_vp8_keyframe_is_found_behind_every_form_of_descriptor() {

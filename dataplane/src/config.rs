@@ -109,6 +109,9 @@ pub const NACK_DELAY: Micros = 10 * MILLISECOND;
 /// Round trip assumed until it is measured (libwebrtc `NackRequester::kDefaultRtt`).
 pub const RTT_DEFAULT: Micros = 100 * MILLISECOND;
 
+/// Least that REMB tells a publisher, bit/s: below it no picture moves, and the way back up would take minutes.
+pub const REMB_BPS_MIN: u32 = 30_000;
+
 /// Keyframe requests to one publisher's stream are at least this far apart.
 pub const KEYFRAME_INTERVAL: Micros = 200 * MILLISECOND;
 /// A keyframe that was asked for and did not come is asked for again after this long.

@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
 use crate::forward::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
+use crate::remb::Estimate;
 use crate::route::{Hop, Route, Slot, Stream};
 use crate::timer::{PEER_TIMERS, STREAM_TIMERS};
 use crate::transport::{SsrcOwner, Transport};
@@ -92,6 +93,7 @@ impl Forwarder {
                 self.became_ready(now, keys.peer.index, out);
             }
             Command::PeerClose(close) => self.close_peer(close.peer)?,
+            Command::PeerLimit(limit) => self.limit_peer(limit, out)?,
             Command::StreamOpen(open) => self.open_stream(open)?,
             Command::StreamCodec(second) => self.add_stream_codec(second)?,
             Command::StreamClose(close) => self.close_stream(close.stream)?,
@@ -133,6 +135,9 @@ impl Forwarder {
         transport.reserve_ssrcs();
         if open.feedback & feedback::TRANSPORT_CC != 0 {
             transport.arrivals.get_or_insert_with(|| Box::new(ArrivalLog::new(ARRIVALS_MAX)));
+        }
+        if open.feedback & feedback::REMB != 0 {
+            transport.estimate.get_or_insert_with(|| Box::new(Estimate::new()));
         }
         for (ssrc, window, is_rtx) in
             [(open.ssrc, &mut stream.window, false), (open.rtx_ssrc, &mut stream.rtx_window, true)]
@@ -325,7 +330,7 @@ impl Forwarder {
     /// Echoes up to `space` installed records into the outbox's reports.
     pub fn describe(&mut self, space: usize, out: &mut Outbox) {
         let Some(mut at) = self.describing else { return };
-        // A peer may take five records; stop while they still fit.
+        // A peer may take six records: while there is space for one more than these five, all of them fit.
         let mut space = space.min(out.report_space()).saturating_sub(5);
         while space > 0 {
             let len = match at.phase {
@@ -353,7 +358,7 @@ impl Forwarder {
 
     /// Reports one object; returns how many echoes and how many other events that took.
     fn echo(&self, phase: u8, index: u32, out: &mut Outbox) -> (usize, usize) {
-        let mut records: [Option<Command>; 4] = [None; 4];
+        let mut records: [Option<Command>; 5] = [None; 5];
         match phase {
             0 => {
                 if let Some(peer) = self.peers.at(index) {
@@ -361,6 +366,7 @@ impl Forwarder {
                     records[1] = peer.extensions_open.map(Command::from);
                     records[2] = peer.keys_open[0].map(Command::from);
                     records[3] = peer.keys_open[1].map(Command::from);
+                    records[4] = peer.estimate.as_ref().and_then(|estimate| estimate.limit()).map(Command::from);
                 }
             }
             1 => {
@@ -391,6 +397,7 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerExtensions(c) => c.peer.index,
         Command::PeerKeys(c) => c.peer.index,
         Command::PeerClose(c) => c.peer.index,
+        Command::PeerLimit(c) => c.peer.index,
         Command::StreamOpen(c) => c.stream.index,
         Command::StreamCodec(c) => c.stream.index,
         Command::StreamClose(c) => c.stream.index,

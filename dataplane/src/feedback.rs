@@ -163,8 +163,8 @@ impl Forwarder {
         let pictures = Pictures::read(format.codec, packet.payload);
         let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
             let (header_len, len) = header.write(frame, &seq.to_be_bytes(), packet.payload);
-            // As in the packet that it repairs.
-            origin.pictures.write(&pictures, &mut frame[len - packet.payload.len()..len]);
+            // As in the packet that it repairs, whose sequence number stands before.
+            origin.pictures.write(&pictures, &mut frame[header_len + 2..len]);
             (header_len, len)
         });
         slot.counts.retransmitted += u64::from(is_sent);
@@ -290,7 +290,7 @@ impl Forwarder {
         }
     }
 
-    /// Sender reports of the peer's filled slots, and receiver reports of its streams.
+    /// Sender reports of the peer's filled slots, receiver reports of its streams, and what it may send.
     pub(crate) fn send_reports(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         transport.is_report_timer_set = false;
@@ -299,7 +299,11 @@ impl Forwarder {
         }
         transport.is_report_timer_set = true;
         self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer: transport.id });
+        self.write_reports(now, peer, out);
+        self.review_estimate(now, peer, out);
+    }
 
+    fn write_reports(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let mut blocks = [ReportBlock::default(); PEER_STREAMS_MAX];
         let mut block_count = 0;
         let Some(transport) = self.peers.at(peer) else { return };
@@ -357,7 +361,7 @@ impl Forwarder {
     }
 
     /// Protects a compound packet for a peer, if it may be sent to. `write` gets our SSRC for feedback to the peer.
-    fn send_rtcp(&mut self, peer: u32, out: &mut Outbox, write: impl FnOnce(&mut CompoundWriter<'_>, Ssrc)) {
+    pub(crate) fn send_rtcp(&mut self, peer: u32, out: &mut Outbox, write: impl FnOnce(&mut CompoundWriter<'_>, Ssrc)) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         if transport.outgoing().is_none() {
             return;

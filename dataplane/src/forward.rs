@@ -21,6 +21,7 @@ use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
 use crate::picture::Pictures;
 use crate::punt::{Bucket, is_dtls_record};
+use crate::remb;
 use crate::repair::{History, Source};
 use crate::rewrite::Input;
 use crate::route::{Format, Route, Slot, Stream};
@@ -133,6 +134,7 @@ impl Forwarder {
                 Some(peer) => match kind {
                     demux::Kind::Rtp => {
                         let fate = self.receive_rtp(now, peer, datagram.at, datagram.bytes, out);
+                        self.tell_less(peer, out);
                         self.heard(now, peer, datagram.path, fate)
                     }
                     demux::Kind::Rtcp => {
@@ -358,6 +360,7 @@ impl Forwarder {
             }
         }
         note_arrival(transport, &mut self.timers, &packet, at, now);
+        remb::arrived(transport, stream, &packet, owner.is_rtx, at);
 
         if owner.is_rtx {
             return self.receive_rtx(now, owner.stream, packet, out);

@@ -29,6 +29,7 @@ pub mod srtp;
 pub mod twcc;
 
 mod feedback;
+mod remb;
 mod repair;
 mod rewrite;
 mod route;

@@ -40,7 +40,8 @@ impl Pictures {
     pub fn read(codec: Codec, payload: &[u8]) -> Pictures {
         match codec {
             Codec::Vp8 => vp8(payload).map(|(pictures, _)| pictures),
-            Codec::Opus | Codec::H264 => None,
+            Codec::Vp9 => vp9(payload).map(|(pictures, _)| pictures),
+            Codec::Opus | Codec::H264 | Codec::Av1 => None,
         }
         .unwrap_or_default()
     }
@@ -96,6 +97,31 @@ pub(crate) fn vp8(payload: &[u8]) -> Option<(Pictures, &[u8])> {
         rest = after;
     }
     Some((pictures, rest))
+}
+
+/// The numbers of a VP9 payload descriptor (RFC 9628 §4.2), and the layer of space that the frame is of: 0 where none is told.
+/// What follows them (references of the flexible mode, the scalability structure) counts from the picture itself.
+pub(crate) fn vp9(payload: &[u8]) -> Option<(Pictures, u8)> {
+    let (&flags, mut rest) = payload.split_first()?;
+    let mut pictures = Pictures::default();
+    let mut layer = 0;
+    let at = |rest: &[u8]| (payload.len() - rest.len()) as u8;
+    if flags & 0x80 != 0 {
+        let (id, is_long, after) = picture_id(rest, at(rest))?;
+        (pictures.id, pictures.is_long, rest) = (Some(id), is_long, after);
+    }
+    if flags & 0x20 != 0 {
+        let (&layers, after) = rest.split_first()?;
+        layer = layers >> 1 & 0x07;
+        rest = after;
+        // TL0PICIDX is there unless the mode is flexible.
+        if flags & 0x10 == 0 {
+            let (&value, after) = rest.split_first()?;
+            pictures.base = Some(Place { at: at(rest), value });
+            rest = after;
+        }
+    }
+    (!rest.is_empty()).then_some((pictures, layer))
 }
 
 /// What is added to each number of one source so that the slot's numbers go on. A number that the source has not shown yet
@@ -214,7 +240,11 @@ mod tests {
 
     /// Sends a payload and returns it as it left.
     fn send(last: &mut Last, shift: &mut Shift, payload: &[u8]) -> Vec<u8> {
-        let pictures = Pictures::read(Codec::Vp8, payload);
+        send_as(Codec::Vp8, last, shift, payload)
+    }
+
+    fn send_as(codec: Codec, last: &mut Last, shift: &mut Shift, payload: &[u8]) -> Vec<u8> {
+        let pictures = Pictures::read(codec, payload);
         *shift = shift.covering(&pictures, last);
         let mut copy = payload.to_vec();
         shift.write(&pictures, &mut copy);
@@ -273,17 +303,34 @@ mod tests {
         assert_eq!(shown(&sent), (Some(21), Some(4), None));
     }
 
+    #[test]
+    fn vp9_has_picture_ids_and_the_base_layers_count() {
+        let numbers = |payload: &[u8]| {
+            let pictures = Pictures::read(Codec::Vp9, payload);
+            (pictures.id(), pictures.base(), pictures.key())
+        };
+        assert_eq!(numbers(&[0x8c, 0x92, 0x34, 0x49]), (Some(0x1234), None, None));
+        assert_eq!(numbers(&[0xac, 0x12, 0x20, 9, 0x49]), (Some(0x12), Some(9), None), "layers");
+        assert_eq!(numbers(&[0xbc, 0x12, 0x20, 0x49]), (Some(0x12), None, None), "flexible mode");
+        assert_eq!(numbers(&[0x0c, 0x49]), (None, None, None));
+        let mut payload = [0xac, 0xff, 0xff, 0x20, 255, 0x49];
+        let pictures = Pictures::read(Codec::Vp9, &payload);
+        Shift { id: Some(2), base: Some(1), key: None }.write(&pictures, &mut payload);
+        assert_eq!(payload, [0xac, 0x80, 0x01, 0x20, 0, 0x49]);
+    }
+
     proptest! {
         #[test]
         fn whatever_the_bytes_nothing_but_the_numbers_changes(
             payload in prop::collection::vec(any::<u8>(), 0..24),
             before in prop::collection::vec(any::<u8>(), 0..12),
+            codec in prop_oneof![Just(Codec::Vp8), Just(Codec::Vp9)],
         ) {
             let (mut last, mut shift) = (Last::default(), Shift::default());
-            send(&mut last, &mut Shift::default(), &before);
-            let sent = send(&mut last, &mut shift, &payload);
+            send_as(codec, &mut last, &mut Shift::default(), &before);
+            let sent = send_as(codec, &mut last, &mut shift, &payload);
             prop_assert_eq!(sent.len(), payload.len());
-            let (was, is) = (Pictures::read(Codec::Vp8, &payload), Pictures::read(Codec::Vp8, &sent));
+            let (was, is) = (Pictures::read(codec, &payload), Pictures::read(codec, &sent));
             prop_assert_eq!((was.is_long, was.id.map(|p| p.at)), (is.is_long, is.id.map(|p| p.at)));
             prop_assert_eq!((was.base.map(|p| p.at), was.key.map(|p| p.at)), (is.base.map(|p| p.at), is.key.map(|p| p.at)));
             // Shifted back it is what it was.

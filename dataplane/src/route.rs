@@ -4,6 +4,7 @@ use proto::id::{Pt, Ssrc};
 use proto::plane::{Codec, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen};
 
 use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
+use crate::remb::Overuse;
 use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
 use crate::srtp::Window;
@@ -55,6 +56,8 @@ pub(crate) struct Stream {
     /// Repair from its publisher.
     pub(crate) holes: Option<Holes>,
     pub(crate) keyframe: Keyframe,
+    /// Whether its way fills up; of a stream whose sender takes REMB.
+    pub(crate) overuse: Option<Box<Overuse>>,
     /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
     pub(crate) sender_report: Option<SenderClock>,
     pub(crate) counts: StreamCounts,
@@ -70,7 +73,7 @@ pub(crate) struct SenderClock {
 
 impl Stream {
     pub(crate) fn new(open: StreamOpen) -> Self {
-        use proto::plane::feedback::NACK;
+        use proto::plane::feedback::{NACK, REMB};
         let is_video = open.codec.is_video();
         Stream {
             open,
@@ -88,6 +91,7 @@ impl Stream {
             kept_from: 0,
             holes: (is_video && open.feedback & NACK != 0).then(Holes::new),
             keyframe: Keyframe::default(),
+            overuse: (open.feedback & REMB != 0).then(|| Box::new(Overuse::new())),
             sender_report: None,
             counts: StreamCounts::default(),
         }
@@ -138,6 +142,8 @@ pub(crate) struct Reception {
     received: u64,
     expected_prior: u64,
     received_prior: u64,
+    /// Expected and received at the last review of the peer's estimate.
+    reviewed: (u64, u64),
     jitter_q4: u32,
     transit_last: Option<u32>,
     last_sr_middle: u32,
@@ -191,6 +197,15 @@ impl Reception {
                 .last_sr_at
                 .map_or(0, |at| (u128::from(now.saturating_sub(at)) * 65_536 / 1_000_000) as u32),
         })
+    }
+
+    /// Packets that were expected since the last call, and how many of them did not come.
+    pub(crate) fn lost_since_review(&mut self, highest: u64) -> (u64, u64) {
+        let Some(first) = self.first_index else { return (0, 0) };
+        let (expected, received) = (highest.saturating_sub(first) + 1, self.received);
+        let (expected_before, received_before) = std::mem::replace(&mut self.reviewed, (expected, received));
+        let expected = expected.saturating_sub(expected_before);
+        (expected, expected.saturating_sub(received - received_before))
     }
 
     /// Packets received and expected since the stream was opened; `highest` is the index of the newest.

@@ -528,6 +528,16 @@ impl<'a> CompoundWriter<'a> {
         self.packet(pt::BYE, 1, 1, [ssrc])
     }
 
+    /// Receiver estimated maximum bitrate (draft-alvestrand-rmcat-remb-03 §2.2): what these streams may send together, bit/s.
+    /// Names at most 255 of them. What 18 bits of mantissa cannot say is rounded down.
+    pub fn remb(&mut self, sender_ssrc: u32, bps: u32, ssrcs: &[u32]) -> usize {
+        let ssrcs = &ssrcs[..ssrcs.len().min(usize::from(u8::MAX))];
+        let exponent = (u32::BITS - bps.leading_zeros()).saturating_sub(18);
+        let estimate = (ssrcs.len() as u32) << 24 | exponent << 18 | bps >> exponent;
+        let head = [sender_ssrc, 0, u32::from_be_bytes(*b"REMB"), estimate];
+        self.packet(pt::PSFB, fmt::AFB, head.len() + ssrcs.len(), head.into_iter().chain(ssrcs.iter().copied()))
+    }
+
     /// Appends a packet whose body is `count` words.
     fn packet(&mut self, pt: u8, fmt: u8, count: usize, words: impl IntoIterator<Item = u32>) -> usize {
         self.reserve(pt, fmt, 4 * count, |body| {

@@ -10,6 +10,7 @@ use crate::config::{
 };
 use crate::outbox::{Destination, Path};
 use crate::punt::Bucket;
+use crate::remb::Estimate;
 use crate::srtp::{Crypto, RtcpWindows, Window};
 use crate::twcc::ArrivalLog;
 
@@ -67,6 +68,9 @@ pub(crate) struct Transport {
     /// Next transport-wide sequence number towards it.
     transport_cc_seq: u16,
 
+    /// What it may send, if it is to be told by REMB.
+    pub(crate) estimate: Option<Box<Estimate>>,
+
     pub(crate) is_report_timer_set: bool,
     /// Smoothed round trip to it.
     pub(crate) rtt: Micros,
@@ -115,6 +119,7 @@ impl Transport {
             is_transport_cc_timer_set: false,
             transport_cc_ssrc: 0,
             transport_cc_seq: 1,
+            estimate: None,
             is_report_timer_set: false,
             rtt: RTT_DEFAULT,
             ntp_offset: None,

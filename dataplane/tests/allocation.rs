@@ -102,6 +102,7 @@ fn turn(world: &mut World, arrival: &mut Arrival) -> (usize, usize) {
 }
 
 const PEERS: usize = 4;
+const VP8_PT: u8 = 96;
 /// Virtual time between two rounds of packets.
 const ROUND: u64 = 10_000;
 
@@ -111,6 +112,8 @@ struct Room {
     peers: Vec<Peer>,
     /// Audio and video SSRC of each.
     ssrcs: Vec<[u32; 2]>,
+    /// SSRC of the last one's screen, in VP8.
+    vp8: u32,
     /// SSRCs of each peer's slots for video.
     video_slots: Vec<Vec<u32>>,
     mids: Vec<String>,
@@ -123,6 +126,15 @@ impl Room {
         let peers: Vec<_> = (0..PEERS).map(|i| world.connect(profiles[i % profiles.len()])).collect();
         let streams: Vec<_> =
             peers.iter().map(|p| [world.publish(p, Codec::Opus), world.publish(p, Codec::H264)]).collect();
+        // One of them has no transport-cc for its video, and is told by REMB.
+        let remb = peers.last().expect("there are peers");
+        let open = world.stream_open(remb, Codec::Vp8);
+        let limit = PeerLimit { peer: remb.id, bps_max: 500_000 };
+        let open = StreamOpen { feedback: feedback::REMB | feedback::NACK, pt: VP8_PT, rtx_pt: 0, rtx_ssrc: 0, ..open };
+        world.commit(&[open.into(), limit.into()]);
+        let shown = world.slot(&peers[0]);
+        world.route(open.stream, shown);
+        let vp8 = world.ssrc_of(open.stream);
         let mut video_slots = vec![Vec::new(); PEERS];
         for (to, from) in (0..PEERS).flat_map(|to| (0..PEERS).map(move |from| (to, from))).filter(|(a, b)| a != b) {
             for (n, &stream) in streams[from].iter().enumerate() {
@@ -135,7 +147,7 @@ impl Room {
         }
         let ssrcs = streams.iter().map(|pair| pair.map(|stream| world.ssrc_of(stream))).collect();
         let mids = streams.iter().map(|pair| pair[1].index.to_string()).collect();
-        Room { world, peers, ssrcs, video_slots, mids }
+        Room { world, peers, ssrcs, vp8, video_slots, mids }
     }
 
     /// What everybody sends in rounds `rounds` of a call.
@@ -173,6 +185,15 @@ impl Room {
             let payload = [if n.is_multiple_of(200) { SPS } else { DELTA }, &[n as u8; 1000]].concat();
             let mut packet = packet(video, H264_PT, n as u16, (round / 3 * 2700) as u32, &payload);
             tcc(&mut packet, round * 4 + 1 + n % 2);
+            datagrams.push(peer.protect(&packet));
+        }
+        if i == PEERS - 1 && round.is_multiple_of(3) {
+            // Sent in time, then sooner and sooner before it arrives: a queue that lowers the estimate at once.
+            let sent = round * ROUND - round.saturating_sub(900).min(300) * 3000;
+            let descriptor = [0x90, 0xe0, 0x80 | (round >> 8 & 0x7f) as u8, round as u8, round as u8, 0x20];
+            let payload = [&descriptor[..], &[u8::from(!round.is_multiple_of(60))], &[3; 900]].concat();
+            let mut packet = packet(self.vp8, VP8_PT, (round / 3) as u16, (round * 900) as u32, &payload);
+            packet.header.set_extension(2, Bytes::copy_from_slice(&dataplane::rtp::abs_send_time(sent))).unwrap();
             datagrams.push(peer.protect(&packet));
         }
         if round % 16 == 9 {
@@ -240,6 +261,7 @@ fn a_call_takes_no_memory() {
         (Counter::KeyframeRequestsReceived, 100),
         (Counter::KeyframeRequestsSent, 10),
         (Counter::TransportCcSent, 500),
+        (Counter::RembSent, 24),
         (Counter::RtcpSent, 500),
         (Counter::BindingAnswered, 20),
     ] {

@@ -291,6 +291,7 @@ fn command() -> impl Strategy<Value = Command> {
         }
         .into()),
         (id(), any::<ExtensionIds>()).prop_map(|((i, g), ids)| PeerExtensions { peer: PeerId::new(i, g), ids }.into()),
+        (id(), any::<u32>()).prop_map(|((i, g), bps_max)| PeerLimit { peer: PeerId::new(i, g), bps_max }.into()),
         (id(), any::<bool>(), any::<[u8; 32]>()).prop_map(|((i, g), is_rx, key)| PeerKeys {
             peer: PeerId::new(i, g),
             direction: if is_rx { Direction::Rx } else { Direction::Tx },

@@ -14,6 +14,11 @@ use world::*;
 
 const PUBLISHERS: usize = 3;
 
+/// TL0PICIDX and KEYIDX.
+type Layers = (u8, u8);
+/// A camera as a case describes it: its first picture id, whether that has 15 bits, and the numbers of its layers if it has any.
+type Described = (u16, bool, Option<Layers>);
+
 /// A camera in VP8: where its numbers are.
 struct Camera {
     peer: Peer,
@@ -23,7 +28,7 @@ struct Camera {
     id: u16,
     is_long: bool,
     /// Temporal layers, and with them TL0PICIDX and KEYIDX.
-    layers: Option<(u8, u8)>,
+    layers: Option<Layers>,
 }
 
 impl Camera {
@@ -76,7 +81,7 @@ fn label_of(payload: &[u8]) -> u32 {
 }
 
 impl Call {
-    fn new(cameras: &[(u16, bool, Option<(u8, u8)>)]) -> Call {
+    fn new(cameras: &[Described]) -> Call {
         let mut world = World::new();
         let cameras = cameras
             .iter()
@@ -188,6 +193,48 @@ fn one_arrival_is_rewritten_for_each_receiver_by_itself() {
     assert_eq!((mine, theirs), (Some(502), Some(9001)), "the second has seen nothing else, and has it as it came");
 }
 
+/// VP9 of one layer of space and two of time, and AV1, which has no such numbers.
+#[test]
+fn vp9_goes_on_too_and_av1_begins_where_a_sequence_does() {
+    for (codec, key, inter, numbers) in [
+        (Codec::Vp9, [0xac, 0x80 | 0x12, 0x34, 0x10, 7, 0x49], [0xec, 0x80 | 0x12, 0x35, 0x30, 7, 0x49], true),
+        (Codec::Av1, [0x18, 0x0a, 0x0b, 0, 0, 0], [0x10, 0x32, 0x0b, 0, 0, 0], false),
+    ] {
+        let mut world = World::new();
+        let receiver = &mut world.connect(SrtpProfile::AeadAes128Gcm);
+        let slot = world.slot(receiver);
+        let mut left = Vec::new();
+        let mut before = None;
+        for n in 0..2u16 {
+            let mut publisher = world.connect(SrtpProfile::AeadAes128Gcm);
+            let stream = world.publish(&publisher, codec);
+            let closed = before.map(|route| Command::from(RouteClose { route }));
+            let open = world.route_open(stream, slot);
+            before = Some(open.route);
+            world.commit(&closed.into_iter().chain([open.into()]).collect::<Vec<_>>());
+            for (i, payload) in [&inter, &key, &inter].into_iter().enumerate() {
+                let packet = packet(world.ssrc_of(stream), H264_PT, 100 * n + i as u16, i as u32 * 3000, payload);
+                let bytes = publisher.protect(&packet);
+                world.now += 33_000;
+                world.receive(publisher.remote, &bytes);
+                let datagrams = world.take_sent(receiver.remote);
+                left.extend(receiver.unprotect(&datagrams).into_iter().map(|packet| packet.payload.to_vec()));
+            }
+        }
+        assert_eq!(left.len(), 4, "what came before each keyframe was withheld");
+        let read = |payload: &Vec<u8>| {
+            let pictures = Pictures::read(codec, payload);
+            (pictures.id(), pictures.base())
+        };
+        if numbers {
+            let expected = [(0x1234, 7), (0x1235, 7), (0x1236, 8), (0x1237, 8)];
+            assert_eq!(left.iter().map(read).collect::<Vec<_>>(), expected.map(|(id, base)| (Some(id), Some(base))));
+        } else {
+            assert_eq!(left, [key, inter, key, inter], "as they came");
+        }
+    }
+}
+
 /// What a case does: which camera is shown; or a frame of one, its kind, its packets, and which of them are lost.
 #[derive(Clone, Debug)]
 enum Step {
@@ -205,7 +252,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![1 => (0..PUBLISHERS).prop_map(Step::Show), 9 => frame]
 }
 
-fn camera() -> impl Strategy<Value = (u16, bool, Option<(u8, u8)>)> {
+fn camera() -> impl Strategy<Value = Described> {
     (0..0x8000u16, prop::bool::weighted(0.7), prop::option::of((any::<u8>(), 0..32u8)))
         .prop_map(|(id, is_long, layers)| (if is_long { id } else { id & 0x7f }, is_long, layers))
 }
@@ -220,7 +267,7 @@ proptest! {
     ) {
         let mut call = Call::new(&cameras);
         // For each frame's label, the camera and its picture there.
-        let mut sources: BTreeMap<u32, (usize, u16, Option<(u8, u8)>)> = BTreeMap::new();
+        let mut sources: BTreeMap<u32, (usize, u16, Option<Layers>)> = BTreeMap::new();
         call.show(0);
         for step in steps {
             match step {

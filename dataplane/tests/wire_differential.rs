@@ -259,6 +259,22 @@ proptest! {
     }
 
     #[test]
+    fn our_bandwidth_estimates_are_read(sender_ssrc: u32, bps: u32, ssrcs in prop::collection::vec(any::<u32>(), 0..20)) {
+        let bytes = written(|writer| {
+            writer.pli(1, 2);
+            writer.remb(sender_ssrc, bps, &ssrcs);
+        });
+        let all = theirs(&bytes);
+        let theirs: &ReceiverEstimatedMaximumBitrate = as_type(&all[1]);
+        // Eighteen bits of mantissa, which an f32 holds.
+        let said = bps >> bps.checked_ilog2().unwrap_or(0).saturating_sub(17);
+        let said = said << bps.checked_ilog2().unwrap_or(0).saturating_sub(17);
+        prop_assert_eq!(theirs, &ReceiverEstimatedMaximumBitrate { sender_ssrc, bitrate: said as f32, ssrcs: ssrcs.clone() });
+        let Some(Ok(Packet::Remb(ours))) = packets(&bytes).nth(1) else { panic!("a REMB") };
+        prop_assert_eq!((ours.sender_ssrc, ours.bps, ours.ssrcs().collect::<Vec<_>>()), (sender_ssrc, u64::from(said), ssrcs));
+    }
+
+    #[test]
     fn their_bandwidth_estimates_are_read(
         sender_ssrc: u32,
         (mantissa, exponent) in (1u64 << 17..1 << 18, 0u32..46),

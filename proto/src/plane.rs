@@ -14,7 +14,7 @@ pub use self::tally::{SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords
 use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// Bytes of a command or an event: one cache line.
 pub const RECORD_LEN: usize = 64;
@@ -163,6 +163,10 @@ wire_enum! {
         H264 = 2,
         /// VP8 (RFC 7741), 90 kHz RTP clock.
         Vp8 = 3,
+        /// VP9 (RFC 9628), 90 kHz RTP clock.
+        Vp9 = 4,
+        /// AV1 (AV1 RTP payload format 1.0), 90 kHz RTP clock.
+        Av1 = 5,
     }
 }
 
@@ -171,13 +175,13 @@ impl Codec {
     pub const fn clock_rate(self) -> u32 {
         match self {
             Codec::Opus => 48_000,
-            Codec::H264 | Codec::Vp8 => 90_000,
+            Codec::H264 | Codec::Vp8 | Codec::Vp9 | Codec::Av1 => 90_000,
         }
     }
 
     /// Whether it is video (has keyframes, trains and repair).
     pub const fn is_video(self) -> bool {
-        matches!(self, Codec::H264 | Codec::Vp8)
+        !matches!(self, Codec::Opus)
     }
 }
 
@@ -285,6 +289,8 @@ pub mod feedback {
     pub const FIR: u8 = 4;
     /// Transport-wide congestion control feedback.
     pub const TRANSPORT_CC: u8 = 8;
+    /// Receiver estimated maximum bitrate (draft-alvestrand-rmcat-remb-03), where transport-wide feedback is not.
+    pub const REMB: u8 = 16;
 }
 
 /// Declares the records of one direction: an enum of structs, its codec, its size assertions and its layout text.
@@ -502,6 +508,14 @@ records! {
             ufrag: [u8; UFRAG_LEN],
             /// As in [`PeerOpen`].
             pwd: [u8; PWD_LEN],
+        }
+        /// What a peer may send in those of its streams that take [`feedback::REMB`], together. Another one takes its place;
+        /// it goes with the peer, and without one no REMB is sent.
+        PeerLimit = 17 {
+            /// Whose.
+            peer: PeerId,
+            /// Bit/s.
+            bps_max: u32,
         }
         /// Everything staged since the last commit takes effect, whole, between two turns.
         Commit = 12 {
@@ -763,6 +777,8 @@ counters! {
     TransportCcSent => "transport_cc_sent",
     /// Transport-cc feedback packets received from subscribers.
     TransportCcReceived => "transport_cc_received",
+    /// Estimates of what they may send, sent to publishers without transport-cc.
+    RembSent => "remb_sent",
     /// RTCP compound packets sent.
     RtcpSent => "rtcp_sent",
     /// Datagrams injected by the controlplane and sent.

@@ -120,6 +120,8 @@ pub enum ServerSignal {
         /// `stun:host:port` of this edge, if it serves STUN.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stun: Option<String>,
+        /// The codecs of video that the room uses, the preferred first: what the offer should have.
+        codecs: Vec<VideoCodec>,
         /// Whether the peer was taken back by `resume`.
         resumed: bool,
     },
@@ -213,8 +215,27 @@ pub enum ServerSignal {
 pub enum VideoCodec {
     /// H.264, the rule.
     H264,
-    /// VP8, while somebody is in the room who cannot decode H.264.
+    /// VP8, by the rule for rooms with somebody who cannot decode H.264.
     Vp8,
+    /// VP9, where a room is set to it.
+    Vp9,
+    /// AV1, where a room is set to it.
+    Av1,
+}
+
+impl VideoCodec {
+    /// All of them.
+    pub const ALL: [VideoCodec; 4] = [VideoCodec::H264, VideoCodec::Vp8, VideoCodec::Vp9, VideoCodec::Av1];
+
+    /// As it is written here and in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            VideoCodec::H264 => "h264",
+            VideoCodec::Vp8 => "vp8",
+            VideoCodec::Vp9 => "vp9",
+            VideoCodec::Av1 => "av1",
+        }
+    }
 }
 
 /// How many slots of each kind.

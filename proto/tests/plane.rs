@@ -88,6 +88,7 @@ fn command() -> impl Strategy<Value = Command> {
         (peer(), any::<ExtensionIds>()).prop_map(|(peer, ids)| PeerExtensions { peer, ids }.into()),
         keys().prop_map(Command::from),
         peer().prop_map(|peer| PeerClose { peer }.into()),
+        (peer(), any::<u32>()).prop_map(|(peer, bps_max)| PeerLimit { peer, bps_max }.into()),
         stream_open().prop_map(Command::from),
         (stream(), codec(), any::<[u8; 2]>()).prop_map(|(stream, codec, [pt, rtx_pt])| StreamCodec {
             stream,

@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING};
+use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
 use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
+use proto::signal::VideoCodec;
 use tracing_subscriber::EnvFilter;
 
 use super::Options;
@@ -40,6 +41,7 @@ enum Kind {
     Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
     MediaIps,
     Driver,
+    Codecs,
     State,
     Log,
 }
@@ -101,6 +103,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
     whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
+    Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
     whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
     whole!("tracks-max", Control, false, 1..=TRACKS_CEILING as u64, rooms.tracks_max),
@@ -166,6 +169,9 @@ impl Key {
             Kind::Address { .. } => "IP:PORT".into(),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
             Kind::Driver => "auto, uring or epoll".into(),
+            Kind::Codecs => {
+                format!("one or two of {}", VideoCodec::ALL.map(VideoCodec::name).join(", "))
+            }
             Kind::State => "a folder".into(),
             Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
         }
@@ -201,6 +207,7 @@ impl Key {
             }
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
+            Kind::Codecs => options.rooms.codecs = codecs(written).ok_or_else(wrong)?,
             Kind::State => options.state = PathBuf::from(text.ok_or_else(wrong)?),
             Kind::Log => {
                 let text = text.filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
@@ -226,6 +233,7 @@ impl Key {
                 Driver::Uring => "uring".into(),
                 Driver::Epoll => "epoll".into(),
             },
+            Kind::Codecs => options.rooms.codecs.iter().map(VideoCodec::name).collect::<Vec<_>>().join(","),
             Kind::State => options.state.display().to_string(),
             Kind::Log => options.log.clone(),
         }
@@ -236,20 +244,30 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::MediaIps => format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", ")),
+            Kind::MediaIps | Kind::Codecs => format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", ")),
             _ => quote(&text),
         }
     }
 }
 
-fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
-    let texts: Vec<&str> = match written {
+/// The words of a list; one alone needs no brackets.
+fn list<'a>(written: &Written<'a>) -> Option<Vec<&'a str>> {
+    Some(match written {
         Written::Plain(text) => text.split(',').map(str::trim).collect(),
         Written::Text(text) => vec![text],
         Written::List(texts) => texts.clone(),
         _ => return None,
-    };
-    let ips: Vec<IpAddr> = texts.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    })
+}
+
+fn codecs(written: &Written<'_>) -> Option<VideoCodecs> {
+    let known = |name: &str| VideoCodec::ALL.into_iter().find(|codec| codec.name() == name);
+    let codecs: Vec<VideoCodec> = list(written)?.into_iter().map(known).collect::<Option<_>>()?;
+    VideoCodecs::new(&codecs)
+}
+
+fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
+    let ips: Vec<IpAddr> = list(written)?.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
     (1..=MEDIA_IPS_MAX).contains(&ips.len()).then_some(ips)
 }
 
@@ -339,6 +357,10 @@ mod tests {
             ("listen", "8080", "IP:PORT"),
             ("media-ip", "", "addresses"),
             ("media-ip", "127.0.0.1,localhost", "addresses"),
+            ("codecs", "", "one or two"),
+            ("codecs", "vp8,vp8", "h264, vp8, vp9, av1"),
+            ("codecs", "h264,vp8,vp9", "one or two"),
+            ("codecs", "h265", "av1"),
             ("log", "a=b=c", "debug"),
         ] {
             let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();

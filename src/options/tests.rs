@@ -1,3 +1,6 @@
+use controlplane::policy::VideoCodecs;
+use proto::signal::VideoCodec;
+
 use super::*;
 
 /// What operators copy to /etc.
@@ -50,6 +53,7 @@ fn what_a_supervisor_writes_for_its_planes_reads_back() {
         Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
     options.media_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
     options.rooms.peers_max = 3;
+    options.rooms.codecs = VideoCodecs::new(&[VideoCodec::Av1, VideoCodec::H264]).unwrap();
     options.limits.sockets_max = 77;
     options.rooms.sockets_max = 77;
     assert_eq!(parse(&write(&options)).unwrap(), Options { log: options.log.clone(), ..options });

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, Seat, SocketId};
-use crate::policy::{RoomPolicy, Settings};
+use crate::policy::{RoomPolicy, Settings, VideoCodecs};
+use crate::room::Room;
 
 /// An order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,6 +126,12 @@ impl Engine {
             Some(policy) => self.settings.under(policy),
             None => self.settings.clone(),
         }
+    }
+
+    /// The codecs of video of a room. They are those of its first member until the last has left: what was negotiated
+    /// stands.
+    pub(super) fn codecs_of(&self, name: &str) -> VideoCodecs {
+        self.rooms.get(name).map_or_else(|| self.settings_of(name).codecs, Room::codecs)
     }
 
     fn set_room(&mut self, room: String, policy: RoomPolicy) -> Result<(), OrderError> {

@@ -58,7 +58,8 @@ impl Engine {
             return false;
         }
         let handle = Handle { worker: index, peer: entry.peer };
-        let room = self.rooms.entry(entry.room.clone()).or_insert_with(|| Room::new(index));
+        let codecs = self.codecs_of(&entry.room);
+        let room = self.rooms.entry(entry.room.clone()).or_insert_with(|| Room::new(index, codecs));
         room.join(Member {
             peer: entry.peer,
             id: entry.id,

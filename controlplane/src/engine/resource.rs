@@ -14,6 +14,7 @@ use super::{Engine, Guest, Handle};
 use crate::ice::Credentials;
 use crate::negotiation::{Negotiation, Refusal};
 use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
+use crate::room::Room;
 use crate::sdp::Fragment;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
 
@@ -167,7 +168,10 @@ impl Engine {
         let resource = self.random.hex::<SESSION_RANDOM_LEN>();
         let id = self.random.hex::<6>();
         let guest = Guest { room: room.clone(), grant, session: SessionHash::of(&resource), id };
-        let negotiation = self.read_whole(sdp, &guest.grant);
+        let negotiation = self.read_whole(sdp, &guest.grant, &room).map(|mut negotiation| {
+            negotiation.fix_video(self.rooms.get(&room).map(Room::video));
+            negotiation
+        });
         let mut admitted = self.admit(now, guest, negotiation)?;
         admitted.peer.is_resource = true;
         admitted.member.from = from;
@@ -181,13 +185,14 @@ impl Engine {
     }
 
     /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.3).
-    fn read_whole(&self, sdp: &str, grant: &Grant) -> Result<Negotiation, Refusal> {
-        let negotiation = Negotiation::read(sdp, &[], grant, &self.settings).map_err(|refusal| {
-            match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
-                true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
-                false => refusal,
-            }
-        })?;
+    fn read_whole(&self, sdp: &str, grant: &Grant, room: &str) -> Result<Negotiation, Refusal> {
+        let negotiation =
+            Negotiation::read(sdp, &[], grant, &self.settings, self.codecs_of(room)).map_err(|refusal| {
+                match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
+                    true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
+                    false => refusal,
+                }
+            })?;
         match negotiation.first_unserved() {
             None => Ok(negotiation),
             Some(index) => {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription, VideoCodec};
+use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
 
 use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
 use crate::ice::CandidateError;
@@ -52,6 +52,7 @@ impl Engine {
 
     fn welcome(&mut self, socket: SocketId, session: String, peer: String, room: String, grant: &Grant, resumed: bool) {
         let settings = self.settings_of(&room);
+        let codecs = self.codecs_of(&room).into();
         let welcome = ServerSignal::Welcome {
             session,
             peer,
@@ -61,6 +62,7 @@ impl Engine {
             may_subscribe: grant.subscribe,
             peers_max: settings.peers_max,
             slots: settings.slots(),
+            codecs,
             stun: settings.stun,
             resumed,
         };
@@ -143,7 +145,7 @@ impl Engine {
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
         let room = guest.room.clone();
-        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings);
+        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings, self.codecs_of(&room));
         let admitted = self.admit(now, guest, negotiation)?;
         let handle = admitted.handle;
         self.seat(socket, handle, admitted.peer);
@@ -237,7 +239,8 @@ impl Engine {
     /// The newcomer learns who is there, and they learn of the newcomer.
     pub(super) fn join(&mut self, handle: Handle, name: &str, member: Member) {
         let info = member.info();
-        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(handle.worker));
+        let codecs = self.codecs_of(name);
+        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(handle.worker, codecs));
         room.join(member);
         for other in self.members_of(name) {
             if other != handle {
@@ -245,10 +248,14 @@ impl Engine {
             }
         }
         self.tell_peers(handle);
-        let video = self.rooms.get(name).map(Room::video);
+        let before = self.rooms.get(name).map(Room::video);
         self.settle(name);
-        // Everybody begins with H.264; a change just now was told.
-        if video == Some(VideoCodec::Vp8) && self.rooms.get(name).map(Room::video) == video {
+        // Everybody begins with the first codec of its answer; a change just now was told.
+        if let Some(room) = self.rooms.get(name)
+            && before == Some(room.video())
+            && let Some(member) = room.member(handle.peer)
+            && (room.video() != room.codecs().first() || !member.keeps_to(room.video()))
+        {
             self.tell_codec(handle);
         }
         // Once whole for the newcomer, whether or not there is anything in its slots yet.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use proto::id::Ssrc;
 use proto::plane::{Codec, Extension, feedback};
 
-use super::{Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
+use super::{Av1Params, Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
 
 /// Our part of the answer: everything that does not follow from the offer.
 #[derive(Clone, Debug)]
@@ -241,26 +241,38 @@ fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> 
         Codec::Opus => write!(out, "a=rtpmap:{pt} opus/48000/2\r\n")?,
         Codec::H264 => write!(out, "a=rtpmap:{pt} H264/90000\r\n")?,
         Codec::Vp8 => write!(out, "a=rtpmap:{pt} VP8/90000\r\n")?,
+        Codec::Vp9 => write!(out, "a=rtpmap:{pt} VP9/90000\r\n")?,
+        Codec::Av1 => write!(out, "a=rtpmap:{pt} AV1/90000\r\n")?,
     }
     write_feedback(out, codec, direction)?;
-    match &codec.h264 {
+    write_format(out, codec)?;
+    match codec.rtx_pt {
+        None => Ok(()),
+        Some(rtx_pt) => write!(out, "a=rtpmap:{rtx_pt} rtx/90000\r\na=fmtp:{rtx_pt} apt={pt}\r\n"),
+    }
+}
+
+/// Format parameters, as they were offered: profiles are used symmetrically, and what a client says of levels it may hear.
+fn write_format(out: &mut String, codec: &OfferedCodec) -> std::fmt::Result {
+    let pt = codec.pt;
+    match codec.codec {
         // The client need not send what it does not hear; whether it uses DTX is its own business.
-        None if codec.codec == Codec::Opus => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n")?,
-        // VP8 is decoded in any size and rate that the bandwidth allows.
-        None => {}
+        Codec::Opus => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n"),
         // RFC 6184 §8.2.2: profile and packetization mode are used symmetrically; the level may differ only if both
         // allow it, and repeating the offered one is right in either case.
-        Some(h264) => {
+        Codec::H264 => codec.h264.map_or(Ok(()), |h264| {
             let [profile, iop, level] = h264.profile_level_id;
             let asymmetry = u8::from(h264.level_asymmetry_allowed);
             write!(out, "a=fmtp:{pt} level-asymmetry-allowed={asymmetry};")?;
             write!(out, "packetization-mode={};", h264.packetization_mode)?;
-            write!(out, "profile-level-id={profile:02x}{iop:02x}{level:02x}\r\n")?;
-        }
-    }
-    match codec.rtx_pt {
-        None => Ok(()),
-        Some(rtx_pt) => write!(out, "a=rtpmap:{rtx_pt} rtx/90000\r\na=fmtp:{rtx_pt} apt={pt}\r\n"),
+            write!(out, "profile-level-id={profile:02x}{iop:02x}{level:02x}\r\n")
+        }),
+        // VP8 is decoded in any size and rate that the bandwidth allows.
+        Codec::Vp8 => Ok(()),
+        Codec::Vp9 => write!(out, "a=fmtp:{pt} profile-id=0\r\n"),
+        Codec::Av1 => codec.av1.map_or(Ok(()), |Av1Params { level_idx, tier }| {
+            write!(out, "a=fmtp:{pt} level-idx={level_idx};profile=0;tier={tier}\r\n")
+        }),
     }
 }
 
@@ -269,7 +281,8 @@ fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) 
     let has = |bit| codec.feedback & bit != 0;
     if has(feedback::TRANSPORT_CC) {
         write!(out, "a=rtcp-fb:{pt} transport-cc\r\n")?;
-    } else if codec.has_remb {
+    }
+    if has(feedback::REMB) {
         write!(out, "a=rtcp-fb:{pt} goog-remb\r\n")?;
     }
     if has(feedback::FIR) {

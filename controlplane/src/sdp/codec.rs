@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use proto::id::Pt;
-use proto::plane::{Codec, feedback};
+use proto::plane::{Codec, Extension, feedback};
 
-use super::{H264Params, OfferedCodec, SdpError, Section, SectionKind};
+use super::{Av1Params, H264Params, OfferedCodec, SdpError, Section, SectionKind};
 
 /// The codec lines of one m-section as they come, keyed by payload type (at most 128 of each).
 #[derive(Default)]
@@ -15,15 +15,9 @@ pub(super) struct CodecLines<'a> {
     pub(super) formats: Vec<Pt>,
     rtpmaps: BTreeMap<Pt, &'a str>,
     fmtps: BTreeMap<Pt, (usize, &'a str)>,
-    feedback: BTreeMap<Pt, Feedback>,
-    feedback_for_all: Feedback,
-}
-
-/// Offered `rtcp-fb` of one payload type.
-#[derive(Clone, Copy, Default)]
-struct Feedback {
-    bits: u8,
-    has_remb: bool,
+    /// Offered `rtcp-fb` of each payload type, as bits of [`feedback`].
+    feedback: BTreeMap<Pt, u8>,
+    feedback_for_all: u8,
 }
 
 impl<'a> CodecLines<'a> {
@@ -51,11 +45,11 @@ impl<'a> CodecLines<'a> {
             pt => self.feedback.entry(parse_pt(pt).ok_or_else(bad)?).or_default(),
         };
         match kind.trim_end() {
-            "nack" => entry.bits |= feedback::NACK,
-            "nack pli" => entry.bits |= feedback::PLI,
-            "ccm fir" => entry.bits |= feedback::FIR,
-            "transport-cc" => entry.bits |= feedback::TRANSPORT_CC,
-            "goog-remb" => entry.has_remb = true,
+            "nack" => *entry |= feedback::NACK,
+            "nack pli" => *entry |= feedback::PLI,
+            "ccm fir" => *entry |= feedback::FIR,
+            "transport-cc" => *entry |= feedback::TRANSPORT_CC,
+            "goog-remb" => *entry |= feedback::REMB,
             _ => {}
         }
         Ok(())
@@ -72,16 +66,17 @@ impl<'a> CodecLines<'a> {
             let Some(codec) = self.codec_of(pt, kind) else { continue };
             let h264 = match codec {
                 Codec::H264 => Some(self.h264_params(pt)?),
-                Codec::Opus | Codec::Vp8 => None,
+                _ => None,
             };
+            let av1 = if codec == Codec::Av1 { self.av1_params(pt) } else { None };
             let offered = self.feedback.get(&pt).copied().unwrap_or_default();
             codecs.push(OfferedCodec {
                 codec,
                 pt,
                 rtx_pt: rtx_pts[usize::from(pt)],
                 h264,
-                feedback: (offered.bits | self.feedback_for_all.bits) & feedback_served(codec),
-                has_remb: offered.has_remb || self.feedback_for_all.has_remb,
+                av1,
+                feedback: (offered | self.feedback_for_all) & feedback_served(codec),
             });
         }
         Ok(codecs)
@@ -99,7 +94,13 @@ impl<'a> CodecLines<'a> {
             }
             SectionKind::Video if clock != "90000" => None,
             SectionKind::Video if name.eq_ignore_ascii_case("H264") => Some(Codec::H264),
-            SectionKind::Video => name.eq_ignore_ascii_case("VP8").then_some(Codec::Vp8),
+            SectionKind::Video if name.eq_ignore_ascii_case("VP8") => Some(Codec::Vp8),
+            // Of VP9 and AV1 the main profiles alone, which are what everybody who has them decodes.
+            SectionKind::Video if name.eq_ignore_ascii_case("VP9") => {
+                (self.parameter(pt, "profile-id").unwrap_or("0") == "0").then_some(Codec::Vp9)
+            }
+            SectionKind::Video if name.eq_ignore_ascii_case("AV1") => self.av1_params(pt).map(|_| Codec::Av1),
+            SectionKind::Video => None,
             SectionKind::Application | SectionKind::Other => None,
         }
     }
@@ -118,6 +119,21 @@ impl<'a> CodecLines<'a> {
             }
         }
         rtx_pts
+    }
+
+    /// A format parameter of a payload type.
+    fn parameter(&self, pt: Pt, name: &str) -> Option<&'a str> {
+        self.fmtps.get(&pt).and_then(|(_, parameters)| parameter(parameters, name))
+    }
+
+    /// AV1's parameters, with the defaults of its payload format where they are absent; `None` beyond the main profile.
+    fn av1_params(&self, pt: Pt) -> Option<Av1Params> {
+        let number = |name, default: u8, max: u8| match self.parameter(pt, name) {
+            None => Some(default),
+            Some(text) => text.parse().ok().filter(|value| *value <= max),
+        };
+        number("profile", 0, 0)?;
+        Some(Av1Params { level_idx: number("level-idx", 5, 31)?, tier: number("tier", 0, 1)? })
     }
 
     /// H.264's parameters, with the defaults of RFC 6184 §8.1 where they are absent.
@@ -149,9 +165,17 @@ impl<'a> CodecLines<'a> {
 /// What feedback uprtc gives or takes for a codec. Opus has none but transport-cc: a lost packet is repaired by its own
 /// in-band FEC, not by asking again.
 const fn feedback_served(codec: Codec) -> u8 {
-    match codec {
-        Codec::Opus => feedback::TRANSPORT_CC,
-        Codec::H264 | Codec::Vp8 => feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+    use feedback::{FIR, NACK, PLI, REMB, TRANSPORT_CC};
+    if codec.is_video() { NACK | PLI | FIR | TRANSPORT_CC | REMB } else { TRANSPORT_CC }
+}
+
+/// Leaves a section one of the two kinds of feedback on bandwidth: transport-cc, which needs its header extension, or else
+/// REMB.
+pub(super) fn choose_estimate(section: &mut Section) {
+    let has_extension = section.extensions.iter().any(|offered| offered.extension == Extension::TransportCc);
+    for codec in &mut section.codecs {
+        let is_counted = has_extension && codec.feedback & feedback::TRANSPORT_CC != 0;
+        codec.feedback &= if is_counted { !feedback::REMB } else { !feedback::TRANSPORT_CC };
     }
 }
 
@@ -185,27 +209,27 @@ fn parse_profile_level_id(text: &str) -> Option<[u8; 3]> {
     Some([profile, iop, level])
 }
 
-/// The first of [`choose_codecs`], or `None` if the section cannot be served: stopped by the client, outside the BUNDLE
-/// group, without rtcp-mux, or without a codec that uprtc serves.
+/// The best of all codecs that uprtc knows, or `None` if no room could serve the section: stopped by the client, outside
+/// the BUNDLE group, without rtcp-mux, or without such a codec.
 pub fn choose_codec(section: &Section) -> Option<&OfferedCodec> {
-    choose_codecs(section).into_iter().next()
+    choose_codecs(section, &[Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1]).into_iter().next()
 }
 
-/// The codecs that an m-section is answered with, the best first: Opus; H.264 in one form, and VP8. The client sends in
-/// the first until a signal tells it otherwise.
+/// The codecs that an m-section is answered with, the best first: Opus, or those of video that the room uses, in its order
+/// and each in one form. The client sends in the first until a signal tells it otherwise.
 ///
 /// Everybody in a room should be able to decode what anybody sends, so H.264 is chosen by our order rather than the
 /// client's: packetization-mode 1 before 0, and within it constrained baseline (42e0), baseline (4200), main
 /// (4d00), high (64). Between equals the client's order decides.
-pub fn choose_codecs(section: &Section) -> Vec<&OfferedCodec> {
+pub fn choose_codecs<'a>(section: &'a Section, videos: &[Codec]) -> Vec<&'a OfferedCodec> {
     if !section.is_served() {
         return Vec::new();
     }
-    let best = |wanted| {
-        let of_codec = section.codecs.iter().filter(|offered| offered.codec == wanted && rank(offered).is_some());
+    let best = |wanted: &Codec| {
+        let of_codec = section.codecs.iter().filter(|offered| offered.codec == *wanted && rank(offered).is_some());
         of_codec.min_by_key(|offered| rank(offered))
     };
-    [Codec::Opus, Codec::H264, Codec::Vp8].into_iter().filter_map(best).collect()
+    std::iter::once(&Codec::Opus).chain(videos).filter_map(best).collect()
 }
 
 /// Smaller is better; `None` is never chosen: interleaved packetization, and profiles beyond High, which hardware

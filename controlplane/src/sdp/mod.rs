@@ -5,7 +5,8 @@
 //! engine decides who may send and receive, and [`write_answer`] writes that down. Everything is a pure function
 //! of its arguments.
 //!
-//! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264 and VP8 with RTX. What else stands
+//! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264, VP8, VP9 and AV1 with RTX, of which
+//! a room uses one or two. What else stands
 //! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs, RED and
 //! FEC, simulcast, data channels, m-sections outside the BUNDLE group.
 //!
@@ -344,10 +345,19 @@ pub struct OfferedCodec {
     pub rtx_pt: Option<Pt>,
     /// H.264 only: what it can decode.
     pub h264: Option<H264Params>,
-    /// Bits of [`proto::plane::feedback`] that both sides know.
+    /// AV1 only: what it can decode.
+    pub av1: Option<Av1Params>,
+    /// Bits of [`proto::plane::feedback`] that both sides know. REMB is among them only where transport-cc is not.
     pub feedback: u8,
-    /// Whether `goog-remb` is offered: taken only where transport-cc is not.
-    pub has_remb: bool,
+}
+
+/// Format parameters of AV1's main profile (AV1 RTP payload format §7.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Av1Params {
+    /// Level index, 0 to 31.
+    pub level_idx: u8,
+    /// 0: main tier, 1: high tier.
+    pub tier: u8,
 }
 
 /// Format parameters of H.264 (RFC 6184 §8.1).

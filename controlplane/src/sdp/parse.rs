@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proto::id::{Mid, Ssrc};
 use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
-use super::codec::{CodecLines, parse_pt};
+use super::codec::{CodecLines, choose_estimate, parse_pt};
 use super::{
     CANDIDATES_MAX, Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, LINE_LEN_MAX, Offer,
     RIDS_MAX, SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs,
@@ -344,6 +344,7 @@ fn assemble(
     }
     check_ssrcs(&sections)?;
     let extensions = number_extensions(&mut sections);
+    sections.iter_mut().for_each(choose_estimate);
 
     let is_answerable = |&&i: &&usize| choose_codec(&sections[i]).is_some();
     let at = bundle.iter().find(is_answerable).or(bundle.first()).copied().unwrap_or(0);

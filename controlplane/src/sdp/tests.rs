@@ -2,6 +2,9 @@ use proto::plane::feedback;
 
 use super::*;
 
+/// What a room uses that nobody set otherwise.
+const VIDEOS: [Codec; 2] = [Codec::H264, Codec::Vp8];
+
 /// An offer of one audio and one video section, with lines added to the session and to the video section.
 fn offer_with(session: &[&str], video: &[&str]) -> String {
     let mut lines = vec!["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", "a=group:BUNDLE a v"];
@@ -96,7 +99,10 @@ fn vp8_is_answered_after_h264_and_alone() {
     let text = offer_with(&[], &vp8).replace("SAVPF 96 97", "SAVPF 98 99 96 97");
     let chosen = |text: &str| {
         let offer = parse_offer(text).unwrap();
-        choose_codecs(&offer.sections[1]).iter().map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback)).collect::<Vec<_>>()
+        choose_codecs(&offer.sections[1], &VIDEOS)
+            .iter()
+            .map(|c| (c.codec, c.pt, c.rtx_pt, c.feedback))
+            .collect::<Vec<_>>()
     };
     assert_eq!(
         chosen(&text),
@@ -265,7 +271,7 @@ fn answered(text: &str, candidates: &[String]) -> String {
         msid_stream: "s".into(),
         msid_track: "t".into(),
     };
-    let section = |section| match choose_codecs(section) {
+    let section = |section| match choose_codecs(section, &VIDEOS) {
         none if none.is_empty() => AnswerSection::Rejected,
         codecs if section.direction.may_receive() => AnswerSection::Send { codecs, slot: slot.clone() },
         codecs => AnswerSection::Receive { codecs },
@@ -299,8 +305,12 @@ fn what_was_not_offered_is_not_answered() {
     let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb"]), &[]);
     assert!(!answer.contains("rtcp-rsize") && !answer.contains("nack") && !answer.contains("transport-cc"));
     assert!(answer.contains("a=rtcp-fb:96 goog-remb"), "REMB serves who has no transport-cc");
-    let answer = answered(&offer_with(&[], &["a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"]), &[]);
-    assert!(!answer.contains("goog-remb"));
+    let both = ["a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"];
+    let extension = format!("a=extmap:3 {}", Extension::TransportCc.uri());
+    let answer = answered(&offer_with(&[], &[both[0], both[1], &extension]), &[]);
+    assert!(!answer.contains("goog-remb") && answer.contains("a=rtcp-fb:96 transport-cc"));
+    let answer = answered(&offer_with(&[], &both), &[]);
+    assert!(answer.contains("goog-remb") && !answer.contains("transport-cc"), "without numbers nothing is counted");
 }
 
 #[test]
@@ -341,7 +351,7 @@ fn media_that_was_not_offered_is_our_mistake() {
         msid_stream: "s".into(),
         msid_track: "t".into(),
     };
-    let codecs = choose_codecs(&offer.sections[1]);
+    let codecs = choose_codecs(&offer.sections[1], &VIDEOS);
     let params = AnswerParams {
         session_id: 1,
         ice: offer.ice.clone(),

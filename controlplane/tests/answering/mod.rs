@@ -1,15 +1,20 @@
 //! An answerer that accepts all it can, for the tests that need an answer but no engine.
 
 use controlplane::ice::{Credentials, host_candidates};
+use proto::plane::Codec;
+
 use controlplane::sdp::{
     AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, SlotDescription, choose_codecs,
     write_answer,
 };
 
+/// What a room uses that nobody set otherwise.
+pub(crate) const VIDEOS: [Codec; 2] = [Codec::H264, Codec::Vp8];
+
 /// Accepts all that can be accepted, with SSRCs that count up.
 fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
     let answered = |(i, section): (u32, _)| {
-        let codecs = choose_codecs(section);
+        let codecs = choose_codecs(section, &VIDEOS);
         if codecs.is_empty() {
             return AnswerSection::Rejected;
         }

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerOpen, Refusal, Refused,
-    Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
+    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen,
+    Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
 };
 
 /// A peer that is installed.
 pub struct Peer {
     pub open: PeerOpen,
     pub extensions: Option<PeerExtensions>,
+    pub limit: Option<PeerLimit>,
     pub rx: Option<PeerKeys>,
     pub tx: Option<PeerKeys>,
 }
@@ -77,7 +78,7 @@ impl Worker {
                 if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
                     return Err((open.peer.index, Refusal::TableFull));
                 }
-                let peer = Peer { open, extensions: None, rx: None, tx: None };
+                let peer = Peer { open, extensions: None, limit: None, rx: None, tx: None };
                 vacant(self.peers.insert(open.peer.index, peer).is_some(), open.peer.index)
             }
             Command::PeerIce(c) => {
@@ -87,6 +88,10 @@ impl Worker {
             }
             Command::PeerExtensions(c) => {
                 self.peer(c.peer)?.extensions = Some(c);
+                Ok(())
+            }
+            Command::PeerLimit(c) => {
+                self.peer(c.peer)?.limit = Some(c);
                 Ok(())
             }
             Command::PeerKeys(c) => {
@@ -167,6 +172,7 @@ impl Worker {
             echo(peer.open.into());
             peer.extensions.into_iter().for_each(|c| echo(c.into()));
             peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
+            peer.limit.into_iter().for_each(|c| echo(c.into()));
         }
         self.streams.values().for_each(|&c| echo(c.into()));
         self.stream_codecs.values().for_each(|&c| echo(c.into()));

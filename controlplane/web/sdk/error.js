@@ -16,7 +16,7 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   screen_busy: 'The screen cannot be captured.',
   microphone_lost: 'The microphone was unplugged or switched off.',
   camera_lost: 'The camera was unplugged or switched off.',
-  codec_missing: 'This browser has neither H.264 nor VP8: you can hear and be heard, but there is no video.',
+  codec_missing: 'This browser has none of the video codecs of this room: you can hear and be heard, but there is no video.',
   media_failed: 'No media can be exchanged with the server; a firewall may block UDP.',
   unreachable: 'The server does not answer.',
   token_missing: 'This link has no token in it.',

@@ -11,9 +11,9 @@ import { UprtcError } from './error.js';
 /**
  * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
- *   resumed: boolean }} Welcome
+ *   codecs: VideoCodec[], resumed: boolean }} Welcome
  */
-/** @typedef {'h264' | 'vp8'} VideoCodec */
+/** @typedef {'h264' | 'vp8' | 'vp9' | 'av1'} VideoCodec */
 /**
  * What the server says (docs/PROTOCOL.md).
  * @typedef {Welcome

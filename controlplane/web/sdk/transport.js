@@ -38,9 +38,12 @@ export class Transport {
     this.#oncandidate = oncandidate;
     this.pc.onconnectionstatechange = () => this.#stateChanged();
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
+    this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
     this.#addSections(welcome);
   }
 
+  /** What the room uses, the best first, in lower case. @type {{ video: string[], audio: string[] }} */
+  #wanted;
   #onstate;
   #oncandidate;
   #isAnswered = false;
@@ -64,9 +67,9 @@ export class Transport {
     return this.pc.connectionState === 'connected' && this.isServed;
   }
 
-  /** This browser has no codec of video that an edge carries. */
+  /** This browser has no codec of video that the room uses. */
   get lacksVideo() {
-    return !codecs('video').some(({ mimeType }) => CODECS.video.includes(mimeType));
+    return !codecs('video').some(({ mimeType }) => this.#wanted.video.includes(mimeType.toLowerCase()));
   }
 
   /**
@@ -92,7 +95,7 @@ export class Transport {
    */
   #add(kind, init) {
     const transceiver = this.pc.addTransceiver(kind, init);
-    const wanted = preferred(kind);
+    const wanted = preferred(kind, this.#wanted[kind]);
     if (wanted.length) transceiver.setCodecPreferences?.(wanted);
     return transceiver;
   }
@@ -311,9 +314,6 @@ export class Transport {
  * @typedef {RTCRtpSendParameters & { encodings: Encoding[], degradationPreference?: string }} SendParameters
  */
 
-/** What an edge carries, the best first. */
-const CODECS = { video: ['video/H264', 'video/VP8'], audio: ['audio/opus'] };
-
 /**
  * @param {SendParameters} parameters
  * @param {SendSource} source
@@ -339,18 +339,20 @@ function codecs(kind) {
 }
 
 /**
- * H.264, VP8 for rooms with somebody who has no H.264, and Opus, which is what an edge carries: an offer of everything
- * would be several times as long. The forms of H.264 that every browser and phone can decode come first. Redundancy
- * (RED, ULPFEC) is left out: packets that are forwarded are repaired by retransmission.
+ * Opus and the one or two codecs of video that the room uses: an offer of everything would be several times as long. The
+ * forms of H.264 that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is left out: packets that
+ * are forwarded are repaired by retransmission.
  * @param {'audio' | 'video'} kind
+ * @param {string[]} used Types that the room uses, the best first.
  */
-function preferred(kind) {
+function preferred(kind, used) {
   const all = codecs(kind).filter(({ mimeType }) => !/\/(red|ulpfec|flexfec-03|CN|telephone-event)$/i.test(mimeType));
-  const wanted = all.filter(({ mimeType }) => CODECS[kind].includes(mimeType));
+  const place = (/** @type {RTCRtpCodec} */ { mimeType }) => used.indexOf(mimeType.toLowerCase());
+  const wanted = all.filter((codec) => place(codec) >= 0);
   // A browser without any of them offers what it has; the server says what it makes of it.
   if (!wanted.length) return all;
   const order = (/** @type {RTCRtpCodec} */ codec) =>
-    CODECS[kind].indexOf(codec.mimeType) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
+    place(codec) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
   wanted.sort((a, b) => order(a) - order(b));
   return [...wanted, ...all.filter(({ mimeType }) => /\/rtx$/.test(mimeType))];
 }

@@ -1,6 +1,7 @@
 //! What REST shows and takes, as JSON. Everything that a request may say has its bounds here, and the document shows
 //! them.
 
+use proto::signal::VideoCodec;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -8,7 +9,7 @@ use super::Problem;
 use super::media::{DownMedia, TotalMedia, UpMedia};
 use crate::auth::is_participant_name;
 use crate::engine::{PeerMeasured, RoomPolicy, Snapshot};
-use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING};
+use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VideoCodecs};
 use crate::registry::Revocation;
 
 /// A refusal (RFC 9457).
@@ -38,6 +39,8 @@ pub(super) struct RoomView {
     peers_max: u32,
     /// Media of each client, up and down together, bit/s.
     client_bps_max: u32,
+    /// The codecs of video that it uses, the preferred first.
+    codecs: Vec<CodecName>,
     /// Whether nobody else may come in.
     locked: bool,
     /// Whether it was made by `PUT` and stays when it is empty.
@@ -67,6 +70,11 @@ impl RoomView {
             peers: live.map_or(0, |room| room.peers.len()),
             peers_max: policy.peers_max.unwrap_or(snapshot.peers_max),
             client_bps_max: policy.client_bps_max.unwrap_or(snapshot.client_bps_max),
+            codecs: live
+                .map_or(policy.codecs.unwrap_or(snapshot.codecs), |room| room.codecs)
+                .iter()
+                .map(CodecName::of)
+                .collect(),
             locked: policy.locked,
             made: made.is_some(),
             worker: live.map(|room| room.worker),
@@ -95,16 +103,55 @@ pub(super) struct RoomLimits {
     #[schema(minimum = 64_000, maximum = 100_000_000)]
     #[serde(default)]
     client_bps_max: Option<u32>,
+    /// The codecs of video that it uses, the preferred first, one or two different ones. Everybody sends the first until
+    /// somebody comes who lacks it. A room that somebody is in keeps those that it has until the last has left.
+    #[schema(min_items = 1, max_items = 2)]
+    #[serde(default)]
+    codecs: Option<Vec<CodecName>>,
     /// Whether nobody else may come in.
     #[serde(default)]
     locked: bool,
 }
 
+/// A codec of video.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CodecName {
+    /// H.264
+    H264,
+    /// VP8
+    Vp8,
+    /// VP9
+    Vp9,
+    /// AV1
+    Av1,
+}
+
+impl CodecName {
+    fn of(video: VideoCodec) -> Self {
+        match video {
+            VideoCodec::H264 => CodecName::H264,
+            VideoCodec::Vp8 => CodecName::Vp8,
+            VideoCodec::Vp9 => CodecName::Vp9,
+            VideoCodec::Av1 => CodecName::Av1,
+        }
+    }
+
+    fn codec(self) -> VideoCodec {
+        match self {
+            CodecName::H264 => VideoCodec::H264,
+            CodecName::Vp8 => VideoCodec::Vp8,
+            CodecName::Vp9 => VideoCodec::Vp9,
+            CodecName::Av1 => VideoCodec::Av1,
+        }
+    }
+}
+
 impl RoomLimits {
     /// The policy that it is, if it can be one.
     pub(super) fn policy(self) -> Result<RoomPolicy, Problem> {
-        let RoomLimits { peers_max, client_bps_max, locked } = self;
-        checked(RoomPolicy { peers_max, client_bps_max, locked })
+        let RoomLimits { peers_max, client_bps_max, codecs, locked } = self;
+        checked(RoomPolicy { peers_max, client_bps_max, codecs: codecs.map(listed).transpose()?, locked })
     }
 }
 
@@ -121,6 +168,12 @@ fn checked(policy: RoomPolicy) -> Result<RoomPolicy, Problem> {
     Ok(policy)
 }
 
+/// The codecs that are listed, if a room can have them.
+fn listed(codecs: Vec<CodecName>) -> Result<VideoCodecs, Problem> {
+    let codecs: Vec<VideoCodec> = codecs.into_iter().map(CodecName::codec).collect();
+    VideoCodecs::new(&codecs).ok_or_else(|| Problem::invalid("codecs is not one or two different ones"))
+}
+
 /// Other limits of a room; what is left out stays, and null is as the server is set.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +186,11 @@ pub(super) struct RoomChange {
     #[schema(minimum = 64_000, maximum = 100_000_000, value_type = Option<u32>)]
     #[serde(default, deserialize_with = "said")]
     client_bps_max: Option<Option<u32>>,
+    /// The codecs of video that it uses, the preferred first, one or two different ones. A room that somebody is in keeps
+    /// those that it has until the last has left.
+    #[schema(min_items = 1, max_items = 2, value_type = Option<Vec<CodecName>>)]
+    #[serde(default, deserialize_with = "said")]
+    codecs: Option<Option<Vec<CodecName>>>,
     /// Whether nobody else may come in.
     #[schema(value_type = Option<bool>)]
     #[serde(default, deserialize_with = "said")]
@@ -150,6 +208,10 @@ impl RoomChange {
         checked(RoomPolicy {
             peers_max: self.peers_max.unwrap_or(before.peers_max),
             client_bps_max: self.client_bps_max.unwrap_or(before.client_bps_max),
+            codecs: match self.codecs {
+                Some(codecs) => codecs.map(listed).transpose()?,
+                None => before.codecs,
+            },
             locked: self.locked.map_or(before.locked, Option::unwrap_or_default),
         })
     }
