@@ -7,6 +7,7 @@
 
 mod administration;
 mod adoption;
+mod renegotiation;
 mod resource;
 mod signalling;
 mod transport;
@@ -384,19 +385,21 @@ impl Engine {
         Some(peer)
     }
 
-    /// Applies the rules of slots and codecs to a room and tells those whom a change concerns.
-    fn settle(&mut self, name: &str) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let Some(worker) = self.workers.get_mut(&room.worker) else { return };
+    /// Applies the rules of slots and codecs to a room and tells those whom a change concerns. Returns whose slots were
+    /// told.
+    fn settle(&mut self, name: &str) -> Vec<PeerId> {
+        let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
+        let Some(worker) = self.workers.get_mut(&room.worker) else { return Vec::new() };
         let (index, changed) = (room.worker, room.settle(&mut worker.plan));
         if room.choose_video() {
             for handle in self.members_of(name) {
                 self.tell_codec(handle);
             }
         }
-        for peer in changed {
+        for &peer in &changed {
             self.tell_slots(Handle { worker: index, peer });
         }
+        changed
     }
 
     fn tell_slots(&mut self, handle: Handle) {
@@ -450,6 +453,7 @@ impl Engine {
             slots: member.slots.clone(),
             from: member.from.clone(),
             is_resource: peer.is_resource,
+            terms: peer.terms.clone(),
         };
         self.write_journal(handle, Some(entry.write()));
     }

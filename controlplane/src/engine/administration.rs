@@ -142,7 +142,8 @@ impl Engine {
         let handle = self.find(name, peer)?;
         let member =
             self.rooms.get_mut(name).and_then(|room| room.member_mut(handle.peer)).ok_or(OrderError::NoPeer)?;
-        let track = member.tracks.iter_mut().find(|track| track.mid == mid).ok_or(OrderError::NoTrack)?;
+        let track =
+            member.tracks.iter_mut().find(|track| track.mid == mid && !track.is_paused).ok_or(OrderError::NoTrack)?;
         if track.is_muted == is_muted {
             return Ok(());
         }
