@@ -242,17 +242,17 @@ impl Negotiation {
             Some(terms) => (terms.description.0, terms.description.1.wrapping_add(1)),
             None => (u64::from_le_bytes(random.bytes()) >> 1, 1),
         };
+        let fingerprint = before.terms.map(Terms::fingerprint);
         let params = AnswerParams {
             session_id: id,
-            version: u64::from(version),
+            version,
             ice: IceCredentials { ufrag: credentials.ufrag_str().to_owned(), pwd: credentials.pwd_str().to_owned() },
-            fingerprint: ours.fingerprint,
+            fingerprint: fingerprint.as_ref().unwrap_or(ours.fingerprint),
             setup: before.terms.map_or(self.offer.setup.answered(), Terms::setup),
             candidates: ours.candidates,
             sections: answers,
         };
-        let is_rejected: Vec<bool> = self.sections.iter().map(|verdict| verdict.codecs.is_empty()).collect();
-        let terms = Terms::of(&self.offer, params.setup, &is_rejected, (id, version), spent);
+        let terms = Terms::of(&self.offer, &params, spent);
         Opened { tracks, slots, terms, is_restart, sdp: sdp::write_answer(&self.offer, &params) }
     }
 

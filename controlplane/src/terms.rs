@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::negotiation::Refusal;
 use crate::policy::{SLOT_SSRCS_MAX, STREAM_SSRCS_MAX};
-use crate::sdp::{Fingerprint, IceCredentials, Offer, Section, Setup};
+use crate::sdp::{AnswerParams, AnswerSection, Fingerprint, IceCredentials, Offer, Section, Setup};
 
 /// What was agreed by the last offer and answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub(crate) struct Terms {
     /// The client's certificate.
     #[serde(rename = "f")]
     certificate: Mark,
+    /// SHA-256 of ours. A successor has another one, which would be another DTLS association to the client.
+    #[serde(rename = "u")]
+    ours: Sha256,
     /// The client's ICE credentials.
     #[serde(rename = "i")]
     ice: Mark,
@@ -62,14 +65,17 @@ impl TryFrom<(usize, usize)> for Spent {
 }
 
 impl Terms {
-    /// The terms of an offer that is answered; `is_rejected` by section, whoever rejected it.
-    pub(crate) fn of(offer: &Offer, ours: Setup, is_rejected: &[bool], description: (u64, u32), spent: Spent) -> Terms {
+    /// The terms of an offer that is answered by `answer`.
+    pub(crate) fn of(offer: &Offer, answer: &AnswerParams<'_>, spent: Spent) -> Terms {
+        let is_rejected = |section: &AnswerSection<'_>| *section == AnswerSection::Rejected;
+        let is_rejected: Vec<bool> = answer.sections.iter().map(is_rejected).collect();
         Terms {
             certificate: Mark::of_certificate(&offer.fingerprints),
+            ours: Sha256(answer.fingerprint.bytes.as_slice().try_into().expect("ours is of SHA-256")),
             ice: Mark::of_ice(&offer.ice),
-            is_client: ours == Setup::Active,
-            outline: Outline::of(offer, is_rejected),
-            description,
+            is_client: answer.setup == Setup::Active,
+            outline: Outline::of(offer, &is_rejected),
+            description: (answer.session_id, answer.version),
             spent,
         }
     }
@@ -82,6 +88,11 @@ impl Terms {
     /// The client has other ICE credentials now.
     pub(crate) fn restarted(&mut self, ice: &IceCredentials) {
         self.ice = Mark::of_ice(ice);
+    }
+
+    /// Hash of the certificate that the association was made with.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::sha256(self.ours.0)
     }
 
     /// Our role in DTLS, whatever the client would be content with: the association stands (RFC 8842 §5.5).
@@ -137,6 +148,34 @@ impl Mark {
     }
 }
 
+/// A hash, written in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+struct Sha256([u8; 32]);
+
+impl From<Sha256> for String {
+    fn from(Sha256(bytes): Sha256) -> Self {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl TryFrom<String> for Sha256 {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes =
+            text.as_bytes().chunks(2).map(|digits| hexadecimal(digits, 2).and_then(|byte| byte.try_into().ok()));
+        let bytes = bytes.collect::<Option<Vec<u8>>>().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Sha256).ok_or("a hash is 64 hexadecimal digits")
+    }
+}
+
+/// Exactly so many hexadecimal digits.
+fn hexadecimal(digits: &[u8], len: usize) -> Option<u32> {
+    let is_whole = digits.len() == len && digits.iter().all(u8::is_ascii_hexdigit);
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().filter(|_| is_whole)
+}
+
 /// The m-sections in their order: of each 23 bits of a hash of kind and MID, and whether it is rejected. Six hexadecimal
 /// digits each in the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -178,11 +217,7 @@ impl TryFrom<String> for Outline {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let line = |digits: &[u8]| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.len() == DIGITS)?;
-            u32::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit()))
-        };
-        let lines = text.as_bytes().chunks(DIGITS).map(line).collect::<Option<Vec<u32>>>();
+        let lines = text.as_bytes().chunks(DIGITS).map(|line| hexadecimal(line, DIGITS)).collect::<Option<Vec<u32>>>();
         lines.map(Outline).ok_or("an outline is six hexadecimal digits a line")
     }
 }
@@ -193,6 +228,7 @@ impl Terms {
     pub(crate) fn largest() -> Terms {
         Terms {
             certificate: Mark(u64::MAX),
+            ours: Sha256([255; 32]),
             ice: Mark(u64::MAX),
             is_client: false,
             outline: Outline(vec![0xff_ffff; crate::sdp::SECTIONS_MAX]),

@@ -13,7 +13,7 @@ pub struct AnswerParams<'a> {
     /// `sess-id` of the `o=` line; at most 63 bits are used (RFC 8829 §5.2.1).
     pub session_id: u64,
     /// `sess-version`: 1 in the first answer, and one more in each after it (RFC 3264 §8).
-    pub version: u64,
+    pub version: u32,
     /// The credentials issued to this peer.
     pub ice: IceCredentials,
     /// Hash of our certificate.

@@ -21,6 +21,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'candidate' } & RTCIceCandidateInit
  *   | { type: 'peers', peers: PeerInfo[] }
  *   | { type: 'peer_joined', peer: PeerInfo }
+ *   | { type: 'peer_changed', peer: PeerInfo }
  *   | { type: 'peer_left', peer: string, reason: LeaveReason }
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
  *   | { type: 'slots', slots: SlotInfo[] }
@@ -33,7 +34,7 @@ import { UprtcError } from './error.js';
  */
 /**
  * What we say.
- * @typedef {{ type: 'offer', sdp: string, tracks: { mid: string | undefined, source: Source, active: boolean }[] }
+ * @typedef {{ type: 'offer', sdp: string, tracks?: { mid: string | undefined, source: Source, active: boolean }[] }
  *   | { type: 'resume', session: string }
  *   | { type: 'candidate' } & RTCIceCandidateInit
  *   | { type: 'track', mid: string, active: boolean }
