@@ -311,7 +311,7 @@ impl Engine {
             let slots = member.slots.iter().filter(|slot| slot.carries.is_some());
             Some(PeerPlaces {
                 peer: self.peer_snapshot(room.worker, member)?,
-                streams: member.tracks.iter().map(|track| track.stream).collect(),
+                streams: member.published().map(|track| track.stream).collect(),
                 slots: slots.map(|slot| (slot.slot, room.slot_info(slot))).collect(),
             })
         });

@@ -452,7 +452,7 @@ export class Room extends RoomTarget {
   #restarting;
 
   /**
-   * Media has lost its way: the same connection looks for another one (PROTOCOL.md, 1.6). Whatever goes wrong here, the
+   * Media has lost its way: the same connection looks for another one (PROTOCOL.md, 1.10). Whatever goes wrong here, the
    * transport's patience ends, and the room is entered anew.
    * @param {Transport} transport
    */
