@@ -147,6 +147,10 @@ impl Negotiation {
             let message = "an id of a header extension means another one now (RFC 8285 section 5)";
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
+        if let Some(ssrc) = self.doubled_ssrc(peer, before, plan) {
+            let message = format!("SSRC {ssrc} is that of another m-section, which may rest");
+            return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
+        }
         let (mut fresh, mut spent) = ((0, 0), before.terms.map(|terms| terms.spent).unwrap_or_default());
         for (index, section, verdict) in self.served() {
             let (track, slot) = (before.track(index, section), before.slot(index, section));
@@ -172,6 +176,17 @@ impl Negotiation {
             true => Ok(()),
             false => Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of streams and slots")),
         }
+    }
+
+    /// An SSRC that two streams would have: not all of them stand in the offer.
+    fn doubled_ssrc(&self, peer: PeerId, before: Before<'_>, plan: &Plan) -> Option<Ssrc> {
+        let streams = self.served().filter_map(|(index, section, verdict)| {
+            let was = before.track(index, section).and_then(|track| plan.stream(track.stream)).map(|(open, _)| open);
+            let id = StreamId::new(0, 1); // Whichever.
+            verdict.track.map(|_| stream_of(section, verdict, peer, id, was.as_ref()).0).or(was)
+        });
+        let mut seen = BTreeSet::new();
+        streams.flat_map(|open| [open.ssrc, open.rtx_ssrc]).find(|&ssrc| ssrc != 0 && !seen.insert(ssrc))
     }
 
     /// The m-sections that are served, with their index.
@@ -577,9 +592,9 @@ fn formats(verdict: &Verdict) -> Formats {
 
 /// Whether an id of before is another extension's now.
 fn is_renumbered(before: &ExtensionIds, now: &ExtensionIds) -> bool {
-    let is_in_use = |id: u8| id != 0;
-    let owner = |id: u8| before.iter().position(|before| *before == id);
-    now.iter().enumerate().any(|(extension, &id)| is_in_use(id) && owner(id).is_some_and(|owner| owner != extension))
+    let is_anothers =
+        |extension: usize, id: u8| before.iter().position(|was| *was == id).is_some_and(|was| was != extension);
+    now.iter().enumerate().any(|(extension, &id)| id != 0 && is_anothers(extension, id))
 }
 
 fn kind_of_codec(codec: Codec) -> Kind {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use controlplane::dtls::Identity;
 use controlplane::engine::{Grant, Settings};
 use proptest::prelude::*;
-use proto::signal::{ClientSignal, ErrorCode, ServerSignal, SlotInfo, Source, TrackDescription};
+use proto::signal::{ClientSignal, ErrorCode, ServerSignal, SlotInfo, Source, TrackDescription, VideoCodec};
 
 use world::{Client, World, carried, error_of, grant, with_fingerprint};
 
@@ -252,6 +252,24 @@ fn a_sender_that_pauses_is_gone_for_the_others_and_comes_back() {
 }
 
 #[test]
+fn the_ssrc_of_a_sender_that_pauses_stays_its_own() {
+    let mut world = World::new();
+    let (ada, mut offer, _, _) = pair(&mut world, 1);
+    offer.sections[1].direction = "inactive";
+    again(&mut world, &ada, &offer).unwrap();
+    let before = world.worker().dump();
+    offer.sections.push(section("video", "thief", "sendonly", 1_001));
+    assert_eq!(again(&mut world, &ada, &offer).unwrap_err(), ErrorCode::UnsupportedOffer);
+    assert_eq!(world.worker().dump(), before);
+    // Two may exchange theirs.
+    offer = Offer::new(1_000, 1);
+    (offer.sections[0].ssrc, offer.sections[1].ssrc) = (1_001, 1_000);
+    again(&mut world, &ada, &offer).unwrap();
+    assert_eq!((world.worker().streams.len(), world.worker().routes.len()), (4, 4));
+    assert!(world.worker().refused.is_empty());
+}
+
+#[test]
 fn a_receiver_that_pauses_is_sent_nothing_and_goes_on_under_its_ssrc() {
     let mut world = World::new();
     let (ada, mut offer, _, _) = pair(&mut world, 1);
@@ -455,6 +473,25 @@ fn a_slot_whose_codecs_change_is_another() {
     again(&mut world, &cyd, &silent).unwrap();
     silent.sections[1].is_vp8_only = true;
     assert_eq!(again(&mut world, &cyd, &silent).unwrap_err(), ErrorCode::UnsupportedOffer);
+}
+
+#[test]
+fn who_begins_to_send_video_is_told_in_which_codec() {
+    let mut world = World::new();
+    let mut of_bob = Offer::new(2_000, 1);
+    of_bob.sections[3].is_vp8_only = true;
+    let bob = join(&mut world, "Bob", &of_bob);
+    let mut offer = Offer::new(1_000, 0);
+    offer.sections.pop();
+    let ada = join(&mut world, "Ada", &offer);
+    offer.sections.push(section("video", "cam", "sendonly", 1_001));
+    let (_, told) = again(&mut world, &ada, &offer).unwrap();
+    let codecs = told.iter().filter(|signal| matches!(signal, ServerSignal::Codec { video: VideoCodec::Vp8 }));
+    assert_eq!(codecs.count(), 1, "{told:?}");
+    // A section that rests needs no codec.
+    of_bob.sections[3].direction = "inactive";
+    again(&mut world, &bob, &of_bob).unwrap();
+    assert!(world.drain(ada.socket).contains(&ServerSignal::Codec { video: VideoCodec::H264 }));
 }
 
 #[test]
