@@ -292,7 +292,9 @@ impl Driver {
             ServerSignal::Peers { peers } => {
                 report.others = peers.into_iter().map(|info| (info.peer.clone(), info)).collect();
             }
-            ServerSignal::PeerJoined { peer } => drop(report.others.insert(peer.peer.clone(), peer)),
+            ServerSignal::PeerJoined { peer } | ServerSignal::PeerChanged { peer } => {
+                report.others.insert(peer.peer.clone(), peer);
+            }
             ServerSignal::PeerLeft { peer, reason } => {
                 report.others.remove(&peer);
                 report.left.push((peer, reason));

@@ -8,6 +8,7 @@
 mod administration;
 mod adoption;
 mod moving;
+mod renegotiation;
 mod resource;
 mod signalling;
 mod transport;
@@ -313,7 +314,7 @@ impl Engine {
             let slots = member.slots.iter().filter(|slot| slot.carries.is_some());
             Some(PeerPlaces {
                 peer: self.peer_snapshot(room.worker, member)?,
-                streams: member.tracks.iter().map(|track| track.stream).collect(),
+                streams: member.published().map(|track| track.stream).collect(),
                 slots: slots.map(|slot| (slot.slot, room.slot_info(slot))).collect(),
             })
         });
@@ -406,19 +407,21 @@ impl Engine {
         Some(peer)
     }
 
-    /// Applies the rules of slots and codecs to a room and tells those whom a change concerns.
-    fn settle(&mut self, name: &str) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let Some(worker) = self.workers.get_mut(&room.worker) else { return };
+    /// Applies the rules of slots and codecs to a room and tells those whom a change concerns. Returns whose slots were
+    /// told.
+    fn settle(&mut self, name: &str) -> Vec<PeerId> {
+        let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
+        let Some(worker) = self.workers.get_mut(&room.worker) else { return Vec::new() };
         let (index, changed) = (room.worker, room.settle(&mut worker.plan));
         if room.choose_video() {
             for handle in self.members_of(name) {
                 self.tell_codec(handle);
             }
         }
-        for peer in changed {
+        for &peer in &changed {
             self.tell_slots(Handle { worker: index, peer });
         }
+        changed
     }
 
     fn tell_slots(&mut self, handle: Handle) {
@@ -479,6 +482,7 @@ impl Engine {
             from: member.from.clone(),
             is_resource: peer.is_resource,
             home: (peer.home != peer.room).then(|| peer.home.clone()),
+            terms: peer.terms.clone(),
         };
         self.write_journal(handle, Some(entry.write()));
     }

@@ -12,6 +12,7 @@ use proto::id::PeerId;
 use crate::policy::Grant;
 use crate::room::{Slot, Track};
 use crate::session::SessionHash;
+use crate::terms::Terms;
 
 /// Bytes of an entry that always find room in a slot of the journal.
 pub(crate) const ENTRY_LEN_MAX: usize = 8_000;
@@ -43,6 +44,8 @@ pub(crate) struct Entry {
     /// The room that it joined by, if it was moved since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) home: Option<String>,
+    /// What a further offer of it is held against.
+    pub(crate) terms: Terms,
 }
 
 impl Entry {
@@ -56,7 +59,11 @@ impl Entry {
     /// Reads the entry of a slot. `None` if it is none, or that of another slot.
     pub(crate) fn read(slot: u32, bytes: &[u8]) -> Option<Entry> {
         let entry: Entry = serde_json::from_slice(bytes).ok()?;
-        (entry.peer.index == slot && entry.peer.generation != 0).then_some(entry)
+        let has_lanes =
+            entry.slots.iter().enumerate().all(|(n, slot)| {
+                entry.slots[..n].iter().all(|other| (other.kind, other.lane) != (slot.kind, slot.lane))
+            });
+        (entry.peer.index == slot && entry.peer.generation != 0 && has_lanes).then_some(entry)
     }
 }
 
@@ -99,11 +106,14 @@ mod tests {
             is_active: false,
             formats,
             is_muted: true,
+            is_paused: true,
         };
-        let slot = Slot {
+        let slot = |lane| Slot {
             slot: SlotId::new(u32::MAX, u32::MAX),
             mid: "\u{7e}".repeat(16),
             kind: Kind::Video,
+            lane,
+            is_shut: true,
             formats,
             feedback: 255,
             carries: None,
@@ -123,10 +133,11 @@ mod tests {
             },
             session: SessionHash::of("session"),
             tracks: vec![track; TRACKS_CEILING],
-            slots: vec![slot; SLOTS_CEILING],
+            slots: (0..SLOTS_CEILING as u8).map(slot).collect(),
             from: vec!["\"".repeat(FROM_LEN_MAX / FROM_MAX); FROM_MAX],
             is_resource: true,
             home: Some("h".repeat(ROOM_CHARS_MAX)),
+            terms: Terms::largest(),
         }
     }
 
@@ -135,6 +146,15 @@ mod tests {
         let entry = largest();
         assert_eq!(Entry::read(4095, &entry.write()), Some(entry.clone()));
         assert_eq!(Entry::read(4094, &entry.write()), None);
+        let room = ENTRY_LEN_MAX - entry.write().len();
+        assert!(room >= 200, "{room} bytes are left for what an entry will hold next");
+    }
+
+    #[test]
+    fn two_slots_of_one_lane_are_no_entry() {
+        let mut entry = largest();
+        entry.slots[7].lane = 3;
+        assert_eq!(Entry::read(4095, &entry.write()), None);
     }
 
     #[test]

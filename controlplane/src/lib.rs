@@ -32,6 +32,7 @@ mod room;
 mod run;
 mod session;
 mod slots;
+mod terms;
 mod timers;
 
 pub use run::{Config, Error, LOCK_FILE, Listening, run, serve};

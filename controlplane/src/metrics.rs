@@ -58,6 +58,7 @@ fn engine(page: &mut Page, sample: &Sample) {
         ("uprtc_peers_joined_total", "Peers whose offer was answered.", totals.joined),
         ("uprtc_peers_left_total", "Peers that are gone.", totals.left),
         ("uprtc_offers_refused_total", "Offers answered by an error.", totals.offers_refused),
+        ("uprtc_renegotiations_total", "Further offers answered.", totals.renegotiated),
         ("uprtc_peers_resumed_total", "Sessions resumed on a new socket.", totals.resumed),
         ("uprtc_peers_adopted_total", "Peers adopted from an earlier controlplane.", totals.adopted),
         ("uprtc_dtls_begun_total", "DTLS handshakes begun.", totals.handshakes_begun),

@@ -1,11 +1,15 @@
-//! From an offer to what the room and the worker need, and to the one answer.
+//! From an offer to what the room and the worker need, and to its answer.
 //!
 //! Two steps. [`Negotiation::read`] decides what becomes of each m-section, by the offer, the token and the room's
 //! policy; it can refuse. [`Negotiation::open`] gives out the ids and writes the answer; it cannot.
+//!
+//! A further offer takes the same way with what stands [`Before`] it. What it leaves as it was stays open on the worker;
+//! a section that stops flowing keeps its stream or its slot for when it flows again, because a slot's SSRC has one run
+//! of numbers under the peer's key; only a stopped section, or one whose codecs change, gives them up.
 
 use std::collections::BTreeSet;
 
-use proto::id::{PeerId, Ssrc};
+use proto::id::{PeerId, SlotId, Ssrc, StreamId};
 use proto::plane::{Codec, Extension, ExtensionIds, PeerExtensions, PeerOpen, SlotOpen, StreamCodec, StreamOpen};
 use proto::signal::{ErrorCode, Kind, Source, TrackDescription, VideoCodec};
 
@@ -18,6 +22,7 @@ use crate::room::{Format, Formats, Slot, Track};
 use crate::sdp::{
     self, AnswerParams, AnswerSection, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SlotDescription,
 };
+use crate::terms::{Spent, Terms};
 
 /// Why something that a client asked for is not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,12 +64,39 @@ struct Shows {
     is_active: bool,
 }
 
+/// What an offer finds: nothing if it is the peer's first.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Before<'a> {
+    /// What was agreed.
+    pub(crate) terms: Option<&'a Terms>,
+    /// What the peer publishes.
+    pub(crate) tracks: &'a [Track],
+    /// What it receives through.
+    pub(crate) slots: &'a [Slot],
+}
+
+impl<'a> Before<'a> {
+    fn track(&self, index: usize, section: &Section) -> Option<&'a Track> {
+        let mid = mid_text(index, section);
+        self.tracks.iter().find(|track| track.mid == mid)
+    }
+
+    fn slot(&self, index: usize, section: &Section) -> Option<&'a Slot> {
+        let mid = mid_text(index, section);
+        self.slots.iter().find(|slot| slot.mid == mid)
+    }
+}
+
 /// What opening a negotiation gives.
 pub(crate) struct Opened {
     /// What the peer publishes.
     pub(crate) tracks: Vec<Track>,
     /// What it receives through.
     pub(crate) slots: Vec<Slot>,
+    /// What is agreed now.
+    pub(crate) terms: Terms,
+    /// Whether ICE starts over.
+    pub(crate) is_restart: bool,
     /// The answer.
     pub(crate) sdp: String,
 }
@@ -85,27 +117,19 @@ impl Negotiation {
         grant: &Grant,
         settings: &Settings,
         codecs: VideoCodecs,
+        before: Before<'_>,
     ) -> Result<Negotiation, Refusal> {
         let offer = sdp::parse_offer(sdp).map_err(|error| Refusal::new(ErrorCode::BadSdp, error.to_string()))?;
         check_transport(&offer)?;
         check_described(&offer, described)?;
+        if let Some(terms) = before.terms {
+            terms.check(&offer)?;
+        }
         if !grant.publish && !grant.subscribe {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token allows neither to publish nor to subscribe"));
         }
         let videos: Vec<Codec> = codecs.iter().map(policy::codec_of).collect();
-        let (mut tracks, mut slots) = (0, 0);
-        let mut sections = Vec::with_capacity(offer.sections.len());
-        for section in &offer.sections {
-            let codecs: Vec<OfferedCodec> = sdp::choose_codecs(section, &videos).into_iter().cloned().collect();
-            let is_served = !codecs.is_empty();
-            let sends = section.direction.may_send() && grant.publish && tracks < settings.tracks_max;
-            let track = (is_served && sends).then(|| shows(section, described));
-            let receives = section.direction.may_receive() && grant.subscribe && slots < settings.slots_max;
-            let is_slot = is_served && receives;
-            tracks += usize::from(track.is_some());
-            slots += usize::from(is_slot);
-            sections.push(Verdict { codecs, track, is_slot });
-        }
+        let sections = decide(&offer, described, grant, settings, &videos, before);
         if sections.iter().all(|verdict| verdict.codecs.is_empty()) {
             let names: Vec<&str> = codecs.iter().map(VideoCodec::name).collect();
             let message = format!(
@@ -114,7 +138,9 @@ impl Negotiation {
             );
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
-        if tracks + slots == 0 {
+        // Who is in may rest altogether.
+        let is_empty = sections.iter().all(|verdict| verdict.track.is_none() && !verdict.is_slot);
+        if is_empty && before.terms.is_none() {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token allows nothing of what is offered"));
         }
         Ok(Negotiation { offer, sections })
@@ -131,6 +157,61 @@ impl Negotiation {
             codecs.swap(0, spoken);
             codecs.truncate(1);
         }
+    }
+
+    /// Refuses a further offer that asks for more than a worker holds for one peer, or that it could not follow.
+    pub(crate) fn check_further(&self, peer: PeerId, before: Before<'_>, plan: &Plan) -> Result<(), Refusal> {
+        let ids = extensions_answered(&self.offer.extensions);
+        if plan.extensions(peer).is_some_and(|was| is_renumbered(&was, &ids)) {
+            let message = "an id of a header extension means another one now (RFC 8285 section 5)";
+            return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
+        }
+        if let Some(ssrc) = self.doubled_ssrc(peer, before, plan) {
+            let message = format!("SSRC {ssrc} is that of another m-section, which may rest");
+            return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
+        }
+        let (mut fresh, mut spent) = ((0, 0), before.terms.map(|terms| terms.spent).unwrap_or_default());
+        for (index, section, verdict) in self.served() {
+            let (track, slot) = (before.track(index, section), before.slot(index, section));
+            if verdict.track.is_some() && kept_stream(section, verdict, peer, track, plan).is_none() {
+                let was = track.and_then(|track| plan.stream(track.stream));
+                if was.is_some_and(|(was, _)| was.ssrc == 0) && section.ssrcs.primary.is_none() {
+                    let message = format!("m-section {index} changes its codecs and says no SSRC");
+                    return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
+                }
+                fresh.0 += usize::from(track.is_none());
+                spent.streams += 2;
+            }
+            if verdict.is_slot && kept_slot(verdict, slot).is_none() {
+                fresh.1 += usize::from(slot.is_none());
+                spent.slots += 2;
+            }
+        }
+        if spent.streams > policy::STREAM_SSRCS_MAX || spent.slots > policy::SLOT_SSRCS_MAX {
+            let message = "the peer has had more SSRCs than one key may have: that needs a new RTCPeerConnection";
+            return Err(Refusal::new(ErrorCode::TooMuch, message));
+        }
+        match plan.has_room_for(fresh.0, fresh.1) {
+            true => Ok(()),
+            false => Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of streams and slots")),
+        }
+    }
+
+    /// An SSRC that two streams would have: not all of them stand in the offer.
+    fn doubled_ssrc(&self, peer: PeerId, before: Before<'_>, plan: &Plan) -> Option<Ssrc> {
+        let streams = self.served().filter_map(|(index, section, verdict)| {
+            let was = before.track(index, section).and_then(|track| plan.stream(track.stream)).map(|(open, _)| open);
+            let id = StreamId::new(0, 1); // Whichever.
+            verdict.track.map(|_| stream_of(section, verdict, peer, id, was.as_ref()).0).or(was)
+        });
+        let mut seen = BTreeSet::new();
+        streams.flat_map(|open| [open.ssrc, open.rtx_ssrc]).find(|&ssrc| ssrc != 0 && !seen.insert(ssrc))
+    }
+
+    /// The m-sections that are served, with their index.
+    fn served(&self) -> impl Iterator<Item = (usize, &Section, &Verdict)> {
+        let sections = self.offer.sections.iter().zip(&self.sections).enumerate();
+        sections.map(|(index, (section, verdict))| (index, section, verdict)).filter(|(_, _, v)| !v.codecs.is_empty())
     }
 
     /// How many streams it opens on the worker.
@@ -164,27 +245,69 @@ impl Negotiation {
     }
 
     /// Desires the peer with its streams and slots, and writes the answer. There must be room for them in `plan`.
-    pub(crate) fn open(&self, peer: PeerId, ours: &Ours<'_>, plan: &mut Plan, random: &mut Random) -> Opened {
-        let credentials = Credentials::from_random(&random.bytes());
+    pub(crate) fn open(
+        &self,
+        peer: PeerId,
+        ours: &Ours<'_>,
+        before: Before<'_>,
+        plan: &mut Plan,
+        random: &mut Random,
+    ) -> Opened {
+        let is_restart = before.terms.is_some_and(|terms| terms.is_restart(&self.offer.ice));
+        let credentials = match plan.credentials(peer).filter(|_| before.terms.is_some() && !is_restart) {
+            Some(open) => Credentials { ufrag: open.ufrag, pwd: open.pwd },
+            None => Credentials::from_random(&random.bytes()),
+        };
         plan.want(PeerOpen { peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
-        plan.want(PeerExtensions { peer, ids: extensions_answered(&self.offer.extensions) });
+        plan.want(PeerExtensions { peer, ids: self.extensions(plan.extensions(peer)) });
+        self.close_ended(before, plan);
 
-        let mut opening =
-            Opening { peer, used: self.offered_ssrcs(), plan, random, tracks: Vec::new(), slots: Vec::new() };
+        let mut used = self.offered_ssrcs();
+        let slots = before.slots.iter().filter_map(|slot| plan.slot(slot.slot));
+        used.extend(slots.flat_map(|slot| [slot.ssrc, slot.rtx_ssrc]));
+        let spent = before.terms.map(|terms| terms.spent).unwrap_or_default();
+        let mut opening = Opening { peer, before, used, spent, plan, random, tracks: Vec::new(), slots: Vec::new() };
         let mut answers = Vec::with_capacity(self.sections.len());
         for (index, (section, verdict)) in self.offer.sections.iter().zip(&self.sections).enumerate() {
             answers.push(opening.section(index, section, verdict));
         }
-        let Opening { tracks, slots, random, .. } = opening;
+        let Opening { tracks, slots, random, spent, .. } = opening;
+        let (id, version) = match before.terms {
+            Some(terms) => (terms.description.0, terms.description.1.wrapping_add(1)),
+            None => (u64::from_le_bytes(random.bytes()) >> 1, 1),
+        };
+        let fingerprint = before.terms.map(Terms::fingerprint);
         let params = AnswerParams {
-            session_id: u64::from_le_bytes(random.bytes()) >> 1,
+            session_id: id,
+            version,
             ice: IceCredentials { ufrag: credentials.ufrag_str().to_owned(), pwd: credentials.pwd_str().to_owned() },
-            fingerprint: ours.fingerprint,
-            setup: self.offer.setup.answered(),
+            fingerprint: fingerprint.as_ref().unwrap_or(ours.fingerprint),
+            setup: before.terms.map_or(self.offer.setup.answered(), Terms::setup),
             candidates: ours.candidates,
             sections: answers,
         };
-        Opened { tracks, slots, sdp: sdp::write_answer(&self.offer, &params) }
+        let terms = Terms::of(&self.offer, &params, spent);
+        Opened { tracks, slots, terms, is_restart, sdp: sdp::write_answer(&self.offer, &params) }
+    }
+
+    /// Ids as they are answered. Those of before stand, although no section has them any more: packets under way do.
+    fn extensions(&self, before: Option<ExtensionIds>) -> ExtensionIds {
+        let mut ids = before.unwrap_or_default();
+        for (id, answered) in ids.iter_mut().zip(extensions_answered(&self.offer.extensions)) {
+            *id = if answered == 0 { *id } else { answered };
+        }
+        ids
+    }
+
+    /// What was of sections that are stopped now gives back its ids, before others are issued.
+    fn close_ended(&self, before: Before<'_>, plan: &mut Plan) {
+        let stays = |mid: &str| self.served().any(|(index, section, _)| mid_text(index, section) == mid);
+        for track in before.tracks.iter().filter(|track| !stays(&track.mid)) {
+            plan.unwant_stream(track.stream);
+        }
+        for slot in before.slots.iter().filter(|slot| !stays(&slot.mid)) {
+            close_slot(slot, plan);
+        }
     }
 
     fn offered_ssrcs(&self) -> BTreeSet<Ssrc> {
@@ -192,11 +315,100 @@ impl Negotiation {
     }
 }
 
+/// What becomes of each m-section. What is open already goes before what is new, wherever it stands.
+fn decide(
+    offer: &Offer,
+    described: &[TrackDescription],
+    grant: &Grant,
+    settings: &Settings,
+    videos: &[Codec],
+    before: Before<'_>,
+) -> Vec<Verdict> {
+    let chosen = |section| sdp::choose_codecs(section, videos).into_iter().cloned().collect();
+    let chosen: Vec<Vec<OfferedCodec>> = offer.sections.iter().map(chosen).collect();
+    let served = || offer.sections.iter().enumerate().filter(|(index, _)| !chosen[*index].is_empty());
+    let mut tracks = served().filter(|(index, section)| before.track(*index, section).is_some()).count();
+    let mut slots = served().filter(|(index, section)| before.slot(*index, section).is_some()).count();
+    let mut verdicts = Vec::with_capacity(chosen.len());
+    for (index, (section, codecs)) in offer.sections.iter().zip(chosen).enumerate() {
+        if codecs.is_empty() {
+            verdicts.push(Verdict::default());
+            continue;
+        }
+        let (was_track, was_slot) = (before.track(index, section), before.slot(index, section).is_some());
+        let sends = section.direction.may_send() && grant.publish;
+        let sends = sends && (was_track.is_some() || tracks < settings.tracks_max);
+        let receives = section.direction.may_receive() && grant.subscribe;
+        let is_slot = receives && (was_slot || slots < settings.slots_max);
+        tracks += usize::from(sends && was_track.is_none());
+        slots += usize::from(is_slot && !was_slot);
+        verdicts.push(Verdict { codecs, track: sends.then(|| shows(section, described, was_track)), is_slot });
+    }
+    verdicts
+}
+
+/// The stream that a section goes on with as it is.
+fn kept_stream(
+    section: &Section,
+    verdict: &Verdict,
+    peer: PeerId,
+    track: Option<&Track>,
+    plan: &Plan,
+) -> Option<StreamId> {
+    let stream = track?.stream;
+    let open = plan.stream(stream)?;
+    (stream_of(section, verdict, peer, stream, Some(&open.0)) == open).then_some(stream)
+}
+
+/// A section's stream as the worker is told of it. A client that does not repeat its SSRCs still has them.
+fn stream_of(
+    section: &Section,
+    verdict: &Verdict,
+    peer: PeerId,
+    stream: StreamId,
+    before: Option<&StreamOpen>,
+) -> (StreamOpen, Option<StreamCodec>) {
+    let codec = &verdict.codecs[0];
+    let (ssrc, rtx_ssrc) = match (section.ssrcs.primary, before) {
+        (None, Some(before)) => (before.ssrc, before.rtx_ssrc),
+        (primary, _) => (primary.unwrap_or(0), section.ssrcs.rtx.unwrap_or(0)),
+    };
+    let open = StreamOpen {
+        stream,
+        peer,
+        ssrc,
+        rtx_ssrc,
+        mid: section.mid,
+        pt: codec.pt,
+        rtx_pt: codec.rtx_pt.unwrap_or(0),
+        codec: codec.codec,
+        feedback: codec.feedback,
+    };
+    let second = verdict.codecs.get(1).map(format);
+    (open, second.map(|Format { codec, pt, rtx_pt }| StreamCodec { stream, codec, pt, rtx_pt }))
+}
+
+/// The slot that a section goes on with as it is.
+fn kept_slot(verdict: &Verdict, slot: Option<&Slot>) -> Option<SlotId> {
+    let codec = &verdict.codecs[0];
+    slot.filter(|slot| slot.formats == formats(verdict) && slot.feedback == codec.feedback).map(|slot| slot.slot)
+}
+
+/// Ends a slot and what is routed into it.
+fn close_slot(slot: &Slot, plan: &mut Plan) {
+    if let Some(route) = slot.route {
+        plan.unwant_route(route);
+    }
+    plan.unwant_slot(slot.slot);
+}
+
 /// The m-sections of one answer while they are opened.
 struct Opening<'a> {
     peer: PeerId,
+    before: Before<'a>,
     /// SSRCs of the transport, the client's and ours: no two streams of it may share one (RFC 3550 §8).
     used: BTreeSet<Ssrc>,
+    spent: Spent,
     plan: &'a mut Plan,
     random: &'a mut Random,
     tracks: Vec<Track>,
@@ -205,82 +417,119 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn section<'a>(&mut self, index: usize, section: &Section, verdict: &'a Verdict) -> AnswerSection<'a> {
-        let Some(codec) = verdict.codecs.first() else { return AnswerSection::Rejected };
-        let formats = (format(codec), verdict.codecs.get(1).map(format));
-        if let Some(shows) = verdict.track {
-            self.track(index, section, codec, formats, shows);
+        if verdict.codecs.is_empty() {
+            return AnswerSection::Rejected;
         }
-        let slot = verdict.is_slot.then(|| self.slot(index, section, codec, formats));
+        self.track(index, section, verdict);
+        let slot = self.slot(index, section, verdict);
         let codecs = verdict.codecs.iter().collect();
         match (verdict.track, slot) {
-            (None, None) => AnswerSection::Inactive { codecs },
-            (Some(_), None) => AnswerSection::Receive { codecs },
-            (None, Some(slot)) => AnswerSection::Send { codecs, slot },
-            (Some(_), Some(slot)) => AnswerSection::Both { codecs, slot },
+            (None, Some(slot)) if verdict.is_slot => AnswerSection::Send { codecs, slot },
+            (Some(_), Some(slot)) if verdict.is_slot => AnswerSection::Both { codecs, slot },
+            (None, resting) => AnswerSection::Inactive { codecs, resting },
+            (Some(_), resting) => AnswerSection::Receive { codecs, resting },
         }
     }
 
-    fn track(&mut self, index: usize, section: &Section, codec: &OfferedCodec, formats: Formats, shows: Shows) {
-        let peer = self.peer;
-        let stream = self.plan.want_stream(|stream| StreamOpen {
-            stream,
-            peer,
-            ssrc: section.ssrcs.primary.unwrap_or(0),
-            rtx_ssrc: section.ssrcs.rtx.unwrap_or(0),
-            mid: section.mid,
-            pt: codec.pt,
-            rtx_pt: codec.rtx_pt.unwrap_or(0),
-            codec: codec.codec,
-            feedback: codec.feedback,
-        });
-        let stream = stream.expect("the engine made sure of room for the streams");
-        if let Some(Format { codec, pt, rtx_pt }) = formats.1 {
-            self.plan.want(StreamCodec { stream, codec, pt, rtx_pt });
-        }
+    /// Opens a section's stream, or leaves it as it is; of one that does not send now it is kept.
+    fn track(&mut self, index: usize, section: &Section, verdict: &Verdict) {
+        let before = self.before.track(index, section);
+        let Some(shows) = verdict.track else {
+            self.tracks.extend(before.map(|track| Track { is_paused: true, ..track.clone() }));
+            return;
+        };
+        let stream = match kept_stream(section, verdict, self.peer, before, self.plan) {
+            Some(stream) => stream,
+            None => self.stream(section, verdict, before),
+        };
         self.tracks.push(Track {
             stream,
             mid: mid_text(index, section),
             source: shows.source,
             is_active: shows.is_active,
-            formats,
-            is_muted: false,
+            formats: formats(verdict),
+            is_muted: before.is_some_and(|track| track.is_muted),
+            is_paused: false,
         });
     }
 
-    fn slot(&mut self, index: usize, section: &Section, codec: &OfferedCodec, formats: Formats) -> SlotDescription {
+    fn stream(&mut self, section: &Section, verdict: &Verdict, before: Option<&Track>) -> StreamId {
+        let was = before.and_then(|track| self.plan.stream(track.stream)).map(|(open, _)| open);
+        if let Some(track) = before {
+            self.plan.unwant_stream(track.stream);
+        }
+        self.spent.streams += 2;
         let peer = self.peer;
+        let stream = self.plan.want_stream(|stream| stream_of(section, verdict, peer, stream, was.as_ref()).0);
+        let stream = stream.expect("the engine made sure of room for the streams");
+        if let Some(second) = stream_of(section, verdict, peer, stream, was.as_ref()).1 {
+            self.plan.want(second);
+        }
+        stream
+    }
+
+    /// Opens a section's slot, or leaves it as it is; one that does not receive now keeps its numbers.
+    fn slot(&mut self, index: usize, section: &Section, verdict: &Verdict) -> Option<SlotDescription> {
+        let before = self.before.slot(index, section);
+        let slot = match before {
+            Some(slot) if !verdict.is_slot || kept_slot(verdict, before).is_some() => {
+                Slot { is_shut: !verdict.is_slot, ..slot.clone() }
+            }
+            _ if !verdict.is_slot => return None,
+            _ => self.open_slot(index, section, verdict, before),
+        };
+        let (lane, kind) = (slot.lane, slot.kind);
+        let open = self.plan.slot(slot.slot).expect("a slot of ours is desired");
+        self.slots.push(slot);
+        Some(SlotDescription {
+            ssrc: open.ssrc,
+            rtx_ssrc: (open.rtx_ssrc != 0).then_some(open.rtx_ssrc),
+            cname: format!("uprtc-{lane}"),
+            msid_stream: format!("uprtc-{lane}"),
+            msid_track: format!("uprtc-{lane}-{}", if kind == Kind::Audio { "audio" } else { "video" }),
+        })
+    }
+
+    fn open_slot(&mut self, index: usize, section: &Section, verdict: &Verdict, before: Option<&Slot>) -> Slot {
+        if let Some(slot) = before {
+            close_slot(slot, self.plan);
+        }
+        let (peer, formats, codec) = (self.peer, formats(verdict), &verdict.codecs[0]);
         let ssrc = self.fresh_ssrc();
         let has_rtx = formats.0.rtx_pt != 0 || formats.1.is_some_and(|second| second.rtx_pt != 0);
-        let rtx_ssrc = has_rtx.then(|| self.fresh_ssrc());
+        let rtx_ssrc = if has_rtx { self.fresh_ssrc() } else { 0 };
+        self.spent.slots += 2;
         let random = &mut *self.random;
         let slot = self.plan.want_slot(|slot| SlotOpen {
             slot,
             peer,
             ssrc,
-            rtx_ssrc: rtx_ssrc.unwrap_or(0),
+            rtx_ssrc,
             mid: section.mid,
             seq_first: random.u32() as u16 & 0x7fff,
             rtx_seq_first: random.u32() as u16 & 0x7fff,
             timestamp_first: random.u32(),
         });
         let kind = kind_of_codec(codec.codec);
-        let lane = self.slots.iter().filter(|slot| slot.kind == kind).count();
-        self.slots.push(Slot {
+        Slot {
             slot: slot.expect("the engine made sure of room for the slots"),
             mid: mid_text(index, section),
             kind,
+            lane: before.map_or_else(|| self.free_lane(kind), |slot| slot.lane),
+            is_shut: false,
             formats,
             feedback: codec.feedback,
             carries: None,
             route: None,
-        });
-        SlotDescription {
-            ssrc,
-            rtx_ssrc,
-            cname: format!("uprtc-{lane}"),
-            msid_stream: format!("uprtc-{lane}"),
-            msid_track: format!("uprtc-{lane}-{}", if kind == Kind::Audio { "audio" } else { "video" }),
         }
+    }
+
+    /// The first lane without a slot of that kind; those that are still to be gone through have theirs.
+    fn free_lane(&self, kind: Kind) -> u8 {
+        let stays = |slot: &&Slot| self.plan.slot(slot.slot).is_some();
+        let slots = self.slots.iter().chain(self.before.slots.iter().filter(stays));
+        let taken: BTreeSet<u8> = slots.filter(|slot| slot.kind == kind).map(|slot| slot.lane).collect();
+        (0..=u8::MAX).find(|lane| !taken.contains(lane)).expect("slots_max bounds the slots")
     }
 
     fn fresh_ssrc(&mut self) -> Ssrc {
@@ -336,21 +585,36 @@ fn check_described(offer: &Offer, described: &[TrackDescription]) -> Result<(), 
     Ok(())
 }
 
-/// What a sending section shows, by its description or else by its kind.
-fn shows(section: &Section, described: &[TrackDescription]) -> Shows {
+/// What a sending section shows, by its description, or else as before, or else by its kind.
+fn shows(section: &Section, described: &[TrackDescription], before: Option<&Track>) -> Shows {
     let kind = match section.kind {
         sdp::SectionKind::Audio => Kind::Audio,
         _ => Kind::Video,
     };
     match described.iter().find(|description| section.mid.as_str() == description.mid) {
         Some(description) => Shows { source: description.source, is_active: description.active },
-        None => Shows { source: policy::default_source(kind), is_active: true },
+        None => before.map_or(Shows { source: policy::default_source(kind), is_active: true }, |track| Shows {
+            source: track.source,
+            is_active: track.is_active,
+        }),
     }
 }
 
 /// How a section names a codec.
 fn format(codec: &OfferedCodec) -> Format {
     Format { codec: codec.codec, pt: codec.pt, rtx_pt: codec.rtx_pt.unwrap_or(0) }
+}
+
+/// How a section that is served names its codecs.
+fn formats(verdict: &Verdict) -> Formats {
+    (format(&verdict.codecs[0]), verdict.codecs.get(1).map(format))
+}
+
+/// Whether an id of before is another extension's now.
+fn is_renumbered(before: &ExtensionIds, now: &ExtensionIds) -> bool {
+    let is_anothers =
+        |extension: usize, id: u8| before.iter().position(|was| *was == id).is_some_and(|was| was != extension);
+    now.iter().enumerate().any(|(extension, &id)| id != 0 && is_anothers(extension, id))
 }
 
 fn kind_of_codec(codec: Codec) -> Kind {

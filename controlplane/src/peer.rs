@@ -16,6 +16,7 @@ use crate::ice::RemoteCandidates;
 use crate::policy::Grant;
 use crate::sdp::{Fingerprint, Offer, Setup};
 use crate::session::SessionHash;
+use crate::terms::Terms;
 
 /// One peer.
 pub(crate) struct Peer {
@@ -33,8 +34,8 @@ pub(crate) struct Peer {
     pub(crate) is_resource: bool,
     /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
     pub(crate) mids: Vec<String>,
-    /// Its username fragment, empty if it is not known: what names another one is an ICE restart.
-    pub(crate) ufrag: String,
+    /// What was agreed with it.
+    pub(crate) terms: Terms,
     /// What it told of its candidates.
     pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
@@ -43,23 +44,44 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// A peer whose offer is answered just now.
-    pub(crate) fn answered(room: &str, grant: &Grant, session: SessionHash, offer: &Offer, deadline: Instant) -> Peer {
-        let mut candidates = RemoteCandidates::default();
-        for candidate in &offer.candidates {
-            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
-            let _ = candidates.add(candidate);
-        }
-        Peer {
+    pub(crate) fn answered(
+        room: &str,
+        grant: &Grant,
+        session: SessionHash,
+        offer: &Offer,
+        terms: Terms,
+        deadline: Instant,
+    ) -> Peer {
+        let mut peer = Peer {
             room: room.to_owned(),
             home: room.to_owned(),
             grant: grant.clone(),
             session,
             socket: None,
             is_resource: false,
-            ufrag: offer.ice.ufrag.clone(),
-            mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
-            candidates,
-            transport: Transport::answered(offer.fingerprints.clone(), offer.setup.answered(), deadline),
+            mids: Vec::new(),
+            candidates: RemoteCandidates::default(),
+            transport: Transport::answered(offer.fingerprints.clone(), terms.setup(), deadline),
+            terms,
+        };
+        peer.take_sections(offer);
+        peer
+    }
+
+    /// A further offer of it is answered just now.
+    pub(crate) fn offered_again(&mut self, offer: &Offer, terms: Terms, is_restart: bool) {
+        if is_restart {
+            self.candidates = RemoteCandidates::default(); // Those of the former ICE session.
+        }
+        self.terms = terms;
+        self.take_sections(offer);
+    }
+
+    fn take_sections(&mut self, offer: &Offer) {
+        self.mids = offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect();
+        for candidate in &offer.candidates {
+            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
+            let _ = self.candidates.add(candidate);
         }
     }
 
@@ -69,6 +91,7 @@ impl Peer {
         (room, home): (String, Option<String>),
         grant: Grant,
         session: SessionHash,
+        terms: Terms,
         deadline: Option<Instant>,
     ) -> Peer {
         Peer {
@@ -78,7 +101,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: deadline.is_none(),
-            ufrag: String::new(),
+            terms,
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),

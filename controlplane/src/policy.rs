@@ -152,6 +152,13 @@ pub const PEERS_PER_WORKER_CEILING: usize = 4096;
 /// Largest `slots_max`, so that a peer's journal entry always fits its place.
 pub const SLOTS_CEILING: usize = 48;
 
+/// SSRCs that the streams of one peer may have in its life, with their retransmissions: a worker remembers a replay
+/// window for each. Renegotiation that gives a sender other SSRCs comes to this end; what only pauses does not.
+pub const STREAM_SSRCS_MAX: usize = 64;
+
+/// SSRCs that the slots of one peer may have in its life, with their retransmissions: a worker opens each once.
+pub const SLOT_SSRCS_MAX: usize = 256;
+
 /// Longest name of a peer, characters. Longer ones are cut: a name is for people to read.
 pub const NAME_CHARS_MAX: usize = 64;
 

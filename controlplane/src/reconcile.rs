@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerLimit, PeerOpen, RouteClose,
-    RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamOpen, feedback,
+    Command, Commit, Describe, Direction, ExtensionIds, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerLimit, PeerOpen,
+    RouteClose, RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamCodec, StreamOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -221,7 +221,12 @@ impl Plan {
 
     /// Whether there is room for one more peer with so many streams and slots.
     pub(crate) fn has_room(&self, streams: usize, slots: usize) -> bool {
-        self.peers.left() > 0 && self.streams.left() >= streams && self.slots.left() >= slots
+        self.peers.left() > 0 && self.has_room_for(streams, slots)
+    }
+
+    /// Whether a peer that is there can have so many streams and slots more.
+    pub(crate) fn has_room_for(&self, streams: usize, slots: usize) -> bool {
+        self.streams.left() >= streams && self.slots.left() >= slots
     }
 
     /// The id of a new peer, or `None` when the table is full.
@@ -279,6 +284,34 @@ impl Plan {
     pub(crate) fn credentials(&self, peer: PeerId) -> Option<PeerOpen> {
         match self.desired.get(&Place::new(Class::Peer, peer.index)) {
             Some(Command::PeerOpen(open)) if open.peer == peer => Some(*open),
+            _ => None,
+        }
+    }
+
+    /// The header extension ids that are desired for a peer.
+    pub(crate) fn extensions(&self, peer: PeerId) -> Option<ExtensionIds> {
+        match self.desired.get(&Place::new(Class::Extensions, peer.index)) {
+            Some(Command::PeerExtensions(extensions)) if extensions.peer == peer => Some(extensions.ids),
+            _ => None,
+        }
+    }
+
+    /// A stream as it is desired, and its second codec.
+    pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Option<StreamCodec>)> {
+        let second = match self.desired.get(&Place::new(Class::StreamCodec, stream.index)) {
+            Some(Command::StreamCodec(second)) => Some(*second),
+            _ => None,
+        };
+        match self.desired.get(&Place::new(Class::Stream, stream.index)) {
+            Some(Command::StreamOpen(open)) if open.stream == stream => Some((*open, second)),
+            _ => None,
+        }
+    }
+
+    /// A slot as it is desired.
+    pub(crate) fn slot(&self, slot: SlotId) -> Option<SlotOpen> {
+        match self.desired.get(&Place::new(Class::Slot, slot.index)) {
+            Some(Command::SlotOpen(open)) if open.slot == slot => Some(*open),
             _ => None,
         }
     }

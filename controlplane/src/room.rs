@@ -10,7 +10,7 @@ use proto::plane::{Codec, RouteCodec, RouteOpen};
 use proto::signal::{Kind, PeerInfo, SlotInfo, Source, TrackInfo, VideoCodec};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{VideoCodecs, codec_of};
+use crate::policy::{SLOTS_CEILING, VideoCodecs, codec_of};
 use crate::reconcile::Plan;
 use crate::slots::{self, Slots, Wish};
 
@@ -93,35 +93,68 @@ pub(crate) struct Track {
     /// Whether an operator keeps it from being passed on. Its owner cannot undo that.
     #[serde(rename = "m", default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_muted: bool,
+    /// Whether its section does not send now: nobody knows of it, and its stream is kept for when it does again.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_paused: bool,
 }
 
 /// The codecs of one m-section: the one that it was answered with first, and perhaps a second.
 pub(crate) type Formats = (Format, Option<Format>);
 
-/// An m-section through which a peer receives. Its names in the journal are short: a peer may have half a hundred.
+/// An m-section through which a peer receives. Journaled as a list without names: a peer may have half a hundred.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "SlotEntry", try_from = "SlotEntry")]
 pub(crate) struct Slot {
     /// Its place on the worker.
-    #[serde(rename = "s", with = "crate::journal::id")]
     pub(crate) slot: SlotId,
     /// The m-section's name in the receiver's offer.
-    #[serde(rename = "m")]
     pub(crate) mid: String,
     /// Audio or video.
-    #[serde(rename = "k")]
     pub(crate) kind: Kind,
+    /// Its place among the slots of its kind, for as long as it is there: what is beside it is played in lip sync.
+    pub(crate) lane: u8,
+    /// Whether its section does not receive now: it carries nothing, and keeps its SSRCs and numbers.
+    pub(crate) is_shut: bool,
     /// What the receiver can decode.
-    #[serde(rename = "f")]
     pub(crate) formats: Formats,
     /// What the receiver may report.
-    #[serde(rename = "b")]
     pub(crate) feedback: u8,
     /// What it carries. Not journaled: the worker's routes say it.
-    #[serde(skip)]
     pub(crate) carries: Option<StreamId>,
     /// By which route, once the receiver is connected.
-    #[serde(skip)]
     pub(crate) route: Option<RouteId>,
+}
+
+/// Index, generation, MID, kind and whether it is shut (two bits), lane, formats, feedback.
+type SlotEntry = (u32, u32, String, u8, u8, Formats, u8);
+
+impl From<Slot> for SlotEntry {
+    fn from(slot: Slot) -> Self {
+        let flags = u8::from(slot.kind == Kind::Video) | u8::from(slot.is_shut) << 1;
+        (slot.slot.index, slot.slot.generation, slot.mid, flags, slot.lane, slot.formats, slot.feedback)
+    }
+}
+
+impl TryFrom<SlotEntry> for Slot {
+    type Error = &'static str;
+
+    fn try_from((index, generation, mid, flags, lane, formats, feedback): SlotEntry) -> Result<Self, Self::Error> {
+        // The lane of a journal that is not ours must not make us hold thousands of them.
+        if flags > 3 || usize::from(lane) >= SLOTS_CEILING {
+            return Err("no slot has these flags or this lane");
+        }
+        Ok(Slot {
+            slot: SlotId::new(index, generation),
+            mid,
+            kind: if flags & 1 == 0 { Kind::Audio } else { Kind::Video },
+            lane,
+            is_shut: flags & 2 != 0,
+            formats,
+            feedback,
+            carries: None,
+            route: None,
+        })
+    }
 }
 
 /// What a section says of a codec.
@@ -130,29 +163,34 @@ fn format_of(formats: &Formats, codec: Codec) -> Option<Format> {
 }
 
 impl Member {
-    /// Whether a video slot of it can show a codec; `None` if it has no video slots.
+    /// Whether a video slot of it can show a codec; `None` if it receives no video.
     fn shows(&self, codec: Codec) -> Option<bool> {
-        let mut videos = self.slots.iter().filter(|slot| slot.kind == Kind::Video).peekable();
+        let mut videos = self.slots.iter().filter(|slot| slot.kind == Kind::Video && !slot.is_shut).peekable();
         videos.peek()?;
         Some(videos.all(|slot| format_of(&slot.formats, codec).is_some()))
     }
 
     /// Whether it goes on in this codec of video when it is told nothing: it has it first, or not at all.
-    pub(crate) fn keeps_to(&self, video: VideoCodec) -> bool {
-        let videos = self.tracks.iter().filter(|track| crate::policy::kind_of(track.source) == Kind::Video);
+    fn keeps_to(&self, video: VideoCodec) -> bool {
+        let mut videos = self.published().filter(|track| crate::policy::kind_of(track.source) == Kind::Video);
         let has_first = |track: &Track| track.formats.0.codec == codec_of(video);
         let lacks = |track: &Track| format_of(&track.formats, codec_of(video)).is_none();
-        videos.into_iter().all(|track| has_first(track) || lacks(track))
+        videos.all(|track| has_first(track) || lacks(track))
     }
 
     /// Whether it publishes video, and so must know in which codec.
     pub(crate) fn has_video(&self) -> bool {
-        self.tracks.iter().any(|track| crate::policy::kind_of(track.source) == Kind::Video)
+        self.published().any(|track| crate::policy::kind_of(track.source) == Kind::Video)
+    }
+
+    /// The tracks that others know of.
+    pub(crate) fn published(&self) -> impl Iterator<Item = &Track> {
+        self.tracks.iter().filter(|track| !track.is_paused)
     }
 
     /// As others see it.
     pub(crate) fn info(&self) -> PeerInfo {
-        let tracks = self.tracks.iter().map(|track| self.track_info(track)).collect();
+        let tracks = self.published().map(|track| self.track_info(track)).collect();
         PeerInfo { peer: self.id.clone(), name: self.name.clone(), tracks }
     }
 
@@ -169,13 +207,16 @@ impl Member {
 
     /// How many tracks of a kind are live.
     pub(crate) fn live(&self, kind: Kind) -> usize {
-        self.tracks.iter().filter(|t| t.is_active && crate::policy::kind_of(t.source) == kind).count()
+        self.published().filter(|t| t.is_active && crate::policy::kind_of(t.source) == kind).count()
     }
 
     /// What its slots carry, in the shape of the assignment rule.
     fn carried(&self) -> Slots {
-        let of = |kind| self.slots.iter().filter(|slot| slot.kind == kind).map(|slot| slot.carries).collect();
-        Slots { audio: of(Kind::Audio), video: of(Kind::Video) }
+        let mut slots = Slots::default();
+        for slot in &self.slots {
+            slots.insert(slot.kind, usize::from(slot.lane), slot.carries, slot.is_shut);
+        }
+        slots
     }
 }
 
@@ -188,6 +229,11 @@ impl Room {
     /// The codecs of video that it uses.
     pub(crate) fn codecs(&self) -> VideoCodecs {
         self.codecs
+    }
+
+    /// Whether a member has to be told in which codec to send video: else it would begin with the first of its answer.
+    pub(crate) fn must_be_told(&self, member: &Member) -> bool {
+        self.video != self.codecs.first() || !member.keeps_to(self.video)
     }
 
     /// Who is in it, in the order of joining.
@@ -266,21 +312,18 @@ impl Room {
         let mut changed = Vec::new();
         for (member, named) in self.members.iter_mut().zip(named) {
             let of_others: Vec<Wish> = wishes.iter().filter(|wish| wish.owner != member.peer).copied().collect();
-            let mut assigned = member.carried();
+            let before = member.carried();
+            let mut assigned = before.clone();
             match named.is_empty() {
                 true => slots::assign(&mut assigned, &of_others),
                 false => slots::assign_named(&mut assigned, &of_others, &named),
             }
-            if assigned != member.carried() {
+            if assigned != before {
                 changed.push(member.peer);
             }
-            let (mut audio, mut video) = (assigned.audio.into_iter(), assigned.video.into_iter());
             for slot in &mut member.slots {
-                let carries = match slot.kind {
-                    Kind::Audio => audio.next(),
-                    Kind::Video => video.next(),
-                };
-                let carries = carries.flatten().and_then(|stream| Some((stream, *formats.get(&stream)?)));
+                let carries = assigned.carried_in(slot.kind, usize::from(slot.lane));
+                let carries = carries.and_then(|stream| Some((stream, *formats.get(&stream)?)));
                 carry(slot, carries, member.is_connected, plan);
             }
         }
@@ -336,9 +379,9 @@ impl Room {
     }
 }
 
-/// What others may want of a member: everything that no operator has muted.
+/// What others may want of a member: everything published that no operator has muted.
 fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
-    member.tracks.iter().filter(|track| !track.is_muted).map(|track| Wish {
+    member.published().filter(|track| !track.is_muted).map(|track| Wish {
         owner: member.peer,
         stream: track.stream,
         source: track.source,

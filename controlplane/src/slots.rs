@@ -42,16 +42,48 @@ impl Wish {
     }
 }
 
-/// The slots of one receiver, audio and video, each in the order of its m-sections, and what they carry.
+/// The slots of one receiver, audio and video, each by its lane, and what they carry.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Slots {
     /// Audio slots.
     pub(crate) audio: Vec<Option<StreamId>>,
     /// Video slots.
     pub(crate) video: Vec<Option<StreamId>>,
+    /// Lanes without a slot of that kind, or with one that rests: nothing is put there.
+    shut: BTreeSet<(Kind, usize)>,
 }
 
 impl Slots {
+    /// Takes a slot in at its lane. One that is shut carries nothing.
+    pub(crate) fn insert(&mut self, kind: Kind, lane: usize, carries: Option<StreamId>, is_shut: bool) {
+        let len = self.of(kind).len();
+        if len <= lane {
+            self.of(kind).resize(lane + 1, None);
+            self.shut.extend((len..=lane).map(|lane| (kind, lane)));
+        }
+        if !is_shut {
+            self.of(kind)[lane] = carries;
+            self.shut.remove(&(kind, lane));
+        }
+    }
+
+    /// What a slot carries.
+    pub(crate) fn carried_in(&self, kind: Kind, lane: usize) -> Option<StreamId> {
+        self.by_kind(kind).get(lane).copied().flatten()
+    }
+
+    /// Whether a track may be put there.
+    fn is_free(&self, kind: Kind, lane: usize) -> bool {
+        self.by_kind(kind).get(lane) == Some(&None) && !self.shut.contains(&(kind, lane))
+    }
+
+    fn by_kind(&self, kind: Kind) -> &[Option<StreamId>] {
+        match kind {
+            Kind::Audio => &self.audio,
+            Kind::Video => &self.video,
+        }
+    }
+
     fn of(&mut self, kind: Kind) -> &mut Vec<Option<StreamId>> {
         match kind {
             Kind::Audio => &mut self.audio,
@@ -91,7 +123,8 @@ pub(crate) fn assign_named(slots: &mut Slots, wishes: &[Wish], named: &[Option<P
     let mut seen = BTreeSet::new();
     let owners: Vec<Option<PeerId>> = named.iter().map(|owner| owner.filter(|&owner| seen.insert(owner))).collect();
     for kind in [Kind::Audio, Kind::Video] {
-        for (k, slot) in slots.of(kind).iter_mut().enumerate() {
+        let shut = slots.shut.clone();
+        for (k, slot) in slots.of(kind).iter_mut().enumerate().filter(|(k, _)| !shut.contains(&(kind, *k))) {
             let owner = owners.get(k).copied().flatten();
             let of_owner =
                 wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
@@ -134,8 +167,8 @@ fn place_in_lane(slots: &mut Slots, wishes: &[Wish], owner: PeerId) {
     let Some(lane) = lane else { return };
     for (kind, stream) in [(Kind::Audio, microphone), (Kind::Video, camera)] {
         let Some(stream) = stream.filter(|&stream| !slots.carries(stream)) else { continue };
-        if let Some(slot @ None) = slots.of(kind).get_mut(lane) {
-            *slot = Some(stream);
+        if slots.is_free(kind, lane) {
+            slots.of(kind)[lane] = Some(stream);
         }
     }
 }
@@ -145,10 +178,13 @@ fn fresh_lane(slots: &Slots, needs_audio: bool, needs_video: bool) -> Option<usi
     let is_empty = |lane: &usize| {
         slots.audio.get(*lane).is_none_or(Option::is_none) && slots.video.get(*lane).is_none_or(Option::is_none)
     };
-    let fits =
-        |lane: &usize| (!needs_audio || *lane < slots.audio.len()) && (!needs_video || *lane < slots.video.len());
+    let has = |lane: usize, needs: bool, kind: Kind| needs && slots.is_free(kind, lane);
+    let fits = |lane: &usize| {
+        has(*lane, needs_audio, Kind::Audio) == needs_audio && has(*lane, needs_video, Kind::Video) == needs_video
+    };
+    let is_of_use = |lane: &usize| has(*lane, needs_audio, Kind::Audio) || has(*lane, needs_video, Kind::Video);
     let empty = || (0..slots.lane_count()).filter(is_empty);
-    empty().find(fits).or_else(|| empty().next())
+    empty().find(fits).or_else(|| empty().find(is_of_use))
 }
 
 /// Puts a track where it disturbs nobody's lip sync; a screen, if need be, where it does, or in a camera's place.
@@ -156,20 +192,22 @@ fn place_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
     let kind = kind_of(wish.source);
     let is_screen = wish.source == Source::Screen;
     let owner_of = |stream: StreamId| wishes.iter().find(|w| w.stream == stream).map(|w| w.owner);
-    let partners = match kind {
-        Kind::Audio => slots.video.clone(),
-        Kind::Video => slots.audio.clone(),
+    let other = match kind {
+        Kind::Audio => Kind::Video,
+        Kind::Video => Kind::Audio,
     };
+    let partners = slots.by_kind(other).to_vec();
     // No lane, then an empty one, then the owner's own; a stranger's only for a screen.
     let distance = |k: usize| match partners.get(k) {
         None => Some(0),
+        Some(None) if !slots.is_free(other, k) => Some(0),
         Some(None) => Some(1),
         Some(Some(partner)) if owner_of(*partner) == Some(wish.owner) => Some(2),
         Some(Some(_)) => is_screen.then_some(3),
     };
-    let places = slots.of(kind);
-    let free = (0..places.len()).filter(|&k| places[k].is_none());
+    let free = (0..slots.by_kind(kind).len()).filter(|&k| slots.is_free(kind, k));
     let best = free.filter_map(|k| Some((distance(k)?, Reverse(k)))).min();
+    let places = slots.of(kind);
     let place = match best {
         Some((_, Reverse(k))) => Some(k),
         None if is_screen => weakest_camera(places, wishes, wish.owner),
@@ -202,7 +240,10 @@ mod tests {
     }
 
     fn empty(audio: usize, video: usize) -> Slots {
-        Slots { audio: vec![None; audio], video: vec![None; video] }
+        let mut slots = Slots::default();
+        (0..audio).for_each(|lane| slots.insert(Kind::Audio, lane, None, false));
+        (0..video).for_each(|lane| slots.insert(Kind::Video, lane, None, false));
+        slots
     }
 
     fn person(owner: u32) -> [Wish; 3] {
@@ -278,6 +319,43 @@ mod tests {
         wishes[5].is_active = false;
         let after = assigned(own, &wishes);
         assert_eq!(after.video, [Some(stream(1, Source::Camera)), Some(stream(2, Source::Camera))]);
+    }
+
+    /// Three lanes of which the first hears nothing now and the second has no picture.
+    fn partly_shut() -> Slots {
+        let mut slots = empty(3, 3);
+        for place in [(Kind::Audio, 0), (Kind::Video, 1)] {
+            slots.shut.insert(place);
+        }
+        slots
+    }
+
+    #[test]
+    fn what_is_shut_carries_nothing_and_moves_nobody() {
+        let wishes = [person(1), person(2)].concat();
+        let slots = assigned(partly_shut(), &wishes);
+        assert_eq!(slots.audio, [None, Some(stream(2, Source::Microphone)), Some(stream(1, Source::Microphone))]);
+        assert_eq!(slots.video, [Some(stream(2, Source::Camera)), None, Some(stream(1, Source::Camera))]);
+        let mut opened = slots;
+        opened.shut.clear();
+        let after = assigned(opened.clone(), &wishes);
+        assert_eq!(after, opened, "who is somewhere stays there");
+        let mut named = partly_shut();
+        assign_named(&mut named, &wishes, &[Some(PeerId::new(2, 1)), Some(PeerId::new(1, 1))]);
+        assert_eq!(named.audio, [None, Some(stream(1, Source::Microphone)), None]);
+        assert_eq!(named.video, [Some(stream(2, Source::Camera)), None, None]);
+    }
+
+    #[test]
+    fn a_lane_that_nobody_opened_is_shut() {
+        let mut slots = Slots::default();
+        slots.insert(Kind::Video, 2, None, false);
+        assert_eq!(
+            assigned(slots.clone(), &[person(1), person(2)].concat()).video,
+            [None, None, Some(stream(1, Source::Camera))]
+        );
+        slots.insert(Kind::Video, 0, None, true);
+        assert!(!slots.is_free(Kind::Video, 0) && slots.carried_in(Kind::Video, 0).is_none());
     }
 
     #[test]

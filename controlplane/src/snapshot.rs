@@ -105,6 +105,8 @@ pub struct Totals {
     pub left: u64,
     /// Offers answered by an error.
     pub offers_refused: u64,
+    /// Further offers of peers that were in, answered.
+    pub renegotiated: u64,
     /// Sessions resumed on a new socket.
     pub resumed: u64,
     /// Peers adopted from an earlier controlplane.

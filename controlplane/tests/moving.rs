@@ -4,8 +4,9 @@
 mod world;
 
 use controlplane::engine::{Ask, Grant, Order, OrderError, Reply, RoomPolicy, Settings};
+use controlplane::policy::VideoCodecs;
 use proto::plane::RouteOpen;
-use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal, Source};
+use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal, Source, VideoCodec};
 
 use world::{Client, World, carried, error_of, grant, is_bye, names};
 
@@ -107,11 +108,14 @@ fn a_room_that_does_not_take_it_leaves_all_as_it_is() {
     assert_eq!(relocate(&mut world, "blue", &bob, "elsewhere"), Err(OrderError::OtherWorker));
     set_room(&mut world, "red", RoomPolicy { locked: true, ..RoomPolicy::default() });
     assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OrderError::Locked));
+    let codecs = VideoCodecs::new(&[VideoCodec::Vp9]);
+    set_room(&mut world, "green", RoomPolicy { codecs, ..RoomPolicy::default() });
+    assert_eq!(relocate(&mut world, "blue", &bob, "green"), Err(OrderError::OtherCodecs));
     set_room(&mut world, "red", RoomPolicy { peers_max: Some(1), ..RoomPolicy::default() });
     relocate(&mut world, "blue", &bob, "red").expect("a room that is made and empty is nobody's");
     assert_eq!(relocate(&mut world, "blue", &ada, "red"), Err(OrderError::Full));
     assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OrderError::NoPeer), "it is there no more");
-    assert_eq!(relocate(&mut world, "green", &bob, "red"), Err(OrderError::NoRoom));
+    assert_eq!(relocate(&mut world, "white", &bob, "red"), Err(OrderError::NoRoom));
 }
 
 #[test]

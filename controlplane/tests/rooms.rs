@@ -476,8 +476,8 @@ fn signals_out_of_place_are_named_and_change_nothing() {
     let before = world.worker().dump();
     let host = "candidate:1 1 udp 2122260223 192.0.2.1 50000 typ host";
     for (signal, code) in [
-        (ClientSignal::Offer { sdp: PAGE.into(), tracks: vec![] }, ErrorCode::AlreadyOffered),
-        (ClientSignal::Resume { session: ada.session.clone() }, ErrorCode::AlreadyOffered),
+        (ClientSignal::Offer { sdp: PAGE.into(), tracks: vec![] }, ErrorCode::UnsupportedOffer),
+        (ClientSignal::Resume { session: ada.session.clone() }, ErrorCode::AlreadyJoined),
         (ClientSignal::Track { mid: "3".into(), active: true }, ErrorCode::UnknownTrack),
         (candidate("candidate:nonsense", "0"), ErrorCode::BadCandidate),
         (candidate(host, "99"), ErrorCode::BadCandidate),

@@ -1,7 +1,8 @@
 //! JSON messages of the signalling socket (`GET /v1/rooms/{room}/signal`, WebSocket text frames, one object each).
 //!
 //! The client speaks first: an `offer` makes a peer, `resume` takes one back after the socket was lost. One offer
-//! and one answer per peer; who is heard or seen in which slot comes by `slots`. docs/PROTOCOL.md tells the story.
+//! and one answer serve a peer for the whole call; who is heard or seen in which slot comes by `slots`. A client that
+//! wants other sections, or other ICE credentials, offers again. docs/PROTOCOL.md tells the story.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +10,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ClientSignal {
-    /// The one offer of this peer. Answered by `answer`, or by `error` and close.
+    /// The first one makes this peer. Answered by `answer`, or by `error` and close. A further one changes its sections or
+    /// restarts ICE; answered by `answer`, or by `error`, and then nothing has changed.
     Offer {
-        /// SDP (RFC 8866) of an RTCPeerConnection whose senders and receive slots all exist.
+        /// SDP (RFC 8866) of an RTCPeerConnection, best one whose senders and receive slots all exist.
         sdp: String,
-        /// What each sending m-section carries; a section not named is `microphone` or `camera` by its kind.
+        /// What each sending m-section carries; a section not named is `microphone` or `camera` by its kind, in a
+        /// further offer what it was.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tracks: Vec<TrackDescription>,
     },
@@ -125,7 +128,7 @@ pub enum ServerSignal {
         /// Whether the peer was taken back by `resume`.
         resumed: bool,
     },
-    /// The one answer.
+    /// The answer to an offer.
     Answer {
         /// SDP with all candidates of the worker that carries the peer.
         sdp: String,
@@ -140,6 +143,11 @@ pub enum ServerSignal {
     /// A peer came.
     PeerJoined {
         /// Who.
+        peer: PeerInfo,
+    },
+    /// A peer publishes other tracks than before: it has offered again.
+    PeerChanged {
+        /// The peer as it is now, with all its tracks.
         peer: PeerInfo,
     },
     /// A peer left.
@@ -336,8 +344,8 @@ pub enum ErrorCode {
     BadSignal,
     /// A signal larger than 256 KiB, or more than 50 a second.
     TooMuch,
-    /// A second offer: this way has one offer per peer.
-    AlreadyOffered,
+    /// `resume` on a socket that has its peer.
+    AlreadyJoined,
     /// A signal that needs an offer first.
     NotJoined,
     /// The SDP does not parse.

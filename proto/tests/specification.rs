@@ -32,7 +32,11 @@ fn tests() -> BTreeSet<String> {
         let text = fs::read_to_string(&path).unwrap();
         for line in text.lines().map(str::trim_start) {
             let function = ["fn ", "async fn ", "def "].iter().find_map(|word| line.strip_prefix(word));
-            let title = line.strip_prefix("test(").and_then(|rest| rest.get(1..)?.split(['\'', '`', '"']).next());
+            let title = line
+                .strip_prefix("await t.")
+                .unwrap_or(line)
+                .strip_prefix("test(")
+                .and_then(|rest| rest.get(1..)?.split(['\'', '`', '"']).next());
             let name =
                 function.and_then(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()).or(title);
             names.extend(name.map(str::to_owned));

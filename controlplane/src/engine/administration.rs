@@ -85,6 +85,9 @@ pub enum OrderError {
     /// The other room is carried by another worker.
     #[error("the room is carried by another worker, where the peer's transport cannot go: let it join there anew")]
     OtherWorker,
+    /// The other room has video in other codecs.
+    #[error("the room has other codecs of video than those that the peer has negotiated: let it join there anew")]
+    OtherCodecs,
     /// It is not known yet what an earlier controlplane left.
     #[error("the server has just started and does not know all rooms yet: try again shortly")]
     NotReady,
@@ -181,7 +184,8 @@ impl Engine {
         let handle = self.find(name, peer)?;
         let member =
             self.rooms.get_mut(name).and_then(|room| room.member_mut(handle.peer)).ok_or(OrderError::NoPeer)?;
-        let track = member.tracks.iter_mut().find(|track| track.mid == mid).ok_or(OrderError::NoTrack)?;
+        let track =
+            member.tracks.iter_mut().find(|track| track.mid == mid && !track.is_paused).ok_or(OrderError::NoTrack)?;
         if track.is_muted == is_muted {
             return Ok(());
         }

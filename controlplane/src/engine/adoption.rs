@@ -70,7 +70,7 @@ impl Engine {
             from: entry.from,
         });
         let deadline = (!entry.is_resource).then(|| now + self.settings.resume_timeout);
-        let peer = Peer::adopted((entry.room, entry.home), entry.grant, entry.session, deadline);
+        let peer = Peer::adopted((entry.room, entry.home), entry.grant, entry.session, entry.terms, deadline);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.set_clock(handle);

@@ -34,6 +34,9 @@ impl Engine {
         if self.policies.get(to).is_some_and(|policy| policy.locked) {
             return Err(OrderError::Locked);
         }
+        if self.codecs_of(to) != self.codecs_of(from) {
+            return Err(OrderError::OtherCodecs);
+        }
         match self.rooms.get(to) {
             // Media of a room does not cross workers, and a transport cannot.
             Some(room) if room.worker != handle.worker => Err(OrderError::OtherWorker),

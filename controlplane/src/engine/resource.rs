@@ -12,7 +12,7 @@ use proto::signal::{Candidate, ErrorCode, LeaveReason};
 use super::signalling::no_dataplane;
 use super::{Engine, Guest, Handle};
 use crate::ice::Credentials;
-use crate::negotiation::{Negotiation, Refusal};
+use crate::negotiation::{Before, Negotiation, Refusal};
 use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
 use crate::room::Room;
 use crate::sdp::Fragment;
@@ -186,13 +186,14 @@ impl Engine {
 
     /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.3).
     fn read_whole(&self, sdp: &str, grant: &Grant, room: &str) -> Result<Negotiation, Refusal> {
-        let negotiation =
-            Negotiation::read(sdp, &[], grant, &self.settings, self.codecs_of(room)).map_err(|refusal| {
-                match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
-                    true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
-                    false => refusal,
-                }
-            })?;
+        let codecs = self.codecs_of(room);
+        let negotiation = Negotiation::read(sdp, &[], grant, &self.settings, codecs, Before::default());
+        let negotiation = negotiation.map_err(|refusal| {
+            match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
+                true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
+                false => refusal,
+            }
+        })?;
         match negotiation.first_unserved() {
             None => Ok(negotiation),
             Some(index) => {
@@ -231,14 +232,14 @@ impl Engine {
     /// The worker takes other credentials for the peer; SRTP and DTLS stand (RFC 8842 §5.5).
     fn restart_ice(&mut self, handle: Handle, fragment: &Fragment) -> Result<Reply, Denial> {
         let Some(peer) = self.peers.get_mut(&handle) else { return Err(Denial::UnknownResource) };
-        let ufrag = fragment.ice.as_ref().map(|ice| ice.ufrag.clone()).unwrap_or_default();
-        if peer.ufrag == ufrag {
+        let Some(ice) = fragment.ice.as_ref().filter(|ice| peer.terms.is_restart(ice)) else {
             // Not another ICE session: some clients name any tag for want of one.
             return self.gathered(handle, fragment).map(|()| Reply::Trickled);
-        }
+        };
         peer.candidates = Default::default(); // Those of the former ICE session.
-        peer.ufrag = ufrag;
+        peer.terms.restarted(ice);
         self.gathered(handle, fragment)?;
+        self.journal(handle);
         let credentials = Credentials::from_random(&self.random.bytes());
         let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(no_dataplane().into()) };
         worker.plan.want(PeerOpen { peer: handle.peer, ufrag: credentials.ufrag, pwd: credentials.pwd });

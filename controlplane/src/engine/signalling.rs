@@ -6,7 +6,7 @@ use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSigna
 
 use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
 use crate::ice::CandidateError;
-use crate::negotiation::{Negotiation, Ours, Refusal};
+use crate::negotiation::{Before, Negotiation, Ours, Refusal};
 use crate::peer::Peer;
 use crate::placement;
 use crate::policy::{Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
@@ -110,8 +110,14 @@ impl Engine {
             (Seat::Guest(_), ClientSignal::Candidate(_) | ClientSignal::Track { .. }) => {
                 self.refuse(socket, Refusal::new(ErrorCode::NotJoined, "an offer must come first"), false);
             }
-            (Seat::Peer(_), ClientSignal::Offer { .. } | ClientSignal::Resume { .. }) => {
-                self.refuse(socket, Refusal::new(ErrorCode::AlreadyOffered, "this socket has its peer"), false);
+            (&Seat::Peer(handle), ClientSignal::Offer { sdp, tracks }) => {
+                if let Err(refusal) = self.offer_again(handle, &sdp, &tracks) {
+                    self.totals.offers_refused += 1;
+                    self.refuse(socket, refusal, false);
+                }
+            }
+            (Seat::Peer(_), ClientSignal::Resume { .. }) => {
+                self.refuse(socket, Refusal::new(ErrorCode::AlreadyJoined, "this socket has its peer"), false);
             }
             (&Seat::Peer(handle), ClientSignal::Candidate(candidate)) => {
                 if let Err(refusal) = self.candidate(handle, &candidate) {
@@ -135,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// The one offer of a peer: it joins, or is told why not.
+    /// The first offer of a peer: it joins, or is told why not.
     fn offer(
         &mut self,
         now: Instant,
@@ -145,7 +151,8 @@ impl Engine {
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
         let room = guest.room.clone();
-        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings, self.codecs_of(&room));
+        let codecs = self.codecs_of(&room);
+        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings, codecs, Before::default());
         let admitted = self.admit(now, guest, negotiation)?;
         let handle = admitted.handle;
         self.seat(socket, handle, admitted.peer);
@@ -171,7 +178,7 @@ impl Engine {
         }
         let peer = worker.plan.issue_peer().expect("a plan that has room issues a peer");
         let ours = Ours { fingerprint: &self.fingerprint, candidates: &worker.candidates };
-        let opened = negotiation.open(peer, &ours, &mut worker.plan, &mut self.random);
+        let opened = negotiation.open(peer, &ours, Before::default(), &mut worker.plan, &mut self.random);
         let deadline = now + self.settings.handshake_timeout;
         let (at, mid) = negotiation.first_served();
         self.totals.joined += 1;
@@ -179,7 +186,7 @@ impl Engine {
             handle: Handle { worker: index, peer },
             candidates: worker.candidates.clone(),
             first_served: (at, mid.to_owned()),
-            peer: Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), deadline),
+            peer: Peer::answered(&guest.room, &guest.grant, guest.session, negotiation.offer(), opened.terms, deadline),
             member: Member {
                 peer,
                 id: guest.id,
@@ -223,7 +230,7 @@ impl Engine {
     }
 
     /// Our candidates once more, by themselves: a client may take them from the answer or from here.
-    fn trickle(&mut self, socket: SocketId, candidates: &[String], (index, mid): (usize, &str)) {
+    pub(super) fn trickle(&mut self, socket: SocketId, candidates: &[String], (index, mid): (usize, &str)) {
         let end = String::new();
         for candidate in candidates.iter().chain([&end]) {
             let candidate = Candidate {
@@ -253,8 +260,7 @@ impl Engine {
         // Everybody begins with the first codec of its answer; a change just now was told.
         if let Some(room) = self.rooms.get(name)
             && before == Some(room.video())
-            && let Some(member) = room.member(handle.peer)
-            && (room.video() != room.codecs().first() || !member.keeps_to(room.video()))
+            && room.member(handle.peer).is_some_and(|member| room.must_be_told(member))
         {
             self.tell_codec(handle);
         }
@@ -331,7 +337,7 @@ impl Engine {
         let Some(member) = self.rooms.get_mut(&name).and_then(|room| room.member_mut(handle.peer)) else {
             return Ok(());
         };
-        let Some(at) = member.tracks.iter().position(|track| track.mid == mid) else {
+        let Some(at) = member.tracks.iter().position(|track| track.mid == mid && !track.is_paused) else {
             return Err(match may_publish {
                 true => Refusal::new(ErrorCode::UnknownTrack, "the mid is no track of this peer"),
                 false => Refusal::new(ErrorCode::Forbidden, "the token does not allow to publish"),

@@ -12,6 +12,8 @@ use super::{Av1Params, Direction, Fingerprint, IceCredentials, Offer, OfferedCod
 pub struct AnswerParams<'a> {
     /// `sess-id` of the `o=` line; at most 63 bits are used (RFC 8829 §5.2.1).
     pub session_id: u64,
+    /// `sess-version`: 1 in the first answer, and one more in each after it (RFC 3264 §8).
+    pub version: u32,
     /// The credentials issued to this peer.
     pub ice: IceCredentials,
     /// Hash of our certificate.
@@ -34,11 +36,15 @@ pub enum AnswerSection<'a> {
     Inactive {
         /// The codecs that would be used, at least one, the best first. So in the other variants.
         codecs: Vec<&'a OfferedCodec>,
+        /// A slot that the client does not want to receive through now.
+        resting: Option<SlotDescription>,
     },
     /// The client sends.
     Receive {
         /// In the first of these codecs, or in another when it is told to.
         codecs: Vec<&'a OfferedCodec>,
+        /// As above.
+        resting: Option<SlotDescription>,
     },
     /// We send through a slot.
     Send {
@@ -76,8 +82,8 @@ impl AnswerSection<'_> {
     fn codecs(&self) -> &[&OfferedCodec] {
         match self {
             AnswerSection::Rejected => &[],
-            AnswerSection::Inactive { codecs }
-            | AnswerSection::Receive { codecs }
+            AnswerSection::Inactive { codecs, .. }
+            | AnswerSection::Receive { codecs, .. }
             | AnswerSection::Send { codecs, .. }
             | AnswerSection::Both { codecs, .. } => codecs,
         }
@@ -86,7 +92,8 @@ impl AnswerSection<'_> {
     fn slot(&self) -> Option<&SlotDescription> {
         match self {
             AnswerSection::Send { slot, .. } | AnswerSection::Both { slot, .. } => Some(slot),
-            _ => None,
+            AnswerSection::Inactive { resting, .. } | AnswerSection::Receive { resting, .. } => resting.as_ref(),
+            AnswerSection::Rejected => None,
         }
     }
 
@@ -151,7 +158,8 @@ fn accepted<'a>(offer: &'a Offer, params: &'a AnswerParams<'_>) -> impl Iterator
 }
 
 fn write_session(out: &mut String, offer: &Offer, params: &AnswerParams<'_>) -> std::fmt::Result {
-    write!(out, "v=0\r\no=- {} 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", params.session_id >> 1)?;
+    write!(out, "v=0\r\no=- {} {} IN IP4 ", params.session_id >> 1, params.version)?;
+    write!(out, "127.0.0.1\r\ns=-\r\nt=0 0\r\n")?;
     write!(out, "a=ice-lite\r\n")?;
     if offer.has_bundle_group {
         write!(out, "a=group:BUNDLE")?;
@@ -204,7 +212,11 @@ fn write_section(
         write_codec(out, codec, answer.direction())?;
     }
     let has_rtx = codecs.iter().any(|codec| codec.rtx_pt.is_some());
-    answer.slot().map_or(Ok(()), |slot| write_slot(out, slot, has_rtx))
+    let Some(slot) = answer.slot() else { return Ok(()) };
+    if answer.direction().may_send() {
+        write!(out, "a=msid:{} {}\r\n", slot.msid_stream, slot.msid_track)?;
+    }
+    write_ssrcs(out, slot, has_rtx)
 }
 
 /// In each accepted section, as browsers do, although RFC 9143 §7.1.3 wants it in the tagged one alone: stacks exist
@@ -298,8 +310,9 @@ fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) 
     Ok(())
 }
 
-fn write_slot(out: &mut String, slot: &SlotDescription, has_rtx: bool) -> std::fmt::Result {
-    write!(out, "a=msid:{} {}\r\n", slot.msid_stream, slot.msid_track)?;
+/// Of a slot that rests too: a client that forgot its SSRCs would forget how far their packet index is, and could not
+/// tell the packets that come when the slot is wanted again.
+fn write_ssrcs(out: &mut String, slot: &SlotDescription, has_rtx: bool) -> std::fmt::Result {
     let rtx_ssrc = slot.rtx_ssrc.filter(|_| has_rtx);
     if let Some(rtx_ssrc) = rtx_ssrc {
         write!(out, "a=ssrc-group:FID {} {rtx_ssrc}\r\n", slot.ssrc)?;

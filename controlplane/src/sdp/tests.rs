@@ -274,10 +274,11 @@ fn answered(text: &str, candidates: &[String]) -> String {
     let section = |section| match choose_codecs(section, &VIDEOS) {
         none if none.is_empty() => AnswerSection::Rejected,
         codecs if section.direction.may_receive() => AnswerSection::Send { codecs, slot: slot.clone() },
-        codecs => AnswerSection::Receive { codecs },
+        codecs => AnswerSection::Receive { codecs, resting: None },
     };
     let params = AnswerParams {
         session_id: u64::MAX,
+        version: 1,
         ice: IceCredentials { ufrag: "ours".into(), pwd: "ours-too".into() },
         fingerprint: &Fingerprint::sha256([0xab; 32]),
         setup: offer.setup.answered(),
@@ -354,6 +355,7 @@ fn media_that_was_not_offered_is_our_mistake() {
     let codecs = choose_codecs(&offer.sections[1], &VIDEOS);
     let params = AnswerParams {
         session_id: 1,
+        version: 1,
         ice: offer.ice.clone(),
         fingerprint: &offer.fingerprints[0],
         setup: Setup::Passive,

@@ -27,9 +27,9 @@ fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
         };
         match section.direction {
             Direction::SendRecv => AnswerSection::Both { codecs, slot },
-            Direction::SendOnly => AnswerSection::Receive { codecs },
+            Direction::SendOnly => AnswerSection::Receive { codecs, resting: None },
             Direction::RecvOnly => AnswerSection::Send { codecs, slot },
-            Direction::Inactive => AnswerSection::Inactive { codecs },
+            Direction::Inactive => AnswerSection::Inactive { codecs, resting: None },
         }
     };
     (0u32..).zip(&offer.sections).map(answered).collect()
@@ -42,6 +42,7 @@ pub(crate) fn answer(offer: &Offer) -> String {
     let candidates = host_candidates(&["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()]);
     let params = AnswerParams {
         session_id: 0x0123_4567_89ab_cdef,
+        version: 1,
         ice: IceCredentials { ufrag: ours.ufrag_str().into(), pwd: ours.pwd_str().into() },
         fingerprint: &fingerprint,
         setup: offer.setup.answered(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen,
     Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
@@ -32,6 +32,8 @@ pub struct Worker {
     pub refused: Vec<Refused>,
     /// Every key that was ever installed: none may be installed twice.
     keys_seen: BTreeSet<[u8; 32]>,
+    /// SSRCs of slots that were closed: none of a peer may be opened again.
+    closed_ssrcs: BTreeSet<(PeerId, Ssrc)>,
     /// Peers for which there is no room: opening them is refused.
     pub peers_max: Option<usize>,
     /// Peers without consent; said again at Describe.
@@ -114,7 +116,9 @@ impl Worker {
             }
             Command::StreamOpen(c) => {
                 self.peer(c.peer)?;
-                vacant(self.streams.insert(c.stream.index, c).is_some(), c.stream.index)
+                let mut of_peer = self.streams.values().filter(|open| open.peer == c.peer);
+                let is_taken = c.ssrc != 0 && of_peer.any(|open| [open.ssrc, open.rtx_ssrc].contains(&c.ssrc));
+                vacant(is_taken || self.streams.insert(c.stream.index, c).is_some(), c.stream.index)
             }
             Command::StreamCodec(c) => {
                 let open = self.stream(c.stream)?;
@@ -128,7 +132,8 @@ impl Worker {
             }
             Command::SlotOpen(c) => {
                 self.peer(c.peer)?;
-                vacant(self.slots.insert(c.slot.index, c).is_some(), c.slot.index)
+                let is_spent = [c.ssrc, c.rtx_ssrc].iter().any(|&ssrc| self.closed_ssrcs.contains(&(c.peer, ssrc)));
+                vacant(is_spent || self.slots.insert(c.slot.index, c).is_some(), c.slot.index)
             }
             Command::SlotClose(c) => {
                 self.slot(c.slot)?;
@@ -203,7 +208,10 @@ impl Worker {
     }
 
     fn close_slot(&mut self, id: SlotId) {
-        self.slots.remove(&id.index);
+        if let Some(slot) = self.slots.remove(&id.index) {
+            let ssrcs = [slot.ssrc, slot.rtx_ssrc].into_iter().filter(|ssrc| *ssrc != 0);
+            self.closed_ssrcs.extend(ssrcs.map(|ssrc| (slot.peer, ssrc)));
+        }
         self.close_routes(|route| route.slot == id);
     }
 

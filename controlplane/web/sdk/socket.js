@@ -21,6 +21,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'candidate' } & RTCIceCandidateInit
  *   | { type: 'peers', peers: PeerInfo[] }
  *   | { type: 'peer_joined', peer: PeerInfo }
+ *   | { type: 'peer_changed', peer: PeerInfo }
  *   | { type: 'peer_left', peer: string, reason: LeaveReason }
  *   | { type: 'moved', room: string, peers_max: number }
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
@@ -34,7 +35,7 @@ import { UprtcError } from './error.js';
  */
 /**
  * What we say.
- * @typedef {{ type: 'offer', sdp: string, tracks: { mid: string | undefined, source: Source, active: boolean }[] }
+ * @typedef {{ type: 'offer', sdp: string, tracks?: { mid: string | undefined, source: Source, active: boolean }[] }
  *   | { type: 'resume', session: string }
  *   | { type: 'candidate' } & RTCIceCandidateInit
  *   | { type: 'track', mid: string, active: boolean }

@@ -5,7 +5,9 @@
 /** @import { SlotInfo, VideoCodec, Welcome } from './socket.js' */
 /** @import { AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
-/** How long ICE may try to find its way back before the room is entered anew. */
+/** How long ICE may look for its way back by itself before it is restarted. */
+const RESTART_MS = 3_000;
+/** How long all of that may take before the room is entered anew. */
 const DISCONNECTED_MS_MAX = 12_000;
 
 /** A camera's lines (its shorter side) that the bit rate can fill with H.264, from the best down. */
@@ -16,13 +18,14 @@ const LINES = [
   { bps: 0, lines: 180 },
 ];
 
-/** A peer as the browser has it. Built once, never negotiated again. */
+/** A peer as the browser has it. Its sections are made once; what may be negotiated again is the way of its packets. */
 export class Transport {
   /**
    * @param {Welcome} welcome
-   * @param {{ oncandidate: (candidate: RTCIceCandidateInit) => void, onstate: () => void }} handlers
+   * @param {{ oncandidate: (candidate: RTCIceCandidateInit) => void, onstate: () => void, onlost: () => void }} handlers
+   *   `onlost`: ICE does not find its way back by itself; {@link Transport.restart} is the next thing to try.
    */
-  constructor(welcome, { oncandidate, onstate }) {
+  constructor(welcome, { oncandidate, onstate, onlost }) {
     this.pc = new RTCPeerConnection({
       bundlePolicy: 'max-bundle',
       rtcpMuxPolicy: 'require',
@@ -36,6 +39,7 @@ export class Transport {
     this.hasFailed = false;
     this.#onstate = onstate;
     this.#oncandidate = oncandidate;
+    this.#onlost = onlost;
     this.pc.onconnectionstatechange = () => this.#stateChanged();
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
     this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
@@ -46,6 +50,7 @@ export class Transport {
   #wanted;
   #onstate;
   #oncandidate;
+  #onlost;
   #isAnswered = false;
   #isLastCandidate = false;
   /** @type {RTCIceCandidateInit[]} Came before the answer. */
@@ -54,6 +59,8 @@ export class Transport {
   #senders = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #patience;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #restarting;
   /** @type {Limits | undefined} */
   #limits;
   /** @type {VideoCodec | undefined} */
@@ -102,15 +109,26 @@ export class Transport {
 
   /**
    * @param {Device[]} devices
-   * @returns {Promise<string>} The one offer.
+   * @returns {Promise<string>} The first offer.
    */
   async offer(devices) {
     await Promise.all(devices.map((device) => this.#senders.get(device.source)?.sender.replaceTrack(device.track)));
+    return this.#describe();
+  }
+
+  /** ICE begins anew; media goes on by the old way until there is a new one. @returns {Promise<string>} A further offer. */
+  restart() {
+    this.pc.restartIce();
+    this.#isAnswered = this.#isLastCandidate = false;
+    return this.#describe();
+  }
+
+  async #describe() {
     await this.pc.setLocalDescription(await this.pc.createOffer());
     return this.pc.localDescription?.sdp ?? '';
   }
 
-  /** @param {string} sdp The one answer. */
+  /** @param {string} sdp The answer. */
   async accept(sdp) {
     await this.pc.setRemoteDescription({ type: 'answer', sdp });
     this.#isAnswered = true;
@@ -142,15 +160,44 @@ export class Transport {
   }
 
   #stateChanged() {
-    const { connectionState } = this.pc;
-    clearTimeout(this.#patience);
-    if (connectionState === 'connected') this.wasConnected = true;
-    if (connectionState === 'failed') this.hasFailed = true;
-    if (connectionState === 'disconnected') this.#patience = setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
+    const { connectionState, iceConnectionState } = this.pc;
+    if (connectionState === 'connected') {
+      this.wasConnected = true;
+      this.#endWait();
+    } else if (connectionState === 'disconnected') {
+      this.#wait(RESTART_MS);
+    } else if (connectionState === 'failed') {
+      // What has never worked, or what DTLS has ended, is not mended by another way.
+      if (this.wasConnected && iceConnectionState === 'failed') this.#wait(0);
+      else this.hasFailed = true;
+    }
     this.#onstate();
   }
 
+  /** Media has no way: ICE may find one by itself, then it is restarted, then it is given up. @param {number} ms */
+  #wait(ms) {
+    this.#patience ??= setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
+    this.#restarting ??= setTimeout(() => this.#onlost(), ms);
+  }
+
+  #endWait() {
+    clearTimeout(this.#patience);
+    clearTimeout(this.#restarting);
+    this.#patience = this.#restarting = undefined;
+  }
+
+  /** The network is another one, or the socket is back: if media has no way, now is the time to look for one. */
+  hurry() {
+    if (this.isLost) this.#onlost();
+  }
+
+  /** Media had a way and has none now. */
+  get isLost() {
+    return this.wasConnected && !this.hasFailed && this.pc.connectionState !== 'connected';
+  }
+
   #giveUp() {
+    this.#endWait();
     // While the edge says that it is the one who is away, it is the one who ends the wait.
     if (!this.isServed) return;
     this.hasFailed = true;
@@ -299,7 +346,7 @@ export class Transport {
   }
 
   close() {
-    clearTimeout(this.#patience);
+    this.#endWait();
     this.isRetired = true;
     this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
     this.pc.close();

@@ -18,9 +18,10 @@
  *
  * How it works (docs/PROTOCOL.md): one RTCPeerConnection, one offer, one answer. The offer holds three senders
  * (microphone, camera, screen) and enough receive slots for the whole room; who is in which slot comes later by
- * signals, and tracks move between the participants' streams. Devices are switched by `replaceTrack`, so nothing is
+ * signals, and tracks move between the participants' streams. Devices are switched by `replaceTrack`, so no section is
  * ever negotiated again. When the signalling socket is lost the media runs on and the socket is taken up again; when
- * the media is lost, the room is entered anew, with the same streams in the page's elements.
+ * the media is lost, ICE is restarted, and if that does not help the room is entered anew, with the same streams in the
+ * page's elements.
  */
 
 import { Device, openDevices } from './device.js';
@@ -224,7 +225,10 @@ export class Room extends RoomTarget {
   /** @type {ReturnType<typeof setInterval> | undefined} */
   #listening;
   #onPageHide = () => this.leave();
-  #onOnline = () => this.#wake();
+  #onOnline = () => {
+    this.#wake();
+    this.#transport?.hurry();
+  };
 
   /** The RTCPeerConnection, for what this module has no method for. Another one after the room was entered anew. */
   get peerConnection() {
@@ -251,6 +255,7 @@ export class Room extends RoomTarget {
     if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
     addEventListener('pagehide', this.#onPageHide);
     addEventListener('online', this.#onOnline);
+    networkOf(navigator)?.addEventListener('change', this.#onOnline);
     this.#listening = setInterval(() => this.#listen(), LISTEN_MS);
     /** @type {Promise<void>} */
     const joined = new Promise((resolve, reject) => this.#run(resolve, reject));
@@ -441,7 +446,33 @@ export class Room extends RoomTarget {
       const mid = this.#transport?.midOf(source);
       if (mid) socket.send({ type: 'track', mid, active: isActive });
     }
+    this.#transport?.hurry();
     this.#refresh();
+  }
+
+  /** The one that restarts ICE now. @type {Socket | undefined} */
+  #restarting;
+
+  /**
+   * Media has lost its way: the same connection looks for another one (PROTOCOL.md, 1.10). Whatever goes wrong here, the
+   * transport's patience ends, and the room is entered anew.
+   * @param {Transport} transport
+   */
+  async #restartIce(transport) {
+    const socket = this.#socket;
+    if (!socket || socket === this.#restarting || transport !== this.#transport || transport.isRetired) return;
+    this.#restarting = socket;
+    try {
+      const sdp = await transport.restart();
+      const answered = socket.next(({ type }) => type === 'answer' || type === 'error');
+      socket.send({ type: 'offer', sdp });
+      const answer = await answered;
+      if (answer.type === 'answer') await transport.accept(answer.sdp);
+    } catch {
+      // The socket is lost as well: when it is back, this is tried again.
+    } finally {
+      if (this.#restarting === socket) this.#restarting = undefined;
+    }
   }
 
   /** @param {Socket} socket */
@@ -460,8 +491,11 @@ export class Room extends RoomTarget {
     if (this.#transport !== this.#former) this.#transport?.close();
     this.#slots = [];
     const transport = new Transport(welcome, {
-      oncandidate: (candidate) => this.#transport === transport && socket.send({ type: 'candidate', ...candidate }),
+      oncandidate: (candidate) => {
+        if (this.#transport === transport) (this.#socket ?? socket).send({ type: 'candidate', ...candidate });
+      },
       onstate: () => this.#transportChanged(transport),
+      onlost: () => void this.#restartIce(transport),
     });
     this.#transport = transport;
     if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
@@ -519,6 +553,7 @@ export class Room extends RoomTarget {
     if (this.state === 'closed') return error;
     removeEventListener('pagehide', this.#onPageHide);
     removeEventListener('online', this.#onOnline);
+    networkOf(navigator)?.removeEventListener('change', this.#onOnline);
     clearInterval(this.#listening);
     const previous = this.state;
     this.state = 'closed';
@@ -558,6 +593,9 @@ export class Room extends RoomTarget {
       case 'peer_joined':
         this.#setPeer(signal.peer);
         this.#placeTracks();
+        break;
+      case 'peer_changed':
+        this.#changePeer(signal.peer);
         break;
       case 'peer_left':
         this.#removePeer(signal.peer, signal.reason);
@@ -644,6 +682,14 @@ export class Room extends RoomTarget {
     else for (const track of info.tracks) this.#setTrack(info.peer, track);
   }
 
+  /** Other tracks than before, or fewer: what is not told of any more is off. @param {PeerInfo} info */
+  #changePeer({ peer, tracks }) {
+    for (const source of /** @type {Source[]} */ (['microphone', 'camera', 'screen', 'screen_audio'])) {
+      const active = tracks.some((track) => track.source === source && track.active);
+      this.#setTrack(peer, { source, active });
+    }
+  }
+
   /**
    * @param {string} id
    * @param {LeaveReason} reason
@@ -659,7 +705,7 @@ export class Room extends RoomTarget {
 
   /**
    * @param {string} id
-   * @param {TrackInfo} track
+   * @param {Pick<TrackInfo, 'source' | 'active'>} track
    */
   #setTrack(id, { source, active }) {
     const participant = this.participants.get(id);
@@ -759,4 +805,12 @@ function moveTracks(stream, kind, tracks) {
   for (const track of gone) stream.removeTrack(track);
   for (const track of fresh) stream.addTrack(track);
   return gone.length + fresh.length > 0;
+}
+
+/**
+ * The network of this device, where the browser tells of it (Network Information API, not in TypeScript's library).
+ * @param {Navigator & { connection?: EventTarget }} navigator
+ */
+function networkOf({ connection }) {
+  return connection;
 }
