@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controlplane::http::{Audience, ORIGINS_MAX, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING};
 use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
 use tracing_subscriber::EnvFilter;
@@ -38,7 +39,10 @@ enum Kind {
     Time { seconds: RangeInclusive<u64>, get: fn(&Options) -> Duration, set: fn(&mut Options, Duration) },
     Flag { get: fn(&Options) -> bool, set: fn(&mut Options, bool) },
     Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
+    File { get: fn(&Options) -> &PathBuf, set: fn(&mut Options, PathBuf) },
     MediaIps,
+    Origins,
+    Audience,
     Driver,
     State,
     Log,
@@ -99,6 +103,20 @@ pub(crate) const KEYS: &[Key] = &[
         is_live: false,
         kind: Kind::Address { get: |o| o.stun, set: |o, value| o.stun = value },
     },
+    Key {
+        name: "tls-cert",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::File { get: |o| &o.tls_cert, set: |o, value| o.tls_cert = value },
+    },
+    Key {
+        name: "tls-key",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::File { get: |o| &o.tls_key, set: |o, value| o.tls_key = value },
+    },
+    Key { name: "cors-origins", plane: Plane::Control, is_live: true, kind: Kind::Origins },
+    Key { name: "metrics", plane: Plane::Control, is_live: false, kind: Kind::Audience },
     whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
     whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
@@ -122,6 +140,7 @@ pub(crate) const KEYS: &[Key] = &[
         },
     },
     whole!("connections-max", Control, false, 1..=65_000, limits.connections_max),
+    whole!("tls-half-open-max", Control, false, 1..=65_000, limits.tls_half_open_max),
     time!("head-timeout", Control, false, 1..=120, limits.head_timeout),
     // hyper wants room for 8 KiB at least.
     whole!("head-len-max", Control, false, 8_192..=1_048_576, limits.head_len_max),
@@ -164,6 +183,9 @@ impl Key {
             }
             Kind::Flag { .. } => "true or false".into(),
             Kind::Address { .. } => "IP:PORT".into(),
+            Kind::File { .. } => "a file".into(),
+            Kind::Origins => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
+            Kind::Audience => "loopback, all or admin".into(),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
             Kind::Driver => "auto, uring or epoll".into(),
             Kind::State => "a folder".into(),
@@ -199,6 +221,12 @@ impl Key {
             Kind::Address { set, .. } => {
                 set(options, text.and_then(|text| text.parse().ok()).ok_or_else(wrong)?);
             }
+            Kind::File { set, .. } => {
+                let text = text.filter(|text| !text.chars().any(char::is_control));
+                set(options, PathBuf::from(text.ok_or_else(wrong)?));
+            }
+            Kind::Origins => options.cors_origins = origins(written).ok_or_else(wrong)?,
+            Kind::Audience => options.metrics = text.and_then(audience).ok_or_else(wrong)?,
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
             Kind::State => options.state = PathBuf::from(text.ok_or_else(wrong)?),
@@ -217,6 +245,13 @@ impl Key {
             Kind::Time { get, .. } => time_text(get(options)),
             Kind::Flag { get, .. } => get(options).to_string(),
             Kind::Address { get, .. } => get(options).to_string(),
+            Kind::File { get, .. } => get(options).display().to_string(),
+            Kind::Origins => options.cors_origins.join(","),
+            Kind::Audience => match options.metrics {
+                Audience::Machine => "loopback".into(),
+                Audience::All => "all".into(),
+                Audience::Admin => "admin".into(),
+            },
             Kind::MediaIps => {
                 let ips: Vec<String> = options.media_ips.iter().map(IpAddr::to_string).collect();
                 ips.join(",")
@@ -236,7 +271,10 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::MediaIps => format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", ")),
+            Kind::Origins if text.is_empty() => "[]".into(),
+            Kind::MediaIps | Kind::Origins => {
+                format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", "))
+            }
             _ => quote(&text),
         }
     }
@@ -251,6 +289,27 @@ fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
     };
     let ips: Vec<IpAddr> = texts.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
     (1..=MEDIA_IPS_MAX).contains(&ips.len()).then_some(ips)
+}
+
+fn origins(written: &Written<'_>) -> Option<Vec<String>> {
+    let texts: Vec<&str> = match written {
+        Written::Plain(text) | Written::Text(text) => {
+            text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect()
+        }
+        Written::List(texts) => texts.clone(),
+        _ => return None,
+    };
+    let origins: Vec<String> = texts.into_iter().map(str::to_ascii_lowercase).collect();
+    (origins.len() <= ORIGINS_MAX && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
+}
+
+fn audience(text: &str) -> Option<Audience> {
+    match text {
+        "loopback" => Some(Audience::Machine),
+        "all" => Some(Audience::All),
+        "admin" => Some(Audience::Admin),
+        _ => None,
+    }
 }
 
 fn driver(text: &str) -> Option<Driver> {
@@ -340,6 +399,10 @@ mod tests {
             ("media-ip", "", "addresses"),
             ("media-ip", "127.0.0.1,localhost", "addresses"),
             ("log", "a=b=c", "debug"),
+            ("cors-origins", "https://a.example/", "scheme://host"),
+            ("cors-origins", "a.example", "scheme://host"),
+            ("metrics", "everybody", "admin"),
+            ("tls-cert", "a\nb", "a file"),
         ] {
             let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();
             assert!(error.contains(name) && error.contains(range), "{error}");

@@ -41,7 +41,7 @@ pub(super) async fn signal(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let in_address = parameters.ok().and_then(|Query(parameters)| parameters.token);
-    let grant = match admit(&site, &room, &headers, in_address.as_deref()) {
+    let grant = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref())) {
         Ok(grant) => grant,
         Err(problem) => return problem.into_response(),
     };

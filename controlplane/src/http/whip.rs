@@ -128,7 +128,7 @@ async fn post(
     let headers = request.headers().clone();
     check_content_type(&headers, SDP)?;
     check_accept(&headers)?;
-    let origin = origin(&headers)?;
+    let origin = origin(&headers, site.tls.is_some())?;
     let sdp = text_of(request).await?;
     let reply = ask(site, Ask::Open { room: room.to_owned(), grant, from, sdp }).await?;
     let Reply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
@@ -263,8 +263,8 @@ fn method_not_allowed(methods: &str) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// What every answer carries: the methods, what may be sent, and leave for pages of any origin. No cookie is ever looked
-/// at, so any origin may ask.
+/// What every answer carries: the methods, what may be sent, and leave for pages of any origin, which
+/// [`super::origins`] narrows where the operator names some.
 fn finish(answer: Result<Response, Problem>, methods: &'static str, accepts: (HeaderName, &'static str)) -> Response {
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let fixed = [
@@ -350,9 +350,9 @@ async fn text_of(request: Request<Body>) -> Result<String, Problem> {
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", "the body is not UTF-8"))
 }
 
-/// Where the client believes to be: `Host`, and the scheme that a proxy in front says it was asked by. Both only come back
-/// to who sent them.
-fn origin(headers: &HeaderMap) -> Result<String, Problem> {
+/// Where the client believes to be: `Host`, and the scheme: our own TLS, or what a proxy in front says it was asked by. Both
+/// only come back to who sent them.
+fn origin(headers: &HeaderMap, is_secure: bool) -> Result<String, Problem> {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(&header::HOST).and_then(|host| host.parse::<Authority>().ok());
     let host = host.filter(|host| !host.as_str().contains('@'));
@@ -362,7 +362,7 @@ fn origin(headers: &HeaderMap) -> Result<String, Problem> {
     };
     let forwarded = text(&HeaderName::from_static("x-forwarded-proto")).unwrap_or_default();
     let nearest = forwarded.split(',').next().unwrap_or_default().trim();
-    let scheme = if nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
+    let scheme = if is_secure || nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
     Ok(format!("{scheme}://{host}"))
 }
 
