@@ -73,7 +73,7 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
 fn controlplane(sources: &Sources) -> Result<(), Failure> {
     let mut options = sources.resolve()?;
     let config = controlplane::Config {
-        stun_ip: options.media_ips.first().copied(),
+        stun_ip: options.public_ip(),
         settings: options.rooms.clone(),
         limits: options.limits.clone(),
         stun_rates: options.stun_rates,

@@ -76,6 +76,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Under which address clients reach the first media address.
+    pub(crate) fn public_ip(&self) -> Option<IpAddr> {
+        self.media_ips.first().map(|&ip| self.rooms.announced(SocketAddr::new(ip, 0)).ip())
+    }
+
     /// The certificate that the doors speak TLS with, if they do.
     pub(crate) fn tls(&self) -> Option<tls::Files> {
         let files = tls::Files { certificate: self.tls_cert.clone(), key: self.tls_key.clone() };
@@ -310,6 +315,9 @@ fn check_together(options: &Options) -> Result<(), Failure> {
     }
     if options.tls_cert.as_os_str().is_empty() != options.tls_key.as_os_str().is_empty() {
         return Err("tls-cert and tls-key belong together: give both, or neither for plain HTTP".into());
+    }
+    if let Some((bound, _)) = options.rooms.announce.iter().find(|(bound, _)| !options.media_ips.contains(bound)) {
+        return Err(format!("announce names {bound}, which is not in media-ip").into());
     }
     if options.limits.idle_timeout <= options.limits.ping_interval {
         return Err("idle-timeout must be longer than ping-interval, or every socket is cut off".into());

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::IsTerminal;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -276,16 +276,16 @@ async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
     let scheme = if options.tls().is_some() { "https" } else { "http" };
     let claims = Claims { publish: true, subscribe: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
     match key.sign(&claims) {
-        Ok(token) => println!("{scheme}://{}/r/{ROOM}?token={token}", reachable(first.http, &options.media_ips)),
+        Ok(token) => println!("{scheme}://{}/r/{ROOM}?token={token}", reachable(first.http, options)),
         Err(error) => tracing::error!(%error, "no link can be made"),
     }
 }
 
 /// The address to print: where everything is listened at, people reach the first media address.
-fn reachable(http: SocketAddr, media_ips: &[IpAddr]) -> SocketAddr {
-    match media_ips.first() {
-        Some(&ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
-        _ => http,
+fn reachable(http: SocketAddr, options: &Options) -> SocketAddr {
+    match options.public_ip() {
+        Some(ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
+        _ => options.rooms.announced(http),
     }
 }
 

@@ -44,7 +44,7 @@ export class Edge {
     }
     edge.link = await until('the edge prints a link', () => {
       if (edge.process.exitCode !== null) throw new Error(`the edge ended:\n${edge.log}`);
-      return edge.log.match(/http:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
+      return edge.log.match(/https?:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
     });
     edge.base = new URL(edge.link).origin;
     return edge;

@@ -117,6 +117,8 @@ mod tests {
                 subscribe: false,
                 admin: false,
                 expires_at: Some(u64::MAX),
+                issued_to: Some("\u{1f600}".repeat(NAME_CHARS_MAX)),
+                token: Some("f".repeat(32)),
             },
             session: SessionHash::of("session"),
             tracks: vec![track; TRACKS_CEILING],

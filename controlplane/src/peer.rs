@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) is_resource: bool,
     /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
     pub(crate) mids: Vec<String>,
+    /// Whether its client was told that its token expires.
+    pub(crate) is_warned: bool,
     /// Its username fragment, empty if it is not known: what names another one is an ICE restart.
     pub(crate) ufrag: String,
     /// What it told of its candidates.
@@ -53,6 +55,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: false,
+            is_warned: false,
             ufrag: offer.ice.ufrag.clone(),
             mids: offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect(),
             candidates,
@@ -69,6 +72,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: deadline.is_none(),
+            is_warned: false,
             ufrag: String::new(),
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),

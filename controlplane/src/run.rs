@@ -210,7 +210,7 @@ async fn serve_reloading(
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
     };
-    config.settings.stun = stun_uri(listening.stun, config.stun_ip);
+    config.settings.stun = stun_uri(config.settings.announced(listening.stun), config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let mut engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);

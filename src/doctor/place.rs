@@ -26,6 +26,7 @@ pub(super) fn look(options: &Options) -> Vec<Finding> {
     let running = Running::find(&options.state);
     let mut findings = vec![state(&options.state), key(&options.state.join(KEY_FILE))];
     findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip)));
+    findings.extend(options.rooms.announce.iter().map(|&(bound, public)| announce(bound, public)));
     findings.push(media_ports(options, running.dataplane));
     findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
     findings.push(port("stun", Protocol::Udp, options.stun, running.controlplane));
@@ -134,6 +135,30 @@ fn media_ip(ip: IpAddr) -> Finding {
             "--media-ip with the address under which clients reach this machine",
         ),
         false => Finding::ok(CHECK, ip.to_string()),
+    }
+}
+
+/// A public address that a router translates. What it does with ports cannot be seen from here.
+fn announce(bound: IpAddr, public: IpAddr) -> Finding {
+    const CHECK: &str = "announce";
+    let is_private = match public {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    match is_private {
+        true => Finding::warn(
+            CHECK,
+            format!("{bound} is announced as {public}, which the Internet does not reach"),
+            "the public address that the cloud's console or the router shows",
+        ),
+        false if UdpSocket::bind((public, 0)).is_ok() => Finding::warn(
+            CHECK,
+            format!("{public} is this machine's own, and is announced for {bound}"),
+            format!("media-ip = [\"{public}\"] and no announce"),
+        ),
+        false => {
+            Finding::ok(CHECK, format!("{bound} is reached as {public}, if its UDP ports are passed on as they are"))
+        }
     }
 }
 
@@ -384,6 +409,11 @@ mod tests {
         assert_eq!(media_ip("127.0.0.1".parse().unwrap()).level, Level::Warn);
         assert_eq!(media_ip("192.0.2.77".parse().unwrap()).level, Level::Fail);
         assert_eq!(media_ip("0.0.0.0".parse().unwrap()).level, Level::Fail);
+        let announced = |public: &str| announce("10.0.0.5".parse().unwrap(), public.parse().unwrap()).level;
+        assert_eq!(
+            (announced("203.0.113.7"), announced("10.0.0.6"), announced("fd00::1")),
+            (Level::Ok, Level::Warn, Level::Warn)
+        );
     }
 
     #[test]

@@ -43,6 +43,7 @@ enum Kind {
     MediaIps,
     Origins,
     Audience,
+    Announce,
     Driver,
     State,
     Log,
@@ -82,6 +83,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
     Key { name: "log", plane: Plane::Both, is_live: true, kind: Kind::Log },
     Key { name: "media-ip", plane: Plane::Both, is_live: false, kind: Kind::MediaIps },
+    Key { name: "announce", plane: Plane::Control, is_live: false, kind: Kind::Announce },
     whole!("media-port", Data, false, 0..=65_535, media_port),
     whole!("workers", Data, false, 0..=WORKERS_MAX as u64, workers),
     Key {
@@ -126,6 +128,12 @@ pub(crate) const KEYS: &[Key] = &[
     time!("offer-timeout", Control, true, 1..=300, rooms.offer_timeout),
     time!("handshake-timeout", Control, true, 1..=120, rooms.handshake_timeout),
     time!("resume-timeout", Control, true, 1..=3600, rooms.resume_timeout),
+    Key {
+        name: "expire-peers",
+        plane: Plane::Control,
+        is_live: true,
+        kind: Kind::Flag { get: |o| o.rooms.expire_peers, set: |o, value| o.rooms.expire_peers = value },
+    },
     whole!("half-open-max", Control, true, 1..=65_536, rooms.half_open_max),
     whole!("handshakes-per-second", Control, true, 1..=100_000, rooms.handshakes_per_second),
     Key {
@@ -186,6 +194,7 @@ impl Key {
             Kind::File { .. } => "a file".into(),
             Kind::Origins => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
             Kind::Audience => "loopback, all or admin".into(),
+            Kind::Announce => format!("0 to {MEDIA_IPS_MAX} of IP=IP"),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
             Kind::Driver => "auto, uring or epoll".into(),
             Kind::State => "a folder".into(),
@@ -226,6 +235,7 @@ impl Key {
                 set(options, PathBuf::from(text.ok_or_else(wrong)?));
             }
             Kind::Origins => options.cors_origins = origins(written).ok_or_else(wrong)?,
+            Kind::Announce => options.rooms.announce = announcements(written).ok_or_else(wrong)?,
             Kind::Audience => options.metrics = text.and_then(audience).ok_or_else(wrong)?,
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
@@ -247,6 +257,10 @@ impl Key {
             Kind::Address { get, .. } => get(options).to_string(),
             Kind::File { get, .. } => get(options).display().to_string(),
             Kind::Origins => options.cors_origins.join(","),
+            Kind::Announce => {
+                let pairs = options.rooms.announce.iter().map(|(bound, public)| format!("{bound}={public}"));
+                pairs.collect::<Vec<_>>().join(",")
+            }
             Kind::Audience => match options.metrics {
                 Audience::Machine => "loopback".into(),
                 Audience::All => "all".into(),
@@ -271,8 +285,8 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::Origins if text.is_empty() => "[]".into(),
-            Kind::MediaIps | Kind::Origins => {
+            Kind::Origins | Kind::Announce if text.is_empty() => "[]".into(),
+            Kind::MediaIps | Kind::Origins | Kind::Announce => {
                 format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", "))
             }
             _ => quote(&text),
@@ -291,15 +305,34 @@ fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
     (1..=MEDIA_IPS_MAX).contains(&ips.len()).then_some(ips)
 }
 
-fn origins(written: &Written<'_>) -> Option<Vec<String>> {
-    let texts: Vec<&str> = match written {
+/// The items of a list that may be empty.
+fn items<'a>(written: &Written<'a>) -> Option<Vec<&'a str>> {
+    match written {
         Written::Plain(text) | Written::Text(text) => {
-            text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect()
+            Some(text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect())
         }
-        Written::List(texts) => texts.clone(),
-        _ => return None,
-    };
-    let origins: Vec<String> = texts.into_iter().map(str::to_ascii_lowercase).collect();
+        Written::List(texts) => Some(texts.clone()),
+        _ => None,
+    }
+}
+
+/// `BOUND=PUBLIC` of one family each, no bound address twice.
+fn announcements(written: &Written<'_>) -> Option<Vec<(IpAddr, IpAddr)>> {
+    let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for item in items(written)? {
+        let (bound, public) = item.split_once('=')?;
+        let (bound, public): (IpAddr, IpAddr) = (bound.trim().parse().ok()?, public.trim().parse().ok()?);
+        let is_twice = pairs.iter().any(|(known, _)| *known == bound);
+        if is_twice || bound.is_ipv4() != public.is_ipv4() || public.is_unspecified() || public.is_multicast() {
+            return None;
+        }
+        pairs.push((bound, public));
+    }
+    (pairs.len() <= MEDIA_IPS_MAX).then_some(pairs)
+}
+
+fn origins(written: &Written<'_>) -> Option<Vec<String>> {
+    let origins: Vec<String> = items(written)?.into_iter().map(str::to_ascii_lowercase).collect();
     (origins.len() <= ORIGINS_MAX && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
 }
 
@@ -402,6 +435,10 @@ mod tests {
             ("cors-origins", "https://a.example/", "scheme://host"),
             ("cors-origins", "a.example", "scheme://host"),
             ("metrics", "everybody", "admin"),
+            ("announce", "10.0.0.5", "IP=IP"),
+            ("announce", "10.0.0.5=2001:db8::1", "IP=IP"),
+            ("announce", "10.0.0.5=192.0.2.1,10.0.0.5=192.0.2.2", "IP=IP"),
+            ("announce", "10.0.0.5=0.0.0.0", "IP=IP"),
             ("tls-cert", "a\nb", "a file"),
         ] {
             let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, Seat, SocketId};
-use crate::policy::{RoomPolicy, Settings};
+use crate::policy::{Grant, RoomPolicy, Settings};
 
 /// An order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +37,13 @@ pub enum Order {
         room: String,
         /// With which name.
         name: Option<String>,
+    },
+    /// Remove who came by one token, or refreshed it by that. Nobody there is no error.
+    RemoveBearer {
+        /// From which room.
+        room: String,
+        /// Its [`Grant::token`](crate::policy::Grant::token).
+        token: String,
     },
     /// Stop passing a track on, or pass it on again.
     MuteTrack {
@@ -75,7 +82,7 @@ impl Engine {
             Order::SetRoom { room, policy } => self.set_room(room, policy),
             Order::DeleteRoom { room } => {
                 let is_known = self.policies.remove(&room).is_some() | self.rooms.contains_key(&room);
-                self.remove_named(&room, None);
+                self.remove(&room, |_| true);
                 is_known.then_some(()).ok_or(OrderError::NoRoom)
             }
             Order::RemovePeer { room, peer } => {
@@ -84,7 +91,11 @@ impl Engine {
                 Ok(())
             }
             Order::RemoveNamed { room, name } => {
-                self.remove_named(&room, name.as_deref());
+                self.remove(&room, |grant| name.as_ref().is_none_or(|name| grant.is_of(name)));
+                Ok(())
+            }
+            Order::RemoveBearer { room, token } => {
+                self.remove(&room, |grant| grant.token.as_ref() == Some(&token));
                 Ok(())
             }
             Order::MuteTrack { room, peer, mid, is_muted } => self.mute(&room, &peer, &mid, is_muted),
@@ -120,15 +131,14 @@ impl Engine {
     }
 
     /// Peers go, and so does who is at the door and has not offered yet.
-    fn remove_named(&mut self, name: &str, whom: Option<&str>) {
-        let is_meant = |name: &str| whom.is_none_or(|whom| whom == name);
+    fn remove(&mut self, name: &str, is_meant: impl Fn(&Grant) -> bool) {
         for handle in self.members_of(name) {
-            if self.peers.get(&handle).is_some_and(|peer| is_meant(&peer.grant.name)) {
+            if self.peers.get(&handle).is_some_and(|peer| is_meant(&peer.grant)) {
                 self.end_peer(handle, LeaveReason::Removed, false);
             }
         }
         let guests = self.sockets.iter().filter_map(|(&socket, seat)| match seat {
-            Seat::Guest(guest) if guest.room == name && is_meant(&guest.grant.name) => Some(socket),
+            Seat::Guest(guest) if guest.room == name && is_meant(&guest.grant) => Some(socket),
             _ => None,
         });
         for socket in guests.collect::<Vec<SocketId>>() {
