@@ -1,0 +1,99 @@
+// docs/GUIDE.md does what it says: its files are taken from the page as they stand and run, and so are its commands.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+
+import { Peer, launch } from './browser.mjs';
+import { Edge, until } from './edge.mjs';
+
+const guide = await readFile(new URL('../../docs/GUIDE.md', import.meta.url), 'utf8');
+/** Code blocks as {info, text}; a file's name or `run` stands behind the language. */
+const blocks = [...guide.matchAll(/^```(\w+)(?: (\S+))?\n(.*?)^```$/gms)].map(([, language, info, text]) => ({ language, info, text }));
+
+let edge;
+let browser;
+let folder;
+let server;
+let site;
+const peers = [];
+
+before(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'uprtc-guide-'));
+  for (const { language, info, text } of blocks) {
+    if (info && language !== 'console') await writeFile(path.join(folder, info), text);
+  }
+  [edge, browser] = await Promise.all([Edge.start(), launch()]);
+  server = spawn(process.execPath, ['server.mjs'], {
+    cwd: folder,
+    env: { ...process.env, EDGE: edge.base, EDGE_STATE: edge.state, PORT: '0' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let printed = '';
+  server.stdout.setEncoding('utf8').on('data', (text) => (printed += text));
+  site = await until('the server says where it is', () => printed.match(/^(http:\S+)\/call\.html$/m)?.[1]);
+});
+
+after(async () => {
+  await browser?.close();
+  server?.kill();
+  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
+  await edge?.stop();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+async function open(page, number) {
+  const peer = await Peer.join(browser, `${site}/${page}?name=Peer${number}`, number);
+  peers.push(peer);
+  return peer;
+}
+
+/** What `$` lines of a block print, run by one shell in which `uprtc` is the executable under test. */
+async function run(text) {
+  const lines = text.split('\n').filter((line) => line.startsWith('$ ')).map((line) => line.slice(2));
+  const script = ['set -euo pipefail', `uprtc() { "${edge.executable}" "$@" --state "${edge.state}"; }`];
+  for (const line of lines) script.push(line, 'echo; echo ---');
+  const child = spawn('bash', ['-c', script.join('\n')], {
+    env: { ...process.env, EDGE: edge.base },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let out = '';
+  child.stdout.setEncoding('utf8').on('data', (part) => (out += part));
+  const code = await new Promise((resolve) => child.once('close', resolve));
+  assert.equal(code, 0, `a command of the guide failed:\n${lines.join('\n')}\n${out}`);
+  return out.split('\n---\n').map((part) => part.trim()).slice(0, lines.length);
+}
+
+test('the page of the guide is a call between two browsers', { timeout: 90_000 }, async () => {
+  const [one, two] = [await open('call.html', 1), await open('call.html', 2)];
+  await until('1 sees and hears 2', async () => (await one.sees([2])) && (await one.hears([2])), 30_000);
+  await until('2 sees and hears 1', async () => (await two.sees([1])) && (await two.hears([1])), 30_000);
+  await two.page.click('#microphone');
+  await until('the button says what it does next', async () => (await two.page.textContent('#microphone')) === 'Unmute');
+  await until('1 no longer hears 2', async () => !(await one.hears([2])));
+});
+
+test('the page without the module takes part', { timeout: 60_000 }, async () => {
+  const raw = await open('raw.html', 3);
+  await until('3 sees 1 and 2', () => raw.sees([1, 2]), 30_000);
+  await until('3 hears 1', () => raw.hears([1]), 30_000);
+  for (const peer of peers.slice(0, 2)) await until(`${peer.number} sees 3`, async () => 3 in (await peer.pictures()), 30_000);
+  assert.deepEqual(await raw.offers(), { offers: 0, connections: 1 }, 'one implicit offer by setLocalDescription');
+  for (const peer of peers) assert.deepEqual(peer.errors, []);
+});
+
+test('the commands govern the room', { timeout: 60_000 }, async () => {
+  const [block] = blocks.filter(({ language, info }) => language === 'console' && info === 'run');
+  const [, made, listed] = await run(block.text);
+  assert.equal(JSON.parse(made).peers_max, 4);
+  assert.deepEqual(JSON.parse(listed).peers.map(({ name }) => name).sort(), ['Peer1', 'Peer2', 'Raw']);
+  await until('everybody was removed', async () => (await peers[0].pictures()) && Object.keys(await peers[0].pictures()).length === 0);
+});
+
+test('every block of the guide is one that this test knows', () => {
+  const files = blocks.filter(({ info, language }) => info && language !== 'console').map(({ info }) => info);
+  assert.deepEqual(files, ['server.mjs', 'call.html', 'raw.html']);
+});
