@@ -9,6 +9,8 @@ use std::time::Duration;
 use proto::signal::{Kind, SlotCount, Source};
 use serde::{Deserialize, Serialize};
 
+use crate::auth::id_of;
+
 /// Settings of the engine. Every table, rate and wait of the engine has its limit here.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
@@ -108,7 +110,7 @@ pub const FROM_LEN_MAX: usize = 512;
 /// Longest name of a room, bytes.
 pub const ROOM_CHARS_MAX: usize = 64;
 
-/// What a token allows its bearer.
+/// What a token allows its bearer. Names are short in the journal, whose entries have little room.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Grant {
     /// The room, or `*` for every room.
@@ -116,19 +118,23 @@ pub struct Grant {
     /// The name that others see.
     pub name: String,
     /// Whether it may send.
+    #[serde(rename = "p", alias = "publish")]
     pub publish: bool,
     /// Whether it may receive.
+    #[serde(rename = "s", alias = "subscribe")]
     pub subscribe: bool,
     /// Whether it may use the REST interface.
+    #[serde(rename = "a", alias = "admin")]
     pub admin: bool,
     /// Until when it is good, seconds since 1970. Checked where the token is read; see [`Settings::expire_peers`] for who is
     /// in.
+    #[serde(rename = "e", alias = "expires_at")]
     pub expires_at: Option<u64>,
-    /// The name in the token, where it is another than the one that others see.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What stands for the name in the token ([`id_of`]), where it is another than the one that others see.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     pub issued_to: Option<String>,
-    /// A hash of the token's identity (`jti`), if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What stands for the token's identity (`jti`), if it has one.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
@@ -140,7 +146,7 @@ impl Grant {
 
     /// Whether somebody of this name is meant by it: the one who is seen, or the one to whom the token was issued.
     pub fn is_of(&self, name: &str) -> bool {
-        self.name == name || self.issued_to.as_deref() == Some(name)
+        self.name == name || self.issued_to.as_ref() == Some(&id_of(name))
     }
 
     /// With a name that can be shown.

@@ -142,7 +142,10 @@ fn expiry(certificate: &[u8]) -> Option<u64> {
 
 /// What tells that a file was replaced: certbot swaps links, others write anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp([Option<(u64, u64, i64, i64, u64)>; 2]);
+struct Stamp([Option<FileStamp>; 2]);
+
+/// Device, inode, time of the last change (seconds and their fraction), and length.
+type FileStamp = (u64, u64, i64, i64, u64);
 
 impl Stamp {
     fn of(files: &Files) -> Stamp {

@@ -4,6 +4,7 @@ mod world;
 
 use std::time::Duration;
 
+use controlplane::auth::id_of;
 use controlplane::engine::{Grant, Input, Order, Settings, SocketId};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
 use world::{Client, PAGE, World, grant, page_tracks};
@@ -203,7 +204,7 @@ fn one_token_is_revoked_with_who_came_by_it() {
 #[test]
 fn who_is_removed_by_name_is_whom_one_sees_and_whose_token_it_was() {
     let mut world = world(false);
-    let studio = Grant { issued_to: Some("*".into()), ..grant("Studio") };
+    let studio = Grant { issued_to: Some(id_of("*")), ..grant("Studio") };
     let studio = join(&mut world, studio);
     let named = |name: &str| Order::RemoveNamed { room: "blue".into(), name: Some(name.into()) };
     world.engine.administer(named("Ada")).unwrap();

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::Site;
 use super::error::Problem;
 use super::socket::{admit, bearer, grant};
-use crate::auth::{ANY_NAME, Claims, TokenError, is_participant_name, is_room_name};
+use crate::auth::{ANY_NAME, Claims, TokenError, id_of, is_participant_name, is_room_name};
 use crate::engine::{Ask, Denial, Grant, Reply};
 use crate::sdp::{self, Fragment, IceCredentials, SDP_LEN_MAX};
 
@@ -181,7 +181,7 @@ fn rename(grant: &mut Grant, name: &str) -> Result<(), Problem> {
         let detail = "the token is for another name; one whose name is * publishes under any";
         return Err(Problem::new(StatusCode::FORBIDDEN, "other_name", detail));
     }
-    grant.issued_to = Some(std::mem::replace(&mut grant.name, name.to_owned()));
+    grant.issued_to = Some(id_of(&std::mem::replace(&mut grant.name, name.to_owned())));
     Ok(())
 }
 
