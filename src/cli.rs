@@ -180,7 +180,7 @@ pub(crate) struct Supervised {
 pub(crate) struct Remote {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Where it serves HTTP: HOST:PORT, or https://HOST[:PORT] for one elsewhere [default: `listen` of the settings]
+    /// Where it serves HTTP: HOST:PORT, or `https://HOST:PORT` for one elsewhere [default: `listen` of the settings]
     #[arg(long, value_name = "SERVER")]
     pub(crate) server: Option<String>,
     /// Certificates in PEM that a server elsewhere is trusted by [default: those of the system]
