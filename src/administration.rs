@@ -1,21 +1,19 @@
 //! `uprtc rooms`, `peers`, `kick` and `move`: an operator's look at a server and hand in it, over its REST interface. The
 //! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::Write;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, TokenKeys, is_room_name};
 use serde_json::{Value, json};
 
 use crate::cli::{Remote, Shown};
+use crate::client::Server;
+use crate::options::Sources;
 use crate::{Failure, options};
 
 /// How long a server may take to connect, and to each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Longest answer that is read, bytes. A room of peers that all receive everybody has about 200 KiB.
-const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
 
 /// A column of a table: its title, where its value is (RFC 6901), and how it is shown.
 type Column = (&'static str, &'static str, fn(&Value) -> String);
@@ -99,34 +97,30 @@ fn all(remote: &Remote, path: &str, field: &str) -> Result<Vec<Value>, Failure> 
 
 /// One request and its answer; a refusal is said in the server's words.
 fn ask(remote: &Remote, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-    let (server, token) = (&remote.server, token(remote)?);
-    let unreachable =
-        |error: std::io::Error| format!("cannot ask {server}: {error}; --server IP:PORT says where it is");
-    let address = server.to_socket_addrs().map_err(unreachable)?.next().ok_or("the server has no address")?;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    let body = body.map(|body| body.to_string()).unwrap_or_default();
-    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
-         {kind}Content-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).map_err(unreachable)?;
-    let mut answer = String::new();
-    stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer).map_err(unreachable)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{server} does not speak HTTP"))?;
-    let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let body: Value = match body {
+    let (server, token) = (server(remote)?, token(remote)?);
+    let name = server.name();
+    let answer = server
+        .ask(method, path, Some(&token), body.as_ref(), PATIENCE)
+        .map_err(|error| format!("cannot ask {name}: {error}; --server HOST:PORT or https://HOST says where it is"))?;
+    let status = answer.status;
+    let body: Value = match answer.body.as_str() {
         "" => Value::Null,
-        body => {
-            serde_json::from_str(body).map_err(|_| format!("{server} answers {status} and no JSON: is it uprtc?"))?
-        }
+        body => serde_json::from_str(body).map_err(|_| format!("{name} answers {status} and no JSON: is it uprtc?"))?,
     };
     match status {
         200..=299 => Ok(body),
-        _ => {
-            Err(format!("{server} refuses ({status}): {}", body["detail"].as_str().unwrap_or("without a word")).into())
+        _ => Err(format!("{name} refuses ({status}): {}", body["detail"].as_str().unwrap_or("without a word")).into()),
+    }
+}
+
+/// The server that is named, or the one of the settings.
+fn server(remote: &Remote) -> Result<Server, Failure> {
+    let options = || Sources { common: remote.common.clone(), ..Sources::default() }.read();
+    match &remote.server {
+        Some(server) => Server::named(server, remote.ca.as_deref(), options),
+        None => {
+            let options = options()?;
+            Ok(Server::own(&options, options.listen))
         }
     }
 }

@@ -149,7 +149,14 @@ pub(crate) struct Doors {
     /// Where HTTP and WebSocket are served; port 0 takes any [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Origin whose pages may use the REST interface, or '*' for any; may be repeated [default: none]
+    /// The certificate and its chain in PEM, to serve HTTPS; with --tls-key [default: plain HTTP]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<String>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<String>,
+    /// Origin whose pages may use REST, WHIP, WHEP and sockets, or '*' for any; may be repeated [default: none may use
+    /// REST, any the others]
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
     /// Where STUN is served; port 0 takes any [default: 127.0.0.1:3478]
@@ -184,9 +191,12 @@ pub(crate) struct Supervised {
 pub(crate) struct Remote {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Where it serves HTTP
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    pub(crate) server: String,
+    /// Where it serves HTTP: HOST:PORT, or `https://HOST:PORT` for one elsewhere [default: `listen` of the settings]
+    #[arg(long, value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+    /// Certificates in PEM that a server elsewhere is trusted by [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// How something is shown.

@@ -4,6 +4,7 @@
 
 mod administration;
 mod cli;
+mod client;
 mod doctor;
 mod options;
 mod process;
@@ -73,14 +74,22 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
 fn controlplane(sources: &Sources) -> Result<(), Failure> {
     let mut options = sources.resolve()?;
     let config = controlplane::Config {
-        stun_ip: options.media_ips.first().copied(),
+        stun_ip: options.public_ip(),
         settings: options.rooms.clone(),
         limits: options.limits.clone(),
         stun_rates: options.stun_rates,
-        cors_origins: sources.doors.cors_origin.clone(),
+        cors_origins: options.cors_origins.clone(),
+        tls: options.tls(),
+        metrics: options.metrics,
         ..controlplane::Config::new(options.state.clone(), options.listen, options.stun)
     };
-    let reload = || sources.reload(&mut options, Role::Controlplane).then(|| options.rooms.clone());
+    let reload = || {
+        let is_read = sources.reload(&mut options, Role::Controlplane);
+        is_read.then(|| controlplane::Reload {
+            settings: options.rooms.clone(),
+            cors_origins: options.cors_origins.clone(),
+        })
+    };
     controlplane::run(config, reload, process::announce)?;
     Ok(())
 }

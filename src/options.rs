@@ -9,8 +9,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use controlplane::engine::Settings;
-use controlplane::http::Limits;
+use controlplane::http::{Audience, Limits};
 use controlplane::stun_server::Rates;
+use controlplane::tls;
 use dataplane::config::Driver;
 use toml::de::{DeTable, DeValue};
 
@@ -39,6 +40,11 @@ pub(crate) struct Options {
     pub(crate) driver: Driver,
     pub(crate) listen: SocketAddr,
     pub(crate) stun: SocketAddr,
+    /// Empty: no TLS.
+    pub(crate) tls_cert: PathBuf,
+    pub(crate) tls_key: PathBuf,
+    pub(crate) cors_origins: Vec<String>,
+    pub(crate) metrics: Audience,
     /// What the engine allows.
     pub(crate) rooms: Settings,
     /// What the doors allow.
@@ -58,10 +64,27 @@ impl Default for Options {
             driver: Driver::Auto,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            cors_origins: Vec::new(),
+            metrics: Audience::default(),
             rooms: Settings::default(),
             limits: Limits::default(),
             stun_rates: Rates::default(),
         }
+    }
+}
+
+impl Options {
+    /// Under which address clients reach the first media address.
+    pub(crate) fn public_ip(&self) -> Option<IpAddr> {
+        self.media_ips.first().map(|&ip| self.rooms.announced(SocketAddr::new(ip, 0)).ip())
+    }
+
+    /// The certificate that the doors speak TLS with, if they do.
+    pub(crate) fn tls(&self) -> Option<tls::Files> {
+        let files = tls::Files { certificate: self.tls_cert.clone(), key: self.tls_key.clone() };
+        (!self.tls_cert.as_os_str().is_empty()).then_some(files)
     }
 }
 
@@ -160,6 +183,16 @@ impl Sources {
         };
         options.listen = self.doors.listen.unwrap_or(options.listen);
         options.stun = self.doors.stun.unwrap_or(options.stun);
+        for (name, given) in [("tls-cert", &self.doors.tls_cert), ("tls-key", &self.doors.tls_key)] {
+            if let Some(given) = given {
+                keys::find(name)?.apply(options, &Written::Plain(given)).map_err(|error| format!("--{error}"))?;
+            }
+        }
+        if !self.doors.cors_origin.is_empty() {
+            let origins = Written::List(self.doors.cors_origin.iter().map(String::as_str).collect());
+            let key = keys::find("cors-origins")?;
+            key.apply(options, &origins).map_err(|error| format!("--cors-origin: {error}"))?;
+        }
         Ok(())
     }
 }
@@ -279,6 +312,12 @@ fn check_together(options: &Options) -> Result<(), Failure> {
         return Err(
             format!("slots-max = {has} is too few for peers-max = {peers}: to see all others takes {needed}").into()
         );
+    }
+    if options.tls_cert.as_os_str().is_empty() != options.tls_key.as_os_str().is_empty() {
+        return Err("tls-cert and tls-key belong together: give both, or neither for plain HTTP".into());
+    }
+    if let Some((bound, _)) = options.rooms.announce.iter().find(|(bound, _)| !options.media_ips.contains(bound)) {
+        return Err(format!("announce names {bound}, which is not in media-ip").into());
     }
     if options.limits.idle_timeout <= options.limits.ping_interval {
         return Err("idle-timeout must be longer than ping-interval, or every socket is cut off".into());

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use controlplane::auth::{Claims, TokenKey};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::client::Server;
 use crate::options::{self, Options, Role, Sources};
 use crate::{Failure, process};
 
@@ -38,6 +38,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often readiness is asked for until it is there.
 const READY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long it may take to say so.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The room of the printed link, the name in its token, and how long it is good.
 const ROOM: &str = "demo";
@@ -70,7 +73,7 @@ async fn supervise(options: Options, sources: &Sources) -> Result<(), Failure> {
     let (stop_dataplane, dataplane_stops) = watch::channel(false);
     let dataplane = keep("dataplane", Signal::TERM, dataplane_arguments(&options), &shared, dataplane_stops);
     let controlplane = async {
-        let arguments = controlplane_arguments(&options, &sources.doors.cors_origin, &shared);
+        let arguments = controlplane_arguments(&options, &shared);
         let result = keep("controlplane", Signal::INT, arguments, &shared, controlplane_stops).await;
         stop_dataplane.send_replace(true);
         result
@@ -165,11 +168,10 @@ fn common_arguments(options: &Options) -> Vec<OsString> {
     arguments
 }
 
-fn controlplane_arguments(options: &Options, origins: &[String], shared: &Shared) -> impl Fn() -> Vec<OsString> {
+fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Vec<OsString> {
     let listening = shared.listening.subscribe();
     let common = common_arguments(options);
     let asked = (options.listen, options.stun);
-    let origins = origins.to_vec();
     move || {
         let (http, stun) = match *listening.borrow() {
             Some(listening) => (listening.http, listening.stun),
@@ -177,9 +179,6 @@ fn controlplane_arguments(options: &Options, origins: &[String], shared: &Shared
         };
         let mut arguments = common.clone();
         arguments.extend(["--listen".into(), http.to_string().into(), "--stun".into(), stun.to_string().into()]);
-        for origin in &origins {
-            arguments.extend(["--cors-origin".into(), origin.into()]);
-        }
         arguments
     }
 }
@@ -269,40 +268,32 @@ async fn end(plane: &str, mut child: Child, stop_signal: Signal) -> Result<(), F
 async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
     let mut listening = shared.listening.subscribe();
     let Ok(Some(first)) = listening.wait_for(Option::is_some).await.map(|listening| *listening) else { return };
-    while !is_ready(first.http).await {
+    let server = Server::own(options, first.http);
+    while !is_ready(&server).await {
         sleep(READY_INTERVAL).await;
     }
     shared.was_ready.send_replace(true);
+    let scheme = if options.tls().is_some() { "https" } else { "http" };
     let claims = Claims { publish: true, subscribe: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
     match key.sign(&claims) {
-        Ok(token) => println!("http://{}/r/{ROOM}?token={token}", reachable(first.http, &options.media_ips)),
+        Ok(token) => println!("{scheme}://{}/r/{ROOM}?token={token}", reachable(first.http, options)),
         Err(error) => tracing::error!(%error, "no link can be made"),
     }
 }
 
 /// The address to print: where everything is listened at, people reach the first media address.
-fn reachable(http: SocketAddr, media_ips: &[IpAddr]) -> SocketAddr {
-    match media_ips.first() {
-        Some(&ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
-        _ => http,
+fn reachable(http: SocketAddr, options: &Options) -> SocketAddr {
+    match options.public_ip() {
+        Some(ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
+        _ => options.rooms.announced(http),
     }
 }
 
 /// Whether `/readyz` says yes.
-async fn is_ready(http: SocketAddr) -> bool {
-    let ip = match http.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let ask = async {
-        let mut stream = TcpStream::connect((ip, http.port())).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: uprtc\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.take(4096).read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    matches!(timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
+async fn is_ready(server: &Server) -> bool {
+    let server = server.clone();
+    let asked = tokio::task::spawn_blocking(move || server.ask("GET", "/readyz", None, None, READY_TIMEOUT)).await;
+    matches!(asked, Ok(Ok(answer)) if answer.status == 200)
 }
 
 /// Holds the state folder for this supervisor.

@@ -75,8 +75,19 @@ fn a_sound_machine_gets_a_call_and_a_zero() {
     assert_eq!((is_well, output.status.success()), (true, true), "{findings:?}");
     let checks =
         ["kernel", "io_uring", "udp-gso", "udp-gro", "receive-buffer", "send-buffer", "descriptors", "memlock"];
-    let more =
-        ["cores", "governor", "clock-source", "clock", "state", "key", "media-ip", "media-port", "listen", "stun"];
+    let more = [
+        "cores",
+        "governor",
+        "clock-source",
+        "clock",
+        "state",
+        "key",
+        "media-ip",
+        "media-port",
+        "listen",
+        "stun",
+        "tls",
+    ];
     for check in checks.iter().chain(&more).chain(&["instance", "call"]) {
         assert!(findings.iter().any(|(_, found, _)| found == check), "{check} is missing in {findings:?}");
     }

@@ -49,14 +49,18 @@ struct Run {
 
 impl Run {
     fn start(state: &Path) -> Run {
+        Self::with(state, &[])
+    }
+
+    fn with(state: &Path, more: &[&str]) -> Run {
         let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
-        let mut child =
-            uprtc(&["run", "--state", state.to_str().unwrap()]).args(ports).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut command = uprtc(&["run", "--state", state.to_str().unwrap()]);
+        let mut child = command.args(ports).args(more).stderr(Stdio::inherit()).spawn().unwrap();
         let mut link = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
-        assert!(link.contains("http://"), "no link was printed");
+        assert!(link.starts_with("http"), "no link was printed");
         let link = link.trim().to_owned();
-        let http = link.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
+        let http = link.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default().to_owned();
         Run { child, state: state.to_owned(), http, link }
     }
 
@@ -256,4 +260,68 @@ fn an_operator_sees_rooms_and_peers_and_a_new_key_signs() {
     assert!(key.status.success() && key.stdout.starts_with(b"k"), "{key:?}");
     // The operator's token is of the new key at once, the server knows it within two seconds.
     until("the server's notice of the new key", || operate(&["rooms"]).status.success().then_some(()));
+}
+
+/// A certificate for `localhost` and its key, in PEM.
+fn issue() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.key_pair.serialize_pem())
+}
+
+#[test]
+fn a_certificate_makes_https_and_is_changed_without_a_restart() {
+    let folder = Folder::new();
+    let (certificate, key) = (folder.0.join("fullchain.pem"), folder.0.join("privkey.pem"));
+    let write = |(chain, private): &(String, String)| {
+        std::fs::write(&certificate, chain).unwrap();
+        std::fs::write(&key, private).unwrap();
+    };
+    let first = issue();
+    write(&first);
+    let (chain, private) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let run = Run::with(&folder.0, &["--tls-cert", chain, "--tls-key", private]);
+    assert!(run.link.starts_with("https://127.0.0.1:"), "{}", run.link);
+    assert_eq!(run.readyz(), None, "nothing is answered in the clear");
+
+    let operate = |words: &[&str]| uprtc(&["rooms", "--state"]).arg(&folder.0).args(words).output().unwrap();
+    // The settings name the certificate, and that one is trusted; or a name is checked against given roots.
+    let pair = [format!("tls-cert={chain}"), format!("tls-key={private}")];
+    let own = ["--server", &run.http, "--set", &pair[0], "--set", &pair[1]];
+    let output = operate(&own);
+    assert!(output.status.success(), "{output:?}");
+    let named = format!("https://localhost:{}", run.http.rsplit(':').next().unwrap());
+    let output = operate(&["--server", &named, "--ca", chain]);
+    assert!(output.status.success(), "{output:?}");
+    let line = only_line(&operate(&["--server", &named]));
+    assert!(line.contains("certificate") && line.contains("cannot ask localhost:"), "{line}");
+
+    let dataplane = run.plane("dataplane").unwrap();
+    let controlplane = run.plane("controlplane").unwrap();
+    write(&issue());
+    until("the new certificate", || operate(&own).status.success().then_some(()));
+    assert_eq!((run.plane("dataplane"), run.plane("controlplane")), (Some(dataplane), Some(controlplane)));
+    // At SIGHUP it is looked at at once.
+    write(&first);
+    kill_process(controlplane, Signal::HUP).unwrap();
+    until("the first certificate again", || operate(&own).status.success().then_some(()));
+}
+
+#[test]
+fn a_certificate_that_cannot_be_served_is_one_line() {
+    let folder = Folder::new();
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.0.join(name), text).unwrap();
+        folder.0.join(name).to_str().unwrap().to_owned()
+    };
+    let (certificate, key) = (file("cert.pem", &issue().0), file("key.pem", &issue().1));
+    let refused = |more: &[&str]| {
+        let ports = ["controlplane", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--state"];
+        only_line(&uprtc(&ports).arg(folder.0.join("state")).args(more).output().unwrap())
+    };
+    let line = refused(&["--tls-cert", &certificate, "--tls-key", &key]);
+    assert!(line.contains("is not that of the certificate"), "{line}");
+    let line = refused(&["--tls-cert", "/nowhere.pem", "--tls-key", &key]);
+    assert!(line.contains("cannot read the TLS certificate /nowhere.pem"), "{line}");
+    let line = refused(&["--tls-cert", &certificate]);
+    assert!(line.contains("tls-cert and tls-key belong together"), "{line}");
 }

@@ -7,7 +7,7 @@ import { chromium } from 'playwright-core';
 
 const executablePath = ['/usr/lib/chromium/chromium', '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
 
-export async function launch() {
+export async function launch(...more) {
   return chromium.launch({
     executablePath,
     headless: true,
@@ -25,6 +25,7 @@ export async function launch() {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      ...more,
     ],
   });
 }

@@ -50,7 +50,7 @@ export class Edge {
     }
     edge.link = await until('the edge prints a link', () => {
       if (edge.process.exitCode !== null) throw Object.assign(new Error(`the edge ended:\n${edge.log}`), { isFinal: true });
-      return edge.log.match(/http:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
+      return edge.log.match(/https?:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
     });
     edge.base = new URL(edge.link).origin;
     return edge;

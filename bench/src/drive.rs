@@ -309,7 +309,7 @@ impl Driver {
                 report.limits = Some((send_bps_max, video_bps_max, audio_bps_max));
             }
             // This peer sends H.264 alone, and so does the room of its kind.
-            ServerSignal::Codec { .. } => (),
+            ServerSignal::Codec { .. } | ServerSignal::Granted { .. } | ServerSignal::TokenExpiring { .. } => (),
             ServerSignal::State { state } => report.state = Some(state),
             ServerSignal::Error { code, message, .. } => report.errors.push((code, message)),
             ServerSignal::Bye { reason, rejoin } => report.bye = Some((reason, rejoin)),

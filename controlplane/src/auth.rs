@@ -17,7 +17,7 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use ring::hmac;
+use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -43,6 +43,13 @@ pub const NAME_LEN_MAX: usize = 64;
 
 /// The room claim that is good for every room.
 pub const ANY_ROOM: &str = "*";
+
+/// The name claim under which its bearer may publish by WHIP as anybody.
+pub const ANY_NAME: &str = "*";
+
+/// Bytes of the hash that stands for a token's `jti`, or for a name. Who finds another text for one can have no more of it
+/// than to be removed together.
+const ID_LEN: usize = 8;
 
 /// Whether `room` can be the name of a room: 1 to 64 of `[A-Za-z0-9._-]`.
 pub fn is_room_name(room: &str) -> bool {
@@ -104,6 +111,12 @@ impl Claims {
         self.room == ANY_ROOM || self.room == room
     }
 
+    /// What stands for this one token where it must be known again: a hash of its `jti`, in hexadecimal digits. `None`
+    /// without one.
+    pub fn id(&self) -> Option<String> {
+        (!self.jti.is_empty()).then(|| id_of(&self.jti))
+    }
+
     fn check(&self) -> Result<(), TokenError> {
         if self.room != ANY_ROOM && !is_room_name(&self.room) {
             return Err(TokenError::Claims("room is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"));
@@ -113,6 +126,11 @@ impl Claims {
         }
         Ok(())
     }
+}
+
+/// The same of a `jti` that is known by itself, or of a name.
+pub fn id_of(jti: &str) -> String {
+    hex(&digest::digest(&digest::SHA256, jti.as_bytes()).as_ref()[..ID_LEN])
 }
 
 /// Why a token is not accepted.
@@ -188,6 +206,8 @@ pub struct TokenKey {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    /// The same for one that may have expired.
+    late_validation: Validation,
 }
 
 impl fmt::Debug for TokenKey {
@@ -203,7 +223,9 @@ impl TokenKey {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_S;
         validation.validate_nbf = true;
-        TokenKey { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret), validation }
+        let late_validation = Validation { validate_exp: false, ..validation.clone() };
+        let (encoding, decoding) = (EncodingKey::from_secret(secret), DecodingKey::from_secret(secret));
+        TokenKey { encoding, decoding, validation, late_validation }
     }
 
     /// The key in the state folder, made on the first call with random bytes and mode 0600.
@@ -234,8 +256,17 @@ impl TokenKey {
 
     /// Checks signature, times and claims of a token, in this order.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verify_by(&self.validation, token)
+    }
+
+    /// The same for a token that may have expired.
+    pub fn verify_late(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verify_by(&self.late_validation, token)
+    }
+
+    fn verify_by(&self, validation: &Validation, token: &str) -> Result<Claims, TokenError> {
         decode_header(token)?;
-        let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(named)?;
+        let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, validation).map_err(named)?;
         data.claims.check()?;
         Ok(data.claims)
     }

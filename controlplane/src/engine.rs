@@ -7,6 +7,7 @@
 
 mod administration;
 mod adoption;
+mod grants;
 mod moving;
 mod renegotiation;
 mod resource;
@@ -49,7 +50,7 @@ pub enum Input {
     Linked {
         /// Which worker.
         worker: usize,
-        /// Where its peers reach it: one candidate each.
+        /// Where it is bound: one candidate each, as [`Settings::announced`] says.
         addresses: Vec<SocketAddr>,
         /// What an earlier controlplane left for us: slot and bytes.
         journal: Vec<(u32, Vec<u8>)>,
@@ -91,6 +92,15 @@ pub enum Input {
         /// What it says.
         signal: ClientSignal,
     },
+    /// The client at a socket brought another token, which was checked for its room.
+    Granted {
+        /// Which socket.
+        socket: SocketId,
+        /// What the token allows.
+        grant: Grant,
+    },
+    /// What the wall clock says now, since 1970: tokens expire by it. Said again whenever it may matter, as it may be set.
+    WallClock(Duration),
     /// A signalling socket closed.
     SocketClosed {
         /// Which socket.
@@ -173,6 +183,8 @@ enum Timer {
     Guest(SocketId),
     /// A peer's transport.
     Peer(Handle),
+    /// A peer's token, which expires.
+    Token(Handle),
 }
 
 /// A timer that is due again at once waits this long all the same, so that no mistake becomes a busy loop.
@@ -195,6 +207,8 @@ pub struct Engine {
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     totals: Totals,
+    /// What the wall clock said, and when.
+    wall_clock: Option<(Instant, Duration)>,
     is_stopping: bool,
 }
 
@@ -218,6 +232,7 @@ impl Engine {
             timers: Timers::new(),
             outputs: VecDeque::new(),
             totals: Totals::default(),
+            wall_clock: None,
             is_stopping: false,
         }
     }
@@ -231,6 +246,8 @@ impl Engine {
             Input::Datagram { worker, header, payload } => self.datagram(now, worker, &header, &payload),
             Input::SocketOpened { socket, room, grant } => self.socket_opened(now, socket, room, grant),
             Input::Signal { socket, signal } => self.signal(now, socket, signal),
+            Input::Granted { socket, grant } => self.granted(now, socket, grant),
+            Input::WallClock(since_epoch) => self.set_wall_clock(now, since_epoch),
             Input::SocketClosed { socket } => self.socket_closed(socket),
             Input::Resync { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
@@ -240,6 +257,7 @@ impl Engine {
             Input::Settings(settings) => {
                 self.settings.reload(settings);
                 self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
+                self.watch_tokens(now);
             }
             Input::Stop => self.stop(),
         }
@@ -261,6 +279,7 @@ impl Engine {
             match timer {
                 Timer::Guest(socket) => self.guest_timed_out(socket),
                 Timer::Peer(handle) => self.peer_due(now, handle),
+                Timer::Token(handle) => self.token_due(now, handle),
             }
         }
     }
@@ -340,7 +359,8 @@ impl Engine {
             Capacity { peers, streams: peers * self.settings.tracks_max, slots: peers * self.settings.slots_max };
         let mut plan = Plan::new(capacity, self.random.nonzero_u32());
         plan.link();
-        self.workers.insert(index, Worker::new(plan, addresses, journal));
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|&bound| self.settings.announced(bound)).collect();
+        self.workers.insert(index, Worker::new(plan, &addresses, journal));
     }
 
     /// The worker is gone. So are the SRTP indices of its peers, and without them their keys must not be used again
@@ -398,6 +418,7 @@ impl Engine {
         let peer = self.peers.remove(&handle)?;
         self.sessions.remove(&peer.session);
         self.timers.set(Timer::Peer(handle), None);
+        self.timers.set(Timer::Token(handle), None);
         self.gate.ended(handle);
         self.totals.left += 1;
         if let Some(socket) = peer.socket {

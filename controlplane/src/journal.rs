@@ -130,6 +130,8 @@ mod tests {
                 subscribe: false,
                 admin: false,
                 expires_at: Some(u64::MAX),
+                issued_to: Some("f".repeat(16)),
+                token: Some("f".repeat(16)),
             },
             session: SessionHash::of("session"),
             tracks: vec![track; TRACKS_CEILING],

@@ -4,7 +4,7 @@
 //! [`engine`] makes a peer of it, punted DTLS ([`dtls`]) gives its keys, the room finds slots for its tracks, and
 //! what is desired becomes commands for the worker.
 //!
-//! Around that core stand its drivers, which know tokio: [`http`] with the doors, [`link`] with the engine's task and
+//! Around that core stand its drivers, which know tokio: [`http`] with the doors (behind [`tls`] if a certificate is given), [`link`] with the engine's task and
 //! the shared memory, [`stun_server`], and [`run()`], which starts and ends them.
 
 pub mod auth;
@@ -19,6 +19,7 @@ pub mod registry;
 pub mod sdp;
 pub mod snapshot;
 pub mod stun_server;
+pub mod tls;
 
 mod gate;
 mod ids;
@@ -35,4 +36,4 @@ mod slots;
 mod terms;
 mod timers;
 
-pub use run::{Config, Error, LOCK_FILE, Listening, run, serve};
+pub use run::{Config, Error, LOCK_FILE, Listening, Reload, run, serve};

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::link::{Attached, ControlLink, LinkError, LinkSocket, Lost, WorkerInfo};
 use proto::plane::{Command, Counter, DatagramHeader};
@@ -72,6 +72,13 @@ pub enum Request {
         socket: SocketId,
         /// What it says.
         signal: ClientSignal,
+    },
+    /// The client at a socket brought another token.
+    Granted {
+        /// Which socket.
+        socket: SocketId,
+        /// What it allows.
+        grant: Grant,
     },
     /// A socket is gone.
     Closed {
@@ -168,6 +175,11 @@ impl Handle {
     /// Hands over a signal. Waits while the engine is behind, which holds back this one socket.
     pub async fn signal(&self, socket: SocketId, signal: ClientSignal) {
         let _ = self.requests.send(Request::Signal { socket, signal }).await; // An engine that has ended needs none.
+    }
+
+    /// Hands over what another token of the client at a socket allows.
+    pub async fn grant(&self, socket: SocketId, grant: Grant) {
+        let _ = self.requests.send(Request::Granted { socket, grant }).await; // As above.
     }
 
     /// Says that a socket is gone. Every socket that was opened says it once.
@@ -351,11 +363,13 @@ impl Driver {
 
     fn take_request(&mut self, request: Request) -> std::ops::ControlFlow<()> {
         let now = Instant::now();
+        self.tell_time(now);
         match request {
             Request::Opened { socket, room, grant, outgoing } => {
                 self.sockets.insert(socket, outgoing);
                 self.engine.handle(now, Input::SocketOpened { socket, room, grant });
             }
+            Request::Granted { socket, grant } => self.engine.handle(now, Input::Granted { socket, grant }),
             Request::Signal { socket, signal } => self.engine.handle(now, Input::Signal { socket, signal }),
             Request::Closed { socket } => {
                 self.sockets.remove(&socket);
@@ -430,6 +444,7 @@ impl Driver {
     fn carry_out(&mut self) -> Option<Instant> {
         let now = Instant::now();
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.tell_time(now);
             self.engine.handle_timeout(now);
         }
         while let Some(output) = self.engine.poll_output() {
@@ -534,6 +549,7 @@ impl Driver {
         let mut attachment =
             Attachment { socket_ready: readiness(socket.as_fd())?, socket, workers: Vec::with_capacity(workers.len()) };
         let now = Instant::now();
+        self.tell_time(now);
         for (index, (link, WorkerInfo { addresses, epoch })) in workers.into_iter().enumerate() {
             let journal: Vec<(u32, Vec<u8>)> = link.journal_entries().collect();
             tracing::info!(worker = index, epoch, ?addresses, journal = journal.len(), "linked to a worker");
@@ -543,6 +559,12 @@ impl Driver {
         }
         self.attachment = Some(attachment);
         Ok(())
+    }
+
+    /// Tells the engine what the wall clock says, which may have been set since.
+    fn tell_time(&mut self, now: Instant) {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.engine.handle(now, Input::WallClock(since_epoch));
     }
 
     /// Notices the end of the dataplane and tells the engine.
@@ -637,14 +659,7 @@ mod tests {
     use crate::dtls::Identity;
 
     fn grant() -> Grant {
-        Grant {
-            room: "demo".into(),
-            name: "Ada".into(),
-            publish: true,
-            subscribe: true,
-            admin: false,
-            expires_at: None,
-        }
+        Grant { room: "demo".into(), name: "Ada".into(), publish: true, subscribe: true, ..Grant::default() }
     }
 
     #[test]

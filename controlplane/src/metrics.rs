@@ -9,6 +9,7 @@ use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
 
 use crate::engine::Snapshot;
 use crate::stun_server;
+use crate::tls::{Fate, Figures};
 
 /// `Content-Type` of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,7 +32,7 @@ pub struct Sample {
 }
 
 /// The metrics page.
-pub fn render(sample: &Sample, stun: &stun_server::Counts) -> String {
+pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>) -> String {
     let mut page = Page { text: String::with_capacity(16 * 1024) };
     let build = format!(
         "version=\"{}\",contract=\"{CONTRACT_VERSION}\",layout=\"{LAYOUT_HASH:016x}\"",
@@ -41,6 +42,9 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts) -> String {
     page.value("uprtc_build_info", &build, 1);
     engine(&mut page, sample);
     stun_server_counts(&mut page, stun);
+    if let Some(figures) = tls {
+        doors_tls(&mut page, figures);
+    }
     workers(&mut page, &sample.workers);
     page.text
 }
@@ -79,6 +83,19 @@ fn stun_server_counts(page: &mut Page, stun: &stun_server::Counts) {
     page.family(NAME, "counter", "Datagrams at the STUN server, by what became of them.");
     for (fate, count) in stun.read() {
         page.value(NAME, &format!("fate=\"{fate}\""), count);
+    }
+}
+
+fn doors_tls(page: &mut Page, figures: &Figures) {
+    let expires = "When the certificate in force expires, seconds since 1970.";
+    page.gauge("uprtc_tls_certificate_expires_timestamp_seconds", expires, figures.expires_at);
+    page.gauge("uprtc_tls_half_open", "TLS handshakes under way.", figures.half_open);
+    page.counter("uprtc_tls_reloads_total", "New certificates that were taken over.", figures.reloads);
+    page.counter("uprtc_tls_reloads_failed_total", "New certificates that were no good.", figures.reloads_failed);
+    const NAME: &str = "uprtc_tls_handshakes_total";
+    page.family(NAME, "counter", "TLS handshakes, by what became of them.");
+    for (fate, count) in Fate::ALL.iter().zip(figures.handshakes) {
+        page.value(NAME, &format!("fate=\"{}\"", fate.name()), count);
     }
 }
 
@@ -136,7 +153,7 @@ mod tests {
         counters[Counter::Received as usize] = 7;
         counters[Counter::PeersOpen as usize] = 3;
         let sample = Sample { workers: vec![[0; Counter::COUNT], counters], is_linked: true, ..Sample::default() };
-        let text = render(&sample, &stun_server::Counts::default());
+        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()));
         for line in [
             "uprtc_linked 1",
             "uprtc_worker_received_total{worker=\"0\"} 0",
@@ -153,7 +170,7 @@ mod tests {
     #[test]
     fn every_family_is_explained_to_operators() {
         const OPERATING: &str = include_str!("../../docs/OPERATING.md");
-        let text = render(&Sample::default(), &stun_server::Counts::default());
+        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
         for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
             let short = name.strip_prefix("uprtc_worker_").unwrap_or(name);
             assert!(OPERATING.contains(&format!("`{short}`")), "docs/OPERATING.md does not explain {name}");
@@ -162,7 +179,7 @@ mod tests {
 
     #[test]
     fn each_family_is_declared_once_and_every_line_is_well_formed() {
-        let text = render(&Sample::default(), &stun_server::Counts::default());
+        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
         let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let count = names.len();
         names.sort_unstable();

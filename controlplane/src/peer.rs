@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) mids: Vec<String>,
     /// What was agreed with it.
     pub(crate) terms: Terms,
+    /// Whether its client was told that its token expires.
+    pub(crate) is_warned: bool,
     /// What it told of its candidates.
     pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
@@ -59,6 +61,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: false,
+            is_warned: false,
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),
             transport: Transport::answered(offer.fingerprints.clone(), terms.setup(), deadline),
@@ -102,6 +105,7 @@ impl Peer {
             socket: None,
             is_resource: deadline.is_none(),
             terms,
+            is_warned: false,
             mids: Vec::new(),
             candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),

@@ -3,11 +3,14 @@
 //! Pure numbers and rules, no state: the engine asks them when a peer comes, when a track is switched and when
 //! the number of participants changes.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proto::plane::Codec;
 use proto::signal::{Kind, SlotCount, Source, VideoCodec};
 use serde::{Deserialize, Serialize};
+
+use crate::auth::id_of;
 
 /// Settings of the engine. Every table, rate and wait of the engine has its limit here.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +32,8 @@ pub struct Settings {
     pub tracks_max: usize,
     /// Receive slots of one peer; further receiving sections are answered `inactive`.
     pub slots_max: usize,
+    /// Addresses of this machine, and under which clients reach each (a one-to-one NAT). Others are told as they are.
+    pub announce: Vec<(IpAddr, IpAddr)>,
     /// `stun:host:port` of this edge's STUN server, told to clients in `welcome`.
     pub stun: Option<String>,
     /// How long a socket may stay without an offer or a resumed session.
@@ -43,6 +48,8 @@ pub struct Settings {
     /// DTLS handshakes begun per second; a burst of one second's worth is allowed. One costs about 0.15 ms of a
     /// core, so this bounds them to a fraction of one. A client that is passed over repeats its hello.
     pub handshakes_per_second: u32,
+    /// Whether a peer goes when its token has expired. If not, a token is for the door, and who is in stays in.
+    pub expire_peers: bool,
 }
 
 impl Default for Settings {
@@ -56,12 +63,14 @@ impl Default for Settings {
             sockets_max: 4_096,
             tracks_max: 6,
             slots_max: SLOTS_CEILING,
+            announce: Vec::new(),
             stun: None,
             offer_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
             resume_timeout: Duration::from_secs(60),
             half_open_max: 256,
             handshakes_per_second: 500,
+            expire_peers: false,
         }
     }
 }
@@ -171,27 +180,49 @@ pub const FROM_LEN_MAX: usize = 512;
 /// Longest name of a room, bytes.
 pub const ROOM_CHARS_MAX: usize = 64;
 
-/// What a token allows its bearer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What a token allows its bearer. Names are short in the journal, whose entries have little room.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Grant {
     /// The room, or `*` for every room.
     pub room: String,
     /// The name that others see.
     pub name: String,
     /// Whether it may send.
+    #[serde(rename = "p", alias = "publish")]
     pub publish: bool,
     /// Whether it may receive.
+    #[serde(rename = "s", alias = "subscribe")]
     pub subscribe: bool,
     /// Whether it may use the REST interface.
+    #[serde(rename = "a", alias = "admin")]
     pub admin: bool,
-    /// Until when it opens doors, seconds since 1970. Checked where the token is read; a peer that is in stays in.
+    /// Until when it is good, seconds since 1970. Checked where the token is read; see [`Settings::expire_peers`] for who is
+    /// in.
+    #[serde(rename = "e", alias = "expires_at")]
     pub expires_at: Option<u64>,
+    /// What stands for the name in the token ([`id_of`]), where it is another than the one that others see.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub issued_to: Option<String>,
+    /// What stands for the token's identity (`jti`), if it has one.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 impl Grant {
     /// Whether it is good for this room.
     pub fn admits(&self, room: &str) -> bool {
         self.room == "*" || self.room == room
+    }
+
+    /// Whether somebody of this name is meant by it: the one who is seen, or the one to whom the token was issued.
+    pub fn is_of(&self, name: &str) -> bool {
+        self.name == name || self.issued_to.as_ref() == Some(&id_of(name))
+    }
+
+    /// With a name that can be shown.
+    pub fn with_plain_name(self) -> Grant {
+        let name = self.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        Grant { name, ..self }
     }
 }
 
@@ -232,17 +263,24 @@ impl Settings {
     }
 
     /// Takes over what may change while rooms stand, for those who come from now on. What was told or reserved at the
-    /// start stays: the STUN server, the sockets, and the workers' capacity (peers, tracks, slots).
+    /// start stays: our addresses, the STUN server, the sockets, and the workers' capacity (peers, tracks, slots).
     pub fn reload(&mut self, next: Settings) {
         let next = next.clamped();
         *self = Settings {
             stun: self.stun.take(),
+            announce: std::mem::take(&mut self.announce),
             sockets_max: self.sockets_max,
             peers_per_worker_max: self.peers_per_worker_max,
             tracks_max: self.tracks_max,
             slots_max: self.slots_max,
             ..next
         };
+    }
+
+    /// Under which address clients reach what is bound to this one. A one-to-one NAT leaves ports as they are.
+    pub fn announced(&self, bound: SocketAddr) -> SocketAddr {
+        let ip = self.announce.iter().find(|(ip, _)| *ip == bound.ip()).map_or(bound.ip(), |(_, public)| *public);
+        SocketAddr::new(ip, bound.port())
     }
 
     /// Slots that show the whole room: a microphone and a camera of everybody else, and one screen.
@@ -302,11 +340,26 @@ mod tests {
 
     #[test]
     fn a_reload_keeps_what_was_reserved() {
-        let mut settings = Settings { stun: Some("stun:192.0.2.1:3478".into()), ..Settings::default() };
+        let announce = vec![("10.0.0.5".parse().unwrap(), "192.0.2.1".parse().unwrap())];
+        let mut settings = Settings { stun: Some("stun:192.0.2.1:3478".into()), announce, ..Settings::default() };
         settings.reload(Settings { peers_max: 99, rooms_max: 3, slots_max: 1, sockets_max: 1, ..Settings::default() });
         assert_eq!((settings.peers_max, settings.rooms_max), (PEERS_MAX_CEILING, 3));
         assert_eq!((settings.slots_max, settings.sockets_max), (SLOTS_CEILING, 4_096));
-        assert!(settings.stun.is_some());
+        assert!(settings.stun.is_some() && settings.announce.len() == 1);
+    }
+
+    #[test]
+    fn what_is_bound_behind_a_nat_is_announced() {
+        let pair = |bound: &str, public: &str| (bound.parse().unwrap(), public.parse().unwrap());
+        let announce = vec![pair("10.0.0.5", "192.0.2.1"), pair("fd00::5", "2001:db8::1")];
+        let settings = Settings { announce, ..Settings::default() };
+        for (bound, announced) in [
+            ("10.0.0.5:40001", "192.0.2.1:40001"),
+            ("[fd00::5]:40000", "[2001:db8::1]:40000"),
+            ("10.0.0.6:40000", "10.0.0.6:40000"),
+        ] {
+            assert_eq!(settings.announced(bound.parse().unwrap()), announced.parse().unwrap());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! small file in the state folder, replaced whole on each change.
 //!
 //! A token is revoked by its room, or by its room and its name, for everything that was issued until then: nobody has
-//! to know the tokens that are about, and one issued later is good.
+//! to know the tokens that are about, and one issued later is good. Or it is revoked by its own identity (`jti`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -32,8 +32,11 @@ pub struct Revocation {
     pub room: String,
     /// with this name, or with any,
     pub name: Option<String>,
-    /// issued until then, seconds since 1970.
+    /// issued until then, seconds since 1970,
     pub issued_until: u64,
+    /// or the one token of this identity, whenever it was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
 }
 
 /// What is kept.
@@ -49,7 +52,9 @@ pub struct Rules {
 impl Rules {
     /// Adds or renews a revocation. False: there are too many.
     pub fn revoke(&mut self, revocation: Revocation) -> bool {
-        let is_same = |known: &Revocation| known.room == revocation.room && known.name == revocation.name;
+        let is_same = |known: &Revocation| {
+            known.room == revocation.room && known.name == revocation.name && known.jti == revocation.jti
+        };
         self.revocations.retain(|known| !is_same(known));
         let has_room = self.revocations.len() < REVOCATIONS_MAX;
         if has_room {
@@ -95,7 +100,10 @@ impl Registry {
         rules.revocations.iter().any(|revocation| {
             revocation.room == room
                 && revocation.name.as_ref().is_none_or(|name| *name == claims.name)
-                && claims.iat <= revocation.issued_until
+                && match &revocation.jti {
+                    Some(jti) => *jti == claims.jti,
+                    None => claims.iat <= revocation.issued_until,
+                }
         })
     }
 

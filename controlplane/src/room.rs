@@ -63,6 +63,10 @@ pub(crate) struct Member {
     pub(crate) id: String,
     /// Its name.
     pub(crate) name: String,
+    /// Whether its tracks are passed on.
+    pub(crate) may_publish: bool,
+    /// Whether anything is passed on to it.
+    pub(crate) may_subscribe: bool,
     /// What it publishes.
     pub(crate) tracks: Vec<Track>,
     /// What it receives through.
@@ -163,9 +167,10 @@ fn format_of(formats: &Formats, codec: Codec) -> Option<Format> {
 }
 
 impl Member {
-    /// Whether a video slot of it can show a codec; `None` if it receives no video.
+    /// Whether a video slot of it can show a codec; `None` if it has no video slots, or may not use them.
     fn shows(&self, codec: Codec) -> Option<bool> {
-        let mut videos = self.slots.iter().filter(|slot| slot.kind == Kind::Video && !slot.is_shut).peekable();
+        let is_video = |slot: &&Slot| slot.kind == Kind::Video && !slot.is_shut && self.may_subscribe;
+        let mut videos = self.slots.iter().filter(is_video).peekable();
         videos.peek()?;
         Some(videos.all(|slot| format_of(&slot.formats, codec).is_some()))
     }
@@ -200,7 +205,7 @@ impl Member {
             track: format!("{}/{}", self.id, track.mid),
             kind: crate::policy::kind_of(track.source),
             source: track.source,
-            active: track.is_active && !track.is_muted,
+            active: track.is_active && !track.is_muted && self.may_publish,
             muted: track.is_muted,
         }
     }
@@ -311,7 +316,8 @@ impl Room {
         let named: Vec<Vec<Option<PeerId>>> = self.members.iter().map(|member| self.named_by(member)).collect();
         let mut changed = Vec::new();
         for (member, named) in self.members.iter_mut().zip(named) {
-            let of_others: Vec<Wish> = wishes.iter().filter(|wish| wish.owner != member.peer).copied().collect();
+            let is_for_it = |wish: &&Wish| wish.owner != member.peer && member.may_subscribe;
+            let of_others: Vec<Wish> = wishes.iter().filter(is_for_it).copied().collect();
             let before = member.carried();
             let mut assigned = before.clone();
             match named.is_empty() {
@@ -379,9 +385,9 @@ impl Room {
     }
 }
 
-/// What others may want of a member: everything published that no operator has muted.
+/// What others may want of a member: everything published that it may publish and no operator has muted.
 fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
-    member.published().filter(|track| !track.is_muted).map(|track| Wish {
+    member.published().filter(|track| !track.is_muted && member.may_publish).map(|track| Wish {
         owner: member.peer,
         stream: track.stream,
         source: track.source,

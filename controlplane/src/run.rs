@@ -22,6 +22,7 @@ use crate::dtls::{DtlsError, Identity};
 use crate::engine::{Engine, Settings};
 use crate::link::{self, Driver, DriverError};
 use crate::registry::{Registry, RegistryError};
+use crate::tls::{self, PairError, Tls};
 use crate::{http, stun_server};
 
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
@@ -47,8 +48,12 @@ pub struct Config {
     pub stun_ip: Option<IpAddr>,
     /// What the rooms allow. `stun` is filled in here.
     pub settings: Settings,
-    /// Origins whose pages may use REST, `*` for any.
+    /// Origins of pages, `*` for any; see [`http::Terms`].
     pub cors_origins: Vec<String>,
+    /// Certificate and key, if the doors speak TLS.
+    pub tls: Option<tls::Files>,
+    /// Who may read `/metrics`.
+    pub metrics: http::Audience,
     /// Limits of the doors.
     pub limits: http::Limits,
     /// Limits of the STUN server.
@@ -65,6 +70,8 @@ impl Config {
             stun_ip: None,
             settings: Settings::default(),
             cors_origins: Vec::new(),
+            tls: None,
+            metrics: http::Audience::default(),
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
         }
@@ -101,6 +108,9 @@ pub enum Error {
     /// What operators decided cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// TLS is asked for and cannot be had.
+    #[error(transparent)]
+    Tls(#[from] PairError),
     /// The state folder is in use.
     #[error("another controlplane uses the state folder {}: stop it, or choose another with --state", .0.display())]
     Locked(PathBuf),
@@ -134,23 +144,34 @@ impl Error {
     }
 }
 
+/// What may change while a controlplane runs, for those who come from then on.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// What the rooms allow.
+    pub settings: Settings,
+    /// As in [`Config`].
+    pub cors_origins: Vec<String>,
+}
+
 /// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
 ///
 /// SIGINT ends the rooms: every client is told that the server stops. SIGTERM ends this process only: sockets are
-/// closed, media goes on, and the clients resume at the successor. At each SIGHUP `reload` is asked for other settings,
-/// which hold for those who come from then on; `None` changes nothing.
+/// closed, media goes on, and the clients resume at the successor. At each SIGHUP the certificate is read again, and
+/// `reload` is asked for other settings, which hold for those who come from then on; `None` changes nothing.
 pub fn run(
     config: Config,
-    mut reload: impl FnMut() -> Option<Settings>,
+    mut reload: impl FnMut() -> Option<Reload>,
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(async {
         let stop = stop_signal().map_err(Error::Start)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Error::Start)?;
-        let reloads = async |handle: link::Handle| {
+        let reloads = async |handle: link::Handle, site: Arc<http::Site>| {
             while hangup.recv().await.is_some() {
-                if let Some(settings) = reload() {
+                site.refresh_certificate(true);
+                if let Some(Reload { settings, cors_origins }) = reload() {
+                    site.set_cors_origins(cors_origins);
                     handle.reload(settings).await;
                 }
             }
@@ -167,18 +188,19 @@ pub async fn serve(
     stop: impl Future<Output = bool>,
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
-    serve_reloading(config, stop, async |_| {}, announce).await
+    serve_reloading(config, stop, async |_, _| {}, announce).await
 }
 
 async fn serve_reloading(
     mut config: Config,
     stop: impl Future<Output = bool>,
-    reloads: impl AsyncFnOnce(link::Handle),
+    reloads: impl AsyncFnOnce(link::Handle, Arc<http::Site>),
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
     let keys = TokenKeys::load_or_create(&config.state)?;
     let registry = Registry::load(&config.state)?;
+    let tls = config.tls.map(Tls::load).transpose()?;
     let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
     let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
     let listener = patiently(listen).await?;
@@ -188,27 +210,33 @@ async fn serve_reloading(
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
     };
-    config.settings.stun = stun_uri(listening.stun, config.stun_ip);
+    config.settings.stun = stun_uri(config.settings.announced(listening.stun), config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let mut engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
     engine.restore(registry.rules().rooms);
     let (handle, inbox) = link::channel();
     let counts = Arc::new(stun_server::Counts::default());
-    let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, registry, config.cors_origins);
+    let terms = http::Terms { registry, cors_origins: config.cors_origins, tls, metrics: config.metrics };
+    let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, terms);
     let (stopping, is_stopping) = watch::channel(false);
-    let doors = tokio::spawn(http::serve(listener, site, is_stopping));
+    let doors = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     announce(&listening);
 
     let reloads = async {
-        reloads(handle.clone()).await;
-        std::future::pending::<()>().await;
+        let looks = async {
+            loop {
+                sleep(tls::RELOAD_INTERVAL).await;
+                site.refresh_certificate(false);
+            }
+        };
+        tokio::join!(reloads(handle.clone(), site.clone()), looks).1
     };
     let mut driver = pin!(Driver::new(engine, inbox, &config.state).run());
     let result = tokio::select! {
         ended = &mut driver => ended,
-        () = reloads => Ok(()),
+        never = reloads => never,
         for_good = stop => {
             tracing::info!(for_good, "stopping");
             tokio::join!(handle.stop(for_good), &mut driver).1

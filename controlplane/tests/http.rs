@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controlplane::auth::{Claims, KEY_LEN, TokenKey};
-use controlplane::http::{Limits, Site, serve};
+use controlplane::http::{Audience, Limits, Site, Terms, serve};
 use controlplane::link::{self, Closing, Inbox, Request, ToSocket};
 use controlplane::metrics::Sample;
+use controlplane::registry::{Registry, Revocation};
 use futures_util::{SinkExt, StreamExt};
-use proto::signal::{ClientSignal, ServerSignal};
+use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,10 +43,14 @@ struct Server {
 
 impl Server {
     async fn start(limits: Limits) -> Server {
+        Self::on(limits, Terms::default()).await
+    }
+
+    async fn on(limits: Limits, terms: Terms) -> Server {
         let (handle, inbox) = link::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let site = Site::new(handle, key(), Arc::default(), limits);
+        let site = Site::governed(handle, key().into(), Arc::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         Server { address, inbox, stopping, serving: tokio::spawn(serve(listener, site, is_stopping)) }
     }
@@ -416,4 +421,126 @@ async fn a_stop_waits_for_the_sockets() {
     drop(client);
     timeout(DEADLINE, server.serving).await.expect("the server ends").unwrap();
     assert!(TcpStream::connect(&server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_that_is_brought_to_a_socket_is_checked_as_at_the_door() {
+    let folder = std::env::temp_dir().join(format!("uprtc-http-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let registry = Registry::load(&folder).unwrap();
+    let mut rules = registry.rules();
+    let revoked = Claims::new("demo", "Ada", 60);
+    let jti = Some(revoked.jti.clone());
+    assert!(rules.revoke(Revocation { room: "demo".into(), name: None, issued_until: 0, jti }));
+    registry.replace(rules).unwrap();
+    let mut server = Server::on(Limits::default(), Terms { registry, ..Terms::default() }).await;
+    let (mut client, _outgoing) = server.join().await;
+    let bring = |token: String| Message::text(format!(r#"{{"type":"token","token":"{token}"}}"#));
+
+    let fresh = Claims { publish: true, exp: u64::MAX / 2, ..Claims::new("demo", "Ada", 60) };
+    client.send(bring(key().sign(&fresh).unwrap())).await.unwrap();
+    match server.request().await {
+        Request::Granted { grant, .. } => {
+            assert_eq!((grant.name.as_str(), grant.publish, grant.subscribe), ("Ada", true, false));
+            assert_eq!((grant.expires_at, grant.token), (Some(fresh.exp), fresh.id()));
+        }
+        other => panic!("{other:?}"),
+    }
+    let expired = Claims { exp: 1, ..Claims::new("demo", "Ada", 0) };
+    for (token, code) in [
+        (key().sign(&revoked).unwrap(), "token_revoked: "),
+        (key().sign(&expired).unwrap(), "token_expired: "),
+        (TokenKey::new(&[8; KEY_LEN]).sign(&fresh).unwrap(), "token_signature: "),
+        (token("red"), "wrong_room: "),
+        ("nonsense".to_owned(), "token_malformed: "),
+        (String::new(), "token_missing: "),
+    ] {
+        client.send(bring(token.clone())).await.unwrap();
+        match signal(&mut client).await {
+            ServerSignal::Error { code: ErrorCode::TokenRefused, message, fatal: false } => {
+                assert!(message.starts_with(code), "{message}");
+                assert!(token.is_empty() || !message.contains(&token), "an answer shows no token");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { .. }), "the socket goes on");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn sockets_of_pages_of_other_origins_are_refused_where_some_are_named() {
+    let open = async |server: &Server, origin: &str| {
+        let mut request = server.signal_address("demo").into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        match connect_async(request).await {
+            Ok(_) => 101,
+            Err(Error::Http(response)) => response.status().as_u16(),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let server = Server::start(Limits::default()).await;
+    assert_eq!(open(&server, "https://evil.example").await, 101, "nobody is named");
+    let cors_origins = vec!["https://app.example".to_owned()];
+    let server = Server::on(Limits::default(), Terms { cors_origins, ..Terms::default() }).await;
+    assert_eq!(open(&server, "https://app.example").await, 101);
+    assert_eq!(open(&server, &format!("http://{}", server.address)).await, 101, "our own page");
+    assert_eq!(open(&server, "https://evil.example").await, 403);
+    assert!(connect_async(server.signal_address("demo")).await.is_ok(), "no browser, no origin");
+
+    // The page that may asks why, and may read it; the other is told as little as the browser allows.
+    let why = |origin: &str| {
+        let path = "/v1/rooms/demo/signal?token=nonsense";
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n")
+    };
+    let answer = server.ask(&why("https://app.example")).await;
+    assert_eq!(answer.problem(), (401, "token_malformed".into()));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    let answer = server.ask(&why("https://evil.example")).await;
+    assert_eq!((answer.problem(), answer.header("access-control-allow-origin")), ((403, "origin".into()), None));
+
+    for (origin, allowed) in [("https://app.example", Some("https://app.example")), ("https://evil.example", None)] {
+        let head =
+            format!("OPTIONS /whip/demo HTTP/1.1\r\nHost: test\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n");
+        assert_eq!(server.ask(&head).await.header("access-control-allow-origin"), allowed);
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_for_whom_the_operator_says() {
+    async fn status(server: &mut Server, headers: &str) -> u16 {
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: test\r\n{headers}Connection: close\r\n\r\n");
+        let (address, inbox) = (server.address.clone(), &mut server.inbox);
+        let asking = async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        let answering = async {
+            while let Some(Request::Sample { reply }) = inbox.requests.recv().await {
+                reply.send(Sample::default()).unwrap();
+            }
+            std::future::pending::<u16>().await
+        };
+        timeout(DEADLINE, async {
+            tokio::select! { status = asking => status, never = answering => never }
+        })
+        .await
+        .expect("an answer in time")
+    }
+    let admin = |room: &str| key().sign(&Claims { admin: true, ..Claims::new(room, "prometheus", 60) }).unwrap();
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let proxied = "X-Forwarded-For: 192.0.2.7\r\n";
+    let mut machine = Server::start(Limits::default()).await;
+    assert_eq!((status(&mut machine, "").await, status(&mut machine, proxied).await), (200, 403));
+    let mut all = Server::on(Limits::default(), Terms { metrics: Audience::All, ..Terms::default() }).await;
+    assert_eq!(status(&mut all, proxied).await, 200);
+    let mut tokens = Server::on(Limits::default(), Terms { metrics: Audience::Admin, ..Terms::default() }).await;
+    assert_eq!(status(&mut tokens, "").await, 401);
+    assert_eq!(status(&mut tokens, &bearer(&token("*"))).await, 403, "no admin");
+    assert_eq!(status(&mut tokens, &bearer(&admin("demo"))).await, 403, "of one room");
+    assert_eq!(status(&mut tokens, &bearer(&admin("*"))).await, 200);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
 use controlplane::engine::{PeerMeasured, PeerPlaces};
-use controlplane::http::{Limits, Site, serve};
+use controlplane::http::{Limits, Site, Terms, serve};
 use controlplane::link::{self, Inbox, Request};
 use controlplane::metrics::Sample;
 use controlplane::registry::Registry;
@@ -96,8 +96,9 @@ impl Server {
         let address = listener.local_addr().unwrap().to_string();
         let mut world = World::new();
         world.engine.restore(registry.rules().rooms);
-        let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
-        let site = Site::governed(handle, TokenKeys::from(key()), Default::default(), limits, registry, origins);
+        let cors_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+        let terms = Terms { registry, cors_origins, ..Terms::default() };
+        let site = Site::governed(handle, TokenKeys::from(key()), Default::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         tokio::spawn(serve(listener, site, is_stopping));
         Server { address, world, inbox, token: token("*", true), _stopping: stopping }

@@ -52,3 +52,15 @@ fn what_was_reserved_at_the_start_stays() {
     assert!(world.drain(ada.socket).contains(&ServerSignal::Pong {}));
     assert!(!world.closed.contains(&bob.socket), "a second socket and its slots had their place");
 }
+
+#[test]
+fn behind_a_nat_the_answer_has_the_public_address() {
+    let announce = vec![("127.0.0.1".parse().unwrap(), "192.0.2.7".parse().unwrap())];
+    let mut world = World::with(Settings { announce, ..Settings::default() }, 1);
+    let ada = world.join("blue", "Ada");
+    assert!(
+        ada.answer.contains(" 192.0.2.7 40000 typ host") && !ada.answer.contains(" 127.0.0.1 40000 "),
+        "{}",
+        ada.answer
+    );
+}

@@ -400,3 +400,57 @@ async fn a_resource_is_known_to_the_next_controlplane() {
     assert_eq!(edge.ask("DELETE", &resource, "", "").await.status(), 200);
     assert!(edge.end().await.peers.is_empty());
 }
+
+#[tokio::test]
+async fn the_name_of_the_address_is_one_that_the_token_allows() {
+    let edge = Edge::start().await;
+    let publisher = |name: &str| Claims { publish: true, ..Claims::new("demo", name, 60) };
+    let offer = async |claims: Claims, path: &str| {
+        let headers = format!("Authorization: Bearer {}\r\n{SDP}", edge.sign(claims));
+        edge.raw("POST", path, &headers, &world::with_fingerprint(&sendonly(), &edge.browser)).await
+    };
+    assert_eq!(offer(publisher("Ada"), "/whip/demo/Ada").await.status(), 201);
+    assert_eq!(offer(publisher("Ada"), "/whip/demo/Bob").await.problem(), is(403, "other_name"));
+    assert_eq!(offer(publisher("*"), "/whip/demo/Bob").await.status(), 201);
+    assert_eq!(offer(Claims { admin: true, ..publisher("Ada") }, "/whip/demo/Cyd").await.status(), 201);
+    edge.end().await;
+}
+
+#[tokio::test]
+async fn a_revocation_removes_publishers_too_and_their_tokens_can_only_leave() {
+    let mut edge = Edge::start().await;
+    let admin = edge.sign(Claims { admin: true, ..Claims::new("*", "operator", 60) });
+    let revoke = async |edge: &Edge, body: &str| {
+        let headers = format!("Authorization: Bearer {admin}\r\nContent-Type: application/json\r\n");
+        let answer = edge.raw("POST", "/v1/rooms/demo/revocations", &headers, body).await;
+        assert_eq!(answer.status(), 201, "{}", answer.body);
+    };
+    let publish = async |edge: &Edge, path: &str| {
+        let created = edge.offer(path, &sendonly()).await;
+        assert_eq!(created.status(), 201, "{}", created.body);
+        created.header("location").unwrap().strip_prefix("http://edge.test:8080").unwrap().to_owned()
+    };
+    let trickle = async |edge: &Edge, resource: &str| {
+        edge.ask("PATCH", resource, &format!("{FRAGMENT}If-Match: \"*\"\r\n"), GATHERED).await.status()
+    };
+
+    // By the identity of one token: who came by it goes, and it opens nothing any more, and others do.
+    let claims = Claims { publish: true, ..Claims::new("demo", "Ada", 60) };
+    let other = publish(&edge, "/whip/demo").await;
+    edge.token = edge.sign(claims.clone());
+    let resource = publish(&edge, "/whip/demo").await;
+    revoke(&edge, &format!(r#"{{"jti":"{}"}}"#, claims.jti)).await;
+    assert_eq!(edge.offer("/whip/demo", &sendonly()).await.problem(), is(401, "token_revoked"));
+    assert_eq!(trickle(&edge, &resource).await, 401);
+    assert_eq!(trickle(&edge, &other).await, 401, "whosever resource it is");
+    assert_eq!(edge.ask("DELETE", &resource, "", "").await.problem(), is(404, "not_found"));
+    assert_eq!(edge.ask("DELETE", &other, "", "").await.status(), 200, "to end something it is good enough");
+
+    // By the name in the token, whatever name the address gave.
+    edge.token = edge.sign(Claims { publish: true, ..Claims::new("demo", "*", 60) });
+    let studio = publish(&edge, "/whip/demo/Studio").await;
+    assert_eq!(trickle(&edge, &studio).await, 204);
+    revoke(&edge, r#"{"name":"*"}"#).await;
+    assert_eq!(edge.ask("DELETE", &studio, "", "").await.problem(), is(404, "not_found"));
+    assert!(edge.end().await.peers.is_empty());
+}

@@ -35,6 +35,12 @@ pub enum ClientSignal {
         /// Whether media is being sent.
         active: bool,
     },
+    /// Another token, for the same room and name, that takes the place of the one the socket was opened with. Answered by
+    /// `granted`, or by `error` with code `token_refused`.
+    Token {
+        /// The token.
+        token: String,
+    },
     /// Keeps the socket alive through proxies; answered by `pong`.
     Ping {},
     /// The peer leaves the room for good.
@@ -192,6 +198,21 @@ pub enum ServerSignal {
         /// The one that everybody in the room can show.
         video: VideoCodec,
     },
+    /// What the peer may do from now on: answer to `token`.
+    Granted {
+        /// Whether the token lets it send.
+        may_publish: bool,
+        /// Whether the token lets it receive.
+        may_subscribe: bool,
+        /// Until the token expires, milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_in_ms: Option<u64>,
+    },
+    /// The token expires soon: send another one. Told a minute before, or at once on a new socket.
+    TokenExpiring {
+        /// Until then, milliseconds; 0 if it has.
+        expires_in_ms: u64,
+    },
     /// ICE and DTLS of this peer.
     State {
         /// How far it is.
@@ -334,6 +355,8 @@ pub enum LeaveReason {
     Removed,
     /// An operator or the application's server moved it to another room.
     Moved,
+    /// Its token has expired, and this server ends peers then.
+    TokenExpired,
 }
 
 /// Stable names of what can go wrong on the socket.
@@ -366,6 +389,8 @@ pub enum ErrorCode {
     UnknownTrack,
     /// The token does not allow it.
     Forbidden,
+    /// The token of `token` is no good; the message begins with the code that the door would give.
+    TokenRefused,
 }
 
 #[cfg(test)]

@@ -27,7 +27,9 @@ const ARROWS: &[Arrow] = &[
     Arrow { name: "tokio", from: TOKIO },
     Arrow { name: "tokio_tungstenite", from: &["bench/"] },
     Arrow { name: "axum", from: &["controlplane/src/http/", "controlplane/src/http.rs"] },
-    Arrow { name: "boring", from: &["bench/", "controlplane/src/dtls/", "controlplane/src/dtls.rs"] },
+    Arrow { name: "boring", from: BORING },
+    Arrow { name: "rustls", from: &["src/client.rs", "controlplane/src/tls.rs"] },
+    Arrow { name: "tokio_rustls", from: &["controlplane/src/http/"] },
     Arrow { name: "boring_sys", from: &["controlplane/src/dtls/ffi.rs"] },
 ];
 
@@ -42,6 +44,9 @@ const TOKIO: &[&str] = &[
     "controlplane/src/stun_server.rs",
     "controlplane/src/lib.rs",
 ];
+
+/// DTLS; and the one who reads when the doors' certificate expires.
+const BORING: &[&str] = &["bench/", "controlplane/src/dtls/", "controlplane/src/dtls.rs", "controlplane/src/tls.rs"];
 
 /// Modules of the controlplane that do not know each other; `peer` orders them.
 const STRANGERS: &[&str] = &["sdp", "ice", "dtls"];

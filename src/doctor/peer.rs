@@ -81,14 +81,7 @@ impl Peer {
         let random: String = seed()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let (ufrag, password) = random.split_at(8);
         let offer = offer(role, ufrag, password, &identity.fingerprint_sha256());
-        let grant = Grant {
-            room: ROOM.into(),
-            name: name.into(),
-            publish: true,
-            subscribe: true,
-            admin: false,
-            expires_at: None,
-        };
+        let grant = Grant { room: ROOM.into(), name: name.into(), publish: true, subscribe: true, ..Grant::default() };
         let (id, mut signals) = handle.open(ROOM, grant).await.ok_or("the engine has ended")?;
         handle.signal(id, ClientSignal::Offer { sdp: offer, tracks: Vec::new() }).await;
         let answer = parse_answer(&answer(&mut signals).await?).ok_or("the answer lacks what a peer needs")?;

@@ -2,17 +2,22 @@
 //! may be running with them.
 
 use std::fs::{self, File, Metadata, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use controlplane::auth::KEY_FILE;
 use controlplane::link::SOCKET_FILE;
+use controlplane::tls::{Files, Pair, PairError};
 
 use super::Finding;
+use crate::client::Server;
 use crate::options::Options;
+
+/// A certificate that is good for less long should have been renewed: certbot does so 30 days before.
+const CERTIFICATE_SPARE_S: u64 = 14 * 86_400;
 
 /// How long a running instance may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,10 +26,12 @@ pub(super) fn look(options: &Options) -> Vec<Finding> {
     let running = Running::find(&options.state);
     let mut findings = vec![state(&options.state), key(&options.state.join(KEY_FILE))];
     findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip)));
+    findings.extend(options.rooms.announce.iter().map(|&(bound, public)| announce(bound, public)));
     findings.push(media_ports(options, running.dataplane));
     findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
     findings.push(port("stun", Protocol::Udp, options.stun, running.controlplane));
-    findings.extend(instance(options.listen, running));
+    findings.push(tls(options.tls().as_ref(), SystemTime::now()));
+    findings.extend(instance(&Server::own(options, options.listen), options.listen.port(), running));
     findings
 }
 
@@ -131,6 +138,30 @@ fn media_ip(ip: IpAddr) -> Finding {
     }
 }
 
+/// A public address that a router translates. What it does with ports cannot be seen from here.
+fn announce(bound: IpAddr, public: IpAddr) -> Finding {
+    const CHECK: &str = "announce";
+    let is_private = match public {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    match is_private {
+        true => Finding::warn(
+            CHECK,
+            format!("{bound} is announced as {public}, which the Internet does not reach"),
+            "the public address that the cloud's console or the router shows",
+        ),
+        false if UdpSocket::bind((public, 0)).is_ok() => Finding::warn(
+            CHECK,
+            format!("{public} is this machine's own, and is announced for {bound}"),
+            format!("media-ip = [\"{public}\"] and no announce"),
+        ),
+        false => {
+            Finding::ok(CHECK, format!("{bound} is reached as {public}, if its UDP ports are passed on as they are"))
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Protocol {
     Tcp,
@@ -232,43 +263,72 @@ fn inodes(table: &str, port: u16) -> impl Iterator<Item = &str> {
 }
 
 /// Health and readiness of the instance that runs with these settings.
-fn instance(listen: SocketAddr, running: Running) -> Vec<Finding> {
+fn instance(server: &Server, port: u16, running: Running) -> Vec<Finding> {
     const CHECK: &str = "instance";
     match running {
         Running { dataplane: false, controlplane: false } => return vec![Finding::ok(CHECK, "none runs here now")],
         Running { controlplane: false, .. } => {
             return vec![Finding::fail(CHECK, "a dataplane runs without a controlplane", "start uprtc controlplane")];
         }
-        Running { .. } if listen.port() == 0 => {
+        Running { .. } if port == 0 => {
             return vec![Finding::ok(CHECK, "a controlplane runs on a port of the kernel's choice")];
         }
         Running { .. } => {}
     }
     let mend = "journalctl -u uprtc-controlplane -u uprtc-dataplane";
     ["/healthz", "/readyz"]
-        .map(|path| match get(listen, path) {
+        .map(|path| match server.ask("GET", path, None, None, ANSWER_TIMEOUT).map(|answer| answer.status) {
             Ok(200) => Finding::ok(CHECK, format!("{path} says 200")),
             Ok(status) => Finding::fail(CHECK, format!("{path} says {status}"), mend),
-            Err(error) => Finding::fail(CHECK, format!("{path} on {listen}: {error}"), mend),
+            Err(error) => Finding::fail(CHECK, format!("{path} on {}: {error}", server.name()), mend),
         })
         .into()
 }
 
-/// Status of a GET.
-fn get(address: SocketAddr, path: &str) -> io::Result<u16> {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// The certificate of the doors, read as the server reads it.
+fn tls(files: Option<&Files>, now: SystemTime) -> Finding {
+    const CHECK: &str = "tls";
+    let Some(files) = files else {
+        return Finding::ok(
+            CHECK,
+            "not spoken here: no tls-cert. A proxy in front does, or nobody calls from elsewhere",
+        );
     };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), ANSWER_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: uprtc\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(4096).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
+    let key = files.key.display();
+    let pair = match Pair::load(files) {
+        Ok(pair) => pair,
+        Err(error) => {
+            let mend = match &error {
+                PairError::Unreadable { path, .. } => {
+                    format!("chgrp uprtc {0} && chmod 640 {0}, and its folders", path.display())
+                }
+                PairError::Mismatch(_) => {
+                    "tls-cert and tls-key from the same issue: fullchain.pem and privkey.pem".into()
+                }
+                PairError::NotPem { .. } | PairError::Unusable { .. } => {
+                    "tls-cert = fullchain.pem, tls-key = privkey.pem, as certbot writes them".into()
+                }
+            };
+            return Finding::fail(CHECK, error.to_string(), mend);
+        }
+    };
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let days = pair.expires_at().saturating_sub(now) / 86_400;
+    const RENEW: &str = "certbot renew; a running server takes the new files over by itself";
+    match pair.expires_at() {
+        at if at <= now => return Finding::fail(CHECK, "the certificate has expired: browsers refuse it", RENEW),
+        at if at - now < CERTIFICATE_SPARE_S => {
+            return Finding::warn(CHECK, format!("the certificate expires in {days} days"), RENEW);
+        }
+        _ => {}
+    }
+    match fs::metadata(&files.key).map(|metadata| metadata.mode()) {
+        Ok(mode) if mode & 0o007 != 0 => {
+            let finding = format!("everybody may read {key} (mode {:03o})", mode & 0o777);
+            Finding::warn(CHECK, finding, format!("chmod 640 {key}"))
+        }
+        _ => Finding::ok(CHECK, format!("certificate and key fit, good for {days} days")),
+    }
 }
 
 #[cfg(test)]
@@ -349,6 +409,11 @@ mod tests {
         assert_eq!(media_ip("127.0.0.1".parse().unwrap()).level, Level::Warn);
         assert_eq!(media_ip("192.0.2.77".parse().unwrap()).level, Level::Fail);
         assert_eq!(media_ip("0.0.0.0".parse().unwrap()).level, Level::Fail);
+        let announced = |public: &str| announce("10.0.0.5".parse().unwrap(), public.parse().unwrap()).level;
+        assert_eq!(
+            (announced("203.0.113.7"), announced("10.0.0.6"), announced("fd00::1")),
+            (Level::Ok, Level::Warn, Level::Warn)
+        );
     }
 
     #[test]
@@ -365,10 +430,35 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap();
         drop(silent);
-        let findings = instance(address, Running { dataplane: true, controlplane: true });
+        let (server, port) = (Server::own(&Options::default(), address), address.port());
+        let findings = instance(&server, port, Running { dataplane: true, controlplane: true });
         assert!(findings.len() == 2 && findings.iter().all(|finding| finding.level == Level::Fail));
-        let findings = instance(address, Running { dataplane: true, controlplane: false });
+        let findings = instance(&server, port, Running { dataplane: true, controlplane: false });
         assert_eq!(findings[0].level, Level::Fail);
-        assert_eq!(instance(address, Running { dataplane: false, controlplane: false })[0].level, Level::Ok);
+        assert_eq!(instance(&server, port, Running { dataplane: false, controlplane: false })[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn a_certificate_is_looked_at_as_the_server_does() {
+        let folder = Folder::new("tls");
+        let files = Files { certificate: folder.0.join("cert.pem"), key: folder.0.join("key.pem") };
+        let expires = 2_177_452_800; // 2039-01-01
+        let at = |days: u64| UNIX_EPOCH + Duration::from_secs(expires - days * 86_400);
+        let level = |now| tls(Some(&files), now).level;
+        assert_eq!(tls(None, at(100)).level, Level::Ok);
+        assert_eq!(level(at(100)), Level::Fail, "there is none");
+
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(2039, 1, 1);
+        fs::write(&files.certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        Folder::set_mode(&files.key, 0o640);
+        assert_eq!((level(at(100)), level(at(13)), level(at(0))), (Level::Ok, Level::Warn, Level::Fail));
+        assert!(tls(Some(&files), at(13)).mend.unwrap().contains("certbot renew"));
+        Folder::set_mode(&files.key, 0o644);
+        assert_eq!(level(at(100)), Level::Warn, "everybody may read the key");
+        fs::write(&files.key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        assert!(tls(Some(&files), at(100)).finding.contains("is not that of the certificate"));
     }
 }

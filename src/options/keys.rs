@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controlplane::http::{Audience, ORIGINS_MAX, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
 use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
@@ -39,7 +40,11 @@ enum Kind {
     Time { seconds: RangeInclusive<u64>, get: fn(&Options) -> Duration, set: fn(&mut Options, Duration) },
     Flag { get: fn(&Options) -> bool, set: fn(&mut Options, bool) },
     Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
+    File { get: fn(&Options) -> &PathBuf, set: fn(&mut Options, PathBuf) },
     MediaIps,
+    Origins,
+    Audience,
+    Announce,
     Driver,
     Codecs,
     State,
@@ -80,6 +85,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
     Key { name: "log", plane: Plane::Both, is_live: true, kind: Kind::Log },
     Key { name: "media-ip", plane: Plane::Both, is_live: false, kind: Kind::MediaIps },
+    Key { name: "announce", plane: Plane::Control, is_live: false, kind: Kind::Announce },
     whole!("media-port", Data, false, 0..=65_535, media_port),
     whole!("workers", Data, false, 0..=WORKERS_MAX as u64, workers),
     Key {
@@ -101,6 +107,20 @@ pub(crate) const KEYS: &[Key] = &[
         is_live: false,
         kind: Kind::Address { get: |o| o.stun, set: |o, value| o.stun = value },
     },
+    Key {
+        name: "tls-cert",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::File { get: |o| &o.tls_cert, set: |o, value| o.tls_cert = value },
+    },
+    Key {
+        name: "tls-key",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::File { get: |o| &o.tls_key, set: |o, value| o.tls_key = value },
+    },
+    Key { name: "cors-origins", plane: Plane::Control, is_live: true, kind: Kind::Origins },
+    Key { name: "metrics", plane: Plane::Control, is_live: false, kind: Kind::Audience },
     whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
     whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
     Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
@@ -111,6 +131,12 @@ pub(crate) const KEYS: &[Key] = &[
     time!("offer-timeout", Control, true, 1..=300, rooms.offer_timeout),
     time!("handshake-timeout", Control, true, 1..=120, rooms.handshake_timeout),
     time!("resume-timeout", Control, true, 1..=3600, rooms.resume_timeout),
+    Key {
+        name: "expire-peers",
+        plane: Plane::Control,
+        is_live: true,
+        kind: Kind::Flag { get: |o| o.rooms.expire_peers, set: |o, value| o.rooms.expire_peers = value },
+    },
     whole!("half-open-max", Control, true, 1..=65_536, rooms.half_open_max),
     whole!("handshakes-per-second", Control, true, 1..=100_000, rooms.handshakes_per_second),
     Key {
@@ -125,6 +151,7 @@ pub(crate) const KEYS: &[Key] = &[
         },
     },
     whole!("connections-max", Control, false, 1..=65_000, limits.connections_max),
+    whole!("tls-half-open-max", Control, false, 1..=65_000, limits.tls_half_open_max),
     time!("head-timeout", Control, false, 1..=120, limits.head_timeout),
     // hyper wants room for 8 KiB at least.
     whole!("head-len-max", Control, false, 8_192..=1_048_576, limits.head_len_max),
@@ -167,6 +194,10 @@ impl Key {
             }
             Kind::Flag { .. } => "true or false".into(),
             Kind::Address { .. } => "IP:PORT".into(),
+            Kind::File { .. } => "a file".into(),
+            Kind::Origins => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
+            Kind::Audience => "loopback, all or admin".into(),
+            Kind::Announce => format!("0 to {MEDIA_IPS_MAX} of IP=IP"),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
             Kind::Driver => "auto, uring or epoll".into(),
             Kind::Codecs => {
@@ -205,6 +236,13 @@ impl Key {
             Kind::Address { set, .. } => {
                 set(options, text.and_then(|text| text.parse().ok()).ok_or_else(wrong)?);
             }
+            Kind::File { set, .. } => {
+                let text = text.filter(|text| !text.chars().any(char::is_control));
+                set(options, PathBuf::from(text.ok_or_else(wrong)?));
+            }
+            Kind::Origins => options.cors_origins = origins(written).ok_or_else(wrong)?,
+            Kind::Announce => options.rooms.announce = announcements(written).ok_or_else(wrong)?,
+            Kind::Audience => options.metrics = text.and_then(audience).ok_or_else(wrong)?,
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
             Kind::Codecs => options.rooms.codecs = codecs(written).ok_or_else(wrong)?,
@@ -224,6 +262,17 @@ impl Key {
             Kind::Time { get, .. } => time_text(get(options)),
             Kind::Flag { get, .. } => get(options).to_string(),
             Kind::Address { get, .. } => get(options).to_string(),
+            Kind::File { get, .. } => get(options).display().to_string(),
+            Kind::Origins => options.cors_origins.join(","),
+            Kind::Announce => {
+                let pairs = options.rooms.announce.iter().map(|(bound, public)| format!("{bound}={public}"));
+                pairs.collect::<Vec<_>>().join(",")
+            }
+            Kind::Audience => match options.metrics {
+                Audience::Machine => "loopback".into(),
+                Audience::All => "all".into(),
+                Audience::Admin => "admin".into(),
+            },
             Kind::MediaIps => {
                 let ips: Vec<String> = options.media_ips.iter().map(IpAddr::to_string).collect();
                 ips.join(",")
@@ -244,7 +293,10 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::MediaIps | Kind::Codecs => format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", ")),
+            Kind::Origins | Kind::Announce if text.is_empty() => "[]".into(),
+            Kind::MediaIps | Kind::Origins | Kind::Announce | Kind::Codecs => {
+                format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", "))
+            }
             _ => quote(&text),
         }
     }
@@ -269,6 +321,46 @@ fn codecs(written: &Written<'_>) -> Option<VideoCodecs> {
 fn ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
     let ips: Vec<IpAddr> = list(written)?.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
     (1..=MEDIA_IPS_MAX).contains(&ips.len()).then_some(ips)
+}
+
+/// The items of a list that may be empty.
+fn items<'a>(written: &Written<'a>) -> Option<Vec<&'a str>> {
+    match written {
+        Written::Plain(text) | Written::Text(text) => {
+            Some(text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect())
+        }
+        Written::List(texts) => Some(texts.clone()),
+        _ => None,
+    }
+}
+
+/// `BOUND=PUBLIC` of one family each, no bound address twice.
+fn announcements(written: &Written<'_>) -> Option<Vec<(IpAddr, IpAddr)>> {
+    let mut pairs: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for item in items(written)? {
+        let (bound, public) = item.split_once('=')?;
+        let (bound, public): (IpAddr, IpAddr) = (bound.trim().parse().ok()?, public.trim().parse().ok()?);
+        let is_twice = pairs.iter().any(|(known, _)| *known == bound);
+        if is_twice || bound.is_ipv4() != public.is_ipv4() || public.is_unspecified() || public.is_multicast() {
+            return None;
+        }
+        pairs.push((bound, public));
+    }
+    (pairs.len() <= MEDIA_IPS_MAX).then_some(pairs)
+}
+
+fn origins(written: &Written<'_>) -> Option<Vec<String>> {
+    let origins: Vec<String> = items(written)?.into_iter().map(str::to_ascii_lowercase).collect();
+    (origins.len() <= ORIGINS_MAX && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
+}
+
+fn audience(text: &str) -> Option<Audience> {
+    match text {
+        "loopback" => Some(Audience::Machine),
+        "all" => Some(Audience::All),
+        "admin" => Some(Audience::Admin),
+        _ => None,
+    }
 }
 
 fn driver(text: &str) -> Option<Driver> {
@@ -362,6 +454,14 @@ mod tests {
             ("codecs", "h264,vp8,vp9", "one or two"),
             ("codecs", "h265", "av1"),
             ("log", "a=b=c", "debug"),
+            ("cors-origins", "https://a.example/", "scheme://host"),
+            ("cors-origins", "a.example", "scheme://host"),
+            ("metrics", "everybody", "admin"),
+            ("announce", "10.0.0.5", "IP=IP"),
+            ("announce", "10.0.0.5=2001:db8::1", "IP=IP"),
+            ("announce", "10.0.0.5=192.0.2.1,10.0.0.5=192.0.2.2", "IP=IP"),
+            ("announce", "10.0.0.5=0.0.0.0", "IP=IP"),
+            ("tls-cert", "a\nb", "a file"),
         ] {
             let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();
             assert!(error.contains(name) && error.contains(range), "{error}");

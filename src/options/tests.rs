@@ -52,6 +52,11 @@ fn what_a_supervisor_writes_for_its_planes_reads_back() {
     let mut options =
         Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
     options.media_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    options.rooms.announce = vec![(options.media_ips[0], "203.0.113.7".parse().unwrap())];
+    options.cors_origins = vec!["https://a.example".into(), "https://b.example".into()];
+    (options.tls_cert, options.tls_key) = ("/etc/a b.pem".into(), "/etc/key.pem".into());
+    options.metrics = Audience::Admin;
+    options.rooms.expire_peers = true;
     options.rooms.peers_max = 3;
     options.rooms.codecs = VideoCodecs::new(&[VideoCodec::Av1, VideoCodec::H264]).unwrap();
     options.limits.sockets_max = 77;
@@ -120,6 +125,10 @@ fn values_that_do_not_fit_each_other_are_refused() {
     assert!(error.contains("slots-max = 14") && error.contains("15"), "{error}");
     let error = check_together(&parse("ping-interval = '1m'\n").unwrap()).unwrap_err().to_string();
     assert!(error.contains("idle-timeout"), "{error}");
+    let error = check_together(&parse("announce = ['10.0.0.5=192.0.2.1']\n").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("10.0.0.5, which is not in media-ip"), "{error}");
+    let error = check_together(&parse("tls-cert = '/x.pem'\n").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("tls-key"), "{error}");
     assert!(check_together(&parse("peers-max = 24\n").unwrap()).is_ok());
 }
 

@@ -80,11 +80,24 @@ impl TokenKeys {
 
     /// Checks a token with the key that it names.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verify_by(TokenKey::verify, token)
+    }
+
+    /// The same for a token that may have expired.
+    pub fn verify_late(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verify_by(TokenKey::verify_late, token)
+    }
+
+    fn verify_by(
+        &self,
+        verify: impl Fn(&TokenKey, &str) -> Result<Claims, TokenError>,
+        token: &str,
+    ) -> Result<Claims, TokenError> {
         self.refresh();
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         match decode_header(token)?.kid {
-            Some(kid) => loaded.others.get(&kid).ok_or(TokenError::Key)?.verify(token),
-            None => loaded.first.verify(token),
+            Some(kid) => verify(loaded.others.get(&kid).ok_or(TokenError::Key)?, token),
+            None => verify(&loaded.first, token),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, Seat, SocketId};
-use crate::policy::{RoomPolicy, Settings, VideoCodecs};
+use crate::policy::{Grant, RoomPolicy, Settings, VideoCodecs};
 use crate::room::Room;
 
 /// An order.
@@ -47,6 +47,13 @@ pub enum Order {
         peer: String,
         /// Where it goes. It need not be there yet.
         to: String,
+    },
+    /// Remove who came by one token, or refreshed it by that. Nobody there is no error.
+    RemoveBearer {
+        /// From which room.
+        room: String,
+        /// Its [`Grant::token`](crate::policy::Grant::token).
+        token: String,
     },
     /// Stop passing a track on, or pass it on again.
     MuteTrack {
@@ -100,7 +107,7 @@ impl Engine {
             Order::SetRoom { room, policy } => self.set_room(room, policy),
             Order::DeleteRoom { room } => {
                 let is_known = self.policies.remove(&room).is_some() | self.rooms.contains_key(&room);
-                self.remove_named(&room, None);
+                self.remove(&room, |_| true);
                 is_known.then_some(()).ok_or(OrderError::NoRoom)
             }
             Order::RemovePeer { room, peer } => {
@@ -109,8 +116,15 @@ impl Engine {
                 Ok(())
             }
             Order::RemoveNamed { room, name } => {
-                self.remove_named(&room, name.as_deref());
-                self.remove_moved(&room, name.as_deref());
+                let is_meant = |grant: &Grant| name.as_ref().is_none_or(|name| grant.is_of(name));
+                self.remove(&room, is_meant);
+                self.remove_moved(&room, is_meant);
+                Ok(())
+            }
+            Order::RemoveBearer { room, token } => {
+                let is_meant = |grant: &Grant| grant.token.as_ref() == Some(&token);
+                self.remove(&room, is_meant);
+                self.remove_moved(&room, is_meant);
                 Ok(())
             }
             Order::MovePeer { room, peer, to } => self.move_peer(&room, &peer, &to),
@@ -153,24 +167,22 @@ impl Engine {
     }
 
     /// Who came by a room's token and was moved elsewhere since goes, too.
-    fn remove_moved(&mut self, home: &str, whom: Option<&str>) {
-        let is_meant = |name: &str| whom.is_none_or(|whom| whom == name);
-        let moved = self.peers.iter().filter(|(_, peer)| peer.home == home && is_meant(&peer.grant.name));
+    fn remove_moved(&mut self, home: &str, is_meant: impl Fn(&Grant) -> bool) {
+        let moved = self.peers.iter().filter(|(_, peer)| peer.home == home && is_meant(&peer.grant));
         for handle in moved.map(|(&handle, _)| handle).collect::<Vec<Handle>>() {
             self.end_peer(handle, LeaveReason::Removed, false);
         }
     }
 
     /// Peers go, and so does who is at the door and has not offered yet.
-    fn remove_named(&mut self, name: &str, whom: Option<&str>) {
-        let is_meant = |name: &str| whom.is_none_or(|whom| whom == name);
+    fn remove(&mut self, name: &str, is_meant: impl Fn(&Grant) -> bool) {
         for handle in self.members_of(name) {
-            if self.peers.get(&handle).is_some_and(|peer| is_meant(&peer.grant.name)) {
+            if self.peers.get(&handle).is_some_and(|peer| is_meant(&peer.grant)) {
                 self.end_peer(handle, LeaveReason::Removed, false);
             }
         }
         let guests = self.sockets.iter().filter_map(|(&socket, seat)| match seat {
-            Seat::Guest(guest) if guest.room == name && is_meant(&guest.grant.name) => Some(socket),
+            Seat::Guest(guest) if guest.room == name && is_meant(&guest.grant) => Some(socket),
             _ => None,
         });
         for socket in guests.collect::<Vec<SocketId>>() {

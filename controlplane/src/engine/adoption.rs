@@ -64,6 +64,8 @@ impl Engine {
             peer: entry.peer,
             id: entry.id,
             name: entry.grant.name.clone(),
+            may_publish: entry.grant.publish,
+            may_subscribe: entry.grant.subscribe,
             tracks: entry.tracks,
             slots: entry.slots,
             is_connected: true,
@@ -74,6 +76,7 @@ impl Engine {
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.set_clock(handle);
+        self.watch_token(now, handle);
         self.totals.adopted += 1;
         true
     }

@@ -13,7 +13,7 @@ use super::signalling::no_dataplane;
 use super::{Engine, Guest, Handle};
 use crate::ice::Credentials;
 use crate::negotiation::{Before, Negotiation, Refusal};
-use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
+use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, ROOM_CHARS_MAX};
 use crate::room::Room;
 use crate::sdp::Fragment;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
@@ -150,7 +150,7 @@ impl Engine {
         &mut self,
         now: Instant,
         room: String,
-        mut grant: Grant,
+        grant: Grant,
         from: Vec<String>,
         sdp: &str,
     ) -> Result<Reply, Refusal> {
@@ -164,7 +164,7 @@ impl Engine {
             let message = format!("more than {FROM_MAX} peers are named, or their names are too long together");
             return Err(Refusal::new(ErrorCode::TooMuch, message));
         }
-        grant.name = grant.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        let grant = grant.with_plain_name();
         let resource = self.random.hex::<SESSION_RANDOM_LEN>();
         let id = self.random.hex::<6>();
         let guest = Guest { room: room.clone(), grant, session: SessionHash::of(&resource), id };
@@ -179,6 +179,7 @@ impl Engine {
         self.sessions.insert(admitted.peer.session, handle);
         self.peers.insert(handle, admitted.peer);
         self.set_clock(handle);
+        self.watch_token(now, handle);
         self.join(handle, &room, admitted.member);
         let tag = self.tag_of(handle).expect("the peer was opened just now");
         Ok(Reply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })

@@ -9,7 +9,7 @@ use crate::ice::CandidateError;
 use crate::negotiation::{Before, Negotiation, Ours, Refusal};
 use crate::peer::Peer;
 use crate::placement;
-use crate::policy::{Grant, NAME_CHARS_MAX, ROOM_CHARS_MAX};
+use crate::policy::{Grant, ROOM_CHARS_MAX};
 use crate::room::{Member, Room};
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
 
@@ -27,7 +27,7 @@ pub(super) struct Admitted {
 
 impl Engine {
     /// A socket was let in: its bearer learns who it would be.
-    pub(super) fn socket_opened(&mut self, now: Instant, socket: SocketId, room: String, mut grant: Grant) {
+    pub(super) fn socket_opened(&mut self, now: Instant, socket: SocketId, room: String, grant: Grant) {
         if self.is_stopping {
             self.send(socket, ServerSignal::Bye { reason: LeaveReason::ServerStopping, rejoin: true });
             return self.close_socket(socket);
@@ -42,7 +42,7 @@ impl Engine {
         if !grant.admits(&room) || room.len() > ROOM_CHARS_MAX {
             return self.refuse(socket, Refusal::new(ErrorCode::Forbidden, "the token is not for this room"), true);
         }
-        grant.name = grant.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        let grant = grant.with_plain_name();
         let session = self.random.hex::<SESSION_RANDOM_LEN>();
         let guest = Guest { room, grant, session: SessionHash::of(&session), id: self.random.hex::<6>() };
         self.welcome(socket, session, guest.id.clone(), guest.room.clone(), &guest.grant, false);
@@ -91,6 +91,7 @@ impl Engine {
     pub(super) fn signal(&mut self, now: Instant, socket: SocketId, signal: ClientSignal) {
         let Some(seat) = self.sockets.get(&socket) else { return };
         match (seat, signal) {
+            (_, ClientSignal::Token { .. }) => {} // The door takes it, which alone can read it.
             (_, ClientSignal::Ping {}) => self.send(socket, ServerSignal::Pong {}),
             (Seat::Guest(guest), ClientSignal::Offer { sdp, tracks }) => {
                 let guest = guest.clone();
@@ -100,8 +101,8 @@ impl Engine {
                 }
             }
             (Seat::Guest(guest), ClientSignal::Resume { session }) => {
-                let room = guest.room.clone();
-                if let Err(refusal) = self.resume(socket, &room, session) {
+                let (room, grant) = (guest.room.clone(), guest.grant.clone());
+                if let Err(refusal) = self.resume(now, socket, &room, grant, session) {
                     let fatal = refusal.code == ErrorCode::NoDataplane;
                     self.refuse(socket, refusal, fatal);
                 }
@@ -134,7 +135,7 @@ impl Engine {
     }
 
     /// Says why not; a fatal refusal closes the socket.
-    fn refuse(&mut self, socket: SocketId, refusal: Refusal, fatal: bool) {
+    pub(super) fn refuse(&mut self, socket: SocketId, refusal: Refusal, fatal: bool) {
         self.send(socket, ServerSignal::Error { code: refusal.code, message: refusal.message, fatal });
         if fatal {
             self.close_socket(socket);
@@ -155,7 +156,7 @@ impl Engine {
         let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings, codecs, Before::default());
         let admitted = self.admit(now, guest, negotiation)?;
         let handle = admitted.handle;
-        self.seat(socket, handle, admitted.peer);
+        self.seat(now, socket, handle, admitted.peer);
         self.send(socket, ServerSignal::Answer { sdp: admitted.sdp });
         let (index, mid) = &admitted.first_served;
         self.trickle(socket, &admitted.candidates, (*index, mid));
@@ -190,6 +191,8 @@ impl Engine {
             member: Member {
                 peer,
                 id: guest.id,
+                may_publish: guest.grant.publish,
+                may_subscribe: guest.grant.subscribe,
                 name: guest.grant.name,
                 tracks: opened.tracks,
                 slots: opened.slots,
@@ -201,13 +204,14 @@ impl Engine {
     }
 
     /// Takes a new peer in and seats it at its socket.
-    fn seat(&mut self, socket: SocketId, handle: Handle, mut peer: Peer) {
+    fn seat(&mut self, now: Instant, socket: SocketId, handle: Handle, mut peer: Peer) {
         peer.socket = Some(socket);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.sockets.insert(socket, Seat::Peer(handle));
         self.timers.set(Timer::Guest(socket), None);
         self.set_clock(handle);
+        self.watch_token(now, handle);
     }
 
     /// The worker of a room, or the one for a new room.
@@ -278,8 +282,16 @@ impl Engine {
         }
     }
 
-    /// A client takes its peer back on a new socket.
-    fn resume(&mut self, socket: SocketId, room: &str, session: String) -> Result<(), Refusal> {
+    /// A client takes its peer back on a new socket. The token of that socket takes the place of the peer's, if it is for the
+    /// same name.
+    fn resume(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        room: &str,
+        grant: Grant,
+        session: String,
+    ) -> Result<(), Refusal> {
         let handle = self.sessions.get(&SessionHash::of(&session)).copied();
         let found = handle.and_then(|handle| Some((handle, self.peers.get_mut(&handle)?)));
         let Some((handle, peer)) = found.filter(|(_, peer)| peer.is_at(room) && !peer.is_resource) else {
@@ -292,7 +304,7 @@ impl Engine {
         let before = peer.socket.replace(socket);
         peer.transport.resumed();
         let room = peer.room.clone();
-        let (grant, state) = (peer.grant.clone(), peer.transport.state());
+        let state = peer.transport.state();
         if let Some(before) = before {
             self.send(before, ServerSignal::Bye { reason: LeaveReason::Replaced, rejoin: false });
             self.close_socket(before);
@@ -301,6 +313,10 @@ impl Engine {
         self.timers.set(Timer::Guest(socket), None);
         self.set_clock(handle);
         self.totals.resumed += 1;
+        if self.regrant(now, handle, grant).is_err() {
+            self.watch_token(now, handle); // Whose token it is does not matter to who shows the session.
+        }
+        let Some(grant) = self.peers.get(&handle).map(|peer| peer.grant.clone()) else { return Ok(()) };
 
         let member = self.rooms.get(&room).and_then(|room| room.member(handle.peer));
         let id = member.map(|member| member.id.clone()).unwrap_or_default();
@@ -343,6 +359,9 @@ impl Engine {
                 false => Refusal::new(ErrorCode::Forbidden, "the token does not allow to publish"),
             });
         };
+        if active && !may_publish {
+            return Err(Refusal::new(ErrorCode::Forbidden, "the token does not allow to publish"));
+        }
         if member.tracks[at].is_active == active {
             return Ok(());
         }

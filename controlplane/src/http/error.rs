@@ -18,6 +18,14 @@ impl Problem {
         Problem { status, code, detail: detail.into() }
     }
 
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn not_found(detail: &str) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
     }

@@ -2,13 +2,14 @@
 //! axum.
 //!
 //! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back; `whip` does
-//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is the business of a proxy
-//! in front (docs/OPERATING.md).
+//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is spoken with the certificate
+//! that the operator gives ([`crate::tls`]), or by a proxy in front (docs/OPERATING.md).
 //!
 //! Everything has a limit ([`Limits`]): connections, the time for a request's head and its size, the size and rate
 //! of signals, the time a socket may be silent, and what may wait for it.
 
 mod error;
+mod origins;
 mod pages;
 mod rest;
 mod serve;
@@ -19,17 +20,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use self::error::Problem;
+use self::origins::Origins;
+pub use self::origins::{ORIGINS_MAX, is_origin};
 pub use self::serve::serve;
 use crate::auth::TokenKeys;
 use crate::link::Handle;
 use crate::registry::Registry;
+use crate::tls::Tls;
 use crate::{metrics, stun_server};
 
 /// Limits of the doors.
@@ -37,9 +42,12 @@ use crate::{metrics, stun_server};
 pub struct Limits {
     /// TCP connections that are being served, sockets not counted. Further ones wait in the kernel's queue.
     pub connections_max: usize,
+    /// TLS handshakes under way. One more displaces the oldest.
+    pub tls_half_open_max: usize,
     /// Signalling sockets. The engine has its own limit; this one bounds the tasks.
     pub sockets_max: usize,
-    /// From the first byte of a connection, or the end of the previous answer, until a request's head is whole.
+    /// From the first byte of a connection, or the end of the previous answer, until a request's head is whole. A TLS
+    /// handshake before that may take as long.
     pub head_timeout: Duration,
     /// Bytes of a request's head. A token has about 300, browsers send about 1 KiB.
     pub head_len_max: usize,
@@ -63,6 +71,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            tls_half_open_max: 256,
             sockets_max: 4096,
             head_timeout: Duration::from_secs(10),
             head_len_max: 16 * 1024,
@@ -77,14 +86,54 @@ impl Default for Limits {
     }
 }
 
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Audience {
+    /// Who asks from this machine, and not through a proxy that says so.
+    #[default]
+    Machine,
+    /// Everybody who reaches the door.
+    All,
+    /// Who brings an admin token for `*`.
+    Admin,
+}
+
+/// What an operator gives the doors.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// Rooms and revocations.
+    pub registry: Registry,
+    /// Origins of pages, `*` for any; see docs/OPERATING.md for what each of them means.
+    pub cors_origins: Vec<String>,
+    /// The certificate to speak TLS with.
+    pub tls: Option<Arc<Tls>>,
+    /// Who may read `/metrics`.
+    pub metrics: Audience,
+}
+
+/// Where a request comes from, as far as it matters.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    /// From this machine, perhaps by a proxy on it.
+    is_near: bool,
+}
+
+impl Caller {
+    fn of(stream: &TcpStream) -> Caller {
+        let ends = stream.peer_addr().and_then(|remote| Ok((remote.ip(), stream.local_addr()?.ip())));
+        Caller { is_near: ends.is_ok_and(|(remote, local)| remote.is_loopback() || remote == local) }
+    }
+}
+
 /// What every request may need.
 #[derive(Debug)]
 pub struct Site {
     handle: Handle,
     keys: TokenKeys,
     registry: Registry,
-    /// Origins whose pages may use REST; `*` is any.
-    cors_origins: Vec<String>,
+    origins: Origins,
+    tls: Option<Arc<Tls>>,
+    audience: Audience,
     /// One change of the registry at a time, with the order that goes with it.
     administering: tokio::sync::Mutex<()>,
     budgets: rest::Budgets,
@@ -102,21 +151,34 @@ impl Site {
         stun: Arc<stun_server::Counts>,
         limits: Limits,
     ) -> Arc<Site> {
-        Self::governed(handle, keys.into(), stun, limits, Registry::default(), Vec::new())
+        Self::governed(handle, keys.into(), stun, limits, Terms::default())
     }
 
-    /// A site that keeps what operators decide in `registry`, and lets pages of `cors_origins` use REST.
+    /// A site on these terms.
     pub fn governed(
         handle: Handle,
         keys: TokenKeys,
         stun: Arc<stun_server::Counts>,
         limits: Limits,
-        registry: Registry,
-        cors_origins: Vec<String>,
+        terms: Terms,
     ) -> Arc<Site> {
         let sockets = Arc::new(Semaphore::new(limits.sockets_max));
         let (administering, budgets) = Default::default();
-        Arc::new(Site { handle, keys, registry, cors_origins, administering, budgets, stun, limits, sockets })
+        let Terms { registry, cors_origins, tls, metrics: audience } = terms;
+        let origins = Origins::new(cors_origins);
+        Arc::new(Site { handle, keys, registry, origins, tls, audience, administering, budgets, stun, limits, sockets })
+    }
+
+    /// Other origins from now on. Sockets that are open stay.
+    pub fn set_cors_origins(&self, named: Vec<String>) {
+        self.origins.replace(named);
+    }
+
+    /// Looks whether there is another certificate; `is_asked` by an operator, it says what is amiss at once.
+    pub fn refresh_certificate(&self, is_asked: bool) {
+        if let Some(tls) = &self.tls {
+            tls.refresh(is_asked);
+        }
     }
 
     /// Waits until no signalling socket is left.
@@ -147,7 +209,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(|| async { Problem::not_found("no such address") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(axum::middleware::from_fn_with_state(site.clone(), rest::cross_origin))
+        .layer(axum::middleware::from_fn_with_state(site.clone(), origins::cross_origin))
         .with_state(site)
 }
 
@@ -161,11 +223,39 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
     }
 }
 
-async fn show_metrics(State(site): State<Arc<Site>>) -> Response {
+async fn show_metrics(State(site): State<Arc<Site>>, request: Request) -> Response {
+    if let Err(problem) = admit_to_metrics(&site, request).await {
+        return problem.into_response();
+    }
+    let tls = site.tls.as_ref().map(|tls| tls.figures());
     match tokio::time::timeout(Duration::from_secs(2), site.handle.sample()).await {
         Ok(Some(sample)) => {
-            ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&sample, &site.stun)).into_response()
+            ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&sample, &site.stun, tls.as_ref()))
+                .into_response()
         }
         _ => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "engine_busy", "the engine does not answer").into_response(),
     }
+}
+
+async fn admit_to_metrics(site: &Arc<Site>, request: Request) -> Result<(), Problem> {
+    let (mut parts, _) = request.into_parts();
+    match site.audience {
+        Audience::All => Ok(()),
+        Audience::Admin => rest::Admin::from_request_parts(&mut parts, site).await?.of_everything(),
+        Audience::Machine => {
+            let is_near = parts.extensions.get().is_some_and(|caller: &Caller| caller.is_near);
+            match is_near && !is_forwarded(&parts.headers) {
+                true => Ok(()),
+                false => {
+                    let detail = "metrics are for this machine: the setting `metrics` opens them";
+                    Err(Problem::new(StatusCode::FORBIDDEN, "metrics", detail))
+                }
+            }
+        }
+    }
+}
+
+/// Whether a proxy says that it asks for somebody else.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
 }

@@ -18,7 +18,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
@@ -69,39 +69,9 @@ async fn bounded(State(site): State<Arc<Site>>, request: Request, next: Next) ->
     }
 }
 
-/// CORS (Fetch §3.2) for the origins that the operator named, and for no other.
-pub(super) async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with("/v1/") {
-        return next.run(request).await;
-    }
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let is_preflight = request.method() == Method::OPTIONS
-        && origin.is_some()
-        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let is_allowed = origin.as_ref().is_some_and(|origin| {
-        site.cors_origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
-    });
-    let mut response = match is_preflight && is_allowed {
-        true => StatusCode::NO_CONTENT.into_response(),
-        false => next.run(request).await,
-    };
-    let headers = response.headers_mut();
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let Some(origin) = origin.filter(|_| is_allowed) else { return response };
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("location, retry-after"));
-    if is_preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE"));
-        let allowed = HeaderValue::from_static("authorization, content-type");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    }
-    response
-}
-
 /// Whoever asks, let in: the claims of an admin token that came as `Authorization: Bearer`. Never in an address,
 /// which proxies write into their logs.
-struct Admin(Claims);
+pub(super) struct Admin(Claims);
 
 impl Admin {
     /// Whether it governs this room; the room's name is checked here, too.
@@ -116,7 +86,7 @@ impl Admin {
     }
 
     /// Whether it governs everything.
-    fn of_everything(&self) -> Result<(), Problem> {
+    pub(super) fn of_everything(&self) -> Result<(), Problem> {
         match self.0.room == crate::auth::ANY_ROOM {
             true => Ok(()),
             false => Err(Problem::wrong_room()),

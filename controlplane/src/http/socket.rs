@@ -41,8 +41,9 @@ pub(super) async fn signal(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let in_address = parameters.ok().and_then(|Query(parameters)| parameters.token);
-    let grant = match admit(&site, &room, &headers, in_address.as_deref()) {
-        Ok(grant) => grant,
+    let claims = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
+    {
+        Ok(claims) => claims,
         Err(problem) => return problem.into_response(),
     };
     let Ok(upgrade) = upgrade else { return Problem::upgrade_required().into_response() };
@@ -51,17 +52,21 @@ pub(super) async fn signal(
     };
     let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
     upgrade.max_message_size(frame_len_max).max_frame_size(frame_len_max).on_upgrade(async move |socket| {
-        converse(socket, &site, &room, grant).await;
+        converse(socket, &site, &room, claims).await;
         drop(permit);
     })
 }
 
-/// What the bearer of this request may do in the room.
-pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Grant, Problem> {
+/// The claims of a request's bearer, who may come into the room.
+pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Claims, Problem> {
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }
-    let token = bearer(headers).or(in_address).ok_or(TokenError::Missing)?;
+    admit_token(site, room, bearer(headers).or(in_address).ok_or(TokenError::Missing)?)
+}
+
+/// The claims of a token that is good for the room now.
+fn admit_token(site: &Site, room: &str, token: &str) -> Result<Claims, Problem> {
     let claims = site.keys.verify(token)?;
     if !claims.is_for(room) {
         return Err(Problem::wrong_room());
@@ -69,12 +74,21 @@ pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Op
     if site.registry.is_revoked(room, &claims) {
         return Err(TokenError::Revoked.into());
     }
-    Ok(grant(claims))
+    Ok(claims)
 }
 
-fn grant(claims: Claims) -> Grant {
-    let Claims { room, name, publish, subscribe, admin, exp, .. } = claims;
-    Grant { room, name, publish, subscribe, admin, expires_at: Some(exp) }
+/// What the engine is told of a token.
+pub(super) fn grant(claims: &Claims) -> Grant {
+    Grant {
+        room: claims.room.clone(),
+        name: claims.name.clone(),
+        publish: claims.publish,
+        subscribe: claims.subscribe,
+        admin: claims.admin,
+        expires_at: Some(claims.exp),
+        issued_to: None,
+        token: claims.id(),
+    }
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1); the scheme's name has no case.
@@ -93,11 +107,16 @@ enum End {
     TooMuch(u16, String),
 }
 
-async fn converse(mut websocket: WebSocket, site: &Site, room: &str, grant: Grant) {
-    let Some((socket, mut outgoing)) = site.handle.open(room, grant).await else {
+async fn converse(mut websocket: WebSocket, site: &Site, room: &str, claims: Claims) {
+    // A revocation comes into force before its removals stand in the engine's queue. So who passes here stands in that
+    // queue before them and is removed, however long the upgrade took.
+    if site.registry.is_revoked(room, &claims) {
+        return close(&mut websocket, &site.limits, close_code::POLICY, "the token was revoked").await;
+    }
+    let Some((socket, mut outgoing)) = site.handle.open(room, grant(&claims)).await else {
         return close(&mut websocket, &site.limits, close_code::RESTART, "the server restarts").await;
     };
-    let end = carry(&mut websocket, site, socket, &mut outgoing).await;
+    let end = carry(&mut websocket, site, (socket, room), &mut outgoing).await;
     site.handle.close(socket).await;
     match end {
         End::Gone => {}
@@ -115,7 +134,7 @@ async fn converse(mut websocket: WebSocket, site: &Site, room: &str, grant: Gran
 async fn carry(
     websocket: &mut WebSocket,
     site: &Site,
-    socket: SocketId,
+    (socket, room): (SocketId, &str),
     outgoing: &mut mpsc::Receiver<ToSocket>,
 ) -> End {
     let limits = &site.limits;
@@ -131,7 +150,7 @@ async fn carry(
                 Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    match take(message, site, socket, &mut budget, heard).await {
+                    match take(message, site, (socket, room), &mut budget, heard).await {
                         Taken::Done => continue,
                         Taken::Answer(signal) => Message::text(text(&signal)),
                         Taken::End(end) => return end,
@@ -166,7 +185,13 @@ enum Taken {
     End(End),
 }
 
-async fn take(message: Message, site: &Site, socket: SocketId, budget: &mut Budget, now: Instant) -> Taken {
+async fn take(
+    message: Message,
+    site: &Site,
+    (socket, room): (SocketId, &str),
+    budget: &mut Budget,
+    now: Instant,
+) -> Taken {
     let limits = &site.limits;
     if matches!(message, Message::Close(_)) {
         return Taken::End(End::Gone); // The protocol layer has answered it.
@@ -180,6 +205,13 @@ async fn take(message: Message, site: &Site, socket: SocketId, budget: &mut Budg
             Taken::End(End::TooMuch(close_code::SIZE, too_large(limits)))
         }
         Message::Text(text) => match serde_json::from_str::<ClientSignal>(&text) {
+            Ok(ClientSignal::Token { token }) => match admit_token(site, room, &token) {
+                Ok(claims) => {
+                    site.handle.grant(socket, grant(&claims)).await;
+                    Taken::Done
+                }
+                Err(problem) => Taken::Answer(token_refused(&problem)),
+            },
             Ok(signal) => {
                 site.handle.signal(socket, signal).await;
                 Taken::Done
@@ -189,6 +221,11 @@ async fn take(message: Message, site: &Site, socket: SocketId, budget: &mut Budg
         Message::Binary(_) => Taken::Answer(bad_signal("signals are text frames".to_owned())),
         Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Taken::Done,
     }
+}
+
+fn token_refused(problem: &Problem) -> ServerSignal {
+    let message = format!("{}: {}", problem.code(), problem.detail());
+    ServerSignal::Error { code: ErrorCode::TokenRefused, message, fatal: false }
 }
 
 fn bad_signal(message: String) -> ServerSignal {

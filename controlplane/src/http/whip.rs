@@ -5,7 +5,7 @@
 //! what becomes of it is the engine's business ([`Ask`]); this reads requests and says what came of them.
 //!
 //! A resource's address holds a secret, and is good together with a token of this server alone. A token that has expired since
-//! is taken there too: who is in stays in, and must be able to leave.
+//! is taken there too: who is in stays in, and must be able to leave. One that was revoked can only leave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use super::Site;
 use super::error::Problem;
-use super::socket::{admit, bearer};
-use crate::auth::{TokenError, is_participant_name, is_room_name};
+use super::socket::{admit, bearer, grant};
+use crate::auth::{ANY_NAME, Claims, TokenError, id_of, is_participant_name, is_room_name};
 use crate::engine::{Ask, Denial, Grant, Reply};
 use crate::sdp::{self, Fragment, IceCredentials, SDP_LEN_MAX};
 
@@ -123,13 +123,17 @@ async fn post(
     peers: Option<&str>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
-    let mut grant = admit(site, room, request.headers(), None)?;
+    let claims = admit(site, room, request.headers(), None)?;
+    let mut grant = grant(&claims);
     let from = narrow(&mut grant, door, peers)?;
     let headers = request.headers().clone();
     check_content_type(&headers, SDP)?;
     check_accept(&headers)?;
-    let origin = origin(&headers)?;
+    let origin = origin(&headers, site.tls.is_some())?;
     let sdp = text_of(request).await?;
+    if site.registry.is_revoked(room, &claims) {
+        return Err(TokenError::Revoked.into()); // While the body came. From here on the engine's queue keeps the order.
+    }
     let reply = ask(site, Ask::Open { room: room.to_owned(), grant, from, sdp }).await?;
     let Reply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
     let location = format!("{origin}/{}/{room}/sessions/{resource}", door.path());
@@ -162,15 +166,31 @@ fn narrow(grant: &mut Grant, door: Door, peers: Option<&str>) -> Result<Vec<Stri
         return Err(Problem::new(StatusCode::BAD_REQUEST, "peer_name", detail));
     }
     if door == Door::Whip {
-        grant.name = peers.to_owned();
+        rename(grant, peers)?;
         return Ok(Vec::new());
     }
     Ok(names.into_iter().map(str::to_owned).collect())
 }
 
+/// The name of the address: the token's own, or any if the token says so. Else who may come in could come in as somebody.
+fn rename(grant: &mut Grant, name: &str) -> Result<(), Problem> {
+    if grant.name == name {
+        return Ok(());
+    }
+    if grant.name != ANY_NAME && !grant.admin {
+        let detail = "the token is for another name; one whose name is * publishes under any";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "other_name", detail));
+    }
+    grant.issued_to = Some(id_of(&std::mem::replace(&mut grant.name, name.to_owned())));
+    Ok(())
+}
+
 /// Candidates, or an ICE restart (RFC 9725 §4.3).
 async fn patch(site: &Site, room: String, resource: String, request: Request<Body>) -> Result<Response, Problem> {
-    check_bearer(site, &room, request.headers())?;
+    let claims = check_bearer(site, &room, request.headers())?;
+    if site.registry.is_revoked(&room, &claims) {
+        return Err(TokenError::Revoked.into());
+    }
     check_content_type(request.headers(), FRAGMENT)?;
     let tags = if_match(request.headers())?;
     let text = text_of(request).await?;
@@ -209,15 +229,14 @@ async fn delete(site: &Site, room: String, resource: String, headers: &HeaderMap
     Ok(StatusCode::OK.into_response())
 }
 
-/// Whether the bearer may use a resource of the room whose id it knows.
-fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<(), Problem> {
+/// The claims of a bearer who may use a resource of the room whose id it knows. They may have expired.
+fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<Claims, Problem> {
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }
-    match site.keys.verify(bearer(headers).ok_or(TokenError::Missing)?) {
-        Ok(claims) if !claims.is_for(room) => Err(Problem::wrong_room()),
-        Ok(_) | Err(TokenError::Expired) => Ok(()), // Times are looked at after the signature.
-        Err(error) => Err(error.into()),
+    match site.keys.verify_late(bearer(headers).ok_or(TokenError::Missing)?)? {
+        claims if claims.is_for(room) => Ok(claims),
+        _ => Err(Problem::wrong_room()),
     }
 }
 
@@ -263,8 +282,8 @@ fn method_not_allowed(methods: &str) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// What every answer carries: the methods, what may be sent, and leave for pages of any origin. No cookie is ever looked
-/// at, so any origin may ask.
+/// What every answer carries: the methods, what may be sent, and leave for pages of any origin, which
+/// [`super::origins`] narrows where the operator names some.
 fn finish(answer: Result<Response, Problem>, methods: &'static str, accepts: (HeaderName, &'static str)) -> Response {
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let fixed = [
@@ -350,9 +369,9 @@ async fn text_of(request: Request<Body>) -> Result<String, Problem> {
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", "the body is not UTF-8"))
 }
 
-/// Where the client believes to be: `Host`, and the scheme that a proxy in front says it was asked by. Both only come back
-/// to who sent them.
-fn origin(headers: &HeaderMap) -> Result<String, Problem> {
+/// Where the client believes to be: `Host`, and the scheme: our own TLS, or what a proxy in front says it was asked by. Both
+/// only come back to who sent them.
+fn origin(headers: &HeaderMap, is_secure: bool) -> Result<String, Problem> {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(&header::HOST).and_then(|host| host.parse::<Authority>().ok());
     let host = host.filter(|host| !host.as_str().contains('@'));
@@ -362,7 +381,7 @@ fn origin(headers: &HeaderMap) -> Result<String, Problem> {
     };
     let forwarded = text(&HeaderName::from_static("x-forwarded-proto")).unwrap_or_default();
     let nearest = forwarded.split(',').next().unwrap_or_default().trim();
-    let scheme = if nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
+    let scheme = if is_secure || nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
     Ok(format!("{scheme}://{host}"))
 }
 

@@ -58,7 +58,7 @@ pub struct Client {
 }
 
 pub fn grant(name: &str) -> Grant {
-    Grant { room: "*".into(), name: name.into(), publish: true, subscribe: true, admin: false, expires_at: None }
+    Grant { room: "*".into(), name: name.into(), publish: true, subscribe: true, ..Grant::default() }
 }
 
 /// What the page says of its senders.

@@ -28,6 +28,8 @@ import { UprtcError } from './error.js';
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
  *   | { type: 'codec', video: VideoCodec }
+ *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, expires_in_ms?: number }
+ *   | { type: 'token_expiring', expires_in_ms: number }
  *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }
  *   | { type: 'error', code: string, message: string, fatal: boolean }
  *   | { type: 'bye', reason: LeaveReason, rejoin: boolean }
@@ -39,6 +41,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'resume', session: string }
  *   | { type: 'candidate' } & RTCIceCandidateInit
  *   | { type: 'track', mid: string, active: boolean }
+ *   | { type: 'token', token: string }
  *   | { type: 'ping' }
  *   | { type: 'leave' }} ClientSignal
  */

@@ -55,13 +55,13 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
  * @typedef {'new' | 'connecting' | 'connected' | 'reconnecting' | 'interrupted' | 'closed'} RoomState
  */
 
-/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed' | 'moved'} LeaveReason */
+/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed' | 'moved' | 'token_expired'} LeaveReason */
 
 /**
  * @typedef {object} RoomOptions
  * @property {string} room Name of the room.
- * @property {string | (() => string | Promise<string>)} token A JWT, or a function that brings a fresh one each time
- *   a socket is opened.
+ * @property {string | (() => string | Promise<string>)} token A JWT, or a function that brings a fresh one: it is asked
+ *   each time a socket is opened, and a minute before the last one expires.
  * @property {string} [server] `https://…` of the uprtc edge. The page's own origin by default.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
  *   is passed in stays yours: it is never stopped here.
@@ -92,6 +92,9 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
  * @property {{ participant: Participant, speaking: boolean }} speaking Somebody begins or stops to speak.
  * @property {{ state: RoomState, previous: RoomState }} state
  * @property {Limits} limits
+ * @property {{ expiresInMs: number }} token-expiring The token runs out. With `token` a function, another one is brought
+ *   by itself; with a string, {@link Room.setToken} takes one.
+ * @property {{ mayPublish: boolean, maySubscribe: boolean }} granted Another token holds, with these rights.
  * @property {{ error: UprtcError }} error Something went wrong; if `error.fatal`, the room is closed.
  */
 
@@ -197,6 +200,8 @@ export class Room extends RoomTarget {
     this.limits = undefined;
     /** Whether the token lets this client send. Known once joined. */
     this.mayPublish = true;
+    /** Whether it lets this client receive. */
+    this.maySubscribe = true;
     this.#options = options;
     this.#devices = {
       microphone: new Device('microphone'),
@@ -296,6 +301,24 @@ export class Room extends RoomTarget {
 
   async stopScreen() {
     await this.#switch('screen', false);
+  }
+
+  /**
+   * Goes on with another token, for the same room and name: what it allows holds from now on. Rejects with
+   * `token_refused`, and the former one stays.
+   * @param {string} token
+   */
+  async setToken(token) {
+    if (this.state === 'closed') throw new UprtcError('left');
+    if (typeof this.#options.token !== 'function') this.#options = { ...this.#options, token };
+    const socket = this.#socket;
+    if (!socket) return; // The next one is opened with it.
+    const answer = socket.next(
+      (signal) => signal.type === 'granted' || (signal.type === 'error' && signal.code === 'token_refused'),
+    );
+    socket.send({ type: 'token', token });
+    const signal = await answer;
+    if (signal.type === 'error') throw new UprtcError(signal.code, signal.message);
   }
 
   /** What is being sent and received. Rates are means since the last call. @returns {Promise<RoomStats>} */
@@ -418,11 +441,43 @@ export class Room extends RoomTarget {
     });
   }
 
+  /** A token that should be good. An application's server that fails is no reason to hang up while media flows. */
+  async #freshToken() {
+    const { token } = this.#options;
+    if (typeof token !== 'function') return token;
+    try {
+      return await token();
+    } catch (error) {
+      throw new UprtcError('token_unavailable', error instanceof Error ? error.message : String(error), { cause: error });
+    }
+  }
+
+  /** The token runs out. @param {number} expiresInMs */
+  async #renewToken(expiresInMs) {
+    this.#emit('token-expiring', { expiresInMs });
+    if (typeof this.#options.token !== 'function') return;
+    try {
+      await this.setToken(await this.#freshToken());
+    } catch (error) {
+      // A socket that closes meanwhile is opened again with a fresh one.
+      if (!this.#isClosed() && asUprtcError(error).code !== 'unreachable') this.#report(error);
+    }
+  }
+
+  /** What the token of this client allows now. @param {boolean} mayPublish @param {boolean} maySubscribe */
+  async #setRights(mayPublish, maySubscribe) {
+    this.mayPublish = mayPublish;
+    this.maySubscribe = maySubscribe;
+    if (mayPublish) return;
+    await Promise.all(Object.values(this.#devices).map((device) => this.#switch(device.source, false)));
+    for (const device of Object.values(this.#devices)) device.close();
+  }
+
   /** Opens a socket and gets in: by the session if our media still stands, by an offer if not. */
   async #greet() {
-    const { token, server = location.origin, room } = this.#options;
+    const { server = location.origin, room } = this.#options;
     const url = new URL(`/v1/rooms/${encodeURIComponent(room)}/signal`, server);
-    url.searchParams.set('token', typeof token === 'function' ? await token() : token);
+    url.searchParams.set('token', await this.#freshToken());
     const socket = await Socket.open(url, (signal, socket) => this.#take(signal, socket));
     try {
       if (this.#isClosed()) throw new UprtcError('unreachable', 'left while joining');
@@ -438,8 +493,9 @@ export class Room extends RoomTarget {
   /** @param {Socket} socket */
   async #resume(socket) {
     socket.send({ type: 'resume', session: this.#session });
-    await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
+    const welcome = await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
     this.#socket = socket;
+    if (welcome.type === 'welcome') await this.#setRights(welcome.may_publish, welcome.may_subscribe);
     if (this.#transport?.isConnected) this.#attempt = 0;
     // What was switched while nobody listened.
     for (const { source, isActive } of Object.values(this.#devices)) {
@@ -479,14 +535,10 @@ export class Room extends RoomTarget {
   async #enter(socket) {
     const welcome = await socket.next((signal) => signal.type === 'welcome');
     if (welcome.type !== 'welcome') return;
-    this.mayPublish = welcome.may_publish;
     if (!welcome.may_publish && !welcome.may_subscribe) {
       throw new UprtcError('forbidden', 'the token allows neither to publish nor to subscribe');
     }
-    if (!welcome.may_publish) {
-      await Promise.all(Object.values(this.#devices).map((device) => this.#switch(device.source, false)));
-      for (const device of Object.values(this.#devices)) device.close();
-    }
+    await this.#setRights(welcome.may_publish, welcome.may_subscribe);
     // One that was offered and never answered.
     if (this.#transport !== this.#former) this.#transport?.close();
     this.#slots = [];
@@ -615,6 +667,15 @@ export class Room extends RoomTarget {
         this.#transport?.limit(this.limits);
         this.#emit('limits', this.limits);
         break;
+      case 'token_expiring':
+        this.#renewToken(signal.expires_in_ms);
+        break;
+      case 'granted':
+        this.#setRights(signal.may_publish, signal.may_subscribe).then(
+          () => this.#emit('granted', { mayPublish: this.mayPublish, maySubscribe: this.maySubscribe }),
+          (error) => this.#report(error),
+        );
+        break;
       case 'codec':
         this.#transport?.sendIn(signal.video);
         break;
@@ -625,6 +686,7 @@ export class Room extends RoomTarget {
       case 'error':
         // A fatal one before we are in, and a session that is gone, end the attempt that waits for an answer.
         if (signal.code === 'unknown_session') this.#retire();
+        else if (signal.code === 'token_refused') break; // Who brought the token waits for it.
         else if (!signal.fatal) this.#report(new UprtcError(signal.code, signal.message));
         else if (socket === this.#socket) this.#refused(new UprtcError(signal.code, signal.message));
         break;

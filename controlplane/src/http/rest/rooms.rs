@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 
 use super::views::{RevocationOrder, RevocationPage, RevocationView, RoomChange, RoomLimits, RoomPage, RoomView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, order, sample};
+use crate::auth::id_of;
 use crate::engine::{Order, RoomPolicy};
 use crate::registry::{REVOCATIONS_MAX, Revocation, Rules};
 
@@ -108,7 +109,7 @@ pub(super) async fn delete(
 /// Revoke tokens, and remove who came by them.
 ///
 /// Tokens that were issued until now and are used for this room, with one name or with any, are not good any more.
-/// Tokens that are issued from the next second on are.
+/// Tokens that are issued from the next second on are. With `jti`, one token is not good any more, and no other is touched.
 #[utoipa::path(post, path = "/v1/rooms/{room}/revocations", tag = "rooms", params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$")), request_body = RevocationOrder,
     responses((status = 201, description = "They are revoked", body = RevocationView)))]
 pub(super) async fn revoke(
@@ -118,9 +119,9 @@ pub(super) async fn revoke(
     Body(whose): Body<RevocationOrder>,
 ) -> Result<(StatusCode, Json<RevocationView>), Problem> {
     admin.of_room(&room)?;
-    let name = whose.name()?;
+    let (name, jti) = whose.whose()?;
     let issued_until = jsonwebtoken::get_current_timestamp();
-    let revocation = Revocation { room: room.clone(), name: name.clone(), issued_until };
+    let revocation = Revocation { room: room.clone(), name: name.clone(), issued_until, jti: jti.clone() };
     let _turn = site.administering.lock().await;
     let mut rules = site.registry.rules();
     if !rules.revoke(revocation.clone()) {
@@ -128,7 +129,11 @@ pub(super) async fn revoke(
         return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_revocations", detail));
     }
     keep(&site, rules).await?;
-    order(&site, Order::RemoveNamed { room, name }).await?;
+    let removal = match jti {
+        Some(jti) => Order::RemoveBearer { room, token: id_of(&jti) },
+        None => Order::RemoveNamed { room, name },
+    };
+    order(&site, removal).await?;
     Ok((StatusCode::CREATED, Json(revocation.into())))
 }
 
@@ -144,8 +149,8 @@ pub(super) async fn revocations(
     admin.of_room(&room)?;
     let mut of_room = site.registry.rules().revocations;
     of_room.retain(|revocation| revocation.room == room);
-    of_room.sort_by(|a, b| a.name.cmp(&b.name));
-    let keyed = of_room.into_iter().map(|one| (one.name.clone().unwrap_or_default(), RevocationView::from(one)));
+    of_room.sort_by_cached_key(key_of);
+    let keyed = of_room.into_iter().map(|one| (key_of(&one), RevocationView::from(one)));
     let (revocations, next) = page.of(keyed)?;
     Ok(Json(RevocationPage { revocations, next }))
 }
@@ -160,6 +165,15 @@ async fn set(site: &Arc<Site>, room: &str, policy: RoomPolicy) -> Result<(), Pro
 
 fn no_room() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no_room", "there is no such room")
+}
+
+/// Where a revocation stands among those of its room, and what `after` of a page names: its name, or what stands for its
+/// `jti` behind every name.
+fn key_of(revocation: &Revocation) -> String {
+    match &revocation.jti {
+        Some(jti) => format!("{}{}", char::MAX, id_of(jti)),
+        None => revocation.name.clone().unwrap_or_default(),
+    }
 }
 
 async fn find(site: &Site, room: &str) -> Result<RoomView, Problem> {

@@ -359,6 +359,9 @@ pub(super) struct PeerMove {
     pub(super) room: String,
 }
 
+/// Longest `jti` that is taken, characters.
+const JTI_LEN_MAX: usize = 256;
+
 /// Whose tokens to revoke.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -367,14 +370,23 @@ pub(super) struct RevocationOrder {
     #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
     #[serde(default)]
     name: Option<String>,
+    /// The one token with this `jti`, instead of a name.
+    #[schema(min_length = 1, max_length = 256)]
+    #[serde(default)]
+    jti: Option<String>,
 }
 
 impl RevocationOrder {
-    /// The name, if it can be one.
-    pub(super) fn name(self) -> Result<Option<String>, Problem> {
-        match self.name {
-            Some(name) if !is_participant_name(&name) => Err(bad_name()),
-            name => Ok(name),
+    /// The name and the `jti`, of which one may be given, if they can be such.
+    pub(super) fn whose(self) -> Result<(Option<String>, Option<String>), Problem> {
+        let length = self.jti.as_ref().map(|jti| jti.chars().count());
+        match (self.name, self.jti) {
+            (Some(_), Some(_)) => Err(Problem::invalid("name and jti: one of them says whose tokens are meant")),
+            (Some(name), None) if !is_participant_name(&name) => Err(bad_name()),
+            (None, Some(_)) if !length.is_some_and(|length| (1..=JTI_LEN_MAX).contains(&length)) => {
+                Err(Problem::invalid(format!("jti is not 1 to {JTI_LEN_MAX} characters")))
+            }
+            whose => Ok(whose),
         }
     }
 }
@@ -384,17 +396,20 @@ impl RevocationOrder {
 pub(super) struct RevocationView {
     /// With this name, or with any.
     name: Option<String>,
-    /// Issued until then, seconds since 1970.
+    /// Issued until then, seconds since 1970. Of a revocation by `jti`: when it was made.
     issued_until: u64,
+    /// The one token that is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
 }
 
 impl From<Revocation> for RevocationView {
-    fn from(Revocation { name, issued_until, .. }: Revocation) -> Self {
-        RevocationView { name, issued_until }
+    fn from(Revocation { name, issued_until, jti, .. }: Revocation) -> Self {
+        RevocationView { name, issued_until, jti }
     }
 }
 
-/// A page of revocations, by name.
+/// A page of revocations, by name, then those by `jti`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationPage {
     /// The revocations of the room.
