@@ -7,9 +7,12 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use proto::plane::{DatagramHeader, Report};
+use proto::plane::{DatagramHeader, Report, Tally};
 
-use crate::config::{FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX};
+use crate::config::{
+    FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX, REPORTS_MAX,
+    STREAM_ROUTES_MAX, TALLIES_MAX,
+};
 use crate::srtp::Crypto;
 
 /// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
@@ -45,7 +48,7 @@ struct ChainEnds {
     tail: u32,
 }
 
-/// The packets, reports and punts of one turn.
+/// The packets, reports, punts and tallies of one turn.
 pub struct Outbox {
     slab: Box<[u8]>,
     used: usize,
@@ -57,6 +60,7 @@ pub struct Outbox {
     reports: VecDeque<Report>,
     reports_lost: u64,
     punts: VecDeque<(DatagramHeader, u32)>,
+    tallies: Vec<Tally>,
     refused: u64,
 }
 
@@ -79,6 +83,7 @@ impl Outbox {
             reports: VecDeque::with_capacity(REPORTS_MAX),
             reports_lost: 0,
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
+            tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
     }
@@ -88,19 +93,21 @@ impl Outbox {
         self.packets.is_empty()
     }
 
-    /// Whether the next datagram's widest fan-out might not fit: flush first.
+    /// Whether the next datagram's widest fan-out, or the next peer's tallies, might not fit: flush first.
     pub fn is_nearly_full(&self) -> bool {
         self.used + STREAM_ROUTES_MAX * FRAME_LEN > OUTBOX_LEN
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
             || self.punts.len() == PUNTS_PER_TURN_MAX
+            || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
-    /// Forgets the packets and punts, which were sent; reports stay until popped.
+    /// Forgets the packets, punts and tallies, which were handed over; reports stay until popped.
     pub fn clear(&mut self) {
         self.used = 0;
         self.packets.clear();
         self.chains.clear();
         self.punts.clear();
+        self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
             self.chain_of.fill((0, 0));
@@ -223,6 +230,18 @@ impl Outbox {
     pub fn pop_punt(&mut self) -> Option<(DatagramHeader, &[u8])> {
         let (header, start) = self.punts.pop_front()?;
         Some((header, &self.slab[start as usize..][..usize::from(header.len)]))
+    }
+
+    /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
+    pub(crate) fn tally(&mut self, tally: Tally) {
+        if self.tallies.len() < TALLIES_MAX {
+            self.tallies.push(tally);
+        }
+    }
+
+    /// The tallies of this turn.
+    pub fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
     /// Packets refused since the last call because the outbox was full.
