@@ -96,7 +96,10 @@ fn knee_line(reports: &[Report], knee: Option<&Report>) -> String {
         Some(report) => {
             let (size, of) = report.scenario.size();
             let next = last.map_or(0.0, |last| last.scenario.size().0);
-            format!("knee: {size:.0} {of}, {:.0} packets a second; {next:.0} were too many{whose}", report.packets_per_second())
+            format!(
+                "knee: {size:.0} {of}, {:.0} packets a second; {next:.0} were too many{whose}",
+                report.packets_per_second()
+            )
         }
     }
 }

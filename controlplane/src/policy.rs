@@ -237,7 +237,13 @@ mod tests {
     #[test]
     fn a_reload_keeps_what_was_reserved() {
         let mut settings = Settings { stun: Some("stun:192.0.2.1:3478".into()), ..Settings::default() };
-        settings.reload(Settings { peers_max: 9_999, rooms_max: 3, slots_max: 1, sockets_max: 1, ..Settings::default() });
+        settings.reload(Settings {
+            peers_max: 9_999,
+            rooms_max: 3,
+            slots_max: 1,
+            sockets_max: 1,
+            ..Settings::default()
+        });
         assert_eq!((settings.peers_max, settings.rooms_max), (PEERS_MAX_CEILING, 3));
         assert_eq!((settings.slots_max, settings.sockets_max), (SLOTS_CEILING, 4_096));
         assert!(settings.stun.is_some());

@@ -13,6 +13,10 @@ const VALUE_BITS: u32 = 24;
 /// How many buckets there are.
 pub const BUCKETS: usize = ((VALUE_BITS - PART_BITS + 1) << PART_BITS) as usize;
 
+/// What both planes must agree on about the latency page.
+pub(crate) const LAYOUT: &str = "Latency{sum,counts[176],parts of a doubling 8}";
+const _: () = assert!(BUCKETS == 176 && PART_BITS == 3, "LAYOUT says so");
+
 /// The bucket of a value.
 pub const fn bucket_of(value: u64) -> usize {
     if value < 1 << PART_BITS {
@@ -61,12 +65,12 @@ impl Histogram {
 
     /// How many values were recorded.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        sum(&self.counts)
     }
 
     /// How many of them are at most the largest value of the bucket of `value`.
     pub fn count_to(&self, value: u64) -> u64 {
-        self.counts[..=bucket_of(value)].iter().sum()
+        sum(&self.counts[..=bucket_of(value)])
     }
 
     /// The value that this share of all values does not exceed: the largest of its bucket. `None` if nothing was recorded.
@@ -74,10 +78,11 @@ impl Histogram {
         let count = self.count();
         let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
         let mut below = 0;
-        self.counts.iter().position(|&n| {
-            below += n;
+        let is_reached = |&n: &u64| {
+            below = u64::saturating_add(below, n);
             below >= rank
-        }).map(last_of)
+        };
+        self.counts.iter().position(is_reached).map(last_of)
     }
 
     /// Adds what another one counted.
@@ -92,6 +97,11 @@ impl Histogram {
         counts.iter_mut().zip(&earlier.counts).for_each(|(now, then)| *now = now.saturating_sub(*then));
         Histogram { counts, sum: self.sum.saturating_sub(earlier.sum) }
     }
+}
+
+/// Saturating, for the counts may be another process's.
+fn sum(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, &count| sum.saturating_add(count))
 }
 
 #[cfg(test)]
@@ -115,6 +125,13 @@ mod tests {
     #[test]
     fn an_empty_one_has_no_quantile() {
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_no_panic() {
+        let histogram = Histogram { counts: [u64::MAX; BUCKETS], sum: u64::MAX };
+        assert_eq!((histogram.count(), histogram.count_to(9)), (u64::MAX, u64::MAX));
+        assert_eq!(histogram.quantile(1.0), Some(0));
     }
 
     proptest! {

@@ -43,6 +43,63 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Counters of all workers together, as `/metrics` has them.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Workers {
+    /// Packets that left by routes.
+    pub sent: u64,
+    /// Sends that the kernel was asked for.
+    pub trains: u64,
+    /// Packets that the kernel refused.
+    pub failed: u64,
+    /// How many packets took at most so many microseconds through a worker.
+    pub latency: Vec<(f64, u64)>,
+}
+
+impl Workers {
+    fn parse(text: &str) -> Option<Workers> {
+        let mut workers = Workers::default();
+        let mut is_uprtc = false;
+        for line in text.lines() {
+            let Some((name, value)) = line.rsplit_once(' ') else { continue };
+            let (family, labels) = name.split_once('{').unwrap_or((name, ""));
+            let Ok(value) = value.parse::<u64>() else { continue };
+            match family {
+                "uprtc_worker_sent_total" => (workers.sent, is_uprtc) = (workers.sent + value, true),
+                "uprtc_worker_sent_trains_total" => workers.trains += value,
+                "uprtc_worker_send_failed_total" => workers.failed += value,
+                "uprtc_latency_seconds_bucket" => {
+                    let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
+                    let bound = bound.parse::<f64>().unwrap_or(f64::INFINITY) * 1e6;
+                    match workers.latency.iter_mut().find(|known| known.0 == bound) {
+                        Some(known) => known.1 += value,
+                        None => workers.latency.push((bound, value)),
+                    }
+                }
+                _ => {}
+            }
+        }
+        is_uprtc.then_some(workers)
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Workers) -> Workers {
+        let before = |bound: f64| earlier.latency.iter().find(|known| known.0 == bound).map_or(0, |known| known.1);
+        Workers {
+            sent: self.sent.saturating_sub(earlier.sent),
+            trains: self.trains.saturating_sub(earlier.trains),
+            failed: self.failed.saturating_sub(earlier.failed),
+            latency: self.latency.iter().map(|&(bound, n)| (bound, n.saturating_sub(before(bound)))).collect(),
+        }
+    }
+
+    /// The bound, microseconds, that this share of all packets kept to.
+    pub fn latency_bound(&self, share: f64) -> Option<f64> {
+        let all = self.latency.last()?.1;
+        self.latency.iter().find(|(_, n)| *n > 0 && *n as f64 >= share * all as f64).map(|(bound, _)| *bound)
+    }
+}
+
 impl Door {
     /// The server that serves HTTP at `HOST:PORT`.
     pub fn new(authority: impl Into<String>, tokens: Tokens) -> Door {
@@ -86,6 +143,12 @@ impl Door {
     pub async fn end(&self, resource: &str, room: &str, name: &str) -> Result<(), LoadError> {
         let answer = self.ask("DELETE", resource, (room, name), None).await?;
         self.expect(&answer, "a peer's end")
+    }
+
+    /// What an uprtc says of its workers at `/metrics`; None from another server.
+    pub async fn workers(&self) -> Option<Workers> {
+        let answer = self.ask("GET", "/metrics", ("*", "load"), None).await.ok()?;
+        Workers::parse(&answer.body)
     }
 
     fn token(&self, room: &str, name: &str) -> Result<String, LoadError> {
@@ -148,6 +211,21 @@ fn parse(text: &str) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_of_all_workers_are_added() {
+        let text = "# HELP x\nuprtc_worker_sent_total{worker=\"0\"} 5\nuprtc_worker_sent_total{worker=\"1\"} 6\n\
+                    uprtc_worker_sent_trains_total{worker=\"0\"} 2\n\
+                    uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000064\"} 10\n\
+                    uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000128\"} 99\n\
+                    uprtc_latency_seconds_bucket{worker=\"0\",le=\"+Inf\"} 100\n";
+        let workers = Workers::parse(text).unwrap();
+        assert_eq!((workers.sent, workers.trains, workers.failed), (11, 2, 0));
+        let bounds = [0.1, 0.99, 0.999].map(|share| workers.latency_bound(share));
+        assert_eq!(bounds, [Some(64.0), Some(128.0), Some(f64::INFINITY)]);
+        assert_eq!(workers.since(&workers).latency_bound(0.5), None);
+        assert_eq!(Workers::parse("other_metric 7\n"), None);
+    }
 
     #[test]
     fn an_answer_is_taken_apart() {

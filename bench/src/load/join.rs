@@ -264,7 +264,8 @@ fn sources(way: Way, media: &Media, offered: &[OfferSection], answer: &Answer) -
     if matches!(way, Way::Whep | Way::Socket { sends: false, .. }) {
         return (None, None);
     }
-    let (wall, phase) = (WallClock::now(), Duration::from_micros(u64::from(u16::from_ne_bytes(random())) * 40_000 / 65_536));
+    let (wall, phase) =
+        (WallClock::now(), Duration::from_micros(u64::from(u16::from_ne_bytes(random())) * 40_000 / 65_536));
     let first = Instant::now() + phase;
     let stream = |kind, clock| {
         let (offered, answered) = offered

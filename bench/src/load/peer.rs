@@ -219,7 +219,8 @@ impl Peer {
         self.totals.verified += 1;
         // The original sequence number stands before the payload (RFC 4588 §4).
         let packet = self.unprotect(bytes);
-        match packet.as_ref().and_then(|packet| Some((packet.payload.first_chunk()?, check(packet.payload.get(2..)?)?))) {
+        match packet.as_ref().and_then(|packet| Some((packet.payload.first_chunk()?, check(packet.payload.get(2..)?)?)))
+        {
             Some((original, _)) => self.joined.slots[at].repair(u16::from_be_bytes(*original), &mut self.totals),
             None => self.totals.wrong += 1,
         }
@@ -247,10 +248,11 @@ impl Peer {
     }
 
     fn answer_nack(&mut self, now: Instant, nack: &TransportLayerNack) {
-        let Some(video) = self.joined.video.as_mut().filter(|video| video.stream.ssrc == nack.media_ssrc) else { return };
+        let Some(video) = self.joined.video.as_mut().filter(|video| video.stream.ssrc == nack.media_ssrc) else {
+            return;
+        };
         let asked = nack.nacks.iter().flat_map(|pair| pair.packet_list());
-        let repairs: Vec<Packet> =
-            asked.filter_map(|seq| video.stream.repair(now, seq, &mut self.transport)).collect();
+        let repairs: Vec<Packet> = asked.filter_map(|seq| video.stream.repair(now, seq, &mut self.transport)).collect();
         repairs.iter().for_each(|packet| self.send_rtp(packet));
     }
 

@@ -97,8 +97,7 @@ pub fn find(words: &[&str], marker: &Path) -> Vec<Process> {
         let name = arguments.next().filter(|word| words.contains(&word.as_ref()))?.into_owned();
         arguments.any(|word| Path::new(&*word) == marker).then_some(Process { name, pid })
     };
-    let mut found: Vec<Process> =
-        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
+    let mut found: Vec<Process> = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
     found.sort_by(|a, b| b.name.cmp(&a.name));
     found
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::door::Workers;
 use super::process::Usage;
 use super::run::{KNEE_LOSS_PERCENT, Scenario};
 use super::source::Media;
@@ -66,6 +67,8 @@ pub struct Report {
     pub streams: (u64, u64),
     /// The server's processes.
     pub planes: Vec<Plane>,
+    /// What the server says of its workers, if it is an uprtc.
+    pub workers: Option<Workers>,
     /// Threads that carried the peers' media.
     pub threads: usize,
     /// CPU time of the generator, joins and all.
@@ -88,6 +91,7 @@ impl Report {
     /// Whether more is lost, or more joins fail, than a server in its good range has.
     pub fn is_beyond_knee(&self) -> bool {
         let joins = self.joins.took.len() as u64 + self.joins.failed;
+        // What the peers throw away themselves, in both directions, and is not repaired in audio, is not the server's.
         let made = 2.0 * self.loss_percent;
         self.totals.loss_percent() > KNEE_LOSS_PERCENT + made
             || (self.joins.failed * 100) as f64 > KNEE_LOSS_PERCENT * joins as f64
@@ -165,6 +169,7 @@ impl Report {
                 "sent": totals.sent, "received": totals.received, "expected": totals.expected, "arrived": totals.arrived,
                 "repaired": totals.repaired, "retransmissions": totals.rtx, "asked_for": totals.nacked,
                 "thrown_on_purpose": totals.thrown, "loss_percent": totals.loss_percent(),
+                "video_loss_percent": totals.loss_percent_by_kind().0, "audio_loss_percent": totals.loss_percent_by_kind().1,
                 "per_second": self.packets_per_second(),
                 "bits_per_second": totals.bytes as f64 * 8.0 / self.elapsed.as_secs_f64(),
                 "verified": totals.verified, "wrong": totals.wrong,
@@ -174,6 +179,12 @@ impl Report {
                 "p999": totals.latency.quantile(0.999), "samples": totals.latency.count(),
             },
             "processes": planes,
+            "workers": self.workers.as_ref().map(|workers| json!({
+                "sent": workers.sent, "trains": workers.trains, "refused_by_kernel": workers.failed,
+                "latency_us_below": {
+                    "p50": workers.latency_bound(0.5), "p99": workers.latency_bound(0.99), "p999": workers.latency_bound(0.999),
+                },
+            })),
             "generator": {
                 "threads": self.threads, "thread_share": self.generator_share(),
                 "cpus": self.own_cpu.as_secs_f64() / self.elapsed.as_secs_f64(),
@@ -186,9 +197,7 @@ impl Report {
     }
 
     fn plane_json(&self, plane: &Plane) -> Value {
-        let per_peer = |end: u64, start: u64| {
-            (self.peers > 0).then(|| end.saturating_sub(start) / self.peers as u64)
-        };
+        let per_peer = |end: u64, start: u64| (self.peers > 0).then(|| end.saturating_sub(start) / self.peers as u64);
         let joins = self.joins.took.len();
         json!({
             "name": plane.name,
@@ -229,7 +238,12 @@ impl fmt::Display for Report {
             _ => "none".to_owned(),
         };
         writeln!(out, "  joins      {} done, {} failed", self.joins.took.len(), self.joins.failed)?;
-        writeln!(out, "             to keys {}; to the first packet {}", pair(&self.joins.took), pair(&self.joins.first_media))?;
+        writeln!(
+            out,
+            "             to keys {}; to the first packet {}",
+            pair(&self.joins.took),
+            pair(&self.joins.first_media)
+        )?;
         writeln!(
             out,
             "  packets    {:.0} received a second ({:.1} Mb/s), {:.4} % lost, {} repaired",
@@ -238,6 +252,14 @@ impl fmt::Display for Report {
             totals.loss_percent(),
             totals.repaired
         )?;
+        if totals.thrown > 0 {
+            let (video, audio) = totals.loss_percent_by_kind();
+            let (nacked, thrown) = (totals.nacked, totals.thrown);
+            writeln!(
+                out,
+                "  loss       {thrown} thrown away, {nacked} asked for; {video:.3} % of video and {audio:.3} % of audio never came"
+            )?;
+        }
         let latency = |share| totals.latency.quantile(share).map_or("-".to_owned(), |us| us.to_string());
         let (p50, p99, p999) = (latency(0.5), latency(0.99), latency(0.999));
         writeln!(out, "  latency    p50 {p50} µs, p99 {p99} µs, p99.9 {p999} µs, send call to kernel's receipt")?;
@@ -251,9 +273,24 @@ impl fmt::Display for Report {
             let (end, start) = (plane.at_end, plane.at_start);
             write!(line, ", {:.1} MiB resident", kib(end.rss) / 1024.0)?;
             if self.peers > 0 {
-                write!(line, ", {:.1} KiB more for each peer", kib(end.pss.saturating_sub(start.pss)) / self.peers as f64)?;
+                write!(
+                    line,
+                    ", {:.1} KiB more for each peer",
+                    kib(end.pss.saturating_sub(start.pss)) / self.peers as f64
+                )?;
             }
             writeln!(out, "{line}")?;
+        }
+        if let Some(workers) = &self.workers {
+            let bound = |share| workers.latency_bound(share).map_or("-".to_owned(), |us| format!("{us:.0}"));
+            writeln!(
+                out,
+                "  workers    {:.2} packets in a send; inside p50 below {} µs, p99 below {} µs, p99.9 below {} µs",
+                workers.sent as f64 / workers.trains.max(1) as f64,
+                bound(0.5),
+                bound(0.99),
+                bound(0.999)
+            )?;
         }
         writeln!(
             out,

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::crew::Crew;
-use super::door::Door;
+use super::door::{Door, Workers};
 use super::join::{self, Arrival, Leave, Seat, Way};
 use super::process::{Process, Usage, machine_idle};
 use super::report::{Joins, Plane, Report};
@@ -200,10 +200,14 @@ impl Run {
         }
         let seats = self.seats(scenario).await?;
         self.fill(seats, show).await;
+        if self.seated.is_empty() {
+            let why = self.joins.failures.first().cloned().unwrap_or_else(|| "nobody was to join".to_owned());
+            return Err(LoadError::Join(why));
+        }
         self.settle(show).await;
-        let window = Window::open(self);
+        let window = Window::open(self).await;
         window.pass(self, show).await;
-        Ok(window.close(self, scenario))
+        Ok(window.close(self, scenario).await)
     }
 
     /// The seats that this scenario has beyond those that are filled.
@@ -318,7 +322,7 @@ impl Run {
     async fn churn(&mut self, rate: f64, stay: Duration, show: &dyn Fn(&Progress)) -> Result<Report, LoadError> {
         self.joins = Joins::default();
         let interval = Duration::from_secs_f64(1.0 / rate.max(0.01));
-        let mut window = Window::open(self);
+        let mut window = Window::open(self).await;
         let (mut joining, mut leaving) = (JoinSet::new(), JoinSet::new());
         let mut staying: VecDeque<(Instant, u32, Leave)> = VecDeque::new();
         let begun = Instant::now();
@@ -333,7 +337,8 @@ impl Run {
                     name: format!("peer-{n}"),
                     way: Way::Socket { sends: true, others: 2 },
                 };
-                let (door, identity, settings) = (self.server.door.clone(), self.identity.clone(), self.settings.clone());
+                let (door, identity, settings) =
+                    (self.server.door.clone(), self.identity.clone(), self.settings.clone());
                 joining.spawn(async move { join::join(&door, &seat, &identity, &settings).await });
                 asked += 1;
                 next += interval;
@@ -358,7 +363,7 @@ impl Run {
             show(&Progress { what: "churning".into(), share, note });
         }
         window.elapsed = Some(begun.elapsed());
-        let report = window.close(self, Scenario::Churn { rate, stay });
+        let report = window.close(self, Scenario::Churn { rate, stay }).await;
         for (_, number, leave) in staying {
             self.crew.drop(number);
             let _ = leave.leave(&self.server.door).await;
@@ -405,11 +410,13 @@ struct Window {
     usages: Vec<Usage>,
     own: Usage,
     machine: Option<(u64, u64)>,
+    workers: Option<Workers>,
 }
 
 impl Window {
-    fn open(run: &mut Run) -> Window {
+    async fn open(run: &mut Run) -> Window {
         Window {
+            workers: run.server.door.workers().await,
             machine: machine_idle(None).map(|(_, counters)| counters),
             usages: usages(&run.server.processes),
             own: own_usage(),
@@ -431,18 +438,23 @@ impl Window {
         }
     }
 
-    fn close(self, run: &mut Run, scenario: Scenario) -> Report {
+    async fn close(self, run: &mut Run, scenario: Scenario) -> Report {
         let elapsed = self.elapsed.unwrap_or_else(|| self.begun.elapsed());
         let all = run.tell();
         let after = usages(&run.server.processes);
+        let (own, idle) = (own_usage(), machine_idle(self.machine).map(|(share, _)| share));
         let planes = run.server.processes.iter().zip(after).zip(&self.usages).zip(&run.before);
-        let planes = planes.map(|(((process, after), at_open), at_start)| Plane {
-            name: process.name.clone(),
-            cpu: after.cpu.saturating_sub(at_open.cpu),
-            at_start: *at_start,
-            at_end: after,
-        });
+        let planes: Vec<Plane> = planes
+            .map(|(((process, after), at_open), at_start)| Plane {
+                name: process.name.clone(),
+                cpu: after.cpu.saturating_sub(at_open.cpu),
+                at_start: *at_start,
+                at_end: after,
+            })
+            .collect();
+        let workers = run.server.door.workers().await;
         Report {
+            workers: workers.zip(self.workers).map(|(after, before)| after.since(&before)),
             scenario,
             media: run.settings.media,
             loss_percent: run.settings.loss_percent,
@@ -452,10 +464,10 @@ impl Window {
             joins: run.joins.clone(),
             totals: all.since(&self.totals),
             streams: (all.streams, run.streams_expected),
-            planes: planes.collect(),
+            planes,
             threads: run.settings.threads.max(1),
-            own_cpu: own_usage().cpu.saturating_sub(self.own.cpu),
-            idle: machine_idle(self.machine).map(|(share, _)| share),
+            own_cpu: own.cpu.saturating_sub(self.own.cpu),
+            idle,
         }
     }
 }

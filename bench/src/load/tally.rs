@@ -33,8 +33,12 @@ pub struct Totals {
     pub expected: u64,
     /// Of these, how many came by themselves.
     pub arrived: u64,
-    /// And how many came as retransmissions.
+    /// And how many came as retransmissions: video alone has any.
     pub repaired: u64,
+    /// Of `expected` and of `arrived`, what is video.
+    pub expected_video: u64,
+    /// See `expected_video`.
+    pub arrived_video: u64,
     /// Retransmissions that came.
     pub rtx: u64,
     /// Packets that were asked for.
@@ -82,7 +86,7 @@ impl Totals {
         totals
     }
 
-    fn numbers(&mut self) -> [&mut u64; 14] {
+    fn numbers(&mut self) -> [&mut u64; 16] {
         [
             &mut self.sent,
             &mut self.received,
@@ -90,6 +94,8 @@ impl Totals {
             &mut self.expected,
             &mut self.arrived,
             &mut self.repaired,
+            &mut self.expected_video,
+            &mut self.arrived_video,
             &mut self.rtx,
             &mut self.nacked,
             &mut self.thrown,
@@ -103,9 +109,28 @@ impl Totals {
 
     /// Packets that never came, in percent of those that should have.
     pub fn loss_percent(&self) -> f64 {
-        let lost = self.expected.saturating_sub(self.arrived + self.repaired);
-        if self.expected == 0 { 0.0 } else { lost as f64 * 100.0 / self.expected as f64 }
+        percent_lost(self.expected, self.arrived + self.repaired)
     }
+
+    /// The same of video and of audio.
+    pub fn loss_percent_by_kind(&self) -> (f64, f64) {
+        let video = percent_lost(self.expected_video, self.arrived_video + self.repaired);
+        (video, percent_lost(self.expected - self.expected_video, self.arrived - self.arrived_video))
+    }
+
+    fn expect(&mut self, packets: u64, is_video: bool) {
+        self.expected += packets;
+        self.expected_video += if is_video { packets } else { 0 };
+    }
+
+    fn arrive(&mut self, is_video: bool) {
+        self.arrived += 1;
+        self.arrived_video += u64::from(is_video);
+    }
+}
+
+fn percent_lost(expected: u64, came: u64) -> f64 {
+    if expected == 0 { 0.0 } else { expected.saturating_sub(came) as f64 * 100.0 / expected as f64 }
 }
 
 /// The part of an RTP header that is needed to count a packet (RFC 3550 §5.1).
@@ -165,6 +190,7 @@ pub(crate) struct Slot {
     pub(crate) ssrc: u32,
     pub(crate) rtx_ssrc: Option<u32>,
     pub(crate) transport_extension: Option<u8>,
+    is_video: bool,
     is_repaired: bool,
     /// Extended sequence numbers of the first and the highest packet.
     first: Option<u64>,
@@ -183,6 +209,7 @@ impl Slot {
             ssrc,
             rtx_ssrc: answer.rtx_ssrc,
             transport_extension: answer.extensions.get(TRANSPORT_CC).copied(),
+            is_video: kind == Kind::Video,
             is_repaired: kind == Kind::Video && answer.rtx_ssrc.is_some(),
             first: None,
             highest: 0,
@@ -200,8 +227,8 @@ impl Slot {
                 let index = (1 << 32) | u64::from(seq);
                 (self.first, self.highest) = (Some(index), index);
                 totals.streams += 1;
-                totals.expected += 1;
-                totals.arrived += 1;
+                totals.expect(1, self.is_video);
+                totals.arrive(self.is_video);
                 self.arrived += 1;
                 return false;
             }
@@ -210,7 +237,7 @@ impl Slot {
         if index <= self.highest {
             // Late, or what was counted already.
             if self.missing.remove(&index).is_some() || !self.is_repaired {
-                totals.arrived += 1;
+                totals.arrive(self.is_video);
                 self.arrived += 1;
             }
             return false;
@@ -220,8 +247,8 @@ impl Slot {
         if gap > JUMP_MAX {
             self.first = Some(index - self.arrived);
         }
-        totals.expected += holes + 1;
-        totals.arrived += 1;
+        totals.expect(holes + 1, self.is_video);
+        totals.arrive(self.is_video);
         self.arrived += 1;
         if self.is_repaired {
             let room = MISSING_MAX.saturating_sub(self.missing.len()) as u64;
