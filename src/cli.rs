@@ -124,9 +124,6 @@ pub(crate) struct Load {
     /// Again and again, each time a quarter more, until more than 1 % is lost or joins fail
     #[arg(long, global = true)]
     pub(crate) ramp: bool,
-    /// Receivers take trains whole (UDP_GRO), which no browser does
-    #[arg(long, global = true)]
-    pub(crate) gro: bool,
     /// Print the results as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -105,12 +105,8 @@ fn knee_line(reports: &[Report], knee: Option<&Report>) -> String {
 }
 
 fn plan(request: &Load) -> Result<(Scenario, Settings), Failure> {
-    let mut settings = Settings {
-        threads: request.threads,
-        is_gro: request.gro,
-        window: Duration::from_secs_f64(request.seconds),
-        ..Settings::default()
-    };
+    let mut settings =
+        Settings { threads: request.threads, window: Duration::from_secs_f64(request.seconds), ..Settings::default() };
     let scenario = match request.scenario {
         LoadScenario::Broadcast { viewers } => {
             settings.media.frame_packets = 10;

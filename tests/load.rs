@@ -78,7 +78,7 @@ fn loss_is_repaired_and_churn_joins() {
 fn a_mistake_is_one_line() {
     for (arguments, part) in [
         (vec!["loss", "--percent", "99"], "0 to 50"),
-        (vec!["--server", "127.0.0.1:1", "meetings"], "127.0.0.1:1"),
+        (vec!["--server", "127.0.0.1:1", "meetings"], "could not join"),
         (vec!["broadcast", "--spread-ms", "900"], "--spread-ms"),
     ] {
         let state = std::env::temp_dir().join(format!("uprtc-load-test-{}", std::process::id()));

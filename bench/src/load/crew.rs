@@ -131,7 +131,7 @@ struct Hand {
 
 impl Hand {
     fn new(epoll: OwnedFd, orders: Receiver<Order>, settings: Settings) -> Hand {
-        let wire = Wire::new(settings.is_gro);
+        let wire = Wire::new();
         let (retired, first_media) = (Totals::default(), Vec::new());
         Hand { epoll, orders, settings, peers: Vec::new(), due: BinaryHeap::new(), wire, retired, first_media }
     }

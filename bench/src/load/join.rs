@@ -130,7 +130,7 @@ async fn try_join(door: &Door, seat: &Seat, identity: &Identity, settings: &Sett
         .collect();
     let (audio, video) = sources(seat.way, &settings.media, &sections, &answer);
     let udp = udp.into_std()?;
-    wire::prepare(&udp, settings.is_gro)?;
+    wire::prepare(&udp)?;
     let slots_len = slots.len();
     let joined = Joined { udp, to, agent, session, _dtls: dtls, audio, video, slots, begun };
     Ok(Arrival { joined, leave, took, slots: slots_len })

@@ -36,8 +36,6 @@ pub struct Settings {
     pub verify_every: u32,
     /// Packets of a hundred that each peer loses, each way, on its own socket.
     pub loss_percent: f64,
-    /// Whether receiving sockets take trains whole (UDP_GRO), which no browser does.
-    pub is_gro: bool,
     /// Threads that carry the peers' media.
     pub threads: usize,
     /// Joins that may be under way at the same time.
@@ -53,7 +51,6 @@ impl Default for Settings {
             profiles: Profile::CHROMIUM.to_vec(),
             verify_every: 16,
             loss_percent: 0.0,
-            is_gro: false,
             threads: 1,
             joins_at_once: 8,
             window: Duration::from_secs(10),

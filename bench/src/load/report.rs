@@ -53,8 +53,6 @@ pub struct Report {
     pub media: Media,
     /// Loss that the peers made themselves.
     pub loss_percent: f64,
-    /// Whether receivers took trains whole.
-    pub is_gro: bool,
     /// Length of the window.
     pub elapsed: Duration,
     /// Peers that were in at its end.
@@ -154,7 +152,6 @@ impl Report {
             "size": size,
             "of": of,
             "seconds": self.elapsed.as_secs_f64(),
-            "gro": self.is_gro,
             "media": {
                 "fps": media.fps, "frame_packets": media.frame_packets, "video_bytes": media.video_len,
                 "spread_ms": millis(media.spread), "audio_rate": media.audio_rate, "audio_bytes": media.audio_len,

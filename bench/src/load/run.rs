@@ -458,7 +458,6 @@ impl Window {
             scenario,
             media: run.settings.media,
             loss_percent: run.settings.loss_percent,
-            is_gro: run.settings.is_gro,
             elapsed,
             peers: run.seated.len(),
             joins: run.joins.clone(),

@@ -6,31 +6,25 @@ use std::os::fd::RawFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{ReceiveTimestampns, UdpGroSegment};
+use nix::sys::socket::sockopt::ReceiveTimestampns;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, setsockopt};
 use nix::sys::time::TimeSpec;
 
 /// Datagrams of one system call.
 const BATCH_LEN: usize = 32;
-/// Bytes of a buffer: one datagram, or a train that UDP_GRO left whole.
+/// Bytes of a buffer: more than any datagram of the server.
 const BUFFER_LEN: usize = 2048;
-const TRAIN_LEN: usize = 65_536;
 
-/// Asks the kernel for times of arrival and, if `is_gro`, for whole trains.
-pub(crate) fn prepare(socket: &UdpSocket, is_gro: bool) -> std::io::Result<()> {
+/// Asks the kernel for times of arrival. Trains come as single datagrams, as they do to a browser.
+pub(crate) fn prepare(socket: &UdpSocket) -> std::io::Result<()> {
     socket.set_nonblocking(true)?;
-    setsockopt(socket, ReceiveTimestampns, &true)?;
-    if is_gro {
-        setsockopt(socket, UdpGroSegment, &true)?;
-    }
-    Ok(())
+    Ok(setsockopt(socket, ReceiveTimestampns, &true)?)
 }
 
 /// Buffers for one call, used for every socket of a thread.
 pub(crate) struct Wire {
     headers: MultiHeaders<()>,
     buffers: Vec<u8>,
-    buffer_len: usize,
 }
 
 /// A datagram as it came.
@@ -41,20 +35,15 @@ pub(crate) struct Arrived<'a> {
 }
 
 impl Wire {
-    pub(crate) fn new(is_gro: bool) -> Wire {
-        let buffer_len = if is_gro { TRAIN_LEN } else { BUFFER_LEN };
-        let control = nix::cmsg_space!(TimeSpec, i32);
-        Wire {
-            headers: MultiHeaders::preallocate(BATCH_LEN, Some(control)),
-            buffers: vec![0; BATCH_LEN * buffer_len],
-            buffer_len,
-        }
+    pub(crate) fn new() -> Wire {
+        let control = nix::cmsg_space!(TimeSpec);
+        Wire { headers: MultiHeaders::preallocate(BATCH_LEN, Some(control)), buffers: vec![0; BATCH_LEN * BUFFER_LEN] }
     }
 
     /// Hands what the socket has, up to a batch, to `take`. Whether there may be more.
     pub(crate) fn receive(&mut self, socket: RawFd, mut take: impl FnMut(Arrived<'_>)) -> bool {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            self.buffers.chunks_mut(self.buffer_len).map(|buffer| [IoSliceMut::new(buffer)]).collect();
+            self.buffers.chunks_mut(BUFFER_LEN).map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let flags = MsgFlags::MSG_DONTWAIT;
         let received = match recvmmsg(socket, &mut self.headers, slices.iter_mut(), flags, None) {
             Ok(received) => received,
@@ -65,17 +54,13 @@ impl Wire {
         let mut count = 0;
         for message in received {
             count += 1;
-            let (mut at, mut segment) = (0, usize::MAX);
-            for control in message.cmsgs().into_iter().flatten() {
-                match control {
-                    ControlMessageOwned::ScmTimestampns(stamp) => at = Duration::from(stamp).as_micros() as u64,
-                    ControlMessageOwned::UdpGroSegments(len) => segment = usize::try_from(len).unwrap_or(usize::MAX),
-                    _ => (),
-                }
-            }
-            let at = if at == 0 { wall_micros() } else { at };
+            let stamp = message.cmsgs().into_iter().flatten().find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp).as_micros() as u64),
+                _ => None,
+            });
+            let at = stamp.unwrap_or_else(wall_micros);
             let bytes = message.iovs().next().unwrap_or_default();
-            bytes.chunks(segment.max(1)).for_each(|bytes| take(Arrived { bytes, at }));
+            take(Arrived { bytes, at });
         }
         count == BATCH_LEN
     }
@@ -94,24 +79,22 @@ mod tests {
 
     #[test]
     fn what_was_sent_arrives_with_its_time() {
-        for is_gro in [false, true] {
-            let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-            prepare(&receiver, is_gro).unwrap();
-            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let before = wall_micros();
-            for i in 0..40u8 {
-                sender.send_to(&[i; 100], receiver.local_addr().unwrap()).unwrap();
-            }
-            let (mut wire, mut seen) = (Wire::new(is_gro), Vec::new());
-            for _ in 0..2 {
-                wire.receive(receiver.as_raw_fd(), |arrived| {
-                    assert_eq!(arrived.bytes, [arrived.bytes[0]; 100]);
-                    assert!(arrived.at + 1 >= before && arrived.at <= wall_micros());
-                    seen.push(arrived.bytes[0]);
-                });
-            }
-            assert_eq!(seen, (0..40).collect::<Vec<u8>>());
-            assert!(!wire.receive(receiver.as_raw_fd(), |_| panic!("nothing is left")));
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        prepare(&receiver).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let before = wall_micros();
+        for i in 0..40u8 {
+            sender.send_to(&[i; 100], receiver.local_addr().unwrap()).unwrap();
         }
+        let (mut wire, mut seen) = (Wire::new(), Vec::new());
+        for _ in 0..2 {
+            wire.receive(receiver.as_raw_fd(), |arrived| {
+                assert_eq!(arrived.bytes, [arrived.bytes[0]; 100]);
+                assert!(arrived.at + 1 >= before && arrived.at <= wall_micros());
+                seen.push(arrived.bytes[0]);
+            });
+        }
+        assert_eq!(seen, (0..40).collect::<Vec<u8>>());
+        assert!(!wire.receive(receiver.as_raw_fd(), |_| panic!("nothing is left")));
     }
 }
