@@ -107,6 +107,111 @@ pub(crate) enum Command {
     },
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),
+    /// Load a server with WebRTC peers of another stack, and say what it forwards and what that costs. Without
+    /// --server it starts one of its own.
+    Load(Load),
+}
+
+/// What a load shall be.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// A server that runs; tokens are made with the key in its state folder, or are UPRTC_TOKEN
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    /// Processes whose CPU and memory are measured; may be repeated [default: the planes of the state folder]
+    #[arg(long, global = true, value_name = "PID")]
+    pub(crate) pid: Vec<u32>,
+    /// Workers of the server of our own
+    #[arg(long, global = true, value_name = "N", default_value_t = 1)]
+    pub(crate) workers: usize,
+    /// How long to measure, after everybody has joined
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10.0, value_parser = parse_seconds)]
+    pub(crate) seconds: f64,
+    /// Threads that carry the peers' media
+    #[arg(long, global = true, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Again and again, each time a quarter more, until more than 1 % is lost or joins fail
+    #[arg(long, global = true)]
+    pub(crate) ramp: bool,
+    /// Print the results as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) media: LoadMedia,
+    #[command(subcommand)]
+    pub(crate) scenario: LoadScenario,
+}
+
+/// Who joins where.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LoadScenario {
+    /// One sends by WHIP, N receive by WHEP: 25 frames of 10 packets, and 50 packets of audio a second
+    Broadcast {
+        /// How many receive
+        #[arg(long, value_name = "N", default_value_t = 150)]
+        viewers: usize,
+    },
+    /// Rooms in which everybody sends and receives: 25 packets of video and 50 of audio a second each
+    Meetings {
+        /// How many rooms
+        #[arg(long, value_name = "M", default_value_t = 8)]
+        rooms: usize,
+        /// Peers of each
+        #[arg(long, value_name = "K", default_value_t = 8)]
+        peers: usize,
+    },
+    /// Peers come, stay a while and go, in rooms of three
+    Churn {
+        /// How many come a second
+        #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = parse_seconds)]
+        joins_per_second: f64,
+        /// How long each stays
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+        stay: Duration,
+    },
+    /// Meetings in which each peer loses packets, each way, and asks for them again
+    Loss {
+        /// Of a hundred packets, how many
+        #[arg(long, value_name = "P", default_value_t = 5.0, value_parser = parse_percent)]
+        percent: f64,
+        /// How many rooms
+        #[arg(long, value_name = "M", default_value_t = 8)]
+        rooms: usize,
+        /// Peers of each
+        #[arg(long, value_name = "K", default_value_t = 8)]
+        peers: usize,
+    },
+    /// Peers that joined and send nothing, in rooms of eight: what they cost in memory
+    Idle {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 256)]
+        peers: usize,
+    },
+}
+
+/// What each sender of a load sends.
+#[derive(Debug, Default, Args)]
+pub(crate) struct LoadMedia {
+    /// Frames of video a second; 0 for none
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=240))]
+    pub(crate) fps: Option<u32>,
+    /// Packets of a frame
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) frame_packets: Option<u32>,
+    /// Bytes of a video packet's payload
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub(crate) video_bytes: Option<usize>,
+    /// Over how many milliseconds a frame's packets are spread, instead of one directly after the other
+    #[arg(long, global = true, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pub(crate) spread_ms: Option<u64>,
+    /// Packets of audio a second; 0 for none
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) audio_rate: Option<u32>,
+    /// Bytes of an audio packet's payload
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub(crate) audio_bytes: Option<usize>,
 }
 
 /// What every command needs to know.
@@ -230,6 +335,17 @@ pub(crate) struct Token {
     /// How long it is good: a number and s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) ttl: Duration,
+}
+
+/// More than none and less than a day.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|&seconds: &f64| seconds > 0.0 && seconds < 86_400.0);
+    seconds.ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=50.0).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is not a number from 0 to 50"))
 }
 
 /// `90s`, `30m`, `1h`, `7d`.

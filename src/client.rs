@@ -248,8 +248,9 @@ mod tests {
 
     #[test]
     fn what_listens_everywhere_is_reached_by_the_loopback() {
-        assert_eq!(nearest("0.0.0.0:80".parse().unwrap()), "127.0.0.1:80".parse().unwrap());
-        assert_eq!(nearest("[::]:80".parse().unwrap()), "[::1]:80".parse().unwrap());
-        assert_eq!(nearest("192.0.2.1:80".parse().unwrap()), "192.0.2.1:80".parse().unwrap());
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(nearest(address("0.0.0.0:80")), address("127.0.0.1:80"));
+        assert_eq!(nearest(address("[::]:80")), address("[::1]:80"));
+        assert_eq!(nearest(address("192.0.2.1:80")), address("192.0.2.1:80"));
     }
 }

@@ -1,11 +1,12 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` lets people in, `rooms`, `peers`, `kick` and `move` govern a server, `doctor` looks
-//! at the machine. No logic of a call is here.
+//! at the machine, `load` loads a server. No logic of a call is here.
 
 mod administration;
 mod cli;
 mod client;
 mod doctor;
+mod load;
 mod options;
 mod process;
 mod supervisor;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             Ok(is_well) => return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             Err(failure) => Err(failure),
         },
+        Command::Load(request) => load::run(&request),
         Command::Token(request) => token::print(&request),
         Command::NewKey { common } => token::new_key(&common),
         Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),

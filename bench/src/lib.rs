@@ -12,6 +12,7 @@
 pub mod arrivals;
 mod drive;
 pub mod ice;
+pub mod load;
 pub mod media;
 pub mod peer;
 pub mod receive;

@@ -110,7 +110,7 @@ impl Stream {
     }
 
     /// Makes the next packet and keeps it for repair.
-    fn packet(
+    pub(crate) fn packet(
         &mut self,
         now: Instant,
         marker: bool,
@@ -235,10 +235,10 @@ struct Pace {
 }
 
 /// One capture.
-struct Capture {
-    at: Instant,
-    timestamp: u32,
-    micros: u64,
+pub(crate) struct Capture {
+    pub(crate) at: Instant,
+    pub(crate) timestamp: u32,
+    pub(crate) micros: u64,
 }
 
 impl Pace {

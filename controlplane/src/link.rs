@@ -515,17 +515,19 @@ impl Driver {
     }
 
     fn sample(&mut self) -> Sample {
-        let mut workers = Vec::new();
+        let (mut workers, mut latencies) = (Vec::new(), Vec::new());
         for worker in self.attachment.iter_mut().flat_map(|attachment| &mut attachment.workers) {
             if let Some(counters) = worker.link.counters() {
                 worker.counters = counters;
             }
             workers.push(worker.counters);
+            latencies.push(worker.link.latencies());
         }
         Sample {
             snapshot: self.engine.snapshot(),
             is_linked: self.attachment.is_some(),
             workers,
+            latencies,
             injects_lost: self.injects_lost,
             records_malformed: self.records_malformed,
             sockets_slow: self.sockets_slow,

@@ -5,6 +5,7 @@
 
 use std::fmt::{Display, Write};
 
+use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
 
 use crate::engine::Snapshot;
@@ -23,6 +24,8 @@ pub struct Sample {
     pub is_linked: bool,
     /// Counters of each worker, in worker order.
     pub workers: Vec<[u64; Counter::COUNT]>,
+    /// How long packets took through each worker, microseconds, in worker order.
+    pub latencies: Vec<Histogram>,
     /// Datagrams for a peer that found the ring full or the dataplane gone.
     pub injects_lost: u64,
     /// Records from a worker that are not of the contract.
@@ -46,6 +49,7 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
         doors_tls(&mut page, figures);
     }
     workers(&mut page, &sample.workers);
+    latencies(&mut page, &sample.latencies);
     page.text
 }
 
@@ -111,6 +115,25 @@ fn workers(page: &mut Page, workers: &[[u64; Counter::COUNT]]) {
     }
 }
 
+/// Upper bounds that are shown, as powers of two of microseconds: 8 µs to 1 s. The page of the worker is finer.
+const LATENCY_BOUNDS: std::ops::RangeInclusive<u32> = 3..=20;
+
+fn latencies(page: &mut Page, workers: &[Histogram]) {
+    const NAME: &str = "uprtc_latency_seconds";
+    page.family(NAME, "histogram", "From a packet's arrival in the kernel until all that left with it was sent.");
+    for (worker, histogram) in workers.iter().enumerate() {
+        let bucket = format!("{NAME}_bucket");
+        for bound in LATENCY_BOUNDS {
+            let (count, seconds) = (histogram.count_to((1 << bound) - 1), (1u64 << bound) as f64 / 1e6);
+            page.value(&bucket, &format!("worker=\"{worker}\",le=\"{seconds}\""), count);
+        }
+        let labels = format!("worker=\"{worker}\"");
+        page.value(&bucket, &format!("{labels},le=\"+Inf\""), histogram.count());
+        page.value(&format!("{NAME}_sum"), &labels, histogram.sum as f64 / 1e6);
+        page.value(&format!("{NAME}_count"), &labels, histogram.count());
+    }
+}
+
 struct Page {
     text: String,
 }
@@ -165,6 +188,27 @@ mod tests {
         }
         let samples = text.lines().filter(|line| line.starts_with("uprtc_worker_")).count();
         assert_eq!(samples, 2 * Counter::COUNT);
+    }
+
+    #[test]
+    fn latencies_are_a_histogram() {
+        let mut histogram = Histogram::default();
+        for value in [5, 200, 250, 3_000_000] {
+            histogram.record(value, 2);
+        }
+        let sample = Sample { latencies: vec![histogram], ..Sample::default() };
+        let text = render(&sample, &stun_server::Counts::default(), None);
+        for line in [
+            "uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000008\"} 2",
+            "uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000128\"} 2",
+            "uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000256\"} 6",
+            "uprtc_latency_seconds_bucket{worker=\"0\",le=\"1.048576\"} 6",
+            "uprtc_latency_seconds_bucket{worker=\"0\",le=\"+Inf\"} 8",
+            "uprtc_latency_seconds_sum{worker=\"0\"} 6.00091",
+            "uprtc_latency_seconds_count{worker=\"0\"} 8",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
     }
 
     #[test]

@@ -152,8 +152,12 @@ pub const CLIENT_BPS_FLOOR: u32 = 64_000;
 /// Largest `client_bps_max` of a room.
 pub const CLIENT_BPS_CEILING: u32 = 100_000_000;
 
-/// Largest useful `peers_max`: beyond it a client's receive slots alone would fill an offer.
-pub const PEERS_MAX_CEILING: u32 = 24;
+/// Largest `peers_max`: a room lives on one worker, whose streams have at most 1,024 routes.
+pub const PEERS_MAX_CEILING: u32 = 1_000;
+
+/// Peers that a client is advised to have slots for: beyond it the slots alone would fill an offer. In a larger room
+/// it receives those who send, as long as they are not more.
+const PEERS_SHOWN_MAX: u32 = 24;
 
 /// Largest `peers_per_worker_max`: a peer's index is its place in the link's journal.
 pub const PEERS_PER_WORKER_CEILING: usize = 4096;
@@ -283,9 +287,10 @@ impl Settings {
         SocketAddr::new(ip, bound.port())
     }
 
-    /// Slots that show the whole room: a microphone and a camera of everybody else, and one screen.
+    /// Slots that show the whole room, up to 24 peers: a microphone and a camera of everybody else, and one screen.
     pub fn slots(&self) -> SlotCount {
-        SlotCount { audio: self.peers_max.saturating_sub(1).max(1), video: self.peers_max.max(1) }
+        let shown = self.peers_max.min(PEERS_SHOWN_MAX);
+        SlotCount { audio: shown.saturating_sub(1).max(1), video: shown.max(1) }
     }
 
     /// What each of `participants` may send with that many tracks live. A client sends once and receives from all the
@@ -342,7 +347,13 @@ mod tests {
     fn a_reload_keeps_what_was_reserved() {
         let announce = vec![("10.0.0.5".parse().unwrap(), "192.0.2.1".parse().unwrap())];
         let mut settings = Settings { stun: Some("stun:192.0.2.1:3478".into()), announce, ..Settings::default() };
-        settings.reload(Settings { peers_max: 99, rooms_max: 3, slots_max: 1, sockets_max: 1, ..Settings::default() });
+        settings.reload(Settings {
+            peers_max: 9_999,
+            rooms_max: 3,
+            slots_max: 1,
+            sockets_max: 1,
+            ..Settings::default()
+        });
         assert_eq!((settings.peers_max, settings.rooms_max), (PEERS_MAX_CEILING, 3));
         assert_eq!((settings.slots_max, settings.sockets_max), (SLOTS_CEILING, 4_096));
         assert!(settings.stun.is_some() && settings.announce.len() == 1);
@@ -376,6 +387,9 @@ mod tests {
     #[test]
     fn the_slots_show_everybody_else_and_a_screen() {
         assert_eq!(Settings::default().slots(), SlotCount { audio: 7, video: 8 });
+        let large = Settings { peers_max: 500, ..Settings::default() }.clamped();
+        assert_eq!(large.slots(), SlotCount { audio: 23, video: 24 });
+        assert!((large.slots().audio + large.slots().video) as usize <= SLOTS_CEILING);
         let alone = Settings { peers_max: 0, ..Settings::default() }.clamped();
         assert_eq!(alone.slots(), SlotCount { audio: 1, video: 1 });
     }

@@ -407,7 +407,7 @@ async fn what_is_wrong_with_a_body_has_a_name() {
         ("{", (400, "bad_json")),
         ("[]", (422, "invalid")),
         (r#"{"peers_max": 0}"#, (422, "invalid")),
-        (r#"{"peers_max": 25}"#, (422, "invalid")),
+        (r#"{"peers_max": 1001}"#, (422, "invalid")),
         (r#"{"client_bps_max": 1}"#, (422, "invalid")),
         (r#"{"codecs": []}"#, (422, "invalid")),
         (r#"{"codecs": ["vp9", "vp9"]}"#, (422, "invalid")),

@@ -11,6 +11,8 @@ pub mod config;
 mod run;
 mod worker;
 
+mod latency;
+
 pub mod io;
 pub mod outbox;
 

@@ -18,6 +18,7 @@ use crate::config::{
 };
 use crate::forward::Forwarder;
 use crate::io::{Batch, Io, Socket, Watch, block_on};
+use crate::latency::Latency;
 use crate::outbox::Outbox;
 
 /// What a worker is told from outside of its core.
@@ -109,6 +110,7 @@ struct Core {
     io: Io,
     forwarder: Forwarder,
     outbox: Outbox,
+    latency: Latency,
     served: Option<Served>,
 }
 
@@ -120,7 +122,7 @@ impl Worker {
         Ok(Self {
             index: seat.index,
             batch: Batch::new(),
-            core: Core { io, forwarder, outbox: Outbox::new(), served: None },
+            core: Core { io, forwarder, outbox: Outbox::new(), latency: Latency::new(), served: None },
             orders: seat.orders,
             knock: seat.knock,
             knocked,
@@ -159,7 +161,11 @@ impl Worker {
     fn receive(&mut self, now: Micros) -> bool {
         self.core.io.fill(now, &mut self.batch);
         for datagram in self.batch.datagrams() {
+            let at = datagram.at;
+            let before = self.core.sent();
             self.core.forwarder.receive(now, datagram, &mut self.core.outbox);
+            let sent = self.core.sent() - before;
+            self.core.latency.note(at, sent);
             self.core.relieve(now);
         }
         !self.batch.is_empty()
@@ -178,7 +184,7 @@ impl Worker {
 
     /// Changes over to the link of a new controlplane. What the old one had committed by now takes effect, what it
     /// had only staged does not, and from here on nobody reads what its ghost may write.
-    fn attach(&mut self, link: WorkerLink) {
+    fn attach(&mut self, mut link: WorkerLink) {
         let now = self.core.io.now();
         for _ in 0..COMMANDS_MAX.div_ceil(COMMANDS_PER_TURN_MAX) {
             self.core.serve_commands(now);
@@ -191,6 +197,7 @@ impl Worker {
         let epoch = link.epoch();
         match self.core.io.watch(link.wake_fd()) {
             Ok(watch) => {
+                link.publish_latencies(self.core.latency.histogram());
                 self.core.served = Some(Served { link, watch });
                 tracing::info!(worker = self.index, epoch, "serves a controlplane");
             }
@@ -291,8 +298,21 @@ impl Core {
             let flushed = self.io.flush(now, &self.outbox);
             self.count(Counter::SentTrains, flushed.trains);
             self.count(Counter::SendFailed, flushed.failed);
+            self.tell_latency();
         }
         self.outbox.clear();
+    }
+
+    /// Counts how long it took what was just handed to the kernel. The clock is read once a flush.
+    fn tell_latency(&mut self) {
+        if self.latency.is_due() {
+            let (now, served) = (self.io.now(), &mut self.served);
+            self.latency.settle(now, |latencies, bucket| {
+                if let Some(served) = served {
+                    served.link.publish_latency(latencies, bucket);
+                }
+            });
+        }
     }
 
     /// Reports into the event ring. One that finds it full is lost, and the controlplane is told to ask for a
@@ -333,6 +353,11 @@ impl Core {
             served.link.notify();
         }
         has_echoed
+    }
+
+    /// Packets that left by routes, until now.
+    fn sent(&mut self) -> u64 {
+        self.forwarder.counters()[Counter::Sent as usize]
     }
 
     fn publish(&mut self) {

@@ -2,6 +2,7 @@
 //! controlplane), the STUN wire format that both planes speak, and the one medium, the shared-memory [`link`].
 //! There is no policy here.
 
+pub mod histogram;
 pub mod id;
 pub mod link;
 pub mod plane;

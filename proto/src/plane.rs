@@ -805,7 +805,8 @@ pub const LAYOUT_HASH: u64 = {
     let hash = fnv1a(hash, EVENT_LAYOUT.as_bytes());
     let hash = fnv1a(hash, DATAGRAM_LAYOUT.as_bytes());
     let hash = fnv1a(hash, COUNTER_LAYOUT.as_bytes());
-    fnv1a(fnv1a(hash, tally::LAYOUTS[0].as_bytes()), tally::LAYOUTS[1].as_bytes())
+    let hash = fnv1a(fnv1a(hash, tally::LAYOUTS[0].as_bytes()), tally::LAYOUTS[1].as_bytes());
+    fnv1a(hash, crate::histogram::LAYOUT.as_bytes())
 };
 
 const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {

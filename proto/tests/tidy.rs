@@ -23,6 +23,7 @@ struct Arrow {
 const ARROWS: &[Arrow] = &[
     Arrow { name: "dataplane", from: &["src/", "bench/", "dataplane/"] },
     Arrow { name: "controlplane", from: &["src/", "bench/", "controlplane/"] },
+    Arrow { name: "bench", from: &["src/load.rs", "src/load/", "bench/"] },
     Arrow { name: "monoio", from: &["bench/", "dataplane/src/io/", "dataplane/src/worker.rs"] },
     Arrow { name: "tokio", from: TOKIO },
     Arrow { name: "tokio_tungstenite", from: &["bench/"] },
@@ -259,9 +260,9 @@ fn only_the_right_places_name_a_crate() {
 #[test]
 fn manifests_point_the_same_way() {
     let forbidden: [(&str, &[&str]); 3] = [
-        ("proto", &["dataplane", "controlplane", "tokio", "monoio", "axum"]),
-        ("dataplane", &["controlplane", "tokio", "axum", "boring", "boring-sys"]),
-        ("controlplane", &["dataplane", "monoio"]),
+        ("proto", &["dataplane", "controlplane", "bench", "tokio", "monoio", "axum"]),
+        ("dataplane", &["controlplane", "bench", "tokio", "axum", "boring", "boring-sys"]),
+        ("controlplane", &["dataplane", "bench", "monoio"]),
     ];
     let mut complaints = Vec::new();
     for (krate, names) in forbidden {

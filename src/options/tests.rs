@@ -69,8 +69,8 @@ fn a_mistake_is_refused_with_its_file_and_line() {
     for (text, line, says) in [
         ("listen = '0.0.0.0:80'\n\nlisen = '0.0.0.0:80'\n", 3, "did you mean \"listen\""),
         ("peers-max = 8\nmedia-port = 70000\n", 2, "0 to 65535"),
-        ("peers-max = '8'\n", 1, "1 to 24"),
-        ("peers-max = -8\n", 1, "1 to 24"),
+        ("peers-max = '8'\n", 1, "1 to 1000"),
+        ("peers-max = -8\n", 1, "1 to 1000"),
         ("media-ip = [\n  '127.0.0.1',\n  12,\n]\n", 1, "addresses"),
         ("[rooms]\npeers-max = 8\n", 1, "unknown key \"rooms\""),
         ("# a\nlisten = \n", 2, ""),
@@ -110,8 +110,8 @@ fn variables_stand_above_the_file_and_the_command_line_above_both() {
     assert_eq!((options.rooms.peers_max, options.media_port, options.rooms.rooms_max), (4, 2000, 5));
     assert_eq!((options.stun.port(), options.media_ips.len()), (3, 2));
 
-    let error = with_variables(&[("UPRTC_PEERS_MAX", "99")]).unwrap_err();
-    assert!(error.contains("UPRTC_PEERS_MAX=99") && error.contains("1 to 24"), "{error}");
+    let error = with_variables(&[("UPRTC_PEERS_MAX", "9999")]).unwrap_err();
+    assert!(error.contains("UPRTC_PEERS_MAX=9999") && error.contains("1 to 1000"), "{error}");
     let foreign = [("UPRTC_PORT", "tcp://10.0.0.1:80"), ("UPRTC_LISTEN", ""), ("LISTEN", "x"), ("UPRTC_CONFIG", "x")];
     assert_eq!(with_variables(&foreign), Ok(Options::default()));
     let sources =

@@ -26,6 +26,9 @@ use crate::link::{Closing, ToSocket};
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
 const FRAME_LEN_FACTOR: usize = 2;
 
+/// Bytes that are read from a socket at once. Signals but the offer are much smaller.
+const READ_BUFFER_LEN: usize = 4 * 1024;
+
 /// What the address may carry.
 #[derive(Deserialize)]
 pub(super) struct Parameters {
@@ -51,6 +54,8 @@ pub(super) async fn signal(
         return Problem::not_ready("server_full", "the server has its limit of signalling sockets").into_response();
     };
     let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
+    // The protocol layer fills its whole read buffer with zeros, so its usual 128 KiB would be most of what a peer costs.
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER_LEN);
     upgrade.max_message_size(frame_len_max).max_frame_size(frame_len_max).on_upgrade(async move |socket| {
         converse(socket, &site, &room, claims).await;
         drop(permit);

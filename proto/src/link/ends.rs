@@ -9,11 +9,12 @@ use rustix::io::{IoSliceMut, ReadWriteFlags};
 use super::atomic::{AtomicU64, Ordering};
 use super::journal::{self, JournalError};
 use super::region::{
-    COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, PAGE, PUNTS, RESYNC, Region, SLOT_TALLIES, STREAM_TALLIES,
-    WORKER_ASLEEP,
+    COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, LATENCY, PAGE, PUNTS, RESYNC, Region, SLOT_TALLIES,
+    STREAM_TALLIES, WORKER_ASLEEP,
 };
 use super::ring::{Consumer, Producer};
 use super::{COMMANDS_MAX, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, page, wake};
+use crate::histogram::{BUCKETS, Histogram};
 use crate::id::{SlotId, StreamId};
 use crate::plane::{
     Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, RECORD_LEN, Record, Report, SlotTally, StreamTally, Tally,
@@ -128,6 +129,16 @@ impl WorkerLink {
         }
     }
 
+    /// Publishes one bucket of the latencies, and their sum.
+    pub fn publish_latency(&mut self, latencies: &Histogram, bucket: usize) {
+        page::publish_latency(&self.region[LATENCY], latencies, bucket);
+    }
+
+    /// Publishes all buckets: a link that is new knows none.
+    pub fn publish_latencies(&mut self, latencies: &Histogram) {
+        (0..BUCKETS).for_each(|bucket| self.publish_latency(latencies, bucket));
+    }
+
     /// Tells the controlplane that it missed an event and must ask for a description.
     pub fn raise_resync(&mut self) {
         self.region[RESYNC].store(1, Ordering::Release);
@@ -237,6 +248,12 @@ impl ControlLink {
     /// publishing: show the previous ones.
     pub fn counters(&self) -> Option<[u64; Counter::COUNT]> {
         page::read(&self.region[PAGE])
+    }
+
+    /// How long packets took through the worker, microseconds: see [`crate::histogram`]. The words are read one after the
+    /// other while the worker counts on, so a packet may be in one and not yet in another.
+    pub fn latencies(&self) -> Histogram {
+        page::read_latency(&self.region[LATENCY])
     }
 
     /// What a stream has carried; `None` before the worker has first said it. Ask for what is installed only: reading a

@@ -89,6 +89,8 @@ fn control(control: &mut ControlLink) {
     let _ = control.push_inject(&HEADER, &[4; DATAGRAM_LEN_MAX]);
     assert!(control.command_space() <= COMMANDS_MAX);
     let _ = (control.counters(), control.take_resync());
+    let latencies = control.latencies();
+    let _ = (latencies.count(), latencies.quantile(0.99));
     if let Some(tally) = control.stream_tally(TALLY.stream) {
         assert_eq!(tally.stream, TALLY.stream);
     }

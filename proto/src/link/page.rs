@@ -1,9 +1,11 @@
 //! The stats page and the tallies: a worker's numbers under a sequence lock, so that a reader gets one moment of all of
 //! them without ever holding the worker up. The page holds the counters; each stream and each slot has a row of its own
-//! behind it, with a lock of its own, so that writing one takes as long as it has words.
+//! behind it, with a lock of its own, so that writing one takes as long as it has words. The histogram of latency has no
+//! lock: each of its words only grows, and a reader may see one before another.
 
 use super::atomic::{AtomicU64, Ordering, fence};
 use super::ring::LINE;
+use crate::histogram::{BUCKETS, Histogram};
 use crate::plane::{TALLY_WORDS_MAX, TallyWords};
 
 /// Counters that the page has room for.
@@ -11,6 +13,9 @@ const COUNTERS_MAX: usize = 128;
 
 /// Words of the page.
 pub(super) const PAGE_WORDS: usize = LINE + COUNTERS_MAX;
+
+/// Words of the histogram: the sum, then the counts.
+pub(super) const LATENCY_WORDS: usize = 1 + BUCKETS;
 
 /// Words of a row: its sequence and what it guards.
 const ROW_WORDS: usize = 1 + TALLY_WORDS_MAX;
@@ -48,6 +53,21 @@ pub(super) fn publish_row(rows: &[AtomicU64], index: u32, words: &TallyWords) {
 pub(super) fn read_row(rows: &[AtomicU64], index: u32) -> Option<TallyWords> {
     let (sequence, place) = row(rows, index)?;
     read_whole(sequence, place)
+}
+
+/// Writes one count of the histogram, and the sum; one writer only.
+pub(super) fn publish_latency(words: &[AtomicU64], histogram: &Histogram, bucket: usize) {
+    words[1 + bucket].store(histogram.counts[bucket], Ordering::Relaxed);
+    words[0].store(histogram.sum, Ordering::Relaxed);
+}
+
+/// Reads the histogram.
+pub(super) fn read_latency(words: &[AtomicU64]) -> Histogram {
+    let mut histogram = Histogram { sum: words[0].load(Ordering::Relaxed), ..Histogram::default() };
+    for (count, word) in histogram.counts.iter_mut().zip(&words[1..]) {
+        *count = word.load(Ordering::Relaxed);
+    }
+    histogram
 }
 
 fn row(rows: &[AtomicU64], index: u32) -> Option<(&AtomicU64, &[AtomicU64])> {
@@ -107,6 +127,17 @@ mod tests {
         assert_eq!(read(&page), Some([1, 2, 3]));
         publish(&page, &[4; COUNTERS_MAX]);
         assert_eq!(read(&page), Some([4; COUNTERS_MAX]));
+    }
+
+    #[test]
+    fn a_histogram_is_read_as_it_was_written() {
+        let words: Vec<AtomicU64> = (0..LATENCY_WORDS).map(|_| AtomicU64::new(0)).collect();
+        let mut histogram = Histogram::default();
+        for value in [0, 7, 250, 250, 1 << 30] {
+            let bucket = histogram.record(value, 3);
+            publish_latency(&words, &histogram, bucket);
+        }
+        assert_eq!(read_latency(&words), histogram);
     }
 
     #[test]

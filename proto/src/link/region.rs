@@ -15,7 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::atomic::{AtomicU64, Ordering};
 use super::journal::JOURNAL_WORDS;
-use super::page::{PAGE_WORDS, rows_words};
+use super::page::{LATENCY_WORDS, PAGE_WORDS, rows_words};
 use super::ring::{LINE, ring_words};
 use super::{
     COMMANDS_MAX, CONTRACT, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, SLOT_TALLIES_MAX, STREAM_TALLIES_MAX,
@@ -45,11 +45,12 @@ pub(super) const PAGE: Range<usize> = after(PUNTS.end, PAGE_WORDS);
 pub(super) const JOURNAL: Range<usize> = after(PAGE.end.next_multiple_of(PAGE_SIZE_WORDS), JOURNAL_WORDS);
 pub(super) const STREAM_TALLIES: Range<usize> = after(JOURNAL.end, rows_words(STREAM_TALLIES_MAX));
 pub(super) const SLOT_TALLIES: Range<usize> = after(STREAM_TALLIES.end, rows_words(SLOT_TALLIES_MAX));
+pub(super) const LATENCY: Range<usize> = after(SLOT_TALLIES.end, LATENCY_WORDS);
 
 const PAGE_SIZE_WORDS: usize = 4096 / 8;
 
 /// Words of a region. Nearly all of it is journal and tallies, and the kernel gives memory only to what is touched.
-pub(super) const WORDS: usize = SLOT_TALLIES.end;
+pub(super) const WORDS: usize = LATENCY.end;
 const LEN: usize = WORDS * 8;
 
 /// The size cannot change, and nobody can undo that.

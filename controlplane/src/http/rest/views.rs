@@ -96,7 +96,7 @@ pub(super) struct RoomPage {
 #[serde(deny_unknown_fields)]
 pub(super) struct RoomLimits {
     /// Peers that it admits. Who is in stays in.
-    #[schema(minimum = 1, maximum = 24)]
+    #[schema(minimum = 1, maximum = 1_000)]
     #[serde(default)]
     peers_max: Option<u32>,
     /// Media of each client, up and down together, bit/s.
@@ -179,7 +179,7 @@ fn listed(codecs: Vec<CodecName>) -> Result<VideoCodecs, Problem> {
 #[serde(deny_unknown_fields)]
 pub(super) struct RoomChange {
     /// Peers that it admits. Who is in stays in.
-    #[schema(minimum = 1, maximum = 24, value_type = Option<u32>)]
+    #[schema(minimum = 1, maximum = 1_000, value_type = Option<u32>)]
     #[serde(default, deserialize_with = "said")]
     peers_max: Option<Option<u32>>,
     /// Media of each client, up and down together, bit/s.

@@ -1,0 +1,94 @@
+//! `uprtc load` as people run it, small: everybody joins, nothing is lost, and the numbers are there.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Runs a load on a server of its own; what it printed as JSON.
+fn load(arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
+    command.args(["load", "--json"]).args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {words}"))
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    report.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer} in {report:#}"))
+}
+
+#[track_caller]
+fn assert_sound(report: &Value, joins: f64, streams: f64) {
+    assert_eq!((number(report, "/joins/done"), number(report, "/joins/failed")), (joins, 0.0), "{report:#}");
+    assert_eq!((number(report, "/streams/received"), number(report, "/streams/expected")), (streams, streams));
+    assert_eq!(number(report, "/packets/loss_percent"), 0.0, "{report:#}");
+    assert_eq!(number(report, "/packets/wrong"), 0.0, "{report:#}");
+    assert!(number(report, "/packets/verified") > 0.0 && number(report, "/latency_us/p99") > 0.0, "{report:#}");
+    assert!(number(report, "/joins/keys_ms/p99") >= number(report, "/joins/keys_ms/p50"));
+    let planes = report["processes"].as_array().unwrap();
+    assert_eq!(
+        planes.iter().map(|plane| plane["name"].as_str()).collect::<Vec<_>>(),
+        [Some("dataplane"), Some("controlplane")]
+    );
+    assert!(number(report, "/processes/0/cpu_ns_per_packet") > 0.0 && number(report, "/processes/0/rss") > 0.0);
+    // What the worker counted is what the peers saw, but for what was on its way at both ends of the window.
+    let (sent, received) = (number(report, "/workers/sent"), number(report, "/packets/received"));
+    assert!((sent - received).abs() < 0.2 * received, "{sent} sent, {received} received");
+    assert!(number(report, "/workers/latency_us_below/p50") >= 8.0, "{report:#}");
+}
+
+#[test]
+fn meetings_lose_nothing() {
+    let report = load(&["--seconds", "2", "meetings", "--rooms", "2", "--peers", "3"]);
+    // Each of six receives a microphone and a camera of two others.
+    assert_sound(&report, 6.0, 24.0);
+    let expected = 2.0 * 6.0 * 2.0 * 75.0;
+    let received = number(&report, "/packets/received");
+    assert!((received - expected).abs() < 0.25 * expected, "{received} of {expected}");
+}
+
+#[test]
+fn a_broadcast_comes_by_whip_and_goes_by_whep() {
+    // Nine viewers: more than a room admits without being made for it.
+    let report = load(&["--seconds", "2", "broadcast", "--viewers", "9"]);
+    assert_sound(&report, 10.0, 18.0);
+    let expected = 2.0 * 9.0 * 300.0;
+    let received = number(&report, "/packets/received");
+    assert!((received - expected).abs() < 0.25 * expected, "{received} of {expected}");
+}
+
+#[test]
+fn loss_is_repaired_and_churn_joins() {
+    let report = load(&["--seconds", "4", "loss", "--percent", "5", "--rooms", "1", "--peers", "3"]);
+    assert!(number(&report, "/packets/repaired") > 0.0 && number(&report, "/packets/thrown_on_purpose") > 0.0);
+    let (video, audio) =
+        (number(&report, "/packets/video_loss_percent"), number(&report, "/packets/audio_loss_percent"));
+    assert!(video < 3.0 && audio > video, "video is repaired, audio is not: {report:#}");
+
+    let report = load(&["--seconds", "2", "churn", "--joins-per-second", "4", "--stay", "1s"]);
+    assert_eq!(number(&report, "/joins/failed"), 0.0, "{report:#}");
+    assert!(
+        number(&report, "/joins/done") >= 6.0 && number(&report, "/processes/1/cpu_ms_per_join") > 0.0,
+        "{report:#}"
+    );
+}
+
+#[test]
+fn a_mistake_is_one_line() {
+    for (arguments, part) in [
+        (vec!["loss", "--percent", "99"], "0 to 50"),
+        (vec!["--server", "127.0.0.1:1", "meetings"], "could not join"),
+        (vec!["broadcast", "--spread-ms", "900"], "--spread-ms"),
+    ] {
+        let state = std::env::temp_dir().join(format!("uprtc-load-test-{}", std::process::id()));
+        let output = Command::new(env!("CARGO_BIN_EXE_uprtc"))
+            .args(["load", "--state", state.to_str().unwrap(), "--seconds", "1"])
+            .args(&arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(part), "{arguments:?}: {text}");
+        let _ = std::fs::remove_dir_all(state);
+    }
+}
