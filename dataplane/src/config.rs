@@ -52,6 +52,18 @@ pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 132;
 pub const OUTBOX_LEN: usize = 8 << 20;
 /// Packets of the outbox between two flushes.
 pub const OUTBOX_PACKETS_MAX: usize = 16_384;
+/// Chunks of an outbox whose packets leave where they lie, 8 MiB of them: the widest fan-out twice over, and as much again
+/// in flight.
+pub const CHUNKS_MAX: usize = 4096;
+/// Packets after which such an outbox is flushed: a megabyte, which is still in the cache when the kernel reads it.
+pub const PACKETS_ENOUGH: usize = 512;
+/// Packets of one length, after the first, from which on a train by the socket costs no more than as many frames (measured:
+/// docs/MEASURING.md).
+pub const TRAIN_WORTH: u32 = 3;
+/// How long packets go by the socket after a device refused frames: it is down, or gone.
+pub const FRAMES_PAUSE: Micros = SECOND;
+/// How often a device that did not take all frames at once is offered the rest.
+pub const FRAMES_RETRY: Micros = MILLISECOND;
 /// Reports that wait for the event ring.
 pub const REPORTS_MAX: usize = 4096;
 
@@ -109,6 +121,7 @@ pub const REPAIR_BURST: u32 = 64 * 1024;
 pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
+const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);
 const _: () = assert!(OUTBOX_LEN < u32::MAX as usize);
@@ -127,6 +140,8 @@ pub struct Config {
     pub is_pinned: bool,
     /// How idle workers wait.
     pub driver: Driver,
+    /// How packets leave.
+    pub backend: Backend,
 }
 
 impl Default for Config {
@@ -139,8 +154,21 @@ impl Default for Config {
             socket_path: PathBuf::from("dataplane.sock"),
             is_pinned: true,
             driver: Driver::Auto,
+            backend: Backend::Auto,
         }
     }
+}
+
+/// How packets leave a worker. They always come in by its sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Backend {
+    /// By what is fastest of that which changes nothing but the speed: the sockets.
+    #[default]
+    Auto,
+    /// By the sockets.
+    Udp,
+    /// As Ethernet frames, past the kernel's UDP, IP, firewall and traffic control. Where that cannot be, by the sockets.
+    Frames,
 }
 
 /// How a worker with nothing to do waits for its sockets.

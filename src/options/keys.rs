@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING};
-use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
+use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, WORKERS_MAX};
 use tracing_subscriber::EnvFilter;
 
 use super::Options;
@@ -40,6 +40,7 @@ enum Kind {
     Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
     MediaIps,
     Driver,
+    Backend,
     State,
     Log,
 }
@@ -87,6 +88,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Flag { get: |o| o.is_pinned, set: |o, value| o.is_pinned = value },
     },
     Key { name: "driver", plane: Plane::Data, is_live: false, kind: Kind::Driver },
+    Key { name: "io", plane: Plane::Data, is_live: false, kind: Kind::Backend },
     Key {
         name: "listen",
         plane: Plane::Control,
@@ -166,6 +168,7 @@ impl Key {
             Kind::Address { .. } => "IP:PORT".into(),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
             Kind::Driver => "auto, uring or epoll".into(),
+            Kind::Backend => "auto, udp or frames".into(),
             Kind::State => "a folder".into(),
             Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
         }
@@ -201,6 +204,7 @@ impl Key {
             }
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
+            Kind::Backend => options.backend = text.and_then(backend).ok_or_else(wrong)?,
             Kind::State => options.state = PathBuf::from(text.ok_or_else(wrong)?),
             Kind::Log => {
                 let text = text.filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
@@ -225,6 +229,11 @@ impl Key {
                 Driver::Auto => "auto".into(),
                 Driver::Uring => "uring".into(),
                 Driver::Epoll => "epoll".into(),
+            },
+            Kind::Backend => match options.backend {
+                Backend::Auto => "auto".into(),
+                Backend::Udp => "udp".into(),
+                Backend::Frames => "frames".into(),
             },
             Kind::State => options.state.display().to_string(),
             Kind::Log => options.log.clone(),
@@ -258,6 +267,15 @@ fn driver(text: &str) -> Option<Driver> {
         "auto" => Some(Driver::Auto),
         "uring" => Some(Driver::Uring),
         "epoll" => Some(Driver::Epoll),
+        _ => None,
+    }
+}
+
+fn backend(text: &str) -> Option<Backend> {
+    match text {
+        "auto" => Some(Backend::Auto),
+        "udp" => Some(Backend::Udp),
+        "frames" => Some(Backend::Frames),
         _ => None,
     }
 }
@@ -336,6 +354,7 @@ mod tests {
             ("offer-timeout", "6m", "1s to 5m"),
             ("pinned", "yes", "true or false"),
             ("driver", "kqueue", "uring"),
+            ("io", "dpdk", "frames"),
             ("listen", "8080", "IP:PORT"),
             ("media-ip", "", "addresses"),
             ("media-ip", "127.0.0.1,localhost", "addresses"),

@@ -21,6 +21,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs, thread};
 
+use dataplane::config::Backend;
 use proto::plane::SrtpProfile;
 use rows::{Case, Measured, Seat};
 use serde_json::{Value, json};
@@ -29,6 +30,9 @@ use sinks::{Kind, Sinks};
 const PAYLOADS: [usize; 2] = [1200, 160];
 const TRAINS: [usize; 3] = [1, 4, 8];
 const FAN_OUTS: [usize; 2] = [50, 500];
+
+const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
+const CM: SrtpProfile = SrtpProfile::Aes128CmHmacSha1_80;
 
 /// Rounds of each row and case; odd, so that there is a median.
 const ROUNDS: usize = 11;
@@ -149,10 +153,14 @@ fn measure(kind: Kind) -> Option<Table> {
     let sinks = Arc::new(sinks);
     let mut rows = vec![
         Row::start(BARE, &sinks, rows::bare),
-        Row::start("udp gcm128", &sinks, |seat| rows::uprtc(seat, SrtpProfile::AeadAes128Gcm)),
-        Row::start("udp cm-sha1", &sinks, |seat| rows::uprtc(seat, SrtpProfile::Aes128CmHmacSha1_80)),
-        Row::start("tokio", &sinks, rows::tokio),
+        Row::start("udp gcm128", &sinks, |seat| rows::uprtc(seat, Backend::Udp, GCM)),
+        Row::start("udp cm-sha1", &sinks, |seat| rows::uprtc(seat, Backend::Udp, CM)),
     ];
+    if kind != Kind::Loopback {
+        rows.push(Row::start("frames gcm128", &sinks, |seat| rows::uprtc(seat, Backend::Frames, GCM)));
+        rows.push(Row::start("frames cm-sha1", &sinks, |seat| rows::uprtc(seat, Backend::Frames, CM)));
+    }
+    rows.push(Row::start("tokio", &sinks, rows::tokio));
     if ::monoio::utils::detect_uring() {
         rows.push(Row::start("monoio", &sinks, rows::monoio));
     }

@@ -68,6 +68,7 @@ impl Sinks {
         leave_namespace()?;
         ip("link set lo up")?;
         match kind {
+            // Two queues: each row that sends frames takes one.
             Kind::Ifb => ip(&format!("link add {DEVICE} numtxqueues 2 numrxqueues 2 type ifb"))?,
             _ => sinks._peer = Some(lay_cable()?),
         }
@@ -172,7 +173,9 @@ fn lay_cable() -> io::Result<Sender<()>> {
     })?;
     let place = outcome.recv().map_err(|_| io::Error::other("the other end has failed"))??;
     let thread_id = place.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    ip(&format!("link add {DEVICE} type veth peer name other"))?;
+    ip(&format!(
+        "link add {DEVICE} numtxqueues 2 numrxqueues 2 type veth peer name other numtxqueues 2 numrxqueues 2"
+    ))?;
     ip(&format!("link set other up netns {thread_id}"))?;
     Ok(end)
 }
