@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
 
-use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report};
+use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
-    CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX,
-    TRAIN_WORTH,
+    CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
+    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH,
 };
 use crate::io::Slab;
 use crate::srtp::Crypto;
@@ -99,7 +99,7 @@ impl Places {
     }
 }
 
-/// The packets, reports and punts of one turn.
+/// The packets, reports, punts and tallies of one turn.
 pub struct Outbox {
     slab: Slab,
     places: Places,
@@ -116,6 +116,7 @@ pub struct Outbox {
     /// Payloads of the punts since the last clearing, and how many.
     punted: Box<[u8]>,
     punts_used: usize,
+    tallies: Vec<Tally>,
     refused: u64,
 }
 
@@ -152,6 +153,7 @@ impl Outbox {
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
             punted: vec![0; PUNTS_PER_TURN_MAX * DATAGRAM_LEN_MAX].into_boxed_slice(),
             punts_used: 0,
+            tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
     }
@@ -166,15 +168,17 @@ impl Outbox {
         self.packets.len()
     }
 
-    /// Whether to flush before the next datagram: its widest fan-out might not fit, or nothing is gained by waiting.
+    /// Whether to flush first: the next datagram's widest fan-out, or the next peer's tallies, might not fit, or nothing is
+    /// gained by waiting.
     pub fn is_nearly_full(&self) -> bool {
         self.places.is_nearly_full()
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
             || self.packets.len() >= self.packets_enough
             || self.punts_used == PUNTS_PER_TURN_MAX
+            || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
-    /// Forgets the packets and punts, which were sent; reports stay until popped.
+    /// Forgets the packets, punts and tallies, which were handed over; reports stay until popped.
     pub fn clear(&mut self) {
         match &mut self.places {
             Places::Dense { used } => *used = 0,
@@ -187,6 +191,7 @@ impl Outbox {
         self.chains.clear();
         self.punts.clear();
         self.punts_used = 0;
+        self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
             self.chain_of.fill((0, 0));
@@ -360,6 +365,18 @@ impl Outbox {
     pub fn pop_punt(&mut self) -> Option<(DatagramHeader, &[u8])> {
         let (header, start) = self.punts.pop_front()?;
         Some((header, &self.punted[start as usize..][..usize::from(header.len)]))
+    }
+
+    /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
+    pub(crate) fn tally(&mut self, tally: Tally) {
+        if self.tallies.len() < TALLIES_MAX {
+            self.tallies.push(tally);
+        }
+    }
+
+    /// The tallies of this turn.
+    pub fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
     /// Packets refused since the last call because the outbox was full.

@@ -7,6 +7,7 @@ use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
 use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
 use crate::srtp::Window;
+use crate::tally::{SlotCounts, StreamCounts};
 
 /// What the fan-out of one stream needs of one route, in one place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Stream {
     pub(crate) ssrc: Ssrc,
     pub(crate) rtx_ssrc: Ssrc,
     pub(crate) is_started: bool,
+    /// Whether its newest packet left a frame of video unfinished.
+    pub(crate) is_in_frame: bool,
     /// Replay window of the primary SSRC. An RTX that fills a hole counts as the packet's arrival, so the late
     /// original is a replay and no packet is forwarded twice.
     pub(crate) window: Window,
@@ -54,6 +57,7 @@ pub(crate) struct Stream {
     pub(crate) keyframe: Keyframe,
     /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
     pub(crate) sender_report: Option<SenderClock>,
+    pub(crate) counts: StreamCounts,
 }
 
 /// A point at which a stream's RTP clock and the worker's NTP clock are known together.
@@ -75,6 +79,7 @@ impl Stream {
             ssrc: open.ssrc,
             rtx_ssrc: open.rtx_ssrc,
             is_started: false,
+            is_in_frame: false,
             window: Window::new(),
             rtx_window: Window::new(),
             hops: Vec::new(),
@@ -84,6 +89,7 @@ impl Stream {
             holes: (is_video && open.feedback & NACK != 0).then(Holes::new),
             keyframe: Keyframe::default(),
             sender_report: None,
+            counts: StreamCounts::default(),
         }
     }
 
@@ -136,6 +142,8 @@ pub(crate) struct Reception {
     transit_last: Option<u32>,
     last_sr_middle: u32,
     last_sr_at: Option<Micros>,
+    /// Packets received and expected of the SSRCs that the stream had before.
+    former: (u64, u64),
 }
 
 impl Reception {
@@ -185,9 +193,16 @@ impl Reception {
         })
     }
 
-    /// Starts over, for a new SSRC.
-    pub(crate) fn reset(&mut self) {
-        *self = Reception::default();
+    /// Packets received and expected since the stream was opened; `highest` is the index of the newest.
+    pub(crate) fn totals(&self, highest: Option<u64>) -> (u64, u64) {
+        let (received, expected) = self.former;
+        let span = self.first_index.zip(highest).map_or(0, |(first, highest)| highest.saturating_sub(first) + 1);
+        (received + self.received, expected + span)
+    }
+
+    /// Starts over for a new SSRC; `highest` is the last index of the one before.
+    pub(crate) fn reset(&mut self, highest: Option<u64>) {
+        *self = Reception { former: self.totals(highest), ..Reception::default() };
     }
 }
 
@@ -200,8 +215,9 @@ pub(crate) struct Slot {
     /// Guards the keystream: no index leaves twice under one key.
     pub(crate) sent_window: Window,
     pub(crate) rtx_index: u64,
-    pub(crate) packets: u32,
-    pub(crate) octets: u32,
+    pub(crate) packets: u64,
+    pub(crate) octets: u64,
+    pub(crate) counts: SlotCounts,
     /// The last sender report: the middle 32 bits of its NTP time, and when it left.
     pub(crate) sender_report_sent: Option<(u32, Micros)>,
     pub(crate) budget: Option<Box<Budget>>,
@@ -218,6 +234,7 @@ impl Slot {
             rtx_index: u64::from(open.rtx_seq_first),
             packets: 0,
             octets: 0,
+            counts: SlotCounts::default(),
             sender_report_sent: None,
             budget: (open.rtx_ssrc != 0).then(|| Box::new(Budget::new())),
             keyframe_window: (0, 0),

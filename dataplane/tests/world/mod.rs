@@ -2,7 +2,7 @@
 //! and RTP and RTCP by the `rtp` and `rtcp` crates.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -34,6 +34,9 @@ pub struct World {
     pub sent: VecDeque<(SocketAddr, Vec<u8>)>,
     pub reports: Vec<Report>,
     pub punts: Vec<(DatagramHeader, Vec<u8>)>,
+    /// The newest tallies.
+    pub streams: BTreeMap<StreamId, StreamTally>,
+    pub slots: BTreeMap<SlotId, SlotTally>,
     batch: u64,
     next_index: u32,
 }
@@ -54,6 +57,8 @@ impl World {
             sent: VecDeque::new(),
             reports: Vec::new(),
             punts: Vec::new(),
+            streams: BTreeMap::new(),
+            slots: BTreeMap::new(),
             batch: 0,
             next_index: 0,
         }
@@ -113,6 +118,12 @@ impl World {
         }
         while let Some((header, payload)) = self.outbox.pop_punt() {
             self.punts.push((header, payload.to_vec()));
+        }
+        for tally in self.outbox.tallies() {
+            match tally {
+                Tally::Stream(tally) => drop(self.streams.insert(tally.stream, *tally)),
+                Tally::Slot(tally) => drop(self.slots.insert(tally.slot, *tally)),
+            }
         }
         self.outbox.clear();
         self.check_conservation();
