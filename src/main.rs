@@ -65,6 +65,7 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
         workers: options.workers,
         is_pinned: options.is_pinned,
         driver: options.driver,
+        backend: options.backend,
     };
     let mut reload = || {
         sources.reload(&mut options, Role::Dataplane);

@@ -12,7 +12,7 @@ use controlplane::engine::Settings;
 use controlplane::http::{Audience, Limits};
 use controlplane::stun_server::Rates;
 use controlplane::tls;
-use dataplane::config::Driver;
+use dataplane::config::{Backend, Driver};
 use toml::de::{DeTable, DeValue};
 
 use self::keys::{KEYS, Key, Plane, Written};
@@ -38,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) is_pinned: bool,
     pub(crate) driver: Driver,
+    pub(crate) backend: Backend,
     pub(crate) listen: SocketAddr,
     pub(crate) stun: SocketAddr,
     /// Empty: no TLS.
@@ -62,6 +63,7 @@ impl Default for Options {
             workers: 0,
             is_pinned: true,
             driver: Driver::Auto,
+            backend: Backend::Auto,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
             tls_cert: PathBuf::new(),
@@ -181,6 +183,9 @@ impl Sources {
             Some(workers) => workers,
             None => options.workers,
         };
+        if let Some(how) = &self.media.io {
+            keys::find("io")?.apply(options, &Written::Plain(how)).map_err(|error| format!("--io {how}: {error}"))?;
+        }
         options.listen = self.doors.listen.unwrap_or(options.listen);
         options.stun = self.doors.stun.unwrap_or(options.stun);
         for (name, given) in [("tls-cert", &self.doors.tls_cert), ("tls-key", &self.doors.tls_key)] {

@@ -212,7 +212,7 @@ async fn limits_change_one_by_one_while_a_room_is_in_use() {
     assert_eq!(shown(&locked), [json!(2), json!(8), json!(600_000), json!(true)]);
     let open = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": null}))).await;
     assert_eq!(shown(&open), [json!(2), json!(8), json!(600_000), json!(false)]);
-    for body in [json!({"peers_max": 25}), json!({"locked": 1}), json!({"room": "red"})] {
+    for body in [json!({"peers_max":1001}), json!({"locked": 1}), json!({"room": "red"})] {
         assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(body)).await.problem(), (422, "invalid".into()));
     }
 }

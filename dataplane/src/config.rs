@@ -63,6 +63,18 @@ pub const EVEN_LEN_MAX: usize = 1200;
 pub const OUTBOX_LEN: usize = 8 << 20;
 /// Packets of the outbox between two flushes.
 pub const OUTBOX_PACKETS_MAX: usize = 16_384;
+/// Chunks of an outbox whose packets leave where they lie, 8 MiB of them: the widest fan-out twice over, and as much again
+/// in flight.
+pub const CHUNKS_MAX: usize = 4096;
+/// Packets after which such an outbox is flushed: a megabyte, which is still in the cache when the kernel reads it.
+pub const PACKETS_ENOUGH: usize = 512;
+/// Packets of one length, after the first, from which on a train by the socket costs no more than as many frames (measured:
+/// docs/MEASURING.md).
+pub const TRAIN_WORTH: u32 = 3;
+/// How long packets go by the socket after a device refused frames: it is down, or gone.
+pub const FRAMES_PAUSE: Micros = SECOND;
+/// How often a device that did not take all frames at once is offered the rest.
+pub const FRAMES_RETRY: Micros = MILLISECOND;
 /// Reports that wait for the event ring.
 pub const REPORTS_MAX: usize = 4096;
 
@@ -129,6 +141,7 @@ pub const REPAIR_BURST: u32 = 64 * 1024;
 pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
+const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(TALLIES_MAX >= 2 * (PEER_STREAMS_MAX + PEER_SLOTS_MAX), "a peer's tallies must fit");
 const _: () = assert!(STREAMS_MAX <= STREAM_TALLIES_MAX && SLOTS_MAX <= SLOT_TALLIES_MAX, "each has its row");
@@ -149,6 +162,8 @@ pub struct Config {
     pub is_pinned: bool,
     /// How idle workers wait.
     pub driver: Driver,
+    /// How packets leave.
+    pub backend: Backend,
 }
 
 impl Default for Config {
@@ -161,8 +176,21 @@ impl Default for Config {
             socket_path: PathBuf::from("dataplane.sock"),
             is_pinned: true,
             driver: Driver::Auto,
+            backend: Backend::Auto,
         }
     }
+}
+
+/// How packets leave a worker. They always come in by its sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Backend {
+    /// By what is fastest of that which changes nothing but the speed: the sockets.
+    #[default]
+    Auto,
+    /// By the sockets.
+    Udp,
+    /// As Ethernet frames, past the kernel's UDP, IP, firewall and traffic control. Where that cannot be, by the sockets.
+    Frames,
 }
 
 /// How a worker with nothing to do waits for its sockets.

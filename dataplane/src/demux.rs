@@ -36,6 +36,12 @@ pub(crate) struct KeyedHash {
     key: [u8; 16],
 }
 
+impl KeyedHash {
+    pub(crate) fn new(key: [u8; 16]) -> Self {
+        KeyedHash { key }
+    }
+}
+
 impl BuildHasher for KeyedHash {
     type Hasher = SipHasher13;
     fn build_hasher(&self) -> SipHasher13 {
@@ -74,7 +80,7 @@ impl From<Path> for PathKey {
 
 impl Demux {
     pub(crate) fn new(seed: [u8; 16]) -> Self {
-        let hash = KeyedHash { key: seed };
+        let hash = KeyedHash::new(seed);
         Demux { by_path: HashMap::with_hasher(hash), by_ufrag: HashMap::with_hasher(hash) }
     }
 

@@ -1,18 +1,21 @@
 //! What leaves in a turn: packets sealed in one slab, chained by destination so that the io backend can send trains.
 //!
-//! A packet is written once into the slab and protected there in place. There are three doors in, and none of them
+//! A packet is written once into the slab and protected there in place, and the kernel may be given it where it lies.
+//! There are three doors in, and none of them
 //! lets plaintext RTP out: `push_rtp` and `push_rtcp` protect what the caller wrote, and
 //! `push_public` is for what is public or already sealed (STUN answers, injected DTLS).
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::SocketAddr;
 
-use proto::plane::{DatagramHeader, Report, Tally};
+use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
-    FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX, REPORTS_MAX,
-    STREAM_ROUTES_MAX, TALLIES_MAX,
+    CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
+    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH,
 };
+use crate::io::Slab;
 use crate::srtp::Crypto;
 
 /// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
@@ -42,16 +45,66 @@ struct Packet {
 
 const END: u32 = u32::MAX;
 
+/// The start of a packet that was taken out.
+const TAKEN: u32 = u32::MAX;
+
 struct ChainEnds {
-    path: Path,
+    to: Destination,
     head: u32,
     tail: u32,
+    count: u32,
+    len_max: u32,
+    /// Packets as long as the one before: those that a train is made of.
+    coupled: u32,
+}
+
+/// Bytes of the slab that one packet has to itself where it leaves from there: a size that AF_XDP takes.
+pub(crate) const CHUNK_LEN: usize = 2048;
+/// Of them, what lies before the packet: room for the headers of its frame.
+pub(crate) const HEADROOM: usize = 96;
+const _: () = assert!(HEADROOM + FRAME_LEN <= CHUNK_LEN && HEADROOM.is_multiple_of(16));
+
+/// Where in the slab the next packet goes.
+enum Places {
+    /// One behind the other, until all are cleared: nothing refers to them after a flush.
+    Dense { used: usize },
+    /// Each in a chunk of its own, which may stay taken for as long as the kernel refers to it.
+    Chunks { free: Vec<u32> },
+}
+
+impl Places {
+    /// Where the next packet would begin.
+    fn next(&self) -> Option<usize> {
+        match self {
+            Places::Dense { used } => (used + FRAME_LEN <= OUTBOX_LEN).then_some(*used),
+            Places::Chunks { free } => free.last().map(|&chunk| chunk as usize * CHUNK_LEN + HEADROOM),
+        }
+    }
+
+    /// Takes the place that `next` gave, for a packet of `len` bytes.
+    fn take(&mut self, len: usize) {
+        match self {
+            // Packets start on a multiple of 16 bytes: AES works on aligned blocks of the payload's start.
+            Places::Dense { used } => *used = (*used + len).next_multiple_of(16),
+            Places::Chunks { free } => drop(free.pop()),
+        }
+    }
+
+    /// Whether a widest fan-out might not find room.
+    fn is_nearly_full(&self) -> bool {
+        match self {
+            Places::Dense { used } => used + STREAM_ROUTES_MAX * FRAME_LEN > OUTBOX_LEN,
+            Places::Chunks { free } => free.len() < STREAM_ROUTES_MAX,
+        }
+    }
 }
 
 /// The packets, reports, punts and tallies of one turn.
 pub struct Outbox {
-    slab: Box<[u8]>,
-    used: usize,
+    slab: Slab,
+    places: Places,
+    /// Packets after which nothing is gained by waiting for more.
+    packets_enough: usize,
     packets: Vec<Packet>,
     chains: Vec<ChainEnds>,
     /// By peer index: the chain that this turn began for it, valid if the stamp is this turn's.
@@ -60,6 +113,9 @@ pub struct Outbox {
     reports: VecDeque<Report>,
     reports_lost: u64,
     punts: VecDeque<(DatagramHeader, u32)>,
+    /// Payloads of the punts since the last clearing, and how many.
+    punted: Box<[u8]>,
+    punts_used: usize,
     tallies: Vec<Tally>,
     refused: u64,
 }
@@ -73,9 +129,21 @@ impl Default for Outbox {
 impl Outbox {
     /// An empty outbox; all of its memory is taken here.
     pub fn new() -> Self {
+        Outbox::over(Slab::new(OUTBOX_LEN).expect("the kernel has memory for a start"), Places::Dense { used: 0 })
+    }
+
+    /// An outbox whose packets a kernel may go on reading where they lie.
+    pub(crate) fn in_chunks(slab: Slab) -> Self {
+        let count = (slab.len() / CHUNK_LEN).min(CHUNKS_MAX) as u32;
+        let chunks = Places::Chunks { free: (0..count).rev().collect() };
+        Outbox { packets_enough: PACKETS_ENOUGH, ..Outbox::over(slab, chunks) }
+    }
+
+    fn over(slab: Slab, places: Places) -> Self {
         Outbox {
-            slab: vec![0; OUTBOX_LEN].into_boxed_slice(),
-            used: 0,
+            slab,
+            places,
+            packets_enough: OUTBOX_PACKETS_MAX,
             packets: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chains: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chain_of: vec![(0, 0); PEERS_MAX].into_boxed_slice(),
@@ -83,6 +151,8 @@ impl Outbox {
             reports: VecDeque::with_capacity(REPORTS_MAX),
             reports_lost: 0,
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
+            punted: vec![0; PUNTS_PER_TURN_MAX * DATAGRAM_LEN_MAX].into_boxed_slice(),
+            punts_used: 0,
             tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
@@ -93,20 +163,34 @@ impl Outbox {
         self.packets.is_empty()
     }
 
-    /// Whether the next datagram's widest fan-out, or the next peer's tallies, might not fit: flush first.
+    /// Packets that wait to be sent.
+    pub(crate) fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Whether to flush first: the next datagram's widest fan-out, or the next peer's tallies, might not fit, or nothing is
+    /// gained by waiting.
     pub fn is_nearly_full(&self) -> bool {
-        self.used + STREAM_ROUTES_MAX * FRAME_LEN > OUTBOX_LEN
+        self.places.is_nearly_full()
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
-            || self.punts.len() == PUNTS_PER_TURN_MAX
+            || self.packets.len() >= self.packets_enough
+            || self.punts_used == PUNTS_PER_TURN_MAX
             || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
     /// Forgets the packets, punts and tallies, which were handed over; reports stay until popped.
     pub fn clear(&mut self) {
-        self.used = 0;
+        match &mut self.places {
+            Places::Dense { used } => *used = 0,
+            Places::Chunks { free } => {
+                let left = self.packets.iter().filter(|packet| packet.start != TAKEN);
+                free.extend(left.map(|packet| packet.start / CHUNK_LEN as u32));
+            }
+        }
         self.packets.clear();
         self.chains.clear();
         self.punts.clear();
+        self.punts_used = 0;
         self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
@@ -118,6 +202,55 @@ impl Outbox {
     /// One chain for each destination, in order of first use.
     pub fn chains(&self) -> impl Iterator<Item = Chain<'_>> {
         self.chains.iter().map(|ends| Chain { outbox: self, ends })
+    }
+
+    /// How many chains there are.
+    pub(crate) fn chain_count(&self) -> usize {
+        self.chains.len()
+    }
+
+    /// Where a chain goes, and how long its longest packet is.
+    pub(crate) fn chain_to(&self, chain: usize) -> (Destination, usize) {
+        let ends = &self.chains[chain];
+        (ends.to, ends.len_max as usize)
+    }
+
+    /// Whether a chain is one long train, or nearly: a single walk through the kernel for many packets.
+    pub(crate) fn is_train(&self, chain: usize) -> bool {
+        let ends = &self.chains[chain];
+        ends.coupled >= TRAIN_WORTH && ends.coupled + 2 >= ends.count
+    }
+
+    /// Packets of a chain.
+    pub(crate) fn chain_len(&self, chain: usize) -> u64 {
+        self.chains[chain].count.into()
+    }
+
+    /// Takes the packets of a chain out: each with the [`HEADROOM`] before it and where in the slab it begins. Their
+    /// chunks stay taken until they are given back. How many there were.
+    ///
+    /// # Panics
+    /// If the outbox was not made with chunks.
+    pub(crate) fn take_chain(&mut self, chain: usize, mut each: impl FnMut(&mut [u8], &[u8], usize)) -> u64 {
+        assert!(matches!(self.places, Places::Chunks { .. }), "packets that lie close have no room before them");
+        let ends = &mut self.chains[chain];
+        let mut at = mem::replace(&mut ends.head, END);
+        let count = mem::take(&mut ends.count);
+        while let Some(packet) = self.packets.get_mut(at as usize) {
+            let start = mem::replace(&mut packet.start, TAKEN) as usize;
+            let (before, rest) = self.slab.split_at_mut(start);
+            each(&mut before[start - HEADROOM..], &rest[..packet.len as usize], start);
+            at = packet.next;
+        }
+        count.into()
+    }
+
+    /// Takes back a chunk that the kernel is done with, by any address in it.
+    pub(crate) fn give_back(&mut self, address: usize) {
+        if let Places::Chunks { free } = &mut self.places {
+            debug_assert!(free.len() < CHUNKS_MAX, "a chunk is given back once");
+            free.push((address / CHUNK_LEN) as u32);
+        }
     }
 
     /// Writes an RTP packet and protects it. `write` puts header and payload into the frame and returns the length
@@ -157,36 +290,38 @@ impl Outbox {
     }
 
     fn push(&mut self, to: Destination, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
-        if self.used + FRAME_LEN > OUTBOX_LEN || self.packets.len() == OUTBOX_PACKETS_MAX {
+        let Some(start) = self.places.next().filter(|_| self.packets.len() < OUTBOX_PACKETS_MAX) else {
             self.refused += 1;
             return false;
-        }
-        let start = self.used;
+        };
         let len = write(&mut self.slab[start..start + FRAME_LEN]);
         if len == 0 {
             return true;
         }
-        // Frames start on a multiple of 16 bytes: AES works on aligned blocks of the payload's start.
-        self.used = (start + len).next_multiple_of(16);
+        self.places.take(len);
         self.link(to, Packet { start: start as u32, len: len as u32, next: END });
         true
     }
 
     /// Appends a packet to its destination's chain, or begins one.
     fn link(&mut self, to: Destination, packet: Packet) {
-        let at = self.packets.len() as u32;
+        let (at, len) = (self.packets.len() as u32, packet.len);
         self.packets.push(packet);
         let mark = &mut self.chain_of[to.peer as usize];
         if mark.0 == self.stamp {
             let ends = &mut self.chains[mark.1 as usize];
-            if ends.path == to.path {
-                self.packets[ends.tail as usize].next = at;
+            if ends.to.path == to.path {
+                let last = &mut self.packets[ends.tail as usize];
+                last.next = at;
+                ends.coupled += u32::from(last.len == len);
                 ends.tail = at;
+                ends.count += 1;
+                ends.len_max = ends.len_max.max(len);
                 return;
             }
         }
         *mark = (self.stamp, self.chains.len() as u32);
-        self.chains.push(ChainEnds { path: to.path, head: at, tail: at });
+        self.chains.push(ChainEnds { to, head: at, tail: at, count: 1, len_max: len, coupled: 0 });
     }
 
     /// Queues a report for the controlplane. False if the queue is full: then the newest is lost and counted.
@@ -211,17 +346,17 @@ impl Outbox {
 
     /// Reports lost since the last call because the queue was full.
     pub fn take_reports_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.reports_lost)
+        mem::take(&mut self.reports_lost)
     }
 
     /// Queues a datagram for the controlplane. False if there is no room for it in this turn.
     pub(crate) fn punt(&mut self, header: DatagramHeader, payload: &[u8]) -> bool {
-        if self.used + payload.len() > OUTBOX_LEN || self.punts.len() == PUNTS_PER_TURN_MAX {
+        if self.punts_used == PUNTS_PER_TURN_MAX || payload.len() > DATAGRAM_LEN_MAX {
             return false;
         }
-        let start = self.used;
-        self.slab[start..start + payload.len()].copy_from_slice(payload);
-        self.used = (start + payload.len()).next_multiple_of(16);
+        let start = self.punts_used * DATAGRAM_LEN_MAX;
+        self.punted[start..start + payload.len()].copy_from_slice(payload);
+        self.punts_used += 1;
         self.punts.push_back((header, start as u32));
         true
     }
@@ -229,7 +364,7 @@ impl Outbox {
     /// Takes the oldest punted datagram.
     pub fn pop_punt(&mut self) -> Option<(DatagramHeader, &[u8])> {
         let (header, start) = self.punts.pop_front()?;
-        Some((header, &self.slab[start as usize..][..usize::from(header.len)]))
+        Some((header, &self.punted[start as usize..][..usize::from(header.len)]))
     }
 
     /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
@@ -246,7 +381,7 @@ impl Outbox {
 
     /// Packets refused since the last call because the outbox was full.
     pub(crate) fn take_refused(&mut self) -> u64 {
-        std::mem::take(&mut self.refused)
+        mem::take(&mut self.refused)
     }
 }
 
@@ -262,7 +397,7 @@ pub struct Chain<'a> {
 impl<'a> Chain<'a> {
     /// Where they go.
     pub fn path(&self) -> Path {
-        self.ends.path
+        self.ends.to.path
     }
 
     /// The packets. Neighbours of equal length may leave as a train, of which the last may be shorter.

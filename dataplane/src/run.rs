@@ -245,8 +245,17 @@ fn start_worker(
     let knock = new_eventfd()?;
     let mut seed = [0; 16];
     SystemRandom::new().fill(&mut seed).map_err(|_| io::Error::other("the kernel gives no randomness"))?;
-    let seat =
-        Seat { index, core, driver: config.driver, sockets, seed, origin, orders: received, knock: knock.try_clone()? };
+    let seat = Seat {
+        index,
+        core,
+        driver: config.driver,
+        backend: config.backend,
+        sockets,
+        seed,
+        origin,
+        orders: received,
+        knock: knock.try_clone()?,
+    };
     let (started, outcome) = channel();
     let body = move || worker::run(seat, |result| drop(started.send(result)));
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;

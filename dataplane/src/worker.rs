@@ -14,7 +14,7 @@ use proto::link::{COMMANDS_MAX, WorkerLink};
 use proto::plane::Counter;
 
 use crate::config::{
-    COMMANDS_PER_TURN_MAX, Driver, ECHO_HEADROOM, ECHO_RETRY, INJECTS_PER_TURN_MAX, Micros, PUBLISH_INTERVAL,
+    Backend, COMMANDS_PER_TURN_MAX, Driver, ECHO_HEADROOM, ECHO_RETRY, INJECTS_PER_TURN_MAX, Micros, PUBLISH_INTERVAL,
 };
 use crate::forward::Forwarder;
 use crate::io::{Batch, Io, Socket, Watch, block_on};
@@ -37,6 +37,8 @@ pub(crate) struct Seat {
     pub(crate) core: Option<CoreId>,
     /// How to wait.
     pub(crate) driver: Driver,
+    /// How packets leave.
+    pub(crate) backend: Backend,
     /// Its sockets, one for each media address.
     pub(crate) sockets: Vec<Socket>,
     /// Keys the hash tables.
@@ -94,6 +96,23 @@ struct Served {
     watch: Watch,
 }
 
+/// The outbox, as the way out needs it: frames lie where the kernel reads them.
+fn open_outbox(seat: &Seat, io: &mut Io) -> Outbox {
+    if seat.backend != Backend::Frames {
+        return Outbox::new();
+    }
+    match io.open_frames(seat.index as u32, seat.seed) {
+        Ok((outbox, line)) => {
+            tracing::info!(worker = seat.index, "{line}");
+            outbox
+        }
+        Err(error) => {
+            tracing::warn!(worker = seat.index, "packets leave by udp and not as frames: {error}");
+            Outbox::new()
+        }
+    }
+}
+
 /// A worker between its start and its end.
 struct Worker {
     index: usize,
@@ -116,13 +135,15 @@ struct Core {
 
 impl Worker {
     fn new(seat: Seat) -> io::Result<Self> {
-        let mut io = Io::new(seat.sockets, seat.origin)?;
+        let mut seat = seat;
+        let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.origin)?;
         let knocked = io.watch(&seat.knock)?;
+        let outbox = open_outbox(&seat, &mut io);
         let forwarder = Forwarder::new(seat.seed, io.now());
         Ok(Self {
             index: seat.index,
             batch: Batch::new(),
-            core: Core { io, forwarder, outbox: Outbox::new(), latency: Latency::new(), served: None },
+            core: Core { io, forwarder, outbox, latency: Latency::new(), served: None },
             orders: seat.orders,
             knock: seat.knock,
             knocked,
@@ -215,6 +236,9 @@ impl Worker {
                 "a network device cannot split trains (UDP_SEGMENT): this worker sends single packets from now on"
             );
         }
+        if let Some((error, device)) = self.core.io.take_frames_error() {
+            tracing::warn!(worker = self.index, "{device} takes no frames ({error}): packets leave by udp meanwhile");
+        }
         self.core.count(Counter::Parks, 1);
         self.core.publish();
         let deadline = self.core.deadline();
@@ -295,10 +319,14 @@ impl Core {
             self.outbox.tallies().iter().for_each(|tally| served.link.publish_tally(tally));
         }
         if !self.outbox.is_empty() {
-            let flushed = self.io.flush(now, &self.outbox);
+            let flushed = self.io.flush(now, &mut self.outbox);
             self.count(Counter::SentTrains, flushed.trains);
             self.count(Counter::SendFailed, flushed.failed);
+            self.count(Counter::SentFrames, flushed.frames);
+            self.count(Counter::FramesToSockets, flushed.left);
             self.tell_latency();
+        } else {
+            self.io.go_on(now, &mut self.outbox);
         }
         self.outbox.clear();
     }
@@ -382,11 +410,11 @@ pub struct Stepped {
 impl Stepped {
     /// Takes over the sockets and serves the link. `seed` keys the hash tables. Must be called, and stay, inside
     /// [`block_on`].
-    pub fn new(sockets: Vec<Socket>, link: WorkerLink, seed: [u8; 16]) -> io::Result<Self> {
+    pub fn new(sockets: Vec<Socket>, link: WorkerLink, backend: Backend, seed: [u8; 16]) -> io::Result<Self> {
         let (sender, orders) = channel();
         let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
         let (core, driver, origin) = (None, Driver::Auto, Instant::now());
-        let mut worker = Worker::new(Seat { index: 0, core, driver, sockets, seed, origin, orders, knock })?;
+        let mut worker = Worker::new(Seat { index: 0, core, driver, backend, sockets, seed, origin, orders, knock })?;
         worker.attach(link);
         Ok(Stepped { worker, _orders: sender })
     }

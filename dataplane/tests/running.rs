@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dataplane::{Config, Dataplane, Error};
 use proto::link::{Lost, attach};
 use proto::plane::{Counter, DatagramHeader, DatagramKind, Describe, Event, PeerOpen, Report, StreamStarted};
-use rig::{Client, Folder, Rig, config, drivers, wait_for, write_packet};
+use rig::{Client, Folder, Ground, Rig, config, drivers, on_every_ground, wait_for, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -18,10 +18,10 @@ const DTLS: &[u8] = &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9];
 
 #[test]
 fn every_datagram_is_counted_with_its_fate() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         for (address, local) in rig.addresses().into_iter().zip([V4, V6]) {
-            let stranger = UdpSocket::bind((local, 0)).unwrap();
+            let stranger = UdpSocket::bind((ground.clients(local), 0)).unwrap();
             for junk in [&b""[..], &[0xff; 9], &[0x80; 40], &[0; 20], DTLS, &[0xaa; 60_000]] {
                 stranger.send_to(junk, address).unwrap();
             }
@@ -30,13 +30,13 @@ fn every_datagram_is_counted_with_its_fate() {
         rig.check_conservation();
         assert_eq!(rig.counter(Counter::ReceivedBytes), 2 * (9 + 40 + 20 + DTLS.len() as u64 + 60_000));
         assert_eq!(rig.counter(Counter::Forwarded) + rig.counter(Counter::Punted), 0);
-    }
+    });
 }
 
 #[test]
 fn packets_go_from_one_peer_to_another_on_both_families() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         let (alice, bob) = (rig.connect(1, V4), rig.connect(2, V6));
         let (ssrc, slot_ssrc) = rig.carry(&alice, &bob);
         let (sender, receiver) = (alice.sender(), bob.receiver());
@@ -60,13 +60,13 @@ fn packets_go_from_one_peer_to_another_on_both_families() {
         assert_eq!(rig.counter(Counter::Sent), 50);
         assert_eq!(rig.counter(Counter::SendFailed), 0);
         rig.check_conservation();
-    }
+    });
 }
 
 #[test]
 fn dtls_goes_up_and_down_over_a_link_that_sleeps() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         let client = rig.connect(1, V4);
         let mut buffer = [0; 200];
         for round in 0..20u8 {
@@ -93,12 +93,12 @@ fn dtls_goes_up_and_down_over_a_link_that_sleeps() {
             assert_eq!(buffer[..len], [round; 90]);
         }
         // Nothing goes to an address that the peer has not proved.
-        let elsewhere = UdpSocket::bind((V4, 0)).unwrap().local_addr().unwrap();
+        let elsewhere = UdpSocket::bind((ground.clients(V4), 0)).unwrap().local_addr().unwrap();
         let header = DatagramHeader { kind: DatagramKind::Dtls, peer: client.id, remote: elsewhere, len: 3 };
         assert!(rig.link().push_inject(&header, b"no!"));
         rig.link().notify();
         rig.wait_for_counter(Counter::InjectRefused, 1);
-    }
+    });
 }
 
 fn wait_until_readable(rig: &Rig) {
@@ -110,8 +110,8 @@ fn wait_until_readable(rig: &Rig) {
 
 #[test]
 fn an_idle_worker_parks_and_stays_parked() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         rig.commit(&[]);
         rig.wait_for_counter(Counter::Parks, 1);
         // When it comes to rest depends on the machine; that it does, and then does next to nothing, is its own doing.
@@ -120,13 +120,13 @@ fn an_idle_worker_parks_and_stays_parked() {
             std::thread::sleep(Duration::from_millis(300));
             (rig.counter(Counter::Turns) - turns <= 2).then_some(())
         });
-    }
+    });
 }
 
 #[test]
 fn a_second_controlplane_finds_the_peers_and_fences_the_first() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         let client = rig.connect(1, V4);
         // Staged by the first one, and never committed.
         let ghost = PeerOpen { peer: proto::id::PeerId::new(7, 1), ufrag: *b"ghost000", pwd: [b'x'; 24] };
@@ -156,12 +156,12 @@ fn a_second_controlplane_finds_the_peers_and_fences_the_first() {
             .collect();
         assert_eq!(peers, [client.id], "what was staged is gone, what was committed is there");
         client.check();
-    }
+    });
 }
 
 #[test]
 fn peers_are_served_while_no_controlplane_is_there() {
-    let mut rig = Rig::start(drivers().next().unwrap());
+    let mut rig = Rig::start(Ground::any());
     let (alice, bob) = (rig.connect(1, V4), rig.connect(2, V4));
     let (ssrc, _) = rig.carry(&alice, &bob);
     rig.attached.workers.clear();
@@ -177,14 +177,15 @@ fn peers_are_served_while_no_controlplane_is_there() {
 
 #[test]
 fn a_burst_of_strangers_keeps_nobody_out() {
-    for driver in drivers() {
-        let mut rig = Rig::start(driver);
+    on_every_ground(|ground| {
+        let mut rig = Rig::start(ground);
         let client = rig.connect(1, V6);
         let [v4, _] = rig.addresses();
         // Dropping the sender ends the burst, also when a check fails.
         let (goes_on, is_over) = std::sync::mpsc::channel::<()>();
+        let client_ip = ground.clients(V4);
         let burst = std::thread::spawn(move || {
-            let stranger = UdpSocket::bind((V4, 0)).unwrap();
+            let stranger = UdpSocket::bind((client_ip, 0)).unwrap();
             while is_over.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
                 stranger.send_to(&[0x90; 300], v4).unwrap();
             }
@@ -197,13 +198,13 @@ fn a_burst_of_strangers_keeps_nobody_out() {
         let before = rig.counter(Counter::Parks);
         rig.wait_for_counter(Counter::Parks, before + 1);
         rig.check_conservation();
-    }
+    });
 }
 
 #[test]
 fn a_stopped_dataplane_frees_its_ports_and_its_socket() {
     for driver in drivers() {
-        let rig = Rig::start(driver);
+        let rig = Rig::start(Ground::loopback(driver));
         let port = rig.addresses()[0].port();
         let config = Config { media_ips: vec![V4], media_port: port, ..rig.config.clone() };
         let Rig { dataplane, attached, .. } = rig;
@@ -292,7 +293,7 @@ fn a_port_that_is_let_go_within_a_moment_is_waited_for() {
 
 #[test]
 fn clients_behind_one_address_are_told_apart() {
-    let mut rig = Rig::start(drivers().next().unwrap());
+    let mut rig = Rig::start(Ground::any());
     let clients: Vec<Client> = (1..=40).map(|index| rig.connect(index, V4)).collect();
     for client in clients.iter().rev() {
         client.check();

@@ -743,8 +743,13 @@ counters! {
     Sent => "sent",
     /// Bytes of them.
     SentBytes => "sent_bytes",
-    /// Sends by the kernel: trains and single packets.
+    /// Sends by the kernel: trains, single packets and frames.
     SentTrains => "sent_trains",
+    /// Packets of any kind that left as Ethernet frames.
+    SentFrames => "sent_frames",
+    /// Packets of any kind that left by the sockets although frames are in use: their way was not known, or is none for
+    /// frames.
+    FramesToSockets => "frames_to_sockets",
     /// Datagrams of any kind that the kernel refused or that found the outbox full.
     SendFailed => "send_failed",
     /// Route copies withheld until a keyframe arrives.

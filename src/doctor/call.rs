@@ -14,6 +14,7 @@ use controlplane::engine::Engine;
 use controlplane::link::{self, Driver, SOCKET_FILE};
 use controlplane::stun_server;
 use dataplane::Dataplane;
+use dataplane::config::Backend;
 use proto::plane::SrtpProfile;
 use tokio::time::{sleep, timeout};
 
@@ -72,6 +73,8 @@ fn try_call(options: &Options, ip: IpAddr) -> Result<Outcome, Failure> {
         socket_path: folder.0.join(SOCKET_FILE),
         is_pinned: false,
         driver: options.driver,
+        // The peers of this call are on loopback, where there are no frames.
+        backend: Backend::Udp,
     };
     let dataplane = Dataplane::start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

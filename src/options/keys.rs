@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use controlplane::http::{Audience, ORIGINS_MAX, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
-use dataplane::config::{Driver, MEDIA_IPS_MAX, WORKERS_MAX};
+use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +47,7 @@ enum Kind {
     Announce,
     Driver,
     Codecs,
+    Backend,
     State,
     Log,
 }
@@ -95,6 +96,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Flag { get: |o| o.is_pinned, set: |o, value| o.is_pinned = value },
     },
     Key { name: "driver", plane: Plane::Data, is_live: false, kind: Kind::Driver },
+    Key { name: "io", plane: Plane::Data, is_live: false, kind: Kind::Backend },
     Key {
         name: "listen",
         plane: Plane::Control,
@@ -203,6 +205,7 @@ impl Key {
             Kind::Codecs => {
                 format!("one or two of {}", VideoCodec::ALL.map(VideoCodec::name).join(", "))
             }
+            Kind::Backend => "auto, udp or frames".into(),
             Kind::State => "a folder".into(),
             Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
         }
@@ -246,6 +249,7 @@ impl Key {
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
             Kind::Driver => options.driver = text.and_then(driver).ok_or_else(wrong)?,
             Kind::Codecs => options.rooms.codecs = codecs(written).ok_or_else(wrong)?,
+            Kind::Backend => options.backend = text.and_then(backend).ok_or_else(wrong)?,
             Kind::State => options.state = PathBuf::from(text.ok_or_else(wrong)?),
             Kind::Log => {
                 let text = text.filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
@@ -283,6 +287,11 @@ impl Key {
                 Driver::Epoll => "epoll".into(),
             },
             Kind::Codecs => options.rooms.codecs.iter().map(VideoCodec::name).collect::<Vec<_>>().join(","),
+            Kind::Backend => match options.backend {
+                Backend::Auto => "auto".into(),
+                Backend::Udp => "udp".into(),
+                Backend::Frames => "frames".into(),
+            },
             Kind::State => options.state.display().to_string(),
             Kind::Log => options.log.clone(),
         }
@@ -372,6 +381,15 @@ fn driver(text: &str) -> Option<Driver> {
     }
 }
 
+fn backend(text: &str) -> Option<Backend> {
+    match text {
+        "auto" => Some(Backend::Auto),
+        "udp" => Some(Backend::Udp),
+        "frames" => Some(Backend::Frames),
+        _ => None,
+    }
+}
+
 /// In the largest unit that leaves a whole number.
 fn time_text(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -446,6 +464,7 @@ mod tests {
             ("offer-timeout", "6m", "1s to 5m"),
             ("pinned", "yes", "true or false"),
             ("driver", "kqueue", "uring"),
+            ("io", "dpdk", "frames"),
             ("listen", "8080", "IP:PORT"),
             ("media-ip", "", "addresses"),
             ("media-ip", "127.0.0.1,localhost", "addresses"),

@@ -1,6 +1,7 @@
 //! A running `uprtc run` of the test's own, and its planes as processes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,13 +20,22 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it and waits for the link.
     pub(crate) fn start() -> Server {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let state = std::env::temp_dir().join(format!("uprtc-call-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&state).unwrap();
-        let state = state.canonicalize().unwrap();
-        let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0", "--workers", "1"];
-        let mut child = uprtc(&state, &["run"]).args(ports).stdout(Stdio::piped()).spawn().unwrap();
+        let state = new_state();
+        Server::await_link(uprtc(&state, &["run"]), "127.0.0.1", state)
+    }
+
+    /// Starts it at the other end of a cable, with more options.
+    pub(crate) fn start_at(cable: &Cable, options: &[&str]) -> Server {
+        let state = new_state();
+        let mut command = cable.at_edge(env!("CARGO_BIN_EXE_uprtc"));
+        command.arg("run").arg("--state").arg(&state).args(["--media-ip", &Cable::EDGE.to_string()]).args(options);
+        Server::await_link(command, &Cable::EDGE.to_string(), state)
+    }
+
+    fn await_link(mut command: Command, ip: &str, state: PathBuf) -> Server {
+        let address = format!("{ip}:0");
+        command.args(["--listen", &address, "--media-port", "0", "--stun", &address, "--workers", "1"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let link = Link::parse(&line).expect("the first line is the link of a room");
@@ -78,6 +88,76 @@ impl Server {
         };
         std::fs::read_dir("/proc").unwrap().flatten().filter_map(process).collect()
     }
+}
+
+impl Server {
+    /// A number of the metrics page, all workers together.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.link.authority()).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let values =
+            page.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+}
+
+/// A cable from this process's network, which must be its own, to another one: that of a process that waits for its end.
+pub(crate) struct Cable {
+    edge: Child,
+}
+
+impl Cable {
+    pub(crate) const EDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    pub(crate) const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+    pub(crate) fn lay() -> Cable {
+        // It reads until our end of the pipe is gone, however we end.
+        let edge = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+        let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        let begun = Instant::now();
+        while network(&edge.id().to_string()) == network("self") {
+            assert!(begun.elapsed() < super::DEADLINE, "unshare does not come into its own");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let cable = Cable { edge };
+        run(Command::new("ip"), &format!("link add clients type veth peer name edge netns {}", cable.edge.id()));
+        for line in [&format!("addr add {}/24 dev edge", Cable::EDGE), "link set edge up", "link set lo up"] {
+            run(cable.at_edge("ip"), line);
+        }
+        for line in [&format!("addr add {}/24 dev clients", Cable::CLIENTS), "link set clients up", "link set lo up"] {
+            run(Command::new("ip"), line);
+        }
+        cable
+    }
+
+    /// A program that will run at the other end.
+    fn at_edge(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.edge.id())).arg(program);
+        command
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        let _ = self.edge.kill();
+        let _ = self.edge.wait();
+    }
+}
+
+fn run(mut command: Command, arguments: &str) {
+    let status = command.args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "{arguments}: {status}");
+}
+
+fn new_state() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let state = std::env::temp_dir().join(format!("uprtc-call-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&state).unwrap();
+    state.canonicalize().unwrap()
 }
 
 impl Drop for Server {

@@ -16,17 +16,6 @@ const MESSAGES_MAX: usize = 64;
 const BATCH: usize = 32;
 const BUFFER_LEN: usize = 2048;
 
-/// Lets the kernel hand a train to this socket whole, so that a sink costs no splitting, as where a network device
-/// does it.
-pub(crate) fn take_trains_whole(socket: &UdpSocket) -> io::Result<()> {
-    let one: libc::c_int = 1;
-    let len = mem::size_of_val(&one) as libc::socklen_t;
-    // SAFETY: the kernel reads one int, which lives across the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, (&raw const one).cast(), len) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// A UDP_SEGMENT control message, laid out as CMSG_SPACE(2) asks on 64-bit Linux.
 #[repr(C, align(8))]
 struct SegmentSize {
@@ -51,7 +40,7 @@ impl Bare {
     /// A loop that sends to all of `sinks`.
     pub(crate) fn new(socket: UdpSocket, sinks: &[SocketAddr]) -> Self {
         let names = sinks.iter().map(|sink| {
-            let SocketAddr::V4(sink) = sink else { panic!("the sinks are on 127.0.0.1") };
+            let SocketAddr::V4(sink) = sink else { panic!("the sinks have IPv4 addresses") };
             libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: sink.port().to_be(),

@@ -1,13 +1,14 @@
 //! The ways to forward that are compared. Each is a thread with a socket of its own; it waits until it is told to run
 //! a round of some case, and answers with the CPU time that its turns took.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::Stepped;
-use dataplane::config::Driver;
+use dataplane::config::{Backend, Driver};
 use dataplane::io::{Socket, block_on};
 use proto::link::{self, ControlLink};
 use proto::plane::{Counter, Direction, SrtpProfile};
@@ -18,6 +19,7 @@ use webrtc_srtp::protection_profile::ProtectionProfile;
 use crate::bare::Bare;
 use crate::cpu::thread_time;
 use crate::edge::{self, Broadcast};
+use crate::sinks::Sinks;
 
 /// What is forwarded in a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +45,7 @@ pub(crate) struct Measured {
 pub(crate) struct Seat {
     pub(crate) jobs: Receiver<(Case, usize)>,
     pub(crate) done: Sender<Measured>,
-    pub(crate) sinks: Arc<Vec<UdpSocket>>,
+    pub(crate) sinks: Arc<Sinks>,
     /// Fan-outs of all cases, in order.
     pub(crate) fan_outs: Vec<usize>,
 }
@@ -56,17 +58,24 @@ impl Seat {
             return;
         }
         while let Ok((case, turns)) = self.jobs.recv() {
+            let before = self.sinks.taken();
             let measured = round(case, turns);
             let expected = turns * case.train * case.fan_out;
             assert_eq!(measured.packets, expected, "{case:?}: packets were lost, so the round says nothing");
+            if let (Some(before), Some(after)) = (before, self.sinks.taken()) {
+                // All but a few: the publisher, whom feedback goes to, is on this side of the device.
+                let (taken, sends) = ((after - before) as usize, measured.sends);
+                assert!(taken + sends / 100 >= sends, "{case:?}: the device was given {taken} of {sends} sends");
+            }
             if self.done.send(measured).is_err() {
                 return;
             }
         }
     }
 
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.sinks.iter().map(local).collect()
+    /// A socket of this machine in the sinks' network.
+    fn bind(&self) -> UdpSocket {
+        bind(self.sinks.local_ip())
     }
 }
 
@@ -74,8 +83,8 @@ fn local(socket: &UdpSocket) -> SocketAddr {
     socket.local_addr().expect("it is bound")
 }
 
-fn bind() -> UdpSocket {
-    UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port")
+fn bind(ip: IpAddr) -> UdpSocket {
+    UdpSocket::bind((ip, 0)).expect("an address of ours has a free port")
 }
 
 /// Waits until the socket has something, so that no turn is measured that finds nothing.
@@ -96,10 +105,12 @@ fn bind_address() -> SocketAddr {
 }
 
 /// The production worker: its io, forwarder and outbox, stepped turn by turn.
-pub(crate) fn uprtc(seat: &Seat, profile: SrtpProfile) {
+pub(crate) fn uprtc(seat: &Seat, backend: Backend, profile: SrtpProfile) {
     block_on(Driver::Auto, async {
-        let mut edge = Edge::new(seat, profile);
-        edge.check_first_packet(&seat.sinks[0]);
+        let mut edge = Edge::new(seat, backend, profile);
+        if let Some(sink) = seat.sinks.sockets().first() {
+            edge.check_first_packet(sink);
+        }
         seat.serve(|case, turns| edge.round(seat, case, turns));
     })
     .expect("a runtime");
@@ -112,46 +123,70 @@ struct Edge {
     address: SocketAddr,
     source: UdpSocket,
     broadcast: Broadcast,
+    backend: Backend,
     profile: SrtpProfile,
     checked_at: Instant,
 }
 
 impl Edge {
-    fn new(seat: &Seat, profile: SrtpProfile) -> Self {
-        let socket = Socket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has a free port");
-        let (address, source) = (socket.local(), bind());
+    fn new(seat: &Seat, backend: Backend, profile: SrtpProfile) -> Self {
+        let socket = Socket::bind((seat.sinks.local_ip(), 0).into()).expect("an address of ours has a free port");
+        let (address, source) = (socket.local(), seat.bind());
         let (link, mut control) = link::pair().expect("shared memory");
-        let mut worker = Stepped::new(vec![socket], link, [7; 16]).expect("a worker");
-        let broadcast = Broadcast::new(profile, local(&source), &seat.addresses(), &seat.fan_outs);
+        let mut worker = Stepped::new(vec![socket], link, backend, [7; 16]).expect("a worker");
+        let broadcast = Broadcast::new(profile, local(&source), seat.sinks.addresses(), &seat.fan_outs);
         for command in broadcast.commands() {
             while !control.push_command(&command) {
                 worker.turn();
             }
         }
         while worker.turn() {}
-        let mut edge = Edge { worker, control, address, source, broadcast, profile, checked_at: Instant::now() };
+        let checked_at = Instant::now();
+        let mut edge = Edge { worker, control, address, source, broadcast, backend, profile, checked_at };
         edge.check_consent(&seat.sinks);
         for stream in 0..seat.fan_outs.len() {
             let keyframe = edge.broadcast.packet(stream, 1200);
             edge.publish(&[keyframe]);
             while edge.worker.turn() {}
+            edge.learn_ways(stream);
         }
         edge
     }
 
+    /// Lets a worker that sends frames ask the kernel for the way to each receiver, as many as it asks for at a time.
+    fn learn_ways(&mut self, stream: usize) {
+        for _ in 0..200 {
+            let (sent, frames) = (self.counter(Counter::Sent), self.counter(Counter::SentFrames));
+            let packet = self.broadcast.packet(stream, 100);
+            self.publish(&[packet]);
+            while self.worker.turn() {}
+            let (sent, frames) = (self.counter(Counter::Sent) - sent, self.counter(Counter::SentFrames) - frames);
+            if self.backend != Backend::Frames || frames >= sent {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("packets do not leave as frames");
+    }
+
     /// Every receiver proves its address, as each browser does all the time.
-    fn check_consent(&mut self, sinks: &[UdpSocket]) {
+    fn check_consent(&mut self, sinks: &Sinks) {
         let answered = self.counter(Counter::BindingAnswered);
-        let all = std::iter::once(&self.source).chain(sinks);
-        for (socket, (from, check)) in all.zip(self.broadcast.checks()) {
-            assert_eq!(local(socket), from);
-            socket.send_to(&check, self.address).expect("loopback takes a datagram");
-            let before = self.worker.counters()[Counter::BindingAnswered as usize];
-            while self.worker.counters()[Counter::BindingAnswered as usize] == before {
+        let checks: Vec<_> = self.broadcast.checks().collect();
+        for (index, (from, check)) in checks.iter().enumerate() {
+            match index.checked_sub(1) {
+                None => drop(self.source.send_to(check, self.address).expect("it takes a datagram")),
+                Some(sink) => {
+                    assert_eq!(sinks.addresses()[sink], *from);
+                    sinks.send_from(sink, check, self.address);
+                }
+            }
+            let before = self.counter(Counter::BindingAnswered);
+            while self.counter(Counter::BindingAnswered) == before {
                 self.worker.turn();
             }
         }
-        assert_eq!(self.counter(Counter::BindingAnswered) - answered, sinks.len() as u64 + 1);
+        assert_eq!(self.counter(Counter::BindingAnswered) - answered, checks.len() as u64);
         while self.control.pop_report().is_some() {}
         self.checked_at = Instant::now();
     }
@@ -191,6 +226,7 @@ impl Edge {
         }
         let stream = seat.fan_outs.iter().position(|&n| n == case.fan_out).expect("a stream for each fan-out");
         let (sent, sends) = (self.counter(Counter::Sent), self.counter(Counter::SentTrains));
+        let frames = self.counter(Counter::SentFrames);
         let mut time = Duration::ZERO;
         for _ in 0..turns {
             let packets: Vec<_> = (0..case.train).map(|_| self.broadcast.packet(stream, case.payload_len)).collect();
@@ -202,11 +238,12 @@ impl Edge {
                 time += thread_time() - start;
             }
         }
-        Measured {
-            packets: (self.counter(Counter::Sent) - sent) as usize,
-            sends: (self.counter(Counter::SentTrains) - sends) as usize,
-            time,
-        }
+        let packets = self.counter(Counter::Sent) - sent;
+        // Long trains leave by the socket.
+        let is_as_asked =
+            self.backend != Backend::Frames || case.train > 3 || self.counter(Counter::SentFrames) - frames >= packets;
+        assert!(is_as_asked, "{case:?}: not all packets left as frames");
+        Measured { packets: packets as usize, sends: (self.counter(Counter::SentTrains) - sends) as usize, time }
     }
 
     fn counter(&mut self, counter: Counter) -> u64 {
@@ -216,10 +253,10 @@ impl Edge {
 
 /// The bare loop.
 pub(crate) fn bare(seat: &Seat) {
-    let (socket, source) = (bind(), bind());
+    let (socket, source) = (seat.bind(), seat.bind());
     let address = local(&socket);
     let readable = socket.try_clone().expect("a descriptor");
-    let mut bare = Bare::new(socket, &seat.addresses());
+    let mut bare = Bare::new(socket, seat.sinks.addresses());
     seat.serve(|case, turns| {
         let packets = packets_like_ours(case);
         let mut measured = Measured::default();
@@ -244,7 +281,7 @@ fn publish(source: &UdpSocket, to: SocketAddr, packets: &[Vec<u8>]) {
 /// `recv_from` and `send_to` of tokio, one packet at a time.
 pub(crate) fn tokio(seat: &Seat) {
     let runtime = ::tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
-    let (socket, source, sinks) = (bind(), bind(), seat.addresses());
+    let (socket, source, sinks) = (seat.bind(), seat.bind(), seat.sinks.addresses());
     let address = local(&socket);
     socket.set_nonblocking(true).expect("a socket");
     let socket = {
@@ -280,7 +317,7 @@ pub(crate) fn tokio(seat: &Seat) {
 pub(crate) fn monoio(seat: &Seat) {
     let mut runtime =
         ::monoio::RuntimeBuilder::<::monoio::IoUringDriver>::new().build().expect("checked before this row began");
-    let (socket, source, sinks) = (bind(), bind(), seat.addresses());
+    let (socket, source, sinks) = (seat.bind(), seat.bind(), seat.sinks.addresses());
     let address = local(&socket);
     seat.serve(|case, turns| {
         let packets = packets_like_ours(case);

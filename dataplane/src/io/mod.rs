@@ -10,7 +10,9 @@
 #![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
 
 mod clock;
+mod frames;
 mod park;
+mod slab;
 mod train;
 mod udp;
 
@@ -21,19 +23,35 @@ use std::time::Instant;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use self::{clock::Clock, park::Parking, train::Egress};
-use crate::config::{Driver, Micros, REFUSED_TRAINS_TIMEOUT};
-use crate::outbox::Outbox;
+use self::{clock::Clock, frames::Frames, park::Parking, train::Egress};
+use crate::config::{CHUNKS_MAX, Driver, FRAMES_RETRY, Micros, REFUSED_TRAINS_TIMEOUT};
+use crate::outbox::{CHUNK_LEN, Outbox};
 
+pub use self::frames::Unsuited;
 pub use self::park::Watch;
-pub use self::train::Flushed;
+pub use self::slab::Slab;
 pub use self::udp::{Batch, BindError, Granted, Socket};
+
+/// What became of a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Flushed {
+    /// Messages that the kernel took: trains, single packets, frames.
+    pub trains: u64,
+    /// Packets that it did not take.
+    pub failed: u64,
+    /// Packets that left as frames.
+    pub frames: u64,
+    /// Packets that were left to the sockets while frames are in use.
+    pub left: u64,
+}
 
 /// Everything through which one worker touches the world.
 pub struct Io {
     clock: Clock,
     sockets: Vec<Socket>,
     egress: Egress,
+    /// The way out as frames, where it was asked for and can be.
+    frames: Option<Frames>,
     parking: Parking,
     /// The socket that the next batch begins with, so that a busy one cannot starve the others.
     first: usize,
@@ -51,7 +69,17 @@ impl Io {
         }
         let clock = Clock::new(origin);
         let forgive_at = clock.now() + REFUSED_TRAINS_TIMEOUT;
-        Ok(Self { clock, sockets, egress: Egress::new(), parking, first: 0, forgive_at })
+        Ok(Self { clock, sockets, egress: Egress::new(), frames: None, parking, first: 0, forgive_at })
+    }
+
+    /// Lets packets leave as frames from here on, and makes the outbox for that. `queue` is the device's queue that is
+    /// tried first: workers do not share one. `seed` keys tables. One line says how it will be.
+    pub fn open_frames(&mut self, queue: u32, seed: [u8; 16]) -> Result<(Outbox, String), Unsuited> {
+        let slab = Slab::new(CHUNKS_MAX * CHUNK_LEN)?;
+        let frames = Frames::open(&self.sockets, &slab, queue, seed)?;
+        let line = frames.describe();
+        self.frames = Some(frames);
+        Ok((Outbox::in_chunks(slab), line))
     }
 
     /// Microseconds on the worker's clock.
@@ -75,7 +103,34 @@ impl Io {
 
     /// Gives the packets of the outbox to the kernel. Waits a millisecond at most, if send buffers are full; what does
     /// not go then is lost.
-    pub fn flush(&mut self, now: Micros, outbox: &Outbox) -> Flushed {
+    pub fn flush(&mut self, now: Micros, outbox: &mut Outbox) -> Flushed {
+        let mut flushed = Flushed::default();
+        if let Some(backend) = &mut self.frames {
+            let sent = backend.send(now, &self.sockets, outbox);
+            flushed = Flushed { trains: sent.frames, failed: 0, frames: sent.frames, left: sent.left };
+            if sent.left + sent.trains == 0 {
+                return flushed;
+            }
+        }
+        let sent = self.flush_to_sockets(now, outbox);
+        flushed.trains += sent.trains;
+        flushed.failed += sent.failed;
+        flushed
+    }
+
+    /// Goes on with what a device has not taken yet, and takes back what it is done with.
+    pub fn go_on(&mut self, now: Micros, outbox: &mut Outbox) {
+        if let Some(backend) = &mut self.frames {
+            backend.go_on(now, outbox);
+        }
+    }
+
+    /// Why packets go by the sockets for now, and not as frames by the device of that name; once for each time.
+    pub fn take_frames_error(&mut self) -> Option<(io::Error, &str)> {
+        self.frames.as_mut()?.take_error()
+    }
+
+    fn flush_to_sockets(&mut self, now: Micros, outbox: &Outbox) -> train::Sent {
         if now >= self.forgive_at {
             self.egress.forgive();
             self.forgive_at = now + REFUSED_TRAINS_TIMEOUT;
@@ -107,7 +162,11 @@ impl Io {
 
     /// Sleeps until something watched is readable or the deadline, to the next millisecond, has passed.
     pub async fn park_until(&mut self, deadline: Option<Micros>) {
-        if deadline.is_some_and(|deadline| deadline <= self.now()) {
+        let now = self.now();
+        let is_pending = self.frames.as_ref().is_some_and(Frames::is_pending);
+        let deadline =
+            if is_pending { Some(deadline.unwrap_or(now + FRAMES_RETRY).min(now + FRAMES_RETRY)) } else { deadline };
+        if deadline.is_some_and(|deadline| deadline <= now) {
             return;
         }
         self.parking.park(deadline.map(|deadline| self.clock.instant(deadline))).await;

@@ -25,13 +25,13 @@ const REFUSING_MAX: usize = 64;
 /// Room for one UDP_SEGMENT control message: CMSG_SPACE(2), 24 bytes.
 const CONTROL_WORDS: usize = 3;
 
-/// What became of a flush.
+/// What the sockets made of a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Flushed {
+pub(super) struct Sent {
     /// Messages that the kernel took: trains and single packets.
-    pub trains: u64,
+    pub(super) trains: u64,
     /// Packets that it did not take.
-    pub failed: u64,
+    pub(super) failed: u64,
 }
 
 /// One message for `sendmmsg`: a train, or a single packet.
@@ -58,7 +58,7 @@ pub(super) struct Egress {
     refusing: Refusing,
     /// What is left of the time that this flush may wait for a full socket.
     patience: Duration,
-    flushed: Flushed,
+    flushed: Sent,
     /// A device that cannot split trains was found in this flush.
     gso_lost: bool,
 }
@@ -73,7 +73,7 @@ impl Egress {
             headers: Vec::with_capacity(MESSAGES_MAX),
             refusing: Refusing::new(),
             patience: SEND_WAIT_MAX,
-            flushed: Flushed::default(),
+            flushed: Sent::default(),
             gso_lost: false,
         }
     }
@@ -87,7 +87,7 @@ impl Egress {
     }
 
     /// Ends a flush: what became of it, with a fresh allowance for the next one.
-    pub(super) fn finish(&mut self) -> Flushed {
+    pub(super) fn finish(&mut self) -> Sent {
         self.patience = SEND_WAIT_MAX;
         mem::take(&mut self.flushed)
     }
@@ -390,7 +390,7 @@ mod tests {
 
     type Chains = Vec<(u16, Vec<Vec<u8>>)>;
 
-    fn send<K>(egress: &mut Egress, socket: &mut Socket, chains: &Chains, kernel: &mut K) -> Flushed
+    fn send<K>(egress: &mut Egress, socket: &mut Socket, chains: &Chains, kernel: &mut K) -> Sent
     where
         K: FnMut(BorrowedFd<'_>, &mut [libc::mmsghdr]) -> io::Result<usize>,
     {
@@ -456,7 +456,7 @@ mod tests {
             Ok(count)
         });
         assert_eq!(ports, (0..100).collect::<Vec<_>>());
-        assert_eq!(flushed, Flushed { trains: 100, failed: 0 });
+        assert_eq!(flushed, Sent { trains: 100, failed: 0 });
     }
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
             calls += 1;
             if calls % 2 == 1 { refuse(libc::EAGAIN) } else { Ok(headers.len().min(1)) }
         });
-        assert_eq!(flushed, Flushed { trains: 2, failed: 0 });
+        assert_eq!(flushed, Sent { trains: 2, failed: 0 });
     }
 
     #[test]
@@ -479,10 +479,10 @@ mod tests {
             calls += 1;
             refuse(libc::EAGAIN)
         });
-        assert_eq!(flushed, Flushed { trains: 0, failed: 210 });
+        assert_eq!(flushed, Sent { trains: 0, failed: 210 });
         assert!(calls <= 60, "{calls} system calls for nothing");
         let flushed = send(&mut egress, &mut socket, &chains, &mut |_, headers| Ok(headers.len()));
-        assert_eq!(flushed, Flushed { trains: 70, failed: 0 }, "the next flush may wait again");
+        assert_eq!(flushed, Sent { trains: 70, failed: 0 }, "the next flush may wait again");
     }
 
     #[test]
@@ -498,7 +498,7 @@ mod tests {
             None => Ok(headers.len()),
         };
         let flushed = send(&mut egress, &mut socket, &chains, &mut no_gso);
-        assert_eq!(flushed, Flushed { trains: 4, failed: 0 });
+        assert_eq!(flushed, Sent { trains: 4, failed: 0 });
         assert!(!socket.has_gso());
         assert!(egress.take_gso_lost() && !egress.take_gso_lost());
         assert_eq!(trains(&mut socket, &chains), [[20], [20], [20], [20]]);
@@ -518,11 +518,11 @@ mod tests {
             Ok(1)
         };
         for _ in 0..2 {
-            assert_eq!(send(&mut egress, &mut socket, &chains, &mut narrow), Flushed { trains: 3, failed: 0 });
+            assert_eq!(send(&mut egress, &mut socket, &chains, &mut narrow), Sent { trains: 3, failed: 0 });
         }
         egress.forgive();
         let mut all = |_: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]| Ok(headers.len());
-        assert_eq!(send(&mut egress, &mut socket, &chains, &mut all), Flushed { trains: 2, failed: 0 });
+        assert_eq!(send(&mut egress, &mut socket, &chains, &mut all), Sent { trains: 2, failed: 0 });
         assert_eq!(seen, [(1, 1), (1, 1), (2, 2), (1, 1), (1, 1), (2, 2)]);
         assert!(socket.has_gso());
     }
@@ -535,7 +535,7 @@ mod tests {
             let flushed = send(&mut egress, &mut socket, &chains, &mut |_, headers| {
                 if see(&headers[0].msg_hdr).port == 1 { refuse(code) } else { Ok(1) }
             });
-            assert_eq!(flushed, Flushed { trains: 1, failed: 2 }, "error {code}");
+            assert_eq!(flushed, Sent { trains: 1, failed: 2 }, "error {code}");
             assert!(socket.has_gso() && egress.refusing.is_empty);
         }
     }
@@ -548,7 +548,7 @@ mod tests {
             calls += 1;
             if calls == 1 { refuse(libc::ECONNREFUSED) } else { Ok(headers.len()) }
         });
-        assert_eq!(flushed, Flushed { trains: 2, failed: 0 });
+        assert_eq!(flushed, Sent { trains: 2, failed: 0 });
     }
 
     /// Runs a test in a thread with a network namespace of its own, prepared by these commands; leaves it out where
@@ -589,7 +589,7 @@ mod tests {
             let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
             assert_eq!(rustix::event::poll(&mut polled, Some(&patience)).unwrap(), 1);
             let chains = vec![(port, packets(&[1200; 10]))];
-            assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Flushed { trains: 1, failed: 0 });
+            assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Sent { trains: 1, failed: 0 });
         });
     }
 
@@ -602,7 +602,7 @@ mod tests {
             let sent = packets(&[1200; 5]);
             let chains = vec![(friend.local_addr().unwrap().port(), sent.clone())];
             for _ in 0..2 {
-                assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Flushed { trains: 5, failed: 0 });
+                assert_eq!(send(&mut egress, &mut socket, &chains, &mut sendmmsg), Sent { trains: 5, failed: 0 });
                 let mut buffer = [0; 2000];
                 for packet in &sent {
                     assert_eq!(friend.recv(&mut buffer).unwrap(), packet.len());

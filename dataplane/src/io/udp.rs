@@ -463,7 +463,7 @@ mod tests {
         got
     }
 
-    fn send(socket: &mut Socket, remote: SocketAddr, packets: &[Vec<u8>]) -> super::super::Flushed {
+    fn send(socket: &mut Socket, remote: SocketAddr, packets: &[Vec<u8>]) -> super::super::train::Sent {
         let mut egress = Egress::new();
         egress.send(socket, std::iter::once((remote, packets.iter().map(Vec::as_slice))));
         egress.finish()
@@ -500,7 +500,10 @@ mod tests {
         let right = UdpSocket::bind((LOOPBACKS[0], 0)).unwrap();
         right.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let sent = packets([500, 500, 500, 20]);
-        assert_eq!(send(&mut left, right.local_addr().unwrap(), &sent), super::super::Flushed { trains: 1, failed: 0 });
+        assert_eq!(
+            send(&mut left, right.local_addr().unwrap(), &sent),
+            super::super::train::Sent { trains: 1, failed: 0 }
+        );
         let mut buffer = [0; 2000];
         for packet in &sent {
             let len = right.recv(&mut buffer).unwrap();
@@ -575,7 +578,7 @@ mod tests {
         // A spoofed source port of 0, and an address that loopback has no way to.
         for remote in ["127.0.0.1:0", "192.0.2.1:9"] {
             let flushed = send(&mut socket, remote.parse().unwrap(), &packets([100, 100, 100]));
-            assert_eq!(flushed, super::super::Flushed { trains: 0, failed: 3 }, "{remote}");
+            assert_eq!(flushed, super::super::train::Sent { trains: 0, failed: 3 }, "{remote}");
         }
         assert!(socket.has_gso());
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use dataplane::config::Driver;
+use dataplane::config::{Backend, Driver};
 use dataplane::srtp::Crypto;
 use dataplane::{Config, Dataplane};
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
@@ -16,6 +16,10 @@ use proto::plane::{
     RouteOpen, SALT_LEN_MAX, SlotOpen, SrtpProfile, StreamOpen, UFRAG_LEN,
 };
 use proto::stun;
+
+pub mod network;
+
+use network::{Network, in_network};
 
 /// Nothing here takes longer than milliseconds; this only ends a test that has failed.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,6 +31,51 @@ pub fn drivers() -> impl Iterator<Item = Driver> {
         eprintln!("no io_uring here: only the epoll driver is tested");
     }
     uring.into_iter().chain([Driver::Epoll])
+}
+
+/// Where a test takes place: how the worker waits, and how packets leave it.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    pub driver: Driver,
+    /// Frames leave by a cable, which takes a network of its own; else all are on loopback.
+    network: Option<&'a Network>,
+}
+
+impl Ground<'_> {
+    /// Loopback, with the first driver that works.
+    pub fn any() -> Ground<'static> {
+        Ground::loopback(drivers().next().expect("epoll is everywhere"))
+    }
+
+    /// Loopback.
+    pub fn loopback(driver: Driver) -> Ground<'static> {
+        Ground { driver, network: None }
+    }
+
+    /// Frames over a cable.
+    pub fn frames(network: &Network) -> Ground<'_> {
+        Ground { driver: Driver::Auto, network: Some(network) }
+    }
+
+    /// Where clients of an address family are.
+    pub fn clients(&self, family: IpAddr) -> IpAddr {
+        let [v4, v6] = if self.network.is_some() { network::CLIENTS } else { LOOPBACK };
+        if family.is_ipv4() { v4 } else { v6 }
+    }
+
+    pub fn are_frames(&self) -> bool {
+        self.network.is_some()
+    }
+}
+
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// Runs a test with each driver on loopback, and with frames over a cable where this process may lay one.
+pub fn on_every_ground(test: impl Fn(Ground<'_>) + Sync) {
+    for driver in drivers() {
+        test(Ground { driver, network: None });
+    }
+    in_network(|network| test(Ground::frames(&network)));
 }
 
 /// A folder of its own for the link socket, removed at the end.
@@ -57,6 +106,7 @@ pub fn config(folder: &Folder, driver: Driver) -> Config {
         // The machines that run tests have few cores and many tests.
         is_pinned: false,
         driver,
+        backend: Backend::Udp,
     }
 }
 
@@ -65,17 +115,26 @@ pub struct Rig {
     pub attached: Attached,
     pub dataplane: Dataplane,
     pub config: Config,
+    clients: [IpAddr; 2],
     batch: u64,
     _folder: Folder,
 }
 
 impl Rig {
-    pub fn start(driver: Driver) -> Self {
+    pub fn start(ground: Ground<'_>) -> Self {
         let folder = Folder::new();
-        let config = config(&folder, driver);
-        let dataplane = Dataplane::start(&config).unwrap();
+        let mut config = config(&folder, ground.driver);
+        let dataplane = match ground.network {
+            None => Dataplane::start(&config).unwrap(),
+            Some(network) => {
+                config = Config { media_ips: network::EDGE.to_vec(), backend: Backend::Frames, ..config };
+                let config = config.clone();
+                network.at_edge(move || Dataplane::start(&config).unwrap())
+            }
+        };
         let attached = attach(&config.socket_path).unwrap();
-        Rig { attached, dataplane, config, batch: 0, _folder: folder }
+        let clients = LOOPBACK.map(|family| ground.clients(family));
+        Rig { attached, dataplane, config, clients, batch: 0, _folder: folder }
     }
 
     pub fn link(&mut self) -> &mut ControlLink {
@@ -132,9 +191,10 @@ impl Rig {
         assert_eq!(of(Counter::Received), fates);
     }
 
-    /// Opens a peer, keys it, and lets it prove its address.
-    pub fn connect(&mut self, index: u32, local: IpAddr) -> Client {
-        let client = Client::new(index, local, self.addresses()[usize::from(local.is_ipv6())]);
+    /// Opens a peer of an address family, keys it, and lets it prove its address.
+    pub fn connect(&mut self, index: u32, family: IpAddr) -> Client {
+        let place = usize::from(family.is_ipv6());
+        let client = Client::new(index, self.clients[place], self.addresses()[place]);
         self.commit(&client.commands());
         client.check();
         client
