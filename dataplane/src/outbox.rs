@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use proto::id::StreamId;
 use proto::plane::{DatagramHeader, Report};
 
-use crate::config::{FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX};
+use crate::config::{FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX, WORKERS_MAX};
+use crate::relay::{Message, Packet as RelayedPacket};
 use crate::srtp::Crypto;
 
 /// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
@@ -57,7 +59,17 @@ pub struct Outbox {
     reports: VecDeque<Report>,
     reports_lost: u64,
     punts: VecDeque<(DatagramHeader, u32)>,
+    relays: VecDeque<Relay>,
     refused: u64,
+}
+
+/// A message for another worker. The bytes of a packet, head and payload, lie in the slab once for all workers.
+struct Relay {
+    to: u16,
+    message: Message<'static>,
+    start: u32,
+    head_len: u16,
+    payload_len: u16,
 }
 
 impl Default for Outbox {
@@ -79,6 +91,7 @@ impl Outbox {
             reports: VecDeque::with_capacity(REPORTS_MAX),
             reports_lost: 0,
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
+            relays: VecDeque::with_capacity(OUTBOX_RELAYS_MAX),
             refused: 0,
         }
     }
@@ -90,8 +103,9 @@ impl Outbox {
 
     /// Whether the next datagram's widest fan-out might not fit: flush first.
     pub fn is_nearly_full(&self) -> bool {
-        self.used + STREAM_ROUTES_MAX * FRAME_LEN > OUTBOX_LEN
+        self.used + (STREAM_ROUTES_MAX + 1) * FRAME_LEN > OUTBOX_LEN
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
+            || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
             || self.punts.len() == PUNTS_PER_TURN_MAX
     }
 
@@ -101,6 +115,7 @@ impl Outbox {
         self.packets.clear();
         self.chains.clear();
         self.punts.clear();
+        self.relays.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
             self.chain_of.fill((0, 0));
@@ -225,6 +240,55 @@ impl Outbox {
         Some((header, &self.slab[start as usize..][..usize::from(header.len)]))
     }
 
+    /// Queues a message without bytes for another worker. False if there is no room for it in this turn.
+    pub(crate) fn tell(&mut self, to: u16, message: Message<'static>) -> bool {
+        if self.relays.len() == OUTBOX_RELAYS_MAX {
+            return false;
+        }
+        self.relays.push_back(Relay { to, message, start: 0, head_len: 0, payload_len: 0 });
+        true
+    }
+
+    /// Queues a packet for each of these workers and their mirrors; how many of them get it.
+    pub(crate) fn relay(
+        &mut self,
+        packet: &RelayedPacket<'_>,
+        mirrors: impl ExactSizeIterator<Item = (u16, StreamId)>,
+    ) -> usize {
+        let RelayedPacket { head, payload, .. } = *packet;
+        let len = head.len() + payload.len();
+        if len > FRAME_LEN || self.used + len > OUTBOX_LEN || self.relays.len() + mirrors.len() > OUTBOX_RELAYS_MAX {
+            return 0;
+        }
+        let start = self.used;
+        self.slab[start..start + head.len()].copy_from_slice(head);
+        self.slab[start + head.len()..start + len].copy_from_slice(payload);
+        self.used = (start + len).next_multiple_of(16);
+        let count = mirrors.len();
+        self.relays.extend(mirrors.map(|(to, mirror)| Relay {
+            to,
+            message: Message::Packet(RelayedPacket { mirror, head: &[], payload: &[], ..*packet }),
+            start: start as u32,
+            head_len: head.len() as u16,
+            payload_len: payload.len() as u16,
+        }));
+        count
+    }
+
+    /// Takes the oldest message for another worker, and which.
+    pub fn pop_relay(&mut self) -> Option<(usize, Message<'_>)> {
+        let Relay { to, message, start, head_len, payload_len } = self.relays.pop_front()?;
+        let message = match message {
+            Message::Packet(packet) => {
+                let bytes = &self.slab[start as usize..][..usize::from(head_len) + usize::from(payload_len)];
+                let (head, payload) = bytes.split_at(usize::from(head_len));
+                Message::Packet(RelayedPacket { head, payload, ..packet })
+            }
+            other => other,
+        };
+        Some((usize::from(to), message))
+    }
+
     /// Packets refused since the last call because the outbox was full.
     pub(crate) fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
@@ -233,6 +297,9 @@ impl Outbox {
 
 /// Punts that one turn hands over between two flushes.
 const PUNTS_PER_TURN_MAX: usize = 256;
+
+/// Messages for other workers that one turn hands over between two flushes. A packet may go to all of them.
+const OUTBOX_RELAYS_MAX: usize = 2 * WORKERS_MAX + 1024;
 
 /// The packets of one destination, in order.
 pub struct Chain<'a> {

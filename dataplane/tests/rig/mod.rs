@@ -129,7 +129,7 @@ impl Rig {
         let of = |counter: Counter| counters[counter as usize];
         let dropped: u64 = Counter::ALL.iter().filter(|c| c.name().starts_with("dropped_")).map(|&c| of(c)).sum();
         let fates = of(Counter::Forwarded) + of(Counter::Consumed) + of(Counter::Punted) + dropped;
-        assert_eq!(of(Counter::Received), fates);
+        assert_eq!(of(Counter::Received) + of(Counter::RelayReceived), fates);
     }
 
     /// Opens a peer, keys it, and lets it prove its address.
