@@ -157,6 +157,7 @@ impl Worker {
         did_work |= self.core.describe();
         self.core.count(Counter::Turns, 1);
         if now.saturating_sub(self.published_at) >= PUBLISH_INTERVAL {
+            self.core.note_busy();
             self.core.publish();
             self.published_at = now;
         }
@@ -379,6 +380,11 @@ impl Core {
             served.link.notify();
         }
         has_echoed
+    }
+
+    /// How much processor time went into the work so far.
+    fn note_busy(&mut self) {
+        self.forwarder.counters()[Counter::BusyMicros as usize] = self.io.processor_time();
     }
 
     fn publish(&mut self) {

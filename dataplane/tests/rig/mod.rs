@@ -60,31 +60,38 @@ pub fn config(folder: &Folder, driver: Driver) -> Config {
     }
 }
 
-/// A running dataplane with one worker, and the controlplane's end of its link.
+/// A running dataplane with one worker or more, and the controlplane's ends of their links. What is done is done with
+/// the first worker unless another was chosen.
 pub struct Rig {
     pub attached: Attached,
     pub dataplane: Dataplane,
     pub config: Config,
+    /// Which worker is meant.
+    pub worker: usize,
     batch: u64,
     _folder: Folder,
 }
 
 impl Rig {
     pub fn start(driver: Driver) -> Self {
+        Self::start_workers(driver, 1)
+    }
+
+    pub fn start_workers(driver: Driver, workers: usize) -> Self {
         let folder = Folder::new();
-        let config = config(&folder, driver);
+        let config = Config { workers, ..config(&folder, driver) };
         let dataplane = Dataplane::start(&config).unwrap();
         let attached = attach(&config.socket_path).unwrap();
-        Rig { attached, dataplane, config, batch: 0, _folder: folder }
+        Rig { attached, dataplane, config, worker: 0, batch: 0, _folder: folder }
     }
 
     pub fn link(&mut self) -> &mut ControlLink {
-        &mut self.attached.workers[0].0
+        &mut self.attached.workers[self.worker].0
     }
 
     /// The worker's addresses: IPv4, IPv6.
     pub fn addresses(&self) -> [SocketAddr; 2] {
-        self.dataplane.addresses()[0].as_slice().try_into().unwrap()
+        self.dataplane.addresses()[self.worker].as_slice().try_into().unwrap()
     }
 
     /// Commits commands and waits until the worker says so; the other reports that came by then.
