@@ -37,6 +37,8 @@ pub struct WorkerSnapshot {
     pub is_ready: bool,
     /// Peers that it carries.
     pub peers: usize,
+    /// How busy it was in the last seconds, thousandths of its core.
+    pub busy_permille: u32,
     /// Objects whose desired state is not sent yet.
     pub pending: usize,
 }
@@ -46,8 +48,8 @@ pub struct WorkerSnapshot {
 pub struct RoomSnapshot {
     /// Its name.
     pub room: String,
-    /// The worker that carries it.
-    pub worker: usize,
+    /// The workers that carry it.
+    pub workers: Vec<usize>,
     /// Who is in it, in the order of joining.
     pub peers: Vec<PeerSnapshot>,
 }

@@ -19,13 +19,21 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it and waits for the link.
     pub(crate) fn start() -> Server {
+        Server::with(1, &[])
+    }
+
+    /// The same with so many workers, and other settings of the controlplane.
+    pub(crate) fn with(workers: usize, settings: &[&str]) -> Server {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let state = std::env::temp_dir().join(format!("uprtc-call-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&state).unwrap();
         let state = state.canonicalize().unwrap();
-        let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0", "--workers", "1"];
-        let mut child = uprtc(&state, &["run"]).args(ports).stdout(Stdio::piped()).spawn().unwrap();
+        let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
+        let mut command = uprtc(&state, &["run"]);
+        command.args(ports).args(["--workers", &workers.to_string()]);
+        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let link = Link::parse(&line).expect("the first line is the link of a room");

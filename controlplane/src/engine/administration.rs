@@ -116,7 +116,7 @@ impl Engine {
     fn find(&self, room: &str, peer: &str) -> Result<Handle, OrderError> {
         let room = self.rooms.get(room).ok_or(OrderError::NoRoom)?;
         let member = room.members().iter().find(|member| member.id == peer).ok_or(OrderError::NoPeer)?;
-        Ok(Handle { worker: room.worker, peer: member.peer })
+        Ok(Handle::of(member.peer))
     }
 
     /// Peers go, and so does who is at the door and has not offered yet.

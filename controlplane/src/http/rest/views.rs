@@ -41,8 +41,8 @@ pub(super) struct RoomView {
     locked: bool,
     /// Whether it was made by `PUT` and stays when it is empty.
     made: bool,
-    /// The worker that carries it, while somebody is in it.
-    worker: Option<usize>,
+    /// The workers that carry it, while somebody is in it.
+    workers: Vec<usize>,
 }
 
 impl RoomView {
@@ -68,7 +68,7 @@ impl RoomView {
             client_bps_max: policy.client_bps_max.unwrap_or(snapshot.client_bps_max),
             locked: policy.locked,
             made: made.is_some(),
-            worker: live.map(|room| room.worker),
+            workers: live.map(|room| room.workers.clone()).unwrap_or_default(),
         })
     }
 }
