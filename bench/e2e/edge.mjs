@@ -13,7 +13,10 @@ const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Polls until `probe` gives something truthy; fails with `what` after `ms`. */
+/** A deadline to race against: it does not keep the process alive once the race is over. */
+export const deadline = (ms) => new Promise((resolve) => setTimeout(resolve, ms).unref());
+
+/** Polls until `probe` gives something truthy; fails with `what` after `ms`, or at once with an error that `isFinal`. */
 export async function until(what, probe, ms = 20_000) {
   const end = Date.now() + ms;
   let last;
@@ -23,6 +26,7 @@ export async function until(what, probe, ms = 20_000) {
       if (found) return found;
       last = found;
     } catch (error) {
+      if (error.isFinal) throw error;
       last = error;
     }
     if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what} (last: ${last?.stack ?? JSON.stringify(last)})`);
@@ -44,7 +48,7 @@ export class Edge {
       stream.on('data', (text) => (edge.log += text));
     }
     edge.link = await until('the edge prints a link', () => {
-      if (edge.process.exitCode !== null) throw new Error(`the edge ended:\n${edge.log}`);
+      if (edge.process.exitCode !== null) throw Object.assign(new Error(`the edge ended:\n${edge.log}`), { isFinal: true });
       return edge.log.match(/http:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
     });
     edge.base = new URL(edge.link).origin;
@@ -88,7 +92,7 @@ export class Edge {
 
   async stop() {
     if (this.process.exitCode === null) this.process.kill('SIGTERM');
-    const ended = await Promise.race([this.ended, sleep(10_000).then(() => undefined)]);
+    const ended = await Promise.race([this.ended, deadline(10_000)]);
     if (!ended) this.process.kill('SIGKILL');
     await rm(this.state, { recursive: true, force: true });
     return ended;

@@ -36,7 +36,7 @@ use crate::timers::Timers;
 pub use self::administration::{Order, OrderError};
 pub use self::resource::{Ask, Denial, Reply};
 pub use crate::policy::{Grant, RoomPolicy, Settings};
-pub use crate::snapshot::{PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
+pub use crate::snapshot::{PeerMeasured, PeerPlaces, PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot};
 
 /// Names one signalling socket; the driver never uses a number twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -326,6 +326,21 @@ impl Engine {
             half_open: self.gate.half_open(),
             totals: self.totals,
         }
+    }
+
+    /// Who is in a room and where on their workers, in the order of joining.
+    pub fn places(&self, room: &str) -> Option<Vec<PeerPlaces>> {
+        let room = self.rooms.get(room)?;
+        let places = room.members().iter().filter_map(|member| {
+            let slots = member.slots.iter().filter(|slot| slot.carries.is_some());
+            Some(PeerPlaces {
+                worker: member.peer.worker(),
+                peer: self.peer_snapshot(member)?,
+                streams: member.tracks.iter().map(|track| track.stream).collect(),
+                slots: slots.map(|slot| (slot.slot, room.slot_info(slot))).collect(),
+            })
+        });
+        Some(places.collect())
     }
 
     fn peer_snapshot(&self, member: &Member) -> Option<PeerSnapshot> {

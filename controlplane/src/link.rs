@@ -21,7 +21,9 @@ use proto::signal::{ClientSignal, ServerSignal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Ask, Denial, Engine, Grant, Input, Order, OrderError, Output, Reply, Settings, SocketId};
+use crate::engine::{
+    Ask, Denial, Engine, Grant, Input, Order, OrderError, Output, PeerMeasured, PeerPlaces, Reply, Settings, SocketId,
+};
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -90,6 +92,13 @@ pub enum Request {
     Sample {
         /// Where to.
         reply: oneshot::Sender<Sample>,
+    },
+    /// Say who is in a room, and what flows.
+    Measure {
+        /// Which.
+        room: String,
+        /// Where to; nobody for a room that is not there.
+        reply: oneshot::Sender<Vec<PeerMeasured>>,
     },
     /// Carry out an order of an operator.
     Administer {
@@ -181,6 +190,13 @@ impl Handle {
         let (reply, sample) = oneshot::channel();
         self.requests.send(Request::Sample { reply }).await.ok()?;
         sample.await.ok()
+    }
+
+    /// Who is in a room, in the order of joining, and what flows. `None`: the engine has ended.
+    pub async fn measure(&self, room: &str) -> Option<Vec<PeerMeasured>> {
+        let (reply, peers) = oneshot::channel();
+        self.requests.send(Request::Measure { room: room.to_owned(), reply }).await.ok()?;
+        peers.await.ok()
     }
 
     /// Has an order carried out. `None`: the engine has ended.
@@ -359,6 +375,9 @@ impl Driver {
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
             }
+            Request::Measure { room, reply } => {
+                let _ = reply.send(self.measure(&room)); // As above.
+            }
             Request::Administer { order, reply } => {
                 let _ = reply.send(self.engine.administer(order)); // As above.
             }
@@ -523,6 +542,20 @@ impl Driver {
             records_malformed: self.records_malformed,
             sockets_slow: self.sockets_slow,
         }
+    }
+
+    /// Reads the tallies of who is in a room. Only of what is installed: see [`ControlLink::stream_tally`].
+    fn measure(&self, room: &str) -> Vec<PeerMeasured> {
+        let workers = self.attachment.as_ref().map(|attachment| attachment.workers.as_slice()).unwrap_or_default();
+        let measured = |PeerPlaces { worker, peer, streams, slots }| {
+            let link = workers.get(worker).map(|worker| &worker.link);
+            PeerMeasured {
+                peer,
+                streams: streams.into_iter().map(|stream| link?.stream_tally(stream)).collect(),
+                slots: slots.into_iter().map(|(slot, info)| (info, link.and_then(|l| l.slot_tally(slot)))).collect(),
+            }
+        };
+        self.engine.places(room).unwrap_or_default().into_iter().map(measured).collect()
     }
 
     fn adopt(&mut self, attached: Attached) -> Result<(), DriverError> {

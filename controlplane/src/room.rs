@@ -381,7 +381,8 @@ impl Room {
         slots.iter().map(|slot| self.slot_info(slot)).collect()
     }
 
-    fn slot_info(&self, slot: &Slot) -> SlotInfo {
+    /// What one slot carries.
+    pub(crate) fn slot_info(&self, slot: &Slot) -> SlotInfo {
         let carried = slot.carries.and_then(|stream| {
             self.members.iter().find_map(|member| {
                 let track = member.tracks.iter().find(|track| track.stream == stream)?;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::signal::{PeerInfo, PeerState};
+use proto::id::{SlotId, StreamId};
+use proto::plane::{SlotTally, StreamTally};
+use proto::signal::{PeerInfo, PeerState, SlotInfo};
 use serde::Serialize;
 
 use crate::policy::RoomPolicy;
@@ -68,6 +70,30 @@ pub struct PeerSnapshot {
     pub slots: usize,
     /// Receive slots that carry a track.
     pub slots_used: usize,
+}
+
+/// A peer with what it has on its worker, whose tallies say what flows.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerPlaces {
+    /// Its worker.
+    pub worker: usize,
+    /// The peer.
+    pub peer: PeerSnapshot,
+    /// The streams of its tracks, in their order.
+    pub streams: Vec<StreamId>,
+    /// Its slots that carry a track, and what they carry.
+    pub slots: Vec<(SlotId, SlotInfo)>,
+}
+
+/// A peer with what flows.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerMeasured {
+    /// The peer.
+    pub peer: PeerSnapshot,
+    /// What comes in each of its tracks, in their order; nothing before the worker has said it.
+    pub streams: Vec<Option<StreamTally>>,
+    /// Its slots that carry a track, and what goes through them.
+    pub slots: Vec<(SlotInfo, Option<SlotTally>)>,
 }
 
 /// Counts since the engine began; all only grow.

@@ -3,6 +3,8 @@
 
 use proto::plane::Codec;
 
+use crate::picture;
+
 /// Whether a receiver that knows nothing of the stream may begin with this packet. Always, for audio.
 pub fn starts_keyframe(codec: Codec, payload: &[u8]) -> bool {
     match codec {
@@ -51,25 +53,9 @@ fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Whether this RTP payload carries the start of a VP8 keyframe: the descriptor (RFC 7741 §4.2) says that partition 0
 /// begins here, and the frame's first byte (§4.3) has its P bit clear.
 pub fn vp8_starts_keyframe(payload: &[u8]) -> bool {
-    let Some((&descriptor, mut rest)) = payload.split_first() else { return false };
     // S, the start of a partition, and PID, which one.
-    if descriptor & 0x17 != 0x10 {
-        return false;
-    }
-    // X: more of the descriptor follows.
-    if descriptor & 0x80 != 0 {
-        let Some((&extended, after)) = rest.split_first() else { return false };
-        // I: a picture id, of two bytes if its first bit (M) says so.
-        let picture_id = match (extended & 0x80 != 0, after.first()) {
-            (false, _) => 0,
-            (true, Some(byte)) => 1 + usize::from(byte >> 7),
-            (true, None) => return false,
-        };
-        // L: TL0PICIDX. T or K: one byte for both.
-        let others = usize::from(extended & 0x40 != 0) + usize::from(extended & 0x30 != 0);
-        rest = after.get(picture_id + others..).unwrap_or_default();
-    }
-    rest.first().is_some_and(|frame| frame & 1 == 0)
+    let begins = payload.first().is_some_and(|required| required & 0x17 == 0x10);
+    begins && picture::vp8(payload).and_then(|(_, frame)| frame.first()).is_some_and(|byte| byte & 1 == 0)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use proto::link::{SLOT_TALLIES_MAX, STREAM_TALLIES_MAX};
+
 /// Time on the worker's clock: microseconds since an arbitrary moment, never backwards.
 pub type Micros = u64;
 
@@ -78,6 +80,12 @@ pub const PUNT_RATE: u32 = 8192;
 
 /// Reports (SR, RR) to a peer (RFC 3550 §6.2: five seconds for large sessions; libwebrtc sends video's each second).
 pub const REPORT_INTERVAL: Micros = SECOND;
+/// What a receiver reported of a slot is shown this long: three times the longest interval of RTCP (RFC 3550 §6.2).
+pub const REPORT_HELD: Micros = 15 * SECOND;
+/// Rates are of the time since the mark before the last, and marks are this far apart.
+pub const TALLY_MARK_INTERVAL: Micros = 2 * SECOND;
+/// Tallies that wait for the link: those of a dozen peers with everything.
+pub const TALLIES_MAX: usize = 1024;
 /// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
 
@@ -113,6 +121,8 @@ pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 const _: () = assert!(WORKERS_MAX <= u16::MAX as usize, "TapOpen::worker is 16 bits");
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
+const _: () = assert!(TALLIES_MAX >= 2 * (PEER_STREAMS_MAX + PEER_SLOTS_MAX), "a peer's tallies must fit");
+const _: () = assert!(STREAMS_MAX <= STREAM_TALLIES_MAX && SLOTS_MAX <= SLOT_TALLIES_MAX, "each has its row");
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);
 const _: () = assert!(OUTBOX_LEN < u32::MAX as usize);
 /// Where a dataplane listens and how its workers run: what the operator sets.

@@ -12,6 +12,7 @@ use crate::config::{
 use crate::forward::{Forwarder, extension_ids, ntp};
 use crate::outbox::Outbox;
 use crate::packet::{Outgoing, RtpPacket};
+use crate::picture::Pictures;
 use crate::relay::Message;
 use crate::route::{SenderClock, Slot};
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock, SenderReport};
@@ -96,15 +97,18 @@ impl Forwarder {
         }
     }
 
-    /// A receiver reported on one of its slots: the round trip (RFC 3550 §6.4.1).
+    /// A receiver reported on one of its slots: its loss and the round trip (RFC 3550 §6.4.1).
     fn receiver_reported(&mut self, peer: u32, at: Micros, block: &ReportBlock) {
-        let Some(slot) = self.slot_of(peer, block.ssrc) else { return };
-        let Some((middle, sent)) = self.slots.at(slot).and_then(|s| s.sender_report_sent) else { return };
+        let Some(slot) = self.slot_of(peer, block.ssrc).and_then(|index| self.slots.at_mut(index)) else { return };
+        slot.counts.loss = Some((at, block.fraction_lost));
+        let Some((middle, sent)) = slot.sender_report_sent else { return };
         if block.last_sr == 0 || block.last_sr != middle {
             return;
         }
         let held = (u64::from(block.delay_since_last_sr) * SECOND) >> 16;
-        if let (Some(transport), Some(rtt)) = (self.peers.at_mut(peer), at.saturating_sub(sent).checked_sub(held)) {
+        let Some(rtt) = at.saturating_sub(sent).checked_sub(held) else { return };
+        slot.counts.rtt = Some((at, rtt));
+        if let Some(transport) = self.peers.at_mut(peer) {
             transport.measured_rtt(rtt);
         }
     }
@@ -124,6 +128,7 @@ impl Forwarder {
         let slot_index = self.slot_of(peer, ssrc)?;
         let Forwarder { slots, streams, peers, routes, history, .. } = self;
         let slot = slots.at_mut(slot_index)?;
+        slot.counts.nacks += 1;
         let origin = slot.rewriter.origin(seq)?;
         let route = routes.at(slot.route?)?;
         let source = origin.source;
@@ -132,7 +137,8 @@ impl Forwarder {
         let packet = RtpPacket::from_history(kept, origin.index)?;
         // A packet that came as RTX was kept as it came.
         let pt = packet.header.pt;
-        let rtx_pt = route.rtx_pt(stream.format_of(pt).or_else(|| stream.format_of_rtx(pt))?);
+        let format = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt))?;
+        let rtx_pt = route.rtx_pt(format);
         if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
             return None;
         }
@@ -157,9 +163,14 @@ impl Forwarder {
             now,
             carried: &packet.carried(&ids),
         };
+        let pictures = Pictures::read(format.codec, packet.payload);
         let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
-            header.write(frame, &seq.to_be_bytes(), packet.payload)
+            let (header_len, len) = header.write(frame, &seq.to_be_bytes(), packet.payload);
+            // As in the packet that it repairs.
+            origin.pictures.write(&pictures, &mut frame[len - packet.payload.len()..len]);
+            (header_len, len)
         });
+        slot.counts.retransmitted += u64::from(is_sent);
         is_sent.then_some(Counter::RtxSent)
     }
 
@@ -167,6 +178,7 @@ impl Forwarder {
     fn keyframe_requested(&mut self, now: Micros, peer: u32, ssrc: Ssrc, out: &mut Outbox) {
         self.count(Counter::KeyframeRequestsReceived, 1);
         let Some(slot) = self.slot_of(peer, ssrc).and_then(|s| self.slots.at_mut(s)) else { return };
+        slot.counts.keyframe_requests += 1;
         if !slot.may_ask_keyframe(now) {
             return;
         }
@@ -213,6 +225,7 @@ impl Forwarder {
         if may_send && stream.ssrc != 0 && (can_pli || can_fir) {
             stream.keyframe.asked = Some(now);
             stream.keyframe.fir_seq = stream.keyframe.fir_seq.wrapping_add(1);
+            stream.counts.keyframe_requests += 1;
             let (ssrc, fir_seq) = (stream.ssrc, stream.keyframe.fir_seq);
             self.count(Counter::KeyframeRequestsSent, 1);
             self.send_rtcp(publisher, out, |writer, sender| {
@@ -244,6 +257,7 @@ impl Forwarder {
         let rtt = self.peers.at(publisher).map_or(crate::config::RTT_DEFAULT, |t| t.rtt);
         let (mut seqs, mut lost) = ([0; NACK_LEN_MAX], 0);
         let count = holes.due(now, rtt, &mut seqs, &mut lost);
+        stream.counts.nacks += count as u64;
         if let Some(next) = holes.deadline() {
             // Looked at again soon even if nothing is due: a new hole does not wait for the retry of an old one.
             holes.is_timer_set = true;
@@ -392,8 +406,9 @@ impl Slot {
             ssrc,
             ntp: ntp_time,
             rtp: clock.rtp.wrapping_add(ticks).wrapping_add(offset),
-            packets: self.packets,
-            octets: self.octets,
+            // RFC 3550 §6.4.1: both wrap.
+            packets: self.packets as u32,
+            octets: self.octets as u32,
             publisher: 0,
         }
     }

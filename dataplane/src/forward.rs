@@ -20,9 +20,11 @@ use crate::config::{
 use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
+use crate::picture::Pictures;
 use crate::punt::{Bucket, is_dtls_record};
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::repair::{History, Source};
+use crate::rewrite::Input;
 use crate::route::{Format, Route, SenderClock, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
@@ -201,7 +203,10 @@ impl Forwarder {
     pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Report { peer } if self.has_peer(peer) => self.send_reports(now, peer.index, out),
+                Timer::Report { peer } if self.has_peer(peer) => {
+                    self.tally(now, peer.index, out);
+                    self.send_reports(now, peer.index, out);
+                }
                 Timer::TransportCc { peer } if self.has_peer(peer) => self.send_transport_cc(now, peer.index, out),
                 Timer::Consent { peer } if self.has_peer(peer) => self.check_consent(now, peer.index, out),
                 Timer::Nack { stream } if self.has_stream(stream) => self.send_nack(now, stream.index, out),
@@ -385,6 +390,7 @@ impl Forwarder {
             change_codec(stream, format, &mut self.slots);
         }
         stream.reception.received(packet.index, packet.header.timestamp, stream.open.codec.clock_rate(), at);
+        stream.counts.bytes += packet.payload.len() as u64;
         let mut lost = 0;
         if let Some(holes) = &mut stream.holes {
             let arrival = holes.arrived(packet.index, highest, now);
@@ -426,6 +432,7 @@ impl Forwarder {
             return Counter::DroppedRtxUseless;
         }
         stream.window.update(original);
+        stream.counts.repaired += 1;
         if let Some(holes) = &mut stream.holes {
             let arrival = holes.arrived(original, stream.window.highest(), now);
             self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
@@ -499,6 +506,7 @@ impl Forwarder {
         if starts_keyframe {
             stream.keyframe.is_wanted = false;
         }
+        let pictures = Pictures::read(format.codec, packet.payload);
         for hop in &mut stream.hops {
             let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
             if transport.outgoing().is_none() {
@@ -518,22 +526,20 @@ impl Forwarder {
                 counters[Counter::HeldForKeyframe as usize] += 1;
                 continue;
             }
-            hop.awaits_keyframe = false;
-            if !slot.rewriter.is_live() {
-                slot.rewriter.begin(source, packet.index, packet.header.timestamp, clock_rate, now);
-            }
-            let mapped = slot.rewriter.map(packet.index, packet.header.timestamp, now);
-            let Some((out_index, timestamp)) = mapped.filter(|(i, _)| slot.sent_window.check(*i).is_ok()) else {
+            let input = Input { source, index: packet.index, timestamp: packet.header.timestamp, clock_rate, pictures };
+            let mapped = slot.rewriter.map(&input, now);
+            let Some(mapping) = mapped.filter(|m| slot.sent_window.check(m.out_index).is_ok()) else {
                 counters[Counter::HeldStale as usize] += 1;
                 continue;
             };
+            let out_index = mapping.out_index;
             let transport_cc_seq = transport.next_transport_cc_seq();
             let Some((to, crypto)) = transport.outgoing() else { continue };
             let header = Outgoing {
                 marker: packet.header.marker,
                 pt: hop.pts[format.place],
                 seq: out_index as u16,
-                timestamp,
+                timestamp: mapping.timestamp,
                 ssrc: hop.ssrc,
                 ids: &transport.extension_ids,
                 mid: slot.open.mid.as_bytes(),
@@ -541,14 +547,21 @@ impl Forwarder {
                 now,
                 carried: &carried,
             };
-            let is_sent =
-                out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], packet.payload));
+            let is_sent = out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| {
+                let (header_len, len) = header.write(frame, &[], packet.payload);
+                mapping.write_pictures(&mut frame[header_len..len]);
+                (header_len, len)
+            });
             if !is_sent {
+                // Who waited for this keyframe waits for another.
+                stream.keyframe.is_wanted |= hop.awaits_keyframe;
                 continue;
             }
+            slot.rewriter.sent(&mapping, now);
+            hop.awaits_keyframe = false;
             slot.sent_window.update(out_index);
-            slot.packets = slot.packets.wrapping_add(1);
-            slot.octets = slot.octets.wrapping_add(packet.payload.len() as u32);
+            slot.packets += 1;
+            slot.octets += packet.payload.len() as u64;
             if let Some(budget) = &mut slot.budget {
                 budget.earn(packet.payload.len());
             }

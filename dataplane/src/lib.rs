@@ -22,6 +22,7 @@ mod timer;
 mod transport;
 
 pub mod codec;
+pub mod picture;
 pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
@@ -31,6 +32,7 @@ mod feedback;
 mod repair;
 mod rewrite;
 mod route;
+mod tally;
 
 mod edit;
 pub mod forward;

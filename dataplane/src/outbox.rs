@@ -8,9 +8,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use proto::id::StreamId;
-use proto::plane::{DatagramHeader, Report};
+use proto::plane::{DatagramHeader, Report, Tally};
 
-use crate::config::{FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX, WORKERS_MAX};
+use crate::config::{
+    FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX, REPORTS_MAX,
+    STREAM_ROUTES_MAX, TALLIES_MAX, WORKERS_MAX,
+};
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::srtp::Crypto;
 
@@ -47,7 +50,7 @@ struct ChainEnds {
     tail: u32,
 }
 
-/// The packets, reports and punts of one turn.
+/// The packets, reports, punts and tallies of one turn.
 pub struct Outbox {
     slab: Box<[u8]>,
     used: usize,
@@ -60,6 +63,7 @@ pub struct Outbox {
     reports_lost: u64,
     punts: VecDeque<(DatagramHeader, u32)>,
     relays: VecDeque<Relay>,
+    tallies: Vec<Tally>,
     refused: u64,
 }
 
@@ -92,6 +96,7 @@ impl Outbox {
             reports_lost: 0,
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
             relays: VecDeque::with_capacity(OUTBOX_RELAYS_MAX),
+            tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
     }
@@ -101,21 +106,23 @@ impl Outbox {
         self.packets.is_empty()
     }
 
-    /// Whether the next datagram's widest fan-out might not fit: flush first.
+    /// Whether the next datagram's widest fan-out, or the next peer's tallies, might not fit: flush first.
     pub fn is_nearly_full(&self) -> bool {
         self.used + (STREAM_ROUTES_MAX + 1) * FRAME_LEN > OUTBOX_LEN
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
             || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
             || self.punts.len() == PUNTS_PER_TURN_MAX
+            || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
-    /// Forgets the packets and punts, which were sent; reports stay until popped.
+    /// Forgets the packets, punts and tallies, which were handed over; reports stay until popped.
     pub fn clear(&mut self) {
         self.used = 0;
         self.packets.clear();
         self.chains.clear();
         self.punts.clear();
         self.relays.clear();
+        self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
             self.chain_of.fill((0, 0));
@@ -287,6 +294,18 @@ impl Outbox {
             other => other,
         };
         Some((usize::from(to), message))
+    }
+
+    /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
+    pub(crate) fn tally(&mut self, tally: Tally) {
+        if self.tallies.len() < TALLIES_MAX {
+            self.tallies.push(tally);
+        }
+    }
+
+    /// The tallies of this turn.
+    pub fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
     /// Packets refused since the last call because the outbox was full.

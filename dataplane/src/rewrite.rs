@@ -1,11 +1,12 @@
 //! Continuity of a slot: whatever is routed into it, the receiver sees one stream with one SSRC, whose sequence
-//! numbers and timestamps go on.
+//! numbers, timestamps and numbers of pictures go on.
 //!
 //! A gap of the input stays a gap of the output: a receiver that is not told of a loss freezes, one that is told
 //! asks for a repair. Only what a route withholds on purpose closes up, because the next segment starts right
 //! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
+use crate::picture::{Last, Pictures, Shift};
 use crate::repair::Source;
 use crate::srtp::Window;
 
@@ -13,15 +14,19 @@ use crate::srtp::Window;
 const SEGMENTS: usize = 4;
 
 /// A run of output packets that came from one stream with constant offsets.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Segment {
     source: Source,
     /// Output index of its first packet.
     out_first: u64,
+    /// Index of the input packet that began it: older ones belong to what was withheld.
+    in_first: u64,
     /// Added to the input index, wrapping.
     index_offset: u64,
     /// Added to the input timestamp, wrapping.
     timestamp_offset: u32,
+    /// Added to the numbers of its pictures.
+    pictures: Shift,
 }
 
 /// What a repair needs to know of a packet that left.
@@ -33,6 +38,38 @@ pub(crate) struct Origin {
     /// The packet's index as it left.
     pub(crate) out_index: u64,
     pub(crate) timestamp_offset: u32,
+    /// Added to the numbers of its picture.
+    pub(crate) pictures: Shift,
+}
+
+/// A packet of a stream that is to leave through the slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    pub(crate) source: Source,
+    pub(crate) index: u64,
+    pub(crate) timestamp: u32,
+    /// Of the timestamp, Hz.
+    pub(crate) clock_rate: u32,
+    pub(crate) pictures: Pictures,
+}
+
+/// The numbers under which a packet may leave. The slot knows nothing of them until it has ([`Rewriter::sent`]), so a
+/// packet that found no room leaves no trace: in the midst of a segment it is a gap, and a segment whose first packet
+/// did not leave has not begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping {
+    segment: Segment,
+    pictures: Pictures,
+    pub(crate) out_index: u64,
+    pub(crate) timestamp: u32,
+}
+
+impl Mapping {
+    /// Writes the picture's numbers into the copy of the payload that leaves.
+    #[inline]
+    pub(crate) fn write_pictures(&self, payload: &mut [u8]) {
+        self.segment.pictures.write(&self.pictures, payload);
+    }
 }
 
 /// Maps one stream after another onto a slot's numbers.
@@ -42,11 +79,10 @@ pub(crate) struct Rewriter {
     is_live: bool,
     /// Highest output index so far.
     highest: u64,
-    /// Timestamp of the packet with the highest index, and when it left.
+    /// Timestamp of the packet with the highest index, when it left, and its picture.
     timestamp_last: u32,
     sent_last: Option<Micros>,
-    /// Index of the input packet that began the live segment: older ones belong to what was withheld.
-    in_first: u64,
+    picture_last: Last,
 }
 
 impl Rewriter {
@@ -60,7 +96,7 @@ impl Rewriter {
             highest: u64::from(seq_first.max(1)) - 1,
             timestamp_last: timestamp_first,
             sent_last: None,
-            in_first: 0,
+            picture_last: Last::default(),
         }
     }
 
@@ -74,57 +110,71 @@ impl Rewriter {
     /// deaf for the rest of the call, whoever is routed into it.
     #[inline]
     pub(crate) fn is_jump(&self, index: u64) -> bool {
-        let highest = self.segments[0].filter(|_| self.is_live).map(|s| self.highest.wrapping_sub(s.index_offset));
+        let highest = self.live().map(|segment| self.highest.wrapping_sub(segment.index_offset));
         highest.is_some_and(|highest| index > highest + Window::WIDTH)
     }
 
-    /// Whether a segment is running.
-    pub(crate) fn is_live(&self) -> bool {
-        self.is_live
+    fn live(&self) -> Option<Segment> {
+        self.segments[0].filter(|_| self.is_live)
     }
 
-    /// Begins a segment with the packet (`index`, `timestamp`) of `source`, which is about to be mapped.
-    pub(crate) fn begin(&mut self, source: Source, index: u64, timestamp: u32, clock_rate: u32, now: Micros) {
+    /// Where a packet goes: on in the live segment, or else at the start of a new one. `None` if it is older than the
+    /// live segment.
+    #[inline]
+    pub(crate) fn map(&self, input: &Input, now: Micros) -> Option<Mapping> {
+        let mut segment = self.live().unwrap_or_else(|| self.segment_from(input, now));
+        if input.index < segment.in_first {
+            return None;
+        }
+        segment.pictures = segment.pictures.covering(&input.pictures, &self.picture_last);
+        Some(Mapping {
+            segment,
+            pictures: input.pictures,
+            out_index: input.index.wrapping_add(segment.index_offset),
+            timestamp: input.timestamp.wrapping_add(segment.timestamp_offset),
+        })
+    }
+
+    /// A segment that begins with this packet.
+    fn segment_from(&self, input: &Input, now: Micros) -> Segment {
         let timestamp_out = match self.sent_last {
             None => self.timestamp_last,
             Some(sent) => {
                 // Elapsed wall time, and at least one tick, so that two frames never share a timestamp.
-                let elapsed = u128::from(now.saturating_sub(sent)) * u128::from(clock_rate) / 1_000_000;
+                let elapsed = u128::from(now.saturating_sub(sent)) * u128::from(input.clock_rate) / 1_000_000;
                 self.timestamp_last.wrapping_add((elapsed as u32).max(1))
             }
         };
         let out_first = self.highest + 1;
-        self.segments.rotate_right(1);
-        self.segments[0] = Some(Segment {
-            source,
+        Segment {
+            source: input.source,
             out_first,
-            index_offset: out_first.wrapping_sub(index),
-            timestamp_offset: timestamp_out.wrapping_sub(timestamp),
-        });
-        self.in_first = index;
-        self.is_live = true;
+            in_first: input.index,
+            index_offset: out_first.wrapping_sub(input.index),
+            timestamp_offset: timestamp_out.wrapping_sub(input.timestamp),
+            pictures: Shift::default(),
+        }
     }
 
-    /// Output index and timestamp of an input packet of the live segment; `None` if it is older than the segment.
+    /// A packet left as it was mapped.
     #[inline]
-    pub(crate) fn map(&mut self, index: u64, timestamp: u32, now: Micros) -> Option<(u64, u32)> {
-        let segment = self.segments[0].filter(|_| self.is_live)?;
-        if index < self.in_first {
-            return None;
+    pub(crate) fn sent(&mut self, mapping: &Mapping, now: Micros) {
+        if !self.is_live {
+            self.segments.rotate_right(1);
+            self.is_live = true;
         }
-        let out = index.wrapping_add(segment.index_offset);
-        let timestamp = timestamp.wrapping_add(segment.timestamp_offset);
-        if out > self.highest {
-            self.highest = out;
-            self.timestamp_last = timestamp;
+        self.segments[0] = Some(mapping.segment);
+        if mapping.out_index > self.highest {
+            self.highest = mapping.out_index;
+            self.timestamp_last = mapping.timestamp;
             self.sent_last = Some(now);
+            self.picture_last.sent(&mapping.pictures, &mapping.segment.pictures);
         }
-        Some((out, timestamp))
     }
 
     /// Timestamp offset of the live segment, for sender reports.
     pub(crate) fn timestamp_offset(&self) -> Option<u32> {
-        self.segments[0].filter(|_| self.is_live).map(|s| s.timestamp_offset)
+        self.live().map(|segment| segment.timestamp_offset)
     }
 
     /// Where the packet with this output sequence number came from.
@@ -138,6 +188,7 @@ impl Rewriter {
             index: out_index.wrapping_sub(segment.index_offset),
             out_index,
             timestamp_offset: segment.timestamp_offset,
+            pictures: segment.pictures,
         })
     }
 }
@@ -151,40 +202,58 @@ mod tests {
     const A: Source = Source { stream: StreamId::new(0, 1), ssrc: 7 };
     const B: Source = Source { stream: StreamId::new(1, 1), ssrc: 8 };
 
+    fn input(source: Source, index: u64, timestamp: u32) -> Input {
+        Input { source, index, timestamp, clock_rate: 90_000, pictures: Pictures::default() }
+    }
+
+    /// A packet that leaves: its index and timestamp.
+    fn pass(r: &mut Rewriter, source: Source, index: u64, timestamp: u32, now: Micros) -> Option<(u64, u32)> {
+        let mapping = r.map(&input(source, index, timestamp), now)?;
+        r.sent(&mapping, now);
+        Some((mapping.out_index, mapping.timestamp))
+    }
+
     #[test]
     fn gaps_stay_and_switches_close_up() {
         let mut r = Rewriter::new(100, 5000);
-        r.begin(A, 70_000, 1_000_000, 90_000, 0);
-        assert_eq!(r.map(70_000, 1_000_000, 0), Some((100, 5000)));
-        assert_eq!(r.map(70_003, 1_003_000, 33_000), Some((103, 8000)), "the gap of two stays");
-        assert_eq!(r.map(70_001, 1_000_000, 34_000), Some((101, 5000)), "a late packet fills it");
-        assert_eq!(r.map(69_999, 1, 0), None, "older than the segment");
+        assert_eq!(pass(&mut r, A, 70_000, 1_000_000, 0), Some((100, 5000)));
+        assert_eq!(pass(&mut r, A, 70_003, 1_003_000, 33_000), Some((103, 8000)), "the gap of two stays");
+        assert_eq!(pass(&mut r, A, 70_001, 1_000_000, 34_000), Some((101, 5000)), "a late packet fills it");
+        assert_eq!(pass(&mut r, A, 69_999, 1, 0), None, "older than the segment");
         r.cut();
-        assert_eq!(r.map(70_004, 1_003_000, 35_000), None, "nothing passes between segments");
-        r.begin(B, 9, 77, 90_000, 133_000);
-        assert_eq!(r.map(9, 77, 133_000), Some((104, 8000 + 9000)), "next number, 100 ms later");
+        assert_eq!(r.timestamp_offset(), None, "no segment runs");
+        assert_eq!(pass(&mut r, B, 9, 77, 133_000), Some((104, 8000 + 9000)), "next number, 100 ms later");
+        assert_eq!(pass(&mut r, B, 8, 0, 133_000), None, "nothing of before the switch passes");
     }
 
     #[test]
     fn a_switch_without_time_still_moves_the_timestamp() {
         let mut r = Rewriter::new(1, u32::MAX);
-        r.begin(A, 5, 10, 90_000, 50);
-        assert_eq!(r.map(5, 10, 50), Some((1, u32::MAX)));
-        r.begin(B, 5, 10, 90_000, 50);
-        assert_eq!(r.map(5, 10, 50), Some((2, 0)));
+        assert_eq!(pass(&mut r, A, 5, 10, 50), Some((1, u32::MAX)));
+        r.cut();
+        assert_eq!(pass(&mut r, B, 5, 10, 50), Some((2, 0)));
+    }
+
+    #[test]
+    fn what_did_not_leave_leaves_no_trace() {
+        let mut r = Rewriter::new(100, 5000);
+        assert!(r.map(&input(A, 7, 70), 0).is_some(), "and found no room");
+        assert_eq!((r.timestamp_offset(), r.origin(100)), (None, None));
+        assert_eq!(pass(&mut r, A, 9, 90, 0), Some((100, 5000)), "the segment begins with what left first");
+        assert!(r.map(&input(A, 10, 120), 1).is_some(), "no room again");
+        assert_eq!(pass(&mut r, A, 11, 150, 2), Some((102, 5060)), "a gap that a repair can fill");
     }
 
     #[test]
     fn repairs_find_the_origin_across_a_switch_and_a_wrap() {
         let mut r = Rewriter::new(32_000, 0);
-        r.begin(A, 10, 0, 90_000, 0);
         for i in 10..10 + 40_000u64 {
-            r.map(i, 0, 0);
+            pass(&mut r, A, i, 0, 0);
         }
         let highest = 32_000 + 40_000 - 1;
         assert_eq!(r.origin(highest as u16).map(|o| (o.source, o.index, o.out_index)), Some((A, 40_009, highest)));
-        r.begin(B, 500, 0, 90_000, 0);
-        r.map(500, 0, 0);
+        r.cut();
+        pass(&mut r, B, 500, 0, 0);
         assert_eq!(r.origin(highest as u16).map(|o| (o.source, o.index)), Some((A, 40_009)));
         assert_eq!(r.origin((highest + 1) as u16).map(|o| (o.source, o.index)), Some((B, 500)));
         assert_eq!(Rewriter::new(10, 0).origin(9), None, "nothing left yet");

@@ -7,6 +7,7 @@ use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
 use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
 use crate::srtp::Window;
+use crate::tally::{SlotCounts, StreamCounts};
 
 /// What the fan-out of one stream needs of one route, in one place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +77,7 @@ pub(crate) struct Stream {
     pub(crate) keyframe: Keyframe,
     /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
     pub(crate) sender_report: Option<SenderClock>,
+    pub(crate) counts: StreamCounts,
 }
 
 /// A point at which a stream's RTP clock and the worker's NTP clock are known together.
@@ -108,6 +110,7 @@ impl Stream {
             holes: (is_video && open.feedback & NACK != 0).then(Holes::new),
             keyframe: Keyframe::default(),
             sender_report: None,
+            counts: StreamCounts::default(),
         }
     }
 
@@ -122,7 +125,7 @@ impl Stream {
     /// Goes on under another SSRC, which counts anew; returns the window of the former.
     pub(crate) fn rename(&mut self, ssrc: Ssrc, window: Window) -> Window {
         self.ssrc = ssrc;
-        self.reception.reset();
+        self.reception.reset(self.window.highest());
         self.sender_report = None;
         self.kept_from = 0;
         if let Some(holes) = &mut self.holes {
@@ -197,6 +200,8 @@ pub(crate) struct Reception {
     transit_last: Option<u32>,
     last_sr_middle: u32,
     last_sr_at: Option<Micros>,
+    /// Packets received and expected of the SSRCs that the stream had before.
+    former: (u64, u64),
 }
 
 impl Reception {
@@ -246,9 +251,16 @@ impl Reception {
         })
     }
 
-    /// Starts over, for a new SSRC.
-    pub(crate) fn reset(&mut self) {
-        *self = Reception::default();
+    /// Packets received and expected since the stream was opened; `highest` is the index of the newest.
+    pub(crate) fn totals(&self, highest: Option<u64>) -> (u64, u64) {
+        let (received, expected) = self.former;
+        let span = self.first_index.zip(highest).map_or(0, |(first, highest)| highest.saturating_sub(first) + 1);
+        (received + self.received, expected + span)
+    }
+
+    /// Starts over for a new SSRC; `highest` is the last index of the one before.
+    pub(crate) fn reset(&mut self, highest: Option<u64>) {
+        *self = Reception { former: self.totals(highest), ..Reception::default() };
     }
 }
 
@@ -261,8 +273,9 @@ pub(crate) struct Slot {
     /// Guards the keystream: no index leaves twice under one key.
     pub(crate) sent_window: Window,
     pub(crate) rtx_index: u64,
-    pub(crate) packets: u32,
-    pub(crate) octets: u32,
+    pub(crate) packets: u64,
+    pub(crate) octets: u64,
+    pub(crate) counts: SlotCounts,
     /// The last sender report: the middle 32 bits of its NTP time, and when it left.
     pub(crate) sender_report_sent: Option<(u32, Micros)>,
     pub(crate) budget: Option<Box<Budget>>,
@@ -279,6 +292,7 @@ impl Slot {
             rtx_index: u64::from(open.rtx_seq_first),
             packets: 0,
             octets: 0,
+            counts: SlotCounts::default(),
             sender_report_sent: None,
             budget: (open.rtx_ssrc != 0).then(|| Box::new(Budget::new())),
             keyframe_window: (0, 0),

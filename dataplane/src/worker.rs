@@ -308,13 +308,16 @@ impl Core {
         [self.forwarder.deadline(), retry].into_iter().flatten().min()
     }
 
-    /// What other workers get, reports and punts to the controlplane, packets to the kernel; the outbox is empty
+    /// What other workers get, reports, punts and tallies to the controlplane, packets to the kernel; the outbox is empty
     /// afterwards.
     fn hand_over(&mut self, now: Micros) {
         self.hand_over_relays();
         let must_notify = self.hand_over_punts() | self.hand_over_reports();
         if let Some(served) = self.served.as_mut().filter(|_| must_notify) {
             served.link.notify();
+        }
+        if let Some(served) = &mut self.served {
+            self.outbox.tallies().iter().for_each(|tally| served.link.publish_tally(tally));
         }
         if !self.outbox.is_empty() {
             let flushed = self.io.flush(now, &self.outbox);

@@ -160,11 +160,12 @@ fn an_idle_worker_parks_and_stays_parked() {
         let mut rig = Rig::start(driver);
         rig.commit(&[]);
         rig.wait_for_counter(Counter::Parks, 1);
-        std::thread::sleep(Duration::from_millis(100));
-        let turns = rig.counter(Counter::Turns);
-        std::thread::sleep(Duration::from_millis(300));
-        let more = rig.counter(Counter::Turns) - turns;
-        assert!(more <= 2, "{more} turns of an idle worker in 300 ms");
+        // When it comes to rest depends on the machine; that it does, and then does next to nothing, is its own doing.
+        wait_for("a worker at rest", || {
+            let turns = rig.counter(Counter::Turns);
+            std::thread::sleep(Duration::from_millis(300));
+            (rig.counter(Counter::Turns) - turns <= 2).then_some(())
+        });
     }
 }
 

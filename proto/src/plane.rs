@@ -6,8 +6,11 @@
 //! not parse is refused whole. The record declarations below are the only source: the codec, the size assertions
 //! and the layout hash are made from them.
 
+mod tally;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use self::tally::{SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
 use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId, TapId};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
@@ -834,7 +837,8 @@ pub const LAYOUT_HASH: u64 = {
     let hash = fnv1a(0xcbf2_9ce4_8422_2325, COMMAND_LAYOUT.as_bytes());
     let hash = fnv1a(hash, EVENT_LAYOUT.as_bytes());
     let hash = fnv1a(hash, DATAGRAM_LAYOUT.as_bytes());
-    fnv1a(hash, COUNTER_LAYOUT.as_bytes())
+    let hash = fnv1a(hash, COUNTER_LAYOUT.as_bytes());
+    fnv1a(fnv1a(hash, tally::LAYOUTS[0].as_bytes()), tally::LAYOUTS[1].as_bytes())
 };
 
 const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {

@@ -32,7 +32,9 @@ impl Server {
         let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
         let mut command = uprtc(&state, &["run"]);
         command.args(ports).args(["--workers", &workers.to_string()]);
-        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -5,6 +5,7 @@
 //! order goes to the engine, and what must outlive a restart into the registry.
 
 pub(super) mod document;
+mod media;
 mod peers;
 mod rooms;
 mod service;

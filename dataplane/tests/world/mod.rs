@@ -2,7 +2,7 @@
 //! and RTP and RTCP by the `rtp` and `rtcp` crates.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ pub struct World {
     pub punts: Vec<(DatagramHeader, Vec<u8>)>,
     /// What it told other workers: which, and what.
     pub told: VecDeque<(usize, Told)>,
+    /// The newest tallies.
+    pub streams: BTreeMap<StreamId, StreamTally>,
+    pub slots: BTreeMap<SlotId, SlotTally>,
     batch: u64,
     next_index: u32,
 }
@@ -99,6 +102,8 @@ impl World {
             reports: Vec::new(),
             punts: Vec::new(),
             told: VecDeque::new(),
+            streams: BTreeMap::new(),
+            slots: BTreeMap::new(),
             batch: 0,
             next_index: 0,
         }
@@ -174,6 +179,12 @@ impl World {
         }
         while let Some((to, message)) = self.outbox.pop_relay() {
             self.told.push_back((to, Told::new(message)));
+        }
+        for tally in self.outbox.tallies() {
+            match tally {
+                Tally::Stream(tally) => drop(self.streams.insert(tally.stream, *tally)),
+                Tally::Slot(tally) => drop(self.slots.insert(tally.slot, *tally)),
+            }
         }
         self.outbox.clear();
         self.check_conservation();

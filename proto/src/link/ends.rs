@@ -8,10 +8,16 @@ use rustix::io::{IoSliceMut, ReadWriteFlags};
 
 use super::atomic::{AtomicU64, Ordering};
 use super::journal::{self, JournalError};
-use super::region::{COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, PAGE, PUNTS, RESYNC, Region, WORKER_ASLEEP};
+use super::region::{
+    COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, PAGE, PUNTS, RESYNC, Region, SLOT_TALLIES, STREAM_TALLIES,
+    WORKER_ASLEEP,
+};
 use super::ring::{Consumer, Producer};
 use super::{COMMANDS_MAX, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, page, wake};
-use crate::plane::{Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, RECORD_LEN, Record, Report};
+use crate::id::{SlotId, StreamId};
+use crate::plane::{
+    Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, RECORD_LEN, Record, Report, SlotTally, StreamTally, Tally,
+};
 
 /// The other side wrote a record that is not of this contract. It was popped; the next one may be fine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -110,6 +116,16 @@ impl WorkerLink {
     /// Publishes the counters on the stats page.
     pub fn publish(&mut self, counters: &[u64; Counter::COUNT]) {
         page::publish(&self.region[PAGE], counters);
+    }
+
+    /// Publishes what a stream or a slot has carried. One whose index is beyond the rows has none.
+    pub fn publish_tally(&mut self, tally: &Tally) {
+        match tally {
+            Tally::Stream(tally) => {
+                page::publish_row(&self.region[STREAM_TALLIES], tally.stream.index, &tally.write());
+            }
+            Tally::Slot(tally) => page::publish_row(&self.region[SLOT_TALLIES], tally.slot.index, &tally.write()),
+        }
     }
 
     /// Tells the controlplane that it missed an event and must ask for a description.
@@ -223,6 +239,17 @@ impl ControlLink {
         page::read(&self.region[PAGE])
     }
 
+    /// What a stream has carried; `None` before the worker has first said it. Ask for what is installed only: reading a
+    /// row that nobody has written takes memory for it.
+    pub fn stream_tally(&self, stream: StreamId) -> Option<StreamTally> {
+        StreamTally::read(stream, &page::read_row(&self.region[STREAM_TALLIES], stream.index)?)
+    }
+
+    /// What a slot has carried; as [`Self::stream_tally`].
+    pub fn slot_tally(&self, slot: SlotId) -> Option<SlotTally> {
+        SlotTally::read(slot, &page::read_row(&self.region[SLOT_TALLIES], slot.index)?)
+    }
+
     /// Whether the worker had to drop an event since this was last asked. Then its state must be read again.
     pub fn take_resync(&mut self) -> bool {
         self.region[RESYNC].load(Ordering::Relaxed) != 0 && self.region[RESYNC].swap(0, Ordering::Acquire) != 0
@@ -319,6 +346,7 @@ fn clear_wake(wake_fd: BorrowedFd<'_>) {
 mod tests {
     use super::*;
     use crate::id::PeerId;
+    use crate::link::SLOT_TALLIES_MAX;
     use crate::plane::{Commit, Committed, DATAGRAM_LEN_MAX, DatagramKind, Event, Reset};
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -415,5 +443,46 @@ mod tests {
         let counters = std::array::from_fn(|i| i as u64 + 1);
         worker.publish(&counters);
         assert_eq!(control.counters(), Some(counters));
+    }
+
+    #[test]
+    fn a_tally_is_read_by_who_has_the_id() {
+        let (mut worker, control) = pair().unwrap();
+        let (stream, slot) = (StreamId::new(5, 2), SlotId::new(SLOT_TALLIES_MAX as u32 - 1, 1));
+        assert_eq!((control.stream_tally(stream), control.slot_tally(slot)), (None, None), "never written");
+        let of_stream = StreamTally {
+            stream,
+            packets: 1,
+            bytes: 2,
+            expected: 3,
+            repaired: 4,
+            nacks: 5,
+            keyframe_requests: 6,
+            window_us: 7,
+            window_packets: 8,
+            window_bytes: 9,
+            window_expected: 10,
+        };
+        worker.publish_tally(&Tally::Stream(of_stream));
+        assert_eq!(control.stream_tally(stream), Some(of_stream));
+        assert_eq!(control.stream_tally(StreamId::new(5, 3)), None, "the next occupant");
+        let of_slot = SlotTally {
+            slot,
+            packets: 1,
+            bytes: 2,
+            retransmitted: 3,
+            nacks: 4,
+            keyframe_requests: 5,
+            loss_256: None,
+            rtt_us: Some(0),
+            window_us: 0,
+            window_packets: 0,
+            window_bytes: 0,
+        };
+        worker.publish_tally(&Tally::Slot(of_slot));
+        assert_eq!(control.slot_tally(slot), Some(of_slot));
+        let beyond = SlotId::new(SLOT_TALLIES_MAX as u32, 1);
+        worker.publish_tally(&Tally::Slot(SlotTally { slot: beyond, ..of_slot }));
+        assert_eq!(control.slot_tally(beyond), None);
     }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 use super::ends::{ControlLink, Wakes, WorkerLink};
-use super::region::{COMMANDS, EVENTS, INJECTS, JOURNAL, PAGE, PUNTS, Region, WORDS};
+use super::region::{COMMANDS, EVENTS, INJECTS, JOURNAL, PAGE, PUNTS, Region, SLOT_TALLIES, STREAM_TALLIES, WORDS};
 use super::{COMMANDS_MAX, EVENTS_MAX, INJECTS_MAX, JOURNAL_ENTRY_LEN_MAX, PUNTS_MAX};
-use crate::id::PeerId;
-use crate::plane::{Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Reset};
+use crate::id::{PeerId, SlotId, StreamId};
+use crate::plane::{Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Reset, StreamTally, Tally};
 
 fn ends() -> (Arc<Region>, WorkerLink, ControlLink) {
     let (region, _) = Region::create(1).unwrap();
@@ -26,6 +26,20 @@ const HEADER: DatagramHeader = DatagramHeader {
     peer: PeerId::new(0, 1),
     remote: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9),
     len: 0,
+};
+
+const TALLY: StreamTally = StreamTally {
+    stream: StreamId::new(0, 3),
+    packets: 1,
+    bytes: 1,
+    expected: 1,
+    repaired: 1,
+    nacks: 1,
+    keyframe_requests: 1,
+    window_us: 1,
+    window_packets: 1,
+    window_bytes: 1,
+    window_expected: 1,
 };
 
 /// One of everything that a worker does, bounded as a worker bounds it.
@@ -47,6 +61,7 @@ fn work(worker: &mut WorkerLink) {
     let _ = worker.push_punt(&HEADER, &[2; DATAGRAM_LEN_MAX]);
     assert!(worker.report_space() <= EVENTS_MAX);
     worker.publish(&[3; Counter::COUNT]);
+    worker.publish_tally(&Tally::Stream(TALLY));
     worker.raise_resync();
     worker.notify();
     let _ = worker.sleep();
@@ -74,6 +89,10 @@ fn control(control: &mut ControlLink) {
     let _ = control.push_inject(&HEADER, &[4; DATAGRAM_LEN_MAX]);
     assert!(control.command_space() <= COMMANDS_MAX);
     let _ = (control.counters(), control.take_resync());
+    if let Some(tally) = control.stream_tally(TALLY.stream) {
+        assert_eq!(tally.stream, TALLY.stream);
+    }
+    assert_eq!(control.slot_tally(SlotId::new(u32::MAX, 1)), None);
     control.journal_write(7, b"mine").unwrap();
     control.journal_clear(8).unwrap();
     for (_, bytes) in control.journal_entries() {
@@ -85,11 +104,12 @@ fn control(control: &mut ControlLink) {
     control.awake();
 }
 
-/// A place worth lying about: an index line, the first records, the page, the bitmap and the first journal slots; or
-/// any word at all.
+/// A place worth lying about: an index line, the first records, the page, the bitmap and the first journal slots, the
+/// first tallies; or any word before them.
 fn place() -> impl Strategy<Value = usize> {
-    let hot = [0, COMMANDS.start, EVENTS.start, INJECTS.start, PUNTS.start, PAGE.start, JOURNAL.start];
-    let hot = (prop::sample::select(hot.to_vec()), 0usize..96).prop_map(|(start, offset)| start + offset);
+    let rings = [0, COMMANDS.start, EVENTS.start, INJECTS.start, PUNTS.start];
+    let hot = [&rings[..], &[PAGE.start, JOURNAL.start, STREAM_TALLIES.start, SLOT_TALLIES.start]].concat();
+    let hot = (prop::sample::select(hot), 0usize..96).prop_map(|(start, offset)| start + offset);
     prop_oneof![4 => hot, 1 => 0..JOURNAL.start + 512 + 4096]
 }
 
@@ -141,7 +161,8 @@ fn an_enemy_that_never_stops_does_no_harm() {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                let starts = [COMMANDS.start, EVENTS.start, INJECTS.start, PUNTS.start, PAGE.start];
+                let rings = [COMMANDS.start, EVENTS.start, INJECTS.start, PUNTS.start];
+                let starts = [rings[0], rings[1], rings[2], rings[3], PAGE.start, STREAM_TALLIES.start];
                 let at = starts[state as usize % starts.len()] + (state >> 8) as usize % 48;
                 region[at].store(state >> (state % 64), Ordering::Relaxed);
             }

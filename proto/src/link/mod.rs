@@ -1,7 +1,7 @@
 //! The shared-memory link between a worker and the controlplane.
 //!
 //! One worker, one link, one memory: a sealed memfd with a command ring and an inject ring down, an event ring and a
-//! punt ring up, a stats page and the journal. The dataplane makes it and hands it over a Unix socket
+//! punt ring up, a stats page, the tallies and the journal. The dataplane makes it and hands it over a Unix socket
 //! ([`LinkServer`], [`attach`]) with an eventfd for each direction. Pushing and popping are memory accesses; the
 //! eventfd is written only when the other side has said that it sleeps.
 //!
@@ -11,6 +11,7 @@
 //!               ◀── pop_report ─── events   ◀── push_report ──
 //!               ◀── pop_punt  ──── punts    ◀── push_punt  ───
 //!               ◀── counters ───── page     ◀── publish ──────
+//!               ◀── *_tally ────── rows     ◀── publish_tally
 //!               ◀── journal ─────▶
 //! ```
 //!
@@ -73,6 +74,10 @@ pub const EVENTS_MAX: usize = 8192;
 pub const INJECTS_MAX: usize = 256;
 /// Datagrams that may wait for the controlplane.
 pub const PUNTS_MAX: usize = 512;
+/// Streams of a worker that have a row for their tally; the rows take memory once they are written.
+pub const STREAM_TALLIES_MAX: usize = 32_768;
+/// Slots of a worker that have a row for their tally.
+pub const SLOT_TALLIES_MAX: usize = 131_072;
 
 /// The contract that this build speaks.
 #[cfg(not(loom))]
@@ -86,6 +91,8 @@ const fn layout_hash() -> u64 {
         EVENTS_MAX,
         INJECTS_MAX,
         PUNTS_MAX,
+        STREAM_TALLIES_MAX,
+        SLOT_TALLIES_MAX,
         JOURNAL_SLOTS as usize,
         JOURNAL_ENTRY_LEN_MAX,
         region::WORDS,

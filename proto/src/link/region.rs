@@ -15,9 +15,11 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::atomic::{AtomicU64, Ordering};
 use super::journal::JOURNAL_WORDS;
-use super::page::PAGE_WORDS;
+use super::page::{PAGE_WORDS, rows_words};
 use super::ring::{LINE, ring_words};
-use super::{COMMANDS_MAX, CONTRACT, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX};
+use super::{
+    COMMANDS_MAX, CONTRACT, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, SLOT_TALLIES_MAX, STREAM_TALLIES_MAX,
+};
 use crate::plane::{DATAGRAM_RECORD_LEN, RECORD_LEN};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"uprtc\0ln");
@@ -41,11 +43,13 @@ pub(super) const INJECTS: Range<usize> = after(EVENTS.end, ring_words(INJECTS_MA
 pub(super) const PUNTS: Range<usize> = after(INJECTS.end, ring_words(PUNTS_MAX, DATAGRAM_RECORD_LEN));
 pub(super) const PAGE: Range<usize> = after(PUNTS.end, PAGE_WORDS);
 pub(super) const JOURNAL: Range<usize> = after(PAGE.end.next_multiple_of(PAGE_SIZE_WORDS), JOURNAL_WORDS);
+pub(super) const STREAM_TALLIES: Range<usize> = after(JOURNAL.end, rows_words(STREAM_TALLIES_MAX));
+pub(super) const SLOT_TALLIES: Range<usize> = after(STREAM_TALLIES.end, rows_words(SLOT_TALLIES_MAX));
 
 const PAGE_SIZE_WORDS: usize = 4096 / 8;
 
-/// Words of a region. Nearly all of it is journal, and the kernel gives memory only to what is touched.
-pub(super) const WORDS: usize = JOURNAL.end;
+/// Words of a region. Nearly all of it is journal and tallies, and the kernel gives memory only to what is touched.
+pub(super) const WORDS: usize = SLOT_TALLIES.end;
 const LEN: usize = WORDS * 8;
 
 /// The size cannot change, and nobody can undo that.

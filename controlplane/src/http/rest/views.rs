@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Problem;
+use super::media::{DownMedia, TotalMedia, UpMedia};
 use crate::auth::is_participant_name;
-use crate::engine::{PeerSnapshot, RoomPolicy, Snapshot};
+use crate::engine::{PeerMeasured, RoomPolicy, Snapshot};
 use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING};
 use crate::registry::Revocation;
 
@@ -130,19 +131,42 @@ pub(super) struct PeerView {
     slots: usize,
     /// Those that carry a track.
     slots_used: usize,
+    /// Round trip between server and peer, milliseconds. Known of who receives and reports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    rtt_ms: Option<f64>,
+    /// What comes from it, all tracks together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    up: Option<TotalMedia>,
+    /// What goes to it, all slots together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    down: Option<TotalMedia>,
     /// What it publishes.
     pub(super) tracks: Vec<TrackView>,
+    /// What it receives.
+    receives: Vec<SlotView>,
 }
 
 impl PeerView {
     /// As the engine sees it.
-    pub(super) fn of(peer: &PeerSnapshot) -> PeerView {
-        let track = |track: &proto::signal::TrackInfo| TrackView {
+    pub(super) fn of(measured: &PeerMeasured) -> PeerView {
+        let PeerMeasured { peer, streams, slots } = measured;
+        let track = |(track, tally): (&proto::signal::TrackInfo, &Option<_>)| TrackView {
             mid: track.track.split_once('/').map_or("", |(_, mid)| mid).to_owned(),
             kind: word(&track.kind),
             source: word(&track.source),
             active: track.active,
             muted: track.muted,
+            media: tally.as_ref().map(UpMedia::of),
+        };
+        let slot = |(slot, tally): &(proto::signal::SlotInfo, Option<_>)| SlotView {
+            mid: slot.mid.clone(),
+            kind: word(&slot.kind),
+            from: slot.peer.clone(),
+            track: slot.track.clone(),
+            media: tally.as_ref().map(DownMedia::of),
         };
         PeerView {
             peer: peer.info.peer.clone(),
@@ -151,7 +175,11 @@ impl PeerView {
             has_socket: peer.has_socket,
             slots: peer.slots,
             slots_used: peer.slots_used,
-            tracks: peer.info.tracks.iter().map(track).collect(),
+            rtt_ms: DownMedia::rtt_ms(measured),
+            up: UpMedia::total(measured),
+            down: DownMedia::total(measured),
+            tracks: peer.info.tracks.iter().zip(streams).map(track).collect(),
+            receives: slots.iter().map(slot).collect(),
         }
     }
 }
@@ -188,6 +216,28 @@ pub(super) struct TrackView {
     active: bool,
     /// Whether an operator keeps it from being passed on.
     muted: bool,
+    /// What comes in it, once the worker has counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    media: Option<UpMedia>,
+}
+
+/// A section through which a peer receives a track.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SlotView {
+    /// The section of its offer.
+    mid: String,
+    /// `audio` or `video`.
+    #[schema(pattern = "^(audio|video)$")]
+    kind: String,
+    /// Whose track, by the peer's id.
+    from: Option<String>,
+    /// Which one: the peer's id, a slash, and the track's `mid`.
+    track: Option<String>,
+    /// What goes through it, once the worker has counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    media: Option<DownMedia>,
 }
 
 /// What to do with a track.

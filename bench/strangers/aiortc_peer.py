@@ -1,0 +1,135 @@
+"""aiortc as a WHIP publisher or a WHEP player.
+
+usage: aiortc_peer.py publish URL TOKEN NUMBER MIME | aiortc_peer.py play URL TOKEN
+
+Reports its state and what it decodes, twice a second; leaves when its input is closed.
+"""
+
+import array
+import asyncio
+import fractions
+import sys
+
+import av
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+
+import media
+import whip_client
+from whip_client import report
+
+
+class Pictures(MediaStreamTrack):
+    """The bars of one sender."""
+
+    kind = "video"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.count, self.began = number, 0, None
+
+    async def recv(self) -> av.VideoFrame:
+        await pace(self, self.count / media.FPS)
+        frame = av.VideoFrame(media.WIDTH, media.HEIGHT, "yuv420p")
+        painted, start = media.paint(self.number, self.count), 0
+        for plane in frame.planes:
+            rows = [painted[start + y * plane.width : start + (y + 1) * plane.width] for y in range(plane.height)]
+            plane.update(b"".join(row.ljust(plane.line_size, b"\0") for row in rows))
+            start += plane.width * plane.height
+        frame.pts, frame.time_base = self.count * 90_000 // media.FPS, fractions.Fraction(1, 90_000)
+        self.count += 1
+        return frame
+
+
+class Sound(MediaStreamTrack):
+    """The tone of one sender, in pieces of 20 ms."""
+
+    kind = "audio"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.count, self.began = number, 0, None
+
+    async def recv(self) -> av.AudioFrame:
+        samples = media.RATE // 50
+        await pace(self, self.count / 50)
+        frame = av.AudioFrame(format="s16", layout="mono", samples=samples)
+        frame.planes[0].update(media.sound(self.number, self.count * samples, samples))
+        frame.pts, frame.sample_rate = self.count * samples, media.RATE
+        frame.time_base = fractions.Fraction(1, media.RATE)
+        self.count += 1
+        return frame
+
+
+async def pace(track, due: float) -> None:
+    """Waits until `due` seconds after the track's first frame."""
+    now = asyncio.get_running_loop().time()
+    track.began = now if track.began is None else track.began
+    await asyncio.sleep(max(0.0, track.began + due - now))
+
+
+class Seen:
+    """What was decoded: counters of pictures by sender, and whose tones the last half second of each track had."""
+
+    def __init__(self) -> None:
+        self.pictures: dict[int, int] = {}
+        self.tones: dict[str, list[int]] = {}
+
+    async def watch(self, track: MediaStreamTrack) -> None:
+        while True:
+            frame = await track.recv()
+            plane = frame.planes[0]
+            found = media.read(bytes(plane), plane.line_size, frame.width, frame.height)
+            if found:
+                self.pictures[found[0]] = found[1]
+
+    async def listen(self, track: MediaStreamTrack) -> None:
+        heard: list[int] = []
+        while True:
+            frame = await track.recv()
+            channels = len(frame.layout.channels)
+            heard += array.array("h", bytes(frame.planes[0])[: 2 * channels * frame.samples])[::channels]
+            if len(heard) >= frame.sample_rate // 2:
+                self.tones[track.id] = media.tones_in(heard[: frame.sample_rate // 5], frame.sample_rate)
+                heard = []
+
+
+async def main(role: str, url: str, token: str, number: str = "0", mime: str = "") -> None:
+    # Without servers: none could be reached, and it would wait for them.
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    seen, tasks = Seen(), set()
+
+    @pc.on("track")
+    def on_track(track: MediaStreamTrack) -> None:
+        watch = seen.watch if track.kind == "video" else seen.listen
+        tasks.add(asyncio.ensure_future(watch(track)))
+
+    if role == "publish":
+        pc.addTrack(Sound(int(number)))
+        pc.addTrack(Pictures(int(number)))
+        codecs = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == mime]
+        pc.getTransceivers()[1].setCodecPreferences(codecs)
+    else:
+        pc.addTransceiver("audio", direction="recvonly")
+        pc.addTransceiver("video", direction="recvonly")
+    await pc.setLocalDescription(await pc.createOffer())
+    answer, resource = await asyncio.to_thread(whip_client.offer, url, token, pc.localDescription.sdp)
+    await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+
+    closed = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
+    while not closed.done():
+        tones = sorted({tone for tones in seen.tones.values() for tone in tones})
+        report(state=pc.connectionState, pictures=seen.pictures, tones=tones)
+        await asyncio.wait([closed], timeout=0.5)
+    report(left=await asyncio.to_thread(whip_client.leave, resource, token))
+    for task in tasks:
+        task.cancel()
+    await pc.close()
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,184 @@
+"""GStreamer's webrtcbin as a WHIP publisher or a WHEP player.
+
+usage: gstreamer_peer.py publish URL TOKEN NUMBER | gstreamer_peer.py play URL TOKEN
+
+Reports its state and what it decodes, twice a second; leaves when its input is closed.
+"""
+
+import array
+import sys
+import threading
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstSdp", "1.0")
+gi.require_version("GstWebRTC", "1.0")
+from gi.repository import GLib, Gst, GstSdp, GstWebRTC
+
+import media
+import whip_client
+from whip_client import report
+
+PUBLISH = f"""
+webrtcbin name=webrtc bundle-policy=max-bundle
+appsrc name=pictures is-live=true format=time
+  caps=video/x-raw,format=I420,width={media.WIDTH},height={media.HEIGHT},framerate={media.FPS}/1
+  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=300 bitrate=400
+  ! video/x-h264,profile=constrained-baseline ! rtph264pay config-interval=-1 aggregate-mode=zero-latency
+  ! application/x-rtp,media=video,encoding-name=H264,payload=96 ! webrtc.
+appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,rate={media.RATE},channels=1,layout=interleaved
+  ! queue ! opusenc ! rtpopuspay pt=97
+  ! application/x-rtp,media=audio,encoding-name=OPUS,payload=97 ! webrtc.
+"""
+RECEIVED = {
+    "audio": "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2",
+    "video": "application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000,"
+    "packetization-mode=(string)1,profile-level-id=(string)42e01f",
+}
+DECODE = {
+    "audio": "rtpopusdepay ! opusdec ! audioconvert ! audioresample"
+    f" ! audio/x-raw,format=S16LE,rate={media.RATE},channels=1 ! appsink name=sink emit-signals=true sync=false",
+    "video": "rtph264depay ! avdec_h264 ! videoconvert ! video/x-raw,format=I420"
+    " ! appsink name=sink emit-signals=true sync=false",
+}
+
+
+class Peer:
+    """One webrtcbin with what feeds it, or what comes out of it."""
+
+    def __init__(self, role: str, url: str, token: str, number: str = "0") -> None:
+        self.url, self.token, self.number = url, token, int(number)
+        self.resource = None
+        self.pictures: dict[int, int] = {}
+        self.tones: list[int] = []
+        self.heard = array.array("h")
+        self.loop = GLib.MainLoop()
+        if role == "publish":
+            self.pipeline = Gst.parse_launch(PUBLISH)
+            self.webrtc = self.pipeline.get_by_name("webrtc")
+        else:
+            self.pipeline = Gst.Pipeline.new(None)
+            self.webrtc = Gst.ElementFactory.make("webrtcbin", "webrtc")
+            self.webrtc.set_property("bundle-policy", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE)
+            self.pipeline.add(self.webrtc)
+        self.webrtc.connect("notify::ice-gathering-state", self.on_gathering)
+        self.webrtc.connect("pad-added", self.on_pad)
+        if role == "publish":
+            self.set_directions(GstWebRTC.WebRTCRTPTransceiverDirection.SENDONLY)
+        else:
+            self.pipeline.set_state(Gst.State.READY)
+            for caps in RECEIVED.values():
+                direction = GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY
+                self.webrtc.emit("add-transceiver", direction, Gst.Caps.from_string(caps))
+        bus = self.pipeline.get_bus()
+        bus.add_signal_watch()
+        bus.connect("message::error", self.on_error)
+        self.pipeline.set_state(Gst.State.PLAYING)
+        if role == "publish":
+            threading.Thread(target=self.feed, args=("sound",), daemon=True).start()
+            threading.Thread(target=self.feed, args=("pictures",), daemon=True).start()
+        # A pipeline has its formats with the first buffers; then it can offer.
+        GLib.idle_add(self.offer)
+        GLib.timeout_add(500, self.tell)
+        threading.Thread(target=self.until_closed, daemon=True).start()
+
+    def set_directions(self, direction) -> None:
+        for i in range(2):
+            self.webrtc.emit("get-transceiver", i).set_property("direction", direction)
+
+    def feed(self, name: str) -> None:
+        """Pushes frames at their pace: appsrc blocks when its queue is full, and the clock of the pipeline is real time."""
+        source = self.pipeline.get_by_name(name)
+        per_second = 50 if name == "sound" else media.FPS
+        samples, count, began = media.RATE // 50, 0, GLib.get_monotonic_time()
+        while True:
+            due = began + count * 1_000_000 // per_second
+            GLib.usleep(max(0, due - GLib.get_monotonic_time()))
+            if name == "sound":
+                data = media.sound(self.number, count * samples, samples)
+            else:
+                data = media.paint(self.number, count)
+            buffer = Gst.Buffer.new_wrapped(data)
+            buffer.pts = count * Gst.SECOND // per_second
+            buffer.duration = Gst.SECOND // per_second
+            if source.emit("push-buffer", buffer) != Gst.FlowReturn.OK:
+                return
+            count += 1
+
+    def offer(self) -> bool:
+        def created(promise, _):
+            reply = promise.get_reply()  # It owns the offer, so it must live as long.
+            offer = reply.get_value("offer")
+            self.webrtc.emit("set-local-description", offer, Gst.Promise.new())
+
+        self.webrtc.emit("create-offer", None, Gst.Promise.new_with_change_func(created, None))
+        return False
+
+    def on_gathering(self, *_) -> None:
+        done = self.webrtc.get_property("ice-gathering-state") == GstWebRTC.WebRTCICEGatheringState.COMPLETE
+        if done and self.resource is None:
+            self.resource = ""
+            GLib.idle_add(self.signal)
+
+    def signal(self) -> bool:
+        sdp = self.webrtc.get_property("local-description").sdp.as_text()
+        text, self.resource = whip_client.offer(self.url, self.token, sdp)
+        _, message = GstSdp.SDPMessage.new_from_text(text)
+        answer = GstWebRTC.WebRTCSessionDescription.new(GstWebRTC.WebRTCSDPType.ANSWER, message)
+        self.webrtc.emit("set-remote-description", answer, Gst.Promise.new())
+        return False
+
+    def on_pad(self, _, pad) -> None:
+        if pad.direction != Gst.PadDirection.SRC:
+            return
+        kind = pad.get_current_caps().get_structure(0).get_string("media")
+        decoder = Gst.parse_bin_from_description(DECODE[kind], True)
+        on_sample = self.on_picture if kind == "video" else self.on_sound
+        decoder.get_by_name("sink").connect("new-sample", on_sample)
+        self.pipeline.add(decoder)
+        decoder.sync_state_with_parent()
+        pad.link(decoder.get_static_pad("sink"))
+
+    def on_picture(self, sink):
+        sample = sink.emit("pull-sample")
+        caps = sample.get_caps().get_structure(0)
+        width, height = caps.get_value("width"), caps.get_value("height")
+        buffer = sample.get_buffer()
+        found = media.read(buffer.extract_dup(0, width * height), (width + 3) // 4 * 4, width, height)
+        if found:
+            self.pictures[found[0]] = found[1]
+        return Gst.FlowReturn.OK
+
+    def on_sound(self, sink):
+        buffer = sink.emit("pull-sample").get_buffer()
+        self.heard.frombytes(buffer.extract_dup(0, buffer.get_size()))
+        if len(self.heard) >= media.RATE // 2:
+            self.tones = media.tones_in(self.heard[: media.RATE // 5])
+            self.heard = array.array("h")
+        return Gst.FlowReturn.OK
+
+    def on_error(self, _, message) -> None:
+        error, details = message.parse_error()
+        print(error.message, details, file=sys.stderr)
+        self.loop.quit()
+
+    def tell(self) -> bool:
+        state = self.webrtc.get_property("connection-state").value_nick
+        report(state=state, pictures=self.pictures, tones=self.tones)
+        return True
+
+    def until_closed(self) -> None:
+        sys.stdin.read()
+        GLib.idle_add(self.loop.quit)
+
+    def run(self) -> None:
+        self.loop.run()
+        if self.resource:
+            report(left=whip_client.leave(self.resource, self.token))
+        self.pipeline.set_state(Gst.State.NULL)
+
+
+Gst.init(None)
+report(version=Gst.version_string())
+Peer(*sys.argv[1:]).run()
