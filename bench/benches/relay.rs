@@ -112,18 +112,20 @@ impl Far {
                 let mut worker = Worker::new(&exchange, 1);
                 let (publisher, receivers) = (sinks[0].local_addr().expect("it is bound"), addresses(&sinks));
                 let broadcast = Broadcast::new(PROFILE, publisher, &receivers, &fan_outs);
-                worker.open(broadcast.commands().into_iter().map(|command| match command {
-                    Command::StreamOpen(open) => MirrorOpen {
-                        stream: open.stream,
-                        worker: 0,
-                        origin: open.stream,
-                        publisher: PeerId::new(0, 1),
-                        pt: open.pt,
-                        rtx_pt: open.rtx_pt,
-                        codec: open.codec,
+                worker.open(broadcast.commands().into_iter().map(|command| {
+                    match command {
+                        Command::StreamOpen(open) => MirrorOpen {
+                            stream: open.stream,
+                            worker: 0,
+                            origin: open.stream,
+                            publisher: PeerId::new(0, 1),
+                            pt: open.pt,
+                            rtx_pt: open.rtx_pt,
+                            codec: open.codec,
+                        }
+                        .into(),
+                        other => other,
                     }
-                    .into(),
-                    other => other,
                 }));
                 // The first check would be the publisher's, who is not here.
                 let sockets = || std::iter::once(&sinks[sinks.len() - 1]).chain(sinks.iter());
@@ -183,8 +185,7 @@ impl Room {
             }
             _ => vec![command],
         }));
-        let mut room =
-            Room { name, near, far, source, sinks: sinks.clone(), broadcast, checked_at: Instant::now() };
+        let mut room = Room { name, near, far, source, sinks: sinks.clone(), broadcast, checked_at: Instant::now() };
         room.check_consent();
         for stream in 0..FAN_OUTS.len() {
             room.send(stream, 1200, 1); // the keyframe

@@ -282,10 +282,15 @@ impl Room {
             let worker = member.peer.worker();
             let Some(plan) = plan_of(workers, worker) else { continue };
             for slot in member.slots.iter_mut().filter(|slot| slot.route.is_none()) {
-                let Some((stream, formats)) = slot.carries.and_then(|stream| Some((stream, formats.get(&stream)?))) else {
+                let Some((stream, formats)) = slot.carries.and_then(|stream| Some((stream, formats.get(&stream)?)))
+                else {
                     continue;
                 };
-                let here = if stream.worker() == worker { Some(stream) } else { mirrors.get(&(worker, stream)).map(|m| m.stream) };
+                let here = if stream.worker() == worker {
+                    Some(stream)
+                } else {
+                    mirrors.get(&(worker, stream)).map(|m| m.stream)
+                };
                 if let Some(here) = here {
                     open_route(slot, here, formats, plan);
                 }

@@ -29,7 +29,8 @@ fn check(world: &World, room: &[&Client]) {
             assert_eq!((mirror.origin, mirror.publisher), (stream, peer));
             assert_eq!((mirror.pt, mirror.rtx_pt, mirror.codec), (pt, rtx_pt, codec));
             let second = |codecs: &proto::plane::StreamCodec| (codecs.codec, codecs.pt, codecs.rtx_pt);
-            let [here, of_origin] = [worker.stream_codecs.get(&mirror.stream.index), there.stream_codecs.get(&stream.index)];
+            let [here, of_origin] =
+                [worker.stream_codecs.get(&mirror.stream.index), there.stream_codecs.get(&stream.index)];
             assert_eq!(here.map(second), of_origin.map(second));
             let feeds = |tap: &&TapOpen| usize::from(tap.worker) == index && tap.mirror == mirror.stream;
             let taps: Vec<_> = there.taps.values().filter(feeds).collect();

@@ -162,6 +162,8 @@ impl Forwarder {
             transport_cc_seq,
             now,
             carried: &packet.carried(&ids),
+            // Repairs come one at a time.
+            is_evened: false,
         };
         let pictures = Pictures::read(format.codec, packet.payload);
         let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {

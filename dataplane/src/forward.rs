@@ -507,6 +507,8 @@ impl Forwarder {
             stream.keyframe.is_wanted = false;
         }
         let pictures = Pictures::read(format.codec, packet.payload);
+        let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
+        let is_alone = is_first && packet.header.marker;
         for hop in &mut stream.hops {
             let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
             if transport.outgoing().is_none() {
@@ -546,10 +548,11 @@ impl Forwarder {
                 transport_cc_seq,
                 now,
                 carried: &carried,
+                is_evened: format.codec.is_video() && !is_alone,
             };
             let is_sent = out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| {
                 let (header_len, len) = header.write(frame, &[], packet.payload);
-                mapping.write_pictures(&mut frame[header_len..len]);
+                mapping.write_pictures(&mut frame[header_len..header_len + packet.payload.len()]);
                 (header_len, len)
             });
             if !is_sent {

@@ -4,7 +4,7 @@
 use proto::id::MID_LEN_MAX;
 use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
-use crate::config::{FRAME_LEN, Micros, PAYLOAD_LEN_MAX};
+use crate::config::{EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX};
 use crate::rtp::{self, Header, HeaderWriter};
 use crate::srtp::{Crypto, Window};
 
@@ -139,11 +139,14 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) transport_cc_seq: u16,
     pub(crate) now: Micros,
     pub(crate) carried: &'a Carried<'a>,
+    /// Whether packets like this one are likely to be its neighbours, so that equal lengths make one train of them:
+    /// then it is padded (RFC 3550 §5.1) to a multiple of [`EVEN_LEN`].
+    pub(crate) is_evened: bool,
 }
 
 impl Outgoing<'_> {
-    /// Writes header, `prefix` (an RTX packet's original sequence number) and payload into a frame; returns the
-    /// length of the header and of all. The caller has checked the payload against [`PAYLOAD_LEN_MAX`].
+    /// Writes header, `prefix` (an RTX packet's original sequence number), payload and padding into a frame; returns
+    /// the length of the header and of all. The caller has checked the payload against [`PAYLOAD_LEN_MAX`].
     ///
     /// [`PAYLOAD_LEN_MAX`]: crate::config::PAYLOAD_LEN_MAX
     pub(crate) fn write(&self, frame: &mut [u8], prefix: &[u8], payload: &[u8]) -> (usize, usize) {
@@ -166,7 +169,15 @@ impl Outgoing<'_> {
         let header_len = writer.finish();
         let payload_at = header_len + prefix.len();
         frame[header_len..payload_at].copy_from_slice(prefix);
-        frame[payload_at..payload_at + payload.len()].copy_from_slice(payload);
-        (header_len, payload_at + payload.len())
+        let len = payload_at + payload.len();
+        frame[payload_at..len].copy_from_slice(payload);
+        let even_len = len.next_multiple_of(EVEN_LEN);
+        if self.is_evened && len < even_len && even_len <= EVEN_LEN_MAX {
+            frame[0] |= rtp::PADDING_BIT;
+            frame[len..even_len].fill(0);
+            frame[even_len - 1] = (even_len - len) as u8;
+            return (header_len, even_len);
+        }
+        (header_len, len)
     }
 }

@@ -79,9 +79,7 @@ impl<'a> Message<'a> {
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at], ExtensionIds::default(), &[], &[])
             }
-            Message::KeyframeWanted { stream } => {
-                (KEYFRAME_WANTED, stream, [0; 3], ExtensionIds::default(), &[], &[])
-            }
+            Message::KeyframeWanted { stream } => (KEYFRAME_WANTED, stream, [0; 3], ExtensionIds::default(), &[], &[]),
         };
         fixed[0] = tag;
         fixed[8..12].copy_from_slice(&id.index.to_ne_bytes());

@@ -60,6 +60,8 @@ pub(crate) struct Stream {
     pub(crate) ssrc: Ssrc,
     pub(crate) rtx_ssrc: Ssrc,
     pub(crate) is_started: bool,
+    /// Whether its newest packet left a frame of video unfinished.
+    pub(crate) is_in_frame: bool,
     /// Replay window of the primary SSRC. An RTX that fills a hole counts as the packet's arrival, so the late
     /// original is a replay and no packet is forwarded twice.
     pub(crate) window: Window,
@@ -100,6 +102,7 @@ impl Stream {
             ssrc: open.ssrc,
             rtx_ssrc: open.rtx_ssrc,
             is_started: false,
+            is_in_frame: false,
             window: Window::new(),
             rtx_window: Window::new(),
             hops: Vec::new(),

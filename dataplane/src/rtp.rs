@@ -8,6 +8,8 @@ use crate::config::Micros;
 
 /// Bytes of the fixed part of the header (RFC 3550 §5.1).
 pub const FIXED_LEN: usize = 12;
+/// P, in the first byte: the last byte counts the padding (RFC 3550 §5.1).
+pub const PADDING_BIT: u8 = 0x20;
 
 /// The longest header that [`HeaderWriter`] can make, bytes: each of the 14 ids once, with 16 bytes.
 pub const WRITTEN_LEN_MAX: usize = FIXED_LEN + 4 + (14 * 17usize).next_multiple_of(4);
@@ -103,7 +105,7 @@ impl Header {
             seq: u16::from_be_bytes([fixed[2], fixed[3]]),
             timestamp: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
             ssrc: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
-            has_padding: fixed[0] & 0x20 != 0,
+            has_padding: fixed[0] & PADDING_BIT != 0,
             header_len,
             extensions,
         })

@@ -119,7 +119,11 @@ fn losses_of_a_receiver_are_mended_where_it_is() {
     assert_eq!((repaired.len(), &repaired[0].payload[..2]), (1, &1002u16.to_be_bytes()[..]));
     assert_eq!(&repaired[0].payload[2..], DELTA);
     assert_eq!(call.counters(1, [Counter::RtxSent, Counter::NackMissed]), [1, 0]);
-    assert_eq!(call.counters(0, [Counter::NackReceived, Counter::RtxSent]), [0, 0], "the publisher's worker hears nothing");
+    assert_eq!(
+        call.counters(0, [Counter::NackReceived, Counter::RtxSent]),
+        [0, 0],
+        "the publisher's worker hears nothing"
+    );
 }
 
 #[test]
@@ -159,8 +163,7 @@ fn requests_for_keyframes_cross_and_are_merged_on_both_sides() {
     call.send(2, SPS);
     call.advance(3000 * MS);
     assert_eq!(call.take_asked(), 0);
-    let [received, relayed] =
-        call.counters(1, [Counter::KeyframeRequestsReceived, Counter::KeyframeRequestsRelayed]);
+    let [received, relayed] = call.counters(1, [Counter::KeyframeRequestsReceived, Counter::KeyframeRequestsRelayed]);
     assert!(received == 3 && relayed >= 2, "{received} {relayed}");
     assert_eq!(call.counters(1, [Counter::KeyframeRequestsSent]), [0], "there is no publisher there");
 }
@@ -251,7 +254,8 @@ fn what_comes_late_reaches_nobody() {
     let asked = call.worlds[0].counter(Counter::KeyframeRequestsSent);
     call.worlds[1].advance(1500 * MS);
     assert!(!call.worlds[1].told.is_empty(), "the newcomer wants a keyframe");
-    let newcomer = StreamOpen { stream: StreamId::new(call.stream.stream.index, 2), ssrc: 77, rtx_ssrc: 78, ..call.stream };
+    let newcomer =
+        StreamOpen { stream: StreamId::new(call.stream.stream.index, 2), ssrc: 77, rtx_ssrc: 78, ..call.stream };
     call.worlds[0].commit(&[StreamClose { stream: call.stream.stream }.into(), newcomer.into()]);
     exchange(&mut call.worlds);
     assert_eq!(call.worlds[0].counter(Counter::KeyframeRequestsSent), asked);
@@ -324,7 +328,8 @@ fn a_description_tells_taps_and_mirrors() {
             })
             .collect();
         assert!(echoed.contains(&expected), "{echoed:?}");
-        let is_nobodys = |c: &Command| matches!(c, Command::StreamOpen(open) if open.peer == PeerId::new(u32::MAX, u32::MAX));
+        let is_nobodys =
+            |c: &Command| matches!(c, Command::StreamOpen(open) if open.peer == PeerId::new(u32::MAX, u32::MAX));
         assert!(!echoed.iter().any(is_nobodys));
     }
     call.worlds[1].commit(&[Reset {}.into()]);

@@ -110,8 +110,13 @@ fn command() -> impl Strategy<Value = Command> {
             RouteOpen { route, stream, slot, pt, rtx_pt, feedback }.into()
         }),
         route().prop_map(|route| RouteClose { route }.into()),
-        (tap(), stream(), any::<u16>(), stream())
-            .prop_map(|(tap, stream, worker, mirror)| TapOpen { tap, stream, worker, mirror }.into()),
+        (tap(), stream(), any::<u16>(), stream()).prop_map(|(tap, stream, worker, mirror)| TapOpen {
+            tap,
+            stream,
+            worker,
+            mirror
+        }
+        .into()),
         tap().prop_map(|tap| TapClose { tap }.into()),
         (stream(), any::<u16>(), stream(), peer(), any::<[u8; 2]>(), codec()).prop_map(
             |(stream, worker, origin, publisher, [pt, rtx_pt], codec)| {

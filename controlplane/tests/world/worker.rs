@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::{
-    Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys, PeerOpen,
-    Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen, TapOpen,
+    Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys,
+    PeerOpen, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen, TapOpen,
 };
 
 /// A peer that is installed.
