@@ -63,8 +63,8 @@ impl Worker {
     }
 
     /// Peers prove their addresses, as browsers do all the time.
-    fn check_consent<'a>(&mut self, sockets: impl Iterator<Item = &'a UdpSocket>, broadcast: &Broadcast) {
-        for (socket, (_, check)) in sockets.zip(broadcast.checks()) {
+    fn check_consent<'a>(&mut self, checks: impl Iterator<Item = (&'a UdpSocket, Vec<u8>)>) {
+        for (socket, check) in checks {
             let before = self.counter(Counter::BindingAnswered);
             socket.send_to(&check, self.address).expect("loopback takes a datagram");
             while self.counter(Counter::BindingAnswered) == before {
@@ -128,13 +128,13 @@ impl Far {
                     }
                 }));
                 // The first check would be the publisher's, who is not here.
-                let sockets = || std::iter::once(&sinks[sinks.len() - 1]).chain(sinks.iter());
-                worker.check_consent(sockets(), &broadcast);
+                let checks = || sinks.iter().zip(broadcast.checks().skip(1).map(|(_, check)| check));
+                worker.check_consent(checks());
                 finished.send((Duration::ZERO, 0)).expect("the benchmark waits");
                 while let Ok(job) = to_do.recv() {
                     let mut time = Duration::ZERO;
                     match job {
-                        Job::CheckConsent => worker.check_consent(sockets(), &broadcast),
+                        Job::CheckConsent => worker.check_consent(checks()),
                         Job::Take(packets) => {
                             let taken = worker.counter(Counter::RelayReceived);
                             time = worker.step(Counter::RelayReceived, taken + packets);
@@ -194,7 +194,8 @@ impl Room {
     }
 
     fn check_consent(&mut self) {
-        self.near.check_consent(std::iter::once(&self.source).chain(self.sinks.iter()), &self.broadcast);
+        let sockets = std::iter::once(&self.source).chain(self.sinks.iter());
+        self.near.check_consent(sockets.zip(self.broadcast.checks().map(|(_, check)| check)));
         if let Some(far) = &self.far {
             far.run(Job::CheckConsent);
         }
