@@ -88,7 +88,7 @@ test('rates are those that the browsers see', { timeout: 120_000 }, async () => 
   assert.ok(rtt < 1000, `${rtt} ms`);
   const [microphone, camera, screen] = tracks.map(({ media }) => media);
   assert.ok(Math.abs(microphone.packets_per_s - 50) < 10, `${microphone.packets_per_s} packets of 20 ms`);
-  assert.ok(camera.bps > microphone.bps, JSON.stringify({ camera, microphone }));
+  assert.ok(camera.bps > 10_000 && camera.packets > 10, JSON.stringify(camera));
   assert.equal(screen.packets, 0);
   assert.deepEqual(receives.map(({ kind, media }) => [kind, media.bps > 0]), [['audio', true], ['video', true]]);
 

@@ -24,9 +24,11 @@ use proto::signal::{ClientSignal, Kind, LeaveReason, ServerSignal};
 
 use crate::dtls::Identity;
 use crate::gate::Gate;
+use crate::ids::SlabId;
 use crate::journal::Entry;
 use crate::peer::Peer;
-use crate::placement::Worker;
+use crate::placement::{Worker, Workers};
+use crate::policy::STREAMS_PER_WORKER_CEILING;
 use crate::random::Random;
 use crate::reconcile::{Capacity, Plan};
 use crate::room::{Member, Room};
@@ -46,7 +48,8 @@ pub struct SocketId(pub u64);
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// The link to a worker is up. The engine asks what is installed and adopts what the journal explains.
+    /// The link to a worker is up. The engine asks what is installed and adopts what the journal explains. All workers of
+    /// a dataplane are linked before any of them is heard: their rooms may have peers on several.
     Linked {
         /// Which worker.
         worker: usize,
@@ -111,6 +114,13 @@ pub enum Input {
         /// Which worker.
         worker: usize,
     },
+    /// How busy a worker's core was lately.
+    Busy {
+        /// Which worker.
+        worker: usize,
+        /// Thousandths of the time since it was said last.
+        permille: u32,
+    },
     /// Other settings for those who come from now on; see [`Settings::reload`].
     Settings(Settings),
     /// The server stops: every socket is told. Media stands, for a successor to adopt.
@@ -159,6 +169,13 @@ struct Handle {
     peer: PeerId,
 }
 
+impl Handle {
+    /// Ids say on which worker they are.
+    fn of(peer: PeerId) -> Handle {
+        Handle { worker: peer.worker(), peer }
+    }
+}
+
 /// Who sits at a socket.
 enum Seat {
     /// Somebody who was let in and has not offered yet.
@@ -196,7 +213,7 @@ pub struct Engine {
     identity: Identity,
     fingerprint: Fingerprint,
     random: Random,
-    workers: BTreeMap<usize, Worker>,
+    workers: Workers,
     rooms: BTreeMap<String, Room>,
     /// Of the rooms that an operator made; a room without one is as the settings say.
     policies: BTreeMap<String, RoomPolicy>,
@@ -223,7 +240,7 @@ impl Engine {
             settings,
             identity,
             random: Random::new(&seed),
-            workers: BTreeMap::new(),
+            workers: Workers::new(),
             rooms: BTreeMap::new(),
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -252,6 +269,11 @@ impl Engine {
             Input::Resync { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.plan.resync();
+                }
+            }
+            Input::Busy { worker, permille } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.was_busy(permille);
                 }
             }
             Input::Settings(settings) => {
@@ -289,7 +311,9 @@ impl Engine {
     ///
     /// Commands may hold SRTP keys, and they hold them once: what is lost here cannot be asked for again.
     pub fn reconcile(&mut self, worker: usize, space: usize, out: &mut Vec<Command>) {
-        if let Some(worker) = self.workers.get_mut(&worker) {
+        let is_ready = self.is_ready();
+        // What one worker has is explained by what the others have: until they all have said it, they are only asked.
+        if let Some(worker) = self.workers.get_mut(&worker).filter(|worker| is_ready || !worker.plan.is_known()) {
             worker.plan.reconcile(space, out);
         }
     }
@@ -305,13 +329,14 @@ impl Engine {
             worker: index,
             is_ready: worker.is_ready(),
             peers: worker.plan.peer_count(),
+            busy_permille: worker.busy,
             pending: worker.plan.pending(),
         });
         let rooms = self.rooms.iter().map(|(name, room)| RoomSnapshot {
             room: name.clone(),
-            worker: room.worker,
+            workers: room.workers().into_keys().collect(),
             codecs: room.codecs(),
-            peers: room.members().iter().filter_map(|member| self.peer_snapshot(room.worker, member)).collect(),
+            peers: room.members().iter().filter_map(|member| self.peer_snapshot(member)).collect(),
         });
         Snapshot {
             workers: workers.collect(),
@@ -326,22 +351,23 @@ impl Engine {
         }
     }
 
-    /// Who is in a room and where on its worker, with the worker's index, in the order of joining.
-    pub fn places(&self, room: &str) -> Option<(usize, Vec<PeerPlaces>)> {
+    /// Who is in a room and where on their workers, in the order of joining.
+    pub fn places(&self, room: &str) -> Option<Vec<PeerPlaces>> {
         let room = self.rooms.get(room)?;
         let places = room.members().iter().filter_map(|member| {
             let slots = member.slots.iter().filter(|slot| slot.carries.is_some());
             Some(PeerPlaces {
-                peer: self.peer_snapshot(room.worker, member)?,
+                worker: member.peer.worker(),
+                peer: self.peer_snapshot(member)?,
                 streams: member.published().map(|track| track.stream).collect(),
                 slots: slots.map(|slot| (slot.slot, room.slot_info(slot))).collect(),
             })
         });
-        Some((room.worker, places.collect()))
+        Some(places.collect())
     }
 
-    fn peer_snapshot(&self, worker: usize, member: &Member) -> Option<PeerSnapshot> {
-        let peer = self.peers.get(&Handle { worker, peer: member.peer })?;
+    fn peer_snapshot(&self, member: &Member) -> Option<PeerSnapshot> {
+        let peer = self.peers.get(&Handle::of(member.peer))?;
         Some(PeerSnapshot {
             info: member.info(),
             state: peer.transport.state(),
@@ -355,9 +381,10 @@ impl Engine {
     fn linked(&mut self, index: usize, addresses: &[SocketAddr], journal: Vec<(u32, Vec<u8>)>) {
         self.unlinked(index);
         let peers = self.settings.peers_per_worker_max;
-        let capacity =
-            Capacity { peers, streams: peers * self.settings.tracks_max, slots: peers * self.settings.slots_max };
-        let mut plan = Plan::new(capacity, self.random.nonzero_u32());
+        // As many again as its peers may send, for what other workers hand on to it.
+        let streams = (2 * peers * self.settings.tracks_max).min(STREAMS_PER_WORKER_CEILING);
+        let capacity = Capacity { peers, streams, slots: peers * self.settings.slots_max };
+        let mut plan = Plan::new(index, capacity, self.random.nonzero_u32());
         plan.link();
         let addresses: Vec<SocketAddr> = addresses.iter().map(|&bound| self.settings.announced(bound)).collect();
         self.workers.insert(index, Worker::new(plan, &addresses, journal));
@@ -369,10 +396,23 @@ impl Engine {
         if self.workers.remove(&index).is_none() {
             return;
         }
-        self.rooms.retain(|_, room| room.worker != index);
+        let reason = LeaveReason::MediaRestarted;
+        let mut lost: Vec<(String, String)> = Vec::new();
+        for (name, room) in &mut self.rooms {
+            let members = room.lose_worker(index, &mut self.workers).into_iter();
+            lost.extend(members.map(|member| (name.clone(), member.id)));
+        }
+        self.rooms.retain(|_, room| !room.members().is_empty());
         let handles: Vec<Handle> = self.peers.keys().filter(|handle| handle.worker == index).copied().collect();
         for handle in handles {
-            self.forget(handle, LeaveReason::MediaRestarted, true);
+            self.forget(handle, reason, true);
+        }
+        for (room, peer) in lost {
+            for other in self.members_of(&room) {
+                self.tell(other, ServerSignal::PeerLeft { peer: peer.clone(), reason });
+            }
+            self.settle(&room);
+            self.tell_limits(&room);
         }
     }
 
@@ -393,12 +433,12 @@ impl Engine {
         if peer.transport.is_connected() {
             self.write_journal(handle, None);
         }
-        let (Some(room), Some(worker)) = (self.rooms.get_mut(&peer.room), self.workers.get_mut(&handle.worker)) else {
-            return;
-        };
-        let Some(member) = room.leave(handle.peer, &mut worker.plan) else { return };
+        let Some(room) = self.rooms.get_mut(&peer.room) else { return };
+        let Some(member) = room.leave(handle.peer, &mut self.workers) else { return };
         if room.members().is_empty() {
-            self.rooms.remove(&peer.room);
+            if let Some(room) = self.rooms.remove(&peer.room) {
+                room.close(&mut self.workers);
+            }
             return;
         }
         self.tell_left(&peer.room, &member.id, reason);
@@ -429,18 +469,20 @@ impl Engine {
     }
 
     /// Applies the rules of slots and codecs to a room and tells those whom a change concerns. Returns whose slots were
-    /// told.
+    /// told. Not before everything that is installed is adopted: until then nobody knows what the slots carry.
     fn settle(&mut self, name: &str) -> Vec<PeerId> {
+        if !self.is_ready() {
+            return Vec::new();
+        }
         let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
-        let Some(worker) = self.workers.get_mut(&room.worker) else { return Vec::new() };
-        let (index, changed) = (room.worker, room.settle(&mut worker.plan));
+        let changed = room.settle(&mut self.workers);
         if room.choose_video() {
             for handle in self.members_of(name) {
                 self.tell_codec(handle);
             }
         }
         for &peer in &changed {
-            self.tell_slots(Handle { worker: index, peer });
+            self.tell_slots(Handle::of(peer));
         }
         changed
     }
@@ -518,7 +560,7 @@ impl Engine {
 
     fn members_of(&self, name: &str) -> Vec<Handle> {
         let Some(room) = self.rooms.get(name) else { return Vec::new() };
-        room.members().iter().map(|member| Handle { worker: room.worker, peer: member.peer }).collect()
+        room.members().iter().map(|member| Handle::of(member.peer)).collect()
     }
 
     /// Sends a signal to a peer, if it has a socket now. What it misses it gets whole when it resumes.

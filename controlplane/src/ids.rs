@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
+
+/// Bits of a generation that count. The ones above name the worker, so that an id is unique among all workers: a room
+/// may have peers on several.
+const COUNT_BITS: u32 = 22;
+const COUNT_MASK: u32 = (1 << COUNT_BITS) - 1;
 
 /// An id made of an index and a generation.
 pub(crate) trait SlabId: Copy {
@@ -10,6 +15,10 @@ pub(crate) trait SlabId: Copy {
     fn from_parts(index: u32, generation: u32) -> Self;
     /// Its parts.
     fn parts(self) -> (u32, u32);
+    /// The worker to which it was issued.
+    fn worker(self) -> usize {
+        (self.parts().1 >> COUNT_BITS) as usize
+    }
 }
 
 macro_rules! slab_ids {
@@ -20,7 +29,7 @@ macro_rules! slab_ids {
         }
     )*};
 }
-slab_ids!(PeerId, StreamId, SlotId, RouteId);
+slab_ids!(PeerId, StreamId, SlotId, RouteId, TapId);
 
 /// The ids of one table of one worker: the lowest free index first, so that the worker's table stays dense, and a
 /// new generation each time.
@@ -33,17 +42,20 @@ pub(crate) struct Ids {
     /// Indices below `generations.len()` that are free.
     free: BTreeSet<u32>,
     max: usize,
+    worker: usize,
     generation_before: u32,
 }
 
 impl Ids {
-    /// An empty table that never holds more than `max` ids.
-    pub(crate) fn new(max: usize, first_generation: u32) -> Self {
+    /// An empty table of a worker that never holds more than `max` ids.
+    pub(crate) fn new(worker: usize, max: usize, first_generation: u32) -> Self {
+        assert!(worker <= (u32::MAX >> COUNT_BITS) as usize, "a dataplane has at most 1024 workers");
         Self {
             generations: Vec::new(),
             free: BTreeSet::new(),
             max,
-            generation_before: first_generation.wrapping_sub(1),
+            worker,
+            generation_before: first_generation.wrapping_sub(1) & COUNT_MASK,
         }
     }
 
@@ -64,14 +76,15 @@ impl Ids {
         }
         let index = self.free.pop_first()?;
         let generation = &mut self.generations[index as usize];
-        *generation = generation.wrapping_add(1).max(1);
+        let count = (generation.wrapping_add(1) & COUNT_MASK).max(1);
+        *generation = (self.worker as u32) << COUNT_BITS | count;
         Some(I::from_parts(index, *generation))
     }
 
-    /// Takes an id that a predecessor issued. `false` if its place is taken or beyond the limit.
+    /// Takes an id that a predecessor issued. `false` if its place is taken or beyond the limit, or another worker's.
     pub(crate) fn adopt<I: SlabId>(&mut self, id: I) -> bool {
         let (index, generation) = id.parts();
-        if index as usize >= self.max {
+        if index as usize >= self.max || id.worker() != self.worker {
             return false;
         }
         if index as usize >= self.generations.len() {
@@ -114,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_index_comes_back_under_another_generation() {
-        let mut ids = Ids::new(2, 7);
+        let mut ids = Ids::new(0, 2, 7);
         let a: PeerId = ids.issue().unwrap();
         let b: PeerId = ids.issue().unwrap();
         assert_eq!((a, b), (PeerId::new(0, 7), PeerId::new(1, 7)));
@@ -126,17 +139,28 @@ mod tests {
 
     #[test]
     fn generation_zero_is_never_issued() {
-        let mut ids = Ids::new(1, u32::MAX);
+        let mut ids = Ids::new(0, 1, u32::MAX);
         let a: StreamId = ids.issue().unwrap();
-        assert_eq!(a.generation, u32::MAX);
+        assert_eq!(a.generation, COUNT_MASK);
         ids.release(a);
         assert_eq!(ids.issue::<StreamId>().unwrap().generation, 1);
-        assert_eq!(Ids::new(1, 0).issue::<StreamId>().unwrap().generation, 1);
+        assert_eq!(Ids::new(0, 1, 0).issue::<StreamId>().unwrap().generation, 1);
+    }
+
+    #[test]
+    fn an_id_names_its_worker() {
+        let mut tables = [0, 1, 1023].map(|worker| Ids::new(worker, 2, u32::MAX));
+        let ids: Vec<PeerId> = tables.iter_mut().map(|ids| ids.issue().unwrap()).collect();
+        assert_eq!(ids.iter().map(|id| (id.index, id.worker())).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 1023)]);
+        tables[1].release(ids[1]);
+        assert_eq!(tables[1].issue::<PeerId>().unwrap().worker(), 1, "also after the count has begun again");
+        assert!(!tables[0].adopt(PeerId::new(1, ids[1].generation)), "of another worker");
+        assert!(tables[1].adopt(PeerId::new(1, ids[1].generation)));
     }
 
     #[test]
     fn an_adopted_id_holds_its_place() {
-        let mut ids = Ids::new(4, 50);
+        let mut ids = Ids::new(0, 4, 50);
         assert!(!ids.adopt_all(&[PeerId::new(2, 8), PeerId::new(2, 8)]));
         assert_eq!(ids.taken(), 0);
         assert!(ids.adopt(PeerId::new(2, 9)));

@@ -45,6 +45,9 @@ const RECORDS_PER_TURN_MAX: usize = 512;
 /// How soon a full command ring is tried again; a worker empties it once per turn.
 const RING_FULL_RETRY: Duration = Duration::from_millis(2);
 
+/// How often the engine is told how busy the workers are, if there is a choice between them.
+const BUSY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Waits between two tries to attach: first and longest. A restarted dataplane is found within the longest.
 const ATTACH_RETRY_MIN: Duration = Duration::from_millis(20);
 const ATTACH_RETRY_MAX: Duration = Duration::from_millis(500);
@@ -237,6 +240,8 @@ struct Worker {
     wake: AsyncFd<OwnedFd>,
     /// As last read; they stand while the worker is in the middle of publishing.
     counters: [u64; Counter::COUNT],
+    /// Processor time that it had taken when the engine was last told of it, microseconds.
+    busy_micros: u64,
 }
 
 /// The dataplane that we are attached to.
@@ -273,6 +278,8 @@ pub struct Driver {
     sockets: HashMap<SocketId, mpsc::Sender<ToSocket>>,
     attachment: Option<Attachment>,
     commands: Vec<Command>,
+    /// When the engine was last told how busy the workers are.
+    busy_told: Instant,
     injects_lost: u64,
     records_malformed: u64,
     sockets_slow: u64,
@@ -288,6 +295,7 @@ impl Driver {
             sockets: HashMap::new(),
             attachment: None,
             commands: Vec::new(),
+            busy_told: Instant::now(),
             injects_lost: 0,
             records_malformed: 0,
             sockets_slow: 0,
@@ -447,6 +455,7 @@ impl Driver {
             self.tell_time(now);
             self.engine.handle_timeout(now);
         }
+        let busy_due = self.tell_busy(now);
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Signal { socket, signal } => self.send(socket, ToSocket::Signal(signal)),
@@ -458,7 +467,7 @@ impl Driver {
                 Output::Journal { worker, slot, bytes } => self.write_journal(worker, slot, bytes.as_deref()),
             }
         }
-        let mut due = self.engine.poll_timeout();
+        let mut due = self.engine.poll_timeout().into_iter().chain(busy_due).min();
         if self.reconcile() {
             let retry = now + RING_FULL_RETRY;
             due = Some(due.map_or(retry, |due| due.min(retry)));
@@ -466,6 +475,24 @@ impl Driver {
         let is_ready = self.engine.is_ready();
         self.inbox.readiness.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
         due
+    }
+
+    /// Tells the engine now and then how busy the workers are, and says when it is time again.
+    fn tell_busy(&mut self, now: Instant) -> Option<Instant> {
+        let workers = &mut self.attachment.as_mut().filter(|attachment| attachment.workers.len() > 1)?.workers;
+        let elapsed = now.saturating_duration_since(self.busy_told);
+        if elapsed < BUSY_INTERVAL {
+            return Some(self.busy_told + BUSY_INTERVAL);
+        }
+        self.busy_told = now;
+        for (index, worker) in workers.iter_mut().enumerate() {
+            let Some(counters) = worker.link.counters() else { continue };
+            let busy = counters[Counter::BusyMicros as usize];
+            let permille = u128::from(busy.saturating_sub(worker.busy_micros)) * 1000 / elapsed.as_micros().max(1);
+            worker.busy_micros = busy;
+            self.engine.handle(now, Input::Busy { worker: index, permille: permille.min(1000) as u32 });
+        }
+        Some(now + BUSY_INTERVAL)
     }
 
     /// Pushes the commands that the engine wants, as far as the rings have space; true if one was short of it.
@@ -536,14 +563,16 @@ impl Driver {
 
     /// Reads the tallies of who is in a room. Only of what is installed: see [`ControlLink::stream_tally`].
     fn measure(&self, room: &str) -> Vec<PeerMeasured> {
-        let Some((worker, places)) = self.engine.places(room) else { return Vec::new() };
-        let link = self.attachment.as_ref().and_then(|attachment| attachment.workers.get(worker)).map(|w| &w.link);
-        let measured = |PeerPlaces { peer, streams, slots }| PeerMeasured {
-            peer,
-            streams: streams.into_iter().map(|stream| link?.stream_tally(stream)).collect(),
-            slots: slots.into_iter().map(|(slot, info)| (info, link.and_then(|link| link.slot_tally(slot)))).collect(),
+        let workers = self.attachment.as_ref().map(|attachment| attachment.workers.as_slice()).unwrap_or_default();
+        let measured = |PeerPlaces { worker, peer, streams, slots }| {
+            let link = workers.get(worker).map(|worker| &worker.link);
+            PeerMeasured {
+                peer,
+                streams: streams.into_iter().map(|stream| link?.stream_tally(stream)).collect(),
+                slots: slots.into_iter().map(|(slot, info)| (info, link.and_then(|l| l.slot_tally(slot)))).collect(),
+            }
         };
-        places.into_iter().map(measured).collect()
+        self.engine.places(room).unwrap_or_default().into_iter().map(measured).collect()
     }
 
     fn adopt(&mut self, attached: Attached) -> Result<(), DriverError> {
@@ -557,7 +586,8 @@ impl Driver {
             tracing::info!(worker = index, epoch, ?addresses, journal = journal.len(), "linked to a worker");
             self.engine.handle(now, Input::Linked { worker: index, addresses, journal });
             let wake = readiness(link.wake_fd())?;
-            attachment.workers.push(Worker { link, wake, counters: [0; Counter::COUNT] });
+            let busy_micros = link.counters().map_or(0, |counters| counters[Counter::BusyMicros as usize]);
+            attachment.workers.push(Worker { link, wake, counters: [0; Counter::COUNT], busy_micros });
         }
         self.attachment = Some(attachment);
         Ok(())

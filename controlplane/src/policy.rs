@@ -26,6 +26,9 @@ pub struct Settings {
     pub rooms_max: usize,
     /// Peers that one worker carries, at most [`PEERS_PER_WORKER_CEILING`].
     pub peers_per_worker_max: usize,
+    /// Peers of one room that a worker carries before the next ones go to another: their media then crosses cores. A
+    /// worker that is busy sends them elsewhere before that.
+    pub room_peers_per_worker: usize,
     /// Signalling sockets, with and without a peer.
     pub sockets_max: usize,
     /// Tracks that one peer may publish; further sending sections are answered `inactive`.
@@ -60,6 +63,7 @@ impl Default for Settings {
             codecs: VideoCodecs::default(),
             rooms_max: 1_000,
             peers_per_worker_max: 512,
+            room_peers_per_worker: PEERS_MAX_CEILING as usize,
             sockets_max: 4_096,
             tracks_max: 6,
             slots_max: SLOTS_CEILING,
@@ -162,6 +166,9 @@ const PEERS_SHOWN_MAX: u32 = 24;
 /// Largest `peers_per_worker_max`: a peer's index is its place in the link's journal.
 pub const PEERS_PER_WORKER_CEILING: usize = 4096;
 
+/// Streams of one worker, its peers' own and mirrors of others: what its tables hold.
+pub const STREAMS_PER_WORKER_CEILING: usize = 32_768;
+
 /// Largest `slots_max`, so that a peer's journal entry always fits its place.
 pub const SLOTS_CEILING: usize = 48;
 
@@ -249,6 +256,7 @@ impl Settings {
     pub fn clamped(mut self) -> Self {
         self.peers_max = self.peers_max.clamp(1, PEERS_MAX_CEILING);
         self.peers_per_worker_max = self.peers_per_worker_max.clamp(1, PEERS_PER_WORKER_CEILING);
+        self.room_peers_per_worker = self.room_peers_per_worker.max(1);
         self.slots_max = self.slots_max.min(SLOTS_CEILING);
         self.tracks_max = self.tracks_max.min(TRACKS_CEILING);
         self

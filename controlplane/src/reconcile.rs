@@ -10,10 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, ExtensionIds, KEY_LEN_MAX, PeerClose, PeerIce, PeerKeys, PeerLimit, PeerOpen,
-    RouteClose, RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamCodec, StreamOpen, feedback,
+    Command, Commit, Describe, Direction, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerClose, PeerIce, PeerKeys,
+    PeerLimit, PeerOpen, RouteClose, RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamCodec,
+    StreamOpen, TapClose, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -38,10 +39,11 @@ enum Class {
     Slot,
     Route,
     RouteCodec,
+    Tap,
 }
 
 impl Class {
-    const ALL: [Class; 10] = [
+    const ALL: [Class; 11] = [
         Class::Peer,
         Class::Extensions,
         Class::RxKeys,
@@ -52,6 +54,7 @@ impl Class {
         Class::Slot,
         Class::Route,
         Class::RouteCodec,
+        Class::Tap,
     ];
 
     /// What goes with what fills a place of this kind, and has no close of its own.
@@ -89,11 +92,14 @@ impl Place {
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
             Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
             Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
+            Command::MirrorOpen(c) => Place::new(Class::Stream, c.stream.index),
+            Command::TapOpen(c) => Place::new(Class::Tap, c.tap.index),
             Command::PeerClose(_)
             | Command::PeerIce(_)
             | Command::StreamClose(_)
             | Command::SlotClose(_)
             | Command::RouteClose(_)
+            | Command::TapClose(_)
             | Command::Reset(_)
             | Command::Describe(_)
             | Command::Commit(_) => return None,
@@ -114,6 +120,8 @@ fn close_of(open: &Command) -> Option<Command> {
     match open {
         Command::PeerOpen(c) => Some(PeerClose { peer: c.peer }.into()),
         Command::StreamOpen(c) => Some(StreamClose { stream: c.stream }.into()),
+        Command::MirrorOpen(c) => Some(StreamClose { stream: c.stream }.into()),
+        Command::TapOpen(c) => Some(TapClose { tap: c.tap }.into()),
         Command::SlotOpen(c) => Some(SlotClose { slot: c.slot }.into()),
         Command::RouteOpen(c) => Some(RouteClose { route: c.route }.into()),
         _ => None,
@@ -163,7 +171,7 @@ enum Phase {
 pub(crate) struct Capacity {
     /// Peers.
     pub(crate) peers: usize,
-    /// Streams of all of them.
+    /// Streams of all of them, and mirrors of other workers' streams. As many may be handed on.
     pub(crate) streams: usize,
     /// Slots of all of them. A slot takes one route, so this bounds the routes too.
     pub(crate) slots: usize,
@@ -175,6 +183,7 @@ pub(crate) struct Plan {
     streams: Ids,
     slots: Ids,
     routes: Ids,
+    taps: Ids,
     desired: BTreeMap<Place, Command>,
     installed: BTreeMap<Place, Command>,
     /// Where the two differ.
@@ -190,13 +199,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Nothing desired, no worker.
-    pub(crate) fn new(capacity: Capacity, first_generation: u32) -> Self {
+    /// Nothing desired, and the worker of this number not there yet.
+    pub(crate) fn new(worker: usize, capacity: Capacity, first_generation: u32) -> Self {
+        let ids = |max| Ids::new(worker, max, first_generation);
         Self {
-            peers: Ids::new(capacity.peers, first_generation),
-            streams: Ids::new(capacity.streams, first_generation),
-            slots: Ids::new(capacity.slots, first_generation),
-            routes: Ids::new(capacity.slots, first_generation),
+            peers: ids(capacity.peers),
+            streams: ids(capacity.streams),
+            slots: ids(capacity.slots),
+            routes: ids(capacity.slots),
+            taps: ids(capacity.streams),
             desired: BTreeMap::new(),
             installed: BTreeMap::new(),
             different: BTreeSet::new(),
@@ -251,6 +262,20 @@ impl Plan {
     /// Desires a route under a new id.
     pub(crate) fn want_route(&mut self, open: impl FnOnce(RouteId) -> RouteOpen) -> Option<RouteId> {
         let id = self.routes.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires the mirror of another worker's stream under a new id.
+    pub(crate) fn want_mirror(&mut self, open: impl FnOnce(StreamId) -> MirrorOpen) -> Option<StreamId> {
+        let id = self.streams.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires that a stream is handed on, under a new id.
+    pub(crate) fn want_tap(&mut self, open: impl FnOnce(TapId) -> TapOpen) -> Option<TapId> {
+        let id = self.taps.issue()?;
         self.want(open(id));
         Some(id)
     }
@@ -326,6 +351,12 @@ impl Plan {
     pub(crate) fn unwant_stream(&mut self, stream: StreamId) {
         self.unwant(Place::new(Class::Stream, stream.index));
         self.streams.release(stream);
+    }
+
+    /// Ends the handing on of a stream.
+    pub(crate) fn unwant_tap(&mut self, tap: TapId) {
+        self.unwant(Place::new(Class::Tap, tap.index));
+        self.taps.release(tap);
     }
 
     /// Ends a slot.
@@ -516,6 +547,8 @@ impl Plan {
             Command::PeerKeys(c) => Some(c.peer),
             Command::PeerLimit(c) => Some(c.peer),
             Command::StreamOpen(c) => Some(c.peer),
+            Command::MirrorOpen(c) => Some(c.publisher),
+            Command::TapOpen(c) => self.owner(self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
             Command::SlotOpen(c) => Some(c.peer),
             Command::RouteOpen(c) => match self.desired.get(&Place::new(Class::Slot, c.slot.index)) {
                 Some(Command::SlotOpen(slot)) => Some(slot.peer),
@@ -540,6 +573,7 @@ impl Plan {
         let is_there = |place: &Place| match self.installed.get(place) {
             Some(Command::StreamOpen(c)) => c.peer == peer && streams.contains(&c.stream),
             Some(Command::SlotOpen(c)) => c.peer == peer && slots.contains(&c.slot),
+            Some(Command::MirrorOpen(_)) => false,
             Some(other) => self.owner(other) == Some(peer),
             None => false,
         };
@@ -586,13 +620,35 @@ impl Plan {
         is_free
     }
 
-    /// The routes that are installed, wanted or not.
-    pub(crate) fn installed_routes(&self) -> Vec<RouteOpen> {
-        let route = |command: &Command| match command {
-            Command::RouteOpen(route) => Some(*route),
-            _ => None,
-        };
-        self.installed.values().filter_map(route).collect()
+    /// Desires a mirror as it is installed. `false` if its id is not to be had.
+    pub(crate) fn adopt_mirror(&mut self, mirror: &MirrorOpen) -> bool {
+        let is_free = self.streams.adopt(mirror.stream);
+        if is_free {
+            self.want(*mirror);
+            if let Some(&second) = self.installed.get(&Place::new(Class::StreamCodec, mirror.stream.index)) {
+                self.want(second);
+            }
+        }
+        is_free
+    }
+
+    /// Desires a tap as it is installed. `false` if its id is not to be had.
+    pub(crate) fn adopt_tap(&mut self, tap: &TapOpen) -> bool {
+        let is_free = self.taps.adopt(tap.tap);
+        if is_free {
+            self.want(*tap);
+        }
+        is_free
+    }
+
+    /// What is installed, wanted or not, as far as `pick` wants it.
+    pub(crate) fn installed<T>(&self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
+        self.installed.values().filter_map(pick).collect()
+    }
+
+    /// Whether the worker has said what it has.
+    pub(crate) fn is_known(&self) -> bool {
+        self.phase == Phase::Known
     }
 }
 
@@ -614,7 +670,7 @@ mod tests {
     const CAPACITY: Capacity = Capacity { peers: 4, streams: 8, slots: 8 };
 
     fn linked() -> (Plan, Worker) {
-        let (mut plan, mut worker) = (Plan::new(CAPACITY, 1), Worker::default());
+        let (mut plan, mut worker) = (Plan::new(0, CAPACITY, 1), Worker::default());
         plan.link();
         converge(&mut plan, &mut worker, 100);
         (plan, worker)
@@ -772,7 +828,7 @@ mod tests {
     #[test]
     fn a_batch_has_a_length_that_a_worker_can_hold() {
         let capacity = Capacity { peers: 1000, streams: 1000, slots: 1000 };
-        let mut plan = Plan::new(capacity, 1);
+        let mut plan = Plan::new(0, capacity, 1);
         let mut worker = Worker::default();
         plan.link();
         for _ in 0..BATCH_LEN_MAX {

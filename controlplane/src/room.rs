@@ -2,28 +2,43 @@
 //!
 //! It owns its members with their tracks and slots, and keeps the routes between them as the rule of
 //! [`crate::slots`] says. How a member is reached (socket, ICE, DTLS) is [`crate::peer`]'s business.
+//!
+//! Members may be on several workers; ids say on which ([`SlabId::worker`]). A stream that is received on another worker
+//! than it is sent to is handed on there: by a tap where it comes in, and a mirror where it goes out, one pair for each
+//! stream and receiving worker, for as long as a slot there carries it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proto::id::{PeerId, Pt, RouteId, SlotId, StreamId};
-use proto::plane::{Codec, RouteCodec, RouteOpen};
+use proto::id::{PeerId, Pt, RouteId, SlotId, StreamId, TapId};
+use proto::plane::{Codec, MirrorOpen, RouteCodec, RouteOpen, StreamCodec, TapOpen};
 use proto::signal::{Kind, PeerInfo, SlotInfo, Source, TrackInfo, VideoCodec};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::SlabId;
+use crate::placement::{Workers, plan_of};
 use crate::policy::{SLOTS_CEILING, VideoCodecs, codec_of};
 use crate::reconcile::Plan;
 use crate::slots::{self, Slots, Wish};
 
-/// One room, carried by one worker.
+/// One room.
 pub(crate) struct Room {
-    /// The worker that carries it.
-    pub(crate) worker: usize,
     /// In the order of joining.
     members: Vec<Member>,
     /// The codecs of video that it uses, from its first member to its last.
     codecs: VideoCodecs,
     /// In which of them its publishers should send.
     video: VideoCodec,
+    /// What is handed on between its workers: by receiving worker and stream.
+    mirrors: BTreeMap<(usize, StreamId), Mirror>,
+}
+
+/// How a stream comes to another worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mirror {
+    /// As the receiving worker has it.
+    stream: StreamId,
+    /// As the sending worker hands it on.
+    tap: TapId,
 }
 
 /// A codec as one m-section names it. Journaled as three numbers: a peer may have half a hundred of them.
@@ -226,9 +241,18 @@ impl Member {
 }
 
 impl Room {
-    /// An empty room on a worker.
-    pub(crate) fn new(worker: usize, codecs: VideoCodecs) -> Self {
-        Self { worker, members: Vec::new(), codecs, video: codecs.first() }
+    /// An empty room.
+    pub(crate) fn new(codecs: VideoCodecs) -> Self {
+        Self { members: Vec::new(), codecs, video: codecs.first(), mirrors: BTreeMap::new() }
+    }
+
+    /// The workers that carry it, with how many of its members.
+    pub(crate) fn workers(&self) -> BTreeMap<usize, usize> {
+        let mut workers = BTreeMap::new();
+        for member in &self.members {
+            *workers.entry(member.peer.worker()).or_default() += 1;
+        }
+        workers
     }
 
     /// The codecs of video that it uses.
@@ -267,21 +291,20 @@ impl Room {
     }
 
     /// Lets a member go: its streams and slots stand, and nothing is carried into the slots any more.
-    pub(crate) fn part(&mut self, peer: PeerId, plan: &mut Plan) -> Option<Member> {
+    pub(crate) fn part(&mut self, peer: PeerId, workers: &mut Workers) -> Option<Member> {
         let at = self.members.iter().position(|member| member.peer == peer)?;
         let mut member = self.members.remove(at);
         for slot in &mut member.slots {
             slot.carries = None;
-            if let Some(route) = slot.route.take() {
-                plan.unwant_route(route);
-            }
+            slot.close_route(workers);
         }
         Some(member)
     }
 
-    /// Lets a member go, with everything that it has on the worker.
-    pub(crate) fn leave(&mut self, peer: PeerId, plan: &mut Plan) -> Option<Member> {
-        let member = self.part(peer, plan)?;
+    /// Lets a member go, with everything that it has on its worker.
+    pub(crate) fn leave(&mut self, peer: PeerId, workers: &mut Workers) -> Option<Member> {
+        let member = self.part(peer, workers)?;
+        let Some(plan) = plan_of(workers, peer.worker()) else { return Some(member) };
         for slot in &member.slots {
             plan.unwant_slot(slot.slot);
         }
@@ -290,6 +313,23 @@ impl Room {
         }
         plan.unwant_peer(peer);
         Some(member)
+    }
+
+    /// Forgets the members of a worker that is gone, and on the others what came from there or went there.
+    pub(crate) fn lose_worker(&mut self, worker: usize, workers: &mut Workers) -> Vec<Member> {
+        let (lost, members) = std::mem::take(&mut self.members).into_iter().partition(|m| m.peer.worker() == worker);
+        self.members = members;
+        for slot in self.members.iter_mut().flat_map(|member| &mut member.slots) {
+            if slot.carries.is_some_and(|stream| stream.worker() == worker) {
+                slot.carries = None;
+                slot.close_route(workers);
+            }
+        }
+        let is_lost = |&(to, stream): &(usize, StreamId)| to == worker || stream.worker() == worker;
+        for key in self.mirrors.keys().copied().filter(is_lost).collect::<Vec<_>>() {
+            self.close_mirror(key, workers);
+        }
+        lost
     }
 
     /// In which codec its publishers should send video.
@@ -309,10 +349,36 @@ impl Room {
     }
 
     /// Brings every member's slots, and the routes into them, up to date. Returns whose slots carry something else now.
-    pub(crate) fn settle(&mut self, plan: &mut Plan) -> Vec<PeerId> {
-        let wishes: Vec<Wish> = self.members.iter().flat_map(wishes_of).collect();
+    pub(crate) fn settle(&mut self, workers: &mut Workers) -> Vec<PeerId> {
+        let changed = self.assign(workers);
+        self.settle_mirrors(workers);
         let tracks = self.members.iter().flat_map(|member| &member.tracks);
         let formats: BTreeMap<StreamId, Formats> = tracks.map(|track| (track.stream, track.formats)).collect();
+        let Room { members, mirrors, .. } = self;
+        for member in members.iter_mut().filter(|member| member.is_connected) {
+            let worker = member.peer.worker();
+            let Some(plan) = plan_of(workers, worker) else { continue };
+            for slot in member.slots.iter_mut().filter(|slot| slot.route.is_none()) {
+                let Some((stream, formats)) = slot.carries.and_then(|stream| Some((stream, formats.get(&stream)?)))
+                else {
+                    continue;
+                };
+                let here = if stream.worker() == worker {
+                    Some(stream)
+                } else {
+                    mirrors.get(&(worker, stream)).map(|m| m.stream)
+                };
+                if let Some(here) = here {
+                    open_route(slot, here, formats, plan);
+                }
+            }
+        }
+        changed
+    }
+
+    /// Applies the rule of the slots, and closes routes that it ends.
+    fn assign(&mut self, workers: &mut Workers) -> Vec<PeerId> {
+        let wishes: Vec<Wish> = self.members.iter().flat_map(wishes_of).collect();
         let named: Vec<Vec<Option<PeerId>>> = self.members.iter().map(|member| self.named_by(member)).collect();
         let mut changed = Vec::new();
         for (member, named) in self.members.iter_mut().zip(named) {
@@ -329,11 +395,54 @@ impl Room {
             }
             for slot in &mut member.slots {
                 let carries = assigned.carried_in(slot.kind, usize::from(slot.lane));
-                let carries = carries.and_then(|stream| Some((stream, *formats.get(&stream)?)));
-                carry(slot, carries, member.is_connected, plan);
+                if slot.carries != carries {
+                    slot.carries = carries;
+                    slot.close_route(workers);
+                }
             }
         }
         changed
+    }
+
+    /// Opens a mirror of each stream on each other worker that has a receiver for it, and closes those that have none.
+    fn settle_mirrors(&mut self, workers: &mut Workers) {
+        let mut needed = BTreeSet::new();
+        for member in self.members.iter().filter(|member| member.is_connected) {
+            let worker = member.peer.worker();
+            let streams = member.slots.iter().filter_map(|slot| slot.carries);
+            needed.extend(streams.filter(|stream| stream.worker() != worker).map(|stream| (worker, stream)));
+        }
+        for idle in self.mirrors.keys().filter(|key| !needed.contains(key)).copied().collect::<Vec<_>>() {
+            self.close_mirror(idle, workers);
+        }
+        for member in &self.members {
+            for track in &member.tracks {
+                let of_track = needed.iter().filter(|(_, stream)| *stream == track.stream);
+                for &(to, stream) in of_track.filter(|key| !self.mirrors.contains_key(key)).collect::<Vec<_>>() {
+                    if let Some(mirror) = open_mirror(member.peer, track, to, workers) {
+                        self.mirrors.insert((to, stream), mirror);
+                    }
+                }
+            }
+        }
+    }
+
+    fn close_mirror(&mut self, key: (usize, StreamId), workers: &mut Workers) {
+        let Some(mirror) = self.mirrors.remove(&key) else { return };
+        let (to, stream) = key;
+        if let Some(plan) = plan_of(workers, stream.worker()) {
+            plan.unwant_tap(mirror.tap);
+        }
+        if let Some(plan) = plan_of(workers, to) {
+            plan.unwant_stream(mirror.stream);
+        }
+    }
+
+    /// Closes what is left when the last member has gone.
+    pub(crate) fn close(mut self, workers: &mut Workers) {
+        for key in self.mirrors.keys().copied().collect::<Vec<_>>() {
+            self.close_mirror(key, workers);
+        }
     }
 
     /// Whom a member means: by id, or else the one of that name who came last, because who comes again after a crash is
@@ -369,18 +478,48 @@ impl Room {
         }
     }
 
+    /// Takes over a mirror and the tap that feeds it, as they are installed, if the stream is here.
+    pub(crate) fn adopt_mirror(&mut self, mirror: &MirrorOpen, tap: &TapOpen, workers: &mut Workers) {
+        let key = (mirror.stream.worker(), mirror.origin);
+        if !self.has_stream(mirror.origin) || self.mirrors.contains_key(&key) {
+            return;
+        }
+        if !plan_of(workers, key.0).is_some_and(|plan| plan.adopt_mirror(mirror)) {
+            return;
+        }
+        if plan_of(workers, mirror.origin.worker()).is_some_and(|plan| plan.adopt_tap(tap)) {
+            self.mirrors.insert(key, Mirror { stream: mirror.stream, tap: tap.tap });
+        } else if let Some(plan) = plan_of(workers, key.0) {
+            plan.unwant_stream(mirror.stream);
+        }
+    }
+
     /// Takes over a route that is installed, if both of its ends are here and its slot is empty.
     pub(crate) fn adopt_route(&mut self, route: &RouteOpen, plan: &mut Plan) {
-        let has_stream = |member: &Member| member.tracks.iter().any(|track| track.stream == route.stream);
-        if !self.members.iter().any(has_stream) {
+        let mirrored = self.mirrors.iter().find(|(_, mirror)| mirror.stream == route.stream);
+        let stream = mirrored.map_or(route.stream, |(&(_, stream), _)| stream);
+        if !self.has_stream(stream) {
             return;
         }
         let mut slots = self.members.iter_mut().flat_map(|member| &mut member.slots);
         if let Some(slot) = slots.find(|slot| slot.slot == route.slot && slot.route.is_none())
             && plan.adopt_route(route)
         {
-            slot.carries = Some(route.stream);
+            slot.carries = Some(stream);
             slot.route = Some(route.route);
+        }
+    }
+
+    /// Whether a member publishes it.
+    pub(crate) fn has_stream(&self, stream: StreamId) -> bool {
+        self.members.iter().any(|member| member.tracks.iter().any(|track| track.stream == stream))
+    }
+}
+
+impl Slot {
+    fn close_route(&mut self, workers: &mut Workers) {
+        if let (Some(route), Some(plan)) = (self.route.take(), plan_of(workers, self.slot.worker())) {
+            plan.unwant_route(route);
         }
     }
 }
@@ -395,16 +534,29 @@ fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
     })
 }
 
-/// Makes a slot carry a stream of these codecs, by a route as soon as there is somebody to receive it.
-fn carry(slot: &mut Slot, track: Option<(StreamId, Formats)>, is_connected: bool, plan: &mut Plan) {
-    let stream = track.map(|(stream, _)| stream);
-    if slot.carries != stream {
-        slot.carries = stream;
-        if let Some(route) = slot.route.take() {
-            plan.unwant_route(route);
+/// Has a track of `publisher` handed on to another worker; `None` if a table is full.
+fn open_mirror(publisher: PeerId, track: &Track, to: usize, workers: &mut Workers) -> Option<Mirror> {
+    let (Format { codec, pt, rtx_pt }, second) = track.formats;
+    let (origin, from) = (track.stream, track.stream.worker());
+    let worker = u16::try_from(from).ok()?;
+    let plan = plan_of(workers, to)?;
+    let stream = plan.want_mirror(|stream| MirrorOpen { stream, worker, origin, publisher, pt, rtx_pt, codec })?;
+    if let Some(Format { codec, pt, rtx_pt }) = second {
+        plan.want(StreamCodec { stream, codec, pt, rtx_pt });
+    }
+    let worker = u16::try_from(to).ok()?;
+    let open = |tap| TapOpen { tap, stream: origin, worker, mirror: stream };
+    match plan_of(workers, from).and_then(|plan| plan.want_tap(open)) {
+        Some(tap) => Some(Mirror { stream, tap }),
+        None => {
+            plan_of(workers, to)?.unwant_stream(stream);
+            None
         }
     }
-    let (Some((stream, (first, second))), None, true) = (track, slot.route, is_connected) else { return };
+}
+
+/// Opens the route into a slot from a stream of the same worker, of these codecs.
+fn open_route(slot: &mut Slot, stream: StreamId, (first, second): &Formats, plan: &mut Plan) {
     let received = format_of(&slot.formats, first.codec);
     slot.route = plan.want_route(|route| RouteOpen {
         route,

@@ -41,6 +41,8 @@ pub struct WorkerSnapshot {
     pub is_ready: bool,
     /// Peers that it carries.
     pub peers: usize,
+    /// How busy it was in the last seconds, thousandths of its core.
+    pub busy_permille: u32,
     /// Objects whose desired state is not sent yet.
     pub pending: usize,
 }
@@ -50,8 +52,8 @@ pub struct WorkerSnapshot {
 pub struct RoomSnapshot {
     /// Its name.
     pub room: String,
-    /// The worker that carries it.
-    pub worker: usize,
+    /// The workers that carry it.
+    pub workers: Vec<usize>,
     /// The codecs of video that it uses.
     pub codecs: VideoCodecs,
     /// Who is in it, in the order of joining.
@@ -77,6 +79,8 @@ pub struct PeerSnapshot {
 /// A peer with what it has on its worker, whose tallies say what flows.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PeerPlaces {
+    /// Its worker.
+    pub worker: usize,
     /// The peer.
     pub peer: PeerSnapshot,
     /// The streams of its tracks, in their order.

@@ -64,7 +64,7 @@ impl Answer {
 }
 
 /// What a worker would say: the same of each stream, nothing yet of slots.
-fn measured(PeerPlaces { peer, streams, slots }: PeerPlaces) -> PeerMeasured {
+fn measured(PeerPlaces { peer, streams, slots, .. }: PeerPlaces) -> PeerMeasured {
     let tally = |stream| StreamTally {
         stream,
         packets: 1000,
@@ -135,7 +135,7 @@ impl Server {
                         reply.send(Sample { snapshot, is_linked: true, ..Sample::default() }).unwrap();
                     }
                     Request::Measure { room, reply } => {
-                        let places = self.world.engine.places(&room).map(|(_, places)| places).unwrap_or_default();
+                        let places = self.world.engine.places(&room).unwrap_or_default();
                         reply.send(places.into_iter().map(measured).collect()).unwrap();
                     }
                     Request::Administer { order, reply } => {
@@ -159,7 +159,7 @@ async fn a_room_is_made_looked_at_changed_and_deleted() {
     let limits = json!({"peers_max": 2, "client_bps_max": 500_000});
     let made = server.ask("PUT", "/v1/rooms/blue", Some(limits)).await;
     assert_eq!(made.status, 201, "{}", made.body);
-    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "codecs": ["h264", "vp8"], "locked": false, "made": true, "worker": null});
+    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "codecs": ["h264", "vp8"], "locked": false, "made": true, "workers": []});
     assert_eq!(made.json(), expected);
     assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.json(), expected);
 

@@ -34,6 +34,8 @@ pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
 pub const PEER_SSRCS_MAX: usize = 2 * PEER_STREAMS_MAX + 32;
 /// SSRCs that we may send to one peer from in its life: its slots (and their RTX), each renegotiated once.
 pub const PEER_SLOT_SSRCS_MAX: usize = 4 * PEER_SLOTS_MAX;
+/// Streams of one worker that it hands on to another, counted for each worker that gets them.
+pub const TAPS_MAX: usize = STREAMS_MAX;
 /// Routes of one stream on one worker; larger rooms spread over workers.
 pub const STREAM_ROUTES_MAX: usize = 1024;
 /// Commands between two commits. A room of eight that appears at once is about 500.
@@ -140,6 +142,7 @@ pub const REPAIR_BURST: u32 = 64 * 1024;
 /// A sequence number is not repaired again for one receiver within this (or its round trip, if longer).
 pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 
+const _: () = assert!(WORKERS_MAX <= u16::MAX as usize, "TapOpen::worker is 16 bits");
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
 const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
@@ -227,6 +230,9 @@ pub const SEND_WAIT_MAX: Duration = Duration::from_millis(1);
 pub const COMMANDS_PER_TURN_MAX: usize = 256;
 /// Injected datagrams that are read in one turn.
 pub const INJECTS_PER_TURN_MAX: usize = 64;
+/// Messages of other workers that are read in one turn: as many as packets in a batch, and at 2000 packets a second and
+/// stream more than a turn ever finds unless it is far behind.
+pub const RELAYS_PER_TURN_MAX: usize = 256;
 /// How often a busy worker publishes its counters. An idle one publishes before it parks.
 pub const PUBLISH_INTERVAL: Micros = 100 * MILLISECOND;
 /// Places of the event ring that echoes of a description leave to events.

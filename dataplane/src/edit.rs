@@ -1,18 +1,19 @@
 //! Edits of the tables: commands are staged as they come and take effect whole at `Commit`, between two packets.
 //! Also the reverse: a description of what is installed, for a controlplane that adopts it.
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Command, Committed, Counter, Described, PeerExpired, PeerIce, Record, Refusal, Refused, Report, RouteCodec,
-    StreamCodec, feedback,
+    Command, Committed, Counter, Described, MirrorOpen, PeerExpired, PeerIce, Record, Refusal, Refused, Report,
+    RouteCodec, StreamCodec, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
 use crate::forward::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
+use crate::relay::Message;
 use crate::remb::Estimate;
-use crate::route::{Hop, Route, Slot, Stream};
+use crate::route::{Hop, Route, Slot, Stream, Tap};
 use crate::timer::{PEER_TIMERS, STREAM_TIMERS};
 use crate::transport::{SsrcOwner, Transport};
 use crate::twcc::ArrivalLog;
@@ -102,6 +103,9 @@ impl Forwarder {
             Command::RouteOpen(open) => self.open_route(now, open, out)?,
             Command::RouteCodec(second) => self.add_route_codec(now, second, out)?,
             Command::RouteClose(close) => self.close_route(close.route)?,
+            Command::TapOpen(open) => self.open_tap(now, open, out)?,
+            Command::TapClose(close) => self.close_tap(close.tap)?,
+            Command::MirrorOpen(open) => self.open_mirror(open)?,
             Command::Reset(_) => self.reset(),
             Command::Describe(_) => self.describing = Some(Describing::default()),
             Command::Commit(_) => unreachable!("a commit is never staged"),
@@ -198,6 +202,38 @@ impl Forwarder {
         Ok(())
     }
 
+    /// Hands a stream on to another worker from the next packet on. Somebody there waits for a keyframe.
+    fn open_tap(&mut self, now: Micros, open: &TapOpen, out: &mut Outbox) -> Result<(), Refusal> {
+        let TapOpen { tap: TapId { index, generation }, stream: id, worker, mirror } = *open;
+        self.check_worker(worker)?;
+        let stream = self.streams.find_mut(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        if stream.mirror.is_some() || stream.taps.iter().any(|tap| tap.worker == worker) {
+            return Err(Refusal::Occupied);
+        }
+        self.taps.open(index, generation, *open)?;
+        stream.taps.push(Tap { tap: index, worker, mirror });
+        if let Some(clock) = stream.sender_report {
+            let _ = out.tell(worker, Message::clock(mirror, stream.ssrc, clock)); // Else the next report brings it.
+        }
+        self.want_keyframe(now, id.index, out);
+        Ok(())
+    }
+
+    fn open_mirror(&mut self, open: &MirrorOpen) -> Result<(), Refusal> {
+        self.check_worker(open.worker)?;
+        let StreamId { index, generation } = open.stream;
+        self.streams.open(index, generation, Stream::mirror(*open))?;
+        self.reserve_timers();
+        Ok(())
+    }
+
+    /// Whether there is another worker of this number.
+    fn check_worker(&self, worker: u16) -> Result<(), Refusal> {
+        let (index, workers) = self.place;
+        let worker = usize::from(worker);
+        if worker < workers && worker != index { Ok(()) } else { Err(Refusal::Unknown) }
+    }
+
     /// Asks for a keyframe of a stream if the receiver in `slot` waits for one and can be sent it.
     fn want_keyframe_for(&mut self, now: Micros, stream: u32, slot: u32, out: &mut Outbox) {
         let peer = self.slots.at(slot).and_then(|slot| self.peers.at(slot.open.peer.index));
@@ -275,6 +311,9 @@ impl Forwarder {
                 }
             }
         }
+        for tap in stream.taps.iter().filter_map(|tap| self.taps.at(tap.tap)).map(|open| open.tap).collect::<Vec<_>>() {
+            self.taps.close(tap.index, tap.generation);
+        }
         for hop in &stream.hops {
             if let Some(slot) = self.slots.at_mut(hop.slot) {
                 slot.route = None;
@@ -310,7 +349,16 @@ impl Forwarder {
         Ok(())
     }
 
+    fn close_tap(&mut self, id: TapId) -> Result<(), Refusal> {
+        let open = self.taps.close(id.index, id.generation).ok_or(Refusal::Unknown)?;
+        if let Some(stream) = self.streams.find_mut(open.stream.index, open.stream.generation) {
+            stream.taps.retain(|tap| tap.tap != id.index);
+        }
+        Ok(())
+    }
+
     fn reset(&mut self) {
+        self.taps.clear();
         self.routes.clear();
         self.slots.clear();
         self.streams.clear();
@@ -338,6 +386,7 @@ impl Forwarder {
                 1 => self.streams.len(),
                 2 => self.slots.len(),
                 3 => self.routes.len(),
+                4 => self.taps.len(),
                 _ => {
                     out.report(Described { count: at.count }.into_report());
                     self.describing = None;
@@ -370,14 +419,18 @@ impl Forwarder {
                 }
             }
             1 => {
-                records[0] = self.streams.at(index).map(|s| s.open.into());
+                records[0] = self.streams.at(index).map(|s| match &s.mirror {
+                    Some(mirror) => mirror.open.into(),
+                    None => s.open.into(),
+                });
                 records[1] = self.streams.at(index).and_then(|s| s.second).map(Command::from);
             }
             2 => records[0] = self.slots.at(index).map(|s| s.open.into()),
-            _ => {
+            3 => {
                 records[0] = self.routes.at(index).map(|r| r.open.into());
                 records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);
             }
+            _ => records[0] = self.taps.at(index).map(|&tap| tap.into()),
         }
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.
@@ -406,6 +459,9 @@ fn index_of(command: &Command) -> u32 {
         Command::RouteOpen(c) => c.route.index,
         Command::RouteCodec(c) => c.route.index,
         Command::RouteClose(c) => c.route.index,
+        Command::TapOpen(c) => c.tap.index,
+        Command::TapClose(c) => c.tap.index,
+        Command::MirrorOpen(c) => c.stream.index,
         Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => 0,
     }
 }

@@ -9,10 +9,11 @@ use crate::config::{
     KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, NACK_DELAY, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND,
     TRANSPORT_CC_INTERVAL,
 };
-use crate::forward::{Forwarder, ntp};
+use crate::forward::{Forwarder, extension_ids, ntp};
 use crate::outbox::Outbox;
 use crate::packet::{Outgoing, RtpPacket};
 use crate::picture::Pictures;
+use crate::relay::Message;
 use crate::route::{SenderClock, Slot};
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock, SenderReport};
 use crate::timer::Timer;
@@ -55,7 +56,7 @@ impl Forwarder {
             }
             match packet {
                 Ok(Packet::SenderReport(report)) => {
-                    self.sender_reported(peer, at, &report);
+                    self.sender_reported(peer, at, &report, out);
                     report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
                 }
                 Ok(Packet::ReceiverReport(report)) => {
@@ -82,14 +83,18 @@ impl Forwarder {
     }
 
     /// A publisher related its RTP clock to its wall clock.
-    fn sender_reported(&mut self, peer: u32, at: Micros, report: &SenderReport<'_>) {
+    fn sender_reported(&mut self, peer: u32, at: Micros, report: &SenderReport<'_>, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         let Some(owner) = transport.owner(report.ssrc).filter(|o| !o.is_rtx) else { return };
         let Some(stream) = self.streams.at_mut(owner.stream) else { return };
         let offset = *transport.ntp_offset.get_or_insert(ntp(at).wrapping_sub(report.ntp));
         stream.reception.sender_report(report.ntp, at);
-        stream.sender_report =
-            Some(SenderClock { ntp: report.ntp.wrapping_add(offset), rtp: report.rtp_timestamp, at });
+        let clock = SenderClock { ntp: report.ntp.wrapping_add(offset), rtp: report.rtp_timestamp, at };
+        stream.sender_report = Some(clock);
+        for tap in &stream.taps {
+            // One that is lost is made up for by the next report.
+            let _ = out.tell(tap.worker, Message::clock(tap.mirror, stream.ssrc, clock));
+        }
     }
 
     /// A receiver reported on one of its slots: its loss and the round trip (RFC 3550 §6.4.1).
@@ -137,7 +142,7 @@ impl Forwarder {
         if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
             return None;
         }
-        let ids = peers.find(stream.open.peer.index, stream.open.peer.generation)?.extension_ids;
+        let ids = extension_ids(stream, peers)?;
         let transport = peers.at_mut(peer)?;
         if !slot.budget.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {
             return Some(Counter::NackThrottled);
@@ -202,13 +207,20 @@ impl Forwarder {
             return; // An earlier timer took its place.
         }
         stream.keyframe.timer = None;
-        if stream.keyframe.is_wanted && !stream.hops.is_empty() {
+        if stream.keyframe.is_wanted && stream.is_received() {
             self.ask_keyframe(now, index, out);
         }
     }
 
     fn ask_keyframe(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let Some(stream) = self.streams.at_mut(index) else { return };
+        if let Some(mirror) = &stream.mirror {
+            if out.tell(mirror.open.worker, Message::KeyframeWanted { stream: mirror.open.origin }) {
+                stream.keyframe.asked = Some(now);
+                self.count(Counter::KeyframeRequestsRelayed, 1);
+            }
+            return self.look_for_keyframe(now + KEYFRAME_RETRY, index);
+        }
         let publisher = stream.open.peer.index;
         let may_send = self.peers.at(publisher).is_some_and(|t| t.outgoing().is_some());
         let (can_pli, can_fir) = (stream.open.feedback & feedback::PLI != 0, stream.open.feedback & feedback::FIR != 0);
@@ -354,7 +366,7 @@ impl Forwarder {
                 continue;
             };
             reports[count] = slot.report(ssrc, clock, offset, stream.open.codec.clock_rate(), now);
-            reports[count].publisher = stream.open.peer.index;
+            reports[count].publisher = stream.publisher_number();
             count += 1;
         }
         count

@@ -2,29 +2,31 @@
 //! socket, no clock and no runtime, so a simulator can drive it as well as a kernel can.
 //!
 //! Every datagram has one fate, and each fate is a counter: [`Counter::Forwarded`], [`Counter::Consumed`],
-//! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always.
+//! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always; packets that another worker received
+//! and handed on have a fate here, too, and are counted in by [`Counter::RelayReceived`].
 
 use proto::id::{PeerId, StreamId};
 use proto::plane::{
-    Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, PeerExpired, PeerPath,
-    StreamStarted,
+    Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, ExtensionIds, PeerExpired,
+    PeerPath, StreamStarted, TapOpen,
 };
 use proto::stun;
 
 use crate::codec;
 use crate::config::{
     MILLISECOND, Micros, PATH_HELD, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
-    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TRANSPORT_CC_INTERVAL,
+    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TAPS_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
 use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
 use crate::picture::Pictures;
 use crate::punt::{Bucket, is_dtls_record};
+use crate::relay::{Message, Packet as RelayedPacket};
 use crate::remb;
 use crate::repair::{History, Source};
 use crate::rewrite::Input;
-use crate::route::{Format, Route, Slot, Stream};
+use crate::route::{Format, Route, SenderClock, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
@@ -65,6 +67,9 @@ pub struct Forwarder {
     pub(crate) streams: Table<Stream>,
     pub(crate) slots: Table<Slot>,
     pub(crate) routes: Table<Route>,
+    pub(crate) taps: Table<TapOpen>,
+    /// Which worker of its dataplane this is, and of how many.
+    pub(crate) place: (usize, usize),
     pub(crate) demux: Demux,
     pub(crate) history: History,
     pub(crate) timers: Timers,
@@ -85,6 +90,8 @@ impl Forwarder {
             streams: Table::new(STREAMS_MAX),
             slots: Table::new(SLOTS_MAX),
             routes: Table::new(ROUTES_MAX),
+            taps: Table::new(TAPS_MAX),
+            place: (0, 1),
             demux: Demux::new(seed),
             history: History::new(),
             timers: Timers::new(now),
@@ -94,6 +101,11 @@ impl Forwarder {
             counters: Box::new([0; Counter::COUNT]),
             punts: Bucket::new(PUNT_BURST, PUNT_RATE, now),
         }
+    }
+
+    /// The same as worker `index` of so many, to which it may hand streams on.
+    pub fn among(self, index: usize, workers: usize) -> Self {
+        Forwarder { place: (index, workers), ..self }
     }
 
     /// The worker's counters; the io backend adds its own.
@@ -158,6 +170,30 @@ impl Forwarder {
             transport.heard(path, now);
         }
         fate
+    }
+
+    /// Takes a message of another worker. A packet has its fate here as if it had been received here.
+    pub fn hear(&mut self, now: Micros, message: Message<'_>, out: &mut Outbox) {
+        match message {
+            Message::Packet(packet) => {
+                self.count(Counter::RelayReceived, 1);
+                let fate = self.receive_relayed(now, &packet, out);
+                self.count(fate, 1);
+            }
+            Message::Clock { mirror, ssrc, ntp, rtp, at } => {
+                let stream = self.streams.find_mut(mirror.index, mirror.generation);
+                if let Some(stream) = stream.filter(|stream| stream.mirror.is_some()) {
+                    if stream.ssrc == 0 {
+                        stream.ssrc = ssrc; // It may come before the first packet.
+                    }
+                    stream.sender_report = (stream.ssrc == ssrc).then_some(SenderClock { ntp, rtp, at });
+                }
+            }
+            Message::KeyframeWanted { stream } if self.has_stream(stream) => {
+                self.want_keyframe(now, stream.index, out);
+            }
+            Message::KeyframeWanted { .. } => {}
+        }
     }
 
     /// Sends a datagram of the controlplane to an address that the peer has validated, as long as it consents.
@@ -393,11 +429,10 @@ impl Forwarder {
             arm_reports(transport, &mut self.timers, now);
         }
         self.fan_out(now, owner.stream, format, packet, out);
-        // A receiver may have begun to wait with this packet, and then nobody else asks.
-        let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
-        if lost > 0 || self.streams.at(owner.stream).is_some_and(is_unasked) {
+        if lost > 0 {
             self.want_keyframe(now, owner.stream, out);
         }
+        self.ask_for_who_began_to_wait(now, owner.stream, out);
         Counter::Forwarded
     }
 
@@ -426,7 +461,49 @@ impl Forwarder {
         Counter::Forwarded
     }
 
-    /// Keeps a packet for repair and writes it into every slot that its stream is routed to.
+    /// A packet that another worker received. What it lost is lost here, too: a gap of the mirror is a gap of the stream.
+    fn receive_relayed(&mut self, now: Micros, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Counter {
+        let RelayedPacket { mirror: id, ssrc, index, ids, head, payload } = *packet;
+        let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return Counter::DroppedRelayStale };
+        let Some(mirror) = &mut stream.mirror else { return Counter::DroppedRelayStale };
+        let Some(packet) = RtpPacket::from_parts(head, payload, index) else { return Counter::DroppedRtpMalformed };
+        mirror.ids = ids;
+        if ssrc != stream.ssrc {
+            stream.rename(ssrc, Window::new());
+            for hop in &stream.hops {
+                if let Some(slot) = self.slots.at_mut(hop.slot) {
+                    slot.rewriter.cut();
+                }
+            }
+        }
+        let pt = packet.header.pt;
+        let Some(format) = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt)) else {
+            return Counter::DroppedPayloadType;
+        };
+        let highest = stream.window.highest();
+        if stream.window.check(index).is_err() {
+            return Counter::DroppedSrtpReplay;
+        }
+        stream.window.update(index);
+        if format != stream.format && highest.is_none_or(|highest| index > highest) {
+            change_codec(stream, format, &mut self.slots);
+        }
+        self.fan_out(now, id.index, format, packet, out);
+        self.ask_for_who_began_to_wait(now, id.index, out);
+        Counter::Forwarded
+    }
+
+    /// A receiver may have begun to wait for a keyframe with the packet that was just fanned out, and then nobody else
+    /// asks.
+    fn ask_for_who_began_to_wait(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
+        if self.streams.at(index).is_some_and(is_unasked) {
+            self.want_keyframe(now, index, out);
+        }
+    }
+
+    /// Keeps a packet for repair, writes it into every slot that its stream is routed to, and hands it to each worker
+    /// that has a mirror of the stream.
     fn fan_out(&mut self, now: Micros, index: u32, format: Format, packet: RtpPacket<'_>, out: &mut Outbox) {
         let Forwarder { streams, slots, peers, history, counters, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
@@ -436,8 +513,10 @@ impl Forwarder {
         {
             history.store(source, places, packet.index, [packet.head, packet.payload]);
         }
-        let Some(publisher) = peers.find(stream.open.peer.index, stream.open.peer.generation) else { return };
-        let ids = publisher.extension_ids;
+        let Some(ids) = extension_ids(stream, peers) else { return };
+        if !stream.taps.is_empty() {
+            relay(stream, &packet, ids, counters, out);
+        }
         let carried = packet.carried(&ids);
         let clock_rate = stream.open.codec.clock_rate();
         // A keyframe that comes so late that what follows it was not kept cannot be completed.
@@ -533,6 +612,29 @@ impl Forwarder {
     }
 }
 
+/// The header extension ids in a stream's packets: its publisher's.
+pub(crate) fn extension_ids(stream: &Stream, peers: &Table<Transport>) -> Option<ExtensionIds> {
+    match &stream.mirror {
+        Some(mirror) => Some(mirror.ids),
+        None => peers.find(stream.open.peer.index, stream.open.peer.generation).map(|peer| peer.extension_ids),
+    }
+}
+
+/// Hands a packet of a stream to each worker that has a mirror of it.
+fn relay(
+    stream: &Stream,
+    packet: &RtpPacket<'_>,
+    ids: ExtensionIds,
+    counters: &mut [u64; Counter::COUNT],
+    out: &mut Outbox,
+) {
+    let RtpPacket { index, head, payload, .. } = *packet;
+    let relayed = RelayedPacket { mirror: stream.open.stream, ssrc: stream.ssrc, index, ids, head, payload };
+    let count = out.relay(&relayed, stream.taps.iter().map(|tap| (tap.worker, tap.mirror)));
+    counters[Counter::Relayed as usize] += count as u64;
+    counters[Counter::RelayFull as usize] += (stream.taps.len() - count) as u64;
+}
+
 /// Arms the report timer of a peer that sends or receives.
 fn arm_reports(transport: &mut Transport, timers: &mut Timers, now: Micros) {
     if !transport.is_report_timer_set {
@@ -580,18 +682,7 @@ fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
         stream.rtx_ssrc = owner.ssrc;
         return std::mem::replace(&mut stream.rtx_window, window);
     }
-    stream.ssrc = owner.ssrc;
-    let former = std::mem::replace(&mut stream.window, window);
-    stream.reception.reset(former.highest());
-    stream.sender_report = None;
-    stream.kept_from = 0;
-    if let Some(holes) = &mut stream.holes {
-        holes.clear();
-    }
-    for hop in &mut stream.hops {
-        hop.awaits_keyframe = stream.open.codec.is_video();
-    }
-    former
+    stream.rename(owner.ssrc, window)
 }
 
 /// A stream goes on in another of its codecs: each receiver begins anew at the next keyframe, and its numbers go on.

@@ -5,7 +5,7 @@
 //! one of four fates (forwarded, consumed, punted, dropped with a name) by what `demux` says it is; SRTP is
 //! unprotected in place ([`srtp`]), written into each slot that its stream is routed to (`rewrite`), protected in
 //! the [`outbox`] and leaves in trains. RTCP ends in `feedback`, losses are mended by `repair`, and what only the
-//! controlplane can answer is punted.
+//! controlplane can answer is punted. Receivers on another core get a packet by the lanes of [`relay`].
 
 pub mod config;
 mod run;
@@ -39,6 +39,7 @@ mod tally;
 
 mod edit;
 pub mod forward;
+pub mod relay;
 
 pub use config::{Config, Micros};
 pub use run::{Dataplane, Error, run};

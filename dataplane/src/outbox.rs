@@ -9,13 +9,15 @@ use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
 
+use proto::id::StreamId;
 use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
     CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
-    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH,
+    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
 use crate::io::Slab;
+use crate::relay::{Message, Packet as RelayedPacket};
 use crate::srtp::Crypto;
 
 /// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
@@ -116,8 +118,21 @@ pub struct Outbox {
     /// Payloads of the punts since the last clearing, and how many.
     punted: Box<[u8]>,
     punts_used: usize,
+    relays: VecDeque<Relay>,
+    /// Heads and payloads of the packets among them, and how many bytes.
+    relayed: Box<[u8]>,
+    relayed_used: usize,
     tallies: Vec<Tally>,
     refused: u64,
+}
+
+/// A message for another worker. The bytes of a packet, head and payload, lie there once for all workers.
+struct Relay {
+    to: u16,
+    message: Message<'static>,
+    start: u32,
+    head_len: u16,
+    payload_len: u16,
 }
 
 impl Default for Outbox {
@@ -153,6 +168,9 @@ impl Outbox {
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
             punted: vec![0; PUNTS_PER_TURN_MAX * DATAGRAM_LEN_MAX].into_boxed_slice(),
             punts_used: 0,
+            relays: VecDeque::with_capacity(OUTBOX_RELAYS_MAX),
+            relayed: vec![0; RELAYED_LEN].into_boxed_slice(),
+            relayed_used: 0,
             tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
@@ -175,6 +193,8 @@ impl Outbox {
             || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
             || self.packets.len() >= self.packets_enough
             || self.punts_used == PUNTS_PER_TURN_MAX
+            || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
+            || self.relayed_used + FRAME_LEN > RELAYED_LEN
             || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
@@ -191,6 +211,8 @@ impl Outbox {
         self.chains.clear();
         self.punts.clear();
         self.punts_used = 0;
+        self.relays.clear();
+        self.relayed_used = 0;
         self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
@@ -367,6 +389,56 @@ impl Outbox {
         Some((header, &self.punted[start as usize..][..usize::from(header.len)]))
     }
 
+    /// Queues a message without bytes for another worker. False if there is no room for it in this turn.
+    pub(crate) fn tell(&mut self, to: u16, message: Message<'static>) -> bool {
+        if self.relays.len() == OUTBOX_RELAYS_MAX {
+            return false;
+        }
+        self.relays.push_back(Relay { to, message, start: 0, head_len: 0, payload_len: 0 });
+        true
+    }
+
+    /// Queues a packet for each of these workers and their mirrors; how many of them get it.
+    pub(crate) fn relay(
+        &mut self,
+        packet: &RelayedPacket<'_>,
+        mirrors: impl ExactSizeIterator<Item = (u16, StreamId)>,
+    ) -> usize {
+        let RelayedPacket { head, payload, .. } = *packet;
+        let len = head.len() + payload.len();
+        if self.relayed_used + len > RELAYED_LEN || self.relays.len() + mirrors.len() > OUTBOX_RELAYS_MAX {
+            return 0;
+        }
+        let start = self.relayed_used;
+        let (of_head, of_payload) = self.relayed[start..start + len].split_at_mut(head.len());
+        of_head.copy_from_slice(head);
+        of_payload.copy_from_slice(payload);
+        self.relayed_used += len;
+        let count = mirrors.len();
+        self.relays.extend(mirrors.map(|(to, mirror)| Relay {
+            to,
+            message: Message::Packet(RelayedPacket { mirror, head: &[], payload: &[], ..*packet }),
+            start: start as u32,
+            head_len: head.len() as u16,
+            payload_len: payload.len() as u16,
+        }));
+        count
+    }
+
+    /// Takes the oldest message for another worker, and which.
+    pub fn pop_relay(&mut self) -> Option<(usize, Message<'_>)> {
+        let Relay { to, message, start, head_len, payload_len } = self.relays.pop_front()?;
+        let message = match message {
+            Message::Packet(packet) => {
+                let bytes = &self.relayed[start as usize..][..usize::from(head_len) + usize::from(payload_len)];
+                let (head, payload) = bytes.split_at(usize::from(head_len));
+                Message::Packet(RelayedPacket { head, payload, ..packet })
+            }
+            other => other,
+        };
+        Some((usize::from(to), message))
+    }
+
     /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
     pub(crate) fn tally(&mut self, tally: Tally) {
         if self.tallies.len() < TALLIES_MAX {
@@ -387,6 +459,12 @@ impl Outbox {
 
 /// Punts that one turn hands over between two flushes.
 const PUNTS_PER_TURN_MAX: usize = 256;
+
+/// Messages for other workers that one turn hands over between two flushes. A packet may go to all of them.
+const OUTBOX_RELAYS_MAX: usize = 2 * WORKERS_MAX + 1024;
+
+/// Bytes of packets for other workers: those of a whole batch of single packets.
+const RELAYED_LEN: usize = 64 * FRAME_LEN;
 
 /// The packets of one destination, in order.
 pub struct Chain<'a> {

@@ -74,6 +74,12 @@ impl<'a> RtpPacket<'a> {
         Some(RtpPacket { header, index, head, payload })
     }
 
+    /// A packet that another worker unprotected: head, and payload without padding.
+    pub(crate) fn from_parts(head: &'a [u8], payload: &'a [u8], index: u64) -> Option<Self> {
+        let header = Header::parse(head).ok().filter(|header| header.header_len == head.len())?;
+        Some(RtpPacket { header, index, head, payload })
+    }
+
     /// A header extension's value.
     pub(crate) fn extension(&self, id: u8) -> Option<&'a [u8]> {
         if id == 0 {

@@ -1,7 +1,7 @@
 //! Who gets what: streams that peers send, slots through which peers receive, and the routes between them.
 
-use proto::id::{Pt, Ssrc};
-use proto::plane::{Codec, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen};
+use proto::id::{Mid, PeerId, Pt, Ssrc, StreamId};
+use proto::plane::{Codec, ExtensionIds, MirrorOpen, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen};
 
 use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
 use crate::remb::Overuse;
@@ -31,9 +31,29 @@ pub(crate) struct Format {
     pub(crate) codec: Codec,
 }
 
-/// A stream that a peer sends.
+/// A stream that another worker receives and hands on.
+pub(crate) struct Mirror {
+    pub(crate) open: MirrorOpen,
+    /// The publisher's header extension ids, as its last packet brought them.
+    pub(crate) ids: ExtensionIds,
+}
+
+/// Another worker that a stream is handed on to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tap {
+    pub(crate) tap: u32,
+    pub(crate) worker: u16,
+    pub(crate) mirror: StreamId,
+}
+
+/// No peer of this worker.
+const NOBODY: PeerId = PeerId::new(u32::MAX, u32::MAX);
+
+/// A stream that a peer sends, or the mirror of one.
 pub(crate) struct Stream {
     pub(crate) open: StreamOpen,
+    /// Where it comes from, unless from a peer of this worker.
+    pub(crate) mirror: Option<Mirror>,
     /// Its second codec.
     pub(crate) second: Option<StreamCodec>,
     /// The codec that it is in: that of its newest packet.
@@ -48,6 +68,8 @@ pub(crate) struct Stream {
     pub(crate) window: Window,
     pub(crate) rtx_window: Window,
     pub(crate) hops: Vec<Hop>,
+    /// Where else it goes: to receivers on other cores.
+    pub(crate) taps: Vec<Tap>,
     pub(crate) reception: Reception,
     /// Repair towards its receivers; video with a negotiated RTX somewhere.
     pub(crate) places: Option<Places>,
@@ -77,6 +99,7 @@ impl Stream {
         let is_video = open.codec.is_video();
         Stream {
             open,
+            mirror: None,
             second: None,
             format: Format { place: 0, codec: open.codec },
             ssrc: open.ssrc,
@@ -86,6 +109,7 @@ impl Stream {
             window: Window::new(),
             rtx_window: Window::new(),
             hops: Vec::new(),
+            taps: Vec::new(),
             reception: Reception::default(),
             places: is_video.then(History::places),
             kept_from: 0,
@@ -94,6 +118,43 @@ impl Stream {
             overuse: (open.feedback & REMB != 0).then(|| Box::new(Overuse::new())),
             sender_report: None,
             counts: StreamCounts::default(),
+        }
+    }
+
+    /// The mirror of a stream of another worker. It has no publisher here, and asks nobody for what it lacks.
+    pub(crate) fn mirror(open: MirrorOpen) -> Self {
+        let MirrorOpen { stream, pt, rtx_pt, codec, .. } = open;
+        let (ssrc, mid) = (0, Mid::NONE);
+        let as_stream = StreamOpen { stream, peer: NOBODY, ssrc, rtx_ssrc: 0, mid, pt, rtx_pt, codec, feedback: 0 };
+        Stream { mirror: Some(Mirror { open, ids: ExtensionIds::default() }), ..Stream::new(as_stream) }
+    }
+
+    /// Goes on under another SSRC, which counts anew; returns the window of the former.
+    pub(crate) fn rename(&mut self, ssrc: Ssrc, window: Window) -> Window {
+        self.ssrc = ssrc;
+        self.reception.reset(self.window.highest());
+        self.sender_report = None;
+        self.kept_from = 0;
+        if let Some(holes) = &mut self.holes {
+            holes.clear();
+        }
+        for hop in &mut self.hops {
+            hop.awaits_keyframe = self.open.codec.is_video();
+        }
+        std::mem::replace(&mut self.window, window)
+    }
+
+    /// Whether anybody gets it.
+    pub(crate) fn is_received(&self) -> bool {
+        !self.hops.is_empty() || !self.taps.is_empty()
+    }
+
+    /// A number for its publisher, the same for all that one sends and another for each publisher of this dataplane that
+    /// a receiver may meet.
+    pub(crate) fn publisher_number(&self) -> u32 {
+        match &self.mirror {
+            None => self.open.peer.index,
+            Some(Mirror { open, .. }) => (u32::from(open.worker) + 1) << 16 | open.publisher.index & 0xffff,
         }
     }
 

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::config::{Config, MEDIA_IPS_MAX, WORKERS_MAX};
 use crate::io::{BindError, Socket};
+use crate::relay::Exchange;
 use crate::worker::{self, Order, Seat};
 
 /// Why a dataplane cannot start. Each is one line that says what to do.
@@ -121,9 +122,25 @@ impl Dataplane {
         let mut dataplane = Dataplane { workers: Vec::new(), attacher: None, end: new_eventfd()?, addresses };
         let cores = cores(config);
         let origin = Instant::now();
-        for (index, sockets) in sockets.into_iter().enumerate() {
+        let knocks = (0..config.workers).map(|_| new_eventfd()).collect::<io::Result<Vec<_>>>()?;
+        let exchange = Exchange::new(knocks.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
+        for (index, (sockets, knock)) in sockets.into_iter().zip(knocks).enumerate() {
             let core = cores.get(index % cores.len().max(1)).copied();
-            dataplane.workers.push(start_worker(config, index, core, sockets, origin)?);
+            let (orders, received) = channel();
+            let seat = Seat {
+                index,
+                core,
+                driver: config.driver,
+                backend: config.backend,
+                sockets,
+                seed: new_seed()?,
+                origin,
+                orders: received,
+                knock: knock.try_clone()?,
+                exchange: exchange.clone(),
+            };
+            let thread = start_worker(seat)?;
+            dataplane.workers.push(Running { door: Door { orders, knock }, thread: Some(thread) });
         }
         let doors = dataplane.workers.iter().map(|w| w.door.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let end = dataplane.end.try_clone()?;
@@ -234,33 +251,20 @@ fn cores(config: &Config) -> Vec<core_affinity::CoreId> {
     cores
 }
 
-fn start_worker(
-    config: &Config,
-    index: usize,
-    core: Option<core_affinity::CoreId>,
-    sockets: Vec<Socket>,
-    origin: Instant,
-) -> io::Result<Running> {
-    let (orders, received) = channel();
-    let knock = new_eventfd()?;
+fn new_seed() -> io::Result<[u8; 16]> {
     let mut seed = [0; 16];
     SystemRandom::new().fill(&mut seed).map_err(|_| io::Error::other("the kernel gives no randomness"))?;
-    let seat = Seat {
-        index,
-        core,
-        driver: config.driver,
-        backend: config.backend,
-        sockets,
-        seed,
-        origin,
-        orders: received,
-        knock: knock.try_clone()?,
-    };
+    Ok(seed)
+}
+
+/// Starts a worker's thread and waits until it has begun.
+fn start_worker(seat: Seat) -> io::Result<JoinHandle<()>> {
+    let name = format!("worker-{}", seat.index);
     let (started, outcome) = channel();
     let body = move || worker::run(seat, |result| drop(started.send(result)));
-    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(body)?;
+    let thread = thread::Builder::new().name(name).spawn(body)?;
     match outcome.recv() {
-        Ok(Ok(())) => Ok(Running { door: Door { orders, knock }, thread: Some(thread) }),
+        Ok(Ok(())) => Ok(thread),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("its thread ended before it began")),
     }

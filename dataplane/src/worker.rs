@@ -1,10 +1,11 @@
 //! One core, one loop: the turn.
 //!
-//! A turn takes a batch from the kernel and runs it to completion, reads commands and injected datagrams, runs due
-//! timers, and flushes. It does not await; when a turn found nothing to do, the worker declares itself asleep on the
+//! A turn takes a batch from the kernel and runs it to completion, takes what other workers hand on, reads commands and
+//! injected datagrams, runs due timers, and flushes. It does not await; when a turn found nothing to do, the worker declares itself asleep on the
 //! link, makes sure of it, and parks until a socket is readable, the controlplane knocks, or a timer is due.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 use std::{io, process, thread};
@@ -15,11 +16,13 @@ use proto::plane::Counter;
 
 use crate::config::{
     Backend, COMMANDS_PER_TURN_MAX, Driver, ECHO_HEADROOM, ECHO_RETRY, INJECTS_PER_TURN_MAX, Micros, PUBLISH_INTERVAL,
+    RELAYS_PER_TURN_MAX,
 };
 use crate::forward::Forwarder;
 use crate::io::{Batch, Io, Socket, Watch, block_on};
 use crate::latency::Latency;
 use crate::outbox::Outbox;
+use crate::relay::{Exchange, Message, Relay};
 
 /// What a worker is told from outside of its core.
 pub(crate) enum Order {
@@ -45,9 +48,11 @@ pub(crate) struct Seat {
     pub(crate) seed: [u8; 16],
     /// Where the clocks of all workers start.
     pub(crate) origin: Instant,
-    /// Orders, and the eventfd that is written after each.
+    /// Orders, and the eventfd that is written after each and by other workers that wake this one.
     pub(crate) orders: Receiver<Order>,
     pub(crate) knock: OwnedFd,
+    /// How to reach the other workers.
+    pub(crate) exchange: Arc<Exchange>,
 }
 
 /// Ends the process if a worker panics: a broken invariant ends the plane, and the other one carries it over.
@@ -130,6 +135,7 @@ struct Core {
     forwarder: Forwarder,
     outbox: Outbox,
     latency: Latency,
+    relay: Relay,
     served: Option<Served>,
 }
 
@@ -139,11 +145,12 @@ impl Worker {
         let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.origin)?;
         let knocked = io.watch(&seat.knock)?;
         let outbox = open_outbox(&seat, &mut io);
-        let forwarder = Forwarder::new(seat.seed, io.now());
+        let forwarder = Forwarder::new(seat.seed, io.now()).among(seat.index, seat.exchange.workers());
+        let relay = Relay::new(seat.exchange, seat.index);
         Ok(Self {
             index: seat.index,
             batch: Batch::new(),
-            core: Core { io, forwarder, outbox, latency: Latency::new(), served: None },
+            core: Core { io, forwarder, outbox, latency: Latency::new(), relay, served: None },
             orders: seat.orders,
             knock: seat.knock,
             knocked,
@@ -165,6 +172,7 @@ impl Worker {
     fn turn(&mut self) -> bool {
         let now = self.core.io.now();
         let mut did_work = self.receive(now);
+        did_work |= self.core.serve_relays(now);
         did_work |= self.core.serve_commands(now);
         did_work |= self.core.serve_injects(now);
         did_work |= self.core.tick(now);
@@ -172,6 +180,7 @@ impl Worker {
         did_work |= self.core.describe();
         self.core.count(Counter::Turns, 1);
         if now.saturating_sub(self.published_at) >= PUBLISH_INTERVAL {
+            self.core.note_busy();
             self.core.publish();
             self.published_at = now;
         }
@@ -242,12 +251,17 @@ impl Worker {
         self.core.count(Counter::Parks, 1);
         self.core.publish();
         let deadline = self.core.deadline();
+        if !self.core.relay.sleep() {
+            return;
+        }
         if let Some(served) = &mut self.core.served
             && !served.link.sleep()
         {
+            self.core.relay.awake();
             return;
         }
         self.core.io.park_until(deadline).await;
+        self.core.relay.awake();
         if let Some(served) = &mut self.core.served {
             served.link.awake();
             if served.watch.take_fired() {
@@ -265,6 +279,23 @@ impl Core {
     /// Hands over what the outbox holds if the next datagram's fan-out might not fit.
     fn relieve(&mut self, now: Micros) {
         if self.outbox.is_nearly_full() {
+            self.hand_over(now);
+        }
+    }
+
+    /// What other workers hand on, as much as a turn may take.
+    fn serve_relays(&mut self, now: Micros) -> bool {
+        let mut left = RELAYS_PER_TURN_MAX;
+        loop {
+            let Core { forwarder, outbox, relay, .. } = self;
+            let taken = relay.take(left, |message| {
+                forwarder.hear(now, message, outbox);
+                !outbox.is_nearly_full()
+            });
+            left -= taken;
+            if taken == 0 || !self.outbox.is_nearly_full() {
+                return left < RELAYS_PER_TURN_MAX;
+            }
             self.hand_over(now);
         }
     }
@@ -309,8 +340,10 @@ impl Core {
         [self.forwarder.deadline(), retry].into_iter().flatten().min()
     }
 
-    /// Reports, punts and tallies to the controlplane, packets to the kernel; the outbox is empty afterwards.
+    /// What other workers get, reports, punts and tallies to the controlplane, packets to the kernel; the outbox is empty
+    /// afterwards.
     fn hand_over(&mut self, now: Micros) {
+        self.hand_over_relays();
         let must_notify = self.hand_over_punts() | self.hand_over_reports();
         if let Some(served) = self.served.as_mut().filter(|_| must_notify) {
             served.link.notify();
@@ -341,6 +374,24 @@ impl Core {
                 }
             });
         }
+    }
+
+    /// Messages into the lanes to other workers, before this one is busy with sending. A packet that finds its lane full
+    /// was not handed on after all.
+    fn hand_over_relays(&mut self) {
+        let (mut full, mut any) = (0, false);
+        while let Some((to, message)) = self.outbox.pop_relay() {
+            let is_pushed = self.relay.push(to, &message);
+            full += u64::from(!is_pushed && matches!(message, Message::Packet(_)));
+            any = true;
+        }
+        if !any {
+            return;
+        }
+        // Nobody has seen the first count: counters are published after the handing over.
+        self.forwarder.counters()[Counter::Relayed as usize] -= full;
+        self.count(Counter::RelayFull, full);
+        self.relay.ring();
     }
 
     /// Reports into the event ring. One that finds it full is lost, and the controlplane is told to ask for a
@@ -388,6 +439,11 @@ impl Core {
         self.forwarder.counters()[Counter::Sent as usize]
     }
 
+    /// How much processor time went into the work so far.
+    fn note_busy(&mut self) {
+        self.forwarder.counters()[Counter::BusyMicros as usize] = self.io.processor_time();
+    }
+
     fn publish(&mut self) {
         if let Some(served) = &mut self.served {
             served.link.publish(self.forwarder.counters());
@@ -411,10 +467,25 @@ impl Stepped {
     /// Takes over the sockets and serves the link. `seed` keys the hash tables. Must be called, and stay, inside
     /// [`block_on`].
     pub fn new(sockets: Vec<Socket>, link: WorkerLink, backend: Backend, seed: [u8; 16]) -> io::Result<Self> {
+        let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
+        let exchange = Exchange::new(vec![knock.try_clone()?]);
+        Self::among(exchange, 0, sockets, link, backend, seed)
+    }
+
+    /// The same as worker `index` of those that share an exchange.
+    pub fn among(
+        exchange: Arc<Exchange>,
+        index: usize,
+        sockets: Vec<Socket>,
+        link: WorkerLink,
+        backend: Backend,
+        seed: [u8; 16],
+    ) -> io::Result<Self> {
         let (sender, orders) = channel();
         let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
         let (core, driver, origin) = (None, Driver::Auto, Instant::now());
-        let mut worker = Worker::new(Seat { index: 0, core, driver, backend, sockets, seed, origin, orders, knock })?;
+        let seat = Seat { index, core, driver, backend, sockets, seed, origin, orders, knock, exchange };
+        let mut worker = Worker::new(seat)?;
         worker.attach(link);
         Ok(Stepped { worker, _orders: sender })
     }

@@ -81,13 +81,28 @@ struct Arrival {
     bytes: Vec<u8>,
 }
 
-/// One turn of a worker: batch, timers, hand-over. What was sent, and what was reported and punted.
-fn turn(world: &mut World, arrival: &mut Arrival) -> (usize, usize) {
-    let World { forwarder, outbox, .. } = world;
+/// One turn of each worker: batch, what the other handed on, timers, hand-over. What was sent, and what was reported
+/// and punted.
+fn turn(room: &mut Room, arrival: &mut Arrival) -> (usize, usize) {
     let path = Path { socket: 0, remote: arrival.from };
+    let World { forwarder, outbox, .. } = &mut room.world;
     forwarder.receive(arrival.at, Datagram { path, at: arrival.at, bytes: &mut arrival.bytes }, outbox);
-    if forwarder.deadline().is_some_and(|deadline| deadline <= arrival.at) {
-        forwarder.tick(arrival.at, outbox);
+    let far = &mut room.far;
+    while let Some((_, message)) = outbox.pop_relay() {
+        far.forwarder.hear(arrival.at, message, &mut far.outbox);
+    }
+    while let Some((_, message)) = far.outbox.pop_relay() {
+        forwarder.hear(arrival.at, message, outbox);
+    }
+    let (sent, said) = hand_over(&mut room.world, arrival.at);
+    let (far_sent, far_said) = hand_over(&mut room.far, arrival.at);
+    (sent + far_sent, said + far_said)
+}
+
+fn hand_over(world: &mut World, now: u64) -> (usize, usize) {
+    let World { forwarder, outbox, .. } = world;
+    if forwarder.deadline().is_some_and(|deadline| deadline <= now) {
+        forwarder.tick(now, outbox);
     }
     let sent = outbox.chains().map(|chain| chain.packets().map(|p| usize::from(!p.is_empty())).sum::<usize>()).sum();
     let mut said = 0;
@@ -106,9 +121,10 @@ const VP8_PT: u8 = 96;
 /// Virtual time between two rounds of packets.
 const ROUND: u64 = 10_000;
 
-/// A room of four with cameras and microphones, everybody in everybody's slots.
+/// A room of four with cameras and microphones, everybody in everybody's slots, and one who watches from another core.
 struct Room {
     world: World,
+    far: World,
     peers: Vec<Peer>,
     /// Audio and video SSRC of each.
     ssrcs: Vec<[u32; 2]>,
@@ -121,11 +137,20 @@ struct Room {
 
 impl Room {
     fn new() -> Room {
-        let mut world = World::new();
+        let (mut world, mut far) = (World::among(0, 2), World::among(1, 2));
         let profiles = [SrtpProfile::AeadAes128Gcm, SrtpProfile::Aes128CmHmacSha1_80, SrtpProfile::AeadAes256Gcm];
         let peers: Vec<_> = (0..PEERS).map(|i| world.connect(profiles[i % profiles.len()])).collect();
-        let streams: Vec<_> =
-            peers.iter().map(|p| [world.publish(p, Codec::Opus), world.publish(p, Codec::H264)]).collect();
+        let opens: Vec<[StreamOpen; 2]> =
+            peers.iter().map(|p| [Codec::Opus, Codec::H264].map(|codec| world.stream_open(p, codec))).collect();
+        let watcher = far.connect(SrtpProfile::AeadAes128Gcm);
+        for open in opens.iter().flatten() {
+            let (mirror, tap) = far.mirror_open(open, 1);
+            world.commit(&[(*open).into(), tap.into()]);
+            far.commit(&[mirror.into()]);
+            let slot = far.slot(&watcher);
+            far.route(mirror.stream, slot);
+        }
+        let streams: Vec<_> = opens.iter().map(|pair| pair.map(|open| open.stream)).collect();
         // One of them has no transport-cc for its video, and is told by REMB.
         let remb = peers.last().expect("there are peers");
         let open = world.stream_open(remb, Codec::Vp8);
@@ -147,7 +172,7 @@ impl Room {
         }
         let ssrcs = streams.iter().map(|pair| pair.map(|stream| world.ssrc_of(stream))).collect();
         let mids = streams.iter().map(|pair| pair[1].index.to_string()).collect();
-        Room { world, peers, ssrcs, vp8, video_slots, mids }
+        Room { world, far, peers, ssrcs, vp8, video_slots, mids }
     }
 
     /// What everybody sends in rounds `rounds` of a call.
@@ -239,19 +264,29 @@ fn a_call_takes_no_memory() {
     let mut warm = room.arrivals(0..300);
     let mut measured = room.arrivals(300..2500);
     for arrival in &mut warm {
-        turn(&mut room.world, arrival);
+        turn(&mut room, arrival);
     }
     let before = *room.world.forwarder.counters();
     let mut sent = 0;
     for arrival in &mut measured {
         let kind = (arrival.bytes[1], arrival.bytes.len());
-        let calls = calls_during(|| sent += turn(&mut room.world, arrival).0);
+        let calls = calls_during(|| sent += turn(&mut room, arrival).0);
         assert_eq!(calls, 0, "at {} µs, second byte and length {kind:?}", arrival.at);
     }
     let mut grown = |counter: Counter| room.world.forwarder.counters()[counter as usize] - before[counter as usize];
     // The call was what it was meant to be.
     assert!(sent > 3 * measured.len() / 2, "{sent} packets for {} datagrams", measured.len());
+    let far = *room.far.forwarder.counters();
     for (counter, least) in [
+        (Counter::RelayReceived, 10_000),
+        (Counter::Sent, 10_000),
+        (Counter::KeyframeRequestsRelayed, 1),
+        (Counter::RtcpSent, 10),
+    ] {
+        assert!(far[counter as usize] >= least, "{}: {}", counter.name(), far[counter as usize]);
+    }
+    for (counter, least) in [
+        (Counter::Relayed, 10_000),
         (Counter::Sent, 20_000),
         (Counter::RtxSent, 500),
         (Counter::NackReceived, 5000),
@@ -273,7 +308,7 @@ fn a_call_takes_no_memory() {
 fn what_is_rare_or_hostile_takes_no_memory_either() {
     let mut room = Room::new();
     for arrival in &mut room.arrivals(0..100) {
-        turn(&mut room.world, arrival);
+        turn(&mut room, arrival);
     }
     let mut at = room.world.now + 100 * ROUND;
     let mut arrivals = Vec::new();
@@ -330,7 +365,7 @@ fn what_is_rare_or_hostile_takes_no_memory_either() {
         .map(|arrival| {
             let first = arrival.bytes.first().copied();
             let mut said = 0;
-            let calls = calls_during(|| said = turn(&mut room.world, arrival).1);
+            let calls = calls_during(|| said = turn(&mut room, arrival).1);
             assert_eq!(calls, 0, "at {} µs, first byte {first:?}", arrival.at);
             said
         })

@@ -7,6 +7,8 @@
 //! 3. A gap of the input is a gap of the output; a switch leaves none.
 //! 4. When the losses stop, everything of the running segment arrives.
 //!
+//! The laws are the same where half of the receivers are on another core, and streams are handed on to it.
+//!
 //! What is judged was decrypted by another SRTP stack.
 
 mod world;
@@ -15,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use proto::id::{RouteId, SlotId, StreamId};
+use proto::id::{RouteId, SlotId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
@@ -44,6 +46,8 @@ struct Call {
     renames: Vec<(u64, usize)>,
     /// Length of the bad times, milliseconds.
     storm: u64,
+    /// One, or two: then every other receiver is on the second, and nobody who publishes.
+    workers: usize,
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -57,8 +61,9 @@ fn call() -> impl Strategy<Value = Call> {
         prop::collection::vec(switch, 0..16),
         prop::collection::vec((0..2500u64, 0..PUBLISHERS), 0..3),
         storm,
+        1..3usize,
     )
-        .prop_map(|(seed, loss, duplicated, jitter, switches, renames, storm)| Call {
+        .prop_map(|(seed, loss, duplicated, jitter, switches, renames, storm, workers)| Call {
             seed,
             loss,
             duplicated,
@@ -66,6 +71,7 @@ fn call() -> impl Strategy<Value = Call> {
             switches,
             renames,
             storm,
+            workers,
         })
 }
 
@@ -119,7 +125,7 @@ struct Track {
 
 struct Publisher {
     peer: Peer,
-    streams: [StreamId; 2],
+    streams: [StreamOpen; 2],
     tracks: [Track; 2],
 }
 
@@ -142,20 +148,27 @@ struct Seen {
 }
 
 struct Receiver {
+    /// Its worker.
+    worker: usize,
     peer: Peer,
     slots: [SlotId; 2],
     routes: [Option<RouteOpen>; 2],
+    /// Who is in its slots.
+    sources: [Option<usize>; 2],
+    /// By what a stream is brought to its worker.
+    mirrors: [Option<(MirrorOpen, TapOpen)>; 2],
     seen: [Seen; 2],
 }
 
 struct Sim {
-    world: World,
+    /// The workers. Publishers are on the first.
+    worlds: Vec<World>,
     call: Call,
     random: u64,
     publishers: Vec<Publisher>,
     receivers: Vec<Receiver>,
     /// Datagrams under way to the worker, by the time of their arrival.
-    flights: BTreeMap<(u64, u64), (SocketAddr, Vec<u8>)>,
+    flights: BTreeMap<(u64, u64), (usize, SocketAddr, Vec<u8>)>,
     flight_count: u64,
     is_calm: bool,
 }
@@ -168,15 +181,18 @@ fn unwrap(seq: u16, highest: Option<u64>) -> u64 {
 
 impl Sim {
     fn new(call: Call) -> Sim {
-        let mut world = World::new();
+        let workers = call.workers;
+        let mut worlds: Vec<World> = (0..workers).map(|index| World::among(index, workers)).collect();
+        let world = &mut worlds[0];
         let random = call.seed | 1;
         let publishers = (0..PUBLISHERS)
             .map(|i| {
                 let peer = world.connect(SrtpProfile::AeadAes128Gcm);
-                let streams = KINDS.map(|codec| world.publish(&peer, codec));
-                let tracks = streams.map(|stream| Track {
-                    mid: stream.index.to_string(),
-                    ssrc: world.ssrc_of(stream),
+                let streams = KINDS.map(|codec| world.stream_open(&peer, codec));
+                world.commit(&streams.map(Command::from));
+                let tracks = streams.map(|open| Track {
+                    mid: open.stream.index.to_string(),
+                    ssrc: open.ssrc,
                     // One of them is about to wrap.
                     next_index: [65_400, 100, 30_000][i],
                     timestamp: [u32::MAX - 90_000, 5, 0x7fff_0000][i],
@@ -191,6 +207,8 @@ impl Sim {
             .collect();
         let receivers = (0..RECEIVERS)
             .map(|i| {
+                let worker = i % workers;
+                let world = &mut worlds[worker];
                 let peer = world.connect([SrtpProfile::AeadAes256Gcm, SrtpProfile::Aes128CmHmacSha1_80][i]);
                 // The output wraps early too, in one of them.
                 let slots = KINDS.map(|_| {
@@ -198,11 +216,12 @@ impl Sim {
                     world.commit(&[open.into()]);
                     open.slot
                 });
-                Receiver { peer, slots, routes: [None; 2], seen: Default::default() }
+                let (routes, sources, mirrors) = ([None; 2], [None; 2], [None; 2]);
+                Receiver { worker, peer, slots, routes, sources, mirrors, seen: Default::default() }
             })
             .collect();
         let mut sim = Sim {
-            world,
+            worlds,
             call,
             random,
             publishers,
@@ -230,56 +249,73 @@ impl Sim {
         !self.is_calm && self.random(1000) < self.call.loss
     }
 
-    /// A datagram sets out for the worker.
-    fn send(&mut self, from: SocketAddr, bytes: Vec<u8>) {
+    /// A datagram sets out for a worker.
+    fn send(&mut self, worker: usize, from: SocketAddr, bytes: Vec<u8>) {
         let copies = 1 + usize::from(!self.is_calm && self.random(1000) < self.call.duplicated);
         for _ in 0..copies {
             if self.is_lost() {
                 continue;
             }
             let jitter = if self.is_calm { 1 } else { self.call.jitter.max(1) };
-            let at = self.world.now + (5 + self.random(jitter)) * MS;
+            let at = self.worlds[worker].now + (5 + self.random(jitter)) * MS;
             self.flight_count += 1;
-            self.flights.insert((at, self.flight_count), (from, bytes.clone()));
+            self.flights.insert((at, self.flight_count), (worker, from, bytes.clone()));
         }
     }
 
     fn switch(&mut self, receiver: usize, kind: usize, publisher: Option<usize>) {
-        let Receiver { slots, routes, seen, .. } = &mut self.receivers[receiver];
-        let (slot, route) = (slots[kind], &mut routes[kind]);
+        let Receiver { worker, slots, routes, seen, sources, mirrors, .. } = &mut self.receivers[receiver];
+        let (worker, slot, route) = (*worker, slots[kind], &mut routes[kind]);
         seen[kind].cuts += 1;
         seen[kind].before_switch = seen[kind].highest;
-        let mut commands: Vec<Command> = Vec::new();
+        let (mut here, mut there): (Vec<Command>, Vec<Command>) = Default::default();
         let closed = route.take();
-        commands.extend(closed.map(|open| Command::from(RouteClose { route: open.route })));
+        here.extend(closed.map(|open| Command::from(RouteClose { route: open.route })));
+        if let Some((mirror, tap)) = mirrors[kind].take_if(|_| publisher != sources[kind]) {
+            here.push(StreamClose { stream: mirror.stream }.into());
+            there.push(TapClose { tap: tap.tap }.into());
+        }
         if let Some(publisher) = publisher {
-            let stream = self.publishers[publisher].streams[kind];
-            let mut open = self.world.route_open(stream, slot);
+            let of_publisher = self.publishers[publisher].streams[kind];
+            let mut stream = of_publisher.stream;
+            if worker != 0 {
+                let (mirror, _) = *mirrors[kind].get_or_insert_with(|| {
+                    let (mirror, tap) = self.worlds[worker].mirror_open(&of_publisher, worker as u16);
+                    here.push(mirror.into());
+                    there.push(tap.into());
+                    (mirror, tap)
+                });
+                stream = mirror.stream;
+            }
+            let mut open = self.worlds[worker].route_open(stream, slot);
             // Often the place of the old route is used again, in the same batch.
             if let Some(old) = closed.filter(|_| publisher > 0) {
                 open.route = RouteId::new(old.route.index, old.route.generation + 1);
             }
             *route = Some(open);
-            commands.push(open.into());
+            here.push(open.into());
         }
-        self.world.commit(&commands);
-        assert!(!self.world.take_reports().iter().any(|r| matches!(r, Report::Event(Event::Refused(_)))));
+        sources[kind] = publisher;
+        self.worlds[0].commit(&there);
+        self.worlds[worker].commit(&here);
+        for world in &mut self.worlds {
+            assert!(!world.take_reports().iter().any(|r| matches!(r, Report::Event(Event::Refused(_)))));
+        }
     }
 
     /// A publisher goes on under another SSRC, which nobody signalled.
     fn rename(&mut self, publisher: usize) {
         for kind in 0..KINDS.len() {
-            let Publisher { tracks, streams, .. } = &mut self.publishers[publisher];
+            let Publisher { tracks, .. } = &mut self.publishers[publisher];
             let track = &mut tracks[kind];
             track.ssrc += 0x0100_0000;
             track.rename += 1;
             track.next_index = (track.next_index + 20_000) % 40_000;
             track.sent.clear();
             track.wants_keyframe = true;
-            let stream = streams[kind];
             for receiver in &mut self.receivers {
                 // Who comes later may still meet the change: the old SSRC's last packets arrive before the new one's first.
-                receiver.seen[kind].cuts += usize::from(receiver.routes[kind].is_some_and(|r| r.stream == stream)) + 1;
+                receiver.seen[kind].cuts += usize::from(receiver.sources[kind] == Some(publisher)) + 1;
             }
         }
     }
@@ -306,7 +342,7 @@ impl Sim {
         track.frame += 1;
         track.timestamp = track.timestamp.wrapping_add(if is_video { 3000 } else { 960 });
         let from = peer.remote;
-        datagrams.into_iter().for_each(|bytes| self.send(from, bytes));
+        datagrams.into_iter().for_each(|bytes| self.send(0, from, bytes));
     }
 
     /// A publisher obeys what it is asked for: keyframes and repairs.
@@ -338,7 +374,7 @@ impl Sim {
                     datagrams.push(peer.protect(&rtx));
                 }
                 let from = peer.remote;
-                datagrams.into_iter().for_each(|bytes| self.send(from, bytes));
+                datagrams.into_iter().for_each(|bytes| self.send(0, from, bytes));
             }
         }
     }
@@ -363,8 +399,8 @@ impl Sim {
     fn ask(&mut self, i: usize) {
         let is_confused = self.random(10) == 0;
         let wild = self.random(1 << 16) as u16;
-        let Receiver { peer, slots, seen, .. } = &mut self.receivers[i];
-        let seen = &seen[VIDEO];
+        let Receiver { worker, peer, slots, seen, .. } = &mut self.receivers[i];
+        let (worker, seen) = (*worker, &seen[VIDEO]);
         let (Some(&lowest), Some(&highest)) = (seen.arrived.first(), seen.arrived.last()) else { return };
         let from = lowest.max(highest.saturating_sub(300));
         let mut lacking: Vec<u16> =
@@ -381,21 +417,23 @@ impl Sim {
             nacks: nack_pairs_from_sequence_numbers(&lacking),
         };
         let (from, bytes) = (peer.remote, peer.protect_rtcp(&nack));
-        self.send(from, bytes);
+        self.send(worker, from, bytes);
     }
 
     fn step(&mut self) {
-        self.world.advance(MS);
-        while let Some(flight) = self.flights.first_entry().filter(|f| f.key().0 <= self.world.now) {
-            let (from, bytes) = flight.remove();
-            self.world.receive(from, &bytes);
+        self.worlds.iter_mut().for_each(|world| world.advance(MS));
+        while let Some(flight) = self.flights.first_entry().filter(|f| f.key().0 <= self.worlds[0].now) {
+            let (worker, from, bytes) = flight.remove();
+            self.worlds[worker].receive(from, &bytes);
         }
+        exchange(&mut self.worlds);
         for i in 0..PUBLISHERS {
-            let datagrams = self.world.take_sent(self.publishers[i].peer.remote);
+            let datagrams = self.worlds[0].take_sent(self.publishers[i].peer.remote);
             self.obey(i, &datagrams);
         }
         for i in 0..RECEIVERS {
-            let datagrams = self.world.take_sent(self.receivers[i].peer.remote);
+            let Receiver { worker, peer, .. } = &self.receivers[i];
+            let datagrams = self.worlds[*worker].take_sent(peer.remote);
             self.hear(i, &datagrams);
         }
     }
@@ -514,9 +552,19 @@ fn check(call: Call) -> Sim {
         }
         receiver.seen[VIDEO].check_recovery(receiver.routes[VIDEO].is_some());
     }
-    assert_eq!(sim.world.counter(Counter::DroppedSrtpAuth), 0);
-    assert_eq!(sim.world.counter(Counter::SendFailed), 0);
+    for counter in [Counter::DroppedSrtpAuth, Counter::SendFailed, Counter::RelayFull] {
+        assert_eq!(sim.counter(counter), 0, "{}", counter.name());
+    }
+    exchange(&mut sim.worlds);
+    assert_eq!(sim.counter(Counter::Relayed), sim.counter(Counter::RelayReceived), "what is handed on arrives once");
     sim
+}
+
+impl Sim {
+    /// Of all workers.
+    fn counter(&mut self, counter: Counter) -> u64 {
+        self.worlds.iter_mut().map(|world| world.counter(counter)).sum()
+    }
 }
 
 proptest! {
@@ -540,6 +588,7 @@ fn the_laws_hold_where_they_did_not() {
         switches: vec![],
         renames: vec![],
         storm: 1500,
+        workers: 1,
     };
     check(calm.clone());
     // The first packets under another SSRC come out of order, and one of them is lost.
@@ -586,6 +635,7 @@ fn the_laws_hold_where_they_did_not() {
         (125, 0, 1, Some(0)),
     ];
     check(Call {
+        workers: 1,
         seed: 2_762_621_038_650_450_518,
         loss: 235,
         duplicated: 39,
@@ -599,7 +649,20 @@ fn the_laws_hold_where_they_did_not() {
 #[test]
 fn a_storm_is_a_storm() {
     let switches = (0..16).map(|n| (n * 150, n as usize % 2, n as usize / 2 % 2, Some(n as usize % 3))).collect();
-    let call = Call { seed: 3, loss: 200, duplicated: 50, jitter: 50, switches, renames: vec![(1000, 0)], storm: 2500 };
+    let call = Call {
+        seed: 3,
+        loss: 200,
+        duplicated: 50,
+        jitter: 50,
+        switches,
+        renames: vec![(1000, 0)],
+        storm: 2500,
+        workers: 1,
+    };
+    let mut sim = check(Call { workers: 2, ..call.clone() });
+    for counter in [Counter::Relayed, Counter::KeyframeRequestsRelayed] {
+        assert!(sim.counter(counter) > 0, "{}", counter.name());
+    }
     let mut sim = check(call);
     for (counter, least) in [
         (Counter::Sent, 1000),
@@ -610,7 +673,7 @@ fn a_storm_is_a_storm() {
         (Counter::DroppedSrtpReplay, 10),
         (Counter::HeldForKeyframe, 10),
     ] {
-        assert!(sim.world.counter(counter) >= least, "{}: {}", counter.name(), sim.world.counter(counter));
+        assert!(sim.counter(counter) >= least, "{}: {}", counter.name(), sim.counter(counter));
     }
     let seams: usize = sim.receivers.iter().flat_map(|r| &r.seen).map(|seen| seen.cuts).sum();
     assert!(seams >= 16);

@@ -6,8 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use dataplane::{Config, Dataplane, Error};
+use proto::id::{Mid, RouteId, SlotId, StreamId, TapId};
 use proto::link::{Lost, attach};
-use proto::plane::{Counter, DatagramHeader, DatagramKind, Describe, Event, PeerOpen, Report, StreamStarted};
+use proto::plane::{
+    Codec, Counter, DatagramHeader, DatagramKind, Describe, Event, MirrorOpen, PeerOpen, Report, RouteOpen, SlotOpen,
+    StreamOpen, StreamStarted, TapOpen,
+};
 use rig::{Client, Folder, Ground, Rig, config, drivers, on_every_ground, wait_for, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -60,6 +64,48 @@ fn packets_go_from_one_peer_to_another_on_both_families() {
         assert_eq!(rig.counter(Counter::Sent), 50);
         assert_eq!(rig.counter(Counter::SendFailed), 0);
         rig.check_conservation();
+    });
+}
+
+/// Each word wakes two parked workers: the publisher's by its socket, the receiver's by the other worker.
+#[test]
+fn packets_go_from_a_peer_on_one_core_to_a_peer_on_another() {
+    on_every_ground(|ground| {
+        let mut rig = Rig::start_workers(ground, 2);
+        let alice = rig.connect(1, V4);
+        let (stream, ssrc) = (StreamId::new(5, 1), 0x1001);
+        let (mirror, slot, slot_ssrc) = (StreamId::new(7, 1), SlotId::new(2, 1), 0x2002);
+        let (peer, pt, codec) = (alice.id, 111, Codec::Opus);
+        let (rtx_ssrc, rtx_pt, mid, feedback) = (0, 0, Mid::NONE, 0);
+        let open = StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback };
+        rig.commit(&[open.into(), TapOpen { tap: TapId::new(0, 1), stream, worker: 1, mirror }.into()]);
+        rig.worker = 1;
+        let bob = rig.connect(2, V4);
+        let (seq_first, rtx_seq_first, timestamp_first) = (100, 100, 1);
+        let in_slot =
+            SlotOpen { slot, peer: bob.id, ssrc: slot_ssrc, rtx_ssrc, mid, seq_first, rtx_seq_first, timestamp_first };
+        let route = RouteOpen { route: RouteId::new(2, 1), stream: mirror, slot, pt, rtx_pt, feedback };
+        let origin = MirrorOpen { stream: mirror, worker: 0, origin: stream, publisher: peer, pt, rtx_pt, codec };
+        rig.commit(&[in_slot.into(), origin.into(), route.into()]);
+        let (sender, receiver) = (alice.sender(), bob.receiver());
+        let mut buffer = [0; 1500];
+        for seq in 1..=200u16 {
+            let payload = vec![seq as u8; 20 + usize::from(seq)];
+            let len = write_packet(&mut buffer, &sender, ssrc, seq, &payload);
+            alice.socket.send(&buffer[..len]).unwrap();
+            let len = bob.receive_rtp(&mut buffer);
+            let header = dataplane::rtp::Header::parse(&buffer[..len]).unwrap();
+            let len = receiver
+                .unprotect_rtp(slot_ssrc, u64::from(header.seq), header.header_len, &mut buffer[..len])
+                .expect("it is protected for bob");
+            assert_eq!(&buffer[header.header_len..len], payload);
+        }
+        rig.wait_for_counter(Counter::RelayReceived, 200);
+        rig.check_conservation();
+        rig.worker = 0;
+        rig.wait_for_counter(Counter::Relayed, 200);
+        rig.check_conservation();
+        assert_eq!((rig.counter(Counter::Sent), rig.counter(Counter::RelayFull)), (0, 0));
     });
 }
 

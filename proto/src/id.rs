@@ -49,6 +49,11 @@ slab_id! {
     RouteId
 }
 
+slab_id! {
+    /// One stream that a worker hands on to another worker.
+    TapId
+}
+
 /// Synchronisation source of an RTP stream (RFC 3550 §3). 0 means "not known yet".
 pub type Ssrc = u32;
 

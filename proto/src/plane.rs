@@ -11,7 +11,7 @@ mod tally;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use self::tally::{SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
-use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId};
+use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId, TapId};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
 pub const CONTRACT_VERSION: u32 = 2;
@@ -71,7 +71,7 @@ macro_rules! id_field {
         }
     )*};
 }
-id_field!(PeerId, StreamId, SlotId, RouteId);
+id_field!(PeerId, StreamId, SlotId, RouteId, TapId);
 
 impl Field for Mid {
     const SIZE: usize = MID_LEN_MAX;
@@ -494,6 +494,42 @@ records! {
             /// Which.
             route: RouteId,
         }
+        /// Hand a stream on to another worker of this dataplane, which has its mirror ([`MirrorOpen`]): each packet once, in
+        /// the clear, in memory of the process. It goes with the stream. Refused as unknown if there is no such worker.
+        TapOpen = 20 {
+            /// Its place in the worker's table.
+            tap: TapId,
+            /// What is handed on.
+            stream: StreamId,
+            /// To which worker.
+            worker: u16,
+            /// The mirror there.
+            mirror: StreamId,
+        }
+        /// Stop handing on.
+        TapClose = 21 {
+            /// Which.
+            tap: TapId,
+        }
+        /// A stream that another worker receives and hands on. Routes may start from it as from any stream of that place;
+        /// its packets come by the lanes between workers, and requests for keyframes go back there. [`StreamCodec`] and
+        /// [`StreamClose`] are for it, too.
+        MirrorOpen = 22 {
+            /// Its place in this worker's table of streams.
+            stream: StreamId,
+            /// Which worker receives it.
+            worker: u16,
+            /// The stream there.
+            origin: StreamId,
+            /// Who sends it, there: its mirrors on this worker share their receivers' CNAME.
+            publisher: PeerId,
+            /// As in [`StreamOpen`].
+            pt: Pt,
+            /// As in [`StreamOpen`].
+            rtx_pt: Pt,
+            /// As in [`StreamOpen`].
+            codec: Codec,
+        }
         /// Close everything: what a controlplane says that adopts nothing.
         Reset = 11 {}
         /// Say what is installed: the worker echoes each open record ([`Report::Echo`]) and ends with [`Described`].
@@ -692,10 +728,12 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Datagrams taken from the kernel; equals forwarded + consumed + punted + every dropped_*.
+    /// Datagrams taken from the kernel; with relay_received it equals forwarded + consumed + punted + every dropped_*.
     Received => "received",
     /// Bytes of them.
     ReceivedBytes => "received_bytes",
+    /// Packets taken from other workers, for mirrors. Each has a fate here, as it had one where it was received.
+    RelayReceived => "relay_received",
     /// Fate: went into at least one route's rewriting, or was accepted for a stream that nobody receives now.
     Forwarded => "forwarded",
     /// Fate: ended here with effect (STUN check, RTCP, RTX that filled nothing new is a drop).
@@ -738,6 +776,13 @@ counters! {
     DroppedPayloadType => "dropped_payload_type",
     /// Drop: larger than a slab frame.
     DroppedTooLarge => "dropped_too_large",
+    /// Drop: from another worker, for a mirror that is not there (any more).
+    DroppedRelayStale => "dropped_relay_stale",
+
+    /// Packets handed on to other workers (one received packet may go to many).
+    Relayed => "relayed",
+    /// Packets that should have gone to another worker and found the lane to it full: its receivers see a loss.
+    RelayFull => "relay_full",
 
     /// RTP packets that left by routes (one received packet may leave many times).
     Sent => "sent",
@@ -778,6 +823,8 @@ counters! {
     KeyframeRequestsReceived => "keyframe_requests_received",
     /// Keyframe requests to publishers, after merging.
     KeyframeRequestsSent => "keyframe_requests_sent",
+    /// Keyframe requests handed on to the worker that receives the stream, after merging.
+    KeyframeRequestsRelayed => "keyframe_requests_relayed",
     /// Transport-cc feedback packets sent to publishers.
     TransportCcSent => "transport_cc_sent",
     /// Transport-cc feedback packets received from subscribers.
@@ -798,6 +845,8 @@ counters! {
     Turns => "turns",
     /// Times the loop parked.
     Parks => "parks",
+    /// Microseconds of processor time that the worker took, user and kernel, without those it spent spinning.
+    BusyMicros => "busy_micros",
     /// Peers open now (a gauge).
     PeersOpen => "peers_open",
     /// Routes open now (a gauge).

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use proptest::prelude::*;
-use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
+use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::*;
 
 fn mid() -> impl Strategy<Value = Mid> {
@@ -19,7 +19,7 @@ macro_rules! id_strategy {
         }
     )*};
 }
-id_strategy!(peer: PeerId, stream: StreamId, slot: SlotId, route: RouteId);
+id_strategy!(peer: PeerId, stream: StreamId, slot: SlotId, route: RouteId, tap: TapId);
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
@@ -111,6 +111,19 @@ fn command() -> impl Strategy<Value = Command> {
             RouteOpen { route, stream, slot, pt, rtx_pt, feedback }.into()
         }),
         route().prop_map(|route| RouteClose { route }.into()),
+        (tap(), stream(), any::<u16>(), stream()).prop_map(|(tap, stream, worker, mirror)| TapOpen {
+            tap,
+            stream,
+            worker,
+            mirror
+        }
+        .into()),
+        tap().prop_map(|tap| TapClose { tap }.into()),
+        (stream(), any::<u16>(), stream(), peer(), any::<[u8; 2]>(), codec()).prop_map(
+            |(stream, worker, origin, publisher, [pt, rtx_pt], codec)| {
+                MirrorOpen { stream, worker, origin, publisher, pt, rtx_pt, codec }.into()
+            }
+        ),
         Just(Reset {}.into()),
         Just(Describe {}.into()),
         any::<u64>().prop_map(|batch| Commit { batch }.into()),

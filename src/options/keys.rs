@@ -128,6 +128,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
     whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
+    whole!("room-peers-per-worker", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.room_peers_per_worker),
     whole!("tracks-max", Control, false, 1..=TRACKS_CEILING as u64, rooms.tracks_max),
     whole!("slots-max", Control, false, 1..=SLOTS_CEILING as u64, rooms.slots_max),
     time!("offer-timeout", Control, true, 1..=300, rooms.offer_timeout),

@@ -307,7 +307,7 @@ async fn media_flows_while_the_controlplane_is_dead_and_peers_resume() {
     }
     converse(&guests, 100, 40).await;
     for (guest, slots) in guests.iter().zip(slots) {
-        resume(&server, guest).await;
+        resume(&server, "crash", guest).await;
         let report = guest.sees("that it was resumed", |report| report.resumed == 1).await;
         assert_eq!(report.slots, slots);
     }
@@ -327,13 +327,67 @@ async fn media_flows_while_the_controlplane_is_dead_and_peers_resume() {
 }
 
 /// Tries until the new controlplane lets it back.
-async fn resume(server: &Server, guest: &Guest) {
-    let link = server.link("crash", &format!("guest-{}", guest.id)).await;
+async fn resume(server: &Server, room: &str, guest: &Guest) {
+    let link = server.link(room, &format!("guest-{}", guest.id)).await;
     let begun = std::time::Instant::now();
     while let Err(error) = guest.peer.resume(&link).await {
         assert!(begun.elapsed() < DEADLINE, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn a_room_on_two_cores_is_one_room() {
+    let server = Server::with(2, &["room-peers-per-worker=2"]);
+    let mut guests = join_all(&server, "cores", (1..=4).map(Settings::new)).await;
+    for (guest, report) in guests.iter().zip(converse(&guests, 100, 40).await) {
+        let others = others(&guests, guest.id);
+        assert_sound(&report);
+        assert_complete(&report, &others);
+        assert_slots(&report, &others);
+        assert_in_sync(&report, &others);
+    }
+    let ports: Vec<u16> = guests.iter().map(|guest| guest.peer.report().ice.selected.unwrap().port()).collect();
+    assert!(ports[0] == ports[1] && ports[2] == ports[3] && ports[0] != ports[2], "two and two: {ports:?}");
+
+    // 5 % of RTP and RTCP, each way, for each; then what was lost last is repaired, too.
+    guests.iter().for_each(|guest| guest.peer.set_loss(Loss { sent_every: Some(20), received_every: Some(20) }));
+    converse(&guests, 200, 90).await;
+    guests.iter().for_each(|guest| guest.peer.set_loss(Loss::default()));
+    for (guest, report) in guests.iter().zip(converse(&guests, 50, 50).await) {
+        assert_eq!(report.corrupt(), 0);
+        for id in others(&guests, guest.id) {
+            let video = report.track(id, Kind::Video);
+            assert_eq!((video.skipped, video.reordered), (0, 0), "{report:#?}");
+            assert!(report.streams[&video.mid].repaired > 5, "{report:#?}");
+        }
+    }
+
+    // Nothing of what crosses needs the controlplane.
+    server.kill("controlplane").await;
+    for guest in &guests {
+        guest.sees("its socket closed", |report| !report.is_signalled).await;
+    }
+    converse(&guests, 100, 40).await;
+    for guest in &guests {
+        resume(&server, "cores", guest).await;
+        guest.sees("that it was resumed", |report| report.resumed == 1).await;
+    }
+
+    // Somebody goes, and another comes, who waits for a keyframe of everybody.
+    guests.remove(0).peer.leave().await;
+    guests.push(Guest::join(&server, "cores", Settings::new(5)).await);
+    for (guest, report) in guests.iter().zip(converse(&guests, 100, 40).await) {
+        let others = others(&guests, guest.id);
+        assert_eq!(report.corrupt(), 0, "{report:#?}");
+        assert_eq!((report.offers, report.answers, report.handshakes), (1, 1, 1));
+        assert_slots(&report, &others);
+        for id in others {
+            let gap = report.track(id, Kind::Audio).gap_max;
+            assert!(gap < Duration::from_secs(2), "{gap:?} of silence from {id}");
+        }
+    }
+    assert_eq!(guests[3].peer.report().ice.selected.unwrap().port(), ports[0], "the place that was left");
 }
 
 #[tokio::test]

@@ -20,8 +20,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it and waits for the link.
     pub(crate) fn start() -> Server {
+        Server::with(1, &[])
+    }
+
+    /// The same with so many workers, and other settings of the controlplane.
+    pub(crate) fn with(workers: usize, settings: &[&str]) -> Server {
         let state = new_state();
-        Server::await_link(uprtc(&state, &["run"]), "127.0.0.1", state)
+        let mut command = uprtc(&state, &["run"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        Server::await_link(command, "127.0.0.1", workers, state)
     }
 
     /// Starts it at the other end of a cable, with more options.
@@ -29,12 +38,13 @@ impl Server {
         let state = new_state();
         let mut command = cable.at_edge(env!("CARGO_BIN_EXE_uprtc"));
         command.arg("run").arg("--state").arg(&state).args(["--media-ip", &Cable::EDGE.to_string()]).args(options);
-        Server::await_link(command, &Cable::EDGE.to_string(), state)
+        Server::await_link(command, &Cable::EDGE.to_string(), 1, state)
     }
 
-    fn await_link(mut command: Command, ip: &str, state: PathBuf) -> Server {
+    fn await_link(mut command: Command, ip: &str, workers: usize, state: PathBuf) -> Server {
         let address = format!("{ip}:0");
-        command.args(["--listen", &address, "--media-port", "0", "--stun", &address, "--workers", "1"]);
+        command.args(["--listen", &address, "--media-port", "0", "--stun", &address]);
+        command.args(["--workers", &workers.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

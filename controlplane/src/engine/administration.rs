@@ -89,9 +89,6 @@ pub enum OrderError {
     /// The other room has its limit of peers.
     #[error("the room has its limit of peers")]
     Full,
-    /// The other room is carried by another worker.
-    #[error("the room is carried by another worker, where the peer's transport cannot go: let it join there anew")]
-    OtherWorker,
     /// The other room has video in other codecs.
     #[error("the room has other codecs of video than those that the peer has negotiated: let it join there anew")]
     OtherCodecs,
@@ -163,7 +160,7 @@ impl Engine {
     pub(super) fn find(&self, room: &str, peer: &str) -> Result<Handle, OrderError> {
         let room = self.rooms.get(room).ok_or(OrderError::NoRoom)?;
         let member = room.members().iter().find(|member| member.id == peer).ok_or(OrderError::NoPeer)?;
-        Ok(Handle { worker: room.worker, peer: member.peer })
+        Ok(Handle::of(member.peer))
     }
 
     /// Who came by a room's token and was moved elsewhere since goes, too.

@@ -1,10 +1,14 @@
 //! Taking over: the rooms that an earlier controlplane made, as the worker has them installed and the journal explains
 //! them. Nothing that runs is touched; what is in one of the two alone is closed or dropped.
+//!
+//! A room may have peers on several workers, so peers are taken over worker by worker as each says what it has, and what
+//! runs between them when all have said it. Until then the engine neither settles rooms nor sends commands.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use proto::id::SlotId;
+use proto::plane::{Command, MirrorOpen, TapOpen};
 use proto::signal::LeaveReason;
 
 use super::{Engine, Handle, Output};
@@ -33,22 +37,29 @@ impl Engine {
                 self.outputs.push_back(Output::Journal { worker: index, slot, bytes: None });
             }
         }
-        self.adopt_routes(index);
-        let expired = self.workers.get_mut(&index).map(|worker| std::mem::take(&mut worker.expired));
-        for peer in expired.unwrap_or_default() {
-            self.end_peer(Handle { worker: index, peer }, LeaveReason::TimedOut, true);
+        if self.is_ready() {
+            self.adopt_media();
         }
-        let rooms: Vec<String> =
-            self.rooms.iter().filter(|(_, room)| room.worker == index).map(|(name, _)| name.clone()).collect();
-        for room in rooms {
+    }
+
+    /// What runs between the adopted peers; the last worker has said what it has.
+    fn adopt_media(&mut self) {
+        self.adopt_mirrors();
+        self.adopt_routes();
+        let expired = self.workers.iter_mut().flat_map(|(&worker, of_worker)| {
+            std::mem::take(&mut of_worker.expired).into_iter().map(move |peer| Handle { worker, peer })
+        });
+        for handle in expired.collect::<Vec<_>>() {
+            self.end_peer(handle, LeaveReason::TimedOut, true);
+        }
+        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.settle(&room);
         }
     }
 
     /// Takes over one peer, if the worker has all of it. The client comes back by its session.
     fn adopt_peer(&mut self, now: Instant, index: usize, entry: Entry) -> bool {
-        let is_elsewhere = self.rooms.get(&entry.room).is_some_and(|room| room.worker != index);
-        if is_elsewhere || self.sessions.contains_key(&entry.session) {
+        if self.sessions.contains_key(&entry.session) {
             return false;
         }
         let Some(worker) = self.workers.get_mut(&index) else { return false };
@@ -59,7 +70,7 @@ impl Engine {
         }
         let handle = Handle { worker: index, peer: entry.peer };
         let codecs = self.codecs_of(&entry.room);
-        let room = self.rooms.entry(entry.room.clone()).or_insert_with(|| Room::new(index, codecs));
+        let room = self.rooms.entry(entry.room.clone()).or_insert_with(|| Room::new(codecs));
         room.join(Member {
             peer: entry.peer,
             id: entry.id,
@@ -81,18 +92,35 @@ impl Engine {
         true
     }
 
+    /// Takes over what is handed on between workers: a mirror with the tap that feeds it, and a publisher that is here.
+    fn adopt_mirrors(&mut self) {
+        let mirror = |command: &Command| if let Command::MirrorOpen(open) = command { Some(*open) } else { None };
+        let tap = |command: &Command| if let Command::TapOpen(open) = command { Some(*open) } else { None };
+        let taps: Vec<TapOpen> = self.workers.values().flat_map(|worker| worker.plan.installed(tap)).collect();
+        let mirrors: Vec<MirrorOpen> = self.workers.values().flat_map(|worker| worker.plan.installed(mirror)).collect();
+        for mirror in mirrors {
+            let feeds = |tap: &&TapOpen| tap.mirror == mirror.stream && tap.stream == mirror.origin;
+            let of_room = self.rooms.values_mut().find(|room| room.has_stream(mirror.origin));
+            if let (Some(tap), Some(room)) = (taps.iter().find(feeds), of_room) {
+                room.adopt_mirror(&mirror, tap, &mut self.workers);
+            }
+        }
+    }
+
     /// Takes over the routes between adopted peers, so that what is seen in a slot stays there.
-    fn adopt_routes(&mut self, index: usize) {
-        let Some(worker) = self.workers.get_mut(&index) else { return };
+    fn adopt_routes(&mut self) {
         let mut room_of: BTreeMap<SlotId, String> = BTreeMap::new();
-        for (name, room) in self.rooms.iter().filter(|(_, room)| room.worker == index) {
+        for (name, room) in &self.rooms {
             for slot in room.members().iter().flat_map(|member| &member.slots) {
                 room_of.insert(slot.slot, name.clone());
             }
         }
-        for route in worker.plan.installed_routes() {
-            if let Some(room) = room_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name)) {
-                room.adopt_route(&route, &mut worker.plan);
+        let route = |command: &Command| if let Command::RouteOpen(open) = command { Some(*open) } else { None };
+        for worker in self.workers.values_mut() {
+            for route in worker.plan.installed(route) {
+                if let Some(room) = room_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name)) {
+                    room.adopt_route(&route, &mut worker.plan);
+                }
             }
         }
     }

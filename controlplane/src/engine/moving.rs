@@ -7,7 +7,6 @@
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, OrderError};
-use crate::placement::Worker;
 use crate::room::Member;
 
 impl Engine {
@@ -17,7 +16,7 @@ impl Engine {
         if room == to {
             return Ok(());
         }
-        self.may_enter(handle, room, to)?;
+        self.may_enter(room, to)?;
         let member = self.part(handle, room).ok_or(OrderError::NoPeer)?;
         if let Some(peer) = self.peers.get_mut(&handle) {
             peer.room = to.to_owned();
@@ -29,8 +28,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a room takes a peer of another one.
-    fn may_enter(&self, handle: Handle, from: &str, to: &str) -> Result<(), OrderError> {
+    /// Whether a room takes a peer of another one. On which workers the two are does not matter: what it sends and
+    /// receives is handed on.
+    fn may_enter(&self, from: &str, to: &str) -> Result<(), OrderError> {
+        if !self.is_ready() {
+            return Err(OrderError::NotReady); // Another worker may bring back more of either room.
+        }
         if self.policies.get(to).is_some_and(|policy| policy.locked) {
             return Err(OrderError::Locked);
         }
@@ -38,12 +41,8 @@ impl Engine {
             return Err(OrderError::OtherCodecs);
         }
         match self.rooms.get(to) {
-            // Media of a room does not cross workers, and a transport cannot.
-            Some(room) if room.worker != handle.worker => Err(OrderError::OtherWorker),
             Some(room) if room.members().len() >= self.settings_of(to).peers_max as usize => Err(OrderError::Full),
             Some(_) => Ok(()),
-            // A worker that is not adopted yet may bring back a room of that name.
-            None if !self.workers.values().all(Worker::is_ready) => Err(OrderError::NotReady),
             None => {
                 let is_alone = self.rooms.get(from).is_some_and(|room| room.members().len() == 1);
                 let rooms = self.rooms.len() - usize::from(is_alone);
@@ -54,10 +53,12 @@ impl Engine {
 
     /// Takes a peer out of its room, and tells those who stay. What it has on its worker stands.
     fn part(&mut self, handle: Handle, name: &str) -> Option<Member> {
-        let (room, worker) = (self.rooms.get_mut(name)?, self.workers.get_mut(&handle.worker)?);
-        let member = room.part(handle.peer, &mut worker.plan)?;
+        let room = self.rooms.get_mut(name)?;
+        let member = room.part(handle.peer, &mut self.workers)?;
         if room.members().is_empty() {
-            self.rooms.remove(name);
+            if let Some(room) = self.rooms.remove(name) {
+                room.close(&mut self.workers);
+            }
             return Some(member);
         }
         self.tell_left(name, &member.id, LeaveReason::Moved);

@@ -164,7 +164,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens on the room's worker what an offer asks for. The peer is nobody's yet.
+    /// Opens on a worker what an offer asks for. The peer is nobody's yet.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -214,7 +214,7 @@ impl Engine {
         self.watch_token(now, handle);
     }
 
-    /// The worker of a room, or the one for a new room.
+    /// The worker for another peer of a room.
     fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
         if self.policies.get(room).is_some_and(|policy| policy.locked) {
             return Err(Refusal::new(ErrorCode::Forbidden, "the room is locked: nobody else may come in"));
@@ -225,11 +225,13 @@ impl Engine {
                 let message = format!("the room has its limit of {peers_max} peers");
                 Err(Refusal::new(ErrorCode::RoomFull, message))
             }
-            Some(room) => Ok(room.worker),
             None if self.rooms.len() >= self.settings.rooms_max => {
                 Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of rooms"))
             }
-            None => placement::place(&self.workers).ok_or_else(no_dataplane),
+            room => {
+                let members = room.map(Room::workers).unwrap_or_default();
+                placement::place(&self.workers, &members, self.settings.room_peers_per_worker).ok_or_else(no_dataplane)
+            }
         }
     }
 
@@ -251,7 +253,7 @@ impl Engine {
     pub(super) fn join(&mut self, handle: Handle, name: &str, member: Member) {
         let info = member.info();
         let codecs = self.codecs_of(name);
-        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(handle.worker, codecs));
+        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(codecs));
         room.join(member);
         for other in self.members_of(name) {
             if other != handle {

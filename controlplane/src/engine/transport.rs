@@ -32,7 +32,8 @@ impl Engine {
                     // We and the worker disagree, or its table is full: better told than hidden.
                     if let Some(peer) = worker.plan.owner_of_refused(refused.tag, refused.index) {
                         tracing::warn!(worker = index, ?peer, refusal = ?refused.refusal, "a command was refused");
-                        self.end_peer(handle(peer), LeaveReason::TransportFailed, true);
+                        // Of a mirror it is the publisher, on another worker.
+                        self.end_peer(Handle::of(peer), LeaveReason::TransportFailed, true);
                     }
                 }
                 Event::Committed(_) | Event::StreamStarted(_) => {}

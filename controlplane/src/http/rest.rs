@@ -252,7 +252,6 @@ async fn order(site: &Site, order: Order) -> Result<(), Problem> {
         OrderError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
         OrderError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
         OrderError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),
-        OrderError::OtherWorker => Problem::new(StatusCode::CONFLICT, "other_worker", error.to_string()),
         OrderError::OtherCodecs => Problem::new(StatusCode::CONFLICT, "other_codecs", error.to_string()),
         OrderError::NotReady => Problem::not_ready("not_ready", &error.to_string()),
     })

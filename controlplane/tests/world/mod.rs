@@ -110,11 +110,17 @@ impl World {
 
     /// Links a worker: a new one, or the one that an earlier engine left.
     pub fn link(&mut self, worker: usize) {
+        self.announce(worker);
+        self.carry();
+    }
+
+    /// Tells the engine of a worker that is linked, and no more.
+    fn announce(&mut self, worker: usize) {
         self.workers.entry(worker).or_default();
         let of_worker = self.journal.iter().filter(|((index, _), _)| *index == worker);
         let journal = of_worker.map(|((_, slot), bytes)| (*slot, bytes.clone())).collect();
         let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 40_000 + worker as u16))];
-        self.input(Input::Linked { worker, addresses, journal });
+        self.engine.handle(self.now, Input::Linked { worker, addresses, journal });
     }
 
     /// The controlplane is killed, and another takes its place: all sockets are lost, the workers stand.
@@ -124,8 +130,9 @@ impl World {
         self.signals.clear();
         self.injected.clear();
         for worker in self.workers.keys().copied().collect::<Vec<_>>() {
-            self.link(worker);
+            self.announce(worker);
         }
+        self.carry();
     }
 
     pub fn worker(&mut self) -> &mut Worker {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
-    Command, Committed, Described, Direction, Event, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen,
-    Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen,
+    Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys,
+    PeerLimit, PeerOpen, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen, TapOpen,
 };
 
 /// A peer that is installed.
@@ -22,6 +22,9 @@ pub struct Peer {
 pub struct Worker {
     pub peers: BTreeMap<u32, Peer>,
     pub streams: BTreeMap<u32, StreamOpen>,
+    /// In the same places as streams.
+    pub mirrors: BTreeMap<u32, MirrorOpen>,
+    pub taps: BTreeMap<u32, TapOpen>,
     pub stream_codecs: BTreeMap<u32, StreamCodec>,
     pub slots: BTreeMap<u32, SlotOpen>,
     pub routes: BTreeMap<u32, RouteOpen>,
@@ -69,6 +72,7 @@ impl Worker {
             Command::RouteCodec(c) => c.route.index,
             Command::SlotOpen(c) => c.slot.index,
             Command::RouteOpen(c) => c.route.index,
+            Command::TapOpen(c) => c.tap.index,
             _ => return self.carry_out(command),
         };
         self.carry_out(command).map_err(|(_, refusal)| (index, refusal))
@@ -117,12 +121,29 @@ impl Worker {
             Command::StreamOpen(c) => {
                 self.peer(c.peer)?;
                 let mut of_peer = self.streams.values().filter(|open| open.peer == c.peer);
-                let is_taken = c.ssrc != 0 && of_peer.any(|open| [open.ssrc, open.rtx_ssrc].contains(&c.ssrc));
+                let is_doubled = c.ssrc != 0 && of_peer.any(|open| [open.ssrc, open.rtx_ssrc].contains(&c.ssrc));
+                let is_taken = is_doubled || self.mirrors.contains_key(&c.stream.index);
                 vacant(is_taken || self.streams.insert(c.stream.index, c).is_some(), c.stream.index)
             }
+            Command::MirrorOpen(c) => {
+                let is_taken = self.streams.contains_key(&c.stream.index);
+                vacant(is_taken || self.mirrors.insert(c.stream.index, c).is_some(), c.stream.index)
+            }
+            Command::TapOpen(c) => {
+                assert!(self.streams.get(&c.stream.index).is_some_and(|open| open.stream == c.stream), "{c:?}");
+                let is_taken = self.taps.values().any(|tap| (tap.stream, tap.worker) == (c.stream, c.worker));
+                vacant(is_taken || self.taps.insert(c.tap.index, c).is_some(), c.tap.index)
+            }
+            Command::TapClose(c) => match self.taps.get(&c.tap.index) {
+                Some(tap) if tap.tap == c.tap => {
+                    self.taps.remove(&c.tap.index);
+                    Ok(())
+                }
+                _ => Err((c.tap.index, Refusal::Unknown)),
+            },
             Command::StreamCodec(c) => {
-                let open = self.stream(c.stream)?;
-                assert!(open.codec != c.codec && open.pt != c.pt && c.pt != 0, "{open:?} {c:?}");
+                let (codec, pt) = self.stream(c.stream)?;
+                assert!(codec != c.codec && pt != c.pt && c.pt != 0, "{codec:?} {pt} {c:?}");
                 vacant(self.stream_codecs.insert(c.stream.index, c).is_some(), c.stream.index)
             }
             Command::StreamClose(c) => {
@@ -184,6 +205,8 @@ impl Worker {
         self.slots.values().for_each(|&c| echo(c.into()));
         self.routes.values().for_each(|&c| echo(c.into()));
         self.route_codecs.values().for_each(|&c| echo(c.into()));
+        self.mirrors.values().for_each(|&c| echo(c.into()));
+        self.taps.values().for_each(|&c| echo(c.into()));
         let count = (reports.len() - start) as u64;
         reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
         reports.push(Report::Event(Event::Described(Described { count })));
@@ -193,8 +216,11 @@ impl Worker {
         self.peers.get_mut(&id.index).filter(|peer| peer.open.peer == id).ok_or((id.index, Refusal::Unknown))
     }
 
-    fn stream(&self, id: StreamId) -> Result<StreamOpen, (u32, Refusal)> {
-        self.streams.get(&id.index).filter(|c| c.stream == id).copied().ok_or((id.index, Refusal::Unknown))
+    /// Codec and payload type of a stream or mirror.
+    fn stream(&self, id: StreamId) -> Result<(Codec, u8), (u32, Refusal)> {
+        let stream = self.streams.get(&id.index).filter(|c| c.stream == id).map(|c| (c.codec, c.pt));
+        let mirror = self.mirrors.get(&id.index).filter(|c| c.stream == id).map(|c| (c.codec, c.pt));
+        stream.or(mirror).ok_or((id.index, Refusal::Unknown))
     }
 
     fn slot(&self, id: SlotId) -> Result<SlotOpen, (u32, Refusal)> {
@@ -203,6 +229,8 @@ impl Worker {
 
     fn close_stream(&mut self, id: StreamId) {
         self.streams.remove(&id.index);
+        self.mirrors.remove(&id.index);
+        self.taps.retain(|_, tap| tap.stream != id);
         self.stream_codecs.remove(&id.index);
         self.close_routes(|route| route.stream == id);
     }

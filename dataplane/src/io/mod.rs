@@ -87,6 +87,11 @@ impl Io {
         self.clock.now()
     }
 
+    /// Processor time that this thread has taken so far, user and kernel: a system call, so not for every turn.
+    pub fn processor_time(&self) -> Micros {
+        clock::processor_time()
+    }
+
     /// Takes what the kernel has for us, as much as fits the batch. Never waits.
     pub fn fill(&mut self, now: Micros, batch: &mut Batch) {
         self.clock.refresh(now);

@@ -110,20 +110,27 @@ pub fn config(folder: &Folder, driver: Driver) -> Config {
     }
 }
 
-/// A running dataplane with one worker, and the controlplane's end of its link.
+/// A running dataplane with one worker or more, and the controlplane's ends of their links. What is done is done with
+/// the first worker unless another was chosen.
 pub struct Rig {
     pub attached: Attached,
     pub dataplane: Dataplane,
     pub config: Config,
     clients: [IpAddr; 2],
+    /// Which worker is meant.
+    pub worker: usize,
     batch: u64,
     _folder: Folder,
 }
 
 impl Rig {
     pub fn start(ground: Ground<'_>) -> Self {
+        Self::start_workers(ground, 1)
+    }
+
+    pub fn start_workers(ground: Ground<'_>, workers: usize) -> Self {
         let folder = Folder::new();
-        let mut config = config(&folder, ground.driver);
+        let mut config = Config { workers, ..config(&folder, ground.driver) };
         let dataplane = match ground.network {
             None => Dataplane::start(&config).unwrap(),
             Some(network) => {
@@ -134,16 +141,16 @@ impl Rig {
         };
         let attached = attach(&config.socket_path).unwrap();
         let clients = LOOPBACK.map(|family| ground.clients(family));
-        Rig { attached, dataplane, config, clients, batch: 0, _folder: folder }
+        Rig { attached, dataplane, config, clients, worker: 0, batch: 0, _folder: folder }
     }
 
     pub fn link(&mut self) -> &mut ControlLink {
-        &mut self.attached.workers[0].0
+        &mut self.attached.workers[self.worker].0
     }
 
     /// The worker's addresses: IPv4, IPv6.
     pub fn addresses(&self) -> [SocketAddr; 2] {
-        self.dataplane.addresses()[0].as_slice().try_into().unwrap()
+        self.dataplane.addresses()[self.worker].as_slice().try_into().unwrap()
     }
 
     /// Commits commands and waits until the worker says so; the other reports that came by then.
@@ -188,7 +195,7 @@ impl Rig {
         let of = |counter: Counter| counters[counter as usize];
         let dropped: u64 = Counter::ALL.iter().filter(|c| c.name().starts_with("dropped_")).map(|&c| of(c)).sum();
         let fates = of(Counter::Forwarded) + of(Counter::Consumed) + of(Counter::Punted) + dropped;
-        assert_eq!(of(Counter::Received), fates);
+        assert_eq!(of(Counter::Received) + of(Counter::RelayReceived), fates);
     }
 
     /// Opens a peer of an address family, keys it, and lets it prove its address.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use dataplane::Micros;
 use dataplane::forward::{Datagram, Forwarder};
 use dataplane::outbox::{Outbox, Path};
-use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
+use dataplane::relay::{Message, Packet};
+use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::*;
 use proto::stun;
 use webrtc_srtp::context::Context;
@@ -34,11 +35,54 @@ pub struct World {
     pub sent: VecDeque<(SocketAddr, Vec<u8>)>,
     pub reports: Vec<Report>,
     pub punts: Vec<(DatagramHeader, Vec<u8>)>,
+    /// What it told other workers: which, and what.
+    pub told: VecDeque<(usize, Told)>,
     /// The newest tallies.
     pub streams: BTreeMap<StreamId, StreamTally>,
     pub slots: BTreeMap<SlotId, SlotTally>,
     batch: u64,
     next_index: u32,
+}
+
+/// A message between workers, with bytes of its own.
+#[derive(Clone, Debug)]
+pub struct Told {
+    message: Message<'static>,
+    head: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Told {
+    fn new(message: Message<'_>) -> Told {
+        let (message, head, payload) = match message {
+            Message::Packet(Packet { mirror, ssrc, index, ids, head, payload }) => {
+                let bare = Packet { mirror, ssrc, index, ids, head: &[], payload: &[] };
+                (Message::Packet(bare), head.to_vec(), payload.to_vec())
+            }
+            Message::Clock { mirror, ssrc, ntp, rtp, at } => {
+                (Message::Clock { mirror, ssrc, ntp, rtp, at }, Vec::new(), Vec::new())
+            }
+            Message::KeyframeWanted { stream } => (Message::KeyframeWanted { stream }, Vec::new(), Vec::new()),
+        };
+        Told { message, head, payload }
+    }
+
+    /// As it was told.
+    pub fn message(&self) -> Message<'_> {
+        match self.message {
+            Message::Packet(bare) => Message::Packet(Packet { head: &self.head, payload: &self.payload, ..bare }),
+            other => other,
+        }
+    }
+}
+
+/// What workers told each other arrives.
+pub fn exchange(worlds: &mut [World]) {
+    for from in 0..worlds.len() {
+        for (to, told) in std::mem::take(&mut worlds[from].told) {
+            worlds[to].hear(&told.message());
+        }
+    }
 }
 
 impl Default for World {
@@ -57,11 +101,25 @@ impl World {
             sent: VecDeque::new(),
             reports: Vec::new(),
             punts: Vec::new(),
+            told: VecDeque::new(),
             streams: BTreeMap::new(),
             slots: BTreeMap::new(),
             batch: 0,
             next_index: 0,
         }
+    }
+
+    /// Worker `index` of so many. Their ids and addresses differ.
+    pub fn among(index: usize, workers: usize) -> Self {
+        let world = World::new();
+        let forwarder = world.forwarder.among(index, workers);
+        World { forwarder, next_index: index as u32 * 400, ..world }
+    }
+
+    /// A message of another worker arrives.
+    pub fn hear(&mut self, message: &Message<'_>) {
+        self.forwarder.hear(self.now, *message, &mut self.outbox);
+        self.collect();
     }
 
     /// Stages commands and no more.
@@ -119,6 +177,9 @@ impl World {
         while let Some((header, payload)) = self.outbox.pop_punt() {
             self.punts.push((header, payload.to_vec()));
         }
+        while let Some((to, message)) = self.outbox.pop_relay() {
+            self.told.push_back((to, Told::new(message)));
+        }
         for tally in self.outbox.tallies() {
             match tally {
                 Tally::Stream(tally) => drop(self.streams.insert(tally.stream, *tally)),
@@ -140,7 +201,8 @@ impl World {
             matches!(c, Counter::Forwarded | Counter::Consumed | Counter::Punted) || c.name().starts_with("dropped_")
         };
         let fates: u64 = Counter::ALL.iter().filter(is_fate).map(|c| counters[*c as usize]).sum();
-        assert_eq!(fates, counters[Counter::Received as usize], "a datagram has no fate, or two");
+        let came = counters[Counter::Received as usize] + counters[Counter::RelayReceived as usize];
+        assert_eq!(fates, came, "a datagram has no fate, or two");
     }
 
     /// What was sent to a peer since the last call.
@@ -195,6 +257,15 @@ impl World {
             codec,
             feedback: feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
         }
+    }
+
+    /// The commands that carry a stream of worker 0 to this one, as `worker`: the mirror here, and the tap there.
+    pub fn mirror_open(&mut self, open: &StreamOpen, worker: u16) -> (MirrorOpen, TapOpen) {
+        self.next_index += 1;
+        let StreamOpen { stream: origin, peer: publisher, pt, rtx_pt, codec, .. } = *open;
+        let stream = StreamId::new(self.next_index, 1);
+        let mirror = MirrorOpen { stream, worker: 0, origin, publisher, pt, rtx_pt, codec };
+        (mirror, TapOpen { tap: TapId::new(self.next_index, 1), stream: origin, worker, mirror: stream })
     }
 
     pub fn ssrc_of(&self, stream: StreamId) -> u32 {

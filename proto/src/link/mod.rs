@@ -15,6 +15,8 @@
 //!               ◀── journal ─────▶
 //! ```
 //!
+//! The same ring joins two workers of one dataplane ([`Lane`]), in memory of their process.
+//!
 //! Who is trusted: nobody. Every word of the other process is read atomically, copied out, and checked; a lying
 //! index stops its own ring; no input makes this module panic, wait, or touch memory outside the region.
 //!
@@ -38,6 +40,7 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
+mod lane;
 mod page;
 mod ring;
 mod wake;
@@ -59,6 +62,7 @@ pub use self::{
     ends::{ControlLink, Malformed, WorkerLink, pair},
     handshake::{Attached, Contract, LinkError, LinkServer, LinkSocket, Lost, WorkerInfo, attach},
     journal::{JOURNAL_ENTRY_LEN_MAX, JOURNAL_SLOTS, JournalError},
+    lane::{Bell, LANE_LEN, LANE_RECORD_LEN, Lane, LaneReceiver, LaneSender},
 };
 
 /// Commands that may wait for a worker. A room of eight takes about 300 (peers, keys, streams, slots, routes), so a

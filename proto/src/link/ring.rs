@@ -53,10 +53,15 @@ impl<const LEN: usize> Producer<LEN> {
 
     /// Copies a record in and publishes it; false if the ring is full.
     pub(super) fn push(&mut self, ring: &[AtomicU64], record: &[u8; LEN]) -> bool {
+        self.push_with(ring, |words| copy_in(words, record))
+    }
+
+    /// Lets `write` fill the words of a record and publishes it; false, and nothing was written, if the ring is full.
+    pub(super) fn push_with(&mut self, ring: &[AtomicU64], write: impl FnOnce(&[AtomicU64])) -> bool {
         if self.space_seen() == 0 && self.space(ring) == 0 {
             return false;
         }
-        copy_in(&ring[place::<LEN>(self.tail, self.capacity)], record);
+        write(&ring[place::<LEN>(self.tail, self.capacity)]);
         self.tail = self.tail.wrapping_add(1);
         // Release: the record is whole before the consumer can see the tail move.
         ring[TAIL].store(self.tail, Ordering::Release);
@@ -93,10 +98,15 @@ impl<const LEN: usize> Consumer<LEN> {
 
     /// Copies the oldest record out and frees its place; false if the ring is empty.
     pub(super) fn pop(&mut self, ring: &[AtomicU64], record: &mut [u8; LEN]) -> bool {
+        self.pop_with(ring, |words| copy_out(words, record))
+    }
+
+    /// Lets `read` copy the oldest record out of its words and frees its place; false if the ring is empty.
+    pub(super) fn pop_with(&mut self, ring: &[AtomicU64], read: impl FnOnce(&[AtomicU64])) -> bool {
         if self.waiting_seen() == 0 && self.waiting(ring) == 0 {
             return false;
         }
-        copy_out(&ring[place::<LEN>(self.head, self.capacity)], record);
+        read(&ring[place::<LEN>(self.head, self.capacity)]);
         self.head = self.head.wrapping_add(1);
         // Release: the copy is done before the producer may write here again.
         ring[HEAD].store(self.head, Ordering::Release);

@@ -63,8 +63,8 @@ pub(super) async fn delete(
 ///
 /// Its media goes on without a new offer: it is told `moved`, the room that it leaves `peer_left` with the reason
 /// `moved`, the other one `peer_joined`. Its id stays. The other room need not be there yet. It is refused (409) if the
-/// other room is locked (`room_locked`), full (`room_full`), carried by another worker (`other_worker`) or has other
-/// codecs of video (`other_codecs`). Needs a token for both rooms, which is one for `*`.
+/// other room is locked (`room_locked`), full (`room_full`) or has other codecs of video
+/// (`other_codecs`). Needs a token for both rooms, which is one for `*`.
 #[utoipa::path(post, path = "/v1/rooms/{room}/peers/{peer}/move", tag = "peers", operation_id = "move",
     params(("room" = String, Path, description = "The room that it is in", pattern = "^[A-Za-z0-9._-]{1,64}$"), ("peer" = String, Path, description = "Its id")),
     request_body = PeerMove, responses((status = 200, description = "The peer in its new room", body = PeerView),

@@ -45,8 +45,8 @@ pub(super) struct RoomView {
     locked: bool,
     /// Whether it was made by `PUT` and stays when it is empty.
     made: bool,
-    /// The worker that carries it, while somebody is in it.
-    worker: Option<usize>,
+    /// The workers that carry it, while somebody is in it.
+    workers: Vec<usize>,
 }
 
 impl RoomView {
@@ -77,7 +77,7 @@ impl RoomView {
                 .collect(),
             locked: policy.locked,
             made: made.is_some(),
-            worker: live.map(|room| room.worker),
+            workers: live.map(|room| room.workers.clone()).unwrap_or_default(),
         })
     }
 }
@@ -105,7 +105,7 @@ pub(super) struct RoomLimits {
     client_bps_max: Option<u32>,
     /// The codecs of video that it uses, the preferred first, one or two different ones. Everybody sends the first until
     /// somebody comes who lacks it. A room that somebody is in keeps those that it has until the last has left.
-    #[schema(min_items = 1, max_items = 2)]
+    #[schema(min_items = 1, max_items = 2, value_type = Option<BTreeSet<CodecName>>)]
     #[serde(default)]
     codecs: Option<Vec<CodecName>>,
     /// Whether nobody else may come in.
@@ -188,7 +188,7 @@ pub(super) struct RoomChange {
     client_bps_max: Option<Option<u32>>,
     /// The codecs of video that it uses, the preferred first, one or two different ones. A room that somebody is in keeps
     /// those that it has until the last has left.
-    #[schema(min_items = 1, max_items = 2, value_type = Option<Vec<CodecName>>)]
+    #[schema(min_items = 1, max_items = 2, value_type = Option<BTreeSet<CodecName>>)]
     #[serde(default, deserialize_with = "said")]
     codecs: Option<Option<Vec<CodecName>>>,
     /// Whether nobody else may come in.
@@ -362,31 +362,67 @@ pub(super) struct PeerMove {
 /// Longest `jti` that is taken, characters.
 const JTI_LEN_MAX: usize = 256;
 
-/// Whose tokens to revoke.
+/// Whose tokens to revoke: those of a name or of everybody, or a single one.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, try_from = "RevocationFields")]
+pub(super) enum RevocationOrder {
+    /// All tokens until now.
+    Named(NamedTokens),
+    /// One token.
+    Single(SingleToken),
+}
+
+/// All tokens until now.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RevocationOrder {
+pub(super) struct NamedTokens {
     /// Tokens with this name; everybody's if it is left out or null.
     #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
-    #[serde(default)]
-    name: Option<String>,
-    /// The one token with this `jti`, instead of a name.
+    pub(super) name: Option<String>,
+}
+
+/// One token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SingleToken {
+    /// The `jti` of the one that is meant.
     #[schema(min_length = 1, max_length = 256)]
-    #[serde(default)]
-    jti: Option<String>,
+    pub(super) jti: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevocationFields {
+    #[serde(default, deserialize_with = "said")]
+    name: Option<Option<String>>,
+    #[serde(default, deserialize_with = "said")]
+    jti: Option<Option<String>>,
+}
+
+impl TryFrom<RevocationFields> for RevocationOrder {
+    type Error = String;
+
+    fn try_from(fields: RevocationFields) -> Result<Self, String> {
+        match (fields.name, fields.jti) {
+            (Some(_), Some(_)) => Err("name and jti: one of them says whose tokens are meant".into()),
+            (None, Some(jti)) => match jti.filter(|jti| (1..=JTI_LEN_MAX).contains(&jti.chars().count())) {
+                Some(jti) => Ok(RevocationOrder::Single(SingleToken { jti })),
+                None => Err(format!("jti is not 1 to {JTI_LEN_MAX} characters")),
+            },
+            (name, None) => Ok(RevocationOrder::Named(NamedTokens { name: name.flatten() })),
+        }
+    }
 }
 
 impl RevocationOrder {
     /// The name and the `jti`, of which one may be given, if they can be such.
     pub(super) fn whose(self) -> Result<(Option<String>, Option<String>), Problem> {
-        let length = self.jti.as_ref().map(|jti| jti.chars().count());
-        match (self.name, self.jti) {
-            (Some(_), Some(_)) => Err(Problem::invalid("name and jti: one of them says whose tokens are meant")),
-            (Some(name), None) if !is_participant_name(&name) => Err(bad_name()),
-            (None, Some(_)) if !length.is_some_and(|length| (1..=JTI_LEN_MAX).contains(&length)) => {
-                Err(Problem::invalid(format!("jti is not 1 to {JTI_LEN_MAX} characters")))
+        match self {
+            RevocationOrder::Single(SingleToken { jti }) => Ok((None, Some(jti))),
+            RevocationOrder::Named(NamedTokens { name }) if !name.as_deref().is_none_or(is_participant_name) => {
+                Err(bad_name())
             }
-            whose => Ok(whose),
+            RevocationOrder::Named(NamedTokens { name }) => Ok((name, None)),
         }
     }
 }
