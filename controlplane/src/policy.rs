@@ -63,7 +63,7 @@ impl Default for Settings {
             codecs: VideoCodecs::default(),
             rooms_max: 1_000,
             peers_per_worker_max: 512,
-            room_peers_per_worker: PEERS_MAX_CEILING as usize,
+            room_peers_per_worker: 64,
             sockets_max: 4_096,
             tracks_max: 6,
             slots_max: SLOTS_CEILING,
