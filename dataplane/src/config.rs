@@ -60,13 +60,6 @@ pub const EVEN_LEN: usize = 16;
 /// Longest packet, without SRTP's tag, that padding may make: what libwebrtc itself sends (`kVideoMtu` of 1200 bytes), so
 /// that no path is too narrow for it.
 pub const EVEN_LEN_MAX: usize = 1200;
-/// How long packets of a video frame wait for the rest of it, at most, so that each receiver's leave as one train. Browsers
-/// pace a frame's packets: at 2.5 Mb/s half of the frames come within 350 µs. The kernel's timer slack of 50 µs comes
-/// on top.
-pub const FRAME_PATIENCE: Micros = 250;
-/// Receivers of a stream from which on it is worth it: in a meeting of eight a frame has one or two packets, and waiting a
-/// whole millisecond made trains of 1.35 (measured: docs/MEASURING.md).
-pub const PATIENT_ROUTES_MIN: usize = 16;
 /// Bytes of the outbox slab: a burst of eight full packets to 500 receivers, which leaves as trains of eight, and room
 /// for one more of the widest fan-outs. Half of it would cut those trains in half.
 pub const OUTBOX_LEN: usize = 8 << 20;

@@ -529,7 +529,6 @@ impl Forwarder {
         let pictures = Pictures::read(format.codec, packet.payload);
         let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
         let is_alone = is_first && packet.header.marker;
-        let mark = out.mark();
         for hop in &mut stream.hops {
             let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
             if transport.outgoing().is_none() {
@@ -591,9 +590,6 @@ impl Forwarder {
             }
             counters[Counter::Sent as usize] += 1;
             counters[Counter::SentBytes as usize] += packet.payload.len() as u64;
-        }
-        if format.codec.is_video() && !packet.header.marker {
-            out.may_wait(mark, now);
         }
     }
 

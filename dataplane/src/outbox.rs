@@ -13,8 +13,8 @@ use proto::id::StreamId;
 use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
-    CHUNKS_MAX, FRAME_LEN, FRAME_PATIENCE, Micros, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PATIENT_ROUTES_MIN,
-    PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX, REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
+    CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
+    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
 use crate::io::Slab;
 use crate::relay::{Message, Packet as RelayedPacket};
@@ -92,11 +92,6 @@ impl Places {
         }
     }
 
-    /// Whether it pays to have more packets of one destination before they leave. As frames they leave one by one.
-    fn are_trains_worth_it(&self) -> bool {
-        matches!(self, Places::Dense { .. })
-    }
-
     /// Whether a widest fan-out might not find room.
     fn is_nearly_full(&self) -> bool {
         match self {
@@ -117,9 +112,6 @@ pub struct Outbox {
     /// By peer index: the chain that this turn began for it, valid if the stamp is this turn's.
     chain_of: Box<[(u32, u32)]>,
     stamp: u32,
-    /// Since when packets wait for the rest of their frame, and whether something else must leave now.
-    waits_since: Option<Micros>,
-    is_urgent: bool,
     reports: VecDeque<Report>,
     reports_lost: u64,
     punts: VecDeque<(DatagramHeader, u32)>,
@@ -132,13 +124,6 @@ pub struct Outbox {
     relayed_used: usize,
     tallies: Vec<Tally>,
     refused: u64,
-}
-
-/// How full the outbox was, and whether something in it was in a hurry.
-#[derive(Clone, Copy)]
-pub(crate) struct Mark {
-    packets: usize,
-    is_urgent: bool,
 }
 
 /// A message for another worker. The bytes of a packet, head and payload, lie there once for all workers.
@@ -178,8 +163,6 @@ impl Outbox {
             chains: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chain_of: vec![(0, 0); PEERS_MAX].into_boxed_slice(),
             stamp: 1,
-            waits_since: None,
-            is_urgent: false,
             reports: VecDeque::with_capacity(REPORTS_MAX),
             reports_lost: 0,
             punts: VecDeque::with_capacity(PUNTS_PER_TURN_MAX),
@@ -226,42 +209,16 @@ impl Outbox {
         }
         self.packets.clear();
         self.chains.clear();
-        (self.waits_since, self.is_urgent) = (None, false);
-        self.clear_told();
-        self.stamp = self.stamp.wrapping_add(1);
-        if self.stamp == 0 {
-            self.chain_of.fill((0, 0));
-            self.stamp = 1;
-        }
-    }
-
-    /// Forgets punts, messages and tallies, which were handed over; packets wait.
-    pub(crate) fn clear_told(&mut self) {
         self.punts.clear();
         self.punts_used = 0;
         self.relays.clear();
         self.relayed_used = 0;
         self.tallies.clear();
-    }
-
-    /// Where the outbox is now, for [`Outbox::may_wait`].
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { packets: self.packets.len(), is_urgent: self.is_urgent }
-    }
-
-    /// What was queued since a mark is packets of a video frame that goes on. They may wait for the rest of it, if so many
-    /// receivers get them that trains are worth it, and if nothing else is in a hurry.
-    pub(crate) fn may_wait(&mut self, since: Mark, now: Micros) {
-        let is_worth_it = self.packets.len() - since.packets >= PATIENT_ROUTES_MIN && self.places.are_trains_worth_it();
-        if is_worth_it && !since.is_urgent {
-            self.waits_since.get_or_insert(now);
-            self.is_urgent = false;
+        self.stamp = self.stamp.wrapping_add(1);
+        if self.stamp == 0 {
+            self.chain_of.fill((0, 0));
+            self.stamp = 1;
         }
-    }
-
-    /// Until when what is in the outbox may wait for more; `None` if it must leave now, or nothing is there.
-    pub(crate) fn waits_until(&self) -> Option<Micros> {
-        self.waits_since.filter(|_| !self.is_urgent).map(|since| since + FRAME_PATIENCE)
     }
 
     /// One chain for each destination, in order of first use.
@@ -364,7 +321,6 @@ impl Outbox {
             return true;
         }
         self.places.take(len);
-        self.is_urgent = true;
         self.link(to, Packet { start: start as u32, len: len as u32, next: END });
         true
     }

@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{io, process, thread};
 
 use core_affinity::CoreId;
@@ -171,8 +171,6 @@ impl Worker {
         while self.obey() {
             if self.turn() {
                 self.spin.busy(self.core.io.now());
-            } else if let Some(until) = self.core.outbox.waits_until() {
-                self.core.rest(until);
             } else if !self.spin() {
                 self.park().await;
             }
@@ -210,7 +208,7 @@ impl Worker {
         did_work |= self.core.serve_commands(now);
         did_work |= self.core.serve_injects(now);
         did_work |= self.core.tick(now);
-        self.core.hand_over_due(now);
+        self.core.hand_over(now);
         did_work |= self.core.describe();
         self.core.count(Counter::Turns, 1);
         if now.saturating_sub(self.published_at) >= PUBLISH_INTERVAL {
@@ -374,27 +372,17 @@ impl Core {
         [self.forwarder.deadline(), retry].into_iter().flatten().min()
     }
 
-    /// Hands over what is in the outbox, but for packets that may wait for the rest of their frame.
-    fn hand_over_due(&mut self, now: Micros) {
-        match self.outbox.waits_until() {
-            Some(until) if now < until => {
-                self.tell();
-                self.outbox.clear_told();
-            }
-            _ => self.hand_over(now),
-        }
-    }
-
-    /// Waits for the rest of a frame. The worker has nothing else to do, and what comes meanwhile waits no longer than the
-    /// frame does.
-    fn rest(&mut self, until: Micros) {
-        thread::sleep(Duration::from_micros(until.saturating_sub(self.io.now())));
-    }
-
     /// What other workers get, reports, punts and tallies to the controlplane, packets to the kernel; the outbox is empty
     /// afterwards.
     fn hand_over(&mut self, now: Micros) {
-        self.tell();
+        self.hand_over_relays();
+        let must_notify = self.hand_over_punts() | self.hand_over_reports();
+        if let Some(served) = self.served.as_mut().filter(|_| must_notify) {
+            served.link.notify();
+        }
+        if let Some(served) = &mut self.served {
+            self.outbox.tallies().iter().for_each(|tally| served.link.publish_tally(tally));
+        }
         if !self.outbox.is_empty() {
             let flushed = self.io.flush(now, &mut self.outbox);
             self.count(Counter::SentTrains, flushed.trains);
@@ -406,18 +394,6 @@ impl Core {
             self.io.go_on(now, &mut self.outbox);
         }
         self.outbox.clear();
-    }
-
-    /// What others are to know of the turn.
-    fn tell(&mut self) {
-        self.hand_over_relays();
-        let must_notify = self.hand_over_punts() | self.hand_over_reports();
-        if let Some(served) = self.served.as_mut().filter(|_| must_notify) {
-            served.link.notify();
-        }
-        if let Some(served) = &mut self.served {
-            self.outbox.tallies().iter().for_each(|tally| served.link.publish_tally(tally));
-        }
     }
 
     /// Counts how long it took what was just handed to the kernel. The clock is read once a flush.

@@ -87,22 +87,13 @@ impl Broadcast {
         all.enumerate().map(|(index, &from)| (from, check(index as u32)))
     }
 
-    /// The next packets of a stream, which are one frame, protected by the publisher.
-    pub(crate) fn frame(&mut self, stream: usize, packets: usize, payload_len: usize) -> Vec<Vec<u8>> {
-        (1..=packets).map(|n| self.part(stream, n == packets, payload_len)).collect()
-    }
-
-    /// The next packet of a stream, which is a frame, protected by the publisher.
+    /// The next packet of a stream, protected by the publisher.
     pub(crate) fn packet(&mut self, stream: usize, payload_len: usize) -> Vec<u8> {
-        self.part(stream, true, payload_len)
-    }
-
-    fn part(&mut self, stream: usize, marker: bool, payload_len: usize) -> Vec<u8> {
         let (_, next) = &mut self.streams[stream];
         let (index, ssrc) = (*next, SSRC + stream as u32);
         *next += 1;
         let mut packet = vec![0x5a; WRITTEN_LEN_MAX + payload_len + Crypto::OVERHEAD_MAX];
-        let mut writer = HeaderWriter::new(&mut packet, marker, PT, index as u16, (index * 300) as u32, ssrc);
+        let mut writer = HeaderWriter::new(&mut packet, false, PT, index as u16, (index * 300) as u32, ssrc);
         for (id, value) in [(2, &[1, 2, 3][..]), (3, &(index as u16).to_be_bytes()), (4, b"0")] {
             assert!(writer.extension(id, value));
         }

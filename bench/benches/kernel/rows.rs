@@ -97,7 +97,7 @@ fn wait_readable(socket: &impl std::os::fd::AsFd) {
 /// Packets as long as those that the worker sends: protected, with header extensions.
 fn packets_like_ours(case: Case) -> Vec<Vec<u8>> {
     let mut broadcast = Broadcast::new(SrtpProfile::AeadAes128Gcm, bind_address(), &[], &[0]);
-    broadcast.frame(0, case.train, case.payload_len)
+    (0..case.train).map(|_| broadcast.packet(0, case.payload_len)).collect()
 }
 
 fn bind_address() -> SocketAddr {
@@ -229,7 +229,7 @@ impl Edge {
         let frames = self.counter(Counter::SentFrames);
         let mut time = Duration::ZERO;
         for _ in 0..turns {
-            let packets = self.broadcast.frame(stream, case.train, case.payload_len);
+            let packets: Vec<_> = (0..case.train).map(|_| self.broadcast.packet(stream, case.payload_len)).collect();
             let before = self.counter(Counter::Received);
             self.publish(&packets);
             while self.counter(Counter::Received) - before < case.train as u64 {
