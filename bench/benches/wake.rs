@@ -35,7 +35,11 @@ impl Edge {
         let dataplane = Dataplane::start(&config).expect("a dataplane");
         let mut attached = attach(&socket_path).expect("its link");
         let _ = fs::remove_file(&socket_path);
-        let [source, sink] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        let [source, sink] = [(); 2].map(|()| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            socket.set_nonblocking(true).expect("a socket");
+            socket
+        });
         let [publisher, receiver] = [&source, &sink].map(|socket| socket.local_addr().expect("it is bound"));
         let broadcast = Broadcast::new(SrtpProfile::AeadAes128Gcm, publisher, &[receiver], &[1]);
         let link = &mut attached.workers[0].0;
@@ -45,17 +49,26 @@ impl Edge {
         link.notify();
         let mut edge = Edge { attached, dataplane, source, sink, broadcast };
         edge.check_consent();
-        edge.sink.set_nonblocking(true).expect("a socket");
         edge.ping();
         edge
     }
 
+    /// Both prove their addresses, as each browser does all the time.
     fn check_consent(&mut self) {
         let to = self.dataplane.addresses()[0][0];
+        let mut buffer = [0; 2048];
         for ((_, check), socket) in self.broadcast.checks().zip([&self.source, &self.sink]) {
-            socket.send_to(&check, to).expect("loopback takes a datagram");
+            let begun = Instant::now();
+            let mut asked = None;
+            // What begins with a small byte is STUN. Until the worker has its commands it answers nothing.
+            while !socket.recv(&mut buffer).is_ok_and(|len| len > 0 && buffer[0] < 4) {
+                if asked.is_none_or(|asked: Instant| asked.elapsed() > Duration::from_millis(50)) {
+                    socket.send_to(&check, to).expect("loopback takes a datagram");
+                    asked = Some(Instant::now());
+                }
+                assert!(begun.elapsed() < Duration::from_secs(5), "a check is answered");
+            }
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
 
     /// Sends a packet and waits for it; how long that took, microseconds.
@@ -106,11 +119,11 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 fn main() {
+    let mut edges = SPINS.map(Edge::start);
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     if let Some(last) = cores.last() {
-        core_affinity::set_for_current(*last); // worker 0 is on the first
+        core_affinity::set_for_current(*last); // The workers have started by now, on the first.
     }
-    let mut edges = SPINS.map(Edge::start);
     println!(
         "\nµs from sending to arrival, p50 / p99 / p99.9, and the worker's core: work + spinning; {ROUNDS} interleaved rounds"
     );

@@ -241,7 +241,7 @@ pub const SPIN_US_MAX: Micros = 1000;
 /// A worker spins for at most one in so many microseconds, however often it finds nothing to do.
 pub const SPIN_SHARE_DIVISOR: Micros = 2;
 /// What it may save up for a burst of short pauses.
-pub const SPIN_CREDIT_MAX: Micros = 100 * MILLISECOND;
+pub const SPIN_CREDIT_MAX: Micros = 10 * MILLISECOND;
 /// How often a busy worker publishes its counters. An idle one publishes before it parks.
 pub const PUBLISH_INTERVAL: Micros = 100 * MILLISECOND;
 /// Places of the event ring that echoes of a description leave to events.

@@ -127,7 +127,7 @@ struct Worker {
     batch: Batch,
     core: Core,
     spin: Spin,
-    /// Time that went into looking for work, microseconds.
+    /// Processor time that went into looking for work, microseconds.
     spun: Micros,
     orders: Receiver<Order>,
     knock: OwnedFd,
@@ -183,19 +183,23 @@ impl Worker {
     fn spin(&mut self) -> bool {
         let begun = self.core.io.now();
         let until = begun + self.spin.idle(begun);
-        let mut now = begun;
+        if until == begun {
+            return false;
+        }
+        // The turn that finds something is work and no spinning.
+        let mut vain = (begun, self.core.io.processor_time());
+        let before = vain;
         let mut did_work = false;
-        while now < until && !did_work {
+        while vain.0 < until && !did_work {
             did_work = self.turn();
-            now = self.core.io.now();
+            if !did_work {
+                vain = (self.core.io.now(), self.core.io.processor_time());
+            }
         }
-        if until > begun {
-            // What the last turn did is work, not spinning; the turns before it are most of the time.
-            self.spin.spent(now - begun);
-            self.spun += now - begun;
-        }
+        self.spin.spent(vain.0 - before.0);
+        self.spun += vain.1 - before.1;
         if did_work {
-            self.spin.busy(now);
+            self.spin.busy(vain.0);
         }
         did_work
     }
