@@ -246,7 +246,7 @@ pub(crate) struct Media {
     /// How many cores move packets [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
-    /// How packets leave: auto, udp, or frames, which is faster and passes by the firewall [default: auto]
+    /// How packets leave: auto, udp, uring, or frames, which is faster and passes by the firewall [default: auto]
     #[arg(long, value_name = "HOW")]
     pub(crate) io: Option<String>,
 }

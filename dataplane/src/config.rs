@@ -187,7 +187,7 @@ impl Default for Config {
     }
 }
 
-/// How packets leave a worker. They always come in by its sockets.
+/// How packets come and leave. They always come in by a worker's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Backend {
     /// By what is fastest of that which changes nothing but the speed: the sockets.
@@ -195,6 +195,8 @@ pub enum Backend {
     Auto,
     /// By the sockets.
     Udp,
+    /// By the sockets, through io_urings of the worker's own. Where the kernel has none, by system calls.
+    Uring,
     /// As Ethernet frames, past the kernel's UDP, IP, firewall and traffic control. Where that cannot be, by the sockets.
     Frames,
 }

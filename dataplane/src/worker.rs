@@ -121,6 +121,26 @@ fn open_outbox(seat: &Seat, io: &mut Io) -> Outbox {
     }
 }
 
+/// The batch, as the way in needs it: a ring fills buffers of its own.
+fn open_batch(seat: &Seat, io: &mut Io) -> Batch {
+    if seat.backend != Backend::Uring {
+        return Batch::new();
+    }
+    match io.open_uring() {
+        Ok(batch) => {
+            tracing::info!(worker = seat.index, "packets come and leave through io_uring");
+            batch
+        }
+        Err(error) => {
+            tracing::warn!(
+                worker = seat.index,
+                "packets come and leave by system calls and not through io_uring: {error}"
+            );
+            Batch::new()
+        }
+    }
+}
+
 /// A worker between its start and its end.
 struct Worker {
     index: usize,
@@ -151,12 +171,13 @@ impl Worker {
         let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.origin)?;
         let knocked = io.watch(&seat.knock)?;
         let outbox = open_outbox(&seat, &mut io);
+        let batch = open_batch(&seat, &mut io);
         let now = io.now();
         let forwarder = Forwarder::new(seat.seed, now).among(seat.index, seat.exchange.workers());
         let relay = Relay::new(seat.exchange, seat.index);
         Ok(Self {
             index: seat.index,
-            batch: Batch::new(),
+            batch,
             core: Core { io, forwarder, outbox, latency: Latency::new(), relay, served: None },
             spin: Spin::new(seat.spin_us, now),
             spun: 0,

@@ -128,9 +128,9 @@ fn a_turn_does_not_allocate() {
         rig.wait_for_counter(Counter::Sent, 8 * 25 * 20);
         assert!(
             windows[2..].contains(&0),
-            "{:?}, frames {}: allocations in windows of 25 rounds: {windows:?}",
+            "{:?}, {:?}: allocations in windows of 25 rounds: {windows:?}",
             ground.driver,
-            ground.are_frames()
+            ground.backend
         );
     });
     // The counter counts: starting a dataplane in other threads allocates.

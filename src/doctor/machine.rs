@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dataplane::config::{Driver, SOCKET_BUFFER_BYTES};
-use dataplane::io::Socket;
+use dataplane::config::{Backend, Driver, SOCKET_BUFFER_BYTES};
+use dataplane::io::{Io, Socket, block_on};
 use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
@@ -29,6 +29,7 @@ const CLOCK_MIN: u64 = 1_735_689_600;
 pub(super) fn look(options: &Options) -> Vec<Finding> {
     let release = read("/proc/sys/kernel/osrelease");
     let mut findings = vec![kernel(&release), io_uring(options.driver)];
+    findings.extend((options.backend == Backend::Uring).then(rings));
     findings.extend(udp());
     findings.push(descriptors(options, getrlimit(Resource::Nofile).maximum));
     findings.push(memlock(options, parse_version(&release), getrlimit(Resource::Memlock).maximum));
@@ -63,13 +64,30 @@ fn kernel(release: &str) -> Finding {
     }
 }
 
+/// Whether packets can come and leave through io_urings, tried by opening them.
+fn rings() -> Finding {
+    let tried = std::thread::spawn(|| {
+        let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(|error| error.to_string())?;
+        let opened = block_on(Driver::Auto, async {
+            let mut io = Io::new(vec![socket], Instant::now()).map_err(|error| error.to_string())?;
+            io.open_uring().map(drop).map_err(|error| error.to_string())
+        });
+        opened.map_err(|error| error.to_string())?
+    });
+    match tried.join() {
+        Ok(Ok(())) => Finding::ok("io", "packets come and leave through io_uring"),
+        Ok(Err(why)) => Finding::warn("io", format!("io = \"uring\", but: {why}; udp serves"), "io = \"udp\""),
+        Err(_) => Finding::warn("io", "io = \"uring\", but the kernel takes it apart; udp serves", "io = \"udp\""),
+    }
+}
+
 /// Whether a worker can wait by io_uring, tried by doing it.
 fn io_uring(driver: Driver) -> Finding {
     const CHECK: &str = "io_uring";
     if driver == Driver::Epoll {
         return Finding::ok(CHECK, "not used: driver = \"epoll\"");
     }
-    let tried = std::thread::spawn(|| dataplane::io::block_on(Driver::Uring, async {})).join();
+    let tried = std::thread::spawn(|| block_on(Driver::Uring, async {})).join();
     let why = match tried {
         Ok(Ok(())) => return Finding::ok(CHECK, "workers wait by io_uring"),
         Ok(Err(error)) => error.to_string(),

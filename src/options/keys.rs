@@ -207,7 +207,7 @@ impl Key {
             Kind::Codecs => {
                 format!("one or two of {}", VideoCodec::ALL.map(VideoCodec::name).join(", "))
             }
-            Kind::Backend => "auto, udp or frames".into(),
+            Kind::Backend => "auto, udp, uring or frames".into(),
             Kind::State => "a folder".into(),
             Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
         }
@@ -292,6 +292,7 @@ impl Key {
             Kind::Backend => match options.backend {
                 Backend::Auto => "auto".into(),
                 Backend::Udp => "udp".into(),
+                Backend::Uring => "uring".into(),
                 Backend::Frames => "frames".into(),
             },
             Kind::State => options.state.display().to_string(),
@@ -387,6 +388,7 @@ fn backend(text: &str) -> Option<Backend> {
     match text {
         "auto" => Some(Backend::Auto),
         "udp" => Some(Backend::Udp),
+        "uring" => Some(Backend::Uring),
         "frames" => Some(Backend::Frames),
         _ => None,
     }

@@ -1,5 +1,5 @@
 //! What forwarding a packet costs with a kernel under it: the production worker beside the bare kernel loop of the same
-//! system calls, tokio and monoio, in one interleaved run for each sink. CPU time of the sending thread for each packet
+//! system calls, tokio, monoio and tokio-uring, in one interleaved run for each sink. CPU time of the sending thread for each packet
 //! that left. docs/MEASURING.md says how to read the numbers.
 //!
 //! `cargo bench -p bench --bench kernel -- veth` runs one sink alone.
@@ -156,13 +156,18 @@ fn measure(kind: Kind) -> Option<Table> {
         Row::start("udp gcm128", &sinks, |seat| rows::uprtc(seat, Backend::Udp, GCM)),
         Row::start("udp cm-sha1", &sinks, |seat| rows::uprtc(seat, Backend::Udp, CM)),
     ];
+    let has_uring = ::monoio::utils::detect_uring();
+    if has_uring {
+        rows.push(Row::start("uring gcm128", &sinks, |seat| rows::uprtc(seat, Backend::Uring, GCM)));
+    }
     if kind != Kind::Loopback {
         rows.push(Row::start("frames gcm128", &sinks, |seat| rows::uprtc(seat, Backend::Frames, GCM)));
         rows.push(Row::start("frames cm-sha1", &sinks, |seat| rows::uprtc(seat, Backend::Frames, CM)));
     }
     rows.push(Row::start("tokio", &sinks, rows::tokio));
-    if ::monoio::utils::detect_uring() {
+    if has_uring {
         rows.push(Row::start("monoio", &sinks, rows::monoio));
+        rows.push(Row::start("tokio-uring", &sinks, rows::tokio_uring));
     }
     sinks.close_buffers();
     print!("\n{:<24}", format!("sink: {}", kind.name()));

@@ -14,7 +14,8 @@ const PLOT_HEIGHT: f64 = 220.0;
 const MARGIN: f64 = 48.0;
 const TOP: f64 = 64.0;
 /// Told apart without colour vision, too, and readable on white and on black.
-const COLOURS: [&str; 8] = ["#8a8a8a", "#0072b2", "#56b4e9", "#009e73", "#7ccbae", "#e69f00", "#d55e00", "#cc79a7"];
+const COLOURS: [&str; 9] =
+    ["#8a8a8a", "#0072b2", "#56b4e9", "#332288", "#009e73", "#7ccbae", "#e69f00", "#d55e00", "#cc79a7"];
 
 /// The whole picture.
 pub(crate) fn draw(machine: &str, tables: &[Table]) -> String {

@@ -207,8 +207,8 @@ impl Edge {
         while let Ok((len, from)) = sink.recv_from(&mut buffer) {
             if from == self.address && buffer[0] & 0xc0 == 0x80 {
                 let plain = theirs.decrypt_rtp(&buffer[..len]).expect("what the worker sends is authentic");
-                assert!(plain.ends_with(&[0x5a; 1000]));
-                found += 1;
+                // After the keyframe came a short packet, see `learn_ways`.
+                found += usize::from(plain.ends_with(&[0x5a; 1000]));
             }
         }
         assert!(found > 0, "the first receiver was sent the keyframe");
@@ -324,6 +324,41 @@ pub(crate) fn monoio(seat: &Seat) {
         runtime.block_on(async {
             let socket = socket.try_clone().expect("a descriptor");
             let socket = ::monoio::net::udp::UdpSocket::from_std(socket).expect("a socket");
+            let mut measured = Measured { sends: turns * case.train * case.fan_out, ..Measured::default() };
+            let mut buffers: Vec<Vec<u8>> = (0..case.train).map(|_| Vec::with_capacity(2048)).collect();
+            for _ in 0..turns {
+                publish(&source, address, &packets);
+                let start = thread_time();
+                for buffer in &mut buffers {
+                    buffer.clear();
+                    let (result, received) = socket.recv_from(std::mem::take(buffer)).await;
+                    result.expect("receives");
+                    *buffer = received;
+                }
+                for &sink in &sinks[..case.fan_out] {
+                    for buffer in &mut buffers {
+                        let (result, sent) = socket.send_to(std::mem::take(buffer), sink).await;
+                        result.expect("sends");
+                        *buffer = sent;
+                        measured.packets += 1;
+                    }
+                }
+                measured.time += thread_time() - start;
+            }
+            measured
+        })
+    });
+}
+
+/// `recv_from` and `send_to` of tokio-uring, each awaited.
+pub(crate) fn tokio_uring(seat: &Seat) {
+    let runtime = ::tokio_uring::Runtime::new(&::tokio_uring::builder()).expect("checked before this row began");
+    let (socket, source, sinks) = (seat.bind(), seat.bind(), seat.sinks.addresses());
+    let address = local(&socket);
+    seat.serve(|case, turns| {
+        let packets = packets_like_ours(case);
+        runtime.block_on(async {
+            let socket = ::tokio_uring::net::UdpSocket::from_std(socket.try_clone().expect("a descriptor"));
             let mut measured = Measured { sends: turns * case.train * case.fan_out, ..Measured::default() };
             let mut buffers: Vec<Vec<u8>> = (0..case.train).map(|_| Vec::with_capacity(2048)).collect();
             for _ in 0..turns {

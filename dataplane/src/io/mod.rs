@@ -5,7 +5,7 @@
 //!
 //! `unsafe` is here because `recvmmsg`, `sendmmsg` and their control messages (timestamps, UDP_GRO, UDP_SEGMENT) have
 //! no safe form. They are worth it: one system call moves dozens of packets, and a train of eight costs an eighth of
-//! eight packets (docs/MEASURING.md). The proofs are the tests of `udp` and `train`, over real sockets.
+//! eight packets (docs/MEASURING.md). The proofs are the tests of `udp`, `train` and `uring`, over real sockets.
 
 #![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
 
@@ -15,6 +15,7 @@ mod park;
 mod slab;
 mod train;
 mod udp;
+mod uring;
 
 use std::future::Future;
 use std::io;
@@ -23,7 +24,7 @@ use std::time::Instant;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use self::{clock::Clock, frames::Frames, park::Parking, train::Egress};
+use self::{clock::Clock, frames::Frames, park::Parking, train::Egress, uring::Inlet, uring::Uring};
 use crate::config::{CHUNKS_MAX, Driver, FRAMES_RETRY, Micros, REFUSED_TRAINS_TIMEOUT};
 use crate::outbox::{CHUNK_LEN, Outbox};
 
@@ -31,6 +32,7 @@ pub use self::frames::Unsuited;
 pub use self::park::Watch;
 pub use self::slab::Slab;
 pub use self::udp::{Batch, BindError, Granted, Socket};
+pub use self::uring::Refused;
 
 /// What became of a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -48,6 +50,8 @@ pub struct Flushed {
 /// Everything through which one worker touches the world.
 pub struct Io {
     clock: Clock,
+    /// Where datagrams come from if it is not the sockets themselves.
+    inlet: Option<Inlet>,
     sockets: Vec<Socket>,
     egress: Egress,
     /// The way out as frames, where it was asked for and can be.
@@ -69,7 +73,7 @@ impl Io {
         }
         let clock = Clock::new(origin);
         let forgive_at = clock.now() + REFUSED_TRAINS_TIMEOUT;
-        Ok(Self { clock, sockets, egress: Egress::new(), frames: None, parking, first: 0, forgive_at })
+        Ok(Self { clock, inlet: None, sockets, egress: Egress::new(), frames: None, parking, first: 0, forgive_at })
     }
 
     /// Lets packets leave as frames from here on, and makes the outbox for that. `queue` is the device's queue that is
@@ -80,6 +84,15 @@ impl Io {
         let line = frames.describe();
         self.frames = Some(frames);
         Ok((Outbox::in_chunks(slab), line))
+    }
+
+    /// Lets datagrams come and go through io_urings from here on. They come into the batch that this returns; no other can
+    /// be filled any more.
+    pub fn open_uring(&mut self) -> Result<Batch, Refused> {
+        let (Uring { inlet, outlet }, slab) = Uring::open(&self.sockets)?;
+        self.inlet = Some(inlet);
+        self.egress.set_outlet(Some(outlet));
+        Ok(Batch::of_ring(slab))
     }
 
     /// Microseconds on the worker's clock.
@@ -95,6 +108,9 @@ impl Io {
     /// Takes what the kernel has for us, as much as fits the batch. Never waits.
     pub fn fill(&mut self, now: Micros, batch: &mut Batch) {
         self.clock.refresh(now);
+        if let Some(inlet) = &mut self.inlet {
+            return inlet.receive(&self.sockets, batch, &mut self.clock, now);
+        }
         batch.clear();
         for turn in 0..self.sockets.len() {
             let index = (self.first + turn) % self.sockets.len();
@@ -179,6 +195,8 @@ impl Io {
 
     /// Closes the sockets; their ports are free when this is done and the runtime has ended.
     pub async fn close(mut self) {
+        self.inlet = None;
+        self.egress.set_outlet(None);
         self.parking.close().await;
     }
 }

@@ -1,4 +1,4 @@
-//! The memory that outgoing packets are written into: whole pages of its own, so that a kernel can share it.
+//! Memory that packets lie in: whole pages of its own, so that a kernel can share it.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -27,6 +27,11 @@ impl Slab {
         let _ = unsafe { madvise(start, len, Advice::LinuxHugepage) };
         let start = NonNull::new(start.cast()).expect("the kernel maps nothing at address 0");
         Ok(Slab { start, len })
+    }
+
+    /// Its first byte, for what is written by others than the owner of a `&mut`: a kernel, or in parts.
+    pub(super) fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
     }
 }
 

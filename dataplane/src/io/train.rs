@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::udp::{Socket, write_address};
+use super::uring::Outlet;
 use crate::config::{MESSAGES_MAX, SEND_WAIT_MAX, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
 
 /// Packets that one `sendmmsg` may carry in all its messages.
@@ -55,6 +56,8 @@ pub(super) struct Egress {
     names: Vec<MaybeUninit<libc::sockaddr_storage>>,
     controls: Vec<[u64; CONTROL_WORDS]>,
     headers: Vec<libc::mmsghdr>,
+    /// What messages are offered to first, where there is one. The system call gets what it does not take.
+    outlet: Option<Outlet>,
     refusing: Refusing,
     /// What is left of the time that this flush may wait for a full socket.
     patience: Duration,
@@ -71,11 +74,17 @@ impl Egress {
             names: vec![MaybeUninit::uninit(); MESSAGES_MAX],
             controls: vec![[0; CONTROL_WORDS]; MESSAGES_MAX],
             headers: Vec::with_capacity(MESSAGES_MAX),
+            outlet: None,
             refusing: Refusing::new(),
             patience: SEND_WAIT_MAX,
             flushed: Sent::default(),
             gso_lost: false,
         }
+    }
+
+    /// Lets messages leave by a ring from here on; `None`: by system calls.
+    pub(super) fn set_outlet(&mut self, outlet: Option<Outlet>) {
+        self.outlet = outlet;
     }
 
     /// Sends what the chains hold, in order within each chain.
@@ -166,6 +175,7 @@ impl Egress {
         K: FnMut(BorrowedFd<'_>, &mut [libc::mmsghdr]) -> io::Result<usize>,
     {
         self.write_headers();
+        self.offer_to_ring(socket);
         let mut next = 0;
         // An ICMP message about an earlier packet may be reported instead of sending this one; it is taken by being
         // returned, so each message gets a second try.
@@ -204,6 +214,24 @@ impl Egress {
         self.messages.clear();
         self.vectors.clear();
         self.headers.clear();
+    }
+
+    /// Offers all messages to the ring, if there is one, and leaves in the lists what it did not take. Then a later
+    /// message has left before an earlier one; that is when a send buffer is full, or a path refuses.
+    fn offer_to_ring(&mut self, socket: &Socket) {
+        let Some(outlet) = &mut self.outlet else { return };
+        // SAFETY: as for `sendmmsg` below.
+        let taken = unsafe { outlet.send(socket.as_fd(), &self.headers) };
+        let count = taken.iter().filter(|&&is_taken| is_taken).count();
+        self.flushed.trains += count as u64;
+        if count < taken.len() {
+            let mut of_message = taken.iter();
+            self.messages.retain(|_| of_message.next() != Some(&true));
+            let mut of_header = taken.iter();
+            self.headers.retain(|_| of_header.next() != Some(&true));
+        } else {
+            self.messages.clear();
+        }
     }
 
     /// One header for each message, pointing at its name, its packets and its segment size.

@@ -8,21 +8,24 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::slice;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::clock::Clock;
+use super::slab::Slab;
 use crate::config::{BATCH_LEN_MAX, Micros, SOCKET_BUFFER_BYTES};
 use crate::forward::Datagram;
 use crate::outbox::Path;
 
 /// Bytes of one receive buffer: the longest datagram, or the longest merge of datagrams that UDP_GRO makes.
-const BUFFER_LEN: usize = 65_536;
+pub(super) const BUFFER_LEN: usize = 65_536;
 
 /// Room for the control messages of one datagram: a timestamp (32 bytes) and a segment size (24), and as much again.
-const CONTROL_WORDS: usize = 16;
+pub(super) const CONTROL_WORDS: usize = 16;
 
 /// How often a turn asks again when the kernel reports a pending error (an ICMP message about an earlier send)
 /// instead of datagrams.
@@ -176,19 +179,49 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_i
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What one message of `recvmmsg` brought: a datagram, or several of equal length that the kernel merged.
+/// What one message brought: a datagram, or several of equal length that the kernel merged.
 #[derive(Clone, Copy)]
-struct Arrival {
+pub(super) struct Arrival {
     path: Path,
     at: Micros,
+    /// Where its first byte lies in the memory of the batch. No two arrivals overlap.
+    place: usize,
     len: usize,
     /// Bytes of each datagram in the buffer; the last may be shorter.
     segment: usize,
 }
 
+impl Arrival {
+    pub(super) fn new(
+        socket: u8,
+        remote: SocketAddr,
+        control: Control,
+        place: usize,
+        len: usize,
+        clock: &mut Clock,
+        now: Micros,
+    ) -> Self {
+        Arrival {
+            path: Path { socket, remote },
+            at: control.stamp.map_or(now, |stamp| clock.map(stamp, now)),
+            place,
+            len,
+            segment: control.segment.unwrap_or(len),
+        }
+    }
+}
+
+/// Where the datagrams of a batch lie.
+enum Memory {
+    /// Buffers that `recvmmsg` is given, one after the other.
+    Own(Vec<u8>),
+    /// Those of a ring, which fills any of them.
+    Shared(Rc<Slab>),
+}
+
 /// Buffers for one batch of datagrams, with everything that `recvmmsg` needs, made once.
 pub struct Batch {
-    buffers: Vec<u8>,
+    memory: Memory,
     arrivals: Vec<Arrival>,
     names: Vec<MaybeUninit<libc::sockaddr_storage>>,
     controls: Vec<[u64; CONTROL_WORDS]>,
@@ -200,13 +233,40 @@ impl Batch {
     /// An empty batch. Its buffers are mapped, but the kernel gives memory only to those that get used.
     pub fn new() -> Self {
         Self {
-            buffers: vec![0; BATCH_LEN_MAX * BUFFER_LEN],
+            memory: Memory::Own(vec![0; BATCH_LEN_MAX * BUFFER_LEN]),
             arrivals: Vec::with_capacity(BATCH_LEN_MAX),
             names: vec![MaybeUninit::uninit(); BATCH_LEN_MAX],
             controls: vec![[0; CONTROL_WORDS]; BATCH_LEN_MAX],
             vectors: Vec::with_capacity(BATCH_LEN_MAX),
             headers: Vec::with_capacity(BATCH_LEN_MAX),
         }
+    }
+
+    /// An empty batch of what a ring puts into its buffers.
+    pub(super) fn of_ring(slab: Rc<Slab>) -> Self {
+        Batch {
+            memory: Memory::Shared(slab),
+            arrivals: Vec::with_capacity(BATCH_LEN_MAX),
+            names: Vec::new(),
+            controls: Vec::new(),
+            vectors: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Whether its datagrams lie in this memory.
+    pub(super) fn shares(&self, slab: &Rc<Slab>) -> bool {
+        matches!(&self.memory, Memory::Shared(own) if Rc::ptr_eq(own, slab))
+    }
+
+    /// Empties the batch; where each datagram lay.
+    pub(super) fn take_places(&mut self) -> impl Iterator<Item = usize> {
+        self.arrivals.drain(..).map(|arrival| arrival.place)
+    }
+
+    /// Adds what a ring brought, in a buffer that no other arrival of this batch is in.
+    pub(super) fn note_arrival(&mut self, arrival: Arrival) {
+        self.arrivals.push(arrival);
     }
 
     /// Whether nothing was received.
@@ -216,10 +276,16 @@ impl Batch {
 
     /// The datagrams, in the order of their arrival at each socket, merged ones split again.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
-        let buffers = self.buffers.chunks_exact_mut(BUFFER_LEN);
-        self.arrivals.iter().zip(buffers).flat_map(|(&arrival, buffer)| {
-            let Arrival { path, at, len, segment } = arrival;
-            Segments { rest: Some(&mut buffer[..len]), segment }.map(move |bytes| Datagram { path, at, bytes })
+        let memory = match &mut self.memory {
+            Memory::Own(buffers) => buffers.as_mut_ptr(),
+            Memory::Shared(slab) => slab.as_ptr(),
+        };
+        self.arrivals.iter().flat_map(move |&arrival| {
+            let Arrival { path, at, place, len, segment } = arrival;
+            // SAFETY: an arrival lies in the memory of its batch, and no two of them overlap. The batch is borrowed
+            // as long as the slices, and what a ring has put into its buffers is nobody's but the batch's until then.
+            let bytes = unsafe { slice::from_raw_parts_mut(memory.add(place), len) };
+            Segments { rest: Some(bytes), segment }.map(move |bytes| Datagram { path, at, bytes })
         })
     }
 
@@ -248,7 +314,8 @@ impl Batch {
         let used = self.arrivals.len();
         self.vectors.clear();
         self.headers.clear();
-        for buffer in self.buffers[used * BUFFER_LEN..].chunks_exact_mut(BUFFER_LEN) {
+        let Memory::Own(buffers) = &mut self.memory else { return Ok(0) };
+        for buffer in buffers[used * BUFFER_LEN..].chunks_exact_mut(BUFFER_LEN) {
             self.vectors.push(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: BUFFER_LEN });
         }
         let targets = self.vectors.iter_mut().zip(&mut self.names[used..]).zip(&mut self.controls[used..]);
@@ -280,17 +347,10 @@ impl Batch {
     /// Writes down what the last `recvmmsg` brought.
     fn note(&mut self, index: u8, count: usize, clock: &mut Clock, now: Micros) {
         for header in &self.headers[..count] {
-            let len = (header.msg_len as usize).min(BUFFER_LEN);
-            let control = Control::parse(&header.msg_hdr);
-            let name: *const libc::sockaddr_storage = header.msg_hdr.msg_name.cast();
-            // SAFETY: the kernel wrote `msg_namelen` bytes of an address into the name that this header points at.
-            let remote = unsafe { read_address(name, header.msg_hdr.msg_namelen) };
-            self.arrivals.push(Arrival {
-                path: Path { socket: index, remote: remote.unwrap_or(NOBODY) },
-                at: control.stamp.map_or(now, |stamp| clock.map(stamp, now)),
-                len,
-                segment: control.segment.unwrap_or(len),
-            });
+            // SAFETY: the kernel wrote name and control messages, of the lengths in this header, which points at them.
+            let (remote, control) = unsafe { (remote_of(&header.msg_hdr), Control::parse(&header.msg_hdr)) };
+            let (place, len) = (self.arrivals.len() * BUFFER_LEN, (header.msg_len as usize).min(BUFFER_LEN));
+            self.arrivals.push(Arrival::new(index, remote, control, place, len, clock, now));
         }
     }
 }
@@ -327,7 +387,7 @@ impl<'a> Iterator for Segments<'a> {
 
 /// The control messages that we asked for.
 #[derive(Default)]
-struct Control {
+pub(super) struct Control {
     /// Wall-clock time of arrival.
     stamp: Option<Duration>,
     /// UDP_GRO's segment size, bytes.
@@ -335,10 +395,13 @@ struct Control {
 }
 
 impl Control {
-    fn parse(header: &libc::msghdr) -> Self {
+    /// Reads what the kernel wrote.
+    ///
+    /// # Safety
+    /// The header's control area must be as the kernel returned it, aligned for a `cmsghdr`.
+    pub(super) unsafe fn parse(header: &libc::msghdr) -> Self {
         let mut found = Self::default();
-        // SAFETY: `header` came back from recvmmsg, so its control area holds well-formed messages of
-        // `msg_controllen` bytes in all; the macros stay inside, and each payload is read only if its length says
+        // SAFETY: the kernel wrote the control area, so it holds well-formed messages of `msg_controllen` bytes in all; the macros stay inside, and each payload is read only if its length says
         // that it is there. Payloads are read unaligned.
         unsafe {
             let mut message = libc::CMSG_FIRSTHDR(header);
@@ -366,10 +429,19 @@ fn duration(time: libc::timespec) -> Option<Duration> {
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, nanos))
 }
 
+/// Whom a datagram is from.
+///
+/// # Safety
+/// The header's name must be as the kernel returned it, aligned for a `sockaddr_storage`.
+pub(super) unsafe fn remote_of(header: &libc::msghdr) -> SocketAddr {
+    // SAFETY: passed on.
+    unsafe { read_address(header.msg_name.cast(), header.msg_namelen) }.unwrap_or(NOBODY)
+}
+
 /// Reads a socket address that the kernel wrote.
 ///
 /// # Safety
-/// `name` must point at a `sockaddr_storage` of which the first `len` bytes are initialised.
+/// `name` must be aligned for a `sockaddr_storage` and point at the first `len` bytes of one.
 unsafe fn read_address(name: *const libc::sockaddr_storage, len: libc::socklen_t) -> Option<SocketAddr> {
     let len = len as usize;
     if len < mem::size_of::<libc::sa_family_t>() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane::config::{Backend, Driver};
+use dataplane::io::{Io, Socket, block_on};
 use dataplane::srtp::Crypto;
 use dataplane::{Config, Dataplane};
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
@@ -33,10 +34,18 @@ pub fn drivers() -> impl Iterator<Item = Driver> {
     uring.into_iter().chain([Driver::Epoll])
 }
 
+/// Whether this kernel lets a worker have rings; without them it would be the `udp` backend that is tested.
+pub fn has_uring() -> bool {
+    let sockets = vec![Socket::bind((LOOPBACK[0], 0).into()).unwrap()];
+    let opened = block_on(Driver::Auto, async { Io::new(sockets, Instant::now()).unwrap().open_uring().map(drop) });
+    opened.unwrap().map_err(|error| eprintln!("the uring backend is not tested: {error}")).is_ok()
+}
+
 /// Where a test takes place: how the worker waits, and how packets leave it.
 #[derive(Clone, Copy)]
 pub struct Ground<'a> {
     pub driver: Driver,
+    pub backend: Backend,
     /// Frames leave by a cable, which takes a network of its own; else all are on loopback.
     network: Option<&'a Network>,
 }
@@ -49,12 +58,17 @@ impl Ground<'_> {
 
     /// Loopback.
     pub fn loopback(driver: Driver) -> Ground<'static> {
-        Ground { driver, network: None }
+        Ground { driver, backend: Backend::Udp, network: None }
+    }
+
+    /// Loopback, through io_urings.
+    pub fn uring() -> Ground<'static> {
+        Ground { driver: Driver::Auto, backend: Backend::Uring, network: None }
     }
 
     /// Frames over a cable.
     pub fn frames(network: &Network) -> Ground<'_> {
-        Ground { driver: Driver::Auto, network: Some(network) }
+        Ground { driver: Driver::Auto, backend: Backend::Frames, network: Some(network) }
     }
 
     /// Where clients of an address family are.
@@ -70,10 +84,14 @@ impl Ground<'_> {
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// Runs a test with each driver on loopback, and with frames over a cable where this process may lay one.
+/// Runs a test with each driver and through io_urings on loopback, and with frames over a cable where this process may lay
+/// one.
 pub fn on_every_ground(test: impl Fn(Ground<'_>) + Sync) {
     for driver in drivers() {
-        test(Ground { driver, network: None });
+        test(Ground::loopback(driver));
+    }
+    if has_uring() {
+        test(Ground::uring());
     }
     in_network(|network| test(Ground::frames(&network)));
 }
@@ -131,11 +149,11 @@ impl Rig {
 
     pub fn start_workers(ground: Ground<'_>, workers: usize) -> Self {
         let folder = Folder::new();
-        let mut config = Config { workers, ..config(&folder, ground.driver) };
+        let mut config = Config { workers, backend: ground.backend, ..config(&folder, ground.driver) };
         let dataplane = match ground.network {
             None => Dataplane::start(&config).unwrap(),
             Some(network) => {
-                config = Config { media_ips: network::EDGE.to_vec(), backend: Backend::Frames, ..config };
+                config = Config { media_ips: network::EDGE.to_vec(), ..config };
                 let config = config.clone();
                 network.at_edge(move || Dataplane::start(&config).unwrap())
             }
