@@ -219,20 +219,41 @@ impl Holes {
 /// What repair may cost one receiver: a share of what it is sent, and each packet at most once a round trip.
 pub(crate) struct Budget {
     credit: u32,
-    /// Of the sequence numbers that share these low bits, which was repaired last.
-    repaired: [u16; REPAIRED_LEN],
-    /// And when: the low bits of the time in microseconds, 0 for never. They come round after 71 minutes; a number that
-    /// comes round at the same moment is refused once.
-    repaired_at: [u32; REPAIRED_LEN],
+    repaired: [Repaired; REPAIRED_LEN],
 }
 
 /// Sequence numbers whose last repair is remembered, for each slot that has RTX.
-const REPAIRED_LEN: usize = 128;
-const _: () = assert!(size_of::<Budget>() < 800);
+const REPAIRED_LEN: usize = 1 << REPAIRED_BITS;
+const REPAIRED_BITS: u32 = 7;
+const _: () = assert!(size_of::<Budget>() <= 516, "a peer in a meeting of eight has seven of them");
+
+/// Which of the sequence numbers that share their low bits was repaired last, and when, in one word: 23 bits of the time in
+/// units of 128 µs, and the other 9 bits of the number; 0 for never. The time comes round after 18 minutes; a number that
+/// comes round at the same moment is refused once.
+#[derive(Clone, Copy, Default)]
+struct Repaired(u32);
+
+impl Repaired {
+    const UNIT_BITS: u32 = 7;
+    const NUMBER_BITS: u32 = u16::BITS - REPAIRED_BITS;
+
+    fn new(seq: u16, now: Micros) -> Repaired {
+        let at = ((now >> Self::UNIT_BITS) as u32) << Self::NUMBER_BITS;
+        Repaired(at.max(1 << Self::NUMBER_BITS) | u32::from(seq >> REPAIRED_BITS))
+    }
+
+    /// Whether it is of the same number, less than `interval` before this one.
+    fn forbids(self, next: Repaired, interval: Micros) -> bool {
+        let number = |repaired: Repaired| repaired.0 & ((1 << Self::NUMBER_BITS) - 1);
+        let at = |repaired: Repaired| repaired.0 >> Self::NUMBER_BITS << Self::NUMBER_BITS;
+        let since = Micros::from(at(next).wrapping_sub(at(self)) >> Self::NUMBER_BITS) << Self::UNIT_BITS;
+        self.0 != 0 && number(self) == number(next) && since < interval
+    }
+}
 
 impl Budget {
     pub(crate) fn new() -> Self {
-        Budget { credit: REPAIR_BURST, repaired: [0; REPAIRED_LEN], repaired_at: [0; REPAIRED_LEN] }
+        Budget { credit: REPAIR_BURST, repaired: [Repaired::default(); REPAIRED_LEN] }
     }
 
     /// A media packet of this many bytes was sent.
@@ -243,16 +264,12 @@ impl Budget {
 
     /// Whether the packet `seq` of `len` bytes may be sent again now; if so it is accounted for.
     pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
-        let place = usize::from(seq) % REPAIRED_LEN;
-        let (last, at) = (self.repaired[place], self.repaired_at[place]);
-        let since = Micros::from((now as u32).wrapping_sub(at));
-        let is_repeat = at != 0 && last == seq && since < rtt.max(REPAIR_REPEAT_MIN);
-        if is_repeat || (self.credit as usize) < len {
+        let (last, next) = (&mut self.repaired[usize::from(seq) % REPAIRED_LEN], Repaired::new(seq, now));
+        if last.forbids(next, rtt.max(REPAIR_REPEAT_MIN)) || (self.credit as usize) < len {
             return false;
         }
         self.credit -= len as u32;
-        self.repaired[place] = seq;
-        self.repaired_at[place] = (now as u32).max(1);
+        *last = next;
         true
     }
 }

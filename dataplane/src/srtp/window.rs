@@ -105,31 +105,43 @@ impl Default for Window {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Narrow {
     highest: u64,
-    /// Bit n: `highest - n` was seen. The lowest is clear only in a window that has seen nothing.
-    seen: u128,
+    /// Bit n: `highest - n` was seen. The lowest is clear only in a window that has seen nothing. In two words, which are
+    /// aligned as the rest is.
+    seen: [u64; 2],
 }
+const _: () = assert!(size_of::<(u32, Narrow)>() == 32, "there is memory for a hundred of them in each peer");
 
 impl Narrow {
     /// Indices remembered: as many as libsrtp has for SRTCP, and twice what RFC 3711 §3.3.2 asks for.
     pub(crate) const WIDTH: u64 = u128::BITS as u64;
 
+    fn seen(&self) -> u128 {
+        u128::from(self.seen[0]) << 64 | u128::from(self.seen[1])
+    }
+
+    fn set_seen(&mut self, seen: u128) {
+        self.seen = [(seen >> 64) as u64, seen as u64];
+    }
+
     /// As [`Window::check`].
     pub(crate) fn check(&self, index: u64) -> Result<(), Replayed> {
-        if self.seen == 0 || index > self.highest {
+        let seen = self.seen();
+        if seen == 0 || index > self.highest {
             return Ok(());
         }
         let behind = self.highest - index;
-        if behind >= Narrow::WIDTH || self.seen >> behind & 1 != 0 { Err(Replayed) } else { Ok(()) }
+        if behind >= Narrow::WIDTH || seen >> behind & 1 != 0 { Err(Replayed) } else { Ok(()) }
     }
 
     /// As [`Window::update`].
     pub(crate) fn update(&mut self, index: u64) {
-        if self.seen == 0 || index > self.highest {
-            let ahead = u32::try_from(index - self.highest.min(index)).unwrap_or(u32::MAX);
-            self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1;
+        let seen = self.seen();
+        if seen == 0 || index > self.highest {
+            let ahead = u32::try_from(index.saturating_sub(self.highest)).unwrap_or(u32::MAX);
+            self.set_seen(seen.checked_shl(ahead).unwrap_or(0) | 1);
             self.highest = index;
         } else if self.highest - index < Narrow::WIDTH {
-            self.seen |= 1 << (self.highest - index);
+            self.set_seen(seen | 1 << (self.highest - index));
         }
     }
 }
@@ -152,7 +164,7 @@ impl From<Window> for Narrow {
 impl From<Narrow> for Window {
     fn from(narrow: Narrow) -> Window {
         let mut window = Window::new();
-        if narrow.seen != 0 {
+        if narrow.seen() != 0 {
             let highest = narrow.highest;
             window.update(highest);
             for index in highest.saturating_sub(Window::WIDTH - 1)..highest {
