@@ -132,6 +132,8 @@ pub enum ToSocket {
     Close(Closing),
 }
 
+const _: () = assert!(size_of::<ToSocket>() <= 16, "each socket's queue has room for a block of 32 from its start");
+
 /// Why a socket is closed by this side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Closing {

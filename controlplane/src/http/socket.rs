@@ -161,7 +161,8 @@ async fn carry(
                 Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    match take(message, site, (socket, room), &mut budget, heard).await {
+                    // Boxed, so that a socket that waits does not hold the room for all that a signal may be.
+                    match Box::pin(take(message, site, (socket, room), &mut budget, heard)).await {
                         Taken::Done => continue,
                         Taken::Answer(signal) => Message::Text(text(&signal)),
                         Taken::End(end) => return end,
