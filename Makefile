@@ -54,7 +54,7 @@ test-strangers: test-deps
 
 # What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps
-	$(CARGO) bench -p bench --bench packet --bench kernel --bench relay
+	$(CARGO) bench -p bench --bench packet --bench kernel --bench relay --bench wake
 	$(CARGO) bench -p controlplane --bench dtls
 
 lint: test-deps

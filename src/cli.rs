@@ -203,9 +203,9 @@ pub(crate) struct LoadMedia {
     /// Bytes of a video packet's payload
     #[arg(long, global = true, value_name = "BYTES")]
     pub(crate) video_bytes: Option<usize>,
-    /// Over how many milliseconds a frame's packets are spread, instead of one directly after the other
-    #[arg(long, global = true, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=1000))]
-    pub(crate) spread_ms: Option<u64>,
+    /// Over how many milliseconds (fractions, too) a frame's packets are spread, instead of one directly after the other
+    #[arg(long, global = true, value_name = "MS", value_parser = spread)]
+    pub(crate) spread_ms: Option<f64>,
     /// Packets of audio a second; 0 for none
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) audio_rate: Option<u32>,
@@ -364,6 +364,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
     let seconds = count.checked_mul(unit).filter(|&seconds| seconds > 0 && seconds < 1 << 40).ok_or_else(wrong)?;
     Ok(Duration::from_secs(seconds))
+}
+
+fn spread(text: &str) -> Result<f64, String> {
+    let millis = text.parse().ok().filter(|millis| (0.0..=1000.0).contains(millis));
+    millis.ok_or_else(|| "not 0 to 1000".into())
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ fn plan(request: &Load) -> Result<(Scenario, Settings), Failure> {
         fps: asked.fps.unwrap_or(media.fps),
         frame_packets: asked.frame_packets.unwrap_or(media.frame_packets),
         video_len: asked.video_bytes.unwrap_or(media.video_len),
-        spread: asked.spread_ms.map_or(media.spread, Duration::from_millis),
+        spread: asked.spread_ms.map_or(media.spread, |millis| Duration::from_secs_f64(millis / 1000.0)),
         audio_rate: asked.audio_rate.unwrap_or(media.audio_rate),
         audio_len: asked.audio_bytes.unwrap_or(media.audio_len),
     };

@@ -66,6 +66,7 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
         is_pinned: options.is_pinned,
         driver: options.driver,
         backend: options.backend,
+        spin_us: options.spin_us,
     };
     let mut reload = || {
         sources.reload(&mut options, Role::Dataplane);

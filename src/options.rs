@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) is_pinned: bool,
     pub(crate) driver: Driver,
     pub(crate) backend: Backend,
+    /// Microseconds.
+    pub(crate) spin_us: u64,
     pub(crate) listen: SocketAddr,
     pub(crate) stun: SocketAddr,
     /// Empty: no TLS.
@@ -64,6 +66,7 @@ impl Default for Options {
             is_pinned: true,
             driver: Driver::Auto,
             backend: Backend::Auto,
+            spin_us: 0,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
             tls_cert: PathBuf::new(),

@@ -167,6 +167,8 @@ pub struct Config {
     pub driver: Driver,
     /// How packets leave.
     pub backend: Backend,
+    /// For how long a worker looks for more work before it parks, at most, microseconds.
+    pub spin_us: Micros,
 }
 
 impl Default for Config {
@@ -180,6 +182,7 @@ impl Default for Config {
             is_pinned: true,
             driver: Driver::Auto,
             backend: Backend::Auto,
+            spin_us: 0,
         }
     }
 }
@@ -233,6 +236,12 @@ pub const INJECTS_PER_TURN_MAX: usize = 64;
 /// Messages of other workers that are read in one turn: as many as packets in a batch, and at 2000 packets a second and
 /// stream more than a turn ever finds unless it is far behind.
 pub const RELAYS_PER_TURN_MAX: usize = 256;
+/// Longest spin that may be set: a wake takes less.
+pub const SPIN_US_MAX: Micros = 1000;
+/// A worker spins for at most one in so many microseconds, however often it finds nothing to do.
+pub const SPIN_SHARE_DIVISOR: Micros = 2;
+/// What it may save up for a burst of short pauses.
+pub const SPIN_CREDIT_MAX: Micros = 10 * MILLISECOND;
 /// How often a busy worker publishes its counters. An idle one publishes before it parks.
 pub const PUBLISH_INTERVAL: Micros = 100 * MILLISECOND;
 /// Places of the event ring that echoes of a description leave to events.

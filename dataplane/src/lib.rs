@@ -27,6 +27,7 @@ pub mod codec;
 pub mod picture;
 pub mod rtcp;
 pub mod rtp;
+mod spin;
 pub mod srtp;
 pub mod twcc;
 

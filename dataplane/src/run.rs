@@ -132,6 +132,7 @@ impl Dataplane {
                 core,
                 driver: config.driver,
                 backend: config.backend,
+                spin_us: config.spin_us,
                 sockets,
                 seed: new_seed()?,
                 origin,

@@ -23,6 +23,7 @@ use crate::io::{Batch, Io, Socket, Watch, block_on};
 use crate::latency::Latency;
 use crate::outbox::Outbox;
 use crate::relay::{Exchange, Message, Relay};
+use crate::spin::Spin;
 
 /// What a worker is told from outside of its core.
 pub(crate) enum Order {
@@ -46,6 +47,8 @@ pub(crate) struct Seat {
     pub(crate) sockets: Vec<Socket>,
     /// Keys the hash tables.
     pub(crate) seed: [u8; 16],
+    /// See [`Config::spin_us`](crate::Config::spin_us).
+    pub(crate) spin_us: Micros,
     /// Where the clocks of all workers start.
     pub(crate) origin: Instant,
     /// Orders, and the eventfd that is written after each and by other workers that wake this one.
@@ -123,6 +126,9 @@ struct Worker {
     index: usize,
     batch: Batch,
     core: Core,
+    spin: Spin,
+    /// Processor time that went into looking for work, microseconds.
+    spun: Micros,
     orders: Receiver<Order>,
     knock: OwnedFd,
     knocked: Watch,
@@ -145,12 +151,15 @@ impl Worker {
         let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.origin)?;
         let knocked = io.watch(&seat.knock)?;
         let outbox = open_outbox(&seat, &mut io);
-        let forwarder = Forwarder::new(seat.seed, io.now()).among(seat.index, seat.exchange.workers());
+        let now = io.now();
+        let forwarder = Forwarder::new(seat.seed, now).among(seat.index, seat.exchange.workers());
         let relay = Relay::new(seat.exchange, seat.index);
         Ok(Self {
             index: seat.index,
             batch: Batch::new(),
             core: Core { io, forwarder, outbox, latency: Latency::new(), relay, served: None },
+            spin: Spin::new(seat.spin_us, now),
+            spun: 0,
             orders: seat.orders,
             knock: seat.knock,
             knocked,
@@ -160,12 +169,39 @@ impl Worker {
 
     async fn run(mut self) {
         while self.obey() {
-            if !self.turn() {
+            if self.turn() {
+                self.spin.busy(self.core.io.now());
+            } else if !self.spin() {
                 self.park().await;
             }
         }
         self.core.publish();
         self.core.io.close().await;
+    }
+
+    /// Looks for more work for a moment, if it is likely to come; whether it did.
+    fn spin(&mut self) -> bool {
+        let begun = self.core.io.now();
+        let until = begun + self.spin.idle(begun);
+        if until == begun {
+            return false;
+        }
+        // The turn that finds something is work and no spinning.
+        let mut vain = (begun, self.core.io.processor_time());
+        let before = vain;
+        let mut did_work = false;
+        while vain.0 < until && !did_work {
+            did_work = self.turn();
+            if !did_work {
+                vain = (self.core.io.now(), self.core.io.processor_time());
+            }
+        }
+        self.spin.spent(vain.0 - before.0);
+        self.spun += vain.1 - before.1;
+        if did_work {
+            self.spin.busy(vain.0);
+        }
+        did_work
     }
 
     /// One turn; whether there was anything to do.
@@ -180,7 +216,7 @@ impl Worker {
         did_work |= self.core.describe();
         self.core.count(Counter::Turns, 1);
         if now.saturating_sub(self.published_at) >= PUBLISH_INTERVAL {
-            self.core.note_busy();
+            self.core.note_busy(self.spun);
             self.core.publish();
             self.published_at = now;
         }
@@ -440,8 +476,9 @@ impl Core {
     }
 
     /// How much processor time went into the work so far.
-    fn note_busy(&mut self) {
-        self.forwarder.counters()[Counter::BusyMicros as usize] = self.io.processor_time();
+    fn note_busy(&mut self, spun: Micros) {
+        self.forwarder.counters()[Counter::BusyMicros as usize] = self.io.processor_time().saturating_sub(spun);
+        self.forwarder.counters()[Counter::SpinMicros as usize] = spun;
     }
 
     fn publish(&mut self) {
@@ -484,7 +521,8 @@ impl Stepped {
         let (sender, orders) = channel();
         let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
         let (core, driver, origin) = (None, Driver::Auto, Instant::now());
-        let seat = Seat { index, core, driver, backend, sockets, seed, origin, orders, knock, exchange };
+        let spin_us = 0;
+        let seat = Seat { index, core, driver, backend, sockets, seed, spin_us, origin, orders, knock, exchange };
         let mut worker = Worker::new(seat)?;
         worker.attach(link);
         Ok(Stepped { worker, _orders: sender })

@@ -847,6 +847,8 @@ counters! {
     Parks => "parks",
     /// Microseconds of processor time that the worker took, user and kernel, without those it spent spinning.
     BusyMicros => "busy_micros",
+    /// Microseconds of processor time for which the worker looked for work and found none, instead of parking.
+    SpinMicros => "spin_micros",
     /// Peers open now (a gauge).
     PeersOpen => "peers_open",
     /// Routes open now (a gauge).

@@ -75,6 +75,7 @@ fn try_call(options: &Options, ip: IpAddr) -> Result<Outcome, Failure> {
         driver: options.driver,
         // The peers of this call are on loopback, where there are no frames.
         backend: Backend::Udp,
+        spin_us: 0,
     };
     let dataplane = Dataplane::start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

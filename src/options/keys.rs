@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use controlplane::http::{Audience, ORIGINS_MAX, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
-use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, WORKERS_MAX};
+use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
 use tracing_subscriber::EnvFilter;
 
@@ -97,6 +97,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key { name: "driver", plane: Plane::Data, is_live: false, kind: Kind::Driver },
     Key { name: "io", plane: Plane::Data, is_live: false, kind: Kind::Backend },
+    whole!("spin-us", Data, false, 0..=SPIN_US_MAX, spin_us),
     Key {
         name: "listen",
         plane: Plane::Control,

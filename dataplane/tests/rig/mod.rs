@@ -107,6 +107,7 @@ pub fn config(folder: &Folder, driver: Driver) -> Config {
         is_pinned: false,
         driver,
         backend: Backend::Udp,
+        spin_us: 0,
     }
 }
 
