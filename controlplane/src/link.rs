@@ -126,11 +126,13 @@ pub enum Request {
 /// What a socket is to do.
 #[derive(Debug)]
 pub enum ToSocket {
-    /// Send a signal.
-    Signal(ServerSignal),
+    /// Send a signal. Boxed, because a queue has room for dozens and is mostly empty.
+    Signal(Box<ServerSignal>),
     /// Close, after everything before it.
     Close(Closing),
 }
+
+const _: () = assert!(size_of::<ToSocket>() <= 16, "each socket's queue has room for a block of 32 from its start");
 
 /// Why a socket is closed by this side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -458,7 +460,7 @@ impl Driver {
         let busy_due = self.tell_busy(now);
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Signal { socket, signal } => self.send(socket, ToSocket::Signal(signal)),
+                Output::Signal { socket, signal } => self.send(socket, ToSocket::Signal(Box::new(signal))),
                 Output::CloseSocket { socket } => {
                     self.send(socket, ToSocket::Close(Closing::Done));
                     self.sockets.remove(&socket);
@@ -707,8 +709,8 @@ mod tests {
             receivers.push(receiver);
         }
         for _ in 0..OUTGOING_MAX + 10 {
-            driver.send(SocketId(0), ToSocket::Signal(ServerSignal::Pong {}));
-            driver.send(SocketId(1), ToSocket::Signal(ServerSignal::Pong {}));
+            driver.send(SocketId(0), ToSocket::Signal(Box::new(ServerSignal::Pong {})));
+            driver.send(SocketId(1), ToSocket::Signal(Box::new(ServerSignal::Pong {})));
             receivers[1].try_recv().expect("the one that reads gets everything");
         }
         assert_eq!(driver.sockets_slow, 1);

@@ -4,7 +4,7 @@
 //! the difference by [`Plan::reconcile`] as fast as the worker's command ring takes it. A join, a leave, a full
 //! ring, lost events and the adoption of a predecessor's rooms all come down to the same difference.
 //!
-//! Both states are maps from a place to the command that fills it. What was sent counts as installed: the ring
+//! Both states map a place to the command that fills it; where they agree, and mostly they do, it is written down once. What was sent counts as installed: the ring
 //! loses nothing, and where the worker refuses, it says so. SRTP keys are sent once and forgotten: under keys
 //! installed twice the SRTP index would start over, and a keystream would be used twice (RFC 3711 §9.1).
 
@@ -153,6 +153,14 @@ fn blank(keys: PeerKeys) -> PeerKeys {
     PeerKeys { key: [0; KEY_LEN_MAX], salt: [0; SALT_LEN_MAX], ..keys }
 }
 
+/// Makes a place hold this, or nothing.
+fn put(map: &mut BTreeMap<Place, Command>, place: Place, command: Option<Command>) {
+    match command {
+        Some(command) => drop(map.insert(place, command)),
+        None => drop(map.remove(&place)),
+    }
+}
+
 /// How much is known of what the worker has installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -185,9 +193,10 @@ pub(crate) struct Plan {
     routes: Ids,
     taps: Ids,
     desired: BTreeMap<Place, Command>,
-    installed: BTreeMap<Place, Command>,
-    /// Where the two differ.
+    /// Where what is installed differs. Everywhere else the two are the same, and written down once.
     different: BTreeSet<Place>,
+    /// What is installed in those places, if anything.
+    apart: BTreeMap<Place, Command>,
     /// Boxed so that the one copy of a key does not move.
     secrets: BTreeMap<Place, Box<Secret>>,
     phase: Phase,
@@ -209,8 +218,8 @@ impl Plan {
             routes: ids(capacity.slots),
             taps: ids(capacity.streams),
             desired: BTreeMap::new(),
-            installed: BTreeMap::new(),
             different: BTreeSet::new(),
+            apart: BTreeMap::new(),
             secrets: BTreeMap::new(),
             phase: Phase::Down,
             heard: BTreeMap::new(),
@@ -289,8 +298,7 @@ impl Plan {
             keys.key.zeroize();
             keys.salt.zeroize();
         }
-        self.desired.insert(place, open);
-        self.compare(place);
+        self.set(place, Some(open), self.installed_at(place));
     }
 
     /// Desires that a peer sends at most so much, bit/s, in those of these streams of it that take REMB; if none does,
@@ -376,16 +384,29 @@ impl Plan {
         for class in std::iter::once(&place.class).chain(place.class.parts()) {
             let place = Place::new(*class, place.index);
             self.secrets.remove(&place);
-            self.desired.remove(&place);
-            self.compare(place);
+            self.set(place, None, self.installed_at(place));
         }
     }
 
-    fn compare(&mut self, place: Place) {
-        if self.desired.get(&place) == self.installed.get(&place) {
+    /// What the worker has in a place.
+    fn installed_at(&self, place: Place) -> Option<Command> {
+        let from = if self.different.contains(&place) { &self.apart } else { &self.desired };
+        from.get(&place).copied()
+    }
+
+    /// What the worker has in a place is this from now on.
+    fn install(&mut self, place: Place, installed: Option<Command>) {
+        self.set(place, self.desired.get(&place).copied(), installed);
+    }
+
+    fn set(&mut self, place: Place, desired: Option<Command>, installed: Option<Command>) {
+        put(&mut self.desired, place, desired);
+        if desired == installed {
             self.different.remove(&place);
+            self.apart.remove(&place);
         } else {
             self.different.insert(place);
+            put(&mut self.apart, place, installed);
         }
     }
 
@@ -417,22 +438,19 @@ impl Plan {
     fn close(&mut self, end: usize, out: &mut Vec<Command>) {
         let places: Vec<Place> = self.different.iter().rev().copied().collect();
         for place in places {
-            let Some(installed) = self.installed.get(&place) else { continue };
-            if change_of(Some(installed), self.desired.get(&place)).is_some() {
+            let Some(installed) = self.installed_at(place) else { continue };
+            if change_of(Some(&installed), self.desired.get(&place)).is_some() {
                 continue;
             }
             if out.len() == end {
                 return;
             }
             // Parts have no close of their own: they go when what they belong to does, just below.
-            let Some(close) = close_of(installed) else { continue };
+            let Some(close) = close_of(&installed) else { continue };
             out.push(close);
-            self.installed.remove(&place);
-            self.compare(place);
+            self.install(place, None);
             for class in place.class.parts() {
-                let place = Place::new(*class, place.index);
-                self.installed.remove(&place);
-                self.compare(place);
+                self.install(Place::new(*class, place.index), None);
             }
         }
     }
@@ -451,10 +469,9 @@ impl Plan {
                     Some(secret) => out.push(secret.0.into()),
                     None => continue,
                 },
-                open => out.push(change_of(self.installed.get(&place), Some(&open)).unwrap_or(open)),
+                open => out.push(change_of(self.installed_at(place).as_ref(), Some(&open)).unwrap_or(open)),
             }
-            self.installed.insert(place, desired);
-            self.compare(place);
+            self.install(place, Some(desired));
         }
     }
 
@@ -462,7 +479,7 @@ impl Plan {
     pub(crate) fn link(&mut self) {
         self.phase = Phase::Ask;
         self.tries = 0;
-        self.installed.clear();
+        self.apart.clear();
         self.different = self.desired.keys().copied().collect();
     }
 
@@ -499,11 +516,12 @@ impl Plan {
         }
         self.tries = 0;
         self.phase = Phase::Known;
-        self.installed = std::mem::take(&mut self.heard);
-        let places: BTreeSet<Place> = self.installed.keys().chain(self.desired.keys()).copied().collect();
+        let heard = std::mem::take(&mut self.heard);
+        let places: BTreeSet<Place> = heard.keys().chain(self.desired.keys()).copied().collect();
         self.different.clear();
+        self.apart.clear();
         for place in places {
-            self.compare(place);
+            self.install(place, heard.get(&place).copied());
         }
         true
     }
@@ -512,7 +530,7 @@ impl Plan {
     pub(crate) fn broken_peers(&self) -> Vec<PeerId> {
         let is_lost = |place: &&Place| {
             matches!(place.class, Class::RxKeys | Class::TxKeys)
-                && !self.installed.contains_key(place)
+                && !self.apart.contains_key(place)
                 && !self.secrets.contains_key(place)
         };
         let mut peers: Vec<PeerId> = self
@@ -570,11 +588,11 @@ impl Plan {
         ];
         places.extend(streams.iter().map(|stream| Place::new(Class::Stream, stream.index)));
         places.extend(slots.iter().map(|slot| Place::new(Class::Slot, slot.index)));
-        let is_there = |place: &Place| match self.installed.get(place) {
+        let is_there = |place: &Place| match self.installed_at(*place) {
             Some(Command::StreamOpen(c)) => c.peer == peer && streams.contains(&c.stream),
             Some(Command::SlotOpen(c)) => c.peer == peer && slots.contains(&c.slot),
             Some(Command::MirrorOpen(_)) => false,
-            Some(other) => self.owner(other) == Some(peer),
+            Some(other) => self.owner(&other) == Some(peer),
             None => false,
         };
         if !places.iter().all(is_there) || !self.adopt_ids(peer, streams, slots) {
@@ -583,9 +601,8 @@ impl Plan {
         places.extend([Class::Extensions, Class::Limit].map(|class| Place::new(class, peer.index)));
         places.extend(streams.iter().map(|stream| Place::new(Class::StreamCodec, stream.index)));
         for place in places {
-            if let Some(&command) = self.installed.get(&place) {
-                self.desired.insert(place, command);
-                self.compare(place);
+            if let Some(command) = self.installed_at(place) {
+                self.set(place, Some(command), Some(command));
             }
         }
         true
@@ -613,7 +630,7 @@ impl Plan {
         let is_free = self.routes.adopt(route.route);
         if is_free {
             self.want(*route);
-            if let Some(&second) = self.installed.get(&Place::new(Class::RouteCodec, route.route.index)) {
+            if let Some(second) = self.installed_at(Place::new(Class::RouteCodec, route.route.index)) {
                 self.want(second);
             }
         }
@@ -625,7 +642,7 @@ impl Plan {
         let is_free = self.streams.adopt(mirror.stream);
         if is_free {
             self.want(*mirror);
-            if let Some(&second) = self.installed.get(&Place::new(Class::StreamCodec, mirror.stream.index)) {
+            if let Some(second) = self.installed_at(Place::new(Class::StreamCodec, mirror.stream.index)) {
                 self.want(second);
             }
         }
@@ -643,7 +660,10 @@ impl Plan {
 
     /// What is installed, wanted or not, as far as `pick` wants it.
     pub(crate) fn installed<T>(&self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
-        self.installed.values().filter_map(pick).collect()
+        let same = self.desired.iter().filter(|(place, _)| !self.different.contains(place));
+        let mut installed: Vec<(&Place, &Command)> = same.chain(&self.apart).collect();
+        installed.sort_by_key(|(place, _)| **place);
+        installed.into_iter().filter_map(|(_, command)| pick(command)).collect()
     }
 
     /// Whether the worker has said what it has.
@@ -658,236 +678,4 @@ impl Plan {
 mod worker;
 
 #[cfg(test)]
-mod tests {
-    use super::worker::Worker;
-    use super::*;
-    use proptest::prelude::*;
-    use proto::id::Mid;
-    use proto::plane::{
-        Codec, Event, PWD_LEN, PeerExtensions, Report, RouteCodec, SrtpProfile, StreamCodec, UFRAG_LEN,
-    };
-
-    const CAPACITY: Capacity = Capacity { peers: 4, streams: 8, slots: 8 };
-
-    fn linked() -> (Plan, Worker) {
-        let (mut plan, mut worker) = (Plan::new(0, CAPACITY, 1), Worker::default());
-        plan.link();
-        converge(&mut plan, &mut worker, 100);
-        (plan, worker)
-    }
-
-    /// Pulls and applies until nothing is left; returns how many pulls it took.
-    fn converge(plan: &mut Plan, worker: &mut Worker, space: usize) -> usize {
-        for pulls in 0.. {
-            let mut commands = Vec::new();
-            plan.reconcile(space, &mut commands);
-            if commands.is_empty() {
-                assert_eq!(plan.pending(), 0);
-                return pulls;
-            }
-            assert!(commands.len() <= space && matches!(commands.last(), Some(Command::Commit(_))));
-            for command in commands {
-                hear(plan, worker.apply(command));
-            }
-        }
-        unreachable!("the difference shrinks with each pull")
-    }
-
-    fn hear(plan: &mut Plan, reports: Vec<Report>) {
-        for report in reports {
-            match report {
-                Report::Echo(command) => plan.echo(command),
-                Report::Event(Event::Described(described)) => {
-                    plan.described(described.count);
-                }
-                Report::Event(_) => {}
-            }
-        }
-    }
-
-    #[test]
-    fn other_credentials_change_a_peer_and_close_nothing() {
-        let (mut plan, mut worker) = linked();
-        let (peer, ..) = want_peer(&mut plan, 1);
-        let restart = |plan: &mut Plan, fill: u8| {
-            plan.want(PeerOpen { peer, ufrag: [fill; UFRAG_LEN], pwd: [fill; PWD_LEN] });
-        };
-        restart(&mut plan, b'0'); // before the peer was ever sent: it is opened with these
-        converge(&mut plan, &mut worker, 100);
-        let before = worker.dump();
-        restart(&mut plan, b'1');
-        let mut commands = Vec::new();
-        plan.reconcile(100, &mut commands);
-        assert!(matches!(commands[..], [Command::PeerIce(ice), Command::Commit(_)] if ice.ufrag == [b'1'; UFRAG_LEN]));
-        commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
-        plan.resync();
-        converge(&mut plan, &mut worker, 100);
-        assert_eq!((worker.dump(), plan.pending()), (before, 0));
-        assert_eq!(worker.peers[&peer.index].open, plan.credentials(peer).unwrap());
-        let tag = Command::from(PeerIce { peer, ufrag: [0; UFRAG_LEN], pwd: [0; PWD_LEN] }).tag();
-        assert_eq!(plan.owner_of_refused(tag, peer.index), Some(peer));
-        assert!(worker.refused.is_empty());
-    }
-
-    /// A peer with a stream and a slot.
-    fn want_peer(plan: &mut Plan, key: u8) -> (PeerId, StreamId, SlotId) {
-        let peer = plan.issue_peer().unwrap();
-        plan.want(PeerOpen { peer, ufrag: [b'u'; UFRAG_LEN], pwd: [b'p'; PWD_LEN] });
-        plan.want(PeerExtensions { peer, ids: [1; 16] });
-        for (direction, key) in [(Direction::Rx, key), (Direction::Tx, key | 0x80)] {
-            let profile = SrtpProfile::AeadAes128Gcm;
-            plan.want(PeerKeys { peer, direction, profile, key: [key; KEY_LEN_MAX], salt: [key; SALT_LEN_MAX] });
-        }
-        let stream = plan.want_stream(|stream| StreamOpen {
-            stream,
-            peer,
-            ssrc: 1,
-            rtx_ssrc: 0,
-            mid: Mid::NONE,
-            pt: 111,
-            rtx_pt: 0,
-            codec: Codec::H264,
-            feedback: 0,
-        });
-        plan.want(StreamCodec { stream: stream.unwrap(), codec: Codec::Vp8, pt: 96, rtx_pt: 97 });
-        let slot = plan.want_slot(|slot| SlotOpen {
-            slot,
-            peer,
-            ssrc: 2,
-            rtx_ssrc: 0,
-            mid: Mid::NONE,
-            seq_first: 0,
-            rtx_seq_first: 0,
-            timestamp_first: 0,
-        });
-        (peer, stream.unwrap(), slot.unwrap())
-    }
-
-    fn want_route(plan: &mut Plan, stream: StreamId, slot: SlotId) -> RouteId {
-        let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 };
-        let route = plan.want_route(open).unwrap();
-        plan.want(RouteCodec { route, codec: Codec::Vp8, pt: 98, rtx_pt: 99 });
-        route
-    }
-
-    #[test]
-    fn keys_go_down_once_and_are_forgotten() {
-        let (mut plan, mut worker) = linked();
-        let (peer, ..) = want_peer(&mut plan, 7);
-        assert_eq!(plan.secrets.len(), 2);
-        converge(&mut plan, &mut worker, 100);
-        assert_eq!(worker.peers[&0].rx.unwrap().key, [7; KEY_LEN_MAX]);
-        assert!(plan.secrets.is_empty());
-        let shown = format!("{:?} {:?}", plan.desired, plan.installed);
-        assert!(!shown.contains("[7, 7,"), "{shown}");
-        plan.resync();
-        converge(&mut plan, &mut worker, 100);
-        assert!(plan.broken_peers().is_empty());
-        worker.peers.get_mut(&0).unwrap().rx = None;
-        plan.resync();
-        let mut commands = Vec::new();
-        plan.reconcile(100, &mut commands);
-        commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
-        assert_eq!(plan.broken_peers(), [peer]);
-    }
-
-    #[test]
-    fn keys_of_who_is_gone_before_they_were_sent_never_leave() {
-        let (mut plan, mut worker) = linked();
-        let (peer, stream, slot) = want_peer(&mut plan, 7);
-        plan.unwant_slot(slot);
-        plan.unwant_stream(stream);
-        plan.unwant_peer(peer);
-        assert!(plan.secrets.is_empty());
-        assert_eq!(converge(&mut plan, &mut worker, 100), 0);
-    }
-
-    #[test]
-    fn an_answer_that_comes_up_short_is_asked_for_again() {
-        let (mut plan, mut worker) = linked();
-        want_peer(&mut plan, 7);
-        converge(&mut plan, &mut worker, 100);
-        plan.resync();
-        let mut asked = 0;
-        for lose in [true, true, false] {
-            let mut commands = Vec::new();
-            plan.reconcile(100, &mut commands);
-            assert!(matches!(commands[0], Command::Describe(_)));
-            asked += 1;
-            for command in commands {
-                let mut reports = worker.apply(command);
-                if lose && reports.len() > 2 {
-                    reports.remove(1);
-                }
-                hear(&mut plan, reports);
-            }
-        }
-        assert_eq!((asked, converge(&mut plan, &mut worker, 100)), (3, 0));
-    }
-
-    #[test]
-    fn a_batch_has_a_length_that_a_worker_can_hold() {
-        let capacity = Capacity { peers: 1000, streams: 1000, slots: 1000 };
-        let mut plan = Plan::new(0, capacity, 1);
-        let mut worker = Worker::default();
-        plan.link();
-        for _ in 0..BATCH_LEN_MAX {
-            let peer = plan.issue_peer().unwrap();
-            plan.want(PeerOpen { peer, ufrag: [0; UFRAG_LEN], pwd: [0; PWD_LEN] });
-            plan.want(PeerExtensions { peer, ids: [0; 16] });
-        }
-        converge(&mut plan, &mut worker, 1 << 20);
-        assert!(worker.batches.iter().all(|&len| len < BATCH_LEN_MAX));
-        assert_eq!(worker.peers.len(), BATCH_LEN_MAX);
-    }
-
-    proptest! {
-        /// Whatever is wanted and unwanted between pulls of whatever size, the worker refuses nothing and ends with
-        /// what is desired.
-        #[test]
-        fn the_difference_always_leads_there(steps in prop::collection::vec((0u8..6, any::<prop::sample::Index>(), 2usize..9), 1..80)) {
-            let (mut plan, mut worker) = linked();
-            let mut peers: Vec<(PeerId, StreamId, SlotId)> = Vec::new();
-            let mut routes: Vec<RouteOpen> = Vec::new();
-            for (n, (step, index, space)) in steps.into_iter().enumerate() {
-                match step {
-                    0 | 1 if plan.has_room(1, 1) => peers.push(want_peer(&mut plan, n as u8 + 1)),
-                    2 if !peers.is_empty() => {
-                        let (peer, stream, slot) = peers.remove(index.index(peers.len()));
-                        routes.retain(|route| {
-                            let stays = route.stream != stream && route.slot != slot;
-                            if !stays {
-                                plan.unwant_route(route.route);
-                            }
-                            stays
-                        });
-                        plan.unwant_slot(slot);
-                        plan.unwant_stream(stream);
-                        plan.unwant_peer(peer);
-                    }
-                    3 if !peers.is_empty() => {
-                        let (stream, slot) = (peers[index.index(peers.len())].1, peers[n % peers.len()].2);
-                        if routes.iter().all(|route| route.slot != slot) {
-                            let route = want_route(&mut plan, stream, slot);
-                            routes.push(RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 });
-                        }
-                    }
-                    4 => plan.resync(),
-                    _ => {
-                        let mut commands = Vec::new();
-                        plan.reconcile(space, &mut commands);
-                        prop_assert!(commands.len() <= space);
-                        commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
-                    }
-                }
-            }
-            converge(&mut plan, &mut worker, 5);
-            prop_assert!(worker.refused.is_empty(), "{:?}", worker.refused);
-            prop_assert_eq!(worker.peers.len(), peers.len());
-            let mut desired: Vec<RouteId> = routes.iter().map(|route| route.route).collect();
-            desired.sort();
-            prop_assert_eq!(worker.dump().3, desired);
-            prop_assert_eq!((worker.stream_codecs.len(), worker.route_codecs.len()), (peers.len(), routes.len()));
-        }
-    }
-}
+mod tests;

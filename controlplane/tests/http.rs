@@ -254,7 +254,7 @@ async fn signals_go_both_ways_in_order_and_the_end_is_reported_once() {
     assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Leave {}, .. }));
     for i in 0..5 {
         let limits = ServerSignal::Limits { send_bps_max: i, video_bps_max: 0, audio_bps_max: 0 };
-        outgoing.send(ToSocket::Signal(limits)).await.unwrap();
+        outgoing.send(ToSocket::Signal(Box::new(limits))).await.unwrap();
     }
     outgoing.send(ToSocket::Close(Closing::Done)).await.unwrap();
     for i in 0..5 {

@@ -179,7 +179,7 @@ async fn a_new_certificate_is_for_new_connections_and_an_open_socket_goes_on() {
 
     client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
     assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Ping {}, .. }));
-    outgoing.send(ToSocket::Signal(ServerSignal::Pong {})).await.unwrap();
+    outgoing.send(ToSocket::Signal(Box::new(ServerSignal::Pong {}))).await.unwrap();
     let message = timeout(DEADLINE, client.next()).await.expect("an answer in time").unwrap().unwrap();
     assert_eq!(message.into_text().unwrap().as_str(), r#"{"type":"pong"}"#);
 

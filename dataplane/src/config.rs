@@ -111,7 +111,7 @@ pub const TALLIES_MAX: usize = 1024;
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
 
 /// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 2000 packets a
-/// second. 8 KiB for each peer that sends.
+/// second. 4 KiB for each peer that sends.
 pub const ARRIVALS_MAX: usize = 1024;
 
 /// Holes that are tracked for one stream; more at once is an outage, answered by a keyframe request.

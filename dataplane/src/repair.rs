@@ -34,7 +34,8 @@ struct Entry {
 const EMPTY: Entry = Entry { source: Source { stream: StreamId::new(u32::MAX, 0), ssrc: 0 }, index: 0, len: 0 };
 
 /// Where a stream's packets lie in the [`History`], by the low bits of their index.
-pub(crate) type Places = Box<[u32; HISTORY_PER_STREAM]>;
+pub(crate) type Places = Box<[u16; HISTORY_PER_STREAM]>;
+const _: () = assert!(HISTORY_PACKETS <= 1 << u16::BITS);
 
 impl History {
     pub(crate) fn new() -> Self {
@@ -72,7 +73,7 @@ impl History {
         frame[..head.len()].copy_from_slice(head);
         frame[head.len()..].copy_from_slice(payload);
         self.entries[at] = Entry { source, index, len: len as u32 };
-        places[index as usize % HISTORY_PER_STREAM] = at as u32;
+        places[index as usize % HISTORY_PER_STREAM] = at as u16;
     }
 
     /// The packet of a stream with this index, if it is still there.
@@ -86,9 +87,27 @@ impl History {
 /// A packet of a publisher's stream that has not arrived.
 #[derive(Clone, Copy)]
 struct Hole {
-    index: u64,
     ask_at: Micros,
-    tries: u8,
+    /// Its index, which has 48 bits, and below that how often it was asked for: there is memory for [`HOLES_MAX`] of
+    /// them in each stream.
+    index_and_tries: u64,
+}
+const _: () = assert!(size_of::<Hole>() == 16);
+
+impl Hole {
+    const TRIES_BITS: u32 = 8;
+
+    fn new(index: u64, now: Micros) -> Hole {
+        Hole { ask_at: now + NACK_DELAY, index_and_tries: index << Self::TRIES_BITS }
+    }
+
+    fn index(&self) -> u64 {
+        self.index_and_tries >> Self::TRIES_BITS
+    }
+
+    fn tries(&self) -> u8 {
+        self.index_and_tries as u8
+    }
 }
 
 /// The holes of one stream, in order of their index.
@@ -126,7 +145,7 @@ impl Holes {
             return Arrival::default();
         }
         if index < highest {
-            if let Ok(at) = self.holes.binary_search_by_key(&index, |h| h.index) {
+            if let Ok(at) = self.holes.binary_search_by_key(&index, Hole::index) {
                 self.holes.remove(at);
                 return Arrival { recovered: true, lost: 0 };
             }
@@ -141,7 +160,7 @@ impl Holes {
             self.holes.clear();
             return Arrival { recovered: false, lost: lost.min(u64::from(u32::MAX)) as u32 };
         }
-        self.holes.extend((highest + 1..index).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
+        self.holes.extend((highest + 1..index).map(|index| Hole::new(index, now)));
         Arrival::default()
     }
 
@@ -152,7 +171,7 @@ impl Holes {
             return;
         }
         self.lowest = Some(index);
-        self.holes.extend((index + 1..lowest).map(|index| Hole { index, ask_at: now + NACK_DELAY, tries: 0 }));
+        self.holes.extend((index + 1..lowest).map(|index| Hole::new(index, now)));
         self.holes.rotate_right(missing as usize);
     }
 
@@ -175,17 +194,17 @@ impl Holes {
     /// and counted in `lost`. Asked again a round trip later, a little later each time.
     pub(crate) fn due(&mut self, now: Micros, rtt: Micros, seqs: &mut [u16], lost: &mut u32) -> usize {
         let before = self.holes.len();
-        self.holes.retain(|h| h.ask_at > now || h.tries < NACK_TRIES_MAX);
+        self.holes.retain(|h| h.ask_at > now || h.tries() < NACK_TRIES_MAX);
         *lost += (before - self.holes.len()) as u32;
         let mut count = 0;
         for hole in self.holes.iter_mut().filter(|h| h.ask_at <= now) {
             if count == seqs.len() {
                 break;
             }
-            seqs[count] = hole.index as u16;
+            seqs[count] = hole.index() as u16;
             count += 1;
-            hole.tries += 1;
-            hole.ask_at = now + rtt.max(REPAIR_REPEAT_MIN) * (4 + Micros::from(hole.tries)) / 4;
+            hole.index_and_tries += 1; // Never more than `NACK_TRIES_MAX` times.
+            hole.ask_at = now + rtt.max(REPAIR_REPEAT_MIN) * (4 + Micros::from(hole.tries())) / 4;
         }
         count
     }
@@ -200,13 +219,41 @@ impl Holes {
 /// What repair may cost one receiver: a share of what it is sent, and each packet at most once a round trip.
 pub(crate) struct Budget {
     credit: u32,
-    /// When the sequence numbers that share these low bits were last repaired.
-    repaired: Box<[(u16, Micros); 128]>,
+    repaired: [Repaired; REPAIRED_LEN],
+}
+
+/// Sequence numbers whose last repair is remembered, for each slot that has RTX.
+const REPAIRED_LEN: usize = 1 << REPAIRED_BITS;
+const REPAIRED_BITS: u32 = 7;
+const _: () = assert!(size_of::<Budget>() <= 516, "a peer in a meeting of eight has seven of them");
+
+/// Which of the sequence numbers that share their low bits was repaired last, and when, in one word: 23 bits of the time in
+/// units of 128 µs, and the other 9 bits of the number; 0 for never. The time comes round after 18 minutes; a number that
+/// comes round at the same moment is refused once.
+#[derive(Clone, Copy, Default)]
+struct Repaired(u32);
+
+impl Repaired {
+    const UNIT_BITS: u32 = 7;
+    const NUMBER_BITS: u32 = u16::BITS - REPAIRED_BITS;
+
+    fn new(seq: u16, now: Micros) -> Repaired {
+        let at = ((now >> Self::UNIT_BITS) as u32) << Self::NUMBER_BITS;
+        Repaired(at.max(1 << Self::NUMBER_BITS) | u32::from(seq >> REPAIRED_BITS))
+    }
+
+    /// Whether it is of the same number, less than `interval` before this one.
+    fn forbids(self, next: Repaired, interval: Micros) -> bool {
+        let number = |repaired: Repaired| repaired.0 & ((1 << Self::NUMBER_BITS) - 1);
+        let at = |repaired: Repaired| repaired.0 >> Self::NUMBER_BITS << Self::NUMBER_BITS;
+        let since = Micros::from(at(next).wrapping_sub(at(self)) >> Self::NUMBER_BITS) << Self::UNIT_BITS;
+        self.0 != 0 && number(self) == number(next) && since < interval
+    }
 }
 
 impl Budget {
     pub(crate) fn new() -> Self {
-        Budget { credit: REPAIR_BURST, repaired: Box::new([(0, 0); 128]) }
+        Budget { credit: REPAIR_BURST, repaired: [Repaired::default(); REPAIRED_LEN] }
     }
 
     /// A media packet of this many bytes was sent.
@@ -217,13 +264,12 @@ impl Budget {
 
     /// Whether the packet `seq` of `len` bytes may be sent again now; if so it is accounted for.
     pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
-        let last = &mut self.repaired[usize::from(seq) % 128];
-        let is_repeat = last.1 != 0 && last.0 == seq && now < last.1 + rtt.max(REPAIR_REPEAT_MIN);
-        if is_repeat || (self.credit as usize) < len {
+        let (last, next) = (&mut self.repaired[usize::from(seq) % REPAIRED_LEN], Repaired::new(seq, now));
+        if last.forbids(next, rtt.max(REPAIR_REPEAT_MIN)) || (self.credit as usize) < len {
             return false;
         }
         self.credit -= len as u32;
-        *last = (seq, now.max(1));
+        *last = next;
         true
     }
 }

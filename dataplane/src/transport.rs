@@ -11,7 +11,7 @@ use crate::config::{
 use crate::outbox::{Destination, Path};
 use crate::punt::Bucket;
 use crate::remb::Estimate;
-use crate::srtp::{Crypto, RtcpWindows, Window};
+use crate::srtp::{Crypto, Narrow, RtcpWindows, Window};
 use crate::twcc::ArrivalLog;
 
 /// Which of a publisher's streams an SSRC belongs to.
@@ -55,7 +55,7 @@ pub(crate) struct Transport {
     /// SSRCs that a stream has given up, with what is known of them. Their old packets are still authentic, so a replay
     /// could claim the stream back: only signalling binds one of them again, and then its window and its ROC go on
     /// (RFC 3711 §3.2.1).
-    retired: Vec<(Ssrc, Window)>,
+    retired: Vec<(Ssrc, Narrow)>,
     /// SSRCs that we have sent from, or may have: the slots' and their RTX. A second slot would begin the index again under
     /// the same key, so none is ever opened twice.
     slot_ssrcs: Vec<Ssrc>,
@@ -291,13 +291,13 @@ impl Transport {
     /// Remembers an SSRC that no stream has any more.
     pub(crate) fn retire(&mut self, ssrc: Ssrc, window: Window) {
         debug_assert!(self.retired.len() < PEER_SSRCS_MAX, "what is bound or retired was counted before it was bound");
-        self.retired.push((ssrc, window));
+        self.retired.push((ssrc, window.into()));
     }
 
     /// What is remembered of an SSRC that a stream takes again.
     pub(crate) fn recall(&mut self, ssrc: Ssrc) -> Option<Window> {
         let at = self.retired.iter().position(|(s, _)| *s == ssrc)?;
-        Some(self.retired.swap_remove(at).1)
+        Some(self.retired.swap_remove(at).1.into())
     }
 
     /// Notes the SSRCs of a new slot and its RTX (0 for none), unless one of them was ever used.

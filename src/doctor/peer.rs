@@ -163,9 +163,11 @@ fn payload(at: Duration) -> [u8; PAYLOAD_LEN] {
 async fn answer(signals: &mut mpsc::Receiver<ToSocket>) -> Result<String, Failure> {
     loop {
         match signals.recv().await {
-            Some(ToSocket::Signal(ServerSignal::Answer { sdp })) => return Ok(sdp),
-            Some(ToSocket::Signal(ServerSignal::Error { message, .. })) => return Err(message.into()),
-            Some(ToSocket::Signal(_)) => {}
+            Some(ToSocket::Signal(signal)) => match *signal {
+                ServerSignal::Answer { sdp } => return Ok(sdp),
+                ServerSignal::Error { message, .. } => return Err(message.into()),
+                _ => {}
+            },
             Some(ToSocket::Close(_)) | None => return Err("the engine hung up".into()),
         }
     }

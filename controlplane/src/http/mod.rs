@@ -14,6 +14,7 @@ mod pages;
 mod rest;
 mod serve;
 mod socket;
+mod websocket;
 mod whip;
 
 use std::sync::Arc;

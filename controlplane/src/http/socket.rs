@@ -7,17 +7,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::error::Problem;
+use super::websocket::{self, Message, close_code};
 use super::{Limits, Site};
 use crate::auth::{Claims, TokenError, is_room_name};
 use crate::engine::{Grant, SocketId};
@@ -26,8 +28,8 @@ use crate::link::{Closing, ToSocket};
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
 const FRAME_LEN_FACTOR: usize = 2;
 
-/// Bytes that are read from a socket at once. Signals but the offer are much smaller.
-const READ_BUFFER_LEN: usize = 4 * 1024;
+/// A signalling socket.
+type WebSocket = websocket::WebSocket<TokioIo<Upgraded>>;
 
 /// What the address may carry.
 #[derive(Deserialize)]
@@ -40,8 +42,8 @@ pub(super) async fn signal(
     State(site): State<Arc<Site>>,
     Path(room): Path<String>,
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    (method, headers): (Method, HeaderMap),
+    upgrade: Option<Extension<OnUpgrade>>,
 ) -> Response {
     let in_address = parameters.ok().and_then(|Query(parameters)| parameters.token);
     let claims = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
@@ -49,17 +51,21 @@ pub(super) async fn signal(
         Ok(claims) => claims,
         Err(problem) => return problem.into_response(),
     };
-    let Ok(upgrade) = upgrade else { return Problem::upgrade_required().into_response() };
+    let Some((answer, Extension(upgrade))) = websocket::shake_hands(&method, &headers).zip(upgrade) else {
+        return Problem::upgrade_required().into_response();
+    };
     let Ok(permit) = site.sockets.clone().try_acquire_owned() else {
         return Problem::not_ready("server_full", "the server has its limit of signalling sockets").into_response();
     };
     let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
-    // The protocol layer fills its whole read buffer with zeros, so its usual 128 KiB would be most of what a peer costs.
-    let upgrade = upgrade.read_buffer_size(READ_BUFFER_LEN);
-    upgrade.max_message_size(frame_len_max).max_frame_size(frame_len_max).on_upgrade(async move |socket| {
-        converse(socket, &site, &room, claims).await;
+    tokio::spawn(async move {
+        // It fails if the client has gone before it was answered.
+        if let Ok(upgraded) = upgrade.await {
+            converse(WebSocket::new(TokioIo::new(upgraded), frame_len_max), &site, &room, claims).await;
+        }
         drop(permit);
-    })
+    });
+    answer
 }
 
 /// The claims of a request's bearer, who may come into the room.
@@ -128,7 +134,7 @@ async fn converse(mut websocket: WebSocket, site: &Site, room: &str, claims: Cla
         End::Close(code, reason) => close(&mut websocket, &site.limits, code, reason).await,
         End::TooMuch(code, message) => {
             let signal = ServerSignal::Error { code: ErrorCode::TooMuch, message, fatal: true };
-            if send(&mut websocket, &site.limits, Message::text(text(&signal))).await.is_ok() {
+            if send(&mut websocket, &site.limits, Message::Text(text(&signal))).await.is_ok() {
                 close(&mut websocket, &site.limits, code, "too much").await;
             }
         }
@@ -155,15 +161,16 @@ async fn carry(
                 Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    match take(message, site, (socket, room), &mut budget, heard).await {
+                    // Boxed, so that a socket that waits does not hold the room for all that a signal may be.
+                    match Box::pin(take(message, site, (socket, room), &mut budget, heard)).await {
                         Taken::Done => continue,
-                        Taken::Answer(signal) => Message::text(text(&signal)),
+                        Taken::Answer(signal) => Message::Text(text(&signal)),
                         Taken::End(end) => return end,
                     }
                 }
             },
             queued = outgoing.recv() => match queued {
-                Some(ToSocket::Signal(signal)) => Message::text(text(&signal)),
+                Some(ToSocket::Signal(signal)) => Message::Text(text(&signal)),
                 Some(ToSocket::Close(Closing::Done)) => return End::Close(close_code::NORMAL, ""),
                 Some(ToSocket::Close(Closing::Restarting)) => {
                     return End::Close(close_code::RESTART, "the server restarts");
@@ -174,7 +181,7 @@ async fn carry(
                 if heard.elapsed() >= limits.idle_timeout {
                     return End::Close(close_code::AWAY, "nothing was heard for too long");
                 }
-                Message::Ping(Default::default())
+                Message::Ping
             }
         };
         if send(websocket, limits, message).await.is_err() {
@@ -198,7 +205,7 @@ async fn take(
     now: Instant,
 ) -> Taken {
     let limits = &site.limits;
-    if matches!(message, Message::Close(_)) {
+    if matches!(message, Message::Close(..)) {
         return Taken::End(End::Gone); // The protocol layer has answered it.
     }
     if !budget.take(now) {
@@ -223,8 +230,8 @@ async fn take(
             }
             Err(error) => Taken::Answer(bad_signal(format!("not a signal of this protocol: {error}"))),
         },
-        Message::Binary(_) => Taken::Answer(bad_signal("signals are text frames".to_owned())),
-        Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Taken::Done,
+        Message::Binary => Taken::Answer(bad_signal("signals are text frames".to_owned())),
+        Message::Ping | Message::Pong | Message::Close(..) => Taken::Done,
     }
 }
 
@@ -255,8 +262,7 @@ async fn send(websocket: &mut WebSocket, limits: &Limits, message: Message) -> R
 /// Says goodbye and waits a moment for the answer, so that what was sent before is read and not reset away.
 async fn close(websocket: &mut WebSocket, limits: &Limits, code: u16, reason: &'static str) {
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-    let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-    if send(websocket, limits, frame).await.is_ok() {
+    if send(websocket, limits, Message::Close(code, reason)).await.is_ok() {
         let answered = async { while let Some(Ok(_)) = websocket.recv().await {} };
         let _ = timeout(ANSWER_TIMEOUT, answered).await; // Whether it answered makes no difference.
     }

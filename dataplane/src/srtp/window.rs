@@ -13,7 +13,7 @@ const WORD_BITS: u64 = u64::BITS as u64;
 const WORDS: u64 = Window::WIDTH / WORD_BITS + 1;
 
 /// Replay window of one SSRC, over 48-bit SRTP indices or 31-bit SRTCP indices. 152 bytes, no heap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Window {
     highest: Option<u64>,
     bits: [u64; WORDS as usize],
@@ -100,13 +100,90 @@ impl Default for Window {
     }
 }
 
+/// A replay window for what is slow or over: narrower, and a fifth of the size. SRTCP, of which a sender has a few dozen
+/// packets a second, counts in one; and what is left of an SSRC that nobody sends from any more is one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Narrow {
+    highest: u64,
+    /// Bit n: `highest - n` was seen. The lowest is clear only in a window that has seen nothing. In two words, which are
+    /// aligned as the rest is.
+    seen: [u64; 2],
+}
+const _: () = assert!(size_of::<(u32, Narrow)>() == 32, "there is memory for a hundred of them in each peer");
+
+impl Narrow {
+    /// Indices remembered: as many as libsrtp has for SRTCP, and twice what RFC 3711 §3.3.2 asks for.
+    pub(crate) const WIDTH: u64 = u128::BITS as u64;
+
+    fn seen(&self) -> u128 {
+        u128::from(self.seen[0]) << 64 | u128::from(self.seen[1])
+    }
+
+    fn set_seen(&mut self, seen: u128) {
+        self.seen = [(seen >> 64) as u64, seen as u64];
+    }
+
+    /// As [`Window::check`].
+    pub(crate) fn check(&self, index: u64) -> Result<(), Replayed> {
+        let seen = self.seen();
+        if seen == 0 || index > self.highest {
+            return Ok(());
+        }
+        let behind = self.highest - index;
+        if behind >= Narrow::WIDTH || seen >> behind & 1 != 0 { Err(Replayed) } else { Ok(()) }
+    }
+
+    /// As [`Window::update`].
+    pub(crate) fn update(&mut self, index: u64) {
+        let seen = self.seen();
+        if seen == 0 || index > self.highest {
+            let ahead = u32::try_from(index.saturating_sub(self.highest)).unwrap_or(u32::MAX);
+            self.set_seen(seen.checked_shl(ahead).unwrap_or(0) | 1);
+            self.highest = index;
+        } else if self.highest - index < Narrow::WIDTH {
+            self.set_seen(seen | 1 << (self.highest - index));
+        }
+    }
+}
+
+impl From<Window> for Narrow {
+    /// The same with less memory: what only the wide one would still take counts as seen.
+    fn from(window: Window) -> Narrow {
+        let mut narrow = Narrow::default();
+        if let Some(highest) = window.highest {
+            for index in highest.saturating_sub(Narrow::WIDTH - 1)..=highest {
+                if window.check(index).is_err() {
+                    narrow.update(index);
+                }
+            }
+        }
+        narrow
+    }
+}
+
+impl From<Narrow> for Window {
+    fn from(narrow: Narrow) -> Window {
+        let mut window = Window::new();
+        if narrow.seen() != 0 {
+            let highest = narrow.highest;
+            window.update(highest);
+            for index in highest.saturating_sub(Window::WIDTH - 1)..highest {
+                if narrow.check(index).is_err() {
+                    window.update(index);
+                }
+            }
+        }
+        window
+    }
+}
+
 /// The SRTCP replay windows of one peer, one for each SSRC that its reports come from.
 ///
 /// The SRTCP index belongs to the sender's SSRC (RFC 3711 §3.2.1, §3.2.3): a browser that sends audio and video counts
 /// twice from 1 under the same key, and a single window would take the second for a replay of the first.
 #[derive(Debug)]
 pub struct RtcpWindows {
-    senders: Vec<(u32, Window)>,
+    senders: Vec<(u32, Narrow)>,
     senders_max: usize,
 }
 
@@ -132,7 +209,7 @@ impl RtcpWindows {
             return window.update(index.into());
         }
         if self.senders.len() < self.senders_max {
-            let mut window = Window::new();
+            let mut window = Narrow::default();
             window.update(index.into());
             self.senders.push((ssrc, window));
         }
@@ -190,6 +267,31 @@ mod tests {
             let highest = window.highest().unwrap_or(start);
             for index in highest.saturating_sub(Window::WIDTH + 70)..highest + 70 {
                 prop_assert_eq!(window.check(index).is_ok(), oracle.may_take(index), "index {} of {}", index, highest);
+            }
+        }
+
+        /// The narrow window is the wide one as far as it reaches, and refuses what is older; so is what it grows into.
+        #[test]
+        fn the_narrow_one_takes_no_more(
+            start in prop_oneof![0..3u64, 0..1u64 << 47],
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            let (mut wide, mut narrow) = (Window::new(), Narrow::default());
+            for step in steps {
+                let highest = wide.highest();
+                let index = highest.unwrap_or(start).saturating_add_signed(step);
+                let is_near = highest.is_none_or(|highest| index + Narrow::WIDTH > highest);
+                prop_assert_eq!(narrow.check(index).is_ok(), is_near && wide.check(index).is_ok());
+                wide.update(index);
+                narrow.update(index);
+            }
+            let highest = wide.highest().unwrap_or(start);
+            let grown = Window::from(Narrow::from(wide.clone()));
+            prop_assert_eq!(grown.highest(), wide.highest());
+            for index in highest.saturating_sub(Window::WIDTH + 70)..highest + 1200 {
+                let is_near = wide.highest().is_none() || index + Narrow::WIDTH > highest;
+                prop_assert_eq!(grown.check(index).is_ok(), is_near && wide.check(index).is_ok(), "index {}", index);
+                prop_assert_eq!(narrow.check(index).is_ok(), grown.check(index).is_ok());
             }
         }
 

@@ -26,6 +26,10 @@ const BACK_WINDOW: Micros = 500_000;
 const CAPACITY_MIN: usize = 64;
 const CAPACITY_MAX: usize = 1 << 14;
 
+/// Times that are remembered together lie this close, µs; after a longer silence the log starts over. Half of what 32 bits
+/// tell apart, less a margin for arrivals that are told in another order.
+const SPAN_MAX: Micros = 1 << 30;
+
 /// When the packets of one transport arrived, by transport-wide sequence number, and what of it was reported.
 ///
 /// A ring over the newest sequence numbers; no allocation after [`ArrivalLog::new`]. A packet that arrives late, below what
@@ -34,7 +38,11 @@ const CAPACITY_MAX: usize = 1 << 14;
 #[derive(Debug)]
 pub struct ArrivalLog {
     /// Arrival of extended sequence number `s` at `s % len`; [`ArrivalLog::MISSING`] for each one outside `begin..end`.
-    arrivals: Box<[Micros]>,
+    ///
+    /// The low bits of the time: all that is in the log lies within [`SPAN_MAX`] of `latest`.
+    arrivals: Box<[u32]>,
+    /// Time of the last push.
+    latest: Micros,
     /// Extended sequence numbers. `begin` is the lowest still accepted, `end` one past the highest that arrived.
     begin: i64,
     end: i64,
@@ -44,14 +52,15 @@ pub struct ArrivalLog {
 }
 
 impl ArrivalLog {
-    const MISSING: Micros = Micros::MAX;
+    const MISSING: u32 = u32::MAX;
 
     /// A log over the newest `capacity` sequence numbers, rounded up to a power of two from 64 to 16384.
     ///
-    /// Between two reports no more packets than this may arrive, or the oldest go unreported; each takes 8 bytes.
+    /// Between two reports no more packets than this may arrive, or the oldest go unreported; each takes 4 bytes.
     pub fn new(capacity: usize) -> ArrivalLog {
         let len = capacity.clamp(CAPACITY_MIN, CAPACITY_MAX).next_power_of_two();
-        ArrivalLog { arrivals: vec![Self::MISSING; len].into(), begin: 0, end: 0, next: 0, feedback_count: 0 }
+        let arrivals = vec![Self::MISSING; len].into();
+        ArrivalLog { arrivals, latest: 0, begin: 0, end: 0, next: 0, feedback_count: 0 }
     }
 
     /// Forgets all arrivals, for another occupant of the same place. The feedback count starts again.
@@ -68,10 +77,13 @@ impl ArrivalLog {
     /// Notes that the packet `seq` arrived at `at`. Only for authenticated packets. A repeated one keeps its first time, and
     /// one older than the window is not taken up.
     pub fn push(&mut self, seq: u16, at: Micros) {
-        let at = at.min(Self::MISSING - 1);
-        if self.next == self.end {
+        if at.abs_diff(self.latest) > SPAN_MAX {
+            self.arrivals.fill(Self::MISSING);
+            (self.begin, self.next) = (self.end, self.end);
+        } else if self.next == self.end {
             self.cull(at);
         }
+        self.latest = at;
         if self.begin == self.end {
             // The first packet, or the first after a pause: any sequence number will do, and those just before it may come.
             (self.begin, self.end) = (i64::from(seq) + 1 - self.arrivals.len() as i64, i64::from(seq));
@@ -79,26 +91,34 @@ impl ArrivalLog {
         }
         let ahead = seq.wrapping_sub(self.end as u16) as i16;
         let seq = self.end + i64::from(ahead);
-        if seq < self.begin || (seq < self.end && *self.arrival(seq) != Self::MISSING) {
+        if seq < self.begin || (seq < self.end && self.arrival(seq).is_some()) {
             return;
         }
         if seq >= self.end {
             self.advance(seq + 1);
         }
         self.next = self.next.min(seq);
-        *self.arrival(seq) = at;
+        // The one time that is no time is said a microsecond early.
+        *self.place(seq) = (at as u32).min(Self::MISSING - 1);
     }
 
-    fn arrival(&mut self, seq: i64) -> &mut Micros {
+    fn place(&mut self, seq: i64) -> &mut u32 {
         let mask = self.arrivals.len() - 1;
         &mut self.arrivals[seq as usize & mask]
+    }
+
+    /// When the packet arrived, if it did.
+    fn arrival(&self, seq: i64) -> Option<Micros> {
+        let low = self.arrivals[seq as usize & (self.arrivals.len() - 1)];
+        let behind = (self.latest as u32).wrapping_sub(low) as i32;
+        (low != Self::MISSING).then(|| self.latest.saturating_add_signed(-i64::from(behind)))
     }
 
     /// Moves the window up so that it ends at `end`, and clears the places that change their owner.
     fn advance(&mut self, end: i64) {
         let begin = self.begin.max(end - self.arrivals.len() as i64);
         for seq in self.begin..begin.min(self.end) {
-            *self.arrival(seq) = Self::MISSING;
+            *self.place(seq) = Self::MISSING;
         }
         (self.begin, self.end) = (begin, end);
         // What left the window unreported stays unsaid: to call it lost would be untrue.
@@ -111,14 +131,14 @@ impl ArrivalLog {
         let oldest = now.saturating_sub(BACK_WINDOW);
         let mut keep_from = self.begin;
         for seq in self.begin..self.end {
-            match *self.arrival(seq) {
-                Self::MISSING => {}
-                at if at <= oldest => keep_from = seq + 1,
-                _ => break,
+            match self.arrival(seq) {
+                None => {}
+                Some(at) if at <= oldest => keep_from = seq + 1,
+                Some(_) => break,
             }
         }
         for seq in self.begin..keep_from {
-            *self.arrival(seq) = Self::MISSING;
+            *self.place(seq) = Self::MISSING;
         }
         self.begin = keep_from;
     }
@@ -135,7 +155,7 @@ impl ArrivalLog {
             return 0;
         }
         let base = self.next;
-        let first = (base..self.end).find_map(|seq| Some(*self.arrival(seq)).filter(|&at| at != Self::MISSING));
+        let first = (base..self.end).find_map(|seq| self.arrival(seq));
         let first = first.expect("the highest sequence number of the log has arrived");
         let reference_time = first / REFERENCE_TICK;
 
@@ -162,14 +182,12 @@ impl ArrivalLog {
         let mut deltas_len = 0;
         let mut done = (chunks, base);
         for seq in base..self.end {
-            let at = *self.arrival(seq);
-            let symbol = if at == Self::MISSING {
-                Symbol::Missing
-            } else {
-                match clock.tick(at) {
+            let symbol = match self.arrival(seq) {
+                None => Symbol::Missing,
+                Some(at) => match clock.tick(at) {
                     Some(delta) => Symbol::of(delta),
                     None => break,
-                }
+                },
             };
             deltas_len += symbol.delta_len();
             if !chunks.push(symbol, out) || chunks.len() + deltas_len > out.len() {
@@ -188,10 +206,7 @@ impl ArrivalLog {
         let mut clock = DeltaClock::new(reference_time);
         let mut len = 0;
         for seq in covered {
-            let at = *self.arrival(seq);
-            if at == Self::MISSING {
-                continue;
-            }
+            let Some(at) = self.arrival(seq) else { continue };
             let delta = clock.tick(at).expect("the same delta had its chunk written");
             match Symbol::of(delta) {
                 Symbol::LargeDelta => out[len..len + 2].copy_from_slice(&delta.to_be_bytes()),
