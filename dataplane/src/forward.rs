@@ -463,11 +463,12 @@ impl Forwarder {
 
     /// A packet that another worker received. What it lost is lost here, too: a gap of the mirror is a gap of the stream.
     fn receive_relayed(&mut self, now: Micros, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Counter {
-        let RelayedPacket { mirror: id, ssrc, index, ids, head, payload } = *packet;
+        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, ids, head, payload } = *packet;
         let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return Counter::DroppedRelayStale };
         let Some(mirror) = &mut stream.mirror else { return Counter::DroppedRelayStale };
         let Some(packet) = RtpPacket::from_parts(head, payload, index) else { return Counter::DroppedRtpMalformed };
         mirror.ids = ids;
+        let is_first = !std::mem::replace(&mut mirror.has_begun, true);
         if ssrc != stream.ssrc {
             stream.rename(ssrc, Window::new());
             for hop in &stream.hops {
@@ -475,6 +476,10 @@ impl Forwarder {
                     slot.rewriter.cut();
                 }
             }
+        }
+        if is_first {
+            // What came there before this was not handed on, or found no mirror here.
+            stream.kept_from = if highest_there > index { highest_there + 1 } else { index };
         }
         let pt = packet.header.pt;
         let Some(format) = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt)) else {
@@ -629,7 +634,8 @@ fn relay(
     out: &mut Outbox,
 ) {
     let RtpPacket { index, head, payload, .. } = *packet;
-    let relayed = RelayedPacket { mirror: stream.open.stream, ssrc: stream.ssrc, index, ids, head, payload };
+    let highest = stream.window.highest().unwrap_or(index);
+    let relayed = RelayedPacket { mirror: stream.open.stream, ssrc: stream.ssrc, index, highest, ids, head, payload };
     let count = out.relay(&relayed, stream.taps.iter().map(|tap| (tap.worker, tap.mirror)));
     counters[Counter::Relayed as usize] += count as u64;
     counters[Counter::RelayFull as usize] += (stream.taps.len() - count) as u64;

@@ -51,6 +51,8 @@ pub struct Packet<'a> {
     pub ssrc: Ssrc,
     /// Its index (ROC and sequence number) in the stream.
     pub index: u64,
+    /// The highest index that has come by then.
+    pub highest: u64,
     /// The publisher's header extension ids.
     pub ids: ExtensionIds,
     /// Header and extensions, as received.
@@ -73,8 +75,8 @@ impl<'a> Message<'a> {
     /// The message as the parts of a record.
     fn write(&self, fixed: &'a mut Fixed) -> [&'a [u8]; 3] {
         let (tag, id, numbers, ids, head, payload): (u8, StreamId, [u64; 3], ExtensionIds, &[u8], &[u8]) = match *self {
-            Message::Packet(Packet { mirror, ssrc, index, ids, head, payload }) => {
-                (PACKET, mirror, [u64::from(ssrc), index, 0], ids, head, payload)
+            Message::Packet(Packet { mirror, ssrc, index, highest, ids, head, payload }) => {
+                (PACKET, mirror, [u64::from(ssrc), index, highest], ids, head, payload)
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at], ExtensionIds::default(), &[], &[])
@@ -101,8 +103,8 @@ impl<'a> Message<'a> {
         match fixed[0] {
             PACKET => {
                 let ids = std::array::from_fn(|i| fixed[40 + i]);
-                let (ssrc, index) = (numbers[0] as u32, numbers[1]);
-                Some(Message::Packet(Packet { mirror: id, ssrc, index, ids, head, payload }))
+                let (ssrc, index, highest) = (numbers[0] as u32, numbers[1], numbers[2]);
+                Some(Message::Packet(Packet { mirror: id, ssrc, index, highest, ids, head, payload }))
             }
             CLOCK => {
                 let (ssrc, rtp) = ((numbers[0] >> 32) as u32, numbers[0] as u32);
@@ -250,7 +252,15 @@ mod tests {
 
     fn packet<'a>(index: u64, head: &'a [u8], payload: &'a [u8]) -> Message<'a> {
         let ids = std::array::from_fn(|i| i as u8);
-        Message::Packet(Packet { mirror: StreamId::new(7, 9), ssrc: u32::MAX, index, ids, head, payload })
+        Message::Packet(Packet {
+            mirror: StreamId::new(7, 9),
+            ssrc: u32::MAX,
+            index,
+            highest: index + 1,
+            ids,
+            head,
+            payload,
+        })
     }
 
     fn taken(relay: &mut Relay) -> Vec<String> {

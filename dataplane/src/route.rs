@@ -36,6 +36,8 @@ pub(crate) struct Mirror {
     pub(crate) open: MirrorOpen,
     /// The publisher's header extension ids, as its last packet brought them.
     pub(crate) ids: ExtensionIds,
+    /// Whether a packet came.
+    pub(crate) has_begun: bool,
 }
 
 /// Another worker that a stream is handed on to.
@@ -126,7 +128,10 @@ impl Stream {
         let MirrorOpen { stream, pt, rtx_pt, codec, .. } = open;
         let (ssrc, mid) = (0, Mid::NONE);
         let as_stream = StreamOpen { stream, peer: NOBODY, ssrc, rtx_ssrc: 0, mid, pt, rtx_pt, codec, feedback: 0 };
-        Stream { mirror: Some(Mirror { open, ids: ExtensionIds::default() }), ..Stream::new(as_stream) }
+        Stream {
+            mirror: Some(Mirror { open, ids: ExtensionIds::default(), has_begun: false }),
+            ..Stream::new(as_stream)
+        }
     }
 
     /// Goes on under another SSRC, which counts anew; returns the window of the former.

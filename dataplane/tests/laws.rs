@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use proto::id::{RouteId, SlotId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
@@ -567,8 +568,17 @@ impl Sim {
     }
 }
 
+/// The same calls each time: what fails here was broken by a change. Other calls: another seed, and more cases.
+const SEED: u64 = 1;
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(SEED),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_laws_hold_whatever_the_network_does(call in call()) {

@@ -55,8 +55,8 @@ pub struct Told {
 impl Told {
     fn new(message: Message<'_>) -> Told {
         let (message, head, payload) = match message {
-            Message::Packet(Packet { mirror, ssrc, index, ids, head, payload }) => {
-                let bare = Packet { mirror, ssrc, index, ids, head: &[], payload: &[] };
+            Message::Packet(Packet { mirror, ssrc, index, highest, ids, head, payload }) => {
+                let bare = Packet { mirror, ssrc, index, highest, ids, head: &[], payload: &[] };
                 (Message::Packet(bare), head.to_vec(), payload.to_vec())
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
