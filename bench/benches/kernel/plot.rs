@@ -9,6 +9,8 @@ use crate::{TRAINS, Table};
 const PAYLOAD_LEN: usize = 1200;
 const FAN_OUT: usize = 50;
 
+/// Of one name in the key.
+const NAME_WIDTH: f64 = 108.0;
 const PANEL_WIDTH: f64 = 300.0;
 const PLOT_HEIGHT: f64 = 220.0;
 const MARGIN: f64 = 48.0;
@@ -36,7 +38,8 @@ pub(crate) fn draw(machine: &str, tables: &[Table]) -> String {
         .unwrap_or(5000.0);
     let top = (most / step).ceil() * step;
 
-    let width = 2.0 * MARGIN + PANEL_WIDTH * tables.len() as f64;
+    let panels = PANEL_WIDTH * tables.len() as f64;
+    let width = 2.0 * MARGIN + panels.max(NAME_WIDTH * names.len() as f64);
     let height = TOP + PLOT_HEIGHT + 78.0;
     let mut svg = String::new();
     let out = &mut svg;
@@ -49,7 +52,7 @@ pub(crate) fn draw(machine: &str, tables: &[Table]) -> String {
     let title = format!("CPU ns for each forwarded packet ({PAYLOAD_LEN} bytes, 1 to {FAN_OUT})");
     text(out, MARGIN, 20.0, "start", 15, &title);
     for (index, name) in names.iter().enumerate() {
-        let x = MARGIN + 108.0 * index as f64;
+        let x = MARGIN + NAME_WIDTH * index as f64;
         let colour = COLOURS[index % COLOURS.len()];
         put(out, format_args!(r##"<rect x="{x}" y="32" width="10" height="10" fill="{colour}"/>"##));
         text(out, x + 14.0, 41.0, "start", 11, name);
@@ -57,7 +60,7 @@ pub(crate) fn draw(machine: &str, tables: &[Table]) -> String {
     for line in 0..=(top / step) as usize {
         let value = step * line as f64;
         let y = TOP + PLOT_HEIGHT * (1.0 - value / top);
-        let (left, right) = (MARGIN, width - MARGIN);
+        let (left, right) = (MARGIN, MARGIN + panels);
         put(out, format_args!(r##"<line x1="{left}" x2="{right}" y1="{y:.1}" y2="{y:.1}" stroke="#ddd"/>"##));
         text(out, MARGIN - 6.0, y + 4.0, "end", 10, &format!("{value:.0}"));
     }
