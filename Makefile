@@ -2,7 +2,8 @@
 #   make run    builds, starts both planes and prints a link that opens a call
 #   make test   installs what the tests need and runs all of them
 # Others: make build, make bench, make lint, make deps (what the build needs), make test-deps (and what the tests need),
-# make test-rust, test-loom, test-miri, test-schema, test-browsers, test-strangers (one part of the tests).
+# make test-rust, test-loom, test-miri, test-schema, test-browsers, test-strangers (one part of the tests), make fuzz (the
+# property tests with cases nobody has seen, ROUNDS times).
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -10,7 +11,10 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build run test bench lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers clean
+# How often `make fuzz` draws anew.
+ROUNDS ?= 10
+
+.PHONY: build run test bench fuzz lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers clean
 
 build: deps
 	$(CARGO) build --release
@@ -51,6 +55,10 @@ test-strangers: test-deps
 	tools/npm-install bench/strangers
 	tools/python-venv bench/strangers/requirements.txt bench/strangers/.venv >/dev/null
 	cd bench/strangers && ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
+
+# The property tests with other cases than those of `make test`; what fails prints the seed that draws it again.
+fuzz: deps
+	tools/fuzz $(ROUNDS)
 
 # What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
 bench: deps

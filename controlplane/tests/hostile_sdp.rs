@@ -7,9 +7,9 @@ mod answering;
 use std::fs;
 use std::path::Path;
 
-use answering::answer;
+use answering::{VIDEOS, answer};
 use controlplane::ice::Candidate;
-use controlplane::sdp::{SdpError, choose_codec, parse_offer};
+use controlplane::sdp::{SdpError, choose_codecs, parse_offer};
 use proptest::prelude::*;
 
 /// Real offers to mutate, small enough for many rounds.
@@ -27,7 +27,7 @@ fn outcome(text: &str) -> String {
         Err(error) => return format!("refused: {error}"),
     };
     let answer = answer(&offer);
-    let served = offer.sections.iter().filter(|section| choose_codec(section).is_some()).count();
+    let served = offer.sections.iter().filter(|section| !choose_codecs(section, &VIDEOS).is_empty()).count();
     match parse_offer(&answer) {
         Ok(again) => {
             assert_eq!(again.sections.len(), offer.sections.len(), "{answer}");
