@@ -126,7 +126,7 @@ impl Forwarder {
 
     fn try_repair(&mut self, now: Micros, peer: u32, ssrc: Ssrc, seq: u16, out: &mut Outbox) -> Option<Counter> {
         let slot_index = self.slot_of(peer, ssrc)?;
-        let Forwarder { slots, streams, peers, routes, history, .. } = self;
+        let Forwarder { slots, streams, peers, routes, history, payload, .. } = self;
         let slot = slots.at_mut(slot_index)?;
         slot.counts.nacks += 1;
         let origin = slot.rewriter.origin(seq)?;
@@ -166,12 +166,12 @@ impl Forwarder {
             is_evened: false,
         };
         let pictures = Pictures::read(format.codec, packet.payload);
-        let is_sent = out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| {
-            let (header_len, len) = header.write(frame, &seq.to_be_bytes(), packet.payload);
-            // As in the packet that it repairs, whose sequence number stands before.
-            origin.pictures.write(&pictures, &mut frame[header_len + 2..len]);
-            (header_len, len)
-        });
+        payload.load(packet.payload);
+        // As in the packet that it repairs, whose sequence number stands before.
+        origin.pictures.write(&pictures, payload.bytes());
+        let prefix = seq.to_be_bytes();
+        let is_sent =
+            out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| header.write(frame, &prefix, payload));
         slot.counts.retransmitted += u64::from(is_sent);
         is_sent.then_some(Counter::RtxSent)
     }

@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::demux::{self, Demux};
 use crate::outbox::{Destination, Outbox, Path};
-use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Unprotect};
+use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Staged, Unprotect};
 use crate::picture::Pictures;
 use crate::punt::{Bucket, is_dtls_record};
 use crate::relay::{Message, Packet as RelayedPacket};
@@ -72,6 +72,8 @@ pub struct Forwarder {
     pub(crate) place: (usize, usize),
     pub(crate) demux: Demux,
     pub(crate) history: History,
+    /// The payload that is being fanned out.
+    pub(crate) payload: Staged,
     pub(crate) timers: Timers,
     pub(crate) staged: Vec<Command>,
     /// Number of commits so far, for refusals that come before one.
@@ -94,6 +96,7 @@ impl Forwarder {
             place: (0, 1),
             demux: Demux::new(seed),
             history: History::new(),
+            payload: Staged::new(),
             timers: Timers::new(now),
             staged: Vec::with_capacity(STAGED_MAX),
             batch: 0,
@@ -510,7 +513,7 @@ impl Forwarder {
     /// Keeps a packet for repair, writes it into every slot that its stream is routed to, and hands it to each worker
     /// that has a mirror of the stream.
     fn fan_out(&mut self, now: Micros, index: u32, format: Format, packet: RtpPacket<'_>, out: &mut Outbox) {
-        let Forwarder { streams, slots, peers, history, counters, .. } = self;
+        let Forwarder { streams, slots, peers, history, counters, payload, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
         let source = Source { stream: stream.open.stream, ssrc: stream.ssrc };
         if let Some(places) = &mut stream.places
@@ -534,6 +537,9 @@ impl Forwarder {
         let pictures = Pictures::read(format.codec, packet.payload);
         let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
         let is_alone = is_first && packet.header.marker;
+        if !stream.hops.is_empty() {
+            payload.load(packet.payload);
+        }
         for hop in &mut stream.hops {
             let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
             if transport.outgoing().is_none() {
@@ -575,11 +581,8 @@ impl Forwarder {
                 carried: &carried,
                 is_evened: format.codec.is_video() && !is_alone,
             };
-            let is_sent = out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| {
-                let (header_len, len) = header.write(frame, &[], packet.payload);
-                mapping.write_pictures(&mut frame[header_len..header_len + packet.payload.len()]);
-                (header_len, len)
-            });
+            mapping.write_pictures(payload.bytes());
+            let is_sent = out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], payload));
             if !is_sent {
                 // Who waited for this keyframe waits for another.
                 stream.keyframe.is_wanted |= hop.awaits_keyframe;

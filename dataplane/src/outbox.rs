@@ -1,9 +1,8 @@
 //! What leaves in a turn: packets sealed in one slab, chained by destination so that the io backend can send trains.
 //!
-//! A packet is written once into the slab and protected there in place, and the kernel may be given it where it lies.
-//! There are three doors in, and none of them
-//! lets plaintext RTP out: `push_rtp` and `push_rtcp` protect what the caller wrote, and
-//! `push_public` is for what is public or already sealed (STUN answers, injected DTLS).
+//! A packet is written once, protected, into the slab, and the kernel may be given it where it lies. There are three doors
+//! in, and none of them lets plaintext RTP out: `push_rtp` and `push_rtcp` protect what the caller wrote, and `push_public`
+//! is for what is public or already sealed (STUN answers, injected DTLS).
 
 use std::collections::VecDeque;
 use std::mem;
@@ -17,6 +16,7 @@ use crate::config::{
     REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
 use crate::io::Slab;
+use crate::packet::Begun;
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::srtp::Crypto;
 
@@ -275,20 +275,20 @@ impl Outbox {
         }
     }
 
-    /// Writes an RTP packet and protects it. `write` puts header and payload into the frame and returns the length
-    /// of the header and of both. False if the outbox is full.
-    pub(crate) fn push_rtp(
+    /// Writes an RTP packet and protects it. `write` puts what it begins with into the frame, and says where the header
+    /// ends and what comes behind. False if the outbox is full.
+    pub(crate) fn push_rtp<'a>(
         &mut self,
         to: Destination,
         crypto: &Crypto,
         ssrc: u32,
         index: u64,
-        write: impl FnOnce(&mut [u8]) -> (usize, usize),
+        write: impl FnOnce(&mut [u8]) -> Begun<'a>,
     ) -> bool {
         self.push(to, |frame| {
-            let (header_len, len) = write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]);
+            let Begun { header_len, len, rest } = write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]);
             // No length: the key is used up (2^48 packets), and nothing leaves.
-            crypto.protect_rtp(ssrc, index, header_len, frame, len).unwrap_or(0)
+            crypto.protect_rtp_from(ssrc, index, header_len, frame, len, rest).unwrap_or(0)
         })
     }
 

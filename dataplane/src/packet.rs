@@ -144,12 +144,57 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) is_evened: bool,
 }
 
+/// An RTP packet of which the beginning is written.
+pub(crate) struct Begun<'a> {
+    /// Length of header and extensions.
+    pub(crate) header_len: usize,
+    /// Length of what is written.
+    pub(crate) len: usize,
+    /// What comes behind it.
+    pub(crate) rest: &'a [u8],
+}
+
+/// The payload of a packet on its way to many receivers. Each writes its own numbers and padding over those of the one
+/// before, and the packet is encrypted from here.
+pub(crate) struct Staged {
+    bytes: Box<[u8; STAGED_LEN]>,
+    len: usize,
+}
+
+const STAGED_LEN: usize = PAYLOAD_LEN_MAX + EVEN_LEN;
+
+impl Staged {
+    pub(crate) fn new() -> Self {
+        Staged { bytes: Box::new([0; STAGED_LEN]), len: 0 }
+    }
+
+    /// Takes the next payload; the caller has checked it against [`PAYLOAD_LEN_MAX`].
+    pub(crate) fn load(&mut self, payload: &[u8]) {
+        self.len = payload.len();
+        self.bytes[..self.len].copy_from_slice(payload);
+        self.bytes[self.len..self.len + EVEN_LEN].fill(0);
+    }
+
+    /// The payload, for a receiver's own numbers.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+
+    /// Payload and so many bytes of padding (RFC 3550 §5.1), fewer than [`EVEN_LEN`].
+    fn padded(&mut self, padding: usize) -> &[u8] {
+        let end = self.len + padding;
+        if padding > 0 {
+            // Counts of other receivers may stand before it: the bytes of padding before the last mean nothing.
+            self.bytes[end - 1] = padding as u8;
+        }
+        &self.bytes[..end]
+    }
+}
+
 impl Outgoing<'_> {
-    /// Writes header, `prefix` (an RTX packet's original sequence number), payload and padding into a frame; returns
-    /// the length of the header and of all. The caller has checked the payload against [`PAYLOAD_LEN_MAX`].
-    ///
-    /// [`PAYLOAD_LEN_MAX`]: crate::config::PAYLOAD_LEN_MAX
-    pub(crate) fn write(&self, frame: &mut [u8], prefix: &[u8], payload: &[u8]) -> (usize, usize) {
+    /// Writes header and `prefix` (an RTX packet's original sequence number) into a frame; payload and padding are to
+    /// follow.
+    pub(crate) fn write<'a>(&self, frame: &mut [u8], prefix: &[u8], payload: &'a mut Staged) -> Begun<'a> {
         let mut writer = HeaderWriter::new(frame, self.marker, self.pt, self.seq, self.timestamp, self.ssrc);
         let id = |extension: Extension| self.ids[extension as usize];
         if id(Extension::TransportCc) != 0 {
@@ -167,17 +212,14 @@ impl Outgoing<'_> {
             }
         }
         let header_len = writer.finish();
-        let payload_at = header_len + prefix.len();
-        frame[header_len..payload_at].copy_from_slice(prefix);
-        let len = payload_at + payload.len();
-        frame[payload_at..len].copy_from_slice(payload);
-        let even_len = len.next_multiple_of(EVEN_LEN);
-        if self.is_evened && len < even_len && even_len <= EVEN_LEN_MAX {
+        let len = header_len + prefix.len();
+        frame[header_len..len].copy_from_slice(prefix);
+        let whole = len + payload.len;
+        let even = whole.next_multiple_of(EVEN_LEN);
+        let padding = if self.is_evened && even <= EVEN_LEN_MAX { even - whole } else { 0 };
+        if padding > 0 {
             frame[0] |= rtp::PADDING_BIT;
-            frame[len..even_len].fill(0);
-            frame[even_len - 1] = (even_len - len) as u8;
-            return (header_len, even_len);
         }
-        (header_len, len)
+        Begun { header_len, len, rest: payload.padded(padding) }
     }
 }

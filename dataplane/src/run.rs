@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use std::{io, iter};
 
 use proto::link::{LinkError, LinkServer, WorkerLink};
-use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::config::{Config, MEDIA_IPS_MAX, WORKERS_MAX};
@@ -254,7 +253,7 @@ fn cores(config: &Config) -> Vec<core_affinity::CoreId> {
 
 fn new_seed() -> io::Result<[u8; 16]> {
     let mut seed = [0; 16];
-    SystemRandom::new().fill(&mut seed).map_err(|_| io::Error::other("the kernel gives no randomness"))?;
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
     Ok(seed)
 }
 

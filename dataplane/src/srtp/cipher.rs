@@ -7,13 +7,14 @@
 //! `salt ^ ssrc << 48 ^ index`. GCM uses the 96 bits as they are (RFC 7714 §8.1, §9.1, where the SRTCP index is a
 //! packet index with 17 zero bits before it); CM appends a 16-bit block counter that starts at 0 (RFC 3711 §4.1.1).
 
+use std::cell::RefCell;
 use std::hint::black_box;
 
 use aes::Aes128Enc;
+use boring::aead::{AeadCtx, Algorithm};
 use ctr::cipher::{InnerIvInit, KeyInit, StreamCipherCore};
 use ctr::{CtrCore, flavors};
 use hmac::{Hmac, Mac};
-use ring::aead::{Aad, Algorithm, LessSafeKey, Nonce, Tag, UnboundKey};
 use sha1::Sha1;
 use zeroize::Zeroize;
 
@@ -24,9 +25,11 @@ fn mix(salt: u128, ssrc: u32, index: u64) -> u128 {
     salt ^ u128::from(ssrc) << 48 ^ u128::from(index)
 }
 
-/// AES-GCM with a 96-bit nonce and a full tag. On `ring`, whose assembly has AES-NI, VAES and PCLMULQDQ.
+/// AES-GCM with a 96-bit nonce and a full tag. On BoringSSL, whose assembly has VAES with AVX-512, and which reads the
+/// plaintext in one place and writes the ciphertext in another.
 pub(super) struct Gcm {
-    key: LessSafeKey,
+    /// Exclusive borrows are what the safe calls of `boring` ask for; nothing in it changes under GCM.
+    key: RefCell<AeadCtx>,
     salt: u128,
 }
 
@@ -34,18 +37,28 @@ impl Gcm {
     /// RFC 7714 §13: the tag is never shortened.
     pub(super) const TAG_LEN: usize = 16;
 
-    /// Schedules a session key of `algorithm`'s length.
-    pub(super) fn new(algorithm: &'static Algorithm, keys: &SessionKeys) -> Gcm {
-        Gcm { key: schedule(algorithm, &keys.cipher[..algorithm.key_len()]), salt: keys.salt_96() }
+    /// Schedules a session key of `algorithm`'s length. BoringSSL erases it when it is dropped.
+    pub(super) fn new(algorithm: &Algorithm, keys: &SessionKeys) -> Gcm {
+        let key = AeadCtx::new(algorithm, &keys.cipher[..algorithm.key_length()], Self::TAG_LEN);
+        Gcm { key: key.expect("the key is cut to the algorithm's length").into(), salt: keys.salt_96() }
     }
 
-    /// Encrypts `text` in place; the tag covers `associated` too.
-    pub(super) fn seal(&self, ssrc: u32, index: u64, associated: &[u8], text: &mut [u8]) -> [u8; Self::TAG_LEN] {
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(self.nonce(ssrc, index), Aad::from(associated), text)
-            .expect("a datagram is shorter than GCM's limit of 64 GiB");
-        tag.as_ref().try_into().expect("GCM's tag has 16 bytes")
+    /// Encrypts `text` in place, and `rest`, which goes on where it ends, into the start of `out`; then comes the tag,
+    /// which covers `associated` too. The length of what was written to `out`.
+    pub(super) fn seal(
+        &self,
+        ssrc: u32,
+        index: u64,
+        associated: &[u8],
+        text: &mut [u8],
+        rest: &[u8],
+        out: &mut [u8],
+    ) -> usize {
+        self.key
+            .borrow_mut()
+            .seal_scatter_mut(&self.nonce(ssrc, index), text, out, Some(rest), associated)
+            .expect("there is room, and a datagram is shorter than GCM's limit of 64 GiB")
+            .len()
     }
 
     /// Authenticates, then decrypts `text` in place.
@@ -57,32 +70,20 @@ impl Gcm {
         text: &mut [u8],
         tag: &[u8; Self::TAG_LEN],
     ) -> Result<(), AuthError> {
-        self.key
-            .open_in_place_separate_tag(self.nonce(ssrc, index), Aad::from(associated), Tag::from(*tag), text, 0..)
-            .map(|_| ())
-            .map_err(|_| AuthError)
+        self.key.borrow_mut().open_gather_mut(&self.nonce(ssrc, index), text, tag, associated).map_err(|_| AuthError)
     }
 
-    fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
+    fn nonce(&self, ssrc: u32, index: u64) -> [u8; 12] {
         let mut nonce = [0; 12];
         nonce.copy_from_slice(&mix(self.salt, ssrc, index).to_be_bytes()[4..]);
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }
 
 impl Drop for Gcm {
-    /// `ring` does not erase its keys: the schedule of a zero key is written over this one, and `black_box` keeps
-    /// the compiler from taking that for a dead store.
     fn drop(&mut self) {
         self.salt.zeroize();
-        let algorithm = self.key.algorithm();
-        self.key = schedule(algorithm, &[0; 32][..algorithm.key_len()]);
-        black_box(&mut self.key);
     }
-}
-
-fn schedule(algorithm: &'static Algorithm, key: &[u8]) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("the key is cut to the algorithm's length"))
 }
 
 /// AES-128 in counter mode, authenticated by HMAC-SHA1 cut to 80 bits. On the `aes` and `sha1` crates, which use

@@ -1,7 +1,7 @@
-//! SRTP and SRTCP (RFC 3711, RFC 7714): protect and unprotect in place.
+//! SRTP and SRTCP (RFC 3711, RFC 7714): unprotect in place, protect in place or from elsewhere.
 //!
-//! A packet passes here twice: unprotected as soon as its stream is known, and protected once for each route, where
-//! it already lies in the outgoing slab. [`Crypto`] holds the session keys of one direction of one peer and no state
+//! A packet passes here twice: unprotected as soon as its stream is known, and protected once for each route, from one
+//! plaintext into the outgoing slab. [`Crypto`] holds the session keys of one direction of one peer and no state
 //! of any stream, so one serves all SSRCs of the peer and is only read. What a stream must remember is a [`Window`];
 //! the packet index comes from there. The senders of RTCP have theirs in [`RtcpWindows`].
 //!
@@ -29,6 +29,7 @@ mod window;
 
 use std::fmt;
 
+use boring::aead::Algorithm;
 use proto::plane::{KEY_LEN_MAX, SALT_LEN_MAX, SrtpProfile};
 
 use cipher::{Cm, Gcm};
@@ -83,12 +84,12 @@ impl Crypto {
         let suite = match profile {
             SrtpProfile::Aes128CmHmacSha1_80 => Suite::Cm { rtp: Cm::new(rtp), rtcp: Cm::new(rtcp) },
             SrtpProfile::AeadAes128Gcm => Suite::Gcm {
-                rtp: Gcm::new(&ring::aead::AES_128_GCM, rtp),
-                rtcp: Gcm::new(&ring::aead::AES_128_GCM, rtcp),
+                rtp: Gcm::new(&Algorithm::aes_128_gcm(), rtp),
+                rtcp: Gcm::new(&Algorithm::aes_128_gcm(), rtcp),
             },
             SrtpProfile::AeadAes256Gcm => Suite::Gcm {
-                rtp: Gcm::new(&ring::aead::AES_256_GCM, rtp),
-                rtcp: Gcm::new(&ring::aead::AES_256_GCM, rtcp),
+                rtp: Gcm::new(&Algorithm::aes_256_gcm(), rtp),
+                rtcp: Gcm::new(&Algorithm::aes_256_gcm(), rtcp),
             },
         };
         Crypto { profile, suite }
@@ -151,20 +152,38 @@ impl Crypto {
         buffer: &mut [u8],
         len: usize,
     ) -> Option<usize> {
+        self.protect_rtp_from(ssrc, index, header_len, buffer, len, &[])
+    }
+
+    /// Encrypts and authenticates an RTP packet whose plaintext goes on elsewhere, as that of a packet for many does.
+    ///
+    /// As [`Crypto::protect_rtp`], but behind `buffer[..len]` there is `rest`, whose ciphertext is written to the buffer.
+    #[must_use = "without a length the buffer may still hold plaintext"]
+    pub fn protect_rtp_from(
+        &self,
+        ssrc: u32,
+        index: u64,
+        header_len: usize,
+        buffer: &mut [u8],
+        len: usize,
+        rest: &[u8],
+    ) -> Option<usize> {
         if index > INDEX_MAX {
             return None;
         }
-        let (packet, room) = buffer.split_at_mut(len);
         match &self.suite {
             Suite::Cm { rtp, .. } => {
+                let end = len + rest.len();
+                buffer[len..end].copy_from_slice(rest);
+                let (packet, room) = buffer.split_at_mut(end);
                 rtp.apply_keystream(ssrc, index, &mut packet[header_len..]);
                 let tag = rtp.tag(packet, &roc(index));
-                Some(len + append(room, &[&tag]))
+                Some(end + append(room, &[&tag]))
             }
             Suite::Gcm { rtp, .. } => {
+                let (packet, room) = buffer.split_at_mut(len);
                 let (header, text) = packet.split_at_mut(header_len);
-                let tag = rtp.seal(ssrc, index, header, text);
-                Some(len + append(room, &[&tag]))
+                Some(len + rtp.seal(ssrc, index, header, text, rest, room))
             }
         }
     }
@@ -241,8 +260,9 @@ impl Crypto {
                 Some(len + append(room, &[&word, &tag]))
             }
             Suite::Gcm { rtcp, .. } => {
-                let tag = rtcp.seal(ssrc, index.into(), &rtcp_associated_data(header, &word), text);
-                Some(len + append(room, &[&tag, &word]))
+                let associated = rtcp_associated_data(header, &word);
+                let tag_len = rtcp.seal(ssrc, index.into(), &associated, text, &[], room);
+                Some(len + tag_len + append(&mut room[tag_len..], &[&word]))
             }
         }
     }
