@@ -246,7 +246,8 @@ pub(crate) struct Media {
     /// How many cores move packets [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
-    /// How packets leave: auto, udp, uring, or frames, which is faster and passes by the firewall [default: auto]
+    /// How packets come and leave: udp, uring, auto, which is the cheaper of these two, or frames, which is faster and
+    /// passes by the firewall [default: auto]
     #[arg(long, value_name = "HOW")]
     pub(crate) io: Option<String>,
 }

@@ -65,7 +65,7 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
         workers: options.workers,
         is_pinned: options.is_pinned,
         driver: options.driver,
-        backend: options.backend,
+        backend: process::backend(&options),
         spin_us: options.spin_us,
     };
     let mut reload = || {

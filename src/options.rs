@@ -38,7 +38,8 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) is_pinned: bool,
     pub(crate) driver: Driver,
-    pub(crate) backend: Backend,
+    /// None: what a probe finds cheaper.
+    pub(crate) backend: Option<Backend>,
     /// Microseconds.
     pub(crate) spin_us: u64,
     pub(crate) listen: SocketAddr,
@@ -65,7 +66,7 @@ impl Default for Options {
             workers: 0,
             is_pinned: true,
             driver: Driver::Auto,
-            backend: Backend::Auto,
+            backend: None,
             spin_us: 0,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
@@ -209,7 +210,7 @@ impl Role {
     /// Whether a change of this key is this process's to report. A supervisor passes some on as options of the command
     /// line, which stay as they are; of these its planes see no change.
     fn tells_of(self, key: &Key) -> bool {
-        let is_passed_on = ["state", "media-ip", "media-port", "workers", "listen", "stun"].contains(&key.name);
+        let is_passed_on = ["state", "media-ip", "media-port", "workers", "io", "listen", "stun"].contains(&key.name);
         match self {
             Role::Supervisor => is_passed_on,
             Role::Dataplane => key.plane != Plane::Control,

@@ -3,12 +3,15 @@
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 
+use dataplane::config::Backend;
+use dataplane::io::probe::Probe;
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
 use crate::cli::Supervised;
+use crate::options::Options;
 
 /// Changes what the running log lets through.
 static LOG_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
@@ -48,6 +51,15 @@ pub(crate) fn become_plane(supervised: &Supervised) -> Result<(), Failure> {
         tracing::warn!(%error, ?limit, "the limit of open files stays low: raise LimitNOFILE or ulimit -n");
     }
     Ok(())
+}
+
+/// How packets shall come and leave: as it is set, or as a probe finds cheaper on this machine, which the log is told.
+pub(crate) fn backend(options: &Options) -> Backend {
+    options.backend.unwrap_or_else(|| {
+        let probe = Probe::run(options.driver);
+        tracing::info!("io: {probe}; frames only where they are asked for");
+        probe.backend()
+    })
 }
 
 /// SIGINT, SIGTERM and SIGHUP, noticed from the moment that this is made.

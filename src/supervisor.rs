@@ -15,6 +15,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use controlplane::auth::{Claims, TokenKey};
+use dataplane::config::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -55,12 +56,14 @@ const SETTINGS_FILE: &str = "run.toml";
 pub(crate) fn run(sources: Sources) -> Result<(), Failure> {
     let options = sources.resolve()?;
     let _lock = lock(&options.state)?;
+    // Here and once, so that a dataplane that is started again neither takes that time nor chooses otherwise.
+    let backend = process::backend(&options);
     // One thread: the kernel kills the children when the *thread* that started them ends, so it must be this one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(supervise(options, &sources))
+    runtime.block_on(supervise(options, backend, &sources))
 }
 
-async fn supervise(options: Options, sources: &Sources) -> Result<(), Failure> {
+async fn supervise(options: Options, backend: Backend, sources: &Sources) -> Result<(), Failure> {
     write_settings(&options)?;
     let key = TokenKey::load_or_create(&options.state)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -71,7 +74,8 @@ async fn supervise(options: Options, sources: &Sources) -> Result<(), Failure> {
     // The controlplane ends first, so that it can tell the clients while their media still flows.
     let (stop_controlplane, controlplane_stops) = watch::channel(false);
     let (stop_dataplane, dataplane_stops) = watch::channel(false);
-    let dataplane = keep("dataplane", Signal::TERM, dataplane_arguments(&options), &shared, dataplane_stops);
+    let arguments = dataplane_arguments(&options, backend);
+    let dataplane = keep("dataplane", Signal::TERM, arguments, &shared, dataplane_stops);
     let controlplane = async {
         let arguments = controlplane_arguments(&options, &shared);
         let result = keep("controlplane", Signal::INT, arguments, &shared, controlplane_stops).await;
@@ -152,10 +156,11 @@ fn write_settings(options: &Options) -> Result<(), Failure> {
         .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
-fn dataplane_arguments(options: &Options) -> impl Fn() -> Vec<OsString> {
+fn dataplane_arguments(options: &Options, backend: Backend) -> impl Fn() -> Vec<OsString> {
     let mut arguments = common_arguments(options);
     arguments.extend(["--media-port".into(), options.media_port.to_string().into()]);
     arguments.extend(["--workers".into(), options.workers.to_string().into()]);
+    arguments.extend(["--io".into(), backend.name().into()]);
     move || arguments.clone()
 }
 

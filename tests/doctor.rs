@@ -74,7 +74,7 @@ fn a_sound_machine_gets_a_call_and_a_zero() {
     let (is_well, findings) = findings(&output);
     assert_eq!((is_well, output.status.success()), (true, true), "{findings:?}");
     let checks =
-        ["kernel", "io_uring", "udp-gso", "udp-gro", "receive-buffer", "send-buffer", "descriptors", "memlock"];
+        ["kernel", "io_uring", "io", "udp-gso", "udp-gro", "receive-buffer", "send-buffer", "descriptors", "memlock"];
     let more = [
         "cores",
         "governor",
@@ -139,6 +139,7 @@ impl Run {
             .args(["--stun", "127.0.0.1:0", "--media-port", "0"])
             .env("UPRTC_ROOMS_MAX", "7")
             .env("UPRTC_MEDIA_PORT", "1")
+            .env("UPRTC_IO", "udp")
             .spawn()
             .unwrap();
         let (sender, log) = std::sync::mpsc::channel();

@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Runs a load on a server of its own; what it printed as JSON.
 fn load(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
-    command.args(["load", "--json"]).args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.args(["load", "--json"]).args(arguments).env("UPRTC_IO", "udp").stdin(Stdio::null()).stderr(Stdio::piped());
     let output = command.output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words}");

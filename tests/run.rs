@@ -53,9 +53,14 @@ impl Run {
     }
 
     fn with(state: &Path, more: &[&str]) -> Run {
+        Self::logging(state, more, Stdio::inherit())
+    }
+
+    /// With a way of packets that needs no probe, unless `more` asks for one.
+    fn logging(state: &Path, more: &[&str], log: Stdio) -> Run {
         let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
         let mut command = uprtc(&["run", "--state", state.to_str().unwrap()]);
-        let mut child = command.args(ports).args(more).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = command.args(ports).args(more).env("UPRTC_IO", "udp").stderr(log).spawn().unwrap();
         let mut link = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
         assert!(link.starts_with("http"), "no link was printed");
@@ -152,6 +157,27 @@ fn run_prints_a_link_that_works_and_either_plane_may_die() {
     until("another dataplane", || run.plane("dataplane").filter(|&pid| pid != dataplane));
     until("readiness with it", || (run.readyz() == Some(200)).then_some(()));
     assert_eq!(run.plane("controlplane"), Some(second), "the other plane lives on");
+}
+
+#[test]
+fn the_way_of_packets_is_probed_once_and_handed_to_each_dataplane() {
+    let folder = Folder::new();
+    let file = folder.0.join("log");
+    let run = Run::logging(&folder.0, &["--io", "auto"], std::fs::File::create(&file).unwrap().into());
+    let way = |dataplane: Pid| {
+        let line = std::fs::read_to_string(format!("/proc/{}/cmdline", dataplane.as_raw_nonzero())).unwrap();
+        line.split('\0').skip_while(|&word| word != "--io").nth(1).unwrap().to_owned()
+    };
+    let first = run.plane("dataplane").expect("the dataplane shows itself");
+    let chosen = way(first);
+    assert!(["udp", "uring"].contains(&chosen.as_str()), "{chosen}");
+    kill_process(first, Signal::KILL).unwrap();
+    let second = until("another dataplane", || run.plane("dataplane").filter(|&pid| pid != first));
+    until("readiness with it", || (run.readyz() == Some(200)).then_some(()));
+    assert_eq!(way(second), chosen);
+    let log = std::fs::read_to_string(&file).unwrap();
+    let said: Vec<&str> = log.lines().filter(|line| line.contains(" io: ")).collect();
+    assert!(said.len() == 1 && said[0].contains(&format!(" io: {chosen}, ")), "{log}");
 }
 
 #[test]

@@ -42,7 +42,8 @@ export class Edge {
     edge.executable = executable;
     const listen = options.includes('--listen') ? [] : ['--listen', '127.0.0.1:0'];
     const fixed = ['--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
-    edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const spawning = { stdio: ['ignore', 'pipe', 'pipe'], env: { UPRTC_IO: 'udp', ...process.env } }; // No probe for each.
+    edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], spawning);
     edge.ended = new Promise((resolve) => edge.process.once('exit', (code, signal) => resolve({ code, signal })));
     for (const stream of [edge.process.stdout, edge.process.stderr]) {
       stream.setEncoding('utf8');

@@ -181,24 +181,37 @@ impl Default for Config {
             socket_path: PathBuf::from("dataplane.sock"),
             is_pinned: true,
             driver: Driver::Auto,
-            backend: Backend::Auto,
+            backend: Backend::Udp,
             spin_us: 0,
         }
     }
 }
 
-/// How packets come and leave. They always come in by a worker's sockets.
+/// How packets come and leave. They always come in by a worker's sockets. Which of the first two is cheaper here, a
+/// [probe](crate::io::probe) tells.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Backend {
-    /// By what is fastest of that which changes nothing but the speed: the sockets.
-    #[default]
-    Auto,
     /// By the sockets.
+    #[default]
     Udp,
     /// By the sockets, through io_urings of the worker's own. Where the kernel has none, by system calls.
     Uring,
     /// As Ethernet frames, past the kernel's UDP, IP, firewall and traffic control. Where that cannot be, by the sockets.
     Frames,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Backend; 3] = [Backend::Udp, Backend::Uring, Backend::Frames];
+
+    /// Its name in settings and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Udp => "udp",
+            Backend::Uring => "uring",
+            Backend::Frames => "frames",
+        }
+    }
 }
 
 /// How a worker with nothing to do waits for its sockets.

@@ -1,11 +1,12 @@
-//! What the kernel and the hardware give: version, io_uring, UDP offloads, buffers, limits, cores and clocks.
+//! What the kernel and the hardware give: version, io_uring, what packets cost, UDP offloads, buffers, limits, cores and clocks.
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dataplane::config::{Backend, Driver, SOCKET_BUFFER_BYTES};
-use dataplane::io::{Io, Socket, block_on};
+use dataplane::io::probe::Probe;
+use dataplane::io::{Socket, block_on};
 use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
@@ -29,7 +30,7 @@ const CLOCK_MIN: u64 = 1_735_689_600;
 pub(super) fn look(options: &Options) -> Vec<Finding> {
     let release = read("/proc/sys/kernel/osrelease");
     let mut findings = vec![kernel(&release), io_uring(options.driver)];
-    findings.extend((options.backend == Backend::Uring).then(rings));
+    findings.extend(io(options));
     findings.extend(udp());
     findings.push(descriptors(options, getrlimit(Resource::Nofile).maximum));
     findings.push(memlock(options, parse_version(&release), getrlimit(Resource::Memlock).maximum));
@@ -64,20 +65,29 @@ fn kernel(release: &str) -> Finding {
     }
 }
 
-/// Whether packets can come and leave through io_urings, tried by opening them.
-fn rings() -> Finding {
-    let tried = std::thread::spawn(|| {
-        let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(|error| error.to_string())?;
-        let opened = block_on(Driver::Auto, async {
-            let mut io = Io::new(vec![socket], Instant::now()).map_err(|error| error.to_string())?;
-            io.open_uring().map(drop).map_err(|error| error.to_string())
-        });
-        opened.map_err(|error| error.to_string())?
-    });
-    match tried.join() {
-        Ok(Ok(())) => Finding::ok("io", "packets come and leave through io_uring"),
-        Ok(Err(why)) => Finding::warn("io", format!("io = \"uring\", but: {why}; udp serves"), "io = \"udp\""),
-        Err(_) => Finding::warn("io", "io = \"uring\", but the kernel takes it apart; udp serves", "io = \"udp\""),
+/// Which way through the sockets `auto` takes, and what each costs; none if packets leave as frames.
+fn io(options: &Options) -> Option<Finding> {
+    let probe = match options.backend {
+        Some(Backend::Frames) => return None,
+        _ => Probe::run(options.driver),
+    };
+    Some(way(options.backend, &probe))
+}
+
+fn way(asked: Option<Backend>, probe: &Probe) -> Finding {
+    const CHECK: &str = "io";
+    let mend = format!("io = \"{}\"", probe.backend().name());
+    match (asked, probe) {
+        (Some(Backend::Uring), Probe::Refused(why)) => {
+            Finding::warn(CHECK, format!("io = \"uring\", but: {why}; udp serves"), mend)
+        }
+        (_, Probe::Failed(error)) => Finding::warn(
+            CHECK,
+            format!("the probe on 127.0.0.1 failed: {error}"),
+            format!("ip link set lo up, or {mend}"),
+        ),
+        (None, _) => Finding::ok(CHECK, format!("auto takes {probe}; {mend} would set it")),
+        (Some(asked), _) => Finding::ok(CHECK, format!("{}, as set; auto would take {probe}", asked.name())),
     }
 }
 
@@ -237,6 +247,8 @@ fn clock(now: SystemTime, executable: Option<SystemTime>) -> Finding {
 mod tests {
     use super::super::Level;
     use super::*;
+    use dataplane::io::Refused;
+    use dataplane::io::probe::Costs;
 
     #[test]
     fn kernels_are_told_apart() {
@@ -274,6 +286,23 @@ mod tests {
         );
         assert_eq!((clock_source("tsc").level, clock_source("hpet").level), (Level::Ok, Level::Warn));
         assert_eq!(offload("udp-gso", false, "UDP_SEGMENT", "4.18").level, Level::Warn);
+    }
+
+    #[test]
+    fn the_way_of_packets_is_told_with_the_line_that_sets_it() {
+        let measured = Probe::Measured(Costs { udp_ns: 900.0, uring_ns: 990.0, ratio: 1.1 });
+        let found = way(None, &measured);
+        assert_eq!(found.level, Level::Ok);
+        assert!(found.finding.contains("auto takes udp, 900 ns a packet"), "{found}");
+        assert!(found.finding.contains("io = \"udp\""), "{found}");
+        let found = way(Some(Backend::Uring), &measured);
+        assert!(found.level == Level::Ok && found.finding.starts_with("uring, as set; auto would take udp"), "{found}");
+
+        let refused = Probe::Refused(Refused::Forbidden);
+        assert_eq!((way(None, &refused).level, way(Some(Backend::Udp), &refused).level), (Level::Ok, Level::Ok));
+        let found = way(Some(Backend::Uring), &refused);
+        assert!(found.level == Level::Warn && found.mend.as_deref() == Some("io = \"udp\""), "{found}");
+        assert_eq!(way(None, &Probe::Failed(std::io::Error::other("nothing"))).level, Level::Warn);
     }
 
     #[test]

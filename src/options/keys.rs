@@ -289,12 +289,7 @@ impl Key {
                 Driver::Epoll => "epoll".into(),
             },
             Kind::Codecs => options.rooms.codecs.iter().map(VideoCodec::name).collect::<Vec<_>>().join(","),
-            Kind::Backend => match options.backend {
-                Backend::Auto => "auto".into(),
-                Backend::Udp => "udp".into(),
-                Backend::Uring => "uring".into(),
-                Backend::Frames => "frames".into(),
-            },
+            Kind::Backend => options.backend.map_or("auto", Backend::name).into(),
             Kind::State => options.state.display().to_string(),
             Kind::Log => options.log.clone(),
         }
@@ -384,14 +379,10 @@ fn driver(text: &str) -> Option<Driver> {
     }
 }
 
-fn backend(text: &str) -> Option<Backend> {
-    match text {
-        "auto" => Some(Backend::Auto),
-        "udp" => Some(Backend::Udp),
-        "uring" => Some(Backend::Uring),
-        "frames" => Some(Backend::Frames),
-        _ => None,
-    }
+/// `Some(None)` is `auto`.
+fn backend(text: &str) -> Option<Option<Backend>> {
+    let named = Backend::ALL.into_iter().find(|backend| backend.name() == text);
+    (named.is_some() || text == "auto").then_some(named)
 }
 
 /// In the largest unit that leaves a whole number.

@@ -44,7 +44,7 @@ impl Server {
     fn await_link(mut command: Command, ip: &str, workers: usize, state: PathBuf) -> Server {
         let address = format!("{ip}:0");
         command.args(["--listen", &address, "--media-port", "0", "--stun", &address]);
-        command.args(["--workers", &workers.to_string()]);
+        command.args(["--workers", &workers.to_string()]).env("UPRTC_IO", "udp");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

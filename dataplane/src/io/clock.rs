@@ -21,10 +21,15 @@ const WAIT_MAX: Micros = 2_000_000;
 
 /// Processor time of this thread, user and kernel, microseconds.
 pub(super) fn processor_time() -> Micros {
+    processor_time_ns() / 1000
+}
+
+/// The same in nanoseconds.
+pub(super) fn processor_time_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec of our own that lives through the call, which writes nothing else.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    if result == 0 { time.tv_sec as Micros * 1_000_000 + time.tv_nsec as Micros / 1000 } else { 0 }
+    if result == 0 { time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 } else { 0 }
 }
 
 /// A monotonic clock and its distance to the wall clock.

@@ -12,6 +12,7 @@
 mod clock;
 mod frames;
 mod park;
+pub mod probe;
 mod slab;
 mod train;
 mod udp;

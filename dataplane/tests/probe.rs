@@ -1,0 +1,29 @@
+//! The probe behind `io = "auto"`, on this kernel. It is alone in its process, so that descriptors and threads can be counted.
+
+use std::fs;
+
+use dataplane::config::{Backend, Driver};
+use dataplane::io::probe::Probe;
+
+fn count(folder: &str) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+/// How much it costs is not looked at: that is a number of the machine's.
+#[test]
+fn it_ends_leaves_nothing_behind_and_obeys_its_rule() {
+    let before = (count("/proc/self/fd"), count("/proc/self/task"));
+    for driver in [Driver::Auto, Driver::Epoll] {
+        let probe = Probe::run(driver);
+        eprintln!("{driver:?}: {probe}");
+        assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before, "descriptors and threads");
+        match &probe {
+            Probe::Measured(costs) => {
+                assert!(costs.udp_ns > 0.0 && costs.uring_ns > 0.0, "{costs:?}");
+                assert_eq!(probe.backend() == Backend::Uring, costs.ratio <= 0.95, "{costs:?}");
+            }
+            Probe::Refused(_) => assert_eq!(probe.backend(), Backend::Udp),
+            Probe::Failed(error) => panic!("loopback works here: {error}"),
+        }
+    }
+}
