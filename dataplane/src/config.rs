@@ -147,7 +147,7 @@ pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 const _: () = assert!(WORKERS_MAX <= u16::MAX as usize, "TapOpen::worker is 16 bits");
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
-const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
+const _: () = assert!(OUTBOX_PACKETS_MAX >= PACKETS_ENOUGH + STREAM_ROUTES_MAX, "a fan-out must fit behind enough");
 const _: () = assert!(TALLIES_MAX >= 2 * (PEER_STREAMS_MAX + PEER_SLOTS_MAX), "a peer's tallies must fit");
 const _: () = assert!(STREAMS_MAX <= STREAM_TALLIES_MAX && SLOTS_MAX <= SLOT_TALLIES_MAX, "each has its row");
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);

@@ -145,7 +145,7 @@ impl Forwarder {
     ///
     /// `written` is told when packets arrived and how many copies of them this call has written.
     pub fn fan_out(&mut self, now: Micros, out: &mut Outbox, written: impl FnMut(Micros, u64)) -> bool {
-        self.fan_out_until(now, out, Outbox::is_nearly_full, written)
+        self.fan_out_until(now, out, Outbox::has_enough, written)
     }
 
     /// The same until `is_enough`.

@@ -183,12 +183,16 @@ impl Outbox {
         self.packets.len()
     }
 
-    /// Whether to flush first: the next datagram's widest fan-out, or the next peer's tallies, might not fit, or nothing is
-    /// gained by waiting.
+    /// Whether nothing is gained by waiting for more packets, or there may not be room for them.
+    #[inline]
+    pub fn has_enough(&self) -> bool {
+        self.packets.len() >= PACKETS_ENOUGH || self.places.is_nearly_full()
+    }
+
+    /// Whether to flush first: there are packets enough, or the next datagram's widest fan-out, or the next peer's tallies,
+    /// might not fit.
     pub fn is_nearly_full(&self) -> bool {
-        self.places.is_nearly_full()
-            || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
-            || self.packets.len() >= PACKETS_ENOUGH
+        self.has_enough()
             || self.punts_used == PUNTS_PER_TURN_MAX
             || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
             || self.relayed_used + FRAME_LEN > RELAYED_LEN
