@@ -60,15 +60,17 @@ pub const EVEN_LEN: usize = 16;
 /// Longest packet, without SRTP's tag, that padding may make: what libwebrtc itself sends (`kVideoMtu` of 1200 bytes), so
 /// that no path is too narrow for it.
 pub const EVEN_LEN_MAX: usize = 1200;
-/// Bytes of the outbox slab: a burst of eight full packets to 500 receivers, which leaves as trains of eight, and room
-/// for one more of the widest fan-outs. Half of it would cut those trains in half.
-pub const OUTBOX_LEN: usize = 8 << 20;
+/// Packets that wait together to be fanned out: a large frame of video. Their payloads are still in the first cache when
+/// the last receiver's copies are made.
+pub const BURST_LEN_MAX: usize = 32;
+/// Bytes of the outbox slab: what is flushed at once, and room for one of the widest fan-outs.
+pub const OUTBOX_LEN: usize = 4 << 20;
 /// Packets of the outbox between two flushes.
-pub const OUTBOX_PACKETS_MAX: usize = 16_384;
+pub const OUTBOX_PACKETS_MAX: usize = 2048;
 /// Chunks of an outbox whose packets leave where they lie, 8 MiB of them: the widest fan-out twice over, and as much again
 /// in flight.
 pub const CHUNKS_MAX: usize = 4096;
-/// Packets after which such an outbox is flushed: a megabyte, which is still in the cache when the kernel reads it.
+/// Packets after which an outbox is flushed: half a megabyte of video, which is still in the cache when the kernel reads it.
 pub const PACKETS_ENOUGH: usize = 512;
 /// Packets of one length, after the first, from which on a train by the socket costs no more than as many frames (measured:
 /// docs/MEASURING.md).
@@ -145,7 +147,7 @@ pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 const _: () = assert!(WORKERS_MAX <= u16::MAX as usize, "TapOpen::worker is 16 bits");
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
-const _: () = assert!(OUTBOX_PACKETS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");
+const _: () = assert!(OUTBOX_PACKETS_MAX >= PACKETS_ENOUGH + STREAM_ROUTES_MAX, "a fan-out must fit behind enough");
 const _: () = assert!(TALLIES_MAX >= 2 * (PEER_STREAMS_MAX + PEER_SLOTS_MAX), "a peer's tallies must fit");
 const _: () = assert!(STREAMS_MAX <= STREAM_TALLIES_MAX && SLOTS_MAX <= SLOT_TALLIES_MAX, "each has its row");
 const _: () = assert!(HISTORY_PER_STREAM.is_power_of_two() && HISTORY_PER_STREAM <= HISTORY_PACKETS);

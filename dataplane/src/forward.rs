@@ -12,20 +12,18 @@ use proto::plane::{
 };
 use proto::stun;
 
-use crate::codec;
 use crate::config::{
     MILLISECOND, Micros, PATH_HELD, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
     SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TAPS_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
+use crate::fanout::Burst;
 use crate::outbox::{Destination, Outbox, Path};
-use crate::packet::{Outgoing, RtpPacket, SrtpPacket, Staged, Unprotect};
-use crate::picture::Pictures;
+use crate::packet::{RtpPacket, SrtpPacket, Staged, Unprotect};
 use crate::punt::{Bucket, is_dtls_record};
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::remb;
 use crate::repair::{History, Source};
-use crate::rewrite::Input;
 use crate::route::{Format, Route, SenderClock, Slot, Stream};
 use crate::srtp::Window;
 use crate::table::Table;
@@ -72,7 +70,9 @@ pub struct Forwarder {
     pub(crate) place: (usize, usize),
     pub(crate) demux: Demux,
     pub(crate) history: History,
-    /// The payload that is being fanned out.
+    /// What waits to be fanned out.
+    pub(crate) burst: Burst,
+    /// The payload of a repair.
     pub(crate) payload: Staged,
     pub(crate) timers: Timers,
     pub(crate) staged: Vec<Command>,
@@ -96,6 +96,7 @@ impl Forwarder {
             place: (0, 1),
             demux: Demux::new(seed),
             history: History::new(),
+            burst: Burst::new(),
             payload: Staged::new(),
             timers: Timers::new(now),
             staged: Vec::with_capacity(STAGED_MAX),
@@ -138,10 +139,23 @@ impl Forwarder {
         self.counters[counter as usize] += n;
     }
 
-    /// Takes one datagram to its fate.
-    pub fn receive(&mut self, now: Micros, datagram: Datagram<'_>, out: &mut Outbox) {
-        self.count(Counter::Received, 1);
-        self.count(Counter::ReceivedBytes, datagram.bytes.len() as u64);
+    /// Takes one datagram to its fate, and writes all that comes of it into the outbox, which must not be nearly full.
+    pub fn receive(&mut self, now: Micros, mut datagram: Datagram<'_>, out: &mut Outbox) {
+        let is_taken = self.take_in(now, &mut datagram, out);
+        debug_assert!(is_taken, "nothing waits");
+        self.fan_out_all(now, out);
+    }
+
+    /// All that waits, however full the outbox is.
+    fn fan_out_all(&mut self, now: Micros, out: &mut Outbox) {
+        debug_assert!(self.burst.is_empty() || !out.is_nearly_full(), "there is room for the widest fan-out");
+        let is_done = self.fan_out_until(now, out, |_| false, |_, _| ());
+        debug_assert!(is_done, "nothing holds it up");
+    }
+
+    /// Takes one datagram to its fate; what is to be fanned out waits for [`fan_out`](Self::fan_out). False: nothing was done
+    /// yet, because what waits has to be fanned out first.
+    pub fn take_in(&mut self, now: Micros, datagram: &mut Datagram<'_>, out: &mut Outbox) -> bool {
         let fate = match demux::kind(datagram.bytes) {
             Some(demux::Kind::Stun) => self.receive_stun(now, datagram.path, datagram.bytes, out),
             Some(kind) => match self.demux.peer_at(datagram.path) {
@@ -149,6 +163,7 @@ impl Forwarder {
                 Some(peer) => match kind {
                     demux::Kind::Rtp => {
                         let fate = self.receive_rtp(now, peer, datagram.at, datagram.bytes, out);
+                        let Some(fate) = fate else { return false };
                         self.tell_less(peer, out);
                         self.heard(now, peer, datagram.path, fate)
                     }
@@ -161,7 +176,10 @@ impl Forwarder {
             },
             None => Counter::DroppedUnknownProtocol,
         };
+        self.count(Counter::Received, 1);
+        self.count(Counter::ReceivedBytes, datagram.bytes.len() as u64);
         self.count(fate, 1);
+        true
     }
 
     /// Passes on the fate of a packet of media; one that was of use was authentic, and its peer is there.
@@ -360,17 +378,32 @@ impl Forwarder {
         if out.punt(header, bytes) { Counter::Punted } else { Counter::DroppedPuntFull }
     }
 
-    /// SRTP: find the stream, unprotect, account, repair, and fan out.
-    fn receive_rtp(&mut self, now: Micros, peer: u32, at: Micros, bytes: &mut [u8], out: &mut Outbox) -> Counter {
-        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
-        let Some(rx) = &transport.rx else { return Counter::DroppedNoKeys };
-        let Some(packet) = SrtpPacket::parse(bytes) else { return Counter::DroppedRtpMalformed };
+    /// SRTP: find the stream, unprotect, account, repair, and have it wait for its receivers. `None` as in
+    /// [`take_in`](Self::take_in).
+    fn receive_rtp(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        at: Micros,
+        bytes: &mut [u8],
+        out: &mut Outbox,
+    ) -> Option<Counter> {
+        let Some(transport) = self.peers.at_mut(peer) else { return Some(Counter::DroppedUnknownAddress) };
+        let Some(rx) = &transport.rx else { return Some(Counter::DroppedNoKeys) };
+        let Some(packet) = SrtpPacket::parse(bytes) else { return Some(Counter::DroppedRtpMalformed) };
         let ssrc = packet.header().ssrc;
         let bound = transport.owner(ssrc);
         let Some(owner) = bound.or_else(|| resolve(transport, &self.streams, &packet)) else {
-            return Counter::DroppedUnknownStream;
+            return Some(Counter::DroppedUnknownStream);
         };
-        let Some(stream) = self.streams.at_mut(owner.stream) else { return Counter::DroppedUnknownStream };
+        let Some(stream) = self.streams.at_mut(owner.stream) else { return Some(Counter::DroppedUnknownStream) };
+        if !self.burst.is_empty() {
+            // Packets of before a new SSRC or codec have their receivers' numbers of before.
+            let is_new = bound.is_none() || stream.format_of(packet.header().pt).is_some_and(|f| f != stream.format);
+            if is_new || self.burst.is_full() {
+                return None;
+            }
+        }
 
         // An SSRC that is not bound yet is tried with a fresh window; only an authentic packet binds it.
         let mut fresh = Window::new();
@@ -382,9 +415,9 @@ impl Forwarder {
         };
         let packet = match packet.unprotect(rx, window) {
             Ok(packet) => packet,
-            Err(Unprotect::Replayed) => return Counter::DroppedSrtpReplay,
-            Err(Unprotect::Forged) => return Counter::DroppedSrtpAuth,
-            Err(Unprotect::Malformed) => return Counter::DroppedRtpMalformed,
+            Err(Unprotect::Replayed) => return Some(Counter::DroppedSrtpReplay),
+            Err(Unprotect::Forged) => return Some(Counter::DroppedSrtpAuth),
+            Err(Unprotect::Malformed) => return Some(Counter::DroppedRtpMalformed),
         };
         let highest = if bound.is_some() { highest } else { None };
         if bound.is_none() {
@@ -402,11 +435,11 @@ impl Forwarder {
         remb::arrived(transport, stream, &packet, owner.is_rtx, at);
 
         if owner.is_rtx {
-            return self.receive_rtx(now, owner.stream, packet, out);
+            return Some(self.receive_rtx(now, at, owner.stream, packet, out));
         }
-        let Some(format) = stream.format_of(packet.header.pt) else { return Counter::DroppedPayloadType };
+        let Some(format) = stream.format_of(packet.header.pt) else { return Some(Counter::DroppedPayloadType) };
         if packet.payload.len() > PAYLOAD_LEN_MAX {
-            return Counter::DroppedTooLarge;
+            return Some(Counter::DroppedTooLarge);
         }
         // A packet that was overtaken does not change the codec back.
         if format != stream.format && highest.is_none_or(|highest| packet.index > highest) {
@@ -431,16 +464,15 @@ impl Forwarder {
             out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
             arm_reports(transport, &mut self.timers, now);
         }
-        self.fan_out(now, owner.stream, format, packet, out);
+        self.enqueue(owner.stream, format, packet, at, out);
         if lost > 0 {
             self.want_keyframe(now, owner.stream, out);
         }
-        self.ask_for_who_began_to_wait(now, owner.stream, out);
-        Counter::Forwarded
+        Some(Counter::Forwarded)
     }
 
     /// RTX (RFC 4588 §4): if the packet inside is still missing, it arrives now.
-    fn receive_rtx(&mut self, now: Micros, index: u32, rtx: RtpPacket<'_>, out: &mut Outbox) -> Counter {
+    fn receive_rtx(&mut self, now: Micros, at: Micros, index: u32, rtx: RtpPacket<'_>, out: &mut Outbox) -> Counter {
         let Some(stream) = self.streams.at_mut(index) else { return Counter::DroppedUnknownStream };
         let Some(format) = stream.format_of_rtx(rtx.header.pt) else { return Counter::DroppedPayloadType };
         let Some((original_seq, payload)) = rtx.payload.split_first_chunk::<2>() else {
@@ -460,7 +492,7 @@ impl Forwarder {
             let arrival = holes.arrived(original, stream.window.highest(), now);
             self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
         }
-        self.fan_out(now, index, format, RtpPacket { index: original, payload, ..rtx }, out);
+        self.enqueue(index, format, RtpPacket { index: original, payload, ..rtx }, at, out);
         Counter::Forwarded
     }
 
@@ -496,24 +528,23 @@ impl Forwarder {
         if format != stream.format && highest.is_none_or(|highest| index > highest) {
             change_codec(stream, format, &mut self.slots);
         }
-        self.fan_out(now, id.index, format, packet, out);
-        self.ask_for_who_began_to_wait(now, id.index, out);
+        self.enqueue(id.index, format, packet, now, out);
+        self.fan_out_all(now, out);
         Counter::Forwarded
     }
 
     /// A receiver may have begun to wait for a keyframe with the packet that was just fanned out, and then nobody else
     /// asks.
-    fn ask_for_who_began_to_wait(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+    pub(crate) fn ask_for_who_began_to_wait(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let is_unasked = |s: &Stream| s.keyframe.is_wanted && s.keyframe.timer.is_none();
         if self.streams.at(index).is_some_and(is_unasked) {
             self.want_keyframe(now, index, out);
         }
     }
 
-    /// Keeps a packet for repair, writes it into every slot that its stream is routed to, and hands it to each worker
-    /// that has a mirror of the stream.
-    fn fan_out(&mut self, now: Micros, index: u32, format: Format, packet: RtpPacket<'_>, out: &mut Outbox) {
-        let Forwarder { streams, slots, peers, history, counters, payload, .. } = self;
+    /// Keeps a packet for repair, hands it to each worker that has a mirror of its stream, and has it wait to be fanned out.
+    fn enqueue(&mut self, index: u32, format: Format, packet: RtpPacket<'_>, at: Micros, out: &mut Outbox) {
+        let Forwarder { streams, peers, history, counters, burst, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
         let source = Source { stream: stream.open.stream, ssrc: stream.ssrc };
         if let Some(places) = &mut stream.places
@@ -525,80 +556,7 @@ impl Forwarder {
         if !stream.taps.is_empty() {
             relay(stream, &packet, ids, counters, out);
         }
-        let carried = packet.carried(&ids);
-        let clock_rate = stream.open.codec.clock_rate();
-        // A keyframe that comes so late that what follows it was not kept cannot be completed.
-        let is_kept = packet.index >= stream.kept_from;
-        let is_entry = is_kept && format == stream.format && format.codec.is_video();
-        let starts_keyframe = is_entry && codec::starts_keyframe(format.codec, packet.payload);
-        if starts_keyframe {
-            stream.keyframe.is_wanted = false;
-        }
-        let pictures = Pictures::read(format.codec, packet.payload);
-        let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
-        let is_alone = is_first && packet.header.marker;
-        if !stream.hops.is_empty() {
-            payload.load(packet.payload);
-        }
-        for hop in &mut stream.hops {
-            let (Some(slot), Some(transport)) = (slots.at_mut(hop.slot), peers.at_mut(hop.peer)) else { continue };
-            if transport.outgoing().is_none() {
-                counters[Counter::HeldNotReady as usize] += 1;
-                continue;
-            }
-            if hop.pts[format.place] == 0 {
-                counters[Counter::HeldCodec as usize] += 1;
-                continue;
-            }
-            if slot.rewriter.is_jump(packet.index) {
-                slot.rewriter.cut();
-                hop.awaits_keyframe = stream.open.codec.is_video();
-            }
-            if hop.awaits_keyframe && !starts_keyframe {
-                stream.keyframe.is_wanted = true;
-                counters[Counter::HeldForKeyframe as usize] += 1;
-                continue;
-            }
-            let input = Input { source, index: packet.index, timestamp: packet.header.timestamp, clock_rate, pictures };
-            let mapped = slot.rewriter.map(&input, now);
-            let Some(mapping) = mapped.filter(|m| slot.sent_window.check(m.out_index).is_ok()) else {
-                counters[Counter::HeldStale as usize] += 1;
-                continue;
-            };
-            let out_index = mapping.out_index;
-            let transport_cc_seq = transport.next_transport_cc_seq();
-            let Some((to, crypto)) = transport.outgoing() else { continue };
-            let header = Outgoing {
-                marker: packet.header.marker,
-                pt: hop.pts[format.place],
-                seq: out_index as u16,
-                timestamp: mapping.timestamp,
-                ssrc: hop.ssrc,
-                ids: &transport.extension_ids,
-                mid: slot.open.mid.as_bytes(),
-                transport_cc_seq,
-                now,
-                carried: &carried,
-                is_evened: format.codec.is_video() && !is_alone,
-            };
-            mapping.write_pictures(payload.bytes());
-            let is_sent = out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], payload));
-            if !is_sent {
-                // Who waited for this keyframe waits for another.
-                stream.keyframe.is_wanted |= hop.awaits_keyframe;
-                continue;
-            }
-            slot.rewriter.sent(&mapping, now);
-            hop.awaits_keyframe = false;
-            slot.sent_window.update(out_index);
-            slot.packets += 1;
-            slot.octets += packet.payload.len() as u64;
-            if let Some(budget) = &mut slot.budget {
-                budget.earn(packet.payload.len());
-            }
-            counters[Counter::Sent as usize] += 1;
-            counters[Counter::SentBytes as usize] += packet.payload.len() as u64;
-        }
+        burst.push(stream, &ids, format, &packet, at);
     }
 
     /// A peer got its keys or its path: what waits for a keyframe on its behalf is asked for now, and its reports

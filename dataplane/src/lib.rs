@@ -39,6 +39,7 @@ mod route;
 mod tally;
 
 mod edit;
+mod fanout;
 pub mod forward;
 pub mod relay;
 

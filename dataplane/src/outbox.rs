@@ -105,8 +105,6 @@ impl Places {
 pub struct Outbox {
     slab: Slab,
     places: Places,
-    /// Packets after which nothing is gained by waiting for more.
-    packets_enough: usize,
     packets: Vec<Packet>,
     chains: Vec<ChainEnds>,
     /// By peer index: the chain that this turn began for it, valid if the stamp is this turn's.
@@ -151,14 +149,13 @@ impl Outbox {
     pub(crate) fn in_chunks(slab: Slab) -> Self {
         let count = (slab.len() / CHUNK_LEN).min(CHUNKS_MAX) as u32;
         let chunks = Places::Chunks { free: (0..count).rev().collect() };
-        Outbox { packets_enough: PACKETS_ENOUGH, ..Outbox::over(slab, chunks) }
+        Outbox::over(slab, chunks)
     }
 
     fn over(slab: Slab, places: Places) -> Self {
         Outbox {
             slab,
             places,
-            packets_enough: OUTBOX_PACKETS_MAX,
             packets: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chains: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chain_of: vec![(0, 0); PEERS_MAX].into_boxed_slice(),
@@ -186,12 +183,16 @@ impl Outbox {
         self.packets.len()
     }
 
-    /// Whether to flush first: the next datagram's widest fan-out, or the next peer's tallies, might not fit, or nothing is
-    /// gained by waiting.
+    /// Whether nothing is gained by waiting for more packets, or there may not be room for them.
+    #[inline]
+    pub fn has_enough(&self) -> bool {
+        self.packets.len() >= PACKETS_ENOUGH || self.places.is_nearly_full()
+    }
+
+    /// Whether to flush first: there are packets enough, or the next datagram's widest fan-out, or the next peer's tallies,
+    /// might not fit.
     pub fn is_nearly_full(&self) -> bool {
-        self.places.is_nearly_full()
-            || self.packets.len() + STREAM_ROUTES_MAX > OUTBOX_PACKETS_MAX
-            || self.packets.len() >= self.packets_enough
+        self.has_enough()
             || self.punts_used == PUNTS_PER_TURN_MAX
             || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
             || self.relayed_used + FRAME_LEN > RELAYED_LEN

@@ -5,7 +5,7 @@ use proto::id::MID_LEN_MAX;
 use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
 use crate::config::{EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX};
-use crate::rtp::{self, Header, HeaderWriter};
+use crate::rtp::{self, EXTENSION_VALUE_LEN_MAX, Header, HeaderWriter};
 use crate::srtp::{Crypto, Window};
 
 /// A packet from the network, its header readable and not yet believed.
@@ -89,12 +89,15 @@ impl<'a> RtpPacket<'a> {
     }
 
     /// The extensions that travel with the packet from publisher to receiver.
-    pub(crate) fn carried(&self, ids: &ExtensionIds) -> Carried<'a> {
-        let mut carried = Carried { items: [(Extension::Mid, &[]); CARRIED.len()], count: 0 };
+    pub(crate) fn carried(&self, ids: &ExtensionIds) -> Carried {
+        let mut carried = Carried::default();
         for (id, value) in self.header.extensions(self.head) {
             let Some(extension) = CARRIED.into_iter().find(|&e| ids[e as usize] == id) else { continue };
-            if carried.count < CARRIED.len() {
-                carried.items[carried.count] = (extension, value);
+            // Longer ones could not be written.
+            if carried.count < CARRIED.len() && value.len() <= EXTENSION_VALUE_LEN_MAX {
+                let item = &mut carried.items[carried.count];
+                (item.0, item.1) = (extension as u8, value.len() as u8);
+                item.2[..value.len()].copy_from_slice(value);
                 carried.count += 1;
             }
         }
@@ -119,9 +122,10 @@ const _: () = assert!(
 );
 
 /// The values of the carried extensions that one packet has.
-#[derive(Clone, Copy)]
-pub(crate) struct Carried<'a> {
-    items: [(Extension, &'a [u8]); CARRIED.len()],
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Carried {
+    /// Extension, length and value.
+    items: [(u8, u8, [u8; EXTENSION_VALUE_LEN_MAX]); CARRIED.len()],
     count: usize,
 }
 
@@ -138,7 +142,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) mid: &'a [u8],
     pub(crate) transport_cc_seq: u16,
     pub(crate) now: Micros,
-    pub(crate) carried: &'a Carried<'a>,
+    pub(crate) carried: &'a Carried,
     /// Whether packets like this one are likely to be its neighbours, so that equal lengths make one train of them:
     /// then it is padded (RFC 3550 §5.1) to a multiple of [`EVEN_LEN`].
     pub(crate) is_evened: bool,
@@ -206,10 +210,9 @@ impl Outgoing<'_> {
         if id(Extension::Mid) != 0 && !self.mid.is_empty() {
             writer.extension(id(Extension::Mid), self.mid);
         }
-        for &(extension, value) in &self.carried.items[..self.carried.count] {
-            if id(extension) != 0 && !value.is_empty() {
-                writer.extension(id(extension), value);
-            }
+        for (extension, len, value) in &self.carried.items[..self.carried.count] {
+            // An id of 0 and an empty value write nothing.
+            writer.extension(self.ids[usize::from(*extension)], &value[..usize::from(*len)]);
         }
         let header_len = writer.finish();
         let len = header_len + prefix.len();

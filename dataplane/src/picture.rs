@@ -46,6 +46,12 @@ impl Pictures {
         .unwrap_or_default()
     }
 
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.id.is_none() && self.base.is_none() && self.key.is_none()
+    }
+
     /// PictureID as the publisher wrote it.
     pub fn id(&self) -> Option<u16> {
         self.id.map(|id| id.value)

@@ -29,6 +29,14 @@ struct Segment {
     pictures: Shift,
 }
 
+impl Segment {
+    /// What maps a packet of it: the first index, what is added to indices and timestamps, and the shift of pictures.
+    #[inline]
+    fn numbers(&self) -> (u64, u64, u32, Shift) {
+        (self.in_first, self.index_offset, self.timestamp_offset, self.pictures)
+    }
+}
+
 /// What a repair needs to know of a packet that left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Origin {
@@ -58,8 +66,10 @@ pub(crate) struct Input {
 /// did not leave has not begun.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
-    segment: Segment,
+    /// The segment that begins with it, unless it goes on in the live one.
+    begun: Option<Segment>,
     pictures: Pictures,
+    shift: Shift,
     pub(crate) out_index: u64,
     pub(crate) timestamp: u32,
 }
@@ -68,7 +78,9 @@ impl Mapping {
     /// Writes the picture's numbers into the copy of the payload that leaves.
     #[inline]
     pub(crate) fn write_pictures(&self, payload: &mut [u8]) {
-        self.segment.pictures.write(&self.pictures, payload);
+        if !self.pictures.is_empty() {
+            self.shift.write(&self.pictures, payload);
+        }
     }
 }
 
@@ -114,24 +126,31 @@ impl Rewriter {
         highest.is_some_and(|highest| index > highest + Window::WIDTH)
     }
 
-    fn live(&self) -> Option<Segment> {
-        self.segments[0].filter(|_| self.is_live)
+    #[inline]
+    fn live(&self) -> Option<&Segment> {
+        self.segments[0].as_ref().filter(|_| self.is_live)
     }
 
     /// Where a packet goes: on in the live segment, or else at the start of a new one. `None` if it is older than the
     /// live segment.
     #[inline]
     pub(crate) fn map(&self, input: &Input, now: Micros) -> Option<Mapping> {
-        let mut segment = self.live().unwrap_or_else(|| self.segment_from(input, now));
-        if input.index < segment.in_first {
+        let (mut begun, mut numbers) = (None, self.live().map(Segment::numbers));
+        if numbers.is_none() {
+            begun = Some(self.segment_from(input, now));
+            numbers = begun.as_ref().map(Segment::numbers);
+        }
+        let (in_first, index_offset, timestamp_offset, shift) = numbers?;
+        if input.index < in_first {
             return None;
         }
-        segment.pictures = segment.pictures.covering(&input.pictures, &self.picture_last);
+        let pictures = input.pictures;
         Some(Mapping {
-            segment,
-            pictures: input.pictures,
-            out_index: input.index.wrapping_add(segment.index_offset),
-            timestamp: input.timestamp.wrapping_add(segment.timestamp_offset),
+            begun,
+            pictures,
+            shift: if pictures.is_empty() { shift } else { shift.covering(&pictures, &self.picture_last) },
+            out_index: input.index.wrapping_add(index_offset),
+            timestamp: input.timestamp.wrapping_add(timestamp_offset),
         })
     }
 
@@ -159,16 +178,23 @@ impl Rewriter {
     /// A packet left as it was mapped.
     #[inline]
     pub(crate) fn sent(&mut self, mapping: &Mapping, now: Micros) {
-        if !self.is_live {
+        if let Some(segment) = mapping.begun {
             self.segments.rotate_right(1);
+            self.segments[0] = Some(segment);
             self.is_live = true;
         }
-        self.segments[0] = Some(mapping.segment);
+        if let Some(live) = &mut self.segments[0]
+            && !mapping.pictures.is_empty()
+        {
+            live.pictures = mapping.shift;
+        }
         if mapping.out_index > self.highest {
             self.highest = mapping.out_index;
             self.timestamp_last = mapping.timestamp;
             self.sent_last = Some(now);
-            self.picture_last.sent(&mapping.pictures, &mapping.segment.pictures);
+            if !mapping.pictures.is_empty() {
+                self.picture_last.sent(&mapping.pictures, &mapping.shift);
+            }
         }
     }
 

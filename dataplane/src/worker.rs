@@ -247,14 +247,13 @@ impl Worker {
     /// A batch from the kernel, each datagram to its fate.
     fn receive(&mut self, now: Micros) -> bool {
         self.core.io.fill(now, &mut self.batch);
-        for datagram in self.batch.datagrams() {
-            let at = datagram.at;
-            let before = self.core.sent();
-            self.core.forwarder.receive(now, datagram, &mut self.core.outbox);
-            let sent = self.core.sent() - before;
-            self.core.latency.note(at, sent);
+        for mut datagram in self.batch.datagrams() {
+            while !self.core.forwarder.take_in(now, &mut datagram, &mut self.core.outbox) {
+                self.core.fan_out(now);
+            }
             self.core.relieve(now);
         }
+        self.core.fan_out(now);
         !self.batch.is_empty()
     }
 
@@ -336,6 +335,17 @@ impl Core {
     /// Hands over what the outbox holds if the next datagram's fan-out might not fit.
     fn relieve(&mut self, now: Micros) {
         if self.outbox.is_nearly_full() {
+            self.hand_over(now);
+        }
+    }
+
+    /// Writes what waits for its receivers, handing over whenever there is enough.
+    fn fan_out(&mut self, now: Micros) {
+        loop {
+            let Core { forwarder, outbox, latency, .. } = self;
+            if forwarder.fan_out(now, outbox, |at, packets| latency.note(at, packets)) {
+                return;
+            }
             self.hand_over(now);
         }
     }
@@ -489,11 +499,6 @@ impl Core {
             served.link.notify();
         }
         has_echoed
-    }
-
-    /// Packets that left by routes, until now.
-    fn sent(&mut self) -> u64 {
-        self.forwarder.counters()[Counter::Sent as usize]
     }
 
     /// How much processor time went into the work so far.

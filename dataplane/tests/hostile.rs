@@ -183,7 +183,7 @@ impl Siege {
         match attack {
             Attack::Bytes { from, bytes } => {
                 let from = self.source(*from, self.mallory.remote);
-                self.world.receive(from, bytes);
+                self.world.take_in(from, bytes);
             }
             Attack::Mutated { kind, n, from, flips, len } => {
                 let (usual, mut bytes) = self.valid(*kind, *n);
@@ -195,11 +195,11 @@ impl Siege {
                     bytes.truncate(usize::from(*len) % (bytes.len() + 1));
                 }
                 let from = self.source(*from, usual);
-                self.world.receive(from, &bytes);
+                self.world.take_in(from, &bytes);
             }
             Attack::Authentic { header, payload } => {
                 let bytes = self.authentic_nonsense(header, payload);
-                self.world.receive(self.mallory.remote, &bytes);
+                self.world.take_in(self.mallory.remote, &bytes);
             }
             Attack::AuthenticRtcp { bytes } => {
                 let mut bytes = bytes.clone();
@@ -208,7 +208,7 @@ impl Siege {
                 let words = (bytes.len() / 4 - 1) as u16;
                 bytes[2..4].copy_from_slice(&words.to_be_bytes());
                 let protected = self.mallory.protect_rtcp(&Raw(bytes));
-                self.world.receive(self.mallory.remote, &protected);
+                self.world.take_in(self.mallory.remote, &protected);
             }
             Attack::Wait { ms } => {
                 self.world.advance(u64::from(*ms) * 1000);

@@ -425,7 +425,10 @@ impl Sim {
         self.worlds.iter_mut().for_each(|world| world.advance(MS));
         while let Some(flight) = self.flights.first_entry().filter(|f| f.key().0 <= self.worlds[0].now) {
             let (worker, from, bytes) = flight.remove();
-            self.worlds[worker].receive(from, &bytes);
+            self.worlds[worker].take_in(from, &bytes);
+        }
+        for world in &mut self.worlds {
+            world.fan_out();
         }
         exchange(&mut self.worlds);
         for i in 0..PUBLISHERS {

@@ -7,17 +7,17 @@
 //! `salt ^ ssrc << 48 ^ index`. GCM uses the 96 bits as they are (RFC 7714 §8.1, §9.1, where the SRTCP index is a
 //! packet index with 17 zero bits before it); CM appends a 16-bit block counter that starts at 0 (RFC 3711 §4.1.1).
 
-use std::cell::RefCell;
 use std::hint::black_box;
 
 use aes::Aes128Enc;
-use boring::aead::{AeadCtx, Algorithm};
+use boring::aead::Algorithm;
 use ctr::cipher::{InnerIvInit, KeyInit, StreamCipherCore};
 use ctr::{CtrCore, flavors};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use zeroize::Zeroize;
 
+use super::aead::{self, Aead};
 use super::{AuthError, SessionKeys};
 
 /// Salt, SSRC and packet index mixed, right-aligned.
@@ -28,23 +28,19 @@ fn mix(salt: u128, ssrc: u32, index: u64) -> u128 {
 /// AES-GCM with a 96-bit nonce and a full tag. On BoringSSL, whose assembly has VAES with AVX-512, and which reads the
 /// plaintext in one place and writes the ciphertext in another.
 pub(super) struct Gcm {
-    /// Exclusive borrows are what the safe calls of `boring` ask for; nothing in it changes under GCM.
-    key: RefCell<AeadCtx>,
+    key: Aead,
     salt: u128,
 }
 
 impl Gcm {
-    /// RFC 7714 §13: the tag is never shortened.
-    pub(super) const TAG_LEN: usize = 16;
+    pub(super) const TAG_LEN: usize = aead::TAG_LEN;
 
-    /// Schedules a session key of `algorithm`'s length. BoringSSL erases it when it is dropped.
+    /// Schedules a session key of `algorithm`'s length.
     pub(super) fn new(algorithm: &Algorithm, keys: &SessionKeys) -> Gcm {
-        let key = AeadCtx::new(algorithm, &keys.cipher[..algorithm.key_length()], Self::TAG_LEN);
-        Gcm { key: key.expect("the key is cut to the algorithm's length").into(), salt: keys.salt_96() }
+        Gcm { key: Aead::new(algorithm, &keys.cipher), salt: keys.salt_96() }
     }
 
-    /// Encrypts `text` in place, and `rest`, which goes on where it ends, into the start of `out`; then comes the tag,
-    /// which covers `associated` too. The length of what was written to `out`.
+    /// As [`Aead::seal`].
     pub(super) fn seal(
         &self,
         ssrc: u32,
@@ -54,11 +50,7 @@ impl Gcm {
         rest: &[u8],
         out: &mut [u8],
     ) -> usize {
-        self.key
-            .borrow_mut()
-            .seal_scatter_mut(&self.nonce(ssrc, index), text, out, Some(rest), associated)
-            .expect("there is room, and a datagram is shorter than GCM's limit of 64 GiB")
-            .len()
+        self.key.seal(&self.nonce(ssrc, index), associated, text, rest, out)
     }
 
     /// Authenticates, then decrypts `text` in place.
@@ -70,11 +62,11 @@ impl Gcm {
         text: &mut [u8],
         tag: &[u8; Self::TAG_LEN],
     ) -> Result<(), AuthError> {
-        self.key.borrow_mut().open_gather_mut(&self.nonce(ssrc, index), text, tag, associated).map_err(|_| AuthError)
+        self.key.open(&self.nonce(ssrc, index), associated, text, tag)
     }
 
-    fn nonce(&self, ssrc: u32, index: u64) -> [u8; 12] {
-        let mut nonce = [0; 12];
+    fn nonce(&self, ssrc: u32, index: u64) -> [u8; aead::NONCE_LEN] {
+        let mut nonce = [0; aead::NONCE_LEN];
         nonce.copy_from_slice(&mix(self.salt, ssrc, index).to_be_bytes()[4..]);
         nonce
     }

@@ -23,6 +23,7 @@
 //! computed once. MKI, key derivation rates other than 0, and SRTCP without encryption are not negotiated by
 //! DTLS-SRTP (RFC 5764 §4.1.2) and not taken.
 
+mod aead;
 mod cipher;
 mod kdf;
 mod window;

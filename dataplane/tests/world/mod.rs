@@ -118,12 +118,14 @@ impl World {
 
     /// A message of another worker arrives.
     pub fn hear(&mut self, message: &Message<'_>) {
+        self.fan_out();
         self.forwarder.hear(self.now, *message, &mut self.outbox);
         self.collect();
     }
 
     /// Stages commands and no more.
     pub fn stage(&mut self, commands: &[Command]) {
+        self.fan_out();
         for command in commands {
             self.forwarder.apply(self.now, &command.write(), &mut self.outbox);
         }
@@ -146,14 +148,37 @@ impl World {
 
     /// A datagram from `remote` arrives.
     pub fn receive(&mut self, remote: SocketAddr, bytes: &[u8]) {
+        self.fan_out();
         let mut bytes = bytes.to_vec();
         let datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
         self.forwarder.receive(self.now, datagram, &mut self.outbox);
         self.collect();
     }
 
+    /// Takes a datagram in as a worker does in the midst of a turn, which [`fan_out`](Self::fan_out) ends.
+    pub fn take_in(&mut self, remote: SocketAddr, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        let mut datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
+        while !self.forwarder.take_in(self.now, &mut datagram, &mut self.outbox) {
+            self.fan_out();
+        }
+        self.collect();
+    }
+
+    /// Fans out what was taken in; how often the outbox had to be handed over before the end.
+    pub fn fan_out(&mut self) -> usize {
+        let mut handed_over = 0;
+        while !self.forwarder.fan_out(self.now, &mut self.outbox, |_, _| ()) {
+            self.collect();
+            handed_over += 1;
+        }
+        self.collect();
+        handed_over
+    }
+
     /// Time passes, timers fire.
     pub fn advance(&mut self, by: Micros) {
+        self.fan_out();
         let end = self.now + by;
         while let Some(deadline) = self.forwarder.deadline().filter(|d| *d <= end) {
             self.now = self.now.max(deadline);
