@@ -35,7 +35,7 @@ const BUDGET_NS: u64 = 150_000_000;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// At most so much of the cost of system calls may io_uring have, to be taken. The margin keeps the choice where two starts
 /// would differ by nothing but noise.
-const RATIO_MAX: f64 = 0.95;
+pub const RATIO_MAX: f64 = 0.95;
 
 /// What was found out.
 #[derive(Debug)]
