@@ -143,13 +143,13 @@ impl Forwarder {
     pub fn receive(&mut self, now: Micros, mut datagram: Datagram<'_>, out: &mut Outbox) {
         let is_taken = self.take_in(now, &mut datagram, out);
         debug_assert!(is_taken, "nothing waits");
-        self.fan_out_all(now, out);
+        self.fan_out_all(now, out, |_, _| ());
     }
 
-    /// All that waits, however full the outbox is.
-    fn fan_out_all(&mut self, now: Micros, out: &mut Outbox) {
+    /// All that waits, however full the outbox is; `written` as in [`fan_out`](Self::fan_out).
+    fn fan_out_all(&mut self, now: Micros, out: &mut Outbox, written: impl FnMut(Micros, u64)) {
         debug_assert!(self.burst.is_empty() || !out.is_nearly_full(), "there is room for the widest fan-out");
-        let is_done = self.fan_out_until(now, out, |_| false, |_, _| ());
+        let is_done = self.fan_out_until(now, out, |_| false, written);
         debug_assert!(is_done, "nothing holds it up");
     }
 
@@ -193,12 +193,13 @@ impl Forwarder {
         fate
     }
 
-    /// Takes a message of another worker. A packet has its fate here as if it had been received here.
-    pub fn hear(&mut self, now: Micros, message: Message<'_>, out: &mut Outbox) {
+    /// Takes a message of another worker. A packet has its fate here as if it had been received here, at the moment when it
+    /// was received there; `written` as in [`fan_out`](Self::fan_out).
+    pub fn hear(&mut self, now: Micros, message: Message<'_>, out: &mut Outbox, written: impl FnMut(Micros, u64)) {
         match message {
             Message::Packet(packet) => {
                 self.count(Counter::RelayReceived, 1);
-                let fate = self.receive_relayed(now, &packet, out);
+                let fate = self.receive_relayed(now, &packet, out, written);
                 self.count(fate, 1);
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
@@ -497,8 +498,14 @@ impl Forwarder {
     }
 
     /// A packet that another worker received. What it lost is lost here, too: a gap of the mirror is a gap of the stream.
-    fn receive_relayed(&mut self, now: Micros, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Counter {
-        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, ids, head, payload } = *packet;
+    fn receive_relayed(
+        &mut self,
+        now: Micros,
+        packet: &RelayedPacket<'_>,
+        out: &mut Outbox,
+        written: impl FnMut(Micros, u64),
+    ) -> Counter {
+        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, at, ids, head, payload } = *packet;
         let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return Counter::DroppedRelayStale };
         let Some(mirror) = &mut stream.mirror else { return Counter::DroppedRelayStale };
         let Some(packet) = RtpPacket::from_parts(head, payload, index) else { return Counter::DroppedRtpMalformed };
@@ -528,8 +535,8 @@ impl Forwarder {
         if format != stream.format && highest.is_none_or(|highest| index > highest) {
             change_codec(stream, format, &mut self.slots);
         }
-        self.enqueue(id.index, format, packet, now, out);
-        self.fan_out_all(now, out);
+        self.enqueue(id.index, format, packet, at, out);
+        self.fan_out_all(now, out, written);
         Counter::Forwarded
     }
 
@@ -554,7 +561,7 @@ impl Forwarder {
         }
         let Some(ids) = extension_ids(stream, peers) else { return };
         if !stream.taps.is_empty() {
-            relay(stream, &packet, ids, counters, out);
+            relay(stream, &packet, ids, at, counters, out);
         }
         burst.push(stream, &ids, format, &packet, at);
     }
@@ -591,12 +598,14 @@ fn relay(
     stream: &Stream,
     packet: &RtpPacket<'_>,
     ids: ExtensionIds,
+    at: Micros,
     counters: &mut [u64; Counter::COUNT],
     out: &mut Outbox,
 ) {
     let RtpPacket { index, head, payload, .. } = *packet;
     let highest = stream.window.highest().unwrap_or(index);
-    let relayed = RelayedPacket { mirror: stream.open.stream, ssrc: stream.ssrc, index, highest, ids, head, payload };
+    let (mirror, ssrc) = (stream.open.stream, stream.ssrc);
+    let relayed = RelayedPacket { mirror, ssrc, index, highest, at, ids, head, payload };
     let count = out.relay(&relayed, stream.taps.iter().map(|tap| (tap.worker, tap.mirror)));
     counters[Counter::Relayed as usize] += count as u64;
     counters[Counter::RelayFull as usize] += (stream.taps.len() - count) as u64;

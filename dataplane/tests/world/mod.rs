@@ -37,6 +37,8 @@ pub struct World {
     pub punts: Vec<(DatagramHeader, Vec<u8>)>,
     /// What it told other workers: which, and what.
     pub told: VecDeque<(usize, Told)>,
+    /// Of packets that other workers handed on: when they arrived there, and how many copies were written here.
+    pub relayed_written: Vec<(Micros, u64)>,
     /// The newest tallies.
     pub streams: BTreeMap<StreamId, StreamTally>,
     pub slots: BTreeMap<SlotId, SlotTally>,
@@ -55,9 +57,9 @@ pub struct Told {
 impl Told {
     fn new(message: Message<'_>) -> Told {
         let (message, head, payload) = match message {
-            Message::Packet(Packet { mirror, ssrc, index, highest, ids, head, payload }) => {
-                let bare = Packet { mirror, ssrc, index, highest, ids, head: &[], payload: &[] };
-                (Message::Packet(bare), head.to_vec(), payload.to_vec())
+            Message::Packet(packet) => {
+                let bare = Packet { head: &[], payload: &[], ..packet };
+                (Message::Packet(bare), packet.head.to_vec(), packet.payload.to_vec())
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (Message::Clock { mirror, ssrc, ntp, rtp, at }, Vec::new(), Vec::new())
@@ -102,6 +104,7 @@ impl World {
             reports: Vec::new(),
             punts: Vec::new(),
             told: VecDeque::new(),
+            relayed_written: Vec::new(),
             streams: BTreeMap::new(),
             slots: BTreeMap::new(),
             batch: 0,
@@ -119,7 +122,9 @@ impl World {
     /// A message of another worker arrives.
     pub fn hear(&mut self, message: &Message<'_>) {
         self.fan_out();
-        self.forwarder.hear(self.now, *message, &mut self.outbox);
+        let relayed_written = &mut self.relayed_written;
+        let written = |at, copies| relayed_written.push((at, copies));
+        self.forwarder.hear(self.now, *message, &mut self.outbox, written);
         self.collect();
     }
 
