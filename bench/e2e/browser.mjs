@@ -5,10 +5,13 @@
 import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
+import { atTheEnd } from './opened.mjs';
+
 const executablePath = ['/usr/lib/chromium/chromium', '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
 
+/** A Chromium, which is closed when the file's tests have ended. */
 export async function launch(...more) {
-  return chromium.launch({
+  const launching = chromium.launch({
     executablePath,
     headless: true,
     args: [
@@ -28,6 +31,8 @@ export async function launch(...more) {
       ...more,
     ],
   });
+  atTheEnd(async () => (await launching).close());
+  return launching;
 }
 
 /** Bars of the picture: a white one, a black one, then the bits of sender (4), counter (12) and their check sum (4). */

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
@@ -14,12 +14,6 @@ const peers = new Map();
 before(async () => {
   edge = await Edge.start();
   browser = await launch();
-});
-
-after(async () => {
-  await browser?.close();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
 });
 
 async function join(number, room = 'e2e') {

@@ -2,7 +2,7 @@
 // and the room is back. Rooms that are set to VP9 or AV1 speak that.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, until } from './edge.mjs';
@@ -18,12 +18,6 @@ const peers = new Map();
 before(async () => {
   edge = await Edge.start();
   [chromium, firefox] = await Promise.all([launch(), launchFirefox()]);
-});
-
-after(async () => {
-  await Promise.all([chromium?.close(), firefox?.close()]);
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
 });
 
 async function join(browser, number, room = 'codecs') {

@@ -7,6 +7,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import { atTheEnd } from './opened.mjs';
+
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
 const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
@@ -44,14 +46,25 @@ export class Edge {
     const fixed = ['--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
     const spawning = { stdio: ['ignore', 'pipe', 'pipe'], env: { UPRTC_IO: 'udp', ...process.env } }; // No probe for each.
     edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], spawning);
-    edge.ended = new Promise((resolve) => edge.process.once('exit', (code, signal) => resolve({ code, signal })));
+    atTheEnd(() => edge.stop());
+    edge.ended = new Promise((resolve) => {
+      edge.process.once('exit', (code, signal) => resolve({ code, signal }));
+      edge.process.once('error', (error) => {
+        edge.log += error;
+        resolve({ error });
+      });
+    });
     for (const stream of [edge.process.stdout, edge.process.stderr]) {
       stream.setEncoding('utf8');
       stream.on('data', (text) => (edge.log += text));
     }
+    let ended;
+    void edge.ended.then((how) => (ended = how));
     edge.link = await until('the edge prints a link', () => {
-      if (edge.process.exitCode !== null) throw Object.assign(new Error(`the edge ended:\n${edge.log}`), { isFinal: true });
-      return edge.log.match(/https?:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
+      if (ended) throw Object.assign(new Error(`the edge (${executable}) ended:\n${edge.log}`), { isFinal: true });
+      const link = edge.log.match(/https?:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
+      if (!link) throw new Error(`the edge (${executable}) has printed:\n${edge.log}`);
+      return link;
     });
     edge.base = new URL(edge.link).origin;
     return edge;
@@ -101,10 +114,14 @@ export class Edge {
     return Object.fromEntries(text.split('\n').filter((l) => l && !l.startsWith('#')).map((l) => [l.slice(0, l.lastIndexOf(' ')), Number(l.slice(l.lastIndexOf(' ') + 1))]));
   }
 
+  /** Ends it, if it has not ended yet. Each edge is stopped when the file's tests have ended. */
   async stop() {
-    if (this.process.exitCode === null) this.process.kill('SIGTERM');
+    this.process.kill('SIGTERM');
     const ended = await Promise.race([this.ended, deadline(10_000)]);
     if (!ended) this.process.kill('SIGKILL');
+    // What it leaves behind may hold these, and they would keep us alive.
+    for (const stream of [this.process.stdout, this.process.stderr]) stream.destroy();
+    if (process.env.UPRTC_E2E_LOG) console.log(this.log);
     await rm(this.state, { recursive: true, force: true });
     return ended;
   }

@@ -5,10 +5,13 @@
 import { existsSync } from 'node:fs';
 import puppeteer from 'puppeteer-core';
 
+import { atTheEnd } from './opened.mjs';
+
 const executablePath = ['/usr/bin/firefox-esr', '/usr/bin/firefox'].find(existsSync);
 
+/** A Firefox, which is closed when the file's tests have ended. */
 export async function launchFirefox() {
-  const browser = await puppeteer.launch({
+  const launching = puppeteer.launch({
     browser: 'firefox',
     executablePath,
     headless: true,
@@ -24,6 +27,8 @@ export async function launchFirefox() {
       'media.peerconnection.ice.obfuscate_host_addresses': false,
     },
   });
+  atTheEnd(async () => (await launching).close());
+  const browser = await launching;
   return {
     newContext: ({ viewport }) => newContext(browser, viewport),
     close: () => browser.close(),

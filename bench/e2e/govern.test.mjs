@@ -2,7 +2,7 @@
 // that goes to another room without a new offer.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
@@ -16,12 +16,6 @@ before(async () => {
   edge = await Edge.start();
   browser = await launch();
   admin = await edge.token('--room', '*', '--name', 'ops', '--admin');
-});
-
-after(async () => {
-  await browser?.close();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
 });
 
 /** A token for its own room only: what a moved peer comes back with. */

@@ -5,10 +5,11 @@ import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, until } from './edge.mjs';
+import { atTheEnd } from './opened.mjs';
 
 const guide = await readFile(new URL('../../docs/GUIDE.md', import.meta.url), 'utf8');
 /** Code blocks as {info, text}; a file's name or `run` stands behind the language. */
@@ -23,6 +24,7 @@ const peers = [];
 
 before(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'uprtc-guide-'));
+  atTheEnd(() => rm(folder, { recursive: true, force: true }));
   for (const { language, info, text } of blocks) {
     if (info && language !== 'console') await writeFile(path.join(folder, info), text);
   }
@@ -32,17 +34,10 @@ before(async () => {
     env: { ...process.env, EDGE: edge.base, EDGE_STATE: edge.state, PORT: '0' },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
+  atTheEnd(() => server.kill());
   let printed = '';
   server.stdout.setEncoding('utf8').on('data', (text) => (printed += text));
   site = await until('the server says where it is', () => printed.match(/^(http:\S+)\/call\.html$/m)?.[1]);
-});
-
-after(async () => {
-  await browser?.close();
-  server?.kill();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
-  if (folder) await rm(folder, { recursive: true, force: true });
 });
 
 async function open(page, number) {

@@ -1,7 +1,7 @@
 // The meeting page, as people use it: its buttons, its words when something fails, and its way back.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
@@ -12,12 +12,6 @@ let browser;
 before(async () => {
   edge = await Edge.start();
   browser = await launch();
-});
-
-after(async () => {
-  await browser?.close();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
 });
 
 const textOf = (peer, selector) => peer.page.locator(selector).innerText();

@@ -2,7 +2,7 @@
 // the client module. What is sent is a picture that can be read, and what is decoded is counted.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
@@ -12,11 +12,6 @@ let edge;
 
 before(async () => {
   edge = await Edge.start();
-});
-
-after(async () => {
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
 });
 
 // Runs in the page: a client of the protocol, as `window.plain`.

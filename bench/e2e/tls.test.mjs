@@ -5,11 +5,12 @@ import { execFileSync } from 'node:child_process';
 import { mkdtemp, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import tls from 'node:tls';
 
 import { Peer, launch } from './browser.mjs';
 import { Edge, until } from './edge.mjs';
+import { atTheEnd } from './opened.mjs';
 
 let folder;
 let edge;
@@ -38,16 +39,10 @@ function served() {
 
 before(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-tls-'));
+  atTheEnd(() => rm(folder, { recursive: true, force: true }));
   await issue();
   edge = await Edge.start('--tls-cert', path.join(folder, 'fullchain.pem'), '--tls-key', path.join(folder, 'privkey.pem'));
   browser = await launch('--ignore-certificate-errors');
-});
-
-after(async () => {
-  await browser?.close();
-  if (process.env.UPRTC_E2E_LOG) console.log(edge?.log);
-  await edge?.stop();
-  await rm(folder, { recursive: true, force: true });
 });
 
 test('two browsers meet over https, and another certificate interrupts nobody', { timeout: 90_000 }, async () => {

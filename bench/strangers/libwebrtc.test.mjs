@@ -4,9 +4,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { readlink } from 'node:fs/promises';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 
 import { until } from '../e2e/edge.mjs';
+import { atTheEnd } from '../e2e/opened.mjs';
 import { libwebrtcMember } from './clients.mjs';
 import { HOME, Scene } from './stranger.mjs';
 
@@ -26,6 +27,7 @@ const ipWithin = (words) => run(within('ip', ...words.split(' ')));
 /** A network namespace, joined to ours by two links. It lives as long as the process that holds it, which ends with us. */
 async function makeMachine() {
   machine = spawn('unshare', ['--net', 'cat'], { stdio: ['pipe', 'ignore', 'inherit'] });
+  atTheEnd(() => machine.stdin.end());
   const network = (pid) => readlink(`/proc/${pid}/ns/net`);
   await until('it has a network of its own', async () => (await network(machine.pid)) !== (await network('self')));
   for (const [i, { inside, outside, address, gateway }] of LINKS.entries()) {
@@ -42,7 +44,6 @@ async function makeMachine() {
 }
 
 before(makeMachine);
-after(() => machine?.stdin.end());
 
 async function theyMeet() {
   await scene.isMet(stranger, NUMBER);

@@ -3,10 +3,11 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { after, before } from 'node:test';
+import { before } from 'node:test';
 
 import { Peer, launch } from '../e2e/browser.mjs';
 import { Edge, deadline, until } from '../e2e/edge.mjs';
+import { atTheEnd } from '../e2e/opened.mjs';
 
 /** The address that `tools/alone` gives for clients that take no loopback. */
 export const HOME = '10.88.0.1';
@@ -75,13 +76,8 @@ export class Scene {
     before(async () => {
       this.edge = await Edge.start('--media-ip', '127.0.0.1', '--media-ip', HOME, ...options);
       this.browser = await launch();
+      atTheEnd(() => Stranger.stopAll());
       this.chromium = await this.chromiumJoins(1);
-    });
-    after(async () => {
-      await Stranger.stopAll();
-      await this.browser?.close();
-      if (process.env.UPRTC_E2E_LOG) console.log(this.edge?.log);
-      await this.edge?.stop();
     });
   }
 

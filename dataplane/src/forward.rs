@@ -143,11 +143,6 @@ impl Forwarder {
     pub fn receive(&mut self, now: Micros, mut datagram: Datagram<'_>, out: &mut Outbox) {
         let is_taken = self.take_in(now, &mut datagram, out);
         debug_assert!(is_taken, "nothing waits");
-        self.fan_out_all(now, out);
-    }
-
-    /// All that waits, however full the outbox is.
-    fn fan_out_all(&mut self, now: Micros, out: &mut Outbox) {
         debug_assert!(self.burst.is_empty() || !out.is_nearly_full(), "there is room for the widest fan-out");
         let is_done = self.fan_out_until(now, out, |_| false, |_, _| ());
         debug_assert!(is_done, "nothing holds it up");
@@ -193,12 +188,13 @@ impl Forwarder {
         fate
     }
 
-    /// Takes a message of another worker. A packet has its fate here as if it had been received here.
-    pub fn hear(&mut self, now: Micros, message: Message<'_>, out: &mut Outbox) {
+    /// Takes a message of another worker. A packet has its fate here as if it had been received here, at the moment when it
+    /// was received there. False as in [`take_in`](Self::take_in).
+    pub fn hear(&mut self, now: Micros, message: Message<'_>, out: &mut Outbox) -> bool {
         match message {
             Message::Packet(packet) => {
+                let Some(fate) = self.receive_relayed(&packet, out) else { return false };
                 self.count(Counter::RelayReceived, 1);
-                let fate = self.receive_relayed(now, &packet, out);
                 self.count(fate, 1);
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
@@ -215,6 +211,7 @@ impl Forwarder {
             }
             Message::KeyframeWanted { .. } => {}
         }
+        true
     }
 
     /// Sends a datagram of the controlplane to an address that the peer has validated, as long as it consents.
@@ -497,11 +494,23 @@ impl Forwarder {
     }
 
     /// A packet that another worker received. What it lost is lost here, too: a gap of the mirror is a gap of the stream.
-    fn receive_relayed(&mut self, now: Micros, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Counter {
-        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, ids, head, payload } = *packet;
-        let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return Counter::DroppedRelayStale };
-        let Some(mirror) = &mut stream.mirror else { return Counter::DroppedRelayStale };
-        let Some(packet) = RtpPacket::from_parts(head, payload, index) else { return Counter::DroppedRtpMalformed };
+    /// `None` as in [`take_in`](Self::take_in).
+    fn receive_relayed(&mut self, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Option<Counter> {
+        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, at, ids, head, payload } = *packet;
+        let Some(stream) = self.streams.find_mut(id.index, id.generation) else {
+            return Some(Counter::DroppedRelayStale);
+        };
+        let Some(packet) = RtpPacket::from_parts(head, payload, index) else {
+            return Some(Counter::DroppedRtpMalformed);
+        };
+        if !self.burst.is_empty() {
+            let pt = packet.header.pt;
+            let format = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt));
+            if ssrc != stream.ssrc || format.is_some_and(|f| f != stream.format) || self.burst.is_full() {
+                return None;
+            }
+        }
+        let Some(mirror) = &mut stream.mirror else { return Some(Counter::DroppedRelayStale) };
         mirror.ids = ids;
         let is_first = !std::mem::replace(&mut mirror.has_begun, true);
         if ssrc != stream.ssrc {
@@ -518,19 +527,18 @@ impl Forwarder {
         }
         let pt = packet.header.pt;
         let Some(format) = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt)) else {
-            return Counter::DroppedPayloadType;
+            return Some(Counter::DroppedPayloadType);
         };
         let highest = stream.window.highest();
         if stream.window.check(index).is_err() {
-            return Counter::DroppedSrtpReplay;
+            return Some(Counter::DroppedSrtpReplay);
         }
         stream.window.update(index);
         if format != stream.format && highest.is_none_or(|highest| index > highest) {
             change_codec(stream, format, &mut self.slots);
         }
-        self.enqueue(id.index, format, packet, now, out);
-        self.fan_out_all(now, out);
-        Counter::Forwarded
+        self.enqueue(id.index, format, packet, at, out);
+        Some(Counter::Forwarded)
     }
 
     /// A receiver may have begun to wait for a keyframe with the packet that was just fanned out, and then nobody else
@@ -554,7 +562,7 @@ impl Forwarder {
         }
         let Some(ids) = extension_ids(stream, peers) else { return };
         if !stream.taps.is_empty() {
-            relay(stream, &packet, ids, counters, out);
+            relay(stream, &packet, ids, at, counters, out);
         }
         burst.push(stream, &ids, format, &packet, at);
     }
@@ -591,12 +599,14 @@ fn relay(
     stream: &Stream,
     packet: &RtpPacket<'_>,
     ids: ExtensionIds,
+    at: Micros,
     counters: &mut [u64; Counter::COUNT],
     out: &mut Outbox,
 ) {
     let RtpPacket { index, head, payload, .. } = *packet;
     let highest = stream.window.highest().unwrap_or(index);
-    let relayed = RelayedPacket { mirror: stream.open.stream, ssrc: stream.ssrc, index, highest, ids, head, payload };
+    let (mirror, ssrc) = (stream.open.stream, stream.ssrc);
+    let relayed = RelayedPacket { mirror, ssrc, index, highest, at, ids, head, payload };
     let count = out.relay(&relayed, stream.taps.iter().map(|tap| (tap.worker, tap.mirror)));
     counters[Counter::Relayed as usize] += count as u64;
     counters[Counter::RelayFull as usize] += (stream.taps.len() - count) as u64;

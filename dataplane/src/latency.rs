@@ -1,9 +1,12 @@
 //! How long a packet takes through the worker: from the kernel's receive stamp until the send calls of its turn are
-//! done. That is the worst of its copies, because all of them leave in one flush.
+//! done. Each copy counts with the flush that it leaves in. What other workers hand on keeps the stamp of the worker that received it, and counts where it leaves.
 
 use proto::histogram::Histogram;
 
-use crate::config::{BATCH_LEN_MAX, Micros};
+use crate::config::{BATCH_LEN_MAX, Micros, RELAYS_PER_TURN_MAX};
+
+/// Times of arrival that a turn may find: those of its batch, and those of what other workers hand on.
+const WAITING_MAX: usize = BATCH_LEN_MAX + RELAYS_PER_TURN_MAX;
 
 /// Notes when packets arrived that wait in the outbox, and counts them when they have left.
 pub(crate) struct Latency {
@@ -15,15 +18,15 @@ pub(crate) struct Latency {
 impl Latency {
     /// Nothing noted.
     pub(crate) fn new() -> Latency {
-        Latency { waiting: Vec::with_capacity(BATCH_LEN_MAX), histogram: Histogram::default() }
+        Latency { waiting: Vec::with_capacity(WAITING_MAX), histogram: Histogram::default() }
     }
 
     /// A datagram that arrived at `at` put so many packets into the outbox.
     pub(crate) fn note(&mut self, at: Micros, packets: u64) {
-        let is_full = self.waiting.len() == BATCH_LEN_MAX;
+        let is_full = self.waiting.len() == WAITING_MAX;
         match self.waiting.last_mut() {
             _ if packets == 0 => {}
-            // A batch has no more times than there is room for; if it had, they would count as the last.
+            // A turn has no more times than there is room for; if it had, they would count as the last.
             Some(last) if last.0 == at || is_full => last.1 += packets,
             _ => self.waiting.push((at, packets)),
         }
@@ -62,10 +65,10 @@ mod tests {
         latency.settle(200, |latencies, bucket| told.push(latencies.counts[bucket]));
         assert_eq!(told, [14, 1]);
         assert!(!latency.is_due());
-        // More arrivals than a batch can have: they are counted with the last, and memory does not grow.
-        (0..3 * BATCH_LEN_MAX as u64).for_each(|at| latency.note(at, 1));
-        assert_eq!(latency.waiting.len(), BATCH_LEN_MAX);
+        // More arrivals than a turn can have: they are counted with the last, and memory does not grow.
+        (0..3 * WAITING_MAX as u64).for_each(|at| latency.note(at, 1));
+        assert_eq!(latency.waiting.len(), WAITING_MAX);
         latency.settle(1000, |_, _| ());
-        assert_eq!(latency.histogram().count(), 15 + 3 * BATCH_LEN_MAX as u64);
+        assert_eq!(latency.histogram().count(), 15 + 3 * WAITING_MAX as u64);
     }
 }

@@ -9,6 +9,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use proto::id::{Ssrc, StreamId};
 use proto::link::{Bell, Lane, LaneReceiver, LaneSender};
@@ -53,6 +54,8 @@ pub struct Packet<'a> {
     pub index: u64,
     /// The highest index that has come by then.
     pub highest: u64,
+    /// When the kernel received it, on the clock that all workers share.
+    pub at: Micros,
     /// The publisher's header extension ids.
     pub ids: ExtensionIds,
     /// Header and extensions, as received.
@@ -65,8 +68,8 @@ const PACKET: u8 = 1;
 const CLOCK: u8 = 2;
 const KEYFRAME_WANTED: u8 = 3;
 
-/// The fixed part of a message in a lane: tag, id, three numbers, extension ids.
-const FIXED_LEN: usize = 8 + 8 + 8 + 8 + 8 + EXTENSION_COUNT_MAX;
+/// The fixed part of a message in a lane: tag, id, four numbers, extension ids.
+const FIXED_LEN: usize = 8 + 8 + 4 * 8 + EXTENSION_COUNT_MAX;
 type Fixed = [u8; FIXED_LEN];
 
 const _: () = assert!(8 + FIXED_LEN + FRAME_LEN + 8 <= proto::link::LANE_RECORD_LEN, "a packet fits a record");
@@ -74,22 +77,22 @@ const _: () = assert!(8 + FIXED_LEN + FRAME_LEN + 8 <= proto::link::LANE_RECORD_
 impl<'a> Message<'a> {
     /// The message as the parts of a record.
     fn write(&self, fixed: &'a mut Fixed) -> [&'a [u8]; 3] {
-        let (tag, id, numbers, ids, head, payload): (u8, StreamId, [u64; 3], ExtensionIds, &[u8], &[u8]) = match *self {
-            Message::Packet(Packet { mirror, ssrc, index, highest, ids, head, payload }) => {
-                (PACKET, mirror, [u64::from(ssrc), index, highest], ids, head, payload)
+        let (tag, id, numbers, ids, head, payload): (u8, StreamId, [u64; 4], ExtensionIds, &[u8], &[u8]) = match *self {
+            Message::Packet(Packet { mirror, ssrc, index, highest, at, ids, head, payload }) => {
+                (PACKET, mirror, [u64::from(ssrc), index, highest, at], ids, head, payload)
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
-                (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at], ExtensionIds::default(), &[], &[])
+                (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at, 0], ExtensionIds::default(), &[], &[])
             }
-            Message::KeyframeWanted { stream } => (KEYFRAME_WANTED, stream, [0; 3], ExtensionIds::default(), &[], &[]),
+            Message::KeyframeWanted { stream } => (KEYFRAME_WANTED, stream, [0; 4], ExtensionIds::default(), &[], &[]),
         };
         fixed[0] = tag;
         fixed[8..12].copy_from_slice(&id.index.to_ne_bytes());
         fixed[12..16].copy_from_slice(&id.generation.to_ne_bytes());
-        for (place, number) in fixed[16..40].chunks_exact_mut(8).zip(numbers) {
+        for (place, number) in fixed[16..48].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_ne_bytes());
         }
-        fixed[40..].copy_from_slice(&ids);
+        fixed[48..].copy_from_slice(&ids);
         [fixed, head, payload]
     }
 
@@ -99,12 +102,13 @@ impl<'a> Message<'a> {
         let u32_at = |at: usize| u32::from_ne_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let u64_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| fixed[at + i]));
         let id = StreamId::new(u32_at(8), u32_at(12));
-        let numbers = [u64_at(16), u64_at(24), u64_at(32)];
+        let numbers = [u64_at(16), u64_at(24), u64_at(32), u64_at(40)];
         match fixed[0] {
             PACKET => {
-                let ids = std::array::from_fn(|i| fixed[40 + i]);
-                let (ssrc, index, highest) = (numbers[0] as u32, numbers[1], numbers[2]);
-                Some(Message::Packet(Packet { mirror: id, ssrc, index, highest, ids, head, payload }))
+                let ids = std::array::from_fn(|i| fixed[48 + i]);
+                let [ssrc, index, highest, at] = numbers;
+                let ssrc = ssrc as u32;
+                Some(Message::Packet(Packet { mirror: id, ssrc, index, highest, at, ids, head, payload }))
             }
             CLOCK => {
                 let (ssrc, rtp) = ((numbers[0] >> 32) as u32, numbers[0] as u32);
@@ -121,8 +125,10 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What the workers of one dataplane share: for each its bell, its eventfd, and the lanes that lead to it.
+/// What the workers of one dataplane share: where their clocks start, and for each its bell, its eventfd, and the lanes that
+/// lead to it.
 pub struct Exchange {
+    origin: Instant,
     desks: Box<[Desk]>,
 }
 
@@ -139,7 +145,12 @@ impl Exchange {
     pub fn new(knocks: Vec<OwnedFd>) -> Arc<Exchange> {
         let count = knocks.len();
         let desk = |knock| Desk { bell: Bell::new(count), knock, lanes: (0..count).map(|_| OnceLock::new()).collect() };
-        Arc::new(Exchange { desks: knocks.into_iter().map(desk).collect() })
+        Arc::new(Exchange { origin: Instant::now(), desks: knocks.into_iter().map(desk).collect() })
+    }
+
+    /// Where the clocks of all workers start, so that times in messages compare.
+    pub(crate) fn origin(&self) -> Instant {
+        self.origin
     }
 
     /// How many workers there are.
@@ -158,6 +169,18 @@ pub(crate) struct Relay {
     pushed: Box<[bool]>,
     /// Lanes that may hold something, by bit.
     waiting: Box<[u64]>,
+    /// Whose message was not taken yet.
+    held: Option<usize>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Taken {
+    Yes,
+    /// And no more now.
+    Enough,
+    /// It is to be given again before all others.
+    NotYet,
 }
 
 impl Relay {
@@ -172,6 +195,7 @@ impl Relay {
             receivers: (0..count).map(|_| None).collect(),
             pushed: vec![false; count].into_boxed_slice(),
             waiting,
+            held: None,
         }
     }
 
@@ -195,11 +219,22 @@ impl Relay {
         }
     }
 
-    /// Takes at most `max` of what has arrived, and no more after `take` has returned false; how many it took.
-    pub(crate) fn take(&mut self, max: usize, mut take: impl FnMut(Message<'_>) -> bool) -> usize {
-        let Relay { exchange, index, receivers, waiting, .. } = self;
+    /// Gives `take` what has arrived, at most `max` messages, as long as it says yes; how many were taken.
+    pub(crate) fn take(&mut self, max: usize, mut take: impl FnMut(Message<'_>) -> Taken) -> usize {
+        let Relay { exchange, index, receivers, waiting, held, .. } = self;
         let desk = &exchange.desks[*index];
         let mut left = max;
+        if let Some(receiver) = held.and_then(|from| receivers[from].as_ref()) {
+            let taken = Message::read(receiver.popped()).map_or(Taken::Yes, &mut take);
+            if taken == Taken::NotYet {
+                return 0;
+            }
+            *held = None;
+            left -= 1;
+            if taken == Taken::Enough {
+                return 1;
+            }
+        }
         for (group, waiting) in waiting.iter_mut().enumerate() {
             *waiting |= desk.bell.take(group);
             let mut bits = *waiting;
@@ -216,9 +251,14 @@ impl Relay {
                         *waiting &= !(1 << (from % 64));
                         break;
                     };
-                    left -= 1;
                     // A record that is none would be a mistake of ours, and harmless.
-                    if Message::read(parts).is_some_and(|message| !take(message)) {
+                    let taken = Message::read(parts).map_or(Taken::Yes, &mut take);
+                    if taken == Taken::NotYet {
+                        *held = Some(from);
+                        return max - left;
+                    }
+                    left -= 1;
+                    if taken == Taken::Enough {
                         return max - left;
                     }
                 }
@@ -230,7 +270,9 @@ impl Relay {
     /// Declares that the worker is about to park. False: something has come, so it must not park.
     #[must_use]
     pub(crate) fn sleep(&self) -> bool {
-        self.waiting.iter().all(|&bits| bits == 0) && self.exchange.desks[self.index].bell.sleep()
+        self.held.is_none()
+            && self.waiting.iter().all(|&bits| bits == 0)
+            && self.exchange.desks[self.index].bell.sleep()
     }
 
     /// Declares that the worker is awake.
@@ -257,6 +299,7 @@ mod tests {
             ssrc: u32::MAX,
             index,
             highest: index + 1,
+            at: index ^ 1 << 40,
             ids,
             head,
             payload,
@@ -267,7 +310,7 @@ mod tests {
         let mut messages = Vec::new();
         relay.take(MAX, |message| {
             messages.push(format!("{message:?}"));
-            true
+            Taken::Yes
         });
         messages
     }
@@ -312,5 +355,32 @@ mod tests {
             all += taken(&mut relays[2]).len();
         }
         assert!(relays[2].sleep());
+    }
+
+    #[test]
+    fn what_is_not_taken_yet_comes_again_before_all_others() {
+        let exchange = exchange(3);
+        let mut relays: Vec<Relay> = (0..3).map(|index| Relay::new(exchange.clone(), index)).collect();
+        for (from, relay) in relays.iter_mut().enumerate().take(2) {
+            assert!((0..3).all(|n| relay.push(2, &packet(10 * from as u64 + n, &[from as u8; 12], b"payload"))));
+            relay.ring();
+        }
+        let here = &mut relays[2];
+        let mut order = Vec::new();
+        let mut give = |here: &mut Relay, max, verdict: fn(u64) -> Taken| {
+            here.take(max, |message| {
+                let Message::Packet(Packet { index, payload: b"payload", .. }) = message else { panic!("{message:?}") };
+                order.push(index);
+                verdict(index)
+            })
+        };
+        assert_eq!(give(here, MAX, |index| if index == 1 { Taken::NotYet } else { Taken::Yes }), 1);
+        assert!(!here.sleep(), "one is held");
+        assert_eq!(give(here, MAX, |_| Taken::NotYet), 0, "and stays so");
+        assert_eq!(give(here, MAX, |_| Taken::Enough), 1);
+        assert_eq!(give(here, MAX, |_| Taken::Yes), 4);
+        assert_eq!(order[..4], [0, 1, 1, 1]);
+        assert_eq!(order[4..], [2, 10, 11, 12]);
+        assert!(here.sleep());
     }
 }

@@ -120,7 +120,6 @@ impl Dataplane {
         advise(&sockets);
         let mut dataplane = Dataplane { workers: Vec::new(), attacher: None, end: new_eventfd()?, addresses };
         let cores = cores(config);
-        let origin = Instant::now();
         let knocks = (0..config.workers).map(|_| new_eventfd()).collect::<io::Result<Vec<_>>>()?;
         let exchange = Exchange::new(knocks.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
         for (index, (sockets, knock)) in sockets.into_iter().zip(knocks).enumerate() {
@@ -134,7 +133,6 @@ impl Dataplane {
                 spin_us: config.spin_us,
                 sockets,
                 seed: new_seed()?,
-                origin,
                 orders: received,
                 knock: knock.try_clone()?,
                 exchange: exchange.clone(),

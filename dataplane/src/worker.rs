@@ -7,7 +7,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Instant;
 use std::{io, process, thread};
 
 use core_affinity::CoreId;
@@ -22,7 +21,7 @@ use crate::forward::Forwarder;
 use crate::io::{Batch, Io, Socket, Watch, block_on};
 use crate::latency::Latency;
 use crate::outbox::Outbox;
-use crate::relay::{Exchange, Message, Relay};
+use crate::relay::{Exchange, Message, Relay, Taken};
 use crate::spin::Spin;
 
 /// What a worker is told from outside of its core.
@@ -49,8 +48,6 @@ pub(crate) struct Seat {
     pub(crate) seed: [u8; 16],
     /// See [`Config::spin_us`](crate::Config::spin_us).
     pub(crate) spin_us: Micros,
-    /// Where the clocks of all workers start.
-    pub(crate) origin: Instant,
     /// Orders, and the eventfd that is written after each and by other workers that wake this one.
     pub(crate) orders: Receiver<Order>,
     pub(crate) knock: OwnedFd,
@@ -168,7 +165,7 @@ struct Core {
 impl Worker {
     fn new(seat: Seat) -> io::Result<Self> {
         let mut seat = seat;
-        let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.origin)?;
+        let mut io = Io::new(std::mem::take(&mut seat.sockets), seat.exchange.origin())?;
         let knocked = io.watch(&seat.knock)?;
         let outbox = open_outbox(&seat, &mut io);
         let batch = open_batch(&seat, &mut io);
@@ -355,15 +352,20 @@ impl Core {
         let mut left = RELAYS_PER_TURN_MAX;
         loop {
             let Core { forwarder, outbox, relay, .. } = self;
-            let taken = relay.take(left, |message| {
-                forwarder.hear(now, message, outbox);
-                !outbox.is_nearly_full()
+            let mut last = Taken::Yes;
+            left -= relay.take(left, |message| {
+                last = match forwarder.hear(now, message, outbox) {
+                    false => Taken::NotYet,
+                    true if outbox.is_nearly_full() => Taken::Enough,
+                    true => Taken::Yes,
+                };
+                last
             });
-            left -= taken;
-            if taken == 0 || !self.outbox.is_nearly_full() {
+            self.fan_out(now);
+            self.relieve(now);
+            if last == Taken::Yes {
                 return left < RELAYS_PER_TURN_MAX;
             }
-            self.hand_over(now);
         }
     }
 
@@ -546,9 +548,9 @@ impl Stepped {
     ) -> io::Result<Self> {
         let (sender, orders) = channel();
         let knock = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
-        let (core, driver, origin) = (None, Driver::Auto, Instant::now());
+        let (core, driver) = (None, Driver::Auto);
         let spin_us = 0;
-        let seat = Seat { index, core, driver, backend, sockets, seed, spin_us, origin, orders, knock, exchange };
+        let seat = Seat { index, core, driver, backend, sockets, seed, spin_us, orders, knock, exchange };
         let mut worker = Worker::new(seat)?;
         worker.attach(link);
         Ok(Stepped { worker, _orders: sender })

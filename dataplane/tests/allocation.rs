@@ -89,10 +89,11 @@ fn turn(room: &mut Room, arrival: &mut Arrival) -> (usize, usize) {
     forwarder.receive(arrival.at, Datagram { path, at: arrival.at, bytes: &mut arrival.bytes }, outbox);
     let far = &mut room.far;
     while let Some((_, message)) = outbox.pop_relay() {
-        far.forwarder.hear(arrival.at, message, &mut far.outbox);
+        assert!(far.forwarder.hear(arrival.at, message, &mut far.outbox));
+        far.forwarder.fan_out(arrival.at, &mut far.outbox, |_, _| ());
     }
     while let Some((_, message)) = far.outbox.pop_relay() {
-        forwarder.hear(arrival.at, message, outbox);
+        assert!(forwarder.hear(arrival.at, message, outbox));
     }
     let (sent, said) = hand_over(&mut room.world, arrival.at);
     let (far_sent, far_said) = hand_over(&mut room.far, arrival.at);

@@ -110,6 +110,22 @@ fn a_packet_is_unprotected_once_and_has_a_fate_on_both_workers() {
 }
 
 #[test]
+fn a_packet_keeps_the_time_of_its_arrival_on_the_other_worker() {
+    let mut call = Call::new(Codec::H264);
+    let arrived = call.worlds[0].now;
+    assert_eq!(call.send(1, SPS).len(), 1);
+    call.advance(30 * MS);
+    let later = call.worlds[0].now;
+    let packet = packet(call.stream.ssrc, call.stream.pt, 2, 6000, DELTA);
+    let bytes = call.alice.protect(&packet);
+    call.worlds[0].receive(call.alice.remote, &bytes);
+    // The second worker gets to it after 7 ms.
+    call.worlds[1].advance(7 * MS);
+    assert_eq!(call.take().len(), 1);
+    assert_eq!(call.worlds[1].written, [(arrived, 1), (later, 1)]);
+}
+
+#[test]
 fn losses_of_a_receiver_are_mended_where_it_is() {
     let mut call = Call::new(Codec::H264);
     (1..=5).for_each(|seq| assert_eq!(call.send(seq, if seq == 1 { SPS } else { DELTA }).len(), 1));

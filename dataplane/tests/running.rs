@@ -89,6 +89,7 @@ fn packets_go_from_a_peer_on_one_core_to_a_peer_on_another() {
         rig.commit(&[in_slot.into(), origin.into(), route.into()]);
         let (sender, receiver) = (alice.sender(), bob.receiver());
         let mut buffer = [0; 1500];
+        let begun = Instant::now();
         for seq in 1..=200u16 {
             let payload = vec![seq as u8; 20 + usize::from(seq)];
             let len = write_packet(&mut buffer, &sender, ssrc, seq, &payload);
@@ -102,7 +103,14 @@ fn packets_go_from_a_peer_on_one_core_to_a_peer_on_another() {
         }
         rig.wait_for_counter(Counter::RelayReceived, 200);
         rig.check_conservation();
+        // From the kernel's stamp on the one worker to the sending on the other. Each was sent when the one before had come,
+        // so no more than two are under way at any moment: one that has left and is not counted yet, and the next.
+        let latencies = rig.link().latencies();
+        assert_eq!(latencies.count(), 200);
+        let together = 2 * begun.elapsed().as_micros() as u64;
+        assert!((200..=together).contains(&latencies.sum), "{} of {together} µs", latencies.sum);
         rig.worker = 0;
+        assert_eq!(rig.link().latencies().count(), 0, "they count where they leave");
         rig.wait_for_counter(Counter::Relayed, 200);
         rig.check_conservation();
         assert_eq!((rig.counter(Counter::Sent), rig.counter(Counter::RelayFull)), (0, 0));

@@ -37,6 +37,8 @@ pub struct World {
     pub punts: Vec<(DatagramHeader, Vec<u8>)>,
     /// What it told other workers: which, and what.
     pub told: VecDeque<(usize, Told)>,
+    /// When packets arrived that were fanned out together, and how many copies of them were written.
+    pub written: Vec<(Micros, u64)>,
     /// The newest tallies.
     pub streams: BTreeMap<StreamId, StreamTally>,
     pub slots: BTreeMap<SlotId, SlotTally>,
@@ -55,9 +57,9 @@ pub struct Told {
 impl Told {
     fn new(message: Message<'_>) -> Told {
         let (message, head, payload) = match message {
-            Message::Packet(Packet { mirror, ssrc, index, highest, ids, head, payload }) => {
-                let bare = Packet { mirror, ssrc, index, highest, ids, head: &[], payload: &[] };
-                (Message::Packet(bare), head.to_vec(), payload.to_vec())
+            Message::Packet(packet) => {
+                let bare = Packet { head: &[], payload: &[], ..packet };
+                (Message::Packet(bare), packet.head.to_vec(), packet.payload.to_vec())
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (Message::Clock { mirror, ssrc, ntp, rtp, at }, Vec::new(), Vec::new())
@@ -83,6 +85,9 @@ pub fn exchange(worlds: &mut [World]) {
             worlds[to].hear(&told.message());
         }
     }
+    for world in worlds {
+        world.fan_out();
+    }
 }
 
 impl Default for World {
@@ -102,6 +107,7 @@ impl World {
             reports: Vec::new(),
             punts: Vec::new(),
             told: VecDeque::new(),
+            written: Vec::new(),
             streams: BTreeMap::new(),
             slots: BTreeMap::new(),
             batch: 0,
@@ -118,8 +124,9 @@ impl World {
 
     /// A message of another worker arrives.
     pub fn hear(&mut self, message: &Message<'_>) {
-        self.fan_out();
-        self.forwarder.hear(self.now, *message, &mut self.outbox);
+        while !self.forwarder.hear(self.now, *message, &mut self.outbox) {
+            self.fan_out();
+        }
         self.collect();
     }
 
@@ -168,12 +175,15 @@ impl World {
     /// Fans out what was taken in; how often the outbox had to be handed over before the end.
     pub fn fan_out(&mut self) -> usize {
         let mut handed_over = 0;
-        while !self.forwarder.fan_out(self.now, &mut self.outbox, |_, _| ()) {
+        loop {
+            let World { now, forwarder, outbox, written, .. } = self;
+            let is_done = forwarder.fan_out(*now, outbox, |at, copies| written.push((at, copies)));
             self.collect();
+            if is_done {
+                return handed_over;
+            }
             handed_over += 1;
         }
-        self.collect();
-        handed_over
     }
 
     /// Time passes, timers fire.

@@ -69,34 +69,37 @@ impl LaneSender {
 pub struct LaneReceiver {
     lane: Arc<Lane>,
     ring: Consumer<LANE_RECORD_LEN>,
+    /// The record that was popped last, and the lengths of its parts.
     scratch: Box<[u8; LANE_RECORD_LEN]>,
+    lens: [usize; PARTS],
 }
 
 impl LaneReceiver {
     /// The one receiver of a fresh lane.
     pub fn new(lane: Arc<Lane>) -> Self {
-        LaneReceiver { lane, ring: Consumer::new(LANE_LEN), scratch: Box::new([0; LANE_RECORD_LEN]) }
+        LaneReceiver { lane, ring: Consumer::new(LANE_LEN), scratch: Box::new([0; LANE_RECORD_LEN]), lens: [0; PARTS] }
     }
 
     /// The parts of the oldest record, or `None` when none waits. Bound the number taken in one turn.
     pub fn pop(&mut self) -> Option<[&[u8]; PARTS]> {
-        let LaneReceiver { lane, ring, scratch } = self;
-        let mut lens = [0; PARTS];
+        let LaneReceiver { lane, ring, scratch, lens } = self;
         let is_popped = ring.pop_with(&lane.words, |words| {
             let word = words[0].load(Ordering::Relaxed);
-            lens = [0, 16, 32].map(|shift| usize::from((word >> shift) as u16));
+            *lens = [0, 16, 32].map(|shift| usize::from((word >> shift) as u16));
             let len = lens.iter().map(|len| len.next_multiple_of(8)).sum::<usize>().min(LANE_RECORD_LEN - 8);
             copy_out(&words[1..], &mut scratch[..len]);
         });
-        if !is_popped {
-            return None;
-        }
-        let mut rest = &scratch[..];
-        Some(lens.map(|len| {
+        is_popped.then(|| self.popped())
+    }
+
+    /// The parts of the record that was popped last.
+    pub fn popped(&self) -> [&[u8]; PARTS] {
+        let mut rest = &self.scratch[..];
+        self.lens.map(|len| {
             let (part, after) = rest.split_at(len.next_multiple_of(8));
             rest = after;
             &part[..len]
-        }))
+        })
     }
 }
 
