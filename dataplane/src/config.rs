@@ -70,8 +70,9 @@ pub const OUTBOX_PACKETS_MAX: usize = 2048;
 /// Chunks of an outbox whose packets leave where they lie, 8 MiB of them: the widest fan-out twice over, and as much again
 /// in flight.
 pub const CHUNKS_MAX: usize = 4096;
-/// Packets after which an outbox is flushed: half a megabyte of video, which is still in the cache when the kernel reads it.
-pub const PACKETS_ENOUGH: usize = 512;
+/// Packets after which an outbox is flushed. They are still in the cache when the kernel reads them, and do not wait for
+/// those of other receivers; fewer would make more system calls (measured in docs/decisions/0021).
+pub const PACKETS_ENOUGH: usize = 128;
 /// Packets of one length, after the first, from which on a train by the socket costs no more than as many frames (measured:
 /// docs/MEASURING.md).
 pub const TRAIN_WORTH: u32 = 3;
