@@ -37,9 +37,13 @@ pub(crate) fn run(request: &Load) -> Result<(), Failure> {
     let server = server(request, own.as_ref())?;
     let line = Line::new();
     let show = |progress: &run::Progress| line.show(progress);
+    // A step of a ramp, or what is said beside JSON.
+    let is_aside = request.ramp || request.json;
     let mut told = |report: &Report| {
         line.clear();
-        eprint!("{report}");
+        if is_aside {
+            eprint!("{report}");
+        }
     };
     let measured = runtime.block_on(async {
         tokio::select! {
@@ -83,6 +87,8 @@ fn tell(request: &Load, reports: &[Report]) -> Result<(), Failure> {
         writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
     } else if request.ramp {
         writeln!(out, "{}", knee_line(reports, knee))?;
+    } else {
+        reports.iter().try_for_each(|report| write!(out, "{report}"))?;
     }
     Ok(())
 }
