@@ -20,6 +20,9 @@ use zeroize::Zeroize;
 
 use crate::ids::Ids;
 
+mod places;
+use places::Places;
+
 /// Commands of one batch, without its Commit. Bounds what a worker must hold staged.
 pub(crate) const BATCH_LEN_MAX: usize = 512;
 
@@ -153,14 +156,6 @@ fn blank(keys: PeerKeys) -> PeerKeys {
     PeerKeys { key: [0; KEY_LEN_MAX], salt: [0; SALT_LEN_MAX], ..keys }
 }
 
-/// Makes a place hold this, or nothing.
-fn put(map: &mut BTreeMap<Place, Command>, place: Place, command: Option<Command>) {
-    match command {
-        Some(command) => drop(map.insert(place, command)),
-        None => drop(map.remove(&place)),
-    }
-}
-
 /// How much is known of what the worker has installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -192,7 +187,7 @@ pub(crate) struct Plan {
     slots: Ids,
     routes: Ids,
     taps: Ids,
-    desired: BTreeMap<Place, Command>,
+    desired: Places,
     /// Where what is installed differs. Everywhere else the two are the same, and written down once.
     different: BTreeSet<Place>,
     /// What is installed in those places, if anything.
@@ -217,7 +212,7 @@ impl Plan {
             slots: ids(capacity.slots),
             routes: ids(capacity.slots),
             taps: ids(capacity.streams),
-            desired: BTreeMap::new(),
+            desired: Places::default(),
             different: BTreeSet::new(),
             apart: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -390,8 +385,8 @@ impl Plan {
 
     /// What the worker has in a place.
     fn installed_at(&self, place: Place) -> Option<Command> {
-        let from = if self.different.contains(&place) { &self.apart } else { &self.desired };
-        from.get(&place).copied()
+        let is_apart = self.different.contains(&place);
+        if is_apart { self.apart.get(&place).copied() } else { self.desired.get(&place).copied() }
     }
 
     /// What the worker has in a place is this from now on.
@@ -400,13 +395,16 @@ impl Plan {
     }
 
     fn set(&mut self, place: Place, desired: Option<Command>, installed: Option<Command>) {
-        put(&mut self.desired, place, desired);
+        self.desired.put(place, desired);
         if desired == installed {
             self.different.remove(&place);
             self.apart.remove(&place);
         } else {
             self.different.insert(place);
-            put(&mut self.apart, place, installed);
+            match installed {
+                Some(installed) => drop(self.apart.insert(place, installed)),
+                None => drop(self.apart.remove(&place)),
+            }
         }
     }
 
@@ -456,13 +454,12 @@ impl Plan {
     }
 
     fn open(&mut self, end: usize, out: &mut Vec<Command>) {
-        let is_open = |place: &Place| self.desired.contains_key(place);
-        let places: Vec<Place> = self.different.iter().copied().filter(is_open).collect();
-        for place in places {
+        let open = |&place: &Place| Some((place, *self.desired.get(&place)?));
+        let places: Vec<(Place, Command)> = self.different.iter().filter_map(open).collect();
+        for (place, desired) in places {
             if out.len() == end {
                 return;
             }
-            let desired = self.desired[&place];
             match desired {
                 // Keys that were sent before and are gone are not sent again: see `broken_peers`.
                 Command::PeerKeys(_) => match self.secrets.remove(&place) {
@@ -480,7 +477,7 @@ impl Plan {
         self.phase = Phase::Ask;
         self.tries = 0;
         self.apart.clear();
-        self.different = self.desired.keys().copied().collect();
+        self.different = self.desired.keys().collect();
     }
 
     /// Events were lost: ask again. What is desired stands meanwhile.
@@ -517,7 +514,7 @@ impl Plan {
         self.tries = 0;
         self.phase = Phase::Known;
         let heard = std::mem::take(&mut self.heard);
-        let places: BTreeSet<Place> = heard.keys().chain(self.desired.keys()).copied().collect();
+        let places: BTreeSet<Place> = heard.keys().copied().chain(self.desired.keys()).collect();
         self.different.clear();
         self.apart.clear();
         for place in places {
@@ -661,8 +658,9 @@ impl Plan {
     /// What is installed, wanted or not, as far as `pick` wants it.
     pub(crate) fn installed<T>(&self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
         let same = self.desired.iter().filter(|(place, _)| !self.different.contains(place));
-        let mut installed: Vec<(&Place, &Command)> = same.chain(&self.apart).collect();
-        installed.sort_by_key(|(place, _)| **place);
+        let apart = self.apart.iter().map(|(&place, command)| (place, command));
+        let mut installed: Vec<(Place, &Command)> = same.chain(apart).collect();
+        installed.sort_by_key(|(place, _)| *place);
         installed.into_iter().filter_map(|(_, command)| pick(command)).collect()
     }
 
