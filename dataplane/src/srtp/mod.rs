@@ -60,10 +60,10 @@ pub struct Crypto {
     suite: Suite,
 }
 
-/// RTP and RTCP have separate session keys under one cipher (RFC 3711 §4.3).
-#[expect(clippy::large_enum_variant, reason = "a box would cost the packet path a cache miss to save half a KiB")]
+/// RTP and RTCP have separate session keys under one cipher (RFC 3711 §4.3). Those of CM lie apart as BoringSSL's do, for
+/// they are 0.6 KiB that the many peers with GCM would have empty.
 enum Suite {
-    Cm { rtp: Cm, rtcp: Cm },
+    Cm { rtp: Box<Cm>, rtcp: Box<Cm> },
     Gcm { rtp: Gcm, rtcp: Gcm },
 }
 
@@ -83,7 +83,7 @@ impl Crypto {
     /// Uses session keys as they are. [`Crypto::new`] is the way in; the vectors of RFC 3711 and 7714 start here.
     pub fn from_session_keys(profile: SrtpProfile, rtp: &SessionKeys, rtcp: &SessionKeys) -> Crypto {
         let suite = match profile {
-            SrtpProfile::Aes128CmHmacSha1_80 => Suite::Cm { rtp: Cm::new(rtp), rtcp: Cm::new(rtcp) },
+            SrtpProfile::Aes128CmHmacSha1_80 => Suite::Cm { rtp: Cm::new(rtp).into(), rtcp: Cm::new(rtcp).into() },
             SrtpProfile::AeadAes128Gcm => Suite::Gcm {
                 rtp: Gcm::new(&Algorithm::aes_128_gcm(), rtp),
                 rtcp: Gcm::new(&Algorithm::aes_128_gcm(), rtcp),
