@@ -192,14 +192,13 @@ impl Dtls {
         }
     }
 
-    fn connected(&self) -> Result<Connected, DtlsError> {
-        let ssl = self.stream.ssl();
+    fn connected(&mut self) -> Result<Connected, DtlsError> {
+        let ssl = self.stream.ssl_mut();
+        let peer_certificate_der = context::take_certificate(ssl).ok_or(DtlsError::NoCertificate)?;
         let version = match ssl.version2() {
             Some(SslVersion::DTLS1_3) => DtlsVersion::V1_3,
             _ => DtlsVersion::V1_2,
         };
-        let certificate = ssl.peer_certificate().ok_or(DtlsError::NoCertificate)?;
-        let peer_certificate_der = certificate.to_der().map_err(DtlsError::setup("read the peer's certificate"))?;
         let keys = keys::export(ssl, self.role)?;
         Ok(Connected { version, profile: keys.profile, rx: keys.rx, tx: keys.tx, peer_certificate_der })
     }

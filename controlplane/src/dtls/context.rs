@@ -1,10 +1,13 @@
 //! The settings of every connection, with the reason of each.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use boring::ex_data::Index;
 use boring::pkey::{PKeyRef, Private};
 use boring::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion,
+    Ssl, SslAlert, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError,
+    SslVerifyMode, SslVersion,
 };
 use boring::x509::X509Ref;
 
@@ -59,10 +62,26 @@ pub(super) fn build(certificate: &X509Ref, key: &PKeyRef<Private>) -> Result<Ssl
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     // Both sides show a certificate (RFC 5763 §5) and prove that they hold its key; who signed it says nothing. The
     // caller compares its hash with the offer's.
-    context.set_custom_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, |_| Ok(()));
+    context.set_custom_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, note_certificate);
     ffi::use_clock(&mut context);
     ffi::set_certificate_len_max(&mut context, CERTIFICATE_LEN_MAX);
     Ok(context.build())
+}
+
+/// Where a peer's certificate waits for the end of the handshake.
+static CERTIFICATE: LazyLock<Index<Ssl, Vec<u8>>> =
+    LazyLock::new(|| Ssl::new_ex_index().expect("BoringSSL has room for a number"));
+
+/// Takes down the peer's certificate, which BoringSSL forgets when the handshake is done.
+fn note_certificate(ssl: &mut SslRef) -> Result<(), SslVerifyError> {
+    let der = ssl.peer_certificate().and_then(|certificate| certificate.to_der().ok());
+    ssl.set_ex_data(*CERTIFICATE, der.ok_or(SslVerifyError::Invalid(SslAlert::BAD_CERTIFICATE))?);
+    Ok(())
+}
+
+/// The certificate that the peer showed, DER. Once: it is nobody's business after that.
+pub(super) fn take_certificate(ssl: &mut SslRef) -> Option<Vec<u8>> {
+    ssl.ex_data_mut(*CERTIFICATE).map(std::mem::take).filter(|der| !der.is_empty())
 }
 
 /// Which side of the handshake we are (`a=setup`, RFC 5763 §5).
@@ -85,5 +104,6 @@ pub(super) fn open(context: &SslContext, role: Role) -> Result<Ssl, DtlsError> {
     ssl.set_curves_list(groups).map_err(DtlsError::setup(action))?;
     ssl.set_mtu(MTU).map_err(DtlsError::setup(action))?;
     ffi::set_initial_timeout(&mut ssl, TIMEOUT_FIRST);
+    ffi::forget_after_handshake(&mut ssl);
     Ok(ssl)
 }

@@ -1,9 +1,9 @@
-//! The cage: the five calls to BoringSSL that the `boring` crate has no safe form of.
+//! The cage: the seven calls to BoringSSL that the `boring` crate has no safe form of.
 //!
 //! Three are the retransmission timer, which a sans-IO user must drive by itself (a socket-based one never sees
 //! it); one gives BoringSSL the caller's clock in place of the system's; one bounds what an unauthenticated peer can
-//! make it allocate. Each is a plain call on a pointer that `boring` owns and lends; nothing is kept.
-#![allow(unsafe_code)] // DTLSv1_* and two context settings exist only in boring-sys.
+//! make it allocate, and two what a connection keeps when its handshake is done. Each is a plain call on a pointer that `boring` owns and lends; nothing is kept.
+#![allow(unsafe_code)] // DTLSv1_* and these settings exist only in boring-sys.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -55,6 +55,16 @@ pub(super) fn set_initial_timeout(ssl: &mut SslRef, timeout: Duration) {
     let timeout_ms = timeout.as_millis().try_into().unwrap_or(u32::MAX);
     // SAFETY: the reference proves a live SSL, borrowed uniquely.
     unsafe { boring_sys::DTLSv1_set_initial_timeout_duration(ssl.as_ptr(), timeout_ms) }
+}
+
+/// Makes a connection forget, once its handshake is done, how it was configured and, as server, the peer's certificate:
+/// 4 KiB of the 11 that it would hold for the hours of a call.
+pub(super) fn forget_after_handshake(ssl: &mut SslRef) {
+    // SAFETY: the reference proves a live SSL, borrowed uniquely; each call stores a flag.
+    unsafe {
+        boring_sys::SSL_set_shed_handshake_config(ssl.as_ptr(), 1);
+        boring_sys::SSL_set_retain_only_sha256_of_client_certs(ssl.as_ptr(), 1);
+    }
 }
 
 /// How long until [`handle_timeout`] has something to do, counted from the clock; `None` while no timer runs.
