@@ -150,6 +150,6 @@ fn bytes_per_peer(is_receiving: bool) -> i64 {
 fn a_peer_in_a_meeting_of_eight_takes_its_worker_so_much_memory() {
     let (idle, receiving) = (bytes_per_peer(false), bytes_per_peer(true));
     println!("{idle} bytes idle, {receiving} in a meeting of eight");
-    assert!(idle <= 34_500, "{idle} bytes for an idle peer with its slots");
-    assert!(receiving <= 35_500, "{receiving} bytes for a peer that receives seven others");
+    assert!(idle <= 32_300, "{idle} bytes for an idle peer with its slots");
+    assert!(receiving <= 33_300, "{receiving} bytes for a peer that receives seven others");
 }

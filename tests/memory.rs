@@ -1,0 +1,38 @@
+//! What a peer costs the machine in memory: the real executable, both planes, and peers of another stack in meetings.
+//!
+//! Alone in its file, because PSS counts a page by how many processes have it: other servers of the same executable would
+//! change the count. What exactly a peer takes of the allocator is held by `memory.rs` in both crates.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// PSS of both planes with so many meetings of eight, and how many peers there are. Meetings send long enough for the worker's
+/// history of packets, which all peers share, to be touched whole: 4096 packets of video.
+fn meetings(rooms: u32) -> (f64, f64) {
+    let media = ["--seconds", "9", "--fps", "10", "--frame-packets", "1", "--audio-rate", "5"];
+    let rooms = rooms.to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
+    command.args(["load", "--json"]).args(media).args(["meetings", "--peers", "8", "--rooms", &rooms]);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {words}"));
+    assert_eq!(report["joins"]["failed"], 0, "{report:#}");
+    let planes = report["processes"].as_array().unwrap();
+    let pss = planes.iter().map(|plane| plane["pss"].as_f64().unwrap()).sum();
+    (pss, report["peers"].as_f64().unwrap())
+}
+
+#[test]
+fn a_peer_in_a_meeting_of_eight_takes_64_kib_of_both_planes_at_most() {
+    // How an allocator's pages fill up is another each time, by 2 KiB for each peer either way.
+    let slopes = (0..3).map(|_| {
+        let [(few_bytes, few), (many_bytes, many)] = [8, 40].map(meetings);
+        (many_bytes - few_bytes) / (many - few) / 1024.0
+    });
+    let mut seen = Vec::new();
+    let is_met = slopes.inspect(|&kib| seen.push(kib)).any(|kib| kib <= 64.0);
+    println!("{seen:.1?} KiB for each further peer");
+    assert!(is_met, "{seen:.1?} KiB for each further peer");
+}
