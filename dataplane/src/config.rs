@@ -251,6 +251,8 @@ pub const SEND_WAIT_MAX: Duration = Duration::from_millis(1);
 pub const COMMANDS_PER_TURN_MAX: usize = 256;
 /// Injected datagrams that are read in one turn.
 pub const INJECTS_PER_TURN_MAX: usize = 64;
+/// Timers that are run in one turn. The longest, a peer's reports and tallies, takes some 20 µs.
+pub const TIMERS_PER_TURN_MAX: usize = 8;
 /// Messages of other workers that are read in one turn: as many as packets in a batch, and at 2000 packets a second and
 /// stream more than a turn ever finds unless it is far behind.
 pub const RELAYS_PER_TURN_MAX: usize = 256;

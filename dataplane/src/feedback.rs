@@ -2,7 +2,7 @@
 //! into something about the publisher's stream (merged keyframe requests); what publishers need to know of their
 //! streams (receiver reports, NACK, transport-cc) is made here.
 
-use proto::id::Ssrc;
+use proto::id::{PeerId, Ssrc};
 use proto::plane::{Counter, feedback};
 
 use crate::config::{
@@ -310,7 +310,7 @@ impl Forwarder {
             return;
         }
         transport.is_report_timer_set = true;
-        self.timers.set(now + REPORT_INTERVAL, Timer::Report { peer: transport.id });
+        self.timers.set(now + report_interval(transport.id, now), Timer::Report { peer: transport.id });
         self.write_reports(now, peer, out);
         self.review_estimate(now, peer, out);
     }
@@ -429,4 +429,33 @@ fn cname(publisher: u32, buffer: &mut [u8; 16]) -> &str {
         *place = DIGITS[(publisher >> (28 - 4 * i) & 15) as usize];
     }
     std::str::from_utf8(&buffer[..14]).expect("hexadecimal digits are ASCII")
+}
+/// How long until a peer's next reports: an eighth more or less than [`REPORT_INTERVAL`], at random (RFC 3550 §6.2). Without
+/// that, timers that were once run in the same turn would be due together for ever, and ever more of them would.
+fn report_interval(peer: PeerId, now: Micros) -> Micros {
+    let random = (u64::from(peer.index) << 32 ^ now).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    REPORT_INTERVAL * 7 / 8 + random % (REPORT_INTERVAL / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_that_were_due_together_part() {
+        const PEERS: u32 = 300;
+        // A worker that gets to its timers every 20 ms only, which brings ever more of them together.
+        const TURN: Micros = 20_000;
+        let mut due: Vec<Micros> = vec![0; PEERS as usize];
+        for _ in 0..50 {
+            for (index, due) in due.iter_mut().enumerate() {
+                let now = due.next_multiple_of(TURN);
+                *due = now + report_interval(PeerId::new(index as u32, 1), now);
+                assert!((now + SECOND * 7 / 8..now + SECOND * 9 / 8).contains(due));
+            }
+        }
+        let mut turns = std::collections::BTreeMap::new();
+        due.iter().for_each(|due| *turns.entry(due / TURN).or_insert(0u32) += 1);
+        assert!(*turns.values().max().unwrap() <= 20, "{turns:?}");
+    }
 }

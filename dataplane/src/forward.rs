@@ -14,7 +14,7 @@ use proto::stun;
 
 use crate::config::{
     MILLISECOND, Micros, PATH_HELD, PAYLOAD_LEN_MAX, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX,
-    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TAPS_MAX, TRANSPORT_CC_INTERVAL,
+    SECOND, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, TRANSPORT_CC_INTERVAL,
 };
 use crate::demux::{self, Demux};
 use crate::fanout::Burst;
@@ -236,9 +236,10 @@ impl Forwarder {
         self.timers.deadline()
     }
 
-    /// Runs what is due at `now`.
+    /// Runs what is due at `now`, as much as a turn may: reports of many peers at once would hold up their media.
     pub fn tick(&mut self, now: Micros, out: &mut Outbox) {
-        while let Some(timer) = self.timers.pop(now) {
+        for _ in 0..TIMERS_PER_TURN_MAX {
+            let Some(timer) = self.timers.pop(now) else { break };
             match timer {
                 Timer::Report { peer } if self.has_peer(peer) => {
                     self.tally(now, peer.index, out);

@@ -80,7 +80,7 @@ fn a_stream_says_how_much_comes_and_how_much_is_lost() {
     call.video(400..600, |seq| seq % 4 == 3);
     let tally = call.of_stream();
     let window = tally.window_us as f64 / SECOND as f64;
-    assert!((1.9..4.1).contains(&window), "{window} s");
+    assert!((1.75..4.6).contains(&window), "{window} s");
     let (came, expected) = (tally.window_packets as f64 / window, tally.window_expected as f64 / window);
     assert!((35.0..40.0).contains(&came) && (47.0..51.0).contains(&expected), "{came} of {expected} a second");
 }
@@ -143,7 +143,7 @@ fn a_slot_says_what_its_receiver_reports_while_it_is_new() {
     let nacks = nack_pairs_from_sequence_numbers(&[1010, 1020]);
     call.bob_says(&TransportLayerNack { sender_ssrc: 1, media_ssrc: ssrc, nacks });
     call.bob_says(&PictureLossIndication { sender_ssrc: 1, media_ssrc: ssrc });
-    call.world.advance(SECOND);
+    call.world.advance(SECOND * 9 / 8);
     let tally = call.of_slot();
     assert_eq!((tally.packets, tally.loss_256), (50, Some(64)));
     assert_eq!((tally.nacks, tally.retransmitted, tally.keyframe_requests), (2, 2, 1));

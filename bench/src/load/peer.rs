@@ -146,12 +146,15 @@ impl Peer {
         if settings.loss_percent <= 0.0 {
             return false;
         }
-        // xorshift64*: the same loss for the same peer in every run.
+        self.roll() * 100.0 < settings.loss_percent
+    }
+
+    /// A number from 0 to 1 by xorshift64*, the same ones for the same peer in every run.
+    fn roll(&mut self) -> f64 {
         self.dice ^= self.dice >> 12;
         self.dice ^= self.dice << 25;
         self.dice ^= self.dice >> 27;
-        let roll = (self.dice.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64;
-        roll * 100.0 < settings.loss_percent
+        (self.dice.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Takes a datagram. Whether holes were seen that are not being asked for yet.
@@ -273,7 +276,8 @@ impl Peer {
         if self.ticks.is_multiple_of(REPORT_TICKS) {
             self.send_reports(now);
         }
-        now + TICK
+        // A quarter more or less, at random: peers are not in step, and those that were looked at together part.
+        now + TICK * 3 / 4 + (TICK / 2).mul_f64(self.roll())
     }
 
     fn ask_for_repairs(&mut self, now: Instant) -> Option<Instant> {
