@@ -15,6 +15,7 @@ use super::report::{Joins, Plane, Report};
 use super::source::Media;
 use super::tally::Totals;
 use super::{LoadError, Settings};
+use crate::ice::random;
 use crate::secure::Identity;
 
 /// How long all streams may take to be there after the last join.
@@ -162,6 +163,8 @@ struct Run {
     settings: Settings,
     identity: Identity,
     crew: Crew,
+    /// What the names of its rooms begin with: those who are still in rooms of a run before are not in its way.
+    mark: String,
     seated: Vec<(u32, Leave)>,
     /// Rooms and seats that the present scenario has filled: (whole rooms, peers of the room that grows).
     filled: usize,
@@ -183,6 +186,7 @@ impl Run {
             settings,
             identity,
             crew,
+            mark: format!("load-{:04x}", u16::from_ne_bytes(random())),
             seated: Vec::new(),
             filled: 0,
             rooms: Vec::new(),
@@ -215,12 +219,12 @@ impl Run {
         let kinds = kinds(&self.settings.media);
         match scenario {
             Scenario::Broadcast { viewers } => {
-                self.make_room("load-broadcast", viewers + 1).await?;
+                let room = format!("{}-broadcast", self.mark);
+                self.make_room(&room, viewers + 1).await?;
                 let publisher = (self.filled == 0).then_some(("publisher".to_owned(), Way::Whip));
                 let new = (self.filled.max(1)..=viewers).map(|n| (format!("viewer-{n}"), Way::Whep));
-                let room = || "load-broadcast".to_owned();
-                let seats: Vec<Seat> =
-                    publisher.into_iter().chain(new).map(|(name, way)| Seat { room: room(), name, way }).collect();
+                let seat = |(name, way)| Seat { room: room.clone(), name, way };
+                let seats: Vec<Seat> = publisher.into_iter().chain(new).map(seat).collect();
                 self.filled = viewers + 1;
                 self.streams_expected = viewers as u64 * kinds;
                 Ok(seats)
@@ -242,10 +246,11 @@ impl Run {
     async fn members(&mut self, count: usize, room_len: usize, way: Way) -> Result<Vec<Seat>, LoadError> {
         let from = self.filled;
         for room in from.div_ceil(room_len)..count.div_ceil(room_len) {
-            self.make_room(&format!("load-{room}"), room_len).await?;
+            self.make_room(&format!("{}-{room}", self.mark), room_len).await?;
         }
         self.filled = count;
-        let seat = |n: usize| Seat { room: format!("load-{}", n / room_len), name: format!("peer-{n}"), way };
+        let room = |n: usize| format!("{}-{}", self.mark, n / room_len);
+        let seat = |n: usize| Seat { room: room(n), name: format!("peer-{n}"), way };
         Ok((from..count).map(seat).collect())
     }
 
@@ -333,7 +338,7 @@ impl Run {
             while next <= now && begun.elapsed() < self.settings.window {
                 let n = self.next_seat();
                 let seat = Seat {
-                    room: format!("load-churn-{}", n / 3),
+                    room: format!("{}-churn-{}", self.mark, n / 3),
                     name: format!("peer-{n}"),
                     way: Way::Socket { sends: true, others: 2 },
                 };
