@@ -25,6 +25,7 @@ enum Order {
     Carry(u32, Box<Joined>),
     Drop(u32),
     Tell(Sender<Told>),
+    Glance(Sender<Totals>),
 }
 
 /// What a thread counted.
@@ -89,6 +90,21 @@ impl Crew {
         self.overflowed_before = self.overflowed_before.max(overflowed(&self.ports));
         totals.overflowed = self.overflowed_before;
         (totals, first_media)
+    }
+}
+
+impl Crew {
+    /// The numbers of what all counted, without times and drops: what may be asked for while it is measured. To tell
+    /// everything takes each thread milliseconds, and packets that are late by that arrive as a burst.
+    pub(crate) fn glance(&self) -> Totals {
+        let (glance, seen) = channel();
+        for (orders, _) in &self.threads {
+            let _ = orders.send(Order::Glance(glance.clone()));
+        }
+        drop(glance);
+        let mut totals = Totals::default();
+        seen.into_iter().for_each(|seen| totals.add_numbers(&seen));
+        totals
     }
 }
 
@@ -162,6 +178,7 @@ impl Hand {
                 Ok(Order::Carry(number, joined)) => self.carry(number, *joined),
                 Ok(Order::Drop(number)) => self.retire(number),
                 Ok(Order::Tell(to)) => drop(to.send(self.tell())),
+                Ok(Order::Glance(to)) => drop(to.send(self.glance())),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -194,6 +211,13 @@ impl Hand {
             self.retired.add(&peer.totals);
             self.first_media.extend(peer.first_media);
         }
+    }
+
+    fn glance(&self) -> Totals {
+        let mut totals = Totals::default();
+        let all = self.peers.iter().flatten().map(|peer| &peer.totals);
+        all.chain([&self.retired]).for_each(|counted| totals.add_numbers(counted));
+        totals
     }
 
     fn tell(&mut self) -> Told {

@@ -185,7 +185,8 @@ impl Report {
             "generator": {
                 "threads": self.threads, "thread_share": self.generator_share(),
                 "cpus": self.own_cpu.as_secs_f64() / self.elapsed.as_secs_f64(),
-                "late_us_p99": totals.lateness.quantile(0.99), "overflowed": totals.overflowed,
+                "late_us_p99": totals.lateness.quantile(0.99), "late_us_p999": totals.lateness.quantile(0.999),
+                "overflowed": totals.overflowed,
                 "is_limit": self.is_generator_limit(),
             },
             "machine_idle": self.idle,
@@ -291,10 +292,11 @@ impl fmt::Display for Report {
         }
         writeln!(
             out,
-            "  generator  {:.3} CPUs, its threads {:.0} % busy, sends {} µs late at p99",
+            "  generator  {:.3} CPUs, its threads {:.0} % busy, sends {} µs late at p99, {} at p99.9",
             self.own_cpu.as_secs_f64() / self.elapsed.as_secs_f64(),
             self.generator_share() * 100.0,
-            totals.lateness.quantile(0.99).unwrap_or(0)
+            totals.lateness.quantile(0.99).unwrap_or(0),
+            totals.lateness.quantile(0.999).unwrap_or(0)
         )?;
         for warning in self.warnings() {
             writeln!(out, "  warning    {warning}")?;

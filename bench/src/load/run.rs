@@ -304,7 +304,7 @@ impl Run {
     async fn settle(&mut self, show: &dyn Fn(&Progress)) {
         let begun = Instant::now();
         loop {
-            let totals = self.tell();
+            let totals = self.crew.glance();
             let expected = self.streams_expected;
             let share = if expected == 0 { 1.0 } else { totals.streams as f64 / expected as f64 };
             let note = format!("{} of {expected} streams", totals.streams);
@@ -436,7 +436,7 @@ impl Window {
         while self.begun.elapsed() < length {
             sleep(LOOK.min(length.saturating_sub(self.begun.elapsed()))).await;
             let passed = self.begun.elapsed().as_secs_f64();
-            let totals = run.tell().since(&self.totals);
+            let totals = run.crew.glance().since(&self.totals);
             let rate = totals.received as f64 / passed / 1000.0;
             let note = format!("{rate:.1} thousand packets a second, {:.3} % lost", totals.loss_percent());
             show(&Progress { what: "measuring".into(), share: (passed / length.as_secs_f64()).min(1.0), note });

@@ -66,19 +66,24 @@ pub struct Totals {
 impl Totals {
     /// Adds what another one counted.
     pub fn add(&mut self, other: &Totals) {
-        for (ours, theirs) in self.numbers().into_iter().zip(other.clone().numbers()) {
-            *ours += *theirs;
-        }
+        self.add_numbers(other);
         self.latency.add(&other.latency);
         self.lateness.add(&other.lateness);
         self.cpu += other.cpu;
     }
 
+    /// The same without times, whose histograms take long to add.
+    pub(crate) fn add_numbers(&mut self, other: &Totals) {
+        for (ours, theirs) in self.numbers_mut().into_iter().zip(other.numbers()) {
+            *ours += theirs;
+        }
+    }
+
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Totals) -> Totals {
         let mut totals = self.clone();
-        for (now, then) in totals.numbers().into_iter().zip(earlier.clone().numbers()) {
-            *now = now.saturating_sub(*then);
+        for (now, then) in totals.numbers_mut().into_iter().zip(earlier.numbers()) {
+            *now = now.saturating_sub(then);
         }
         totals.latency = self.latency.since(&earlier.latency);
         totals.lateness = self.lateness.since(&earlier.lateness);
@@ -86,7 +91,28 @@ impl Totals {
         totals
     }
 
-    fn numbers(&mut self) -> [&mut u64; 16] {
+    fn numbers(&self) -> [u64; 16] {
+        [
+            self.sent,
+            self.received,
+            self.bytes,
+            self.expected,
+            self.arrived,
+            self.repaired,
+            self.expected_video,
+            self.arrived_video,
+            self.rtx,
+            self.nacked,
+            self.thrown,
+            self.verified,
+            self.wrong,
+            self.streams,
+            self.expired,
+            self.overflowed,
+        ]
+    }
+
+    fn numbers_mut(&mut self) -> [&mut u64; 16] {
         [
             &mut self.sent,
             &mut self.received,
