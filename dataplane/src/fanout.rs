@@ -141,7 +141,8 @@ enum Copy {
 }
 
 impl Forwarder {
-    /// Writes what waits for as many receivers as the outbox takes. False: it is to be flushed, and there is more.
+    /// Writes what waits for as many receivers as the outbox takes, but for one at least. False: it is to be flushed, and there
+    /// is more.
     ///
     /// `written` is told when packets arrived and how many copies of them this call has written.
     pub fn fan_out(&mut self, now: Micros, out: &mut Outbox, written: impl FnMut(Micros, u64)) -> bool {
@@ -181,8 +182,10 @@ impl Forwarder {
     ) -> bool {
         let Forwarder { streams, slots, peers, counters, burst, .. } = self;
         let Some(stream) = streams.find_mut(id.index, id.generation) else { return true };
+        let begun_at = burst.hop_next;
         while let Some(hop) = stream.hops.get_mut(burst.hop_next) {
-            if is_enough(out) {
+            // Not before the first: an outbox whose memory the kernel has not given back yet stays full, and would for ever.
+            if burst.hop_next > begun_at && is_enough(out) {
                 return false;
             }
             burst.hop_next += 1;

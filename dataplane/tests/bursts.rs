@@ -198,6 +198,30 @@ fn a_wide_burst_is_handed_over_in_parts_and_stays_whole_for_each() {
     }
 }
 
+/// An outbox that cannot be emptied, because a device has stalled, holds up nothing: what finds no room is refused and counted.
+#[test]
+fn fanning_out_ends_though_nothing_is_handed_over() {
+    const RECEIVERS: u64 = 300;
+    let mut world = World::new();
+    let mut alice = world.connect(GCM);
+    let stream = world.publish(&alice, Codec::Opus);
+    for _ in 0..RECEIVERS {
+        let receiver = world.connect(GCM);
+        let slot = world.slot(&receiver);
+        world.route(stream, slot);
+    }
+    for seq in 0..8 {
+        let protected = alice.protect(&packet(world.ssrc_of(stream), OPUS_PT, seq, 0, b"opus"));
+        world.take_in(alice.remote, &protected);
+    }
+    let calls = (0..=RECEIVERS).position(|_| world.forwarder.fan_out(world.now, &mut world.outbox, |_, _| ()));
+    assert!(calls.is_some(), "each call goes on");
+    world.forwarder.tick(world.now, &mut world.outbox);
+    let (sent, refused) = (world.counter(Counter::Sent), world.counter(Counter::SendFailed));
+    assert_eq!(sent, dataplane::config::OUTBOX_PACKETS_MAX as u64);
+    assert_eq!(sent + refused, 8 * RECEIVERS);
+}
+
 /// A keyframe in the midst of a burst begins it for those who wait, and nobody asks for another.
 #[test]
 fn who_gets_a_keyframe_with_the_burst_asks_for_none() {
