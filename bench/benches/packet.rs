@@ -72,7 +72,7 @@ fn srtp(criterion: &mut Criterion<CpuTime>) {
             let mut buffer = vec![0; plain.len() + Crypto::OVERHEAD_MAX];
             let id = format!("{name}/{payload_len}");
             buffer[..plain.len()].copy_from_slice(&plain);
-            assert_eq!(crypto.protect_rtp(3, 1, 12, &mut buffer, plain.len()), Some(sealed.len()));
+            assert_eq!(crypto.protect_rtp(3, 1, 12, &mut buffer, plain.len(), &[]), Some(sealed.len()));
             assert_eq!(buffer[..sealed.len()], sealed[..], "both write the same packet");
 
             let mut group = criterion.benchmark_group("protect");
@@ -80,7 +80,7 @@ fn srtp(criterion: &mut Criterion<CpuTime>) {
                 b.iter(|| {
                     let (header, payload) = plain.split_at(12);
                     buffer[..12].copy_from_slice(header);
-                    crypto.protect_rtp_from(3, 1, 12, black_box(&mut buffer), 12, payload)
+                    crypto.protect_rtp(3, 1, 12, black_box(&mut buffer), 12, payload)
                 });
             });
             group.bench_function(BenchmarkId::new("webrtc-srtp", &id), |b| {

@@ -132,7 +132,7 @@ struct Receiver<'a> {
 }
 
 /// What became of one copy.
-enum Copy {
+enum Outcome {
     Written,
     /// Not written, for a reason that is counted.
     Held(Counter),
@@ -195,16 +195,16 @@ impl Forwarder {
             let mut lacks_keyframe = false;
             for (packet, payload) in burst.of(id) {
                 match receiver.write(now, is_video, packet, payload, out) {
-                    Copy::Written => {
+                    Outcome::Written => {
                         packet.written += 1;
                         counters[Counter::Sent as usize] += 1;
                         counters[Counter::SentBytes as usize] += payload.bytes().len() as u64;
                     }
-                    Copy::Held(reason) => {
+                    Outcome::Held(reason) => {
                         counters[reason as usize] += 1;
                         lacks_keyframe |= reason == Counter::HeldForKeyframe;
                     }
-                    Copy::Refused => lacks_keyframe = true,
+                    Outcome::Refused => lacks_keyframe = true,
                 }
             }
             // A later packet of the burst may have begun the keyframe.
@@ -217,29 +217,36 @@ impl Forwarder {
 impl Receiver<'_> {
     /// Writes this receiver's copy of a packet.
     #[inline]
-    fn write(&mut self, now: Micros, is_video: bool, packet: &Waiting, payload: &mut Staged, out: &mut Outbox) -> Copy {
+    fn write(
+        &mut self,
+        now: Micros,
+        is_video: bool,
+        packet: &Waiting,
+        payload: &mut Staged,
+        out: &mut Outbox,
+    ) -> Outcome {
         let Receiver { hop, slot, transport } = self;
         if transport.outgoing().is_none() {
-            return Copy::Held(Counter::HeldNotReady);
+            return Outcome::Held(Counter::HeldNotReady);
         }
         let pt = hop.pts[packet.place];
         if pt == 0 {
-            return Copy::Held(Counter::HeldCodec);
+            return Outcome::Held(Counter::HeldCodec);
         }
         if slot.rewriter.is_jump(packet.input.index) {
             slot.rewriter.cut();
             hop.awaits_keyframe = is_video;
         }
         if hop.awaits_keyframe && !packet.starts_keyframe {
-            return Copy::Held(Counter::HeldForKeyframe);
+            return Outcome::Held(Counter::HeldForKeyframe);
         }
         let mapped = slot.rewriter.map(&packet.input, now);
         let Some(mapping) = mapped.filter(|m| slot.sent_window.check(m.out_index).is_ok()) else {
-            return Copy::Held(Counter::HeldStale);
+            return Outcome::Held(Counter::HeldStale);
         };
         let out_index = mapping.out_index;
         let transport_cc_seq = transport.next_transport_cc_seq();
-        let Some((to, crypto)) = transport.outgoing() else { return Copy::Held(Counter::HeldNotReady) };
+        let Some((to, crypto)) = transport.outgoing() else { return Outcome::Held(Counter::HeldNotReady) };
         let header = Outgoing {
             marker: packet.marker,
             pt,
@@ -255,7 +262,7 @@ impl Receiver<'_> {
         };
         mapping.write_pictures(payload.bytes());
         if !out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], payload)) {
-            return Copy::Refused;
+            return Outcome::Refused;
         }
         slot.rewriter.sent(&mapping, now);
         hop.awaits_keyframe = false;
@@ -266,6 +273,6 @@ impl Receiver<'_> {
         if let Some(budget) = &mut slot.budget {
             budget.earn(len);
         }
-        Copy::Written
+        Outcome::Written
     }
 }

@@ -504,12 +504,11 @@ impl Forwarder {
         let Some(packet) = RtpPacket::from_parts(head, payload, index) else {
             return Some(Counter::DroppedRtpMalformed);
         };
-        if !self.burst.is_empty() {
-            let pt = packet.header.pt;
-            let format = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt));
-            if ssrc != stream.ssrc || format.is_some_and(|f| f != stream.format) || self.burst.is_full() {
-                return None;
-            }
+        let pt = packet.header.pt;
+        let format = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt));
+        let is_new = ssrc != stream.ssrc || format.is_some_and(|f| f != stream.format);
+        if !self.burst.is_empty() && (is_new || self.burst.is_full()) {
+            return None;
         }
         let Some(mirror) = &mut stream.mirror else { return Some(Counter::DroppedRelayStale) };
         mirror.ids = ids;
@@ -526,10 +525,7 @@ impl Forwarder {
             // What came there before this was not handed on, or found no mirror here.
             stream.kept_from = if highest_there > index { highest_there + 1 } else { index };
         }
-        let pt = packet.header.pt;
-        let Some(format) = stream.format_of(pt).or_else(|| stream.format_of_rtx(pt)) else {
-            return Some(Counter::DroppedPayloadType);
-        };
+        let Some(format) = format else { return Some(Counter::DroppedPayloadType) };
         let highest = stream.window.highest();
         if stream.window.check(index).is_err() {
             return Some(Counter::DroppedSrtpReplay);

@@ -1,5 +1,6 @@
-//! How long a packet takes through the worker: from the kernel's receive stamp until the send calls of its turn are
-//! done. Each copy counts with the flush that it leaves in. What other workers hand on keeps the stamp of the worker that received it, and counts where it leaves.
+//! How long a packet takes through the worker: from the kernel's receive stamp until the send calls of the flush that it
+//! leaves in are done, for each of its copies. What another worker hands on keeps the stamp from there, and counts where it
+//! leaves.
 
 use proto::histogram::Histogram;
 

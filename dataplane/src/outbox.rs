@@ -289,7 +289,7 @@ impl Outbox {
         self.push(to, |frame| {
             let Begun { header_len, len, rest } = write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]);
             // No length: the key is used up (2^48 packets), and nothing leaves.
-            crypto.protect_rtp_from(ssrc, index, header_len, frame, len, rest).unwrap_or(0)
+            crypto.protect_rtp(ssrc, index, header_len, frame, len, rest).unwrap_or(0)
         })
     }
 

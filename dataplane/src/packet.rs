@@ -200,18 +200,12 @@ impl Outgoing<'_> {
     /// follow.
     pub(crate) fn write<'a>(&self, frame: &mut [u8], prefix: &[u8], payload: &'a mut Staged) -> Begun<'a> {
         let mut writer = HeaderWriter::new(frame, self.marker, self.pt, self.seq, self.timestamp, self.ssrc);
+        // An id of 0 and an empty value write nothing.
         let id = |extension: Extension| self.ids[extension as usize];
-        if id(Extension::TransportCc) != 0 {
-            writer.extension(id(Extension::TransportCc), &self.transport_cc_seq.to_be_bytes());
-        }
-        if id(Extension::AbsSendTime) != 0 {
-            writer.extension(id(Extension::AbsSendTime), &rtp::abs_send_time(self.now));
-        }
-        if id(Extension::Mid) != 0 && !self.mid.is_empty() {
-            writer.extension(id(Extension::Mid), self.mid);
-        }
+        writer.extension(id(Extension::TransportCc), &self.transport_cc_seq.to_be_bytes());
+        writer.extension(id(Extension::AbsSendTime), &rtp::abs_send_time(self.now));
+        writer.extension(id(Extension::Mid), self.mid);
         for (extension, len, value) in &self.carried.items[..self.carried.count] {
-            // An id of 0 and an empty value write nothing.
             writer.extension(self.ids[usize::from(*extension)], &value[..usize::from(*len)]);
         }
         let header_len = writer.finish();

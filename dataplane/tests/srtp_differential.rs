@@ -75,9 +75,12 @@ fn rtcp(ssrc: u32, words: &[u32]) -> Vec<u8> {
 
 fn protect_rtp(crypto: &Crypto, index: u64, plain: &Plain) -> Vec<u8> {
     let ssrc = u32::from_be_bytes(plain.bytes[8..12].try_into().unwrap());
-    let mut buffer = plain.bytes.clone();
+    // The plaintext lies in two places, and which part of it lies where makes no difference.
+    let text_len = plain.bytes.len() - plain.header_len;
+    let (begun, rest) = plain.bytes.split_at(plain.header_len + index as usize % (text_len + 1));
+    let mut buffer = begun.to_vec();
     buffer.resize(plain.bytes.len() + Crypto::OVERHEAD_MAX, 0xee);
-    let len = crypto.protect_rtp(ssrc, index, plain.header_len, &mut buffer, plain.bytes.len()).expect("in range");
+    let len = crypto.protect_rtp(ssrc, index, plain.header_len, &mut buffer, begun.len(), rest).expect("in range");
     buffer.truncate(len);
     buffer
 }
@@ -311,7 +314,7 @@ fn indices_end() {
         let mut last = protect_rtp(&crypto, (1 << 48) - 1, &plain);
         assert!(crypto.unprotect_rtp(7, (1 << 48) - 1, 12, &mut last).is_ok());
         let mut buffer = vec![0; 100];
-        assert_eq!(crypto.protect_rtp(7, 1 << 48, 12, &mut buffer, 40), None);
+        assert_eq!(crypto.protect_rtp(7, 1 << 48, 12, &mut buffer, 40, &[]), None);
         assert!(crypto.unprotect_rtp(7, 1 << 48, 12, &mut buffer).is_err());
 
         let mut last = protect_rtcp(&crypto, (1 << 31) - 1, &rtcp(7, &[1, 2]));

@@ -37,7 +37,7 @@ fn protected_rtp(crypto: &Crypto) -> Vec<u8> {
     buffer.extend(b"a payload of no great length");
     let len = buffer.len();
     buffer.resize(len + Crypto::OVERHEAD_MAX, 0);
-    let len = crypto.protect_rtp(7, 0x1234, 12, &mut buffer, len).expect("index in range");
+    let len = crypto.protect_rtp(7, 0x1234, 12, &mut buffer, len, &[]).expect("index in range");
     buffer.truncate(len);
     buffer
 }

@@ -33,7 +33,7 @@ fn rfc3711_b2_aes_cm_keystream() {
     let crypto = Crypto::from_session_keys(SrtpProfile::Aes128CmHmacSha1_80, &keys, &keys);
     let len = 0xFF02 * 16;
     let mut buffer = vec![0; len + Crypto::OVERHEAD_MAX];
-    assert_eq!(crypto.protect_rtp(0, 0, 0, &mut buffer, len), Some(len + 10));
+    assert_eq!(crypto.protect_rtp(0, 0, 0, &mut buffer, len, &[]), Some(len + 10));
     for (block, expected) in [
         (0x0000, "E03EAD0935C95E80E166B16DD92B4EB4"),
         (0x0001, "D23513162B02D0F72A43A2FE4A5F97AB"),
@@ -98,7 +98,7 @@ fn rfc7714_16_srtp() {
         let (crypto, protected) = (rfc7714(profile), unhex(protected));
         let mut buffer = plain.clone();
         buffer.resize(plain.len() + Crypto::OVERHEAD_MAX, 0);
-        let len = crypto.protect_rtp(0x5501_a0b2, 0xf17b, 12, &mut buffer, plain.len()).expect("index in range");
+        let len = crypto.protect_rtp(0x5501_a0b2, 0xf17b, 12, &mut buffer, plain.len(), &[]).expect("index in range");
         assert_eq!(buffer[..len], protected, "{profile:?}");
 
         let mut packet = protected;

@@ -109,7 +109,7 @@ impl Peer {
         let len = header_len + PAYLOAD_LEN;
         packet[header_len..len].copy_from_slice(&payload(at));
         let index = u64::from(self.sent);
-        let len = self.tx.protect_rtp(SSRC, index, header_len, &mut packet, len).ok_or("the key is used up")?;
+        let len = self.tx.protect_rtp(SSRC, index, header_len, &mut packet, len, &[]).ok_or("the key is used up")?;
         self.socket.send(&packet[..len]).await?;
         Ok(())
     }

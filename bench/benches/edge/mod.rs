@@ -100,7 +100,7 @@ impl Broadcast {
         let header_len = writer.finish();
         packet[header_len] = if index == 1 { NAL_SPS } else { NAL_SLICE };
         let len = header_len + payload_len;
-        let len = self.tx.protect_rtp(ssrc, index, header_len, &mut packet, len).expect("indices are left");
+        let len = self.tx.protect_rtp(ssrc, index, header_len, &mut packet, len, &[]).expect("indices are left");
         packet.truncate(len);
         packet
     }

@@ -91,9 +91,7 @@ impl Crew {
         totals.overflowed = self.overflowed_before;
         (totals, first_media)
     }
-}
 
-impl Crew {
     /// The numbers of what all counted, without times and drops: what may be asked for while it is measured. To tell
     /// everything takes each thread milliseconds, and packets that are late by that arrive as a burst.
     pub(crate) fn glance(&self) -> Totals {

@@ -2,7 +2,8 @@
 //!
 //! Three are the retransmission timer, which a sans-IO user must drive by itself (a socket-based one never sees
 //! it); one gives BoringSSL the caller's clock in place of the system's; one bounds what an unauthenticated peer can
-//! make it allocate, and two what a connection keeps when its handshake is done. Each is a plain call on a pointer that `boring` owns and lends; nothing is kept.
+//! make it allocate, and two what a connection keeps when its handshake is done. Each is a plain call on a pointer that
+//! `boring` owns and lends; nothing is kept.
 #![allow(unsafe_code)] // DTLSv1_* and these settings exist only in boring-sys.
 
 use std::cell::Cell;

@@ -136,31 +136,18 @@ impl Crypto {
         }
     }
 
-    /// Encrypts and authenticates an RTP packet in place.
+    /// Encrypts and authenticates an RTP packet.
     ///
-    /// `buffer[..len]` is header and plaintext, with [`Crypto::OVERHEAD_MAX`] bytes of room behind. Returns the new
-    /// length, or `None` if `index` is beyond [`INDEX_MAX`]: the key is used up, and the packet must not leave.
-    /// Using an index twice with one SSRC breaks the cipher; that it never happens is the caller's duty.
+    /// `buffer[..len]` is header and plaintext, which is encrypted in place. Behind it the plaintext goes on with `rest`, which
+    /// may be empty and stays as it is: many receivers' packets are encrypted from one. The buffer has room for its ciphertext
+    /// and [`Crypto::OVERHEAD_MAX`] bytes. Returns the new length, or `None` if `index` is beyond [`INDEX_MAX`]: the key is
+    /// used up, and the packet must not leave. Using an index twice with one SSRC breaks the cipher; that it never happens is
+    /// the caller's duty.
     ///
     /// # Panics
     /// If `header_len <= len` does not hold or the room is missing.
     #[must_use = "without a length the buffer still holds plaintext"]
     pub fn protect_rtp(
-        &self,
-        ssrc: u32,
-        index: u64,
-        header_len: usize,
-        buffer: &mut [u8],
-        len: usize,
-    ) -> Option<usize> {
-        self.protect_rtp_from(ssrc, index, header_len, buffer, len, &[])
-    }
-
-    /// Encrypts and authenticates an RTP packet whose plaintext goes on elsewhere, as that of a packet for many does.
-    ///
-    /// As [`Crypto::protect_rtp`], but behind `buffer[..len]` there is `rest`, whose ciphertext is written to the buffer.
-    #[must_use = "without a length the buffer may still hold plaintext"]
-    pub fn protect_rtp_from(
         &self,
         ssrc: u32,
         index: u64,

@@ -367,6 +367,5 @@ impl Client {
 /// Writes a protected audio packet; its length.
 pub fn write_packet(out: &mut [u8], crypto: &Crypto, ssrc: u32, seq: u16, payload: &[u8]) -> usize {
     let header_len = dataplane::rtp::HeaderWriter::new(out, false, 111, seq, u32::from(seq) * 960, ssrc).finish();
-    out[header_len..header_len + payload.len()].copy_from_slice(payload);
-    crypto.protect_rtp(ssrc, u64::from(seq), header_len, out, header_len + payload.len()).unwrap()
+    crypto.protect_rtp(ssrc, u64::from(seq), header_len, out, header_len, payload).unwrap()
 }
