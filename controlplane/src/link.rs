@@ -95,6 +95,15 @@ pub enum Request {
         /// Where to.
         reply: oneshot::Sender<Result<Reply, Denial>>,
     },
+    /// Say whether a newcomer would be let in now.
+    MayJoin {
+        /// Into which room.
+        room: String,
+        /// What its token allows.
+        grant: Grant,
+        /// Where to.
+        reply: oneshot::Sender<Result<(), Denial>>,
+    },
     /// Say what there is, for metrics.
     Sample {
         /// Where to.
@@ -196,6 +205,13 @@ impl Handle {
     pub async fn ask(&self, ask: Ask) -> Option<Result<Reply, Denial>> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Ask { ask, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Whether a newcomer would be let into a room now. `None`: the engine has ended.
+    pub async fn may_join(&self, room: &str, grant: Grant) -> Option<Result<(), Denial>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::MayJoin { room: room.to_owned(), grant, reply }).await.ok()?;
         answer.await.ok()
     }
 
@@ -387,6 +403,9 @@ impl Driver {
             }
             Request::Ask { ask, reply } => {
                 let _ = reply.send(self.engine.ask(now, ask)); // Who asked may have gone: the peer's deadline ends it.
+            }
+            Request::MayJoin { room, grant, reply } => {
+                let _ = reply.send(self.engine.may_join(&room, &grant)); // Who asked may have gone.
             }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.

@@ -225,6 +225,11 @@ impl Member {
         }
     }
 
+    /// The sections whose tracks an operator keeps from being passed on.
+    pub(crate) fn muted_mids(&self) -> Vec<String> {
+        self.published().filter(|track| track.is_muted).map(|track| track.mid.clone()).collect()
+    }
+
     /// How many tracks of a kind are live.
     pub(crate) fn live(&self, kind: Kind) -> usize {
         self.published().filter(|t| t.is_active && crate::policy::kind_of(t.source) == kind).count()

@@ -73,11 +73,19 @@ impl Server {
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
+        Self::get_from(&self.address, path).await
+    }
+
+    async fn get_from(address: &str, path: &str) -> Answer {
+        Self::ask_at(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
     }
 
     async fn ask(&self, head: &str) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        Self::ask_at(&self.address, head).await
+    }
+
+    async fn ask_at(address: &str, head: &str) -> Answer {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut text = String::new();
         timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("an answer in time").unwrap();
@@ -205,7 +213,7 @@ async fn what_is_not_there_is_a_problem() {
 
 #[tokio::test]
 async fn a_wrong_token_is_told_so_before_the_upgrade() {
-    let server = Server::start(Limits::default()).await;
+    let mut server = Server::start(Limits::default()).await;
     let path = "/v1/rooms/demo/signal";
     let answer = server.get(path).await;
     assert_eq!(answer.problem(), (401, "token_missing".into()));
@@ -219,7 +227,13 @@ async fn a_wrong_token_is_told_so_before_the_upgrade() {
     assert_eq!(server.get(&format!("{path}?token={foreign}")).await.problem(), (401, "token_signature".into()));
     let other = token("other");
     assert_eq!(server.get(&format!("{path}?token={other}")).await.problem(), (403, "wrong_room".into()));
-    let answer = server.get(&format!("{path}?token={}", token("demo"))).await;
+    let plain = format!("{path}?token={}", token("demo"));
+    let (answer, ()) = tokio::join!(Server::get_from(&server.address, &plain), async {
+        match timeout(DEADLINE, server.inbox.requests.recv()).await.unwrap() {
+            Some(Request::MayJoin { room, reply, .. }) if room == "demo" => reply.send(Ok(())).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    });
     assert_eq!(answer.problem(), (426, "upgrade_required".into()));
 
     let refused = connect_async(format!("ws://{}{path}?token=nonsense", server.address)).await;

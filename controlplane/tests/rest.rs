@@ -138,6 +138,9 @@ impl Server {
                         let places = self.world.engine.places(&room).unwrap_or_default();
                         reply.send(places.into_iter().map(measured).collect()).unwrap();
                     }
+                    Request::MayJoin { room, grant, reply } => {
+                        reply.send(self.world.engine.may_join(&room, &grant)).unwrap();
+                    }
                     Request::Administer { order, reply } => {
                         let done = self.world.engine.administer(order);
                         self.world.carry();
@@ -179,13 +182,37 @@ async fn a_room_is_made_looked_at_changed_and_deleted() {
     assert_eq!((locked.status, &locked.json()["peers_max"], &locked.json()["peers"]), (200, &json!(8), &json!(2)));
     let mut dan = server.world.guest("blue", world::grant("Dan"));
     let refused = server.world.offer(&mut dan, world::PAGE, world::page_tracks());
-    assert_eq!(refused, Err(proto::signal::ErrorCode::Forbidden));
+    assert_eq!(refused, Err(proto::signal::ErrorCode::RoomLocked));
 
     assert_eq!(server.ask("DELETE", "/v1/rooms/blue", None).await.status, 204);
     assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
     assert_eq!(server.world.worker().peers.len(), 0, "their places on the worker are free");
     assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.problem(), (404, "no_room".into()));
     assert_eq!(server.ask("DELETE", "/v1/rooms/blue", None).await.problem(), (404, "no_room".into()));
+}
+
+#[tokio::test]
+async fn a_newcomer_asks_by_plain_http_whether_there_is_a_place() {
+    let mut server = Server::start().await;
+    server.ask("PUT", "/v1/rooms/blue", Some(json!({"peers_max": 2}))).await;
+    let address = format!("/v1/rooms/blue/signal?token={}", token("blue", false));
+    assert_eq!(server.send("GET", &address, "", "").await.problem(), (426, "upgrade_required".into()));
+    server.world.join("blue", "Ada");
+    let asking = format!("{address}&ask=1");
+    let welcome = server.send("GET", &asking, "", "").await;
+    assert_eq!((welcome.status, welcome.body.as_str()), (204, ""), "no browser notes an error for it");
+    let bob = server.world.join("blue", "Bob");
+    let full = server.send("GET", &address, "", "").await;
+    assert_eq!(full.problem(), (503, "room_full".into()));
+    assert_eq!(server.send("GET", &asking, "", "").await.problem(), (503, "room_full".into()));
+    assert!(full.head.contains("\r\nretry-after: 1"), "{}", full.head);
+    server.world.say(bob.socket, proto::signal::ClientSignal::Leave {});
+    assert_eq!(server.send("GET", &address, "", "").await.problem(), (426, "upgrade_required".into()));
+    server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": true}))).await;
+    assert_eq!(server.send("GET", &address, "", "").await.problem(), (403, "room_locked".into()));
+    server.world.engine.handle(server.world.now, controlplane::engine::Input::Unlinked { worker: 0 });
+    server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": false}))).await;
+    assert_eq!(server.send("GET", &address, "", "").await.problem(), (503, "no_dataplane".into()));
 }
 
 #[tokio::test]
@@ -327,6 +354,11 @@ async fn a_muted_track_has_no_routes_and_stays_muted_over_a_restart() {
     let peers = server.ask("GET", &format!("/v1/rooms/blue/peers/{}", ada.id), None).await.json();
     assert_eq!(peers["tracks"][0]["muted"], true);
     assert_eq!(server.world.worker().routes.len(), 3);
+    let socket = server.world.open("blue", world::grant("Ada"));
+    server.world.next(socket);
+    server.world.say(socket, proto::signal::ClientSignal::Resume { session: ada.session.clone() });
+    let welcome = server.world.next(socket);
+    assert!(matches!(&welcome, ServerSignal::Welcome { muted, .. } if muted[..] == ["0"]), "{welcome:?}");
     let heard = server.ask("PATCH", &address, Some(json!({"muted": false}))).await.json();
     assert_eq!((&heard["muted"], &heard["active"]), (&json!(false), &json!(true)));
     assert_eq!(server.world.worker().routes.len(), 4);

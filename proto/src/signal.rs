@@ -133,6 +133,10 @@ pub enum ServerSignal {
         codecs: Vec<VideoCodec>,
         /// Whether the peer was taken back by `resume`.
         resumed: bool,
+        /// The m-sections of this peer whose tracks an operator keeps from being passed on. Only after `resume`: nothing
+        /// is muted before a peer has joined, and what changes later is told by `track_changed`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        muted: Vec<String>,
     },
     /// The answer to an offer.
     Answer {
@@ -171,7 +175,7 @@ pub enum ServerSignal {
         /// Peers that the room admits.
         peers_max: u32,
     },
-    /// A track of another peer was switched on or off.
+    /// A track of another peer was switched on or off, or an operator muted or freed a track, also of the receiver.
     TrackChanged {
         /// Whose.
         peer: String,
@@ -377,6 +381,8 @@ pub enum ErrorCode {
     UnsupportedOffer,
     /// The room has `peers_max` peers.
     RoomFull,
+    /// An operator has locked the room: nobody else comes in.
+    RoomLocked,
     /// The server has its limit of rooms or peers.
     ServerFull,
     /// No dataplane is linked; try again shortly.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
 
-use super::{Engine, Guest, Handle, Seat, SocketId, Timer};
+use super::{Denial, Engine, Guest, Handle, Seat, SocketId, Timer};
 use crate::ice::CandidateError;
 use crate::negotiation::{Before, Negotiation, Ours, Refusal};
 use crate::peer::Peer;
@@ -45,12 +45,21 @@ impl Engine {
         let grant = grant.with_plain_name();
         let session = self.random.hex::<SESSION_RANDOM_LEN>();
         let guest = Guest { room, grant, session: SessionHash::of(&session), id: self.random.hex::<6>() };
-        self.welcome(socket, session, guest.id.clone(), guest.room.clone(), &guest.grant, false);
+        self.welcome(socket, session, guest.id.clone(), guest.room.clone(), &guest.grant, None);
         self.timers.set(Timer::Guest(socket), Some(now + self.settings.offer_timeout));
         self.sockets.insert(socket, Seat::Guest(guest));
     }
 
-    fn welcome(&mut self, socket: SocketId, session: String, peer: String, room: String, grant: &Grant, resumed: bool) {
+    /// Greets who is at a socket. `resumed`: a peer that was taken back, with its sections that an operator has muted.
+    fn welcome(
+        &mut self,
+        socket: SocketId,
+        session: String,
+        peer: String,
+        room: String,
+        grant: &Grant,
+        resumed: Option<Vec<String>>,
+    ) {
         let settings = self.settings_of(&room);
         let codecs = self.codecs_of(&room).into();
         let welcome = ServerSignal::Welcome {
@@ -64,7 +73,8 @@ impl Engine {
             slots: settings.slots(),
             codecs,
             stun: settings.stun,
-            resumed,
+            resumed: resumed.is_some(),
+            muted: resumed.unwrap_or_default(),
         };
         self.send(socket, welcome);
     }
@@ -214,10 +224,26 @@ impl Engine {
         self.watch_token(now, handle);
     }
 
+    /// Whether a newcomer would be let into a room now: the door asks this for those who come without a WebSocket, so
+    /// that they know it before they open a camera. It promises nothing, since the last place may go meanwhile.
+    pub fn may_join(&self, room: &str, grant: &Grant) -> Result<(), Denial> {
+        if self.is_stopping {
+            return Err(Refusal::new(ErrorCode::NoDataplane, "the server is stopping").into());
+        }
+        if self.sockets.len() >= self.settings.sockets_max {
+            return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of sockets").into());
+        }
+        if !grant.publish && !grant.subscribe {
+            let message = "the token allows neither to publish nor to subscribe";
+            return Err(Refusal::new(ErrorCode::Forbidden, message).into());
+        }
+        self.worker_for(room).map(drop).map_err(Denial::from)
+    }
+
     /// The worker for another peer of a room.
     fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
         if self.policies.get(room).is_some_and(|policy| policy.locked) {
-            return Err(Refusal::new(ErrorCode::Forbidden, "the room is locked: nobody else may come in"));
+            return Err(Refusal::new(ErrorCode::RoomLocked, "the room is locked: nobody else may come in"));
         }
         let peers_max = self.settings_of(room).peers_max;
         match self.rooms.get(room) {
@@ -322,7 +348,8 @@ impl Engine {
 
         let member = self.rooms.get(&room).and_then(|room| room.member(handle.peer));
         let id = member.map(|member| member.id.clone()).unwrap_or_default();
-        self.welcome(socket, session, id, room, &grant, true);
+        let muted = member.map(Member::muted_mids).unwrap_or_default();
+        self.welcome(socket, session, id, room, &grant, Some(muted));
         self.send(socket, ServerSignal::State { state });
         self.tell_peers(handle);
         self.tell_slots(handle);

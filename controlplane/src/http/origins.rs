@@ -3,8 +3,8 @@
 //!
 //! | | no origin is named | some are |
 //! |---|---|---|
-//! | REST, and asking why a socket was refused | none | those |
-//! | WHIP and WHEP | any | those |
+//! | REST | none | those |
+//! | WHIP and WHEP, and asking the socket's address by plain HTTP | any | those |
 //! | the signalling socket | any | those, and the page's own; what is no browser sends no `Origin` |
 //!
 //! No cookie is ever looked at, so a page can do nothing without a token that it was given. Naming origins is for who wants
@@ -75,6 +75,7 @@ impl Origins {
 /// Says to browsers what a page may read.
 pub(super) async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     match request.uri().path() {
+        path if path.starts_with("/v1/") && path.ends_with("/signal") => asking(&site.origins, request, next).await,
         path if path.starts_with("/v1/") => rest(&site.origins, request, next).await,
         path if path.starts_with("/whip/") || path.starts_with("/whep/") => media(&site.origins, request, next).await,
         _ => next.run(request).await,
@@ -101,6 +102,22 @@ async fn rest(origins: &Origins, request: Request, next: Next) -> Response {
         let allowed = HeaderValue::from_static("authorization, content-type");
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
+}
+
+/// Whoever may open a socket may read why not. Nothing in the answer is more than the token in the address already tells.
+async fn asking(origins: &Origins, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = next.run(request).await;
+    let allowed = match origins.named().is_empty() {
+        true => Some(HeaderValue::from_static(ANY)),
+        false => origin.filter(|origin| origins.name(origin)),
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(allowed) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     }
     response
 }

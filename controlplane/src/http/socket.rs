@@ -1,15 +1,16 @@
 //! The signalling socket: `GET /v1/rooms/{room}/signal`, one JSON signal in each text frame (docs/PROTOCOL.md).
 //!
 //! The door is here: room name, token, room of the token, upgrade, in this order and each with its own answer, so that
-//! a browser, whose WebSocket hides the answer's body, can ask the same address by `fetch` why it was refused. What is
-//! inside belongs to the engine; this task only parses, bounds and carries.
+//! a browser, whose WebSocket hides the answer's body, can ask the same address by `fetch` why it was refused, and before
+//! it opens a camera whether it would be let in. What is inside belongs to the engine; this task only parses, bounds and
+//! carries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -20,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::error::Problem;
 use super::websocket::{self, Message, close_code};
+use super::whip::{ENGINE_TIMEOUT, denied, engine_busy};
 use super::{Limits, Site};
 use crate::auth::{Claims, TokenError, is_room_name};
 use crate::engine::{Grant, SocketId};
@@ -35,6 +37,8 @@ type WebSocket = websocket::WebSocket<TokioIo<Upgraded>>;
 #[derive(Deserialize)]
 pub(super) struct Parameters {
     token: Option<String>,
+    /// There with any value: the request only asks whether a newcomer would be let in.
+    ask: Option<String>,
 }
 
 /// The door.
@@ -45,17 +49,24 @@ pub(super) async fn signal(
     (method, headers): (Method, HeaderMap),
     upgrade: Option<Extension<OnUpgrade>>,
 ) -> Response {
-    let in_address = parameters.ok().and_then(|Query(parameters)| parameters.token);
+    let (in_address, asks) = match parameters {
+        Ok(Query(Parameters { token, ask })) => (token, ask.is_some()),
+        Err(_) => (None, false),
+    };
     let claims = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
     {
         Ok(claims) => claims,
         Err(problem) => return problem.into_response(),
     };
     let Some((answer, Extension(upgrade))) = websocket::shake_hands(&method, &headers).zip(upgrade) else {
-        return Problem::upgrade_required().into_response();
+        return match without_upgrade(&site, &room, &claims).await {
+            Ok(()) if asks => StatusCode::NO_CONTENT.into_response(),
+            Ok(()) => Problem::upgrade_required().into_response(),
+            Err(problem) => problem.into_response(),
+        };
     };
     let Ok(permit) = site.sockets.clone().try_acquire_owned() else {
-        return Problem::not_ready("server_full", "the server has its limit of signalling sockets").into_response();
+        return sockets_full().into_response();
     };
     let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
     tokio::spawn(async move {
@@ -66,6 +77,22 @@ pub(super) async fn signal(
         drop(permit);
     });
     answer
+}
+
+/// What an offer of this bearer would be refused for now, to a request that is no WebSocket's. A WebSocket itself is not
+/// refused for it, because it may bring a `resume`, which needs no place.
+async fn without_upgrade(site: &Site, room: &str, claims: &Claims) -> Result<(), Problem> {
+    if site.sockets.available_permits() == 0 {
+        return Err(sockets_full());
+    }
+    match timeout(ENGINE_TIMEOUT, site.handle.may_join(room, grant(claims))).await {
+        Ok(Some(allowed)) => allowed.map_err(denied),
+        Ok(None) | Err(_) => Err(engine_busy()),
+    }
+}
+
+fn sockets_full() -> Problem {
+    Problem::not_ready("server_full", "the server has its limit of signalling sockets")
 }
 
 /// The claims of a request's bearer, who may come into the room.

@@ -35,7 +35,7 @@ const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the engine may take to answer. It never takes milliseconds.
-const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a page of another origin may read of an answer (Fetch §3.2).
 const EXPOSED: &str = "Location, ETag, Link, Accept-Post, Accept-Patch, Allow, Retry-After, WWW-Authenticate";
@@ -249,11 +249,12 @@ async fn ask(site: &Site, ask: Ask) -> Result<Reply, Problem> {
     }
 }
 
-fn engine_busy() -> Problem {
+pub(super) fn engine_busy() -> Problem {
     Problem::not_ready("engine_busy", "the engine does not answer")
 }
 
-fn denied(denial: Denial) -> Problem {
+/// What the engine denies, as a refusal of these doors and of the signalling socket's.
+pub(super) fn denied(denial: Denial) -> Problem {
     match denial {
         Denial::UnknownResource => Problem::not_found("no such session, or it has ended: offer anew"),
         Denial::OtherTag => Problem::new(
@@ -266,6 +267,7 @@ fn denied(denial: Denial) -> Problem {
                 ErrorCode::BadSdp => (StatusCode::BAD_REQUEST, "bad_sdp"),
                 ErrorCode::BadCandidate => (StatusCode::BAD_REQUEST, "bad_candidate"),
                 ErrorCode::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+                ErrorCode::RoomLocked => (StatusCode::FORBIDDEN, "room_locked"),
                 ErrorCode::RoomFull => (StatusCode::SERVICE_UNAVAILABLE, "room_full"),
                 ErrorCode::ServerFull => (StatusCode::SERVICE_UNAVAILABLE, "server_full"),
                 ErrorCode::NoDataplane => (StatusCode::SERVICE_UNAVAILABLE, "no_dataplane"),
