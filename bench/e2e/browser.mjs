@@ -87,12 +87,28 @@ function instrument({ number, tone, bars }) {
     oscillator.start();
     return { video, audio: out.stream.getAudioTracks()[0] };
   }
+  seen.asked = 0;
   navigator.mediaDevices.getUserMedia = async (wanted) => {
+    seen.asked += 1;
     made ??= await make();
     const tracks = [];
     if (wanted.video) tracks.push(made.video.clone());
     if (wanted.audio) tracks.push(made.audio.clone());
     return new MediaStream(tracks);
+  };
+
+  // A shared screen: a white page, wide and still.
+  navigator.mediaDevices.getDisplayMedia = async () => {
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [640, 360];
+    const context = canvas.getContext('2d');
+    const draw = () => {
+      context.fillStyle = '#fff';
+      context.fillRect(0, 0, canvas.width, canvas.height);
+    };
+    draw();
+    setInterval(draw, 200);
+    return canvas.captureStream(5);
   };
 
   // What a tile shows: the bars of its picture.
@@ -156,12 +172,14 @@ function instrument({ number, tone, bars }) {
 
 /** A peer: one page in a context of its own. `number` is 1 to 15. */
 export class Peer {
-  static async join(browser, url, number) {
+  /** `setup` runs in the page before its own code; `viewport` and the like are of the browser's context. */
+  static async join(browser, url, number, { setup, ...context } = {}) {
     const peer = new Peer();
     peer.number = number;
     peer.errors = [];
-    peer.context = await browser.newContext({ viewport: { width: 960, height: 600 } });
+    peer.context = await browser.newContext({ viewport: { width: 960, height: 600 }, ...context });
     await peer.context.addInitScript(instrument, { number, tone: toneOf(number), bars: BARS });
+    if (setup) await peer.context.addInitScript(setup);
     peer.page = await peer.context.newPage();
     peer.page.on('pageerror', (error) => peer.errors.push(String(error)));
     peer.page.on('console', (message) => {
@@ -209,6 +227,37 @@ export class Peer {
 
   offers() {
     return this.page.evaluate(() => ({ offers: window.e2e.offers, connections: window.e2e.connections.length }));
+  }
+
+  async close() {
+    await this.context.close();
+  }
+}
+
+/**
+ * Others in a room, without pictures and sound: many of them in one page, by the client module.
+ * `names` come with their tokens. Each leaves by `crowd.leave(name)`.
+ */
+export class Crowd {
+  static async gather(browser, base, room, tokens) {
+    const crowd = new Crowd();
+    crowd.context = await browser.newContext();
+    crowd.page = await crowd.context.newPage();
+    await crowd.page.goto(base);
+    await crowd.page.evaluate(
+      async ({ room, tokens }) => {
+        const { connect } = await import('/sdk/uprtc.js');
+        window.rooms = new Map();
+        // One after the other, so that they come in this order.
+        for (const [name, token] of tokens) window.rooms.set(name, await connect({ room, token }));
+      },
+      { room, tokens },
+    );
+    return crowd;
+  }
+
+  leave(name) {
+    return this.page.evaluate((name) => window.rooms.get(name).leave(), name);
   }
 
   async close() {

@@ -40,13 +40,30 @@ export class Edge {
   static async start(...options) {
     const edge = new Edge();
     edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
-    edge.log = '';
     edge.executable = executable;
-    const listen = options.includes('--listen') ? [] : ['--listen', '127.0.0.1:0'];
+    edge.options = options;
+    atTheEnd(() => edge.stop());
+    await edge.#start(options.includes('--listen') ? [] : ['--listen', '127.0.0.1:0']);
+    return edge;
+  }
+
+  /** Stops it as an operator does, and waits until it has ended. What it knows stays in its state folder. */
+  async halt() {
+    this.process.kill('SIGTERM');
+    await this.ended;
+  }
+
+  /** Starts it once more after {@link halt}, at the same address. */
+  async resume() {
+    await this.#start(['--listen', new URL(this.base).host]);
+  }
+
+  async #start(listen) {
+    const edge = this;
+    edge.log = '';
     const fixed = ['--media-port', '0', '--stun', '127.0.0.1:0', '--workers', '1'];
     const spawning = { stdio: ['ignore', 'pipe', 'pipe'], env: { UPRTC_IO: 'udp', ...process.env } }; // No probe for each.
-    edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...options], spawning);
-    atTheEnd(() => edge.stop());
+    edge.process = spawn(executable, ['run', ...listen, ...fixed, '--state', edge.state, ...edge.options], spawning);
     edge.ended = new Promise((resolve) => {
       edge.process.once('exit', (code, signal) => resolve({ code, signal }));
       edge.process.once('error', (error) => {
@@ -67,7 +84,6 @@ export class Edge {
       return link;
     });
     edge.base = new URL(edge.link).origin;
-    return edge;
   }
 
   /** The token that `uprtc token` prints. */
@@ -116,6 +132,7 @@ export class Edge {
 
   /** Ends it, if it has not ended yet. Each edge is stopped when the file's tests have ended. */
   async stop() {
+    if (!this.process) return undefined;
     this.process.kill('SIGTERM');
     const ended = await Promise.race([this.ended, deadline(10_000)]);
     if (!ended) this.process.kill('SIGKILL');

@@ -4,9 +4,10 @@
  * Everything that concerns media and signals is the client module's; this is its first application.
  */
 
-import { Room, UprtcError } from '/sdk/uprtc.js';
+import { mayJoin, Room, UprtcError } from '/sdk/uprtc.js';
 import { showCall } from './call.js';
-import { button, find, part } from './elements.js';
+import { showScreen } from './elements.js';
+import { showEnd, waitFor } from './ending.js';
 import { chooseInLobby } from './lobby.js';
 
 /** @import { Choice } from './lobby.js' */
@@ -15,101 +16,93 @@ const parameters = new URLSearchParams(location.search);
 const name = decodeURIComponent(location.pathname.split('/')[2] ?? '');
 const token = parameters.get('token') ?? '';
 
-/** What a last word says besides the error's own sentence. */
-const ADVICE = /** @type {Record<string, string>} */ ({
-  unsupported_offer: 'Please use a current Chrome, Edge, Firefox or Safari.',
-  room_full: 'Try again when somebody has left.',
-  server_full: 'Try again in a while.',
-  no_dataplane: 'It should be back shortly. Try again in a moment.',
-  unreachable: 'Check your network, then try again.',
-  token_missing: 'Ask whoever invited you for the whole link.',
-  token_expired: 'Ask whoever invited you for a new one.',
-  wrong_room: 'Ask whoever invited you for the right one.',
-  room_name: 'Ask whoever invited you for the right link.',
-  replaced: 'You can take it back here.',
-  unsupported_browser: 'Please use a current Chrome, Edge, Firefox or Safari.',
-});
-
 async function main() {
   document.title = `${name} · uprtc`;
-  const claims = readClaims();
   if (!token) return showEnd(new UprtcError('token_missing'));
-  const isExpired = (claims.exp ?? Infinity) * 1000 < Date.now();
-  if (isExpired) return showEnd(new UprtcError('token_expired'));
-  if (parameters.get('join') === '1') return enter({ isMuted: false }, true);
+  const ask = () => mayJoin({ room: name, token });
+  /** @type {Choice | undefined} */
+  let choice;
+  // Whether there is a place is asked before anybody is asked for a camera.
+  let refusal = await ask();
+  for (;;) {
+    if (refusal) await waitFor(refusal, ask);
+    choice ??= await choose();
+    const stay = await enter(choice);
+    if (!stay.error?.isTemporary) return showEnd(stay.error);
+    // Who was in, or had pressed Join, comes in by itself, with what was switched on.
+    ({ error: refusal, choice } = stay);
+  }
+}
+
+/** @returns {Promise<Choice>} What the person wants to send. */
+async function choose() {
+  const { name: person = '', publish = true } = readClaims();
+  if (parameters.get('join') === '1') return { isMuted: false, ...(publish && { microphone: true, camera: true }) };
   const problem = navigator.mediaDevices ? '' : new UprtcError('insecure_context').message;
-  const about = { room: name, name: claims.name ?? '', mayPublish: claims.publish !== false, problem };
-  await enter(await chooseInLobby(about), false);
+  return chooseInLobby({ room: name, name: person, mayPublish: publish, problem });
 }
 
 /**
  * @param {Choice} choice
- * @param {boolean} opens Whether the room is to open the devices by itself.
+ * @returns {Promise<{ error: UprtcError | undefined, choice: Choice }>} When it is over: why, if not by choice, and what was
+ *   switched on.
  */
-async function enter({ microphone, camera, cameraId, isMuted }, opens) {
-  const mayPublish = readClaims().publish !== false;
-  const wish = opens && mayPublish;
+async function enter({ microphone, camera, cameraId, isMuted }) {
   const room = new Room({
     room: name,
     token,
-    ...(((microphone && !isMuted) || wish) && { microphone: microphone ?? true }),
-    ...((camera || wish) && { camera: camera ?? true }),
+    ...(microphone && !isMuted && { microphone }),
+    ...(camera && { camera }),
   });
   // For tests and support: `uprtc.room` in the browser's console.
   Object.assign(window, { uprtc: { room } });
-  room.local.name = readClaims().name ?? '';
-  showCall(room);
-  // The preview's tracks are this page's own: the camera's light goes out with the camera.
+  const { name: person = '', publish = true } = readClaims();
+  room.local.name = person;
+  room.local.publishes = room.mayPublish = publish;
+  // The preview's tracks are this page's own: the camera's light goes out with the camera, and a phone that opens one
+  // camera at a time can open another.
+  const previews = [microphone, camera].filter((given) => given instanceof MediaStreamTrack);
+  const release = () => previews.find(({ kind }) => kind === 'video')?.stop();
+  showCall(room, release);
+  showScreen('call');
   room.on('track-changed', ({ participant, source, active }) => {
-    if (participant.isLocal && source === 'camera' && !active) camera?.stop();
+    if (participant.isLocal && source === 'camera' && !active) release();
   });
-  let isEnded = false;
+  /** @type {UprtcError | undefined} */
+  let fatal;
   room.on('error', ({ error }) => {
-    if (!error.fatal) return;
-    isEnded = true;
-    showEnd(error);
+    if (error.fatal) fatal = error;
   });
-  room.on('state', ({ state }) => {
-    if (state !== 'closed') return;
-    microphone?.stop();
-    camera?.stop();
-    if (!isEnded) showEnd();
-  });
+  /** @type {Promise<void>} */
+  const closed = new Promise((resolve) => room.on('state', ({ state }) => state === 'closed' && resolve()));
   try {
     // What was switched off in the lobby is what will be switched on later.
-    if (isMuted) await room.setMicrophone(false, microphone);
+    if (isMuted) await room.setMicrophone(false, typeof microphone === 'boolean' ? undefined : microphone);
     if (!camera && cameraId) await room.setCamera(false, { deviceId: cameraId });
     await room.join();
   } catch {
     // Every reason has come as an event.
   }
+  await closed;
+  for (const preview of previews) preview.stop();
+  return { error: fatal, choice: choiceOf(room) };
 }
 
-/** @param {UprtcError} [error] Without one the person left by choice. */
-function showEnd(error) {
-  part('lobby').hidden = true;
-  part('call').hidden = true;
-  part('end').hidden = false;
-  find('end-icon', SVGElement).toggleAttribute('hidden', !error);
-  part('end-title').textContent = error ? error.message : 'You left the room.';
-  part('end-text').textContent = error ? adviceOn(error.code) : 'The link brings you back at any time.';
-  part('end-detail').textContent = error ? [error.code, error.detail].filter(Boolean).join(': ') : '';
-  const isHopeless = error && /^(token_|wrong_room|room_name|unsupported)/.test(error.code);
-  button('again').hidden = !!isHopeless;
-  button('again').textContent = error ? 'Try again' : 'Join again';
-  button('again').onclick = () => location.reload();
-  button('again').focus({ focusVisible: false });
-  part('toasts').replaceChildren();
-}
-
-/** @param {string} code */
-function adviceOn(code) {
-  return ADVICE[code] ?? (code.startsWith('token_') ? 'Ask whoever invited you for a new one.' : '');
+/** What was switched on, for when the room is entered again. @param {Room} room @returns {Choice} */
+function choiceOf(room) {
+  const { microphone, camera } = room.local.active;
+  const [microphoneId, cameraId] = [room.deviceIdOf('microphone'), room.deviceIdOf('camera')];
+  return {
+    isMuted: !microphone,
+    ...((microphone || microphoneId) && { microphone: microphoneId ? { deviceId: microphoneId } : true }),
+    ...(camera && { camera: cameraId ? { deviceId: cameraId } : true }),
+    ...(cameraId && { cameraId }),
+  };
 }
 
 /**
  * What the token says, for the eye only: the server alone decides.
- * @returns {{ name?: string, publish?: boolean, exp?: number }}
+ * @returns {{ name?: string, publish?: boolean }}
  */
 function readClaims() {
   try {
@@ -119,7 +112,6 @@ function readClaims() {
     return {
       ...(typeof claims.name === 'string' && { name: claims.name }),
       ...(typeof claims.publish === 'boolean' && { publish: claims.publish }),
-      ...(typeof claims.exp === 'number' && { exp: claims.exp }),
     };
   } catch {
     return {};

@@ -1,5 +1,5 @@
 // @ts-check
-/** The page's elements, found by id and typed; icons, initials, toasts and the notice at the top. */
+/** The page's elements, found by id and typed; icons, initials, focus, toasts and the notice at the top. */
 
 /**
  * @template {Element} T
@@ -41,12 +41,29 @@ export function icon(name) {
   return svg;
 }
 
+/** Shows one of the page's screens and moves the keyboard's focus to its heading. @param {'lobby' | 'call' | 'end'} name */
+export function showScreen(name) {
+  for (const id of ['lobby', 'call', 'end']) part(id).hidden = id !== name;
+  if (name !== 'lobby') part(`${name}-title`).focus({ focusVisible: false });
+}
+
 /**
- * Shows a switch as it is.
+ * Hides or shows an element. The keyboard's focus does not vanish with it.
+ * @param {HTMLElement} element
+ * @param {boolean} hidden
+ * @param {HTMLElement} next Gets the focus that the element had.
+ */
+export function hide(element, hidden, next) {
+  if (hidden && element.contains(document.activeElement)) next.focus({ focusVisible: false });
+  element.hidden = hidden;
+}
+
+/**
+ * Shows a switch as it is. Its name stays the same: whether it is on is told by `aria-pressed` (ARIA 1.2, button).
  * @param {HTMLButtonElement} element
  * @param {boolean} on
  * @param {string} symbol Its `-off` form is shown when off.
- * @param {string} label What a click does.
+ * @param {string} label What it switches.
  */
 export function showSwitch(element, on, symbol, label) {
   element.querySelector('use')?.setAttribute('href', `#i-${on ? symbol : `${symbol}-off`}`);
@@ -66,19 +83,62 @@ export function fillAvatar(avatar, name) {
   avatar.style.setProperty('--hue', String(hash));
 }
 
+/** More than two at once would reach down to the names of the upper row. */
+const TOASTS_MAX = 2;
+
 /** @param {string} text @param {'bad' | ''} [kind] */
 export function toast(text, kind = '') {
   const element = make('div', { className: 'toast' }, text);
   if (kind) element.dataset.kind = kind;
   const toasts = part('toasts');
   toasts.append(element);
-  while (toasts.children.length > 4) toasts.firstElementChild?.remove();
+  while (toasts.children.length > TOASTS_MAX) toasts.firstElementChild?.remove();
+  if (toasts.children.length > 1 && coversAName(toasts)) toasts.firstElementChild?.remove();
   setTimeout(() => element.remove(), kind ? 7_000 : 3_500);
 }
 
-/** The one line at the top while something is not as it should be. @param {string} text Empty: nothing to say. */
-export function notice(text, kind = '') {
-  part('notice').hidden = !text;
-  part('notice').dataset.kind = kind;
-  part('notice-text').textContent = text;
+/** @param {HTMLElement} element */
+function coversAName(element) {
+  const box = element.getBoundingClientRect();
+  return [...document.querySelectorAll('.tag')].some((tag) => {
+    const { left, right, top, bottom } = tag.getBoundingClientRect();
+    return left < box.right && right > box.left && top < box.bottom && bottom > box.top;
+  });
+}
+
+/** @type {ReturnType<typeof setInterval> | undefined} */
+let counting;
+
+/**
+ * The one line at the top while something is not as it should be.
+ * @param {string} text Empty: nothing to say.
+ * @param {{ kind?: 'bad' | '', retry?: (() => void) | undefined }} [options] `retry`: what "Try now" does.
+ */
+export function notice(text, { kind = '', retry } = {}) {
+  const element = part('notice');
+  hide(element, !text, part('call-title'));
+  element.dataset.kind = kind;
+  // A screen reader says a text again that is set again.
+  if (part('notice-text').textContent !== text) part('notice-text').textContent = text;
+  hide(button('notice-retry'), !retry, part('call-title'));
+  button('notice-retry').onclick = () => retry?.();
+  if (!retry) countDown('notice-count', 0, () => '');
+}
+
+/**
+ * Counts seconds down in an element.
+ * @param {string} id
+ * @param {number} ms
+ * @param {(seconds: number) => string} say
+ */
+export function countDown(id, ms, say) {
+  clearInterval(counting);
+  const end = performance.now() + ms;
+  const show = () => {
+    const seconds = Math.ceil((end - performance.now()) / 1000);
+    part(id).textContent = say(Math.max(0, seconds));
+    if (seconds <= 0) clearInterval(counting);
+  };
+  counting = setInterval(show, 250);
+  show();
 }

@@ -2,11 +2,15 @@
 /** Before joining: see yourself, choose devices, go in. */
 
 import { openDevices } from '/sdk/uprtc.js';
-import { button, fillAvatar, find, part, showSwitch } from './elements.js';
+import { button, fillAvatar, find, part, showScreen, showSwitch } from './elements.js';
 import { listDevices } from './pickers.js';
 
 /** @import { UprtcError } from '/sdk/uprtc.js' */
-/** @typedef {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, cameraId?: string, isMuted: boolean }} Choice */
+/** @typedef {MediaStreamTrack | MediaTrackConstraints | true} Wish */
+/**
+ * What is to be sent. `isMuted`: the microphone is for later; `cameraId`: so is that camera, if there is no `camera`.
+ * @typedef {{ microphone?: Wish, camera?: Wish, cameraId?: string, isMuted: boolean }} Choice
+ */
 /** @typedef {'microphone' | 'camera'} Source */
 
 const lists = {
@@ -21,7 +25,7 @@ const level = find('preview-level', HTMLMeterElement);
  * @returns {Promise<Choice>} Once the person asks to join.
  */
 export function chooseInLobby(about) {
-  part('lobby').hidden = false;
+  showScreen('lobby');
   return new Promise((resolve) => new Lobby(about, resolve));
 }
 
@@ -46,8 +50,8 @@ class Lobby {
     fillAvatar(part('preview-avatar'), name);
     button('preview-mic').onclick = () => this.#toggle('microphone');
     button('preview-cam').onclick = () => this.#toggle('camera');
-    lists.microphone.onchange = () => this.#open('microphone', lists.microphone.value);
-    lists.camera.onchange = () => this.#open('camera', lists.camera.value);
+    lists.microphone.onchange = () => this.#choose('microphone');
+    lists.camera.onchange = () => this.#choose('camera');
     find('join-form', HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();
       this.#leave();
@@ -57,6 +61,7 @@ class Lobby {
     if (mayPublish) this.#openBoth();
     else this.#note('You can watch and listen: this link does not let you speak.');
     this.#refresh();
+    navigator.mediaDevices?.addEventListener('devicechange', this.#onDevices);
     // Enter joins.
     button('join').focus({ focusVisible: false });
   }
@@ -78,13 +83,23 @@ class Lobby {
     this.#refresh();
   }
 
-  /** @param {Source} source @param {string} [deviceId] */
+  #onDevices = () => this.#refresh();
+
+  /** Another device is chosen: what is off stays off. @param {Source} source */
+  async #choose(source) {
+    // A camera that is off is closed; a muted microphone stays open, and shows its level when it is unmuted.
+    if (this.#on[source] || this.#tracks[source]) await this.#open(source, lists[source].value);
+  }
+
+  /** Opens a device, which is then on or off as it was. @param {Source} source @param {string} [deviceId] */
   async #open(source, deviceId) {
     this.#tracks[source]?.stop();
     const { errors, ...tracks } = await openDevices({ [source]: deviceId ? { deviceId: { exact: deviceId } } : true });
     delete this.#tracks[source];
     Object.assign(this.#tracks, tracks);
-    this.#on[source] = !!tracks[source];
+    const track = tracks[source];
+    if (track) track.enabled = this.#on[source];
+    else this.#on[source] = false;
     this.#note(errors.map(({ message }) => message).join(' '));
     this.#refresh();
   }
@@ -114,14 +129,14 @@ class Lobby {
       return;
     }
     const { microphone, camera } = this.#tracks;
-    showSwitch(button('preview-mic'), this.#on.microphone, 'mic', this.#on.microphone ? 'Mute microphone' : 'Unmute microphone');
-    showSwitch(button('preview-cam'), this.#on.camera, 'cam', this.#on.camera ? 'Switch camera off' : 'Switch camera on');
+    showSwitch(button('preview-mic'), this.#on.microphone, 'mic', 'Microphone');
+    showSwitch(button('preview-cam'), this.#on.camera, 'cam', 'Camera');
     video.srcObject = camera ? new MediaStream([camera]) : null;
     video.hidden = !camera;
     part('preview-avatar').hidden = !!camera;
     level.hidden = !microphone;
-    listDevices(lists.microphone, 'audioinput', microphone);
-    listDevices(lists.camera, 'videoinput', camera);
+    listDevices(lists.microphone, 'audioinput', microphone?.getSettings().deviceId);
+    listDevices(lists.camera, 'videoinput', camera?.getSettings().deviceId);
     this.#measure(microphone);
   }
 
@@ -151,6 +166,6 @@ class Lobby {
     this.#context?.close();
     this.#context = undefined;
     video.srcObject = null;
-    part('lobby').hidden = true;
+    navigator.mediaDevices?.removeEventListener('devicechange', this.#onDevices);
   }
 }

@@ -7,13 +7,13 @@ import { make } from './elements.js';
  * Fills a list with the devices of a kind.
  * @param {HTMLSelectElement} select
  * @param {'audioinput' | 'videoinput'} kind
- * @param {MediaStreamTrack | null | undefined} current The one in use.
+ * @param {string | undefined} current The one in use, or chosen for later. Without one the list stays where it is.
  */
 export async function listDevices(select, kind, current) {
   const all = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
   // Without permission a browser tells neither names nor ids.
   const devices = all.filter((device) => device.kind === kind && device.deviceId);
-  const chosen = current?.getSettings().deviceId ?? select.value;
+  const chosen = current ?? select.value;
   const noun = kind === 'audioinput' ? 'Microphone' : 'Camera';
   const options = devices.map((device, index) =>
     make('option', { value: device.deviceId, textContent: device.label || `${noun} ${index + 1}` }),

@@ -52,21 +52,47 @@ export class Device {
       if (deviceId) this.#chosen = { deviceId };
       if (choice !== this.track) this.#take(choice, false);
     } else if (typeof choice === 'object') {
-      this.#given = undefined;
-      this.#chosen = choice;
-      await this.#open();
+      await this.#change(choice);
     } else if (!this.track) {
       if (this.#given?.readyState === 'live') this.#take(this.#given, false);
-      else await this.#open();
+      else this.#take(await open(this.source, this.#chosen), true);
     }
     if (this.track) this.track.enabled = true;
     this.isActive = true;
   }
 
-  async #open() {
+  /**
+   * Another device takes the place of this one. If it cannot be had, the former goes on.
+   * @param {MediaTrackConstraints} choice
+   */
+  async #change(choice) {
+    const [former, wasActive] = [this.#chosen, this.isActive];
     // Many phones open one camera at a time.
-    if (this.source === 'camera') this.#release();
-    this.#take(await open(this.source, this.#chosen), true);
+    const mustClose = this.source === 'camera' && this.#isOurs && this.track !== null;
+    if (mustClose) this.#release();
+    try {
+      const track = await open(this.source, choice);
+      track.enabled = wasActive || this.source !== 'microphone';
+      this.#take(track, true);
+      [this.#given, this.#chosen] = [undefined, choice];
+    } catch (error) {
+      if (wasActive && this.track?.readyState !== 'live') {
+        this.#release();
+        const track = await open(this.source, former).catch(() => undefined);
+        if (track) this.#take(track, true);
+        this.isActive = !!track;
+      }
+      throw error;
+    }
+  }
+
+  /** Which device is in use, or will be. */
+  get deviceId() {
+    const { deviceId } = this.track?.getSettings() ?? {};
+    const chosen = this.#chosen.deviceId;
+    if (deviceId) return deviceId;
+    if (typeof chosen === 'string') return chosen;
+    return chosen && 'exact' in chosen && typeof chosen.exact === 'string' ? chosen.exact : undefined;
   }
 
   /** Takes a track that was opened for this device by {@link openDevices}. @param {MediaStreamTrack} track */
@@ -78,13 +104,19 @@ export class Device {
   }
 
   /** @param {boolean | MediaTrackConstraints | MediaStreamTrack} [choice] For when it is switched on again. */
-  #off(choice) {
-    if (choice instanceof MediaStreamTrack) this.#given = choice;
-    else if (typeof choice === 'object') [this.#given, this.#chosen] = [undefined, choice];
+  async #off(choice) {
     this.isActive = false;
     const isMute = this.source === 'microphone' && this.track?.readyState === 'live';
     if (isMute && this.track) this.track.enabled = false;
     else this.#release();
+    if (choice instanceof MediaStreamTrack) {
+      this.#given = choice;
+      if (isMute && choice !== this.track) this.#release();
+    } else if (typeof choice === 'object') {
+      // A muted microphone stays open, so that unmuting is instant: that is the chosen one from now on.
+      if (isMute) await this.#change(choice);
+      else [this.#given, this.#chosen] = [undefined, choice];
+    }
   }
 
   /**

@@ -28,7 +28,9 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   wrong_room: 'This link is for another room.',
   room_name: 'There is no room of this name.',
   room_full: 'The room is full.',
+  room_locked: 'The room is locked: nobody else may come in.',
   server_full: 'The server is full.',
+  engine_busy: 'The server is too busy to answer.',
   no_dataplane: 'The server cannot carry media right now.',
   unsupported_offer: 'The server can do nothing with what this browser offers.',
   forbidden: 'The token does not allow this.',
@@ -36,6 +38,18 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   left: 'You left the room.',
   removed: 'The server ended your stay in this room.',
 });
+
+/** What waiting may help against. */
+const TEMPORARY = new Set([
+  'unreachable',
+  'no_dataplane',
+  'engine_busy',
+  'room_full',
+  'room_locked',
+  'server_full',
+  'token_immature',
+  'media_failed',
+]);
 
 /** An error with a stable `code`, a sentence for people in `message`, and for developers a `detail`. */
 export class UprtcError extends Error {
@@ -54,6 +68,8 @@ export class UprtcError extends Error {
     this.detail = detail;
     /** Whether the room is closed by it. */
     this.fatal = fatal;
+    /** Whether it may be over in a while without anybody's doing: then it is worth to try again. */
+    this.isTemporary = TEMPORARY.has(code);
     /** Whether `message` says something to the person at the screen; if not, it is a bug, and `detail` says which. */
     this.isForPeople = code in SENTENCES || code.startsWith('token_');
   }

@@ -6,12 +6,12 @@ import { UprtcError } from './error.js';
 /** @import { LeaveReason, Source } from './uprtc.js' */
 
 /** @typedef {{ mid: string, kind: 'audio' | 'video', peer?: string, track?: string, source?: Source }} SlotInfo */
-/** @typedef {{ track: string, kind: 'audio' | 'video', source: Source, active: boolean }} TrackInfo */
+/** @typedef {{ track: string, kind: 'audio' | 'video', source: Source, active: boolean, muted?: boolean }} TrackInfo */
 /** @typedef {{ peer: string, name: string, tracks: TrackInfo[] }} PeerInfo */
 /**
  * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
- *   codecs: VideoCodec[], resumed: boolean }} Welcome
+ *   codecs: VideoCodec[], resumed: boolean, muted?: string[] }} Welcome
  */
 /** @typedef {'h264' | 'vp8' | 'vp9' | 'av1'} VideoCodec */
 /**
@@ -46,6 +46,8 @@ import { UprtcError } from './error.js';
  *   | { type: 'leave' }} ClientSignal
  */
 
+/** What a newcomer is refused for, and one who resumes is not. */
+const PLACE_CODES = new Set(['room_full', 'room_locked', 'no_dataplane', 'engine_busy']);
 const OPEN_MS_MAX = 8_000;
 const PING_MS = 10_000;
 /** Two pings without any answer: the path is dead, whatever TCP thinks. */
@@ -53,6 +55,25 @@ const SILENCE_MS_MAX = 25_000;
 
 /** One signalling socket, from its opening to its end. */
 export class Socket {
+  /**
+   * Asks the address by plain HTTP whether a newcomer would be let in now (RFC 9457 problems; docs/PROTOCOL.md, 1.1).
+   * @param {URL} url Of http or https.
+   * @returns {Promise<UprtcError | undefined>} Why not.
+   */
+  static async ask(url) {
+    const asking = new URL(url);
+    asking.searchParams.set('ask', '1');
+    try {
+      const response = await fetch(asking, { cache: 'no-store', signal: AbortSignal.timeout(OPEN_MS_MAX) });
+      if (response.ok) return undefined;
+      const problem = await response.json();
+      if (typeof problem.code === 'string') return new UprtcError(problem.code, problem.detail);
+    } catch {
+      // No answer, or none of uprtc's: it is not there.
+    }
+    return new UprtcError('unreachable');
+  }
+
   /**
    * @param {URL} url Of http or https.
    * @param {(signal: ServerSignal, socket: Socket) => void} onsignal
@@ -73,16 +94,11 @@ export class Socket {
     throw await Socket.#whyNot(url);
   }
 
-  /** A WebSocket hides why it was refused; the same address, asked by plain HTTP, says it (RFC 9457). @param {URL} url */
+  /** A WebSocket hides why it was refused; the same address, asked by plain HTTP, says it. @param {URL} url */
   static async #whyNot(url) {
-    try {
-      const response = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(OPEN_MS_MAX) });
-      const problem = response.status === 426 ? {} : await response.json();
-      if (typeof problem.code === 'string') return new UprtcError(problem.code, problem.detail);
-    } catch {
-      // No answer, or none of uprtc's: it is not there.
-    }
-    return new UprtcError('unreachable');
+    const refusal = await Socket.ask(url);
+    // For want of a place offers are refused and WebSockets are not: this one failed for another reason.
+    return refusal && !PLACE_CODES.has(refusal.code) ? refusal : new UprtcError('unreachable');
   }
 
   /** @type {WebSocket} */

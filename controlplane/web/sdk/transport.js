@@ -10,6 +10,13 @@ const RESTART_MS = 3_000;
 /** How long all of that may take before the room is entered anew. */
 const DISCONNECTED_MS_MAX = 12_000;
 
+/** How often it is looked whether anything arrives. */
+const LOOK_MS = 1_000;
+/** Nothing arrives for so long although media leaves, which is answered by RTCP several times a second: there is no way. */
+const SILENCE_MS_MAX = 3_000;
+/** The same while nothing leaves but ICE's checks, of which a browser may send one in 2.5 s only (RFC 7675). */
+const IDLE_SILENCE_MS_MAX = 8_000;
+
 /** A camera's lines (its shorter side) that the bit rate can fill with H.264, from the best down. */
 const LINES = [
   { bps: 700_000, lines: 720 },
@@ -44,6 +51,7 @@ export class Transport {
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
     this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
     this.#addSections(welcome);
+    this.#looking = setInterval(() => this.#look().catch(() => {}), LOOK_MS);
   }
 
   /** What the room uses, the best first, in lower case. @type {{ video: string[], audio: string[] }} */
@@ -71,7 +79,30 @@ export class Transport {
   #samples = new Map();
 
   get isConnected() {
-    return this.pc.connectionState === 'connected' && this.isServed;
+    return this.pc.connectionState === 'connected' && this.isServed && !this.isSilent;
+  }
+
+  /** Nothing has been heard of the server for a while: ICE takes longer to say so. */
+  isSilent = false;
+  #looking;
+  #heard = { at: performance.now(), received: -1, sent: 0 };
+
+  /** Whether anything arrives at all: media, RTCP or answers to checks. */
+  async #look() {
+    if (!this.wasConnected || this.isRetired) return;
+    let [received, sent] = [0, 0];
+    for (const report of (await this.pc.getStats()).values()) {
+      if (report.type === 'candidate-pair') received += (report.bytesReceived ?? 0) + (report.responsesReceived ?? 0);
+      if (report.type === 'inbound-rtp') received += report.packetsReceived ?? 0;
+      if (report.type === 'outbound-rtp') sent += report.packetsSent ?? 0;
+    }
+    const now = performance.now();
+    if (received !== this.#heard.received) this.#heard = { at: now, received, sent };
+    const most = sent > this.#heard.sent ? SILENCE_MS_MAX : IDLE_SILENCE_MS_MAX;
+    const isSilent = now - this.#heard.at >= most;
+    if (isSilent === this.isSilent) return;
+    this.isSilent = isSilent;
+    this.#onstate();
   }
 
   /** This browser has no codec of video that the room uses. */
@@ -347,6 +378,7 @@ export class Transport {
 
   close() {
     this.#endWait();
+    clearInterval(this.#looking);
     this.isRetired = true;
     this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
     this.pc.close();

@@ -24,139 +24,33 @@
  * page's elements.
  */
 
-import { Device, openDevices } from './device.js';
+import { openDevices } from './device.js';
 import { asUprtcError, UprtcError } from './error.js';
+import { Participant } from './participant.js';
+import { People } from './people.js';
+import { Retry } from './retry.js';
+import { Sending } from './sending.js';
 import { Socket } from './socket.js';
+import { Speaking } from './speaking.js';
 import { Transport } from './transport.js';
 
-export { openDevices, UprtcError };
+export { openDevices, Participant, UprtcError };
 
-/** @import { PeerInfo, ServerSignal, SlotInfo, TrackInfo } from './socket.js' */
+/** @import { ServerSignal, TrackInfo, Welcome } from './socket.js' */
 
-const LISTEN_MS = 150;
-/** Speech lies above it, a quiet room below: about -36 dBov. */
-const LOUD = 0.016;
-/** Longer than the pauses within a sentence. */
-const HOLD_MS = 600;
-const RETRY_MS_MIN = 250;
-const RETRY_MS_MAX = 3_000;
 const TOKEN_CODES = /^(token_|wrong_room)/;
 
-/** @typedef {'microphone' | 'camera' | 'screen' | 'screen_audio'} Source What a track shows. */
-/** @typedef {'microphone' | 'camera' | 'screen'} SendSource What this client can send. */
-
-/**
- * How the room is doing.
- * - `new`: not asked to join yet; `connecting`: joining for the first time;
- * - `connected`: signals and media flow;
- * - `reconnecting`: the signalling socket is lost, media still flows;
- * - `interrupted`: media does not flow now; it is being restored;
- * - `closed`: left, or ended by an error. Final.
- * @typedef {'new' | 'connecting' | 'connected' | 'reconnecting' | 'interrupted' | 'closed'} RoomState
- */
-
-/** @typedef {'left' | 'timed_out' | 'transport_failed' | 'replaced' | 'media_restarted' | 'server_stopping' | 'removed' | 'moved' | 'token_expired'} LeaveReason */
-
-/**
- * @typedef {object} RoomOptions
- * @property {string} room Name of the room.
- * @property {string | (() => string | Promise<string>)} token A JWT, or a function that brings a fresh one: it is asked
- *   each time a socket is opened, and a minute before the last one expires.
- * @property {string} [server] `https://…` of the uprtc edge. The page's own origin by default.
- * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
- *   is passed in stays yours: it is never stopped here.
- * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [camera] Send video from the start.
- * @property {number} [joinTimeout] Milliseconds for which an unreachable server is tried before `join` fails; 15000
- *   by default.
- */
-
-/**
- * Most that this client should send, bit/s. The senders obey without your help.
- * @typedef {object} Limits
- * @property {number} total
- * @property {number} video Each video track.
- * @property {number} audio Each audio track.
- */
-
-/**
- * Events of a {@link Room}; each comes as a CustomEvent whose `detail` is given here. `room.on` hands over the detail.
- * @typedef {object} RoomEvents
- * @property {{ rejoined: boolean }} joined The room was entered; `rejoined` if it had been before.
- * @property {{ participant: Participant }} peer-joined Somebody came.
- * @property {{ participant: Participant, reason: LeaveReason }} peer-left Somebody is gone.
- * @property {{ room: string, previous: string }} moved An operator moved us to another room; who was with us is told by
- *   `peer-left` with the reason `moved`, who is there by `peer-joined`. Media and devices go on.
- * @property {{ participant: Participant, source: Source, active: boolean }} track-changed Somebody, or this client
- *   itself, switched a microphone, camera or screen on or off.
- * @property {{ participant: Participant, stream: MediaStream }} stream-changed A track moved into or out of a stream.
- * @property {{ participant: Participant, speaking: boolean }} speaking Somebody begins or stops to speak.
- * @property {{ state: RoomState, previous: RoomState }} state
- * @property {Limits} limits
- * @property {{ expiresInMs: number }} token-expiring The token runs out. With `token` a function, another one is brought
- *   by itself; with a string, {@link Room.setToken} takes one.
- * @property {{ mayPublish: boolean, maySubscribe: boolean }} granted Another token holds, with these rights.
- * @property {{ error: UprtcError }} error Something went wrong; if `error.fatal`, the room is closed.
- */
-
-/**
- * @typedef {object} VideoStats
- * @property {number} width
- * @property {number} height
- * @property {number} fps
- * @property {number} bps Bits per second.
- * @property {number} loss Lost share of the packets since the last look, 0 to 1.
- * @property {number} jitterMs
- * @property {number} frames Frames decoded or encoded since the beginning.
- * @property {string} codec Such as `video/H264`.
- */
-
-/**
- * @typedef {object} AudioStats
- * @property {number} bps
- * @property {number} loss
- * @property {number} jitterMs
- * @property {string} codec
- */
-
-/** @typedef {{ microphone?: AudioStats, camera?: VideoStats, screen?: VideoStats }} ParticipantStats */
-
-/**
- * @typedef {object} RoomStats
- * @property {number | undefined} rttMs Round trip to the server.
- * @property {number | undefined} availableBps What the network is thought to carry outwards.
- * @property {ParticipantStats} outgoing
- * @property {Map<string, ParticipantStats>} incoming By participant's id.
- */
-
-/** Somebody in the room: another participant, or this client itself (`room.local`). */
-export class Participant {
-  /**
-   * @param {string} id
-   * @param {string} name
-   * @param {boolean} isLocal
-   */
-  constructor(id, name, isLocal) {
-    /** Unique in the room. */
-    this.id = id;
-    /** From the token. */
-    this.name = name;
-    this.isLocal = isLocal;
-    /** Microphone and camera. The object stays the same; its tracks come and go. */
-    this.stream = new MediaStream();
-    /** The shared screen. The object stays the same too. */
-    this.screen = new MediaStream();
-    /** Which sources are on. What is on may still lack a track in the stream, if there are too few slots. */
-    this.active = { microphone: false, camera: false, screen: false, screen_audio: false };
-    /** How loud, 0 to 1. */
-    this.audioLevel = 0;
-    this.speaking = false;
-  }
-
-  /** @param {Source} source */
-  streamOf(source) {
-    return source === 'screen' || source === 'screen_audio' ? this.screen : this.stream;
-  }
-}
+/** @typedef {import('./types.js').Source} Source */
+/** @typedef {import('./types.js').SendSource} SendSource */
+/** @typedef {import('./types.js').RoomState} RoomState */
+/** @typedef {import('./types.js').LeaveReason} LeaveReason */
+/** @typedef {import('./types.js').RoomOptions} RoomOptions */
+/** @typedef {import('./types.js').Limits} Limits */
+/** @typedef {import('./types.js').RoomEvents} RoomEvents */
+/** @typedef {import('./types.js').VideoStats} VideoStats */
+/** @typedef {import('./types.js').AudioStats} AudioStats */
+/** @typedef {import('./types.js').ParticipantStats} ParticipantStats */
+/** @typedef {import('./types.js').RoomStats} RoomStats */
 
 /**
  * @typedef {object} TypedTarget
@@ -170,6 +64,22 @@ export class Participant {
  */
 
 const RoomTarget = /** @type {new () => TypedTarget} */ (/** @type {unknown} */ (EventTarget));
+
+/**
+ * Asks whether a newcomer would be let in now, before anybody is asked for a camera.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<UprtcError | undefined>} Why not. If it `isTemporary`, ask again later.
+ */
+export async function mayJoin(options) {
+  return Socket.ask(signalAddress(options));
+}
+
+/** @param {{ room: string, token: string, server?: string }} options */
+function signalAddress({ room, token, server = location.origin }) {
+  const url = new URL(`/v1/rooms/${encodeURIComponent(room)}/signal`, server);
+  url.searchParams.set('token', token);
+  return url;
+}
 
 /**
  * Joins a room.
@@ -190,10 +100,8 @@ export class Room extends RoomTarget {
     if (typeof RTCPeerConnection === 'undefined') throw new UprtcError('unsupported_browser', '', { fatal: true });
     /** Its name. Another one than was asked for after a `moved`. */
     this.name = options.room;
-    /** This client. */
-    this.local = new Participant('', '', true);
     /** @type {Map<string, Participant>} The others, by id, in the order in which they came. */
-    this.participants = new Map();
+    this.participants = this.#people.byId;
     /** @type {RoomState} */
     this.state = 'new';
     /** @type {Limits | undefined} */
@@ -202,19 +110,27 @@ export class Room extends RoomTarget {
     this.mayPublish = true;
     /** Whether it lets this client receive. */
     this.maySubscribe = true;
+    /** Whether the server has said that it stops, and none has been back since. It is tried again until there is one. */
+    this.isServerStopping = false;
     this.#options = options;
-    this.#devices = {
-      microphone: new Device('microphone'),
-      camera: new Device('camera'),
-      screen: new Device('screen'),
-    };
-    for (const device of Object.values(this.#devices)) device.onlost = () => this.#lost(device.source);
   }
 
+  /** This client. */
+  local = new Participant('', '', true);
   /** @type {RoomOptions} */
   #options;
-  /** @type {Record<SendSource, Device>} */
-  #devices;
+  #sending = new Sending({
+    local: this.local,
+    emit: (type, detail) => this.#emit(type, detail),
+    report: (error) => this.#report(error),
+    isClosed: () => this.#isClosed(),
+    mayPublish: () => this.mayPublish,
+    carry: (device) => this.#transport?.carry(device),
+    announce: (source, active) => {
+      const mid = this.#transport?.midOf(source);
+      if (mid) this.#socket?.send({ type: 'track', mid, active });
+    },
+  });
   /** @type {Socket | undefined} The socket, once the server has greeted us on it. */
   #socket;
   /** @type {Transport | undefined} */
@@ -223,17 +139,15 @@ export class Room extends RoomTarget {
   #former;
   #session = '';
   #hasJoined = false;
-  #attempt = 0;
-  /** @type {SlotInfo[]} */
-  #slots = [];
-  #wake = () => {};
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  #listening;
+  /** @type {string | undefined} */
+  #askedWith;
+  #deadline = 0;
+  #retry = new Retry();
+  #people = new People((type, detail) => this.#emit(type, detail));
+  /** @type {Speaking | undefined} */
+  #speaking;
   #onPageHide = () => this.leave();
-  #onOnline = () => {
-    this.#wake();
-    this.#transport?.hurry();
-  };
+  #onOnline = () => this.retryNow();
 
   /** The RTCPeerConnection, for what this module has no method for. Another one after the room was entered anew. */
   get peerConnection() {
@@ -255,16 +169,32 @@ export class Room extends RoomTarget {
   /** Enters the room. A microphone or camera that cannot be had is an `error` event, not a failure to join. */
   async join() {
     if (this.state !== 'new') throw new Error('a Room is joined once');
+    this.#deadline = Date.now() + (this.#options.joinTimeout ?? 15_000);
     this.#setState('connecting');
-    await this.#openFirst();
+    await this.#askFirst();
+    await this.#sending.open(this.#options);
     if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
     addEventListener('pagehide', this.#onPageHide);
     addEventListener('online', this.#onOnline);
     networkOf(navigator)?.addEventListener('change', this.#onOnline);
-    this.#listening = setInterval(() => this.#listen(), LISTEN_MS);
+    this.#speaking = new Speaking(
+      () => this.#levels(),
+      (participant, speaking) => this.#emit('speaking', { participant, speaking }),
+    );
     /** @type {Promise<void>} */
     const joined = new Promise((resolve, reject) => this.#run(resolve, reject));
     await joined;
+  }
+
+  /** Does now what would be tried again later: after a `retrying`, for a person who would rather not wait. */
+  retryNow() {
+    this.#retry.wake();
+    this.#transport?.hurry();
+  }
+
+  /** Which microphone, camera or screen is in use, or will be when it is switched on. @param {SendSource} source */
+  deviceIdOf(source) {
+    return this.#sending.devices[source].deviceId;
   }
 
   /** Leaves for good, and lets go of the devices that were opened here. */
@@ -279,7 +209,7 @@ export class Room extends RoomTarget {
    * @param {MediaTrackConstraints | MediaStreamTrack} [choice] Which device, or a track of your own.
    */
   async setMicrophone(on, choice) {
-    await this.#switch('microphone', on, choice);
+    await this.#sending.switch('microphone', on, choice);
   }
 
   /**
@@ -288,7 +218,7 @@ export class Room extends RoomTarget {
    * @param {MediaTrackConstraints | MediaStreamTrack} [choice]
    */
   async setCamera(on, choice) {
-    await this.#switch('camera', on, choice);
+    await this.#sending.switch('camera', on, choice);
   }
 
   /**
@@ -296,11 +226,11 @@ export class Room extends RoomTarget {
    * @param {MediaStreamTrack} [track] A track of your own instead.
    */
   async shareScreen(track) {
-    await this.#switch('screen', true, track);
+    await this.#sending.switch('screen', true, track);
   }
 
   async stopScreen() {
-    await this.#switch('screen', false);
+    await this.#sending.switch('screen', false);
   }
 
   /**
@@ -327,65 +257,27 @@ export class Room extends RoomTarget {
     const stats = { rttMs: undefined, availableBps: undefined, outgoing: {}, incoming: new Map() };
     if (!this.#transport) return stats;
     for (const id of this.participants.keys()) stats.incoming.set(id, {});
-    return this.#transport.stats(stats, this.#slots);
+    return this.#transport.stats(stats, this.#people.slots);
   }
 
-  // Devices
-
-  /** What is to be sent from the start. */
-  async #openFirst() {
+  /** Nobody is asked for a camera to be told afterwards that there is no place. */
+  async #askFirst() {
     const { microphone, camera } = this.#options;
-    const isTrack = (/** @type {unknown} */ wish) => wish instanceof MediaStreamTrack;
-    const opened = await openDevices({
-      ...(!isTrack(microphone) && { microphone }),
-      ...(!isTrack(camera) && { camera }),
-    });
-    for (const error of opened.errors) this.#report(error);
-    for (const source of /** @type {const} */ (['microphone', 'camera'])) {
-      const given = this.#options[source];
-      if (this.#isClosed()) opened[source]?.stop();
-      else if (opened[source]) this.#devices[source].adopt(opened[source]);
-      else if (given instanceof MediaStreamTrack) await this.#devices[source].switch(true, given);
-      this.#showDevice(this.#devices[source]);
+    if (![microphone, camera].some((wish) => wish && !(wish instanceof MediaStreamTrack))) return;
+    while (!this.#isClosed()) {
+      let refusal;
+      try {
+        const token = await this.#freshToken();
+        refusal = await mayJoin({ ...this.#options, token });
+        this.#askedWith = token;
+      } catch (error) {
+        refusal = asUprtcError(error);
+      }
+      if (!refusal) return;
+      this.#askedWith = undefined;
+      if (!this.#mayRetry(refusal) || Date.now() > this.#deadline) throw this.#end(refusal);
+      await this.#retry.pause((inMs) => this.#emit('retrying', { inMs }));
     }
-  }
-
-  /**
-   * @param {SendSource} source
-   * @param {boolean} on
-   * @param {boolean | MediaTrackConstraints | MediaStreamTrack} [choice]
-   */
-  async #switch(source, on, choice) {
-    if (this.state === 'closed') return;
-    if (on && !this.mayPublish) throw new UprtcError('forbidden', 'the token does not allow to publish');
-    const device = this.#devices[source];
-    await device.switch(on, choice);
-    if (/** @type {RoomState} */ (this.state) === 'closed') return device.close();
-    await this.#transport?.carry(device);
-    this.#showDevice(device);
-  }
-
-  /** @param {Device} device */
-  #showDevice(device) {
-    const { source, isActive } = device;
-    // A muted microphone keeps its track, a camera that is off shows nothing.
-    const shown = device.track ? [device.track] : [];
-    const stream = this.local.streamOf(source);
-    if (moveTracks(stream, source === 'microphone' ? 'audio' : 'video', shown)) {
-      this.#emit('stream-changed', { participant: this.local, stream });
-    }
-    if (this.local.active[source] === isActive) return;
-    this.local.active[source] = isActive;
-    const mid = this.#transport?.midOf(source);
-    if (mid) this.#socket?.send({ type: 'track', mid, active: isActive });
-    this.#emit('track-changed', { participant: this.local, source, active: isActive });
-  }
-
-  /** The device ended by itself. @param {SendSource} source */
-  #lost(source) {
-    // Ending the share by the browser's own button is no accident.
-    if (source !== 'screen') this.#report(new UprtcError(`${source}_lost`));
-    this.#switch(source, false).catch((error) => this.#report(error));
   }
 
   // The way in, and in again
@@ -396,7 +288,6 @@ export class Room extends RoomTarget {
    * @param {(error: UprtcError) => void} reject
    */
   async #run(resolve, reject) {
-    const deadline = Date.now() + (this.#options.joinTimeout ?? 15_000);
     while (this.state !== 'closed') {
       try {
         const socket = await this.#greet();
@@ -404,13 +295,13 @@ export class Room extends RoomTarget {
         await socket.closed;
       } catch (error) {
         const why = asUprtcError(error);
-        const isPatient = this.#hasJoined || Date.now() < deadline;
+        const isPatient = this.#hasJoined || Date.now() < this.#deadline;
         if (!this.#mayRetry(why) || !isPatient) return reject(this.#end(why));
         if (TOKEN_CODES.test(why.code)) this.#report(why);
       }
       this.#socket = undefined;
       this.#refresh();
-      if (!this.#isClosed()) await this.#pause();
+      if (!this.#isClosed()) await this.#retry.pause((inMs) => this.#emit('retrying', { inMs }));
     }
     reject(new UprtcError('left', 'while joining', { fatal: true }));
   }
@@ -421,24 +312,11 @@ export class Room extends RoomTarget {
 
   /** @param {UprtcError} error */
   #mayRetry({ code }) {
-    if (code === 'unreachable' || code === 'no_dataplane' || code === 'unknown_session') return true;
+    if (['unreachable', 'no_dataplane', 'engine_busy', 'unknown_session'].includes(code)) return true;
     // After an interruption everybody comes back at once, and our own ghost may still hold our place.
-    if (code === 'room_full' || code === 'server_full') return this.#hasJoined && this.#attempt < 10;
+    if (code === 'room_full' || code === 'server_full') return this.#hasJoined && this.#retry.attempt < 10;
     // A door that closed behind us is no reason to hang up while media flows.
     return TOKEN_CODES.test(code) && this.#transport?.isConnected === true;
-  }
-
-  /** Waits longer each time, and never as long as the neighbour, so that a restarted server is not stormed. */
-  async #pause() {
-    const most = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** this.#attempt);
-    this.#attempt += 1;
-    await new Promise((resolve) => {
-      const timer = setTimeout(resolve, most * (0.5 + Math.random() / 2));
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve(undefined);
-      };
-    });
   }
 
   /** A token that should be good. An application's server that fails is no reason to hang up while media flows. */
@@ -466,19 +344,23 @@ export class Room extends RoomTarget {
 
   /** What the token of this client allows now. @param {boolean} mayPublish @param {boolean} maySubscribe */
   async #setRights(mayPublish, maySubscribe) {
-    this.mayPublish = mayPublish;
+    this.mayPublish = this.local.publishes = mayPublish;
     this.maySubscribe = maySubscribe;
     if (mayPublish) return;
-    await Promise.all(Object.values(this.#devices).map((device) => this.#switch(device.source, false)));
-    for (const device of Object.values(this.#devices)) device.close();
+    await Promise.all(this.#sending.all.map(({ source }) => this.#sending.switch(source, false)));
+    this.#sending.close();
+  }
+
+  /** With a fresh token, or with the one that has just been asked with. */
+  async #address() {
+    const token = this.#askedWith ?? (await this.#freshToken());
+    this.#askedWith = undefined;
+    return signalAddress({ ...this.#options, token });
   }
 
   /** Opens a socket and gets in: by the session if our media still stands, by an offer if not. */
   async #greet() {
-    const { server = location.origin, room } = this.#options;
-    const url = new URL(`/v1/rooms/${encodeURIComponent(room)}/signal`, server);
-    url.searchParams.set('token', await this.#freshToken());
-    const socket = await Socket.open(url, (signal, socket) => this.#take(signal, socket));
+    const socket = await Socket.open(await this.#address(), (signal, socket) => this.#take(signal, socket));
     try {
       if (this.#isClosed()) throw new UprtcError('unreachable', 'left while joining');
       if (this.#transport && !this.#transport.isRetired && this.#session) await this.#resume(socket);
@@ -496,9 +378,9 @@ export class Room extends RoomTarget {
     const welcome = await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
     this.#socket = socket;
     if (welcome.type === 'welcome') await this.#setRights(welcome.may_publish, welcome.may_subscribe);
-    if (this.#transport?.isConnected) this.#attempt = 0;
+    if (this.#transport?.isConnected) this.#retry.attempt = 0;
     // What was switched while nobody listened.
-    for (const { source, isActive } of Object.values(this.#devices)) {
+    for (const { source, isActive } of this.#sending.all) {
       const mid = this.#transport?.midOf(source);
       if (mid) socket.send({ type: 'track', mid, active: isActive });
     }
@@ -541,7 +423,7 @@ export class Room extends RoomTarget {
     await this.#setRights(welcome.may_publish, welcome.may_subscribe);
     // One that was offered and never answered.
     if (this.#transport !== this.#former) this.#transport?.close();
-    this.#slots = [];
+    this.#people.slots = [];
     const transport = new Transport(welcome, {
       oncandidate: (candidate) => {
         if (this.#transport === transport) (this.#socket ?? socket).send({ type: 'candidate', ...candidate });
@@ -551,8 +433,8 @@ export class Room extends RoomTarget {
     });
     this.#transport = transport;
     if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
-    const sdp = await transport.offer(Object.values(this.#devices));
-    const tracks = Object.values(this.#devices)
+    const sdp = await transport.offer(this.#sending.all);
+    const tracks = this.#sending.all
       .map(({ source, isActive }) => ({ mid: transport.midOf(source), source, active: isActive }))
       .filter(({ mid }) => mid);
     socket.send({ type: 'offer', sdp, tracks });
@@ -585,7 +467,7 @@ export class Room extends RoomTarget {
   /** @param {Transport} transport */
   #transportChanged(transport) {
     if (transport !== this.#transport || transport.isRetired) return;
-    if (transport.isConnected) this.#attempt = 0;
+    if (transport.isConnected) this.#retry.attempt = 0;
     if (transport.hasFailed) {
       if (!transport.wasConnected) this.#report(new UprtcError('media_failed'));
       this.#socket?.send({ type: 'leave' });
@@ -606,14 +488,14 @@ export class Room extends RoomTarget {
     removeEventListener('pagehide', this.#onPageHide);
     removeEventListener('online', this.#onOnline);
     networkOf(navigator)?.removeEventListener('change', this.#onOnline);
-    clearInterval(this.#listening);
+    this.#speaking?.close();
     const previous = this.state;
     this.state = 'closed';
     this.#transport?.close();
     this.#former?.close();
     this.#socket?.close();
-    this.#wake();
-    for (const device of Object.values(this.#devices)) device.close();
+    this.#retry.wake();
+    this.#sending.close();
     // First the reason, then the end.
     if (error) {
       error.fatal = true;
@@ -635,31 +517,34 @@ export class Room extends RoomTarget {
       case 'welcome':
         // One that was moved while its socket was lost.
         if (signal.resumed) this.#isIn(signal.room);
+        this.isServerStopping = false;
+        this.#setOwnMutes(signal);
         break;
       case 'candidate':
         this.#transport?.addCandidate(signal);
         break;
       case 'peers':
-        this.#setPeers(signal.peers);
+        this.#people.set(signal.peers);
+        this.#placeTracks();
         break;
       case 'peer_joined':
-        this.#setPeer(signal.peer);
+        this.#people.add(signal.peer);
         this.#placeTracks();
         break;
       case 'peer_changed':
-        this.#changePeer(signal.peer);
+        this.#people.change(signal.peer);
         break;
       case 'peer_left':
-        this.#removePeer(signal.peer, signal.reason);
+        this.#people.remove(signal.peer, signal.reason);
         break;
       case 'moved':
         this.#isIn(signal.room);
         break;
       case 'track_changed':
-        this.#setTrack(signal.peer, signal.track);
+        this.#trackChanged(signal.peer, signal.track);
         break;
       case 'slots':
-        this.#slots = signal.slots;
+        this.#people.slots = signal.slots;
         this.#placeTracks();
         break;
       case 'limits':
@@ -708,8 +593,11 @@ export class Room extends RoomTarget {
    * @param {boolean} rejoin
    */
   #bye(reason, rejoin) {
-    // A stopping server leaves the media to its successor, who knows our session.
-    if (reason === 'server_stopping') return;
+    // Media may go on, and the successor may know our session: that is seen when there is one.
+    if (reason === 'server_stopping') {
+      this.isServerStopping = true;
+      return;
+    }
     if (reason === 'transport_failed' && !this.#transport?.wasConnected) this.#report(new UprtcError('media_failed'));
     if (rejoin) this.#retire();
     else this.#end(reason === 'replaced' ? new UprtcError('replaced') : new UprtcError('removed', reason));
@@ -721,74 +609,34 @@ export class Room extends RoomTarget {
     if (room === previous) return;
     this.name = room;
     this.#emit('moved', { room, previous });
-    this.#slots = [];
-    for (const id of [...this.participants.keys()]) this.#removePeer(id, 'moved');
+    this.#people.clear();
   }
 
-  /** @param {PeerInfo[]} peers */
-  #setPeers(peers) {
-    const here = new Set(peers.map(({ peer }) => peer));
-    for (const id of [...this.participants.keys()]) if (!here.has(id)) this.#removePeer(id, 'left');
-    for (const peer of peers) this.#setPeer(peer);
-    this.#placeTracks();
+  /** @param {string} peer @param {TrackInfo} track */
+  #trackChanged(peer, track) {
+    const participant = this.participants.get(peer);
+    if (participant) this.#people.setTrack(participant, track);
+    else if (peer === this.local.id) this.#setOwnMute(track.source, track.muted ?? false);
   }
 
-  /** @param {PeerInfo} info */
-  #setPeer(info) {
-    const known = this.participants.get(info.peer);
-    const participant = known ?? new Participant(info.peer, info.name, false);
-    participant.name = info.name;
-    this.participants.set(info.peer, participant);
-    if (!known) for (const { source, active } of info.tracks) participant.active[source] = active;
-    if (!known) this.#emit('peer-joined', { participant });
-    else for (const track of info.tracks) this.#setTrack(info.peer, track);
-  }
-
-  /** Other tracks than before, or fewer: what is not told of any more is off. @param {PeerInfo} info */
-  #changePeer({ peer, tracks }) {
-    for (const source of /** @type {Source[]} */ (['microphone', 'camera', 'screen', 'screen_audio'])) {
-      const active = tracks.some((track) => track.source === source && track.active);
-      this.#setTrack(peer, { source, active });
+  /** A new peer is muted by nobody; one that was taken back may have been meanwhile. @param {Welcome} welcome */
+  #setOwnMutes({ muted = [] }) {
+    for (const { source } of this.#sending.all) {
+      this.#setOwnMute(source, muted.includes(this.#transport?.midOf(source) ?? ''));
     }
   }
 
-  /**
-   * @param {string} id
-   * @param {LeaveReason} reason
-   */
-  #removePeer(id, reason) {
-    const participant = this.participants.get(id);
-    if (!participant) return;
-    this.participants.delete(id);
-    for (const track of participant.stream.getTracks()) participant.stream.removeTrack(track);
-    for (const track of participant.screen.getTracks()) participant.screen.removeTrack(track);
-    this.#emit('peer-left', { participant, reason });
-  }
-
-  /**
-   * @param {string} id
-   * @param {Pick<TrackInfo, 'source' | 'active'>} track
-   */
-  #setTrack(id, { source, active }) {
-    const participant = this.participants.get(id);
-    if (!participant || participant.active[source] === active) return;
-    participant.active[source] = active;
-    this.#emit('track-changed', { participant, source, active });
+  /** What an operator lets pass of what this client sends. @param {Source} source @param {boolean} muted */
+  #setOwnMute(source, muted) {
+    if (this.local.muted[source] === muted) return;
+    this.local.muted[source] = muted;
+    this.#emit('track-changed', { participant: this.local, source, active: this.local.active[source], muted });
   }
 
   /** Brings every participant's streams to what the slots say. */
   #placeTracks() {
-    if (!this.#transport || this.#transport.isRetired) return;
-    for (const participant of this.participants.values()) {
-      for (const stream of [participant.stream, participant.screen]) {
-        const slots = this.#slots.filter(
-          ({ peer, source }) => peer === participant.id && source && participant.streamOf(source) === stream,
-        );
-        const tracks = slots.flatMap(({ mid }) => this.#transport?.trackOf(mid) ?? []);
-        const hasMoved = [moveTracks(stream, 'audio', tracks), moveTracks(stream, 'video', tracks)];
-        if (hasMoved.includes(true)) this.#emit('stream-changed', { participant, stream });
-      }
-    }
+    const transport = this.#transport;
+    if (transport && !transport.isRetired) this.#people.place((mid) => transport.trackOf(mid));
   }
 
   // What the page is told
@@ -823,50 +671,14 @@ export class Room extends RoomTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** Who speaks: from the audio level that every RTP packet carries (RFC 6464), or else from what is played. */
-  #listen() {
-    const now = performance.now();
-    this.#transport?.ownLevel().then((level) => this.#hear(this.local, level, now), () => {});
+  /** Everybody, and how loud. @returns {Iterable<[Participant, number | Promise<number>]>} */
+  *#levels() {
+    if (this.#transport) yield [this.local, this.#transport.ownLevel()];
     for (const participant of this.participants.values()) {
-      const slot = this.#slots.find(({ peer, source }) => peer === participant.id && source === 'microphone');
-      const level = slot && participant.active.microphone ? this.#transport?.levelOf(slot.mid) : 0;
-      this.#hear(participant, level ?? 0, now);
+      const mid = this.#people.microphoneOf(participant);
+      yield [participant, (mid && participant.active.microphone && this.#transport?.levelOf(mid)) || 0];
     }
   }
-
-  /** @type {WeakMap<Participant, number>} When each was last loud. */
-  #loudAt = new WeakMap();
-
-  /**
-   * @param {Participant} participant
-   * @param {number} level
-   * @param {number} now
-   */
-  #hear(participant, level, now) {
-    participant.audioLevel = level;
-    if (level > LOUD) this.#loudAt.set(participant, now);
-    const speaking = now - (this.#loudAt.get(participant) ?? -Infinity) < HOLD_MS;
-    if (participant.speaking === speaking) return;
-    participant.speaking = speaking;
-    this.#emit('speaking', { participant, speaking });
-  }
-}
-
-/**
- * Leaves exactly those of `tracks` that are of `kind` in the stream.
- * @param {MediaStream} stream
- * @param {'audio' | 'video'} kind
- * @param {MediaStreamTrack[]} tracks
- * @returns {boolean} Whether anything moved.
- */
-function moveTracks(stream, kind, tracks) {
-  const wanted = tracks.filter((track) => track.kind === kind);
-  const present = kind === 'audio' ? stream.getAudioTracks() : stream.getVideoTracks();
-  const gone = present.filter((track) => !wanted.includes(track));
-  const fresh = wanted.filter((track) => !present.includes(track));
-  for (const track of gone) stream.removeTrack(track);
-  for (const track of fresh) stream.addTrack(track);
-  return gone.length + fresh.length > 0;
 }
 
 /**

@@ -1,0 +1,160 @@
+// @ts-check
+/** The bar below the room: microphone, camera, screen, devices, link, and the way out. */
+
+import { UprtcError } from '/sdk/uprtc.js';
+import { button, find, hide, part, showSwitch, toast } from './elements.js';
+import { listDevices } from './pickers.js';
+
+/** @import { Participant, Room, SendSource } from '/sdk/uprtc.js' */
+
+const NAMES = { microphone: 'microphone', camera: 'camera', screen: 'screen' };
+
+export class Controls {
+  /**
+   * @param {Room} room
+   * @param {{ signal: AbortSignal, releasePreview: () => void, onlook: () => void }} options `releasePreview`: closes the
+   *   lobby's camera; `onlook`: the dialog of numbers was opened.
+   */
+  constructor(room, { signal, releasePreview, onlook }) {
+    this.#room = room;
+    this.#onlook = onlook;
+    /** @param {string} id @param {() => unknown} action */
+    const click = (id, action) => button(id).addEventListener('click', action, { signal });
+    click('mic', () => this.#toggle('microphone'));
+    click('cam', () => this.#toggle('camera'));
+    click('share', () => this.#toggle('screen'));
+    click('settings', () => this.#showDevices());
+    click('copy', () => copyLink());
+    click('alone-copy', () => copyLink());
+    click('leave', () => room.leave());
+    addEventListener('keydown', (event) => this.#key(event), { signal });
+    const [mic, cam] = [find('call-mic', HTMLSelectElement), find('call-cam', HTMLSelectElement)];
+    const choose = (/** @type {HTMLSelectElement} */ select) => ({ deviceId: { exact: select.value } });
+    // Another device is no wish to be heard or seen: what is off stays off.
+    mic.addEventListener('change', () => this.#try('mic', room.setMicrophone(room.local.active.microphone, choose(mic))), { signal });
+    cam.addEventListener(
+      'change',
+      () => {
+        releasePreview();
+        this.#try('cam', room.setCamera(room.local.active.camera, choose(cam)));
+      },
+      { signal },
+    );
+    navigator.mediaDevices?.addEventListener('devicechange', () => this.#listDevices(), { signal });
+    room.on('track-changed', (change) => this.#muteChanged(change));
+    this.refresh();
+  }
+
+  #room;
+  #onlook;
+  /** What an operator had muted when it was last looked. */
+  #muted = { microphone: false, camera: false, screen: false };
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    const isTyping = event.target instanceof HTMLSelectElement || event.target instanceof HTMLInputElement;
+    if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key.toLowerCase() === 'm') button('mic').click();
+    if (event.key.toLowerCase() === 'v') button('cam').click();
+  }
+
+  /** @param {SendSource} source */
+  #toggle(source) {
+    const room = this.#room;
+    if (!room.mayPublish) return;
+    const isOn = room.local.active[source];
+    if (room.local.muted[source] && !isOn) return toast(`The host has muted your ${NAMES[source]}.`, 'bad');
+    if (source === 'microphone') return this.#try('mic', room.setMicrophone(!isOn));
+    if (source === 'camera') return this.#try('cam', room.setCamera(!isOn));
+    return this.#try('share', isOn ? room.stopScreen() : room.shareScreen());
+  }
+
+  /** @param {string} id @param {Promise<void>} work */
+  async #try(id, work) {
+    // Not `disabled`: that would take the keyboard's focus away.
+    button(id).setAttribute('aria-busy', 'true');
+    try {
+      await work;
+    } catch (error) {
+      // Whoever closed the browser's own question about the screen knows that nothing is shared.
+      const isCancelled = error instanceof UprtcError && error.code === 'screen_denied';
+      if (!isCancelled) toast(error instanceof Error ? error.message : String(error), 'bad');
+    } finally {
+      button(id).removeAttribute('aria-busy');
+      this.refresh();
+    }
+  }
+
+  /**
+   * An operator has muted something of ours, or freed it. It is switched off here too: who is freed is asked, and is not
+   * heard or seen again by surprise.
+   * @param {{ participant: Participant }} change
+   */
+  #muteChanged({ participant }) {
+    if (!participant.isLocal) return;
+    for (const source of /** @type {SendSource[]} */ (['microphone', 'camera', 'screen'])) {
+      const isMuted = participant.muted[source];
+      if (isMuted === this.#muted[source]) continue;
+      this.#muted[source] = isMuted;
+      if (!isMuted) toast(`The host no longer mutes your ${NAMES[source]}. It stays off until you switch it on.`);
+      else {
+        toast(`The host has muted your ${NAMES[source]}.`, 'bad');
+        this.#switchOff(source).catch(() => {});
+      }
+    }
+    this.refresh();
+  }
+
+  /** @param {SendSource} source */
+  async #switchOff(source) {
+    if (source === 'microphone') await this.#room.setMicrophone(false);
+    else if (source === 'camera') await this.#room.setCamera(false);
+    else await this.#room.stopScreen();
+  }
+
+  /** Brings the buttons in line with what is sent. */
+  refresh() {
+    const { local, mayPublish } = this.#room;
+    const { active, muted } = local;
+    const label = (/** @type {string} */ name, /** @type {SendSource} */ source) =>
+      muted[source] ? `${name}, muted by the host` : name;
+    showSwitch(button('mic'), active.microphone && !muted.microphone, 'mic', label('Microphone', 'microphone'));
+    showSwitch(button('cam'), active.camera && !muted.camera, 'cam', label('Camera', 'camera'));
+    showSwitch(button('share'), !active.screen, 'screen', label('Share screen', 'screen'));
+    button('share').setAttribute('aria-pressed', String(active.screen));
+    button('share').removeAttribute('data-off');
+    button('share').toggleAttribute('data-on', active.screen);
+    for (const [id, source] of /** @type {[string, SendSource][]} */ ([['mic', 'microphone'], ['cam', 'camera'], ['share', 'screen']])) {
+      button(id).toggleAttribute('data-by-host', muted[source]);
+      if (muted[source]) button(id).setAttribute('aria-disabled', 'true');
+      else button(id).removeAttribute('aria-disabled');
+      hide(button(id), !mayPublish, button('leave'));
+    }
+    if (!navigator.mediaDevices || !('getDisplayMedia' in navigator.mediaDevices)) hide(button('share'), true, button('leave'));
+    hide(part('device-fields'), !mayPublish, button('devices-done'));
+    part('devices-title').textContent = mayPublish ? 'Devices' : 'You watch and listen';
+  }
+
+  #showDevices() {
+    this.#listDevices();
+    find('devices', HTMLDialogElement).showModal();
+    this.#onlook();
+  }
+
+  #listDevices() {
+    const room = this.#room;
+    listDevices(find('call-mic', HTMLSelectElement), 'audioinput', room.deviceIdOf('microphone'));
+    listDevices(find('call-cam', HTMLSelectElement), 'videoinput', room.deviceIdOf('camera'));
+  }
+}
+
+async function copyLink() {
+  const link = new URL(location.href);
+  link.searchParams.delete('join');
+  try {
+    await navigator.clipboard.writeText(link.href);
+    toast('Link copied');
+  } catch {
+    toast('The browser does not let the link be copied: take it from the address bar.', 'bad');
+  }
+}
