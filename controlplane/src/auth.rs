@@ -4,6 +4,7 @@
 //! nothing behind it sees the text again. Only HS256 is accepted, whatever the token's header says, and the text of
 //! a token is never logged. The HMAC is `ring`'s (docs/decisions/0004-tokens.md).
 
+mod claims;
 mod keys;
 
 use std::fmt;
@@ -17,10 +18,11 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use ring::{digest, hmac};
-use serde::{Deserialize, Serialize};
+use ring::hmac;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+pub use self::claims::{ClaimError, ClaimFault, Claims, TIME_MAX_S, id_of};
 pub use self::keys::{KEYS_FOLDER, KEYS_MAX, RELOAD_INTERVAL, TokenKeys};
 
 /// Bytes of the signing key: as many as the hash gives (RFC 7518 §3.2).
@@ -47,10 +49,6 @@ pub const ANY_ROOM: &str = "*";
 /// The name claim under which its bearer may publish by WHIP as anybody.
 pub const ANY_NAME: &str = "*";
 
-/// Bytes of the hash that stands for a token's `jti`, or for a name. Who finds another text for one can have no more of it
-/// than to be removed together.
-const ID_LEN: usize = 8;
-
 /// Whether `room` can be the name of a room: 1 to 64 of `[A-Za-z0-9._-]`.
 pub fn is_room_name(room: &str) -> bool {
     (1..=ROOM_LEN_MAX).contains(&room.len())
@@ -60,77 +58,6 @@ pub fn is_room_name(room: &str) -> bool {
 /// Whether `name` can be shown to others: 1 to 64 characters, none of them a control character.
 pub fn is_participant_name(name: &str) -> bool {
     (1..=NAME_LEN_MAX).contains(&name.chars().count()) && !name.chars().any(char::is_control)
-}
-
-/// What a token says. Times are seconds since the Unix epoch.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Claims {
-    /// The room it is good for, or `*` for every room.
-    pub room: String,
-    /// The name that others see.
-    pub name: String,
-    /// Whether its bearer may send media.
-    #[serde(default)]
-    pub publish: bool,
-    /// Whether its bearer may receive media.
-    #[serde(default)]
-    pub subscribe: bool,
-    /// Whether its bearer may see and change rooms through the API.
-    #[serde(default)]
-    pub admin: bool,
-    /// When it stops being good.
-    pub exp: u64,
-    /// When it was made.
-    #[serde(default)]
-    pub iat: u64,
-    /// Its own identity, random.
-    #[serde(default)]
-    pub jti: String,
-}
-
-impl Claims {
-    /// Claims of a fresh token that is good from now for `ttl_s` seconds: times and identity are filled in here.
-    pub fn new(room: &str, name: &str, ttl_s: u64) -> Claims {
-        let iat = jsonwebtoken::get_current_timestamp();
-        let mut identity = [0u8; 16];
-        getrandom::fill(&mut identity).expect("the kernel's random number generator answers");
-        Claims {
-            room: room.to_owned(),
-            name: name.to_owned(),
-            publish: false,
-            subscribe: false,
-            admin: false,
-            exp: iat.saturating_add(ttl_s),
-            iat,
-            jti: hex(&identity),
-        }
-    }
-
-    /// Whether it is good for `room`.
-    pub fn is_for(&self, room: &str) -> bool {
-        self.room == ANY_ROOM || self.room == room
-    }
-
-    /// What stands for this one token where it must be known again: a hash of its `jti`, in hexadecimal digits. `None`
-    /// without one.
-    pub fn id(&self) -> Option<String> {
-        (!self.jti.is_empty()).then(|| id_of(&self.jti))
-    }
-
-    fn check(&self) -> Result<(), TokenError> {
-        if self.room != ANY_ROOM && !is_room_name(&self.room) {
-            return Err(TokenError::Claims("room is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"));
-        }
-        if !is_participant_name(&self.name) {
-            return Err(TokenError::Claims("name is not 1 to 64 characters without control characters"));
-        }
-        Ok(())
-    }
-}
-
-/// The same of a `jti` that is known by itself, or of a name.
-pub fn id_of(jti: &str) -> String {
-    hex(&digest::digest(&digest::SHA256, jti.as_bytes()).as_ref()[..ID_LEN])
 }
 
 /// Why a token is not accepted.
@@ -155,14 +82,14 @@ pub enum TokenError {
     #[error("the token's signature is not of this server's key")]
     Signature,
     /// It is past its `exp`.
-    #[error("the token has expired: get a new one")]
+    #[error("the token has expired (exp): get a new one")]
     Expired,
     /// Its `nbf` is to come.
-    #[error("the token is not valid yet")]
+    #[error("the token is not valid yet (nbf)")]
     Immature,
     /// A claim is missing, of the wrong type, or of a value that cannot be.
     #[error("the token's claims are not those of uprtc: {0}")]
-    Claims(&'static str),
+    Claims(ClaimError),
 }
 
 impl TokenError {
@@ -206,8 +133,6 @@ pub struct TokenKey {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
-    /// The same for one that may have expired.
-    late_validation: Validation,
 }
 
 impl fmt::Debug for TokenKey {
@@ -221,11 +146,11 @@ impl TokenKey {
     pub fn new(secret: &[u8; KEY_LEN]) -> TokenKey {
         install_provider();
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_S;
-        validation.validate_nbf = true;
-        let late_validation = Validation { validate_exp: false, ..validation.clone() };
+        // Only the signature is checked there: a refusal of ours names the claim.
+        (validation.validate_exp, validation.validate_aud) = (false, false);
+        validation.required_spec_claims.clear();
         let (encoding, decoding) = (EncodingKey::from_secret(secret), DecodingKey::from_secret(secret));
-        TokenKey { encoding, decoding, validation, late_validation }
+        TokenKey { encoding, decoding, validation }
     }
 
     /// The key in the state folder, made on the first call with random bytes and mode 0600.
@@ -256,19 +181,19 @@ impl TokenKey {
 
     /// Checks signature, times and claims of a token, in this order.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        self.verify_by(&self.validation, token)
+        self.verify_by(token, false)
     }
 
     /// The same for a token that may have expired.
     pub fn verify_late(&self, token: &str) -> Result<Claims, TokenError> {
-        self.verify_by(&self.late_validation, token)
+        self.verify_by(token, true)
     }
 
-    fn verify_by(&self, validation: &Validation, token: &str) -> Result<Claims, TokenError> {
+    fn verify_by(&self, token: &str, is_late: bool) -> Result<Claims, TokenError> {
         decode_header(token)?;
-        let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, validation).map_err(named)?;
-        data.claims.check()?;
-        Ok(data.claims)
+        let data =
+            jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding, &self.validation).map_err(named)?;
+        Claims::read(&data.claims, jsonwebtoken::get_current_timestamp(), is_late)
     }
 }
 
@@ -290,14 +215,7 @@ fn decode_header(token: &str) -> Result<Header, TokenError> {
 fn named(error: jsonwebtoken::errors::Error) -> TokenError {
     match error.kind() {
         ErrorKind::InvalidSignature => TokenError::Signature,
-        ErrorKind::ExpiredSignature => TokenError::Expired,
-        ErrorKind::ImmatureSignature => TokenError::Immature,
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenError::Algorithm,
-        ErrorKind::InvalidAudience => TokenError::Claims("aud is for somebody else"),
-        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
-            TokenError::Claims("a claim is missing or of the wrong type")
-        }
-        ErrorKind::Json(error) if error.is_data() => TokenError::Claims("a claim is missing or of the wrong type"),
         _ => TokenError::Malformed,
     }
 }

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use controlplane::auth::{
-    Claims, KEY_FILE, KEY_LEN, KEYS_FOLDER, KeyError, LEEWAY_S, RELOAD_INTERVAL, TokenError, TokenKey, TokenKeys,
-    is_room_name,
+    Claims, KEY_FILE, KEY_LEN, KEYS_FOLDER, KeyError, LEEWAY_S, RELOAD_INTERVAL, TIME_MAX_S, TokenError, TokenKey,
+    TokenKeys, is_room_name,
 };
 use proptest::prelude::*;
 use ring::hmac;
@@ -121,10 +121,100 @@ fn each_refusal_has_its_name() {
     assert!(key().verify(&with("exp", json!(now() - LEEWAY_S / 2))).is_ok(), "within the leeway");
 }
 
+/// NumericDate is any JSON number (RFC 7519 §2), and libraries write fractions: `Date.now() / 1000`, `time.time()`.
+#[test]
+fn times_may_have_a_fraction() {
+    let now = now() as f64;
+    let verify = |claims: &serde_json::Value| key().verify(&token_by_hand(r#"{"alg":"HS256"}"#, claims, &SECRET));
+    let claims = json!({"room": "demo", "name": "Ada", "exp": now + 60.75, "iat": now - 0.25, "nbf": now - 0.5});
+    let read = verify(&claims).unwrap();
+    assert_eq!((read.exp as f64, read.iat as f64), (now + 60.0, now - 1.0), "rounded to the strict side");
+
+    let with = |claim: &str, value: serde_json::Value| {
+        let mut claims = claims.clone();
+        claims[claim] = value;
+        verify(&claims).map(|_| ()).map_err(TokenError::code)
+    };
+    let leeway = LEEWAY_S as f64;
+    assert_eq!(with("exp", json!(now - leeway - 5.5)), Err("token_expired"));
+    assert_eq!(with("exp", json!(now - leeway / 2.0 - 0.5)), Ok(()), "within the leeway");
+    assert_eq!(with("exp", json!(-1.5)), Err("token_expired"));
+    assert_eq!(with("nbf", json!(now + leeway + 5.5)), Err("token_immature"));
+    assert_eq!(with("nbf", json!(now + leeway / 2.0 + 0.5)), Ok(()), "within the leeway");
+    assert_eq!(with("nbf", json!(-3)), Ok(()));
+    assert_eq!(with("iat", json!(-3.5)), Ok(()), "long ago");
+    assert_eq!(with("exp", json!(1.5e9)), Err("token_expired"));
+    assert_eq!(with("exp", json!(9.5e11)), Ok(()));
+    for absent in ["iat", "nbf", "jti", "aud", "publish", "admin"] {
+        assert_eq!(with(absent, json!(null)), Ok(()), "null counts as absent: {absent}");
+    }
+    for unknown in [json!("x"), json!({"a": [1]}), json!(1e300)] {
+        assert_eq!(with("urn:example:own", unknown.clone()), Ok(()));
+        assert_eq!(with("iss", unknown), Ok(()));
+    }
+}
+
+#[test]
+fn a_refusal_names_the_claim() {
+    let good = json!({"room": "demo", "name": "Ada", "exp": now() + 60, "iat": now()});
+    let refusal = |claim: &str, value: Option<serde_json::Value>| {
+        let mut claims = good.clone();
+        match value {
+            Some(value) => claims[claim] = value,
+            None => drop(claims.as_object_mut().unwrap().remove(claim)),
+        }
+        let error = key().verify(&token_by_hand(r#"{"alg":"HS256"}"#, &claims, &SECRET)).unwrap_err();
+        (error.code(), error.to_string())
+    };
+    let milliseconds = json!(now() * 1000);
+    for (claim, value, said) in [
+        ("exp", None, "exp is missing"),
+        ("exp", Some(json!(null)), "exp is missing"),
+        ("exp", Some(json!("1795418832")), "exp is not a number"),
+        ("exp", Some(json!([])), "exp is not a number"),
+        ("exp", Some(milliseconds.clone()), "exp is in seconds since 1970, and this looks like milliseconds"),
+        ("exp", Some(json!(now() as f64 * 1000.0 + 0.5)), "looks like milliseconds"),
+        ("iat", Some(milliseconds.clone()), "iat is in seconds since 1970, and this looks like milliseconds"),
+        ("nbf", Some(milliseconds), "nbf is in seconds since 1970, and this looks like milliseconds"),
+        ("exp", Some(json!(TIME_MAX_S)), "looks like milliseconds"),
+        ("exp", Some(json!(1e300)), "exp is in seconds since 1970, and this is too far away"),
+        ("exp", Some(json!(u64::MAX)), "too far away"),
+        ("iat", Some(json!(true)), "iat is not a number"),
+        ("nbf", Some(json!({})), "nbf is not a number"),
+        ("room", None, "room is missing"),
+        ("room", Some(json!(7)), "room is not a string"),
+        ("room", Some(json!("a/b")), "room is neither"),
+        ("name", None, "name is missing"),
+        ("name", Some(json!(["Ada"])), "name is not a string"),
+        ("name", Some(json!("a\nb")), "name is not 1 to 64"),
+        ("publish", Some(json!("true")), "publish is neither true nor false"),
+        ("subscribe", Some(json!(1)), "subscribe is neither true nor false"),
+        ("admin", Some(json!("false")), "admin is neither true nor false"),
+        ("jti", Some(json!(17)), "jti is not a string"),
+        ("aud", Some(json!("another")), "aud is for somebody else"),
+        ("aud", Some(json!(["a", "b"])), "aud is for somebody else"),
+    ] {
+        let (code, text) = refusal(claim, value.clone());
+        assert_eq!(code, "token_claims", "{claim} {value:?}");
+        assert!(text.contains(said), "{claim} {value:?}: {text}");
+    }
+    assert!(refusal("exp", Some(json!(1))).1.contains("exp"));
+    assert!(refusal("nbf", Some(json!(now() + 3600))).1.contains("nbf"));
+    // No JSON at all.
+    for text in ["NaN", "Infinity", "1e400", "0x10", "01"] {
+        let claims = format!(r#"{{"room":"demo","name":"Ada","exp":{text}}}"#);
+        let head = format!("{}.{}", base64url(br#"{"alg":"HS256"}"#), base64url(claims.as_bytes()));
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &SECRET), head.as_bytes());
+        let token = format!("{head}.{}", base64url(tag.as_ref()));
+        assert_eq!(key().verify(&token).map_err(TokenError::code), Err("token_malformed"), "{text}");
+    }
+}
+
 #[test]
 fn what_no_server_would_take_is_not_signed() {
     assert_eq!(key().sign(&Claims::new("a b", "Ada", 60)).map_err(TokenError::code), Err("token_claims"));
     assert_eq!(key().sign(&Claims::new("demo", "", 60)).map_err(TokenError::code), Err("token_claims"));
+    assert_eq!(key().sign(&Claims::new("demo", "Ada", u64::MAX)).map_err(TokenError::code), Err("token_claims"));
 }
 
 #[test]

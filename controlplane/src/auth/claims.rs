@@ -1,0 +1,221 @@
+//! What a token says: its claims, read one by one, so that a refusal can name the claim that is wrong.
+//!
+//! Claims that uprtc does not know (`sub`, `iss`, an application's own) are ignored (RFC 7519 §4). One that is `null` counts as
+//! absent: many libraries write an optional value so.
+
+use std::fmt;
+
+use ring::digest;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{ANY_ROOM, LEEWAY_S, TokenError, hex, is_participant_name, is_room_name};
+
+/// The first time that is not taken for seconds since 1970: it would be in the year 33658, and is September 2001 in
+/// milliseconds, the unit that `Date.now()` counts in.
+pub const TIME_MAX_S: u64 = 1_000_000_000_000;
+
+/// Bytes of the hash that stands for a token's `jti`, or for a name. Who finds another text for one can have no more of it
+/// than to be removed together.
+const ID_LEN: usize = 8;
+
+/// What a token says. Times are seconds since the Unix epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Claims {
+    /// The room it is good for, or `*` for every room.
+    pub room: String,
+    /// The name that others see.
+    pub name: String,
+    /// Whether its bearer may send media.
+    pub publish: bool,
+    /// Whether its bearer may receive media.
+    pub subscribe: bool,
+    /// Whether its bearer may see and change rooms through the API.
+    pub admin: bool,
+    /// When it stops being good.
+    pub exp: u64,
+    /// When it was made.
+    pub iat: u64,
+    /// Its own identity, random.
+    pub jti: String,
+}
+
+impl Claims {
+    /// Claims of a fresh token that is good from now for `ttl_s` seconds: times and identity are filled in here.
+    pub fn new(room: &str, name: &str, ttl_s: u64) -> Claims {
+        let iat = jsonwebtoken::get_current_timestamp();
+        let mut identity = [0u8; 16];
+        getrandom::fill(&mut identity).expect("the kernel's random number generator answers");
+        Claims {
+            room: room.to_owned(),
+            name: name.to_owned(),
+            publish: false,
+            subscribe: false,
+            admin: false,
+            exp: iat.saturating_add(ttl_s),
+            iat,
+            jti: hex(&identity),
+        }
+    }
+
+    /// Whether it is good for `room`.
+    pub fn is_for(&self, room: &str) -> bool {
+        self.room == ANY_ROOM || self.room == room
+    }
+
+    /// What stands for this one token where it must be known again: a hash of its `jti`, in hexadecimal digits. `None`
+    /// without one.
+    pub fn id(&self) -> Option<String> {
+        (!self.jti.is_empty()).then(|| id_of(&self.jti))
+    }
+
+    pub(super) fn check(&self) -> Result<(), TokenError> {
+        let fault = |claim, fault| Err(TokenError::Claims(ClaimError { claim, fault }));
+        if self.room != ANY_ROOM && !is_room_name(&self.room) {
+            return fault("room", ClaimFault::NotARoom);
+        }
+        if !is_participant_name(&self.name) {
+            return fault("name", ClaimFault::NotAName);
+        }
+        for (claim, time) in [("exp", self.exp), ("iat", self.iat)] {
+            if time >= TIME_MAX_S {
+                return fault(claim, fault_of_time(time as f64));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the claims of a token whose signature is good, at the time `now`. With `is_late` it may have expired.
+    pub(super) fn read(claims: &Map<String, Value>, now: u64, is_late: bool) -> Result<Claims, TokenError> {
+        let claims = Reader(claims);
+        // RFC 7519 §4.1.3: who is not among those that `aud` names must reject the token, and nobody calls us by a name.
+        if claims.find("aud").is_some() {
+            return Err(TokenError::Claims(ClaimError { claim: "aud", fault: ClaimFault::OtherAudience }));
+        }
+        let missing = |claim| TokenError::Claims(ClaimError { claim, fault: ClaimFault::Missing });
+        let exp = claims.time("exp")?.ok_or(missing("exp"))?;
+        // The time to the second: RFC 7519 §4.1.4 and §4.1.5 allow some leeway for the clocks.
+        if !is_late && exp < now.saturating_sub(LEEWAY_S) as f64 {
+            return Err(TokenError::Expired);
+        }
+        if claims.time("nbf")?.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_S) as f64) {
+            return Err(TokenError::Immature);
+        }
+        let read = Claims {
+            room: claims.text("room")?.ok_or(missing("room"))?.to_owned(),
+            name: claims.text("name")?.ok_or(missing("name"))?.to_owned(),
+            publish: claims.flag("publish")?,
+            subscribe: claims.flag("subscribe")?,
+            admin: claims.flag("admin")?,
+            exp: whole_seconds(exp),
+            iat: whole_seconds(claims.time("iat")?.unwrap_or_default()),
+            jti: claims.text("jti")?.unwrap_or_default().to_owned(),
+        };
+        read.check()?;
+        Ok(read)
+    }
+}
+
+/// What stands for a `jti` that is known by itself, or for a name.
+pub fn id_of(jti: &str) -> String {
+    hex(&digest::digest(&digest::SHA256, jti.as_bytes()).as_ref()[..ID_LEN])
+}
+
+/// The second in which a time lies. A time before 1970 is as good as 1970: both are long ago.
+fn whole_seconds(time: f64) -> u64 {
+    time as u64 // Rounds down, and negative ones up to 0.
+}
+
+/// A claim that is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClaimError {
+    /// Its name.
+    pub claim: &'static str,
+    /// What is wrong.
+    pub fault: ClaimFault,
+}
+
+/// What is wrong with a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimFault {
+    /// It is not there.
+    Missing,
+    /// It should be a number, as a NumericDate is (RFC 7519 §2).
+    NotANumber,
+    /// It should be true or false.
+    NotABoolean,
+    /// It should be a string.
+    NotAString,
+    /// A time that seems to be in milliseconds.
+    Milliseconds,
+    /// A time that is too far away to be one.
+    FarAway,
+    /// No name of a room, and not `*`.
+    NotARoom,
+    /// No name that could be shown.
+    NotAName,
+    /// The token is for somebody else.
+    OtherAudience,
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let claim = self.claim;
+        match self.fault {
+            ClaimFault::Missing => write!(f, "{claim} is missing"),
+            ClaimFault::NotANumber => write!(f, "{claim} is not a number of seconds since 1970"),
+            ClaimFault::NotABoolean => write!(f, "{claim} is neither true nor false (without quotes)"),
+            ClaimFault::NotAString => write!(f, "{claim} is not a string"),
+            ClaimFault::Milliseconds => {
+                write!(f, "{claim} is in seconds since 1970, and this looks like milliseconds: divide it by 1000")
+            }
+            ClaimFault::FarAway => write!(f, "{claim} is in seconds since 1970, and this is too far away to be a time"),
+            ClaimFault::NotARoom => write!(f, "{claim} is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"),
+            ClaimFault::NotAName => write!(f, "{claim} is not 1 to 64 characters without control characters"),
+            ClaimFault::OtherAudience => write!(f, "{claim} is for somebody else: leave it out"),
+        }
+    }
+}
+
+/// Why a time of [`TIME_MAX_S`] or more is refused.
+fn fault_of_time(time: f64) -> ClaimFault {
+    let is_time_in_milliseconds = time < (TIME_MAX_S * 1000) as f64;
+    if is_time_in_milliseconds { ClaimFault::Milliseconds } else { ClaimFault::FarAway }
+}
+
+/// The claims as they came.
+struct Reader<'a>(&'a Map<String, Value>);
+
+impl<'a> Reader<'a> {
+    fn find(&self, claim: &'static str) -> Option<&'a Value> {
+        self.0.get(claim).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, claim: &'static str) -> Result<Option<&'a str>, TokenError> {
+        match self.find(claim) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotAString })),
+        }
+    }
+
+    /// Absent means no. A string is not taken for a boolean: `"false"` would be a right in some languages.
+    fn flag(&self, claim: &'static str) -> Result<bool, TokenError> {
+        match self.find(claim) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotABoolean })),
+        }
+    }
+
+    /// A NumericDate: any JSON number, whole or not (RFC 7519 §2).
+    fn time(&self, claim: &'static str) -> Result<Option<f64>, TokenError> {
+        let Some(value) = self.find(claim) else { return Ok(None) };
+        let fault = match value.as_f64() {
+            None => ClaimFault::NotANumber,
+            Some(time) if time >= TIME_MAX_S as f64 => fault_of_time(time),
+            Some(time) => return Ok(Some(time)),
+        };
+        Err(TokenError::Claims(ClaimError { claim, fault }))
+    }
+}
