@@ -514,7 +514,8 @@ impl Engine {
         let Some(member) = room.member(handle.peer) else { return };
         let settings = self.settings_of(&self.peers[&handle].room);
         let live_videos = member.live(Kind::Video);
-        let shares = settings.shares(room.members().len(), member.live(Kind::Audio), live_videos);
+        let shares =
+            settings.shares(room.members().len(), member.live(Kind::Audio), live_videos, member.audio_answered());
         let streams: Vec<StreamId> = member.tracks.iter().map(|track| track.stream).collect();
         if let Some(worker) = self.workers.get_mut(&handle.worker) {
             // Who heeds no signal is told by its transport.
@@ -543,6 +544,7 @@ impl Engine {
             tracks: member.tracks.clone(),
             slots: member.slots.clone(),
             from: member.from.clone(),
+            hears: member.hears,
             is_resource: peer.is_resource,
             home: (peer.home != peer.room).then(|| peer.home.clone()),
             terms: peer.terms.clone(),

@@ -11,6 +11,7 @@ use proto::id::PeerId;
 
 use crate::policy::Grant;
 use crate::room::{Slot, Track};
+use crate::sdp::OpusParams;
 use crate::session::SessionHash;
 use crate::terms::Terms;
 
@@ -38,6 +39,9 @@ pub(crate) struct Entry {
     /// Whom it wants to receive, if not everybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) from: Vec<String>,
+    /// What it declares of Opus where it receives.
+    #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hears: Option<OpusParams>,
     /// Whether it has an HTTP resource instead of a socket; the session is the resource's id.
     #[serde(default)]
     pub(crate) is_resource: bool,
@@ -107,6 +111,7 @@ mod tests {
             formats,
             is_muted: true,
             is_paused: true,
+            audio_bps: Some(510_000),
         };
         let slot = |lane| Slot {
             slot: SlotId::new(u32::MAX, u32::MAX),
@@ -137,6 +142,14 @@ mod tests {
             tracks: vec![track; TRACKS_CEILING],
             slots: (0..SLOTS_CEILING as u8).map(slot).collect(),
             from: vec!["\"".repeat(FROM_LEN_MAX / FROM_MAX); FROM_MAX],
+            hears: Some(OpusParams {
+                maxaveragebitrate: Some(510_000),
+                maxplaybackrate: Some(47_999),
+                minptime: Some(120),
+                ptime: Some(120),
+                maxptime: Some(120),
+                ..OpusParams::default()
+            }),
             is_resource: true,
             home: Some("h".repeat(ROOM_CHARS_MAX)),
             terms: Terms::largest(),

@@ -20,7 +20,8 @@ use crate::random::Random;
 use crate::reconcile::Plan;
 use crate::room::{Format, Formats, Slot, Track};
 use crate::sdp::{
-    self, AnswerParams, AnswerSection, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SlotDescription,
+    self, AnswerParams, AnswerSection, Fingerprint, IceCredentials, Offer, OfferedCodec, OpusParams, Section,
+    SlotDescription,
 };
 use crate::terms::{Spent, Terms};
 
@@ -93,6 +94,8 @@ pub(crate) struct Opened {
     pub(crate) tracks: Vec<Track>,
     /// What it receives through.
     pub(crate) slots: Vec<Slot>,
+    /// What it declares of Opus where it receives.
+    pub(crate) hears: Option<OpusParams>,
     /// What is agreed now.
     pub(crate) terms: Terms,
     /// Whether ICE starts over.
@@ -157,6 +160,27 @@ impl Negotiation {
             codecs.swap(0, spoken);
             codecs.truncate(1);
         }
+    }
+
+    /// Declares for Opus what those want who would receive the peer, and what they are about to get whom it receives.
+    pub(crate) fn tune(&mut self, receivers: &[OpusParams]) {
+        for verdict in &mut self.sections {
+            let (sends, is_slot) = (verdict.track.is_some(), verdict.is_slot);
+            for opus in verdict.codecs.iter_mut().filter_map(|codec| codec.opus.as_mut()) {
+                let sent = opus.sent();
+                *opus = match (sends, is_slot) {
+                    (true, false) => opus.answered(receivers),
+                    (true, true) => OpusParams { sprop_stereo: sent.sprop_stereo, ..opus.answered(receivers) },
+                    (false, _) => sent,
+                };
+            }
+        }
+    }
+
+    /// What it declares of Opus where it receives; of several sections the first counts, as they hardly ever differ.
+    fn hears(&self) -> Option<OpusParams> {
+        let declared = |index: usize| sdp::choose_codecs(&self.offer.sections[index], &[]).first()?.opus;
+        self.served().filter(|(_, _, verdict)| verdict.is_slot).find_map(|(index, ..)| declared(index))
     }
 
     /// Refuses a further offer that asks for more than a worker holds for one peer, or that it could not follow.
@@ -287,7 +311,7 @@ impl Negotiation {
             sections: answers,
         };
         let terms = Terms::of(&self.offer, &params, spent);
-        Opened { tracks, slots, terms, is_restart, sdp: sdp::write_answer(&self.offer, &params) }
+        Opened { tracks, slots, hears: self.hears(), terms, is_restart, sdp: sdp::write_answer(&self.offer, &params) }
     }
 
     /// Ids as they are answered. Those of before stand, although no section has them any more: packets under way do.
@@ -450,6 +474,7 @@ impl Opening<'_> {
             formats: formats(verdict),
             is_muted: before.is_some_and(|track| track.is_muted),
             is_paused: false,
+            audio_bps: verdict.codecs[0].opus.and_then(|opus| opus.maxaveragebitrate),
         });
     }
 

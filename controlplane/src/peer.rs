@@ -12,7 +12,6 @@ use proto::signal::PeerState;
 
 use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
 use crate::engine::SocketId;
-use crate::ice::RemoteCandidates;
 use crate::policy::Grant;
 use crate::sdp::{Fingerprint, Offer, Setup};
 use crate::session::SessionHash;
@@ -32,14 +31,10 @@ pub(crate) struct Peer {
     pub(crate) socket: Option<SocketId>,
     /// Whether it came by an HTTP resource, whose id is its session.
     pub(crate) is_resource: bool,
-    /// MIDs of its offer, for candidates that name one. Empty for an adopted peer: what it trickles now is late.
-    pub(crate) mids: Vec<String>,
     /// What was agreed with it.
     pub(crate) terms: Terms,
     /// Whether its client was told that its token expires.
     pub(crate) is_warned: bool,
-    /// What it told of its candidates.
-    pub(crate) candidates: RemoteCandidates,
     /// Its way to the worker.
     pub(crate) transport: Transport,
 }
@@ -54,7 +49,7 @@ impl Peer {
         terms: Terms,
         deadline: Instant,
     ) -> Peer {
-        let mut peer = Peer {
+        Peer {
             room: room.to_owned(),
             home: room.to_owned(),
             grant: grant.clone(),
@@ -62,29 +57,8 @@ impl Peer {
             socket: None,
             is_resource: false,
             is_warned: false,
-            mids: Vec::new(),
-            candidates: RemoteCandidates::default(),
             transport: Transport::answered(offer.fingerprints.clone(), terms.setup(), deadline),
             terms,
-        };
-        peer.take_sections(offer);
-        peer
-    }
-
-    /// A further offer of it is answered just now.
-    pub(crate) fn offered_again(&mut self, offer: &Offer, terms: Terms, is_restart: bool) {
-        if is_restart {
-            self.candidates = RemoteCandidates::default(); // Those of the former ICE session.
-        }
-        self.terms = terms;
-        self.take_sections(offer);
-    }
-
-    fn take_sections(&mut self, offer: &Offer) {
-        self.mids = offer.sections.iter().map(|section| section.mid.as_str().to_owned()).collect();
-        for candidate in &offer.candidates {
-            // Those in the offer decide as little as the trickled ones; a bad one among them is not worth the call.
-            let _ = self.candidates.add(candidate);
         }
     }
 
@@ -106,8 +80,6 @@ impl Peer {
             is_resource: deadline.is_none(),
             terms,
             is_warned: false,
-            mids: Vec::new(),
-            candidates: RemoteCandidates::default(),
             transport: Transport::adopted(deadline),
         }
     }

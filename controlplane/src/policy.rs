@@ -303,10 +303,20 @@ impl Settings {
 
     /// What each of `participants` may send with that many tracks live. A client sends once and receives from all the
     /// others, so its total, up and down, is as many shares as there are participants.
-    pub fn shares(&self, participants: usize, live_audios: usize, live_videos: usize) -> Shares {
+    ///
+    /// An audio track has what it was answered (`maxaveragebitrate`, RFC 7587), but of more than speech needs not so much that
+    /// less than half is left for video.
+    pub fn shares(
+        &self,
+        participants: usize,
+        live_audios: usize,
+        live_videos: usize,
+        audio_answered: Option<u32>,
+    ) -> Shares {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
         let send = self.client_bps_max / count(participants);
-        let audio = AUDIO_BPS.min(send / count(live_audios));
+        let half = send / 2 / count(live_audios);
+        let audio = audio_answered.unwrap_or(AUDIO_BPS).min(half.max(AUDIO_BPS)).min(send / count(live_audios));
         let video = (send - audio * count(live_audios)) / count(live_videos);
         Shares { send, video, audio }
     }
@@ -340,15 +350,21 @@ mod tests {
         let settings = Settings::default();
         for participants in 1..=24 {
             for (audios, videos) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 2)] {
-                let shares = settings.shares(participants, audios, videos);
-                assert!(shares.send * participants as u32 <= settings.client_bps_max);
-                assert!(shares.audio * audios as u32 + shares.video * videos as u32 <= shares.send);
-                assert!(shares.video > 0 && shares.audio > 0);
+                for answered in [None, Some(6_000), Some(96_000), Some(510_000)] {
+                    let shares = settings.shares(participants, audios, videos, answered);
+                    assert!(shares.send * participants as u32 <= settings.client_bps_max);
+                    assert!(shares.audio * audios as u32 + shares.video * videos as u32 <= shares.send);
+                    assert!(shares.video > 0 && shares.audio > 0);
+                }
             }
         }
-        assert_eq!(settings.shares(2, 1, 1), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
-        assert_eq!(settings.shares(2, 1, 2), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
-        assert_eq!(settings.shares(0, 0, 0).send, 2_000_000);
+        assert_eq!(settings.shares(2, 1, 1, None), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
+        assert_eq!(settings.shares(2, 1, 2, None), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
+        let music = Shares { send: 1_000_000, video: 872_000, audio: 128_000 };
+        assert_eq!(settings.shares(2, 1, 1, Some(128_000)), music);
+        assert_eq!(settings.shares(8, 1, 1, Some(510_000)), Shares { send: 250_000, video: 125_000, audio: 125_000 });
+        assert_eq!(settings.shares(2, 1, 1, Some(20_000)).audio, 20_000);
+        assert_eq!(settings.shares(0, 0, 0, None).send, 2_000_000);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::ids::SlabId;
 use crate::placement::{Workers, plan_of};
 use crate::policy::{SLOTS_CEILING, VideoCodecs, codec_of};
 use crate::reconcile::Plan;
+use crate::sdp::OpusParams;
 use crate::slots::{self, Slots, Wish};
 
 /// One room.
@@ -86,6 +87,8 @@ pub(crate) struct Member {
     pub(crate) tracks: Vec<Track>,
     /// What it receives through.
     pub(crate) slots: Vec<Slot>,
+    /// What it declares of Opus where it receives; publishers who come are told.
+    pub(crate) hears: Option<OpusParams>,
     /// Whether its transport has keys. Before that a route into its slots would only drop packets, and the keyframe
     /// that opens a picture would be spent on nobody.
     pub(crate) is_connected: bool,
@@ -115,6 +118,9 @@ pub(crate) struct Track {
     /// Whether its section does not send now: nobody knows of it, and its stream is kept for when it does again.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_paused: bool,
+    /// Audio only: the `maxaveragebitrate` that it was answered, bit/s.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audio_bps: Option<u32>,
 }
 
 /// The codecs of one m-section: the one that it was answered with first, and perhaps a second.
@@ -233,6 +239,11 @@ impl Member {
     /// How many tracks of a kind are live.
     pub(crate) fn live(&self, kind: Kind) -> usize {
         self.published().filter(|t| t.is_active && crate::policy::kind_of(t.source) == kind).count()
+    }
+
+    /// The bit rate that its audio was answered, the highest of several.
+    pub(crate) fn audio_answered(&self) -> Option<u32> {
+        self.published().filter(|track| track.is_active).filter_map(|track| track.audio_bps).max()
     }
 
     /// What its slots carry, in the shape of the assignment rule.
@@ -458,6 +469,15 @@ impl Room {
             by_id.or_else(|| self.members.iter().rev().find(|other| other.name == *wanted)).map(|other| other.peer)
         };
         member.from.iter().map(find).collect()
+    }
+
+    /// What those declare of Opus who would receive a publisher of this name and id.
+    pub(crate) fn listeners(&self, name: &str, id: &str) -> Vec<OpusParams> {
+        let would_hear = |member: &&Member| {
+            let is_wanted = member.from.is_empty() || member.from.iter().any(|from| from == name || from == id);
+            member.id != id && member.may_subscribe && is_wanted
+        };
+        self.members.iter().filter(would_hear).filter_map(|member| member.hears).collect()
     }
 
     /// What each slot of `peer` carries.

@@ -327,7 +327,55 @@ async fn more_signals_than_allowed_end_the_socket() {
     }
     assert!((10..15).contains(&signals), "{signals} were let through");
     assert_eq!(error_code(&mut client).await, ("too_much".into(), true));
-    assert_eq!(close_code(&mut client).await, CloseCode::Policy);
+    assert_eq!(close_code(&mut client).await, CloseCode::Again, "and may come again");
+    let (mut client, _outgoing) = server.join().await;
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { .. }));
+}
+
+/// A browser on a host with hundreds of networks has as many candidates, and more m-sections multiply them.
+#[tokio::test]
+async fn candidates_are_not_counted_among_the_signals() {
+    let mut server = Server::start(Limits { signals_per_second: 10, ..Limits::default() }).await;
+    let (mut client, _outgoing) = server.join().await;
+    let candidate =
+        r#"{"candidate":"candidate:1 1 udp 2122260223 192.0.2.7 50312 typ host","sdpMid":"0","sdpMLineIndex":0}"#;
+    let one = candidate.replace("{\"candidate", r#"{"type":"candidate","candidate"#);
+    for _ in 0..600 {
+        client.send(Message::text(one.clone())).await.unwrap();
+    }
+    let together =
+        format!(r#"{{"type":"candidates","candidates":[{}{{"candidate":""}}]}}"#, format!("{candidate},").repeat(1000));
+    client.send(Message::text(together)).await.unwrap();
+    // The dictionary of the WebRTC API has an empty candidate by default.
+    client.send(Message::text(r#"{"type":"candidate","sdpMid":null,"usernameFragment":null}"#)).await.unwrap();
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert!(
+        matches!(server.request().await, Request::Signal { signal: ClientSignal::Ping {}, .. }),
+        "nothing before it"
+    );
+    let nonsense = r#"{"type":"candidates","candidates":[{"candidate":""},{"candidate":"{\"candidate\":\"\"}"}]}"#;
+    client.send(Message::text(nonsense)).await.unwrap();
+    assert_eq!(error_code(&mut client).await, ("bad_candidate".into(), false));
+}
+
+/// Who sends more bytes than anybody needs is read more slowly, and stays.
+#[tokio::test]
+async fn many_bytes_are_read_slowly() {
+    let mut server = Server::start(Limits { signal_len_max: 50_000, ..Limits::default() }).await;
+    let (mut client, _outgoing) = server.join().await;
+    let begun = Instant::now();
+    let padded = format!(r#"{{"type":"candidate"{}}}"#, " ".repeat(5_000));
+    for _ in 0..20 {
+        client.send(Message::text(padded.clone())).await.unwrap();
+    }
+    client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert!(matches!(server.request().await, Request::Signal { .. }));
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_millis(900),
+        "100 kB at 50 kB a second, of which one second's worth is free: {took:?}"
+    );
 }
 
 #[tokio::test]

@@ -8,9 +8,7 @@ use std::time::Duration;
 use controlplane::engine::{Grant, Input, Settings};
 use proptest::prelude::*;
 use proto::plane::{Direction, Report};
-use proto::signal::{
-    Candidate, ClientSignal, ErrorCode, Kind, LeaveReason, PeerState, ServerSignal, Source, TrackDescription,
-};
+use proto::signal::{ClientSignal, ErrorCode, Kind, LeaveReason, PeerState, ServerSignal, Source, TrackDescription};
 
 use world::{PAGE, World, candidate, carried, error_of, grant, is_bye, is_state, names, page_tracks};
 
@@ -467,38 +465,23 @@ fn offers_that_cannot_be_served_are_named() {
 fn signals_out_of_place_are_named_and_change_nothing() {
     let mut world = World::new();
     let guest = world.guest("blue", grant("Ada"));
-    for signal in [candidate("", "0"), ClientSignal::Track { mid: "0".into(), active: true }] {
-        world.say(guest.socket, signal);
-        assert_eq!(error_of(world.next(guest.socket)), (ErrorCode::NotJoined, false));
-    }
+    world.say(guest.socket, ClientSignal::Track { mid: "0".into(), active: true });
+    assert_eq!(error_of(world.next(guest.socket)), (ErrorCode::NotJoined, false));
     let ada = world.join("blue", "Ada");
     world.drain(ada.socket);
     let before = world.worker().dump();
-    let host = "candidate:1 1 udp 2122260223 192.0.2.1 50000 typ host";
     for (signal, code) in [
         (ClientSignal::Offer { sdp: PAGE.into(), tracks: vec![] }, ErrorCode::UnsupportedOffer),
         (ClientSignal::Resume { session: ada.session.clone() }, ErrorCode::AlreadyJoined),
         (ClientSignal::Track { mid: "3".into(), active: true }, ErrorCode::UnknownTrack),
-        (candidate("candidate:nonsense", "0"), ErrorCode::BadCandidate),
-        (candidate(host, "99"), ErrorCode::BadCandidate),
-        (
-            ClientSignal::Candidate(Candidate {
-                candidate: host.into(),
-                sdp_m_line_index: Some(99),
-                ..Candidate::default()
-            }),
-            ErrorCode::BadCandidate,
-        ),
     ] {
         world.say(ada.socket, signal);
         assert_eq!(error_of(world.next(ada.socket)), (code, false));
     }
-    for _ in 0..128 {
-        world.say(ada.socket, candidate(host, "0"));
+    for _ in 0..1000 {
+        world.say(ada.socket, candidate("candidate:1 1 udp 2122260223 192.0.2.1 50000 typ host", "99"));
     }
     assert!(world.drain(ada.socket).is_empty());
-    world.say(ada.socket, candidate(host, "0"));
-    assert_eq!(error_of(world.next(ada.socket)), (ErrorCode::TooMuch, false));
     assert_eq!(world.worker().dump(), before);
 }
 

@@ -28,6 +28,11 @@ pub enum ClientSignal {
     },
     /// A trickled ICE candidate (RFC 8838); an empty `candidate` ends them.
     Candidate(Candidate),
+    /// Several of them at once, as they were gathered. A host has as many as it has networks.
+    Candidates {
+        /// Each as in `candidate`.
+        candidates: Vec<Candidate>,
+    },
     /// A track was switched on or off by its owner (mute, camera off, screen share).
     Track {
         /// The m-section that carries it.
@@ -91,7 +96,8 @@ pub enum Kind {
 /// `RTCIceCandidateInit` of the WebRTC API.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Candidate {
-    /// `candidate:…` (RFC 8839 §5.1), or empty: no more will come.
+    /// `candidate:…` (RFC 8839 §5.1), or empty: no more will come. Absent means empty, as in the WebRTC API.
+    #[serde(default)]
     pub candidate: String,
     /// MID of the m-section.
     #[serde(rename = "sdpMid", default, skip_serializing_if = "Option::is_none")]
@@ -369,7 +375,7 @@ pub enum LeaveReason {
 pub enum ErrorCode {
     /// Not a signal of this protocol.
     BadSignal,
-    /// A signal larger than 256 KiB, or more than 50 a second.
+    /// A signal larger than 256 KiB, or more than 50 a second besides candidates.
     TooMuch,
     /// `resume` on a socket that has its peer.
     AlreadyJoined,
@@ -389,7 +395,7 @@ pub enum ErrorCode {
     NoDataplane,
     /// The session of `resume` is not known here: offer anew.
     UnknownSession,
-    /// The candidate does not parse, or names no m-section.
+    /// What should be a candidate is none.
     BadCandidate,
     /// The MID is no track of this peer.
     UnknownTrack,

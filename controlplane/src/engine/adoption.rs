@@ -81,6 +81,7 @@ impl Engine {
             slots: entry.slots,
             is_connected: true,
             from: entry.from,
+            hears: entry.hears,
         });
         let deadline = (!entry.is_resource).then(|| now + self.settings.resume_timeout);
         let peer = Peer::adopted((entry.room, entry.home), entry.grant, entry.session, entry.terms, deadline);

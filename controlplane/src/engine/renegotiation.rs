@@ -24,12 +24,13 @@ impl Engine {
             return Err(no_dataplane());
         };
         let name = peer.room.clone();
-        let Some(member) = self.rooms.get(&name).and_then(|room| room.member(handle.peer)) else {
-            return Err(no_dataplane());
-        };
+        let Some(room) = self.rooms.get(&name) else { return Err(no_dataplane()) };
+        let Some(member) = room.member(handle.peer) else { return Err(no_dataplane()) };
+        let listeners = room.listeners(&member.name, &member.id);
         let before = Before { terms: Some(&peer.terms), tracks: &member.tracks, slots: &member.slots };
-        let negotiation = Negotiation::read(sdp, described, &peer.grant, &self.settings, codecs, before)?;
+        let mut negotiation = Negotiation::read(sdp, described, &peer.grant, &self.settings, codecs, before)?;
         negotiation.check_further(handle.peer, before, &worker.plan)?;
+        negotiation.tune(&listeners);
 
         let ours = Ours { fingerprint: &self.fingerprint, candidates: &worker.candidates };
         let opened = negotiation.open(handle.peer, &ours, before, &mut worker.plan, &mut self.random);
@@ -40,9 +41,9 @@ impl Engine {
 
     /// The room goes on with what was opened, and everybody whom it concerns is told.
     fn answer_again(&mut self, handle: Handle, name: &str, negotiation: &Negotiation, opened: Opened) {
-        let Opened { tracks, slots, terms, is_restart, sdp } = opened;
+        let Opened { tracks, slots, hears, terms, is_restart, sdp } = opened;
         let Some(peer) = self.peers.get_mut(&handle) else { return };
-        peer.offered_again(negotiation.offer(), terms, is_restart);
+        peer.terms = terms;
         let socket = peer.socket;
         self.tell(handle, ServerSignal::Answer { sdp });
         if let (Some(socket), true) = (socket, is_restart) {
@@ -56,7 +57,7 @@ impl Engine {
             member.slots.iter().map(|slot| (slot.mid.clone(), slot.is_shut)).collect()
         };
         let shape_was = shape(member);
-        (member.tracks, member.slots) = (tracks, slots);
+        (member.tracks, member.slots, member.hears) = (tracks, slots, hears);
         let (info, has_other_slots, begins_video) =
             (member.info(), shape(member) != shape_was, !had_video && member.has_video());
         let has_other_tracks = info != was;

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use proto::plane::PeerOpen;
-use proto::signal::{Candidate, ErrorCode, LeaveReason};
+use proto::signal::{ErrorCode, LeaveReason};
 
 use super::signalling::no_dataplane;
 use super::{Engine, Guest, Handle};
@@ -44,8 +44,6 @@ pub enum Ask {
         resource: String,
         /// Of these entity tags one must be the present one.
         tags: Vec<String>,
-        /// What was gathered.
-        fragment: Fragment,
     },
     /// Other ICE credentials, for a client that has others too: they stand in the fragment.
     Restart {
@@ -127,10 +125,10 @@ impl Engine {
                 self.totals.offers_refused += u64::from(opened.is_err());
                 Ok(opened?)
             }
-            Ask::Trickle { room, resource, tags, fragment } => {
+            Ask::Trickle { room, resource, tags } => {
                 let handle = self.resource(&room, &resource)?;
                 match self.tag_of(handle) {
-                    Some(tag) if tags.contains(&tag) => self.gathered(handle, &fragment).map(|()| Reply::Trickled),
+                    Some(tag) if tags.contains(&tag) => Ok(Reply::Trickled),
                     _ => Err(Denial::OtherTag),
                 }
             }
@@ -222,24 +220,14 @@ impl Engine {
         Some(String::from_utf8_lossy(&open.ufrag).into_owned())
     }
 
-    fn gathered(&mut self, handle: Handle, fragment: &Fragment) -> Result<(), Denial> {
-        for text in &fragment.candidates {
-            let sdp_mid = (!fragment.mid.is_empty()).then(|| fragment.mid.as_str().to_owned());
-            self.candidate(handle, &Candidate { candidate: text.clone(), sdp_mid, ..Candidate::default() })?;
-        }
-        Ok(())
-    }
-
     /// The worker takes other credentials for the peer; SRTP and DTLS stand (RFC 8842 §5.5).
     fn restart_ice(&mut self, handle: Handle, fragment: &Fragment) -> Result<Reply, Denial> {
         let Some(peer) = self.peers.get_mut(&handle) else { return Err(Denial::UnknownResource) };
         let Some(ice) = fragment.ice.as_ref().filter(|ice| peer.terms.is_restart(ice)) else {
             // Not another ICE session: some clients name any tag for want of one.
-            return self.gathered(handle, fragment).map(|()| Reply::Trickled);
+            return Ok(Reply::Trickled);
         };
-        peer.candidates = Default::default(); // Those of the former ICE session.
         peer.terms.restarted(ice);
-        self.gathered(handle, fragment)?;
         self.journal(handle);
         let credentials = Credentials::from_random(&self.random.bytes());
         let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(no_dataplane().into()) };

@@ -5,7 +5,6 @@ use std::time::Instant;
 use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
 
 use super::{Denial, Engine, Guest, Handle, Seat, SocketId, Timer};
-use crate::ice::CandidateError;
 use crate::negotiation::{Before, Negotiation, Ours, Refusal};
 use crate::peer::Peer;
 use crate::placement;
@@ -101,7 +100,8 @@ impl Engine {
     pub(super) fn signal(&mut self, now: Instant, socket: SocketId, signal: ClientSignal) {
         let Some(seat) = self.sockets.get(&socket) else { return };
         match (seat, signal) {
-            (_, ClientSignal::Token { .. }) => {} // The door takes it, which alone can read it.
+            // The door takes them: it alone can read a token, and a lite agent has no use for candidates.
+            (_, ClientSignal::Token { .. } | ClientSignal::Candidate(_) | ClientSignal::Candidates { .. }) => {}
             (_, ClientSignal::Ping {}) => self.send(socket, ServerSignal::Pong {}),
             (Seat::Guest(guest), ClientSignal::Offer { sdp, tracks }) => {
                 let guest = guest.clone();
@@ -118,7 +118,7 @@ impl Engine {
                 }
             }
             (Seat::Guest(_), ClientSignal::Leave {}) => self.close_socket(socket),
-            (Seat::Guest(_), ClientSignal::Candidate(_) | ClientSignal::Track { .. }) => {
+            (Seat::Guest(_), ClientSignal::Track { .. }) => {
                 self.refuse(socket, Refusal::new(ErrorCode::NotJoined, "an offer must come first"), false);
             }
             (&Seat::Peer(handle), ClientSignal::Offer { sdp, tracks }) => {
@@ -129,11 +129,6 @@ impl Engine {
             }
             (Seat::Peer(_), ClientSignal::Resume { .. }) => {
                 self.refuse(socket, Refusal::new(ErrorCode::AlreadyJoined, "this socket has its peer"), false);
-            }
-            (&Seat::Peer(handle), ClientSignal::Candidate(candidate)) => {
-                if let Err(refusal) = self.candidate(handle, &candidate) {
-                    self.refuse(socket, refusal, false);
-                }
             }
             (&Seat::Peer(handle), ClientSignal::Track { mid, active }) => {
                 if let Err(refusal) = self.track(handle, &mid, active) {
@@ -182,7 +177,9 @@ impl Engine {
         negotiation: Result<Negotiation, Refusal>,
     ) -> Result<Admitted, Refusal> {
         let index = self.worker_for(&guest.room)?;
-        let negotiation = negotiation?;
+        let mut negotiation = negotiation?;
+        let room = self.rooms.get(&guest.room);
+        negotiation.tune(&room.map(|room| room.listeners(&guest.grant.name, &guest.id)).unwrap_or_default());
         let Some(worker) = self.workers.get_mut(&index) else { return Err(no_dataplane()) };
         if !worker.plan.has_room(negotiation.stream_count(), negotiation.slot_count()) {
             return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of peers"));
@@ -206,6 +203,7 @@ impl Engine {
                 name: guest.grant.name,
                 tracks: opened.tracks,
                 slots: opened.slots,
+                hears: opened.hears,
                 is_connected: false,
                 from: Vec::new(),
             },
@@ -356,23 +354,6 @@ impl Engine {
         self.tell_limit(handle);
         self.tell_codec(handle);
         Ok(())
-    }
-
-    /// A trickled candidate. An ICE-lite agent sends no checks, so it only tells whether the client speaks properly.
-    pub(super) fn candidate(&mut self, handle: Handle, candidate: &Candidate) -> Result<(), Refusal> {
-        let Some(peer) = self.peers.get_mut(&handle) else { return Ok(()) };
-        let is_known = candidate.sdp_mid.as_ref().is_none_or(|mid| peer.mids.contains(mid))
-            && candidate.sdp_m_line_index.is_none_or(|index| usize::from(index) < peer.mids.len());
-        if !is_known && !peer.mids.is_empty() {
-            return Err(Refusal::new(ErrorCode::BadCandidate, "the candidate names no m-section of the offer"));
-        }
-        peer.candidates.add(&candidate.candidate).map_err(|error| {
-            let code = match error {
-                CandidateError::TooMany => ErrorCode::TooMuch,
-                _ => ErrorCode::BadCandidate,
-            };
-            Refusal::new(code, error.to_string())
-        })
     }
 
     /// A track was switched on or off by its owner.

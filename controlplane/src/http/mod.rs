@@ -56,7 +56,7 @@ pub struct Limits {
     pub headers_max: usize,
     /// Bytes of one signal. Chromium's offer for eight participants has 19 to 60 KiB, the SDP parser takes 256.
     pub signal_len_max: usize,
-    /// Signals of one socket per second; a burst of as many is allowed.
+    /// Signals of one socket per second, candidates aside; a burst of as many is allowed.
     pub signals_per_second: u32,
     /// REST requests of one admin token per second; a burst of as many is allowed.
     pub requests_per_second: u32,

@@ -14,10 +14,10 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
+use proto::signal::{Candidate, ClientSignal, ErrorCode, ServerSignal};
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval_at, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::error::Problem;
 use super::websocket::{self, Message, close_code};
@@ -25,10 +25,14 @@ use super::whip::{ENGINE_TIMEOUT, denied, engine_busy};
 use super::{Limits, Site};
 use crate::auth::{Claims, TokenError, is_room_name};
 use crate::engine::{Grant, SocketId};
+use crate::ice::is_candidate;
 use crate::link::{Closing, ToSocket};
 
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
 const FRAME_LEN_FACTOR: usize = 2;
+
+/// Bytes for which a frame counts at least: what the frame itself costs, however little is in it.
+const FRAME_COST_MIN: usize = 256;
 
 /// A signalling socket.
 type WebSocket = websocket::WebSocket<TokioIo<Upgraded>>;
@@ -179,7 +183,7 @@ async fn carry(
     let mut pings = interval_at(tokio::time::Instant::now() + limits.ping_interval, limits.ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
-    let mut budget = Budget::new(limits.signals_per_second, heard);
+    let mut budget = SocketBudget::new(limits, heard);
     loop {
         let message = tokio::select! {
             received = websocket.recv() => match received {
@@ -228,37 +232,60 @@ async fn take(
     message: Message,
     site: &Site,
     (socket, room): (SocketId, &str),
-    budget: &mut Budget,
+    budget: &mut SocketBudget,
     now: Instant,
 ) -> Taken {
     let limits = &site.limits;
     if matches!(message, Message::Close(..)) {
         return Taken::End(End::Gone); // The protocol layer has answered it.
     }
-    if !budget.take(now) {
-        let message = format!("more than {} signals in a second", limits.signals_per_second);
-        return Taken::End(End::TooMuch(close_code::POLICY, message));
+    let len = if let Message::Text(text) = &message { text.len() } else { 0 };
+    let wait = budget.bytes.spend(now, len.max(FRAME_COST_MIN));
+    if !wait.is_zero() {
+        sleep(wait).await; // Nothing is read from the socket meanwhile.
     }
-    match message {
+    let signal = match &message {
         Message::Text(text) if text.len() > limits.signal_len_max => {
-            Taken::End(End::TooMuch(close_code::SIZE, too_large(limits)))
+            return Taken::End(End::TooMuch(close_code::SIZE, too_large(limits)));
         }
-        Message::Text(text) => match serde_json::from_str::<ClientSignal>(&text) {
-            Ok(ClientSignal::Token { token }) => match admit_token(site, room, &token) {
-                Ok(claims) => {
-                    site.handle.grant(socket, grant(&claims)).await;
-                    Taken::Done
-                }
-                Err(problem) => Taken::Answer(token_refused(&problem)),
-            },
-            Ok(signal) => {
-                site.handle.signal(socket, signal).await;
+        Message::Text(text) => Some(serde_json::from_str::<ClientSignal>(text)),
+        _ => None,
+    };
+    let is_candidate = matches!(signal, Some(Ok(ClientSignal::Candidate(_) | ClientSignal::Candidates { .. })));
+    if !is_candidate && !budget.signals.take(now) {
+        let limit = limits.signals_per_second;
+        let message = format!("more than {limit} signals in a second, candidates aside: come again, and resume");
+        return Taken::End(End::TooMuch(close_code::AGAIN, message));
+    }
+    match signal {
+        Some(Ok(ClientSignal::Token { token })) => match admit_token(site, room, &token) {
+            Ok(claims) => {
+                site.handle.grant(socket, grant(&claims)).await;
                 Taken::Done
             }
-            Err(error) => Taken::Answer(bad_signal(format!("not a signal of this protocol: {error}"))),
+            Err(problem) => Taken::Answer(token_refused(&problem)),
         },
-        Message::Binary => Taken::Answer(bad_signal("signals are text frames".to_owned())),
-        Message::Ping | Message::Pong | Message::Close(..) => Taken::Done,
+        Some(Ok(ClientSignal::Candidate(candidate))) => gathered(&[candidate]),
+        Some(Ok(ClientSignal::Candidates { candidates })) => gathered(&candidates),
+        Some(Ok(signal)) => {
+            site.handle.signal(socket, signal).await;
+            Taken::Done
+        }
+        Some(Err(error)) => Taken::Answer(bad_signal(format!("not a signal of this protocol: {error}"))),
+        None if matches!(message, Message::Binary) => Taken::Answer(bad_signal("signals are text frames".to_owned())),
+        None => Taken::Done,
+    }
+}
+
+/// Candidates go no further: ICE-lite learns addresses from checks. A browser on a host with many networks has hundreds, so
+/// they are not counted among the signals.
+fn gathered(candidates: &[Candidate]) -> Taken {
+    match candidates.iter().find(|candidate| !is_candidate(&candidate.candidate)) {
+        None => Taken::Done,
+        Some(_) => {
+            let message = "the text of a candidate begins with `candidate:` (RFC 8839 section 5.1)".to_owned();
+            Taken::Answer(ServerSignal::Error { code: ErrorCode::BadCandidate, message, fatal: false })
+        }
     }
 }
 
@@ -295,7 +322,23 @@ async fn close(websocket: &mut WebSocket, limits: &Limits, code: u16, reason: &'
     }
 }
 
-/// How many frames a socket may still send: a bucket that holds a second's worth.
+/// What a socket may still send.
+#[derive(Debug)]
+struct SocketBudget {
+    /// Signals, all but candidates. Who sends more is told, and may come again.
+    signals: Budget,
+    /// Bytes of all frames: one signal of the largest size a second. Who sends more is read more slowly.
+    bytes: Budget,
+}
+
+impl SocketBudget {
+    fn new(limits: &Limits, now: Instant) -> SocketBudget {
+        let bytes = u32::try_from(limits.signal_len_max).unwrap_or(u32::MAX);
+        SocketBudget { signals: Budget::new(limits.signals_per_second, now), bytes: Budget::new(bytes, now) }
+    }
+}
+
+/// A bucket that holds a second's worth.
 #[derive(Debug)]
 pub(super) struct Budget {
     per_second: f64,
@@ -313,14 +356,26 @@ impl Budget {
         self.left + now.duration_since(self.at).as_secs_f64() * self.per_second >= self.per_second
     }
 
+    /// Takes one, if it is there.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
-        self.at = now;
-        self.left = (self.left + earned).min(self.per_second);
+        self.fill(now);
         let has_any = self.left >= 1.0;
         if has_any {
             self.left -= 1.0;
         }
         has_any
+    }
+
+    /// Takes so much in any case, and says how long it lasts until that is there.
+    fn spend(&mut self, now: Instant, cost: usize) -> Duration {
+        self.fill(now);
+        self.left -= cost as f64;
+        Duration::from_secs_f64((-self.left / self.per_second).max(0.0))
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
+        self.at = now;
+        self.left = (self.left + earned).min(self.per_second);
     }
 }

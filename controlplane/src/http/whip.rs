@@ -198,7 +198,7 @@ async fn patch(site: &Site, room: String, resource: String, request: Request<Bod
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", error.to_string()))?;
     let mid = fragment.mid;
     let reply = match tags {
-        Some(tags) => ask(site, Ask::Trickle { room, resource, tags, fragment }).await?,
+        Some(tags) => ask(site, Ask::Trickle { room, resource, tags }).await?,
         None => ask(site, Ask::Restart { room, resource, fragment: with_credentials(fragment)? }).await?,
     };
     Ok(match reply {
@@ -265,7 +265,6 @@ pub(super) fn denied(denial: Denial) -> Problem {
         Denial::Refused { code, message } => {
             let (status, code) = match code {
                 ErrorCode::BadSdp => (StatusCode::BAD_REQUEST, "bad_sdp"),
-                ErrorCode::BadCandidate => (StatusCode::BAD_REQUEST, "bad_candidate"),
                 ErrorCode::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
                 ErrorCode::RoomLocked => (StatusCode::FORBIDDEN, "room_locked"),
                 ErrorCode::RoomFull => (StatusCode::SERVICE_UNAVAILABLE, "room_full"),

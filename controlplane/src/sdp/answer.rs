@@ -211,6 +211,9 @@ fn write_section(
     for codec in codecs {
         write_codec(out, codec, answer.direction())?;
     }
+    if let Some(opus) = codecs.iter().find_map(|codec| codec.opus) {
+        opus.write_packet_times(out)?;
+    }
     let has_rtx = codecs.iter().any(|codec| codec.rtx_pt.is_some());
     let Some(slot) = answer.slot() else { return Ok(()) };
     if answer.direction().may_send() {
@@ -264,12 +267,11 @@ fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> 
     }
 }
 
-/// Format parameters, as they were offered: profiles are used symmetrically, and what a client says of levels it may hear.
+/// Format parameters. Those of Opus are what is wanted of the client ([`super::OpusParams`]), the others are as they were offered: profiles are used symmetrically, and what a client says of levels it may hear.
 fn write_format(out: &mut String, codec: &OfferedCodec) -> std::fmt::Result {
     let pt = codec.pt;
     match codec.codec {
-        // The client need not send what it does not hear; whether it uses DTX is its own business.
-        Codec::Opus => write!(out, "a=fmtp:{pt} minptime=10;useinbandfec=1\r\n"),
+        Codec::Opus => write!(out, "a=fmtp:{pt} {}\r\n", codec.opus.unwrap_or_default()),
         // RFC 6184 §8.2.2: profile and packetization mode are used symmetrically; the level may differ only if both
         // allow it, and repeating the offered one is right in either case.
         Codec::H264 => codec.h264.map_or(Ok(()), |h264| {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proto::id::Pt;
 use proto::plane::{Codec, Extension, feedback};
 
-use super::{Av1Params, H264Params, OfferedCodec, SdpError, Section, SectionKind};
+use super::{Av1Params, H264Params, OfferedCodec, OpusParams, Section, SectionKind};
 
 /// The codec lines of one m-section as they come, keyed by payload type (at most 128 of each).
 #[derive(Default)]
@@ -14,60 +14,62 @@ pub(super) struct CodecLines<'a> {
     /// Payload types of the m-line, in the client's order of preference.
     pub(super) formats: Vec<Pt>,
     rtpmaps: BTreeMap<Pt, &'a str>,
-    fmtps: BTreeMap<Pt, (usize, &'a str)>,
+    fmtps: BTreeMap<Pt, &'a str>,
     /// Offered `rtcp-fb` of each payload type, as bits of [`feedback`].
     feedback: BTreeMap<Pt, u8>,
     feedback_for_all: u8,
+    /// `ptime` and `maxptime` of the section.
+    pub(super) ptime: Option<&'a str>,
+    pub(super) maxptime: Option<&'a str>,
 }
 
 impl<'a> CodecLines<'a> {
     /// `rtpmap:<pt> <name>/<clock>[/<channels>]`
-    pub(super) fn rtpmap(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
-        let (pt, encoding) = split_pt(value).ok_or(SdpError::BadValue { line, what: "a=rtpmap" })?;
-        self.rtpmaps.entry(pt).or_insert(encoding);
-        Ok(())
+    pub(super) fn rtpmap(&mut self, value: &'a str) {
+        if let Some((pt, encoding)) = split_pt(value) {
+            self.rtpmaps.entry(pt).or_insert(encoding);
+        }
     }
 
     /// `fmtp:<pt> <parameters>`
-    pub(super) fn fmtp(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
-        let (pt, parameters) = split_pt(value).ok_or(SdpError::BadValue { line, what: "a=fmtp" })?;
-        self.fmtps.entry(pt).or_insert((line, parameters));
-        Ok(())
+    pub(super) fn fmtp(&mut self, value: &'a str) {
+        if let Some((pt, parameters)) = split_pt(value) {
+            self.fmtps.entry(pt).or_insert(parameters);
+        }
     }
 
     /// `rtcp-fb:<pt or *> <kind> [<detail>]` (RFC 4585 §4.2). Payload types outside the m-line are kept and never asked
     /// for: Firefox writes such lines.
-    pub(super) fn rtcp_fb(&mut self, line: usize, value: &'a str) -> Result<(), SdpError> {
-        let bad = || SdpError::BadValue { line, what: "a=rtcp-fb" };
-        let (target, kind) = value.split_once(' ').ok_or_else(bad)?;
-        let entry = match target {
-            "*" => &mut self.feedback_for_all,
-            pt => self.feedback.entry(parse_pt(pt).ok_or_else(bad)?).or_default(),
+    pub(super) fn rtcp_fb(&mut self, value: &'a str) {
+        let Some((target, kind)) = value.split_once(' ') else { return };
+        let entry = match (target, parse_pt(target)) {
+            ("*", _) => &mut self.feedback_for_all,
+            (_, Some(pt)) => self.feedback.entry(pt).or_default(),
+            (_, None) => return,
         };
-        match kind.trim_end() {
-            "nack" => *entry |= feedback::NACK,
-            "nack pli" => *entry |= feedback::PLI,
-            "ccm fir" => *entry |= feedback::FIR,
-            "transport-cc" => *entry |= feedback::TRANSPORT_CC,
-            "goog-remb" => *entry |= feedback::REMB,
-            _ => {}
-        }
-        Ok(())
+        *entry |= match kind.trim() {
+            "nack" => feedback::NACK,
+            "nack pli" => feedback::PLI,
+            "ccm fir" => feedback::FIR,
+            "transport-cc" => feedback::TRANSPORT_CC,
+            "goog-remb" => feedback::REMB,
+            _ => 0,
+        };
     }
 
     /// The codecs that uprtc serves in an m-section of this kind, in the client's order.
-    pub(super) fn assemble(&self, kind: SectionKind) -> Result<Vec<OfferedCodec>, SdpError> {
+    pub(super) fn assemble(&self, kind: SectionKind) -> Vec<OfferedCodec> {
         let rtx_pts = self.rtx_pts();
         let mut codecs: Vec<OfferedCodec> = Vec::new();
         for &pt in &self.formats {
-            if is_rtcp_like(pt) || codecs.iter().any(|codec| codec.pt == pt) {
+            if is_rtcp_like(pt) {
                 continue;
             }
             let Some(codec) = self.codec_of(pt, kind) else { continue };
-            let h264 = match codec {
-                Codec::H264 => Some(self.h264_params(pt)?),
-                _ => None,
-            };
+            let h264 = if codec == Codec::H264 { self.h264_params(pt) } else { None };
+            if codec == Codec::H264 && h264.is_none() {
+                continue; // Of a form that is none of RFC 6184.
+            }
             let av1 = if codec == Codec::Av1 { self.av1_params(pt) } else { None };
             let offered = self.feedback.get(&pt).copied().unwrap_or_default();
             codecs.push(OfferedCodec {
@@ -76,10 +78,11 @@ impl<'a> CodecLines<'a> {
                 rtx_pt: rtx_pts[usize::from(pt)],
                 h264,
                 av1,
+                opus: (codec == Codec::Opus).then(|| self.opus_params(pt)),
                 feedback: (offered | self.feedback_for_all) & feedback_served(codec),
             });
         }
-        Ok(codecs)
+        codecs
     }
 
     fn codec_of(&self, pt: Pt, kind: SectionKind) -> Option<Codec> {
@@ -113,7 +116,7 @@ impl<'a> CodecLines<'a> {
             if !name.is_some_and(|name| name.eq_ignore_ascii_case("rtx")) {
                 continue;
             }
-            let apt = self.fmtps.get(&rtx).and_then(|(_, parameters)| parse_pt(parameter(parameters, "apt")?));
+            let apt = self.parameter(rtx, "apt").and_then(parse_pt);
             if let Some(apt) = apt {
                 rtx_pts[usize::from(apt)].get_or_insert(rtx);
             }
@@ -123,7 +126,16 @@ impl<'a> CodecLines<'a> {
 
     /// A format parameter of a payload type.
     fn parameter(&self, pt: Pt, name: &str) -> Option<&'a str> {
-        self.fmtps.get(&pt).and_then(|(_, parameters)| parameter(parameters, name))
+        self.fmtps.get(&pt).and_then(|parameters| parameter(parameters, name))
+    }
+
+    /// Opus' parameters. Some clients write the packet times among them instead of as attributes.
+    fn opus_params(&self, pt: Pt) -> OpusParams {
+        OpusParams::read(|name| match name {
+            "ptime" => self.ptime.or_else(|| self.parameter(pt, name)),
+            "maxptime" => self.maxptime.or_else(|| self.parameter(pt, name)),
+            name => self.parameter(pt, name),
+        })
     }
 
     /// AV1's parameters, with the defaults of its payload format where they are absent; `None` beyond the main profile.
@@ -136,29 +148,20 @@ impl<'a> CodecLines<'a> {
         Some(Av1Params { level_idx: number("level-idx", 5, 31)?, tier: number("tier", 0, 1)? })
     }
 
-    /// H.264's parameters, with the defaults of RFC 6184 §8.1 where they are absent.
-    fn h264_params(&self, pt: Pt) -> Result<H264Params, SdpError> {
+    /// H.264's parameters, with the defaults of RFC 6184 §8.1 where they are absent; `None` if they cannot be read.
+    fn h264_params(&self, pt: Pt) -> Option<H264Params> {
         const BASELINE_LEVEL_1: [u8; 3] = [0x42, 0x00, 0x0a];
-        let Some(&(line, parameters)) = self.fmtps.get(&pt) else {
-            return Ok(H264Params {
-                profile_level_id: BASELINE_LEVEL_1,
-                packetization_mode: 0,
-                level_asymmetry_allowed: false,
-            });
-        };
-        let bad = |what| SdpError::BadValue { line, what };
-        let profile_level_id = match parameter(parameters, "profile-level-id") {
+        let profile_level_id = match self.parameter(pt, "profile-level-id") {
             None => BASELINE_LEVEL_1,
-            Some(text) => parse_profile_level_id(text).ok_or(bad("profile-level-id"))?,
+            Some(text) => parse_profile_level_id(text)?,
         };
-        let packetization_mode = match parameter(parameters, "packetization-mode") {
+        let packetization_mode = match self.parameter(pt, "packetization-mode") {
             None | Some("0") => 0,
             Some("1") => 1,
-            Some("2") => 2,
-            Some(_) => return Err(bad("packetization-mode")),
+            Some(_) => return None, // 2 is interleaved, which is not served.
         };
-        let level_asymmetry_allowed = parameter(parameters, "level-asymmetry-allowed") == Some("1");
-        Ok(H264Params { profile_level_id, packetization_mode, level_asymmetry_allowed })
+        let level_asymmetry_allowed = self.parameter(pt, "level-asymmetry-allowed") == Some("1");
+        Some(H264Params { profile_level_id, packetization_mode, level_asymmetry_allowed })
     }
 }
 

@@ -16,6 +16,7 @@
 mod answer;
 mod codec;
 mod fragment;
+mod opus;
 mod parse;
 
 #[cfg(test)]
@@ -29,26 +30,22 @@ use proto::plane::{Codec, Extension, ExtensionIds};
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
 pub use codec::{choose_codec, choose_codecs};
 pub use fragment::{Fragment, parse_fragment, write_fragment};
+pub use opus::OpusParams;
 pub use parse::parse_offer;
 
 /// Longest SDP that is read, bytes. Chromium 156 writes 55,771 for 2 senders, a screen sender and 15 slots when it
 /// lists every codec it has, and phones with hardware codecs list more.
 pub const SDP_LEN_MAX: usize = 256 * 1024;
-/// Longest line, bytes. Only `a=fmtp` with H.264 parameter sets comes near a kilobyte.
-pub const LINE_LEN_MAX: usize = 4096;
 /// m-sections of an offer. An eight-party room needs 18.
 pub const SECTIONS_MAX: usize = 64;
-/// Fingerprints of a transport: aiortc sends three, one for each hash.
+/// Fingerprints of a transport that are kept: aiortc sends three, one for each hash.
 pub const FINGERPRINTS_MAX: usize = 8;
-/// Header extensions of an m-section; ids 1 to 14 are all that a one-byte header can carry.
+/// Header extensions of an m-section that are kept; ids 1 to 14 are all that a one-byte header can carry.
 pub const EXTENSIONS_MAX: usize = 64;
-/// SSRCs of an m-section: a simulcast sender without rids lists three pairs.
+/// SSRCs of an m-section, and groups of them, that are kept: a simulcast sender without rids lists three pairs.
 pub const SSRCS_MAX: usize = 32;
-/// Restriction ids of an m-section (RFC 8851).
+/// Restriction ids of an m-section that are kept (RFC 8851).
 pub const RIDS_MAX: usize = 16;
-/// Candidates in an offer, all m-sections together: 18 unbundled sections times 8.
-pub const CANDIDATES_MAX: usize = 512;
-
 /// Why an offer was refused. `line` counts from 1, `section` from 0 as in `sdpMLineIndex`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SdpError {
@@ -64,7 +61,7 @@ pub enum SdpError {
     /// It has no m-section.
     #[error("the offer has no m-section")]
     NoSections,
-    /// A line that is not `<letter>=<value>`, is too long, or has a control character in it.
+    /// A line that is not `<letter>=<value>`, or has NUL in it.
     #[error("line {line} is not an SDP line")]
     BadLine {
         /// Which.
@@ -89,7 +86,7 @@ pub enum SdpError {
         max: usize,
     },
     /// Something that the transport cannot do without.
-    #[error("m-section {section}: no `{what}`")]
+    #[error("m-section {section}: no valid `{what}`")]
     Missing {
         /// The m-section that carries the transport.
         section: usize,
@@ -130,8 +127,6 @@ pub struct Offer {
     pub is_trickle: bool,
     /// Whether the client is ICE-lite too; then nobody would send checks and the offer cannot be served.
     pub is_ice_lite: bool,
-    /// Its candidates so far, `candidate:…`; not looked at here.
-    pub candidates: Vec<String>,
     /// The m-sections in their order.
     pub sections: Vec<Section>,
     /// Positions of the m-sections that share one transport, in the order of `a=group:BUNDLE`; without that group the
@@ -151,9 +146,9 @@ impl Offer {
 /// An ICE username fragment and password (RFC 8839 §5.4).
 #[derive(Clone, PartialEq, Eq)]
 pub struct IceCredentials {
-    /// Username fragment, 4 to 256 ice-chars.
+    /// Username fragment.
     pub ufrag: String,
-    /// Password, 22 to 256 ice-chars.
+    /// Password.
     pub pwd: String,
 }
 
@@ -347,6 +342,8 @@ pub struct OfferedCodec {
     pub h264: Option<H264Params>,
     /// AV1 only: what it can decode.
     pub av1: Option<Av1Params>,
+    /// Opus only: what the client declares; in an answer, what is declared to it.
+    pub opus: Option<OpusParams>,
     /// Bits of [`proto::plane::feedback`] that both sides know. REMB is among them only where transport-cc is not.
     pub feedback: u8,
 }

@@ -7,50 +7,53 @@ use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
 use super::codec::{CodecLines, choose_estimate, parse_pt};
 use super::{
-    CANDIDATES_MAX, Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, LINE_LEN_MAX, Offer,
-    RIDS_MAX, SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs,
-    Setup, choose_codec,
+    Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, Offer, RIDS_MAX, SDP_LEN_MAX,
+    SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs, Setup, choose_codec,
 };
 
 /// Reads a client's offer.
 ///
-/// What uprtc does not know is skipped, as RFC 8866 §5 asks; what it knows must be well-formed. The transport's
-/// attributes are those of the first section of the BUNDLE group that can be answered (RFC 9143 §7.3.1), or of the
+/// What uprtc does not know is skipped, as RFC 8866 §5 asks, and so is a line of what it knows that cannot be read, if the
+/// offer makes sense without it: it is as if the client had not offered that. Refused is what the transport or the order of the
+/// sections depends on. The transport's attributes are those of the first section of the BUNDLE group that can be answered (RFC 9143 §7.3.1), or of the
 /// session.
 pub fn parse_offer(text: &str) -> Result<Offer, SdpError> {
     if text.len() > SDP_LEN_MAX {
         return Err(SdpError::TooLong { len: text.len() });
     }
-    let mut lines = text.split('\n').enumerate().map(|(i, line)| (i + 1, line.strip_suffix('\r').unwrap_or(line)));
+    let mut lines = lines_of(text);
     if lines.next().map(|(_, line)| line) != Some("v=0") {
         return Err(SdpError::NoVersion);
     }
     let mut session = SessionLines::default();
     let mut sections: Vec<SectionLines> = Vec::new();
-    let mut candidates = Vec::new();
     for (line, content) in lines {
-        if content.is_empty() {
-            continue; // the end, or a blank line that some clients leave there
-        }
         let (kind, value) = split_line(line, content)?;
         match kind {
             b'm' if sections.len() == SECTIONS_MAX => return Err(too_many(line, "m-sections", SECTIONS_MAX)),
             b'm' => sections.push(SectionLines::open(line, value)?),
-            b'a' => attribute(line, value, &mut session, sections.last_mut(), &mut candidates)?,
+            b'a' => attribute(line, value, &mut session, sections.last_mut())?,
             _ => {}
         }
     }
     if sections.is_empty() {
         return Err(SdpError::NoSections);
     }
-    assemble(session, sections, candidates)
+    assemble(session, sections)
 }
 
-/// The letter and the value of a line.
-fn split_line(line: usize, content: &str) -> Result<(u8, &str), SdpError> {
-    let is_clean = content.len() <= LINE_LEN_MAX && !content.bytes().any(|b| b.is_ascii_control() && b != b'\t');
+/// The lines that are not empty, with their numbers. They may end in CRLF, or in LF or CR alone (RFC 8866 §5: be tolerant).
+pub(super) fn lines_of(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text); // A byte order mark, of a client that reads from a file.
+    let lines = text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    (1..).zip(lines).filter(|(_, content)| !content.is_empty())
+}
+
+/// The letter and the value of a line. What is allowed in the value is for whoever reads it; NUL stands nowhere in SDP (RFC 8866
+/// §9, `byte-string`).
+pub(super) fn split_line(line: usize, content: &str) -> Result<(u8, &str), SdpError> {
     match content.as_bytes() {
-        [kind @ b'a'..=b'z', b'=', ..] if is_clean => Ok((*kind, &content[2..])),
+        [kind @ b'a'..=b'z', b'=', value @ ..] if !value.contains(&0) => Ok((*kind, &content[2..])),
         _ => Err(SdpError::BadLine { line }),
     }
 }
@@ -118,17 +121,16 @@ impl<'a> SectionLines<'a> {
         let media = valid(line, "m=", word().filter(|media| !media.contains('/')))?;
         let port = valid(line, "m=", word())?;
         let port = port.split('/').next().unwrap_or(port);
-        let port = valid(line, "m=", port.parse::<u16>().ok())?;
+        let port = valid(line, "m=", port.parse::<u32>().ok())?; // Only whether it is 0 matters.
         let protocol = valid(line, "m=", word())?;
         let format = valid(line, "m=", word())?;
         let mut codecs = CodecLines::default();
         if matches!(media, "audio" | "video") {
-            for format in std::iter::once(format).chain(words) {
-                let pt = valid(line, "m=", parse_pt(format))?;
-                if codecs.formats.len() == 128 {
-                    return Err(too_many(line, "formats", 128));
+            // What is no payload type is no codec of ours, and 128 different ones are all that there are.
+            for pt in std::iter::once(format).chain(words).filter_map(parse_pt) {
+                if !codecs.formats.contains(&pt) {
+                    codecs.formats.push(pt);
                 }
-                codecs.formats.push(pt);
             }
         }
         Ok(SectionLines {
@@ -161,16 +163,8 @@ fn attribute<'a>(
     text: &'a str,
     session: &mut SessionLines<'a>,
     section: Option<&mut SectionLines<'a>>,
-    candidates: &mut Vec<String>,
 ) -> Result<(), SdpError> {
     let (name, value) = text.split_once(':').unwrap_or((text, ""));
-    if name == "candidate" {
-        if candidates.len() == CANDIDATES_MAX {
-            return Err(too_many(line, "candidates", CANDIDATES_MAX));
-        }
-        candidates.push(text.to_owned());
-        return Ok(());
-    }
     match section {
         None => {
             session_attribute(name, value, session);
@@ -199,23 +193,19 @@ fn session_attribute<'a>(name: &str, value: &'a str, session: &mut SessionLines<
 
 fn shared_attribute<'a>(line: usize, name: &str, value: &'a str, shared: &mut SharedLines<'a>) -> Result<(), SdpError> {
     match name {
-        "ice-ufrag" => shared.ufrag = Some(valid(line, "a=ice-ufrag", ice_chars(value, 4))?),
-        "ice-pwd" => shared.pwd = Some(valid(line, "a=ice-pwd", ice_chars(value, 22))?),
+        "ice-ufrag" => shared.ufrag = ice_text(value).or(shared.ufrag),
+        "ice-pwd" => shared.pwd = ice_text(value).or(shared.pwd),
         // With spaces between them (RFC 8839 §5.6); libdatachannel writes commas.
         "ice-options" => shared.is_trickle |= value.split([' ', ',']).any(|option| option == "trickle"),
         "extmap-allow-mixed" => shared.allows_mixed = true,
         "fingerprint" => {
-            if shared.fingerprints.len() == FINGERPRINTS_MAX {
-                return Err(too_many(line, "fingerprints", FINGERPRINTS_MAX));
-            }
-            shared.fingerprints.push(valid(line, "a=fingerprint", parse_fingerprint(value))?);
+            let is_room = shared.fingerprints.len() < FINGERPRINTS_MAX;
+            shared.fingerprints.extend(parse_fingerprint(value).filter(|_| is_room));
         }
         "setup" => shared.setup = Some(valid(line, "a=setup", parse_setup(value))?),
         "extmap" => {
-            if shared.extensions.len() == EXTENSIONS_MAX {
-                return Err(too_many(line, "header extensions", EXTENSIONS_MAX));
-            }
-            shared.extensions.extend(valid(line, "a=extmap", parse_extmap(value))?);
+            let is_room = shared.extensions.len() < EXTENSIONS_MAX;
+            shared.extensions.extend(parse_extmap(value).filter(|_| is_room));
         }
         _ => shared.direction = Direction::parse(name).or(shared.direction),
     }
@@ -236,66 +226,48 @@ fn section_attribute<'a>(
         "bundle-only" => section.is_bundle_only = true,
         "rtcp-mux" => section.is_rtcp_muxed = true,
         "rtcp-rsize" => section.is_rtcp_reduced = true,
-        "rtpmap" => section.codecs.rtpmap(line, value)?,
-        "fmtp" => section.codecs.fmtp(line, value)?,
-        "rtcp-fb" => section.codecs.rtcp_fb(line, value)?,
-        "ssrc" => {
-            let ssrc = value.split(' ').next().unwrap_or(value);
-            let ssrc = valid(line, "a=ssrc", ssrc.parse::<Ssrc>().ok())?;
-            add_ssrc(line, ssrc, &mut section.ssrcs)?;
-        }
-        "ssrc-group" => section.groups.push(parse_ssrc_group(line, value, section.groups.len())?),
-        "rid" => {
-            if section.rids.len() == RIDS_MAX {
-                return Err(too_many(line, "rids", RIDS_MAX));
-            }
-            section.rids.extend(valid(line, "a=rid", parse_rid(value))?);
-        }
+        "rtpmap" => section.codecs.rtpmap(value),
+        "fmtp" => section.codecs.fmtp(value),
+        "rtcp-fb" => section.codecs.rtcp_fb(value),
+        "ptime" => section.codecs.ptime = Some(value),
+        "maxptime" => section.codecs.maxptime = Some(value),
+        "ssrc" => add_ssrc(value.split(' ').next().unwrap_or(value), &mut section.ssrcs),
+        "ssrc-group" if section.groups.len() < SSRCS_MAX => section.groups.extend(parse_ssrc_group(value)),
+        "rid" if section.rids.len() < RIDS_MAX => section.rids.extend(parse_rid(value)),
         "simulcast" => section.sends_simulcast |= value.split(' ').any(|word| word == "send"),
         _ => {}
     }
     Ok(())
 }
 
-/// Keeps each SSRC once; clients write several lines for one. 0 stands for "not known" between the planes.
-fn add_ssrc(line: usize, ssrc: Ssrc, ssrcs: &mut Vec<Ssrc>) -> Result<(), SdpError> {
-    if ssrc == 0 || ssrcs.contains(&ssrc) {
-        return Ok(());
-    }
-    if ssrcs.len() == SSRCS_MAX {
-        return Err(too_many(line, "SSRCs", SSRCS_MAX));
-    }
-    ssrcs.push(ssrc);
-    Ok(())
+/// Keeps each SSRC once, [`SSRCS_MAX`] at most; clients write several lines for one. 0 stands for "not known" between the
+/// planes.
+fn add_ssrc(text: &str, ssrcs: &mut Vec<Ssrc>) {
+    let ssrc = text.parse::<Ssrc>().ok().filter(|ssrc| *ssrc != 0 && !ssrcs.contains(ssrc) && ssrcs.len() < SSRCS_MAX);
+    ssrcs.extend(ssrc);
 }
 
 /// `ssrc-group:<semantics> <ssrc> …` (RFC 5576 §4.2).
-fn parse_ssrc_group(line: usize, value: &str, count: usize) -> Result<(&str, Vec<Ssrc>), SdpError> {
-    if count == SSRCS_MAX {
-        return Err(too_many(line, "SSRC groups", SSRCS_MAX));
-    }
+fn parse_ssrc_group(value: &str) -> Option<(&str, Vec<Ssrc>)> {
     let mut words = value.split_ascii_whitespace();
-    let semantics = valid(line, "a=ssrc-group", words.next())?;
+    let semantics = words.next()?;
     let mut ssrcs = Vec::new();
-    for word in words {
-        add_ssrc(line, valid(line, "a=ssrc-group", word.parse().ok())?, &mut ssrcs)?;
-    }
-    Ok((semantics, ssrcs))
+    words.for_each(|word| add_ssrc(word, &mut ssrcs));
+    Some((semantics, ssrcs))
 }
 
-/// `rid:<id> send|recv …` (RFC 8851 §4); the id if the client sends it.
-fn parse_rid(value: &str) -> Option<Option<&str>> {
+/// `rid:<id> send|recv …` (RFC 8851 §4), if the client sends it.
+fn parse_rid(value: &str) -> Option<&str> {
     let mut words = value.split(' ');
     let (id, direction) = (words.next()?, words.next()?);
     let is_id = (1..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    (is_id && matches!(direction, "send" | "recv")).then_some((direction == "send").then_some(id))
+    (is_id && direction == "send").then_some(id)
 }
 
-/// `ice-char` (RFC 8839 §5.4), at least `len_min` and at most 256 of them.
-pub(super) fn ice_chars(value: &str, len_min: usize) -> Option<&str> {
-    let is_valid = (len_min..=256).contains(&value.len())
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
-    is_valid.then_some(value)
+/// A username fragment or a password of the client. They are in its checks, which our own credentials protect, so neither
+/// their length nor their alphabet (RFC 8839 §5.4) matters here; what is longer than RFC 8839 allows is not kept.
+pub(super) fn ice_text(value: &str) -> Option<&str> {
+    Some(value.trim()).filter(|text| (1..=256).contains(&text.len()))
 }
 
 /// `fingerprint:<hash> <hex:hex:…>` (RFC 8122 §5).
@@ -308,39 +280,36 @@ fn parse_fingerprint(value: &str) -> Option<Fingerprint> {
         let is_hex = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
         u8::from_str_radix(pair, 16).ok().filter(|_| is_hex)
     };
-    let bytes = hex.trim_end().split(':').map(byte).collect::<Option<Vec<u8>>>()?;
+    let bytes = hex.trim().split(':').map(byte).collect::<Option<Vec<u8>>>()?;
     Some(Fingerprint { algorithm: algorithm.to_ascii_lowercase(), bytes })
 }
 
 /// `holdconn` is of no use to a peer that is joining.
 fn parse_setup(value: &str) -> Option<Setup> {
-    [Setup::ActPass, Setup::Active, Setup::Passive].into_iter().find(|setup| setup.as_str() == value)
+    [Setup::ActPass, Setup::Active, Setup::Passive]
+        .into_iter()
+        .find(|setup| setup.as_str().eq_ignore_ascii_case(value.trim()))
 }
 
-/// `extmap:<id>[/<direction>] <uri> …` (RFC 8285 §5). Ids above 14 need two-byte headers, which are not served: `None`
-/// inside.
-fn parse_extmap(value: &str) -> Option<Option<ExtensionLine<'_>>> {
+/// `extmap:<id>[/<direction>] <uri> …` (RFC 8285 §5). Ids above 14 need two-byte headers, which are not served.
+fn parse_extmap(value: &str) -> Option<ExtensionLine<'_>> {
     let mut words = value.split(' ');
     let (id, uri) = (words.next()?, words.next()?);
     let (id, direction) = match id.split_once('/') {
         Some((id, direction)) => (id, Direction::parse(direction)?),
         None => (id, Direction::SendRecv),
     };
-    let id: u16 = id.parse().ok().filter(|&id| id != 0)?;
-    Some(u8::try_from(id).ok().filter(|&id| id <= 14).map(|id| ExtensionLine { id, direction, uri }))
+    let id = id.parse().ok().filter(|id| (1..=14).contains(id))?;
+    Some(ExtensionLine { id, direction, uri })
 }
 
 /// Puts sections and session together and checks what must hold between them.
-fn assemble(
-    session: SessionLines<'_>,
-    lines: Vec<SectionLines<'_>>,
-    candidates: Vec<String>,
-) -> Result<Offer, SdpError> {
+fn assemble(session: SessionLines<'_>, lines: Vec<SectionLines<'_>>) -> Result<Offer, SdpError> {
     check_mids(&lines)?;
     let bundle = bundled(&session, &lines);
     let mut sections = Vec::with_capacity(lines.len());
     for (i, section) in lines.iter().enumerate() {
-        sections.push(section_of(&session, section, bundle.contains(&i))?);
+        sections.push(section_of(&session, section, bundle.contains(&i)));
     }
     check_ssrcs(&sections)?;
     let extensions = number_extensions(&mut sections);
@@ -365,7 +334,6 @@ fn assemble(
         extmap_allow_mixed: own.allows_mixed || shared.allows_mixed,
         is_trickle: own.is_trickle || shared.is_trickle,
         is_ice_lite: session.is_ice_lite,
-        candidates,
         sections,
         bundle,
         has_bundle_group: session.bundle.is_some(),
@@ -396,7 +364,7 @@ fn bundled(session: &SessionLines<'_>, lines: &[SectionLines<'_>]) -> Vec<usize>
     bundle
 }
 
-fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: bool) -> Result<Section, SdpError> {
+fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: bool) -> Section {
     let kind = match lines.media {
         "audio" => SectionKind::Audio,
         "video" => SectionKind::Video,
@@ -405,7 +373,7 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
     };
     let direction = lines.shared.direction.or(session.shared.direction).unwrap_or(Direction::SendRecv);
     let has_sim_group = lines.groups.iter().any(|(semantics, ssrcs)| *semantics == "SIM" && ssrcs.len() > 1);
-    Ok(Section {
+    Section {
         mid: lines.mid,
         kind,
         direction,
@@ -413,7 +381,7 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
         is_bundled,
         is_rtcp_muxed: lines.is_rtcp_muxed,
         is_rtcp_reduced: lines.is_rtcp_reduced,
-        codecs: lines.codecs.assemble(kind)?,
+        codecs: lines.codecs.assemble(kind),
         ssrcs: section_ssrcs(lines),
         has_simulcast: has_sim_group || (lines.sends_simulcast && lines.rids.len() > 1),
         rids: lines.rids.iter().map(|&rid| rid.to_owned()).collect(),
@@ -421,7 +389,7 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
         media: lines.media.to_owned(),
         protocol: lines.protocol.to_owned(),
         format: lines.format.to_owned(),
-    })
+    }
 }
 
 /// The first encoding's SSRC and that of its retransmissions.

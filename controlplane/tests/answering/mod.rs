@@ -4,8 +4,8 @@ use controlplane::ice::{Credentials, host_candidates};
 use proto::plane::Codec;
 
 use controlplane::sdp::{
-    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, SlotDescription, choose_codecs,
-    write_answer,
+    AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, OpusParams, SlotDescription,
+    choose_codecs, write_answer,
 };
 
 /// What a room uses that nobody set otherwise.
@@ -35,8 +35,25 @@ fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
     (0u32..).zip(&offer.sections).map(answered).collect()
 }
 
+/// The offer with what is declared of Opus in its answer, in a room with nobody else.
+fn tuned(offer: &Offer) -> Offer {
+    let mut offer = offer.clone();
+    for section in &mut offer.sections {
+        for opus in section.codecs.iter_mut().filter_map(|codec| codec.opus.as_mut()) {
+            let sent = opus.sent();
+            *opus = match section.direction {
+                Direction::SendOnly => opus.answered(&[]),
+                Direction::SendRecv => OpusParams { sprop_stereo: sent.sprop_stereo, ..opus.answered(&[]) },
+                Direction::RecvOnly | Direction::Inactive => sent,
+            };
+        }
+    }
+    offer
+}
+
 /// The answer with fixed credentials, so that it can be compared to a file.
 pub(crate) fn answer(offer: &Offer) -> String {
+    let offer = &tuned(offer);
     let ours = Credentials::from_random(b"not random: test vectors");
     let fingerprint = Fingerprint::sha256(std::array::from_fn(|i| i as u8));
     let candidates = host_candidates(&["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()]);

@@ -31,6 +31,7 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   room_locked: 'The room is locked: nobody else may come in.',
   server_full: 'The server is full.',
   engine_busy: 'The server is too busy to answer.',
+  too_much: 'This browser asked the server for too much at once.',
   no_dataplane: 'The server cannot carry media right now.',
   unsupported_offer: 'The server can do nothing with what this browser offers.',
   forbidden: 'The token does not allow this.',

@@ -39,7 +39,7 @@ import { UprtcError } from './error.js';
  * What we say.
  * @typedef {{ type: 'offer', sdp: string, tracks?: { mid: string | undefined, source: Source, active: boolean }[] }
  *   | { type: 'resume', session: string }
- *   | { type: 'candidate' } & RTCIceCandidateInit
+ *   | { type: 'candidates', candidates: RTCIceCandidateInit[] }
  *   | { type: 'track', mid: string, active: boolean }
  *   | { type: 'token', token: string }
  *   | { type: 'ping' }

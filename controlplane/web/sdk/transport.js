@@ -3,10 +3,12 @@
 
 /** @import { Device } from './device.js' */
 /** @import { SlotInfo, VideoCodec, Welcome } from './socket.js' */
-/** @import { AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
+/** @import { AudioOptions, AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
 /** How long ICE may look for its way back by itself before it is restarted. */
 const RESTART_MS = 3_000;
+/** How long candidates are gathered before they are sent together: a browser finds those of all its networks at once. */
+const GATHER_MS = 20;
 /** How long all of that may take before the room is entered anew. */
 const DISCONNECTED_MS_MAX = 12_000;
 
@@ -29,10 +31,12 @@ const LINES = [
 export class Transport {
   /**
    * @param {Welcome} welcome
-   * @param {{ oncandidate: (candidate: RTCIceCandidateInit) => void, onstate: () => void, onlost: () => void }} handlers
+   * @param {{ oncandidates: (candidates: RTCIceCandidateInit[]) => void, onstate: () => void, onlost: () => void }} handlers
    *   `onlost`: ICE does not find its way back by itself; {@link Transport.restart} is the next thing to try.
+   * @param {AudioOptions} [audio]
    */
-  constructor(welcome, { oncandidate, onstate, onlost }) {
+  constructor(welcome, { oncandidates, onstate, onlost }, audio = {}) {
+    this.#audio = audio;
     this.pc = new RTCPeerConnection({
       bundlePolicy: 'max-bundle',
       rtcpMuxPolicy: 'require',
@@ -45,7 +49,7 @@ export class Transport {
     this.wasConnected = false;
     this.hasFailed = false;
     this.#onstate = onstate;
-    this.#oncandidate = oncandidate;
+    this.#oncandidates = oncandidates;
     this.#onlost = onlost;
     this.pc.onconnectionstatechange = () => this.#stateChanged();
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
@@ -57,10 +61,15 @@ export class Transport {
   /** What the room uses, the best first, in lower case. @type {{ video: string[], audio: string[] }} */
   #wanted;
   #onstate;
-  #oncandidate;
+  #audio;
+  #oncandidates;
   #onlost;
   #isAnswered = false;
   #isLastCandidate = false;
+  /** @type {RTCIceCandidateInit[]} Ours, to be sent together. */
+  #gathered = [];
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #gathering;
   /** @type {RTCIceCandidateInit[]} Came before the answer. */
   #early = [];
   /** @type {Map<SendSource, RTCRtpTransceiver>} */
@@ -155,7 +164,8 @@ export class Transport {
   }
 
   async #describe() {
-    await this.pc.setLocalDescription(await this.pc.createOffer());
+    const { type, sdp } = await this.pc.createOffer();
+    await this.pc.setLocalDescription({ type, sdp: declareOpus(sdp ?? '', this.#audio) });
     return this.pc.localDescription?.sdp ?? '';
   }
 
@@ -180,14 +190,15 @@ export class Transport {
     // Some browsers say the end twice: by an empty candidate and by null.
     if (this.#isLastCandidate) return;
     this.#isLastCandidate = !candidate?.candidate;
-    if (!candidate?.candidate) return this.#oncandidate({ candidate: '' });
-    const { sdpMid, sdpMLineIndex, usernameFragment } = candidate;
-    this.#oncandidate({
-      candidate: candidate.candidate,
-      ...(sdpMid !== null && { sdpMid }),
-      ...(sdpMLineIndex !== null && { sdpMLineIndex }),
-      ...(usernameFragment !== null && { usernameFragment }),
-    });
+    this.#gathered.push(candidate?.candidate ? candidate.toJSON() : { candidate: '' });
+    if (this.#isLastCandidate) this.#sendGathered();
+    else this.#gathering ??= setTimeout(() => this.#sendGathered(), GATHER_MS);
+  }
+
+  #sendGathered() {
+    clearTimeout(this.#gathering);
+    this.#gathering = undefined;
+    this.#oncandidates(this.#gathered.splice(0));
   }
 
   #stateChanged() {
@@ -379,6 +390,7 @@ export class Transport {
   close() {
     this.#endWait();
     clearInterval(this.#looking);
+    clearTimeout(this.#gathering);
     this.isRetired = true;
     this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
     this.pc.close();
@@ -441,6 +453,21 @@ function rank(fmtp = '') {
   const profile = /profile-level-id=(42e0|4200|4d00)/i.exec(fmtp)?.[1]?.toLowerCase() ?? '';
   const order = ['42e0', '4200', '4d00'].indexOf(profile);
   return (order < 0 ? 3 : order) + (/packetization-mode=1/.test(fmtp) ? 0 : 4);
+}
+
+/**
+ * Declares for Opus what the application wants to send and to hear (RFC 7587 §6.1). Browsers have no other way to say it.
+ * @param {string} sdp
+ * @param {AudioOptions} audio
+ */
+function declareOpus(sdp, { stereo, bps }) {
+  const wishes = [...(stereo ? ['stereo=1', 'sprop-stereo=1'] : []), ...(bps ? [`maxaveragebitrate=${Math.round(bps)}`] : [])];
+  if (!wishes.length) return sdp;
+  const types = [...sdp.matchAll(/^a=rtpmap:(\d+) opus\/48000\/2/gim)].map(([, type]) => type);
+  return sdp.replace(/^a=fmtp:(\d+) ([^\r\n]*)/gm, (line, type, parameters) => {
+    const present = parameters.split(';');
+    return types.includes(type) ? [line, ...wishes.filter((wish) => !present.includes(wish))].join(';') : line;
+  });
 }
 
 /**

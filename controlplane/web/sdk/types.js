@@ -28,8 +28,18 @@
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
  *   is passed in stays yours: it is never stopped here.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [camera] Send video from the start.
+ * @property {AudioOptions} [audio] Music instead of speech. Who listens says so, too: `stereo` is what a browser sends and plays.
  * @property {number} [joinTimeout] Milliseconds for which an unreachable server is tried before `join` fails; 15000
  *   by default.
+ */
+
+/**
+ * How audio is sent and heard. A microphone gives two channels only with constraints such as `{ channelCount: 2,
+ * echoCancellation: false, noiseSuppression: false, autoGainControl: false }`.
+ * @typedef {object} AudioOptions
+ * @property {boolean} [stereo] Send two channels, if the source has them, and play two.
+ * @property {number} [bps] Bit rate of audio, 6000 to 510000 bit/s; 32000 by default, which is for speech. The server grants up to half of
+ *   what this client may send.
  */
 
 /**

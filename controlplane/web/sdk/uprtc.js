@@ -45,6 +45,7 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
 /** @typedef {import('./types.js').RoomState} RoomState */
 /** @typedef {import('./types.js').LeaveReason} LeaveReason */
 /** @typedef {import('./types.js').RoomOptions} RoomOptions */
+/** @typedef {import('./types.js').AudioOptions} AudioOptions */
 /** @typedef {import('./types.js').Limits} Limits */
 /** @typedef {import('./types.js').RoomEvents} RoomEvents */
 /** @typedef {import('./types.js').VideoStats} VideoStats */
@@ -315,6 +316,8 @@ export class Room extends RoomTarget {
     if (['unreachable', 'no_dataplane', 'engine_busy', 'unknown_session'].includes(code)) return true;
     // After an interruption everybody comes back at once, and our own ghost may still hold our place.
     if (code === 'room_full' || code === 'server_full') return this.#hasJoined && this.#retry.attempt < 10;
+    // A limit on the rate of signals: the server has kept our place.
+    if (code === 'too_much') return this.#retry.attempt < 10;
     // A door that closed behind us is no reason to hang up while media flows.
     return TOKEN_CODES.test(code) && this.#transport?.isConnected === true;
   }
@@ -425,12 +428,12 @@ export class Room extends RoomTarget {
     if (this.#transport !== this.#former) this.#transport?.close();
     this.#people.slots = [];
     const transport = new Transport(welcome, {
-      oncandidate: (candidate) => {
-        if (this.#transport === transport) (this.#socket ?? socket).send({ type: 'candidate', ...candidate });
+      oncandidates: (candidates) => {
+        if (this.#transport === transport) (this.#socket ?? socket).send({ type: 'candidates', candidates });
       },
       onstate: () => this.#transportChanged(transport),
       onlost: () => void this.#restartIce(transport),
-    });
+    }, this.#options.audio);
     this.#transport = transport;
     if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
     const sdp = await transport.offer(this.#sending.all);
