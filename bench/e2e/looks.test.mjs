@@ -105,6 +105,14 @@ test('before the call: lobby, denied devices, and last words', { timeout: 180_00
   const denied = await Peer.join(browser, await edge.url('looks', 'Ada Lovelace', false), 1, { setup: deny });
   await until('it is said', async () => /does not allow/.test(await denied.page.locator('#preview-note').innerText()));
   await examine(denied.page, 'denied devices');
+  for (const size of [DESKTOP, PHONE, SMALL_PHONE, LYING_PHONE]) {
+    await denied.page.setViewportSize(size);
+    await sleep(100);
+    const [[note], [avatar], [bar]] = await Promise.all(['#preview-note', '#preview-avatar', '.preview-bar'].map((one) => boxes(denied.page, one)));
+    for (const [one, other] of [[note, avatar], [avatar, bar], [note, bar]]) {
+      assert.ok(!overlap(one, other), `words, initials and buttons of the preview at ${size.width}×${size.height}`);
+    }
+  }
   await denied.page.locator('#join').click();
   await denied.page.locator('#alone').waitFor();
   await examine(denied.page, 'in the call with denied devices');
@@ -218,4 +226,37 @@ test('on a phone that is held upright a wide picture fills its tile and is seen'
   await sleep(300);
   for (const { seen } of await pictures(sender.page)) assert.ok(seen >= 0.5, `${seen}`);
   await Promise.all([sender.close(), phone.close(), watcher.close()]);
+});
+
+test('waiting for a place, watching only, and muted by the host', { timeout: 180_000 }, async () => {
+  const room = 'hosted';
+  const admin = await edge.token('--room', '*', '--name', 'ops', '--admin');
+  const operate = async (method, path, body) => {
+    const headers = { authorization: `Bearer ${admin}`, 'content-type': 'application/json' };
+    const response = await fetch(`${edge.base}/v1/rooms/${path}`, { method, headers, ...(body && { body: JSON.stringify(body) }) });
+    assert.ok(response.ok, `${method} ${path}: ${response.status}`);
+    return response.json();
+  };
+  const [, token] = (await tokens(room, ['Wim'], '--subscribe'))[0];
+  const watcher = await Peer.join(browser, `${edge.base}/r/${room}?token=${token}`, 3);
+  await watcher.page.locator('#join').waitFor();
+  await examine(watcher.page, 'the lobby of who only watches');
+  await watcher.page.locator('#join').click();
+  await watcher.page.locator('#alone').waitFor();
+  await examine(watcher.page, 'watching nobody');
+
+  const peer = await Peer.join(browser, await edge.url(room, 'Ada Lovelace'), 1);
+  await until('the watcher sees', () => watcher.sees([1]), 40_000);
+  await examine(watcher.page, 'watching');
+  const { peers } = await operate('GET', `${room}/peers`);
+  const { peer: id, tracks } = peers.find(({ name }) => name === 'Ada Lovelace');
+  for (const { mid } of tracks) await operate('PATCH', `${room}/peers/${id}/tracks/${mid}`, { muted: true });
+  await until('the button says it', async () => /by the host/.test(await peer.page.locator('#cam').getAttribute('aria-label')));
+  await examine(peer.page, 'muted by the host');
+
+  await operate('PUT', room, { peers_max: 2 });
+  const newcomer = await Peer.join(browser, await edge.url(room, 'Bob', false), 2);
+  await until('it waits', async () => /Trying again/.test(await newcomer.page.locator('#end-count').innerText()));
+  await examine(newcomer.page, 'waiting');
+  await Promise.all([watcher.close(), peer.close(), newcomer.close()]);
 });
