@@ -7,7 +7,8 @@ import { chromium } from 'playwright-core';
 
 import { atTheEnd } from './opened.mjs';
 
-const executablePath = ['/usr/lib/chromium/chromium', '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
+const paths = ['/usr/lib/chromium/chromium', '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+const executablePath = process.env.CHROMIUM || paths.find(existsSync);
 
 /** A Chromium, which is closed when the file's tests have ended. */
 export async function launch(...more) {

@@ -7,7 +7,7 @@ import puppeteer from 'puppeteer-core';
 
 import { atTheEnd } from './opened.mjs';
 
-const executablePath = ['/usr/bin/firefox-esr', '/usr/bin/firefox'].find(existsSync);
+const executablePath = process.env.FIREFOX || ['/usr/bin/firefox-esr', '/usr/bin/firefox'].find(existsSync);
 
 /** A Firefox, which is closed when the file's tests have ended. */
 export async function launchFirefox() {
