@@ -1,26 +1,28 @@
 //! `uprtc rooms`, `peers`, `kick` and `move`: an operator's look at a server and hand in it, over its REST interface. The
-//! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`.
+//! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`. Which server is meant,
+//! [`crate::running`] says.
 
 use std::io::Write;
 use std::time::Duration;
 
-use controlplane::auth::{Claims, TokenKeys, is_room_name};
+use controlplane::auth::{Claims, is_room_name};
 use serde_json::{Value, json};
 
-use crate::cli::{Remote, Shown};
+use crate::Failure;
+use crate::cli::{Common, Remote, Shown};
 use crate::client::Server;
 use crate::options::Sources;
-use crate::{Failure, options};
+use crate::running::{self, Running};
 
-/// How long a server may take to connect, and to each part of its answer.
+/// How long one request may take in all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A column of a table: its title, where its value is (RFC 6901), and how it is shown.
 type Column = (&'static str, &'static str, fn(&Value) -> String);
 
 /// `uprtc rooms`
-pub(crate) fn rooms(remote: &Remote, shown: &Shown) -> Result<(), Failure> {
-    let rooms = all(remote, "/v1/rooms", "rooms")?;
+pub(crate) fn rooms(common: &Common, remote: &Remote, shown: &Shown) -> Result<(), Failure> {
+    let rooms = Door::find(common, remote)?.all("/v1/rooms", "rooms")?;
     show(
         shown,
         rooms,
@@ -29,14 +31,17 @@ pub(crate) fn rooms(remote: &Remote, shown: &Shown) -> Result<(), Failure> {
             ("PEERS", "/peers", cell),
             ("OF", "/peers_max", cell),
             ("LOCKED", "/locked", cell),
-            ("WORKER", "/worker", cell),
+            ("WORKER", "/workers", numbers),
         ],
     )
 }
 
 /// `uprtc peers ROOM`
-pub(crate) fn peers(remote: &Remote, shown: &Shown, room: &str) -> Result<(), Failure> {
-    let peers = all(remote, &format!("/v1/rooms/{}/peers", room_name(room)?), "peers")?;
+pub(crate) fn peers(common: &Common, remote: &Remote, shown: &Shown, room: &str) -> Result<(), Failure> {
+    let path = format!("/v1/rooms/{}", room_name(room)?);
+    let door = Door::find(common, remote)?;
+    door.ask("GET", &path, None)?; // A list of nobody would not tell a room that is empty from one that is not there.
+    let peers = door.all(&format!("{path}/peers"), "peers")?;
     show(
         shown,
         peers,
@@ -56,15 +61,16 @@ pub(crate) fn peers(remote: &Remote, shown: &Shown, room: &str) -> Result<(), Fa
 }
 
 /// `uprtc kick ROOM PEER`
-pub(crate) fn kick(remote: &Remote, room: &str, peer: &str) -> Result<(), Failure> {
+pub(crate) fn kick(common: &Common, remote: &Remote, room: &str, peer: &str) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}/peers/{}", room_name(room)?, peer_id(room, peer)?);
-    ask(remote, "DELETE", &path, None).map(|_| ())
+    Door::find(common, remote)?.ask("DELETE", &path, None).map(|_| ())
 }
 
 /// `uprtc move ROOM PEER TO`
-pub(crate) fn relocate(remote: &Remote, room: &str, peer: &str, to: &str) -> Result<(), Failure> {
+pub(crate) fn relocate(common: &Common, remote: &Remote, room: &str, peer: &str, to: &str) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}/peers/{}/move", room_name(room)?, peer_id(room, peer)?);
-    ask(remote, "POST", &path, Some(json!({"room": room_name(to)?}))).map(|_| ())
+    let to = json!({"room": room_name(to)?});
+    Door::find(common, remote)?.ask("POST", &path, Some(to)).map(|_| ())
 }
 
 /// Ids are of the letters that rooms' names are of.
@@ -82,55 +88,71 @@ fn room_name(room: &str) -> Result<&str, Failure> {
     }
 }
 
-/// Every page of a list.
-fn all(remote: &Remote, path: &str, field: &str) -> Result<Vec<Value>, Failure> {
-    let (mut entries, mut after) = (Vec::new(), String::new());
-    loop {
-        let mut page = ask(remote, "GET", &format!("{path}?limit=100{after}"), None)?;
-        entries.extend(page[field].as_array_mut().map(std::mem::take).unwrap_or_default());
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return Ok(entries),
+/// A server and the token that opens its REST interface.
+struct Door {
+    server: Server,
+    token: String,
+}
+
+impl Door {
+    /// The server that is named, or the one that runs with the state folder.
+    fn find(common: &Common, remote: &Remote) -> Result<Door, Failure> {
+        let server = match &remote.server {
+            Some(server) => {
+                let options = || Sources { common: common.clone(), ..Sources::default() }.read();
+                Server::named(server, remote.ca.as_deref(), options)?
+            }
+            None => {
+                let elsewhere = "--server HOST:PORT or https://HOST names one elsewhere";
+                let running = running::state(common).and_then(|state| Running::find(&state));
+                Server::running(&running.map_err(|failure| format!("{failure}; {elsewhere}"))?)
+            }
+        };
+        Ok(Door { server, token: token(common)? })
+    }
+
+    /// Every page of a list.
+    fn all(&self, path: &str, field: &str) -> Result<Vec<Value>, Failure> {
+        let (mut entries, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.ask("GET", &format!("{path}?limit=100{after}"), None)?;
+            entries.extend(page[field].as_array_mut().map(std::mem::take).unwrap_or_default());
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return Ok(entries),
+            }
+        }
+    }
+
+    /// One request and its answer; a refusal is said in the server's words.
+    fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        let name = self.server.name();
+        let answer = self.server.ask(method, path, Some(&self.token), body.as_ref(), PATIENCE).map_err(|error| {
+            format!("cannot ask {name}: {error}; --server HOST:PORT or https://HOST says where it is")
+        })?;
+        let status = answer.status;
+        let body: Value = match answer.body.as_str() {
+            "" => Value::Null,
+            body => {
+                serde_json::from_str(body).map_err(|_| format!("{name} answers {status} and no JSON: is it uprtc?"))?
+            }
+        };
+        match status {
+            200..=299 => Ok(body),
+            _ => {
+                let detail = body["detail"].as_str().unwrap_or("without a word");
+                Err(format!("{name} refuses ({status}): {detail}").into())
+            }
         }
     }
 }
 
-/// One request and its answer; a refusal is said in the server's words.
-fn ask(remote: &Remote, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-    let (server, token) = (server(remote)?, token(remote)?);
-    let name = server.name();
-    let answer = server
-        .ask(method, path, Some(&token), body.as_ref(), PATIENCE)
-        .map_err(|error| format!("cannot ask {name}: {error}; --server HOST:PORT or https://HOST says where it is"))?;
-    let status = answer.status;
-    let body: Value = match answer.body.as_str() {
-        "" => Value::Null,
-        body => serde_json::from_str(body).map_err(|_| format!("{name} answers {status} and no JSON: is it uprtc?"))?,
-    };
-    match status {
-        200..=299 => Ok(body),
-        _ => Err(format!("{name} refuses ({status}): {}", body["detail"].as_str().unwrap_or("without a word")).into()),
-    }
-}
-
-/// The server that is named, or the one of the settings.
-fn server(remote: &Remote) -> Result<Server, Failure> {
-    let options = || Sources { common: remote.common.clone(), ..Sources::default() }.read();
-    match &remote.server {
-        Some(server) => Server::named(server, remote.ca.as_deref(), options),
-        None => {
-            let options = options()?;
-            Ok(Server::own(&options, options.listen))
-        }
-    }
-}
-
-fn token(remote: &Remote) -> Result<String, Failure> {
+fn token(common: &Common) -> Result<String, Failure> {
     match std::env::var("UPRTC_TOKEN") {
         Ok(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token),
         Ok(_) => Err("UPRTC_TOKEN is no token: it has characters that no token has".into()),
         Err(_) => {
-            let keys = TokenKeys::load_or_create(&options::resolve_state(&remote.common)?)?;
+            let keys = running::keys(&running::state(common)?)?;
             Ok(keys.sign(&Claims { admin: true, ..Claims::new("*", "uprtc", 60) })?)
         }
     }
@@ -180,6 +202,14 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// A list of numbers.
+fn numbers(value: &Value) -> String {
+    match value.as_array().map(Vec::as_slice) {
+        None | Some([]) => "-".to_owned(),
+        Some(numbers) => numbers.iter().map(Value::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
 /// Bits per second in three digits.
 fn rate(value: &Value) -> String {
     match value.as_f64() {
@@ -212,7 +242,7 @@ mod tests {
         let columns: [Column; 4] = [
             ("PEER", "/peer", cell),
             ("NAME", "/name", cell),
-            ("WORKER", "/worker", cell),
+            ("WORKER", "/workers", numbers),
             ("TRACKS", "/tracks", cell),
         ];
         let text = table(&[peer], &columns);
@@ -221,6 +251,9 @@ mod tests {
             "PEER  NAME     WORKER  TRACKS\n0a1b  Ada?[2J  -       0:microphone (muted), 1:camera, 2:screen (off)\n"
         );
         assert_eq!(table(&[], &[("ROOM", "/room", cell)]), "ROOM\n");
+        let rooms = [json!({"room": "a", "workers": [0, 3]}), json!({"room": "b", "workers": []})];
+        let text = table(&rooms, &[("ROOM", "/room", cell), ("WORKER", "/workers", numbers)]);
+        assert_eq!(text, "ROOM  WORKER\na     0,3\nb     -\n");
     }
 
     #[test]

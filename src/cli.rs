@@ -1,37 +1,70 @@
 //! The command line, exactly as people type it.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+/// What is below the list of commands.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 not done, or `doctor` found something that fails (one line on standard \
+    error says what); 2 the command line is wrong.";
+
+/// Options that may be given more than once.
+const REPEATABLE: [&str; 2] = ["--set", "--pid"];
+
 /// A WebRTC media server for bare-metal Linux edges.
 #[derive(Debug, Parser)]
-#[command(name = "uprtc", version, max_term_width = 100)]
+#[command(name = "uprtc", version = crate::VERSION, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 impl Cli {
-    /// What is to be done; without a word it is `run`, so that `cargo run` opens a call.
-    pub(crate) fn command(self) -> Command {
-        self.command.unwrap_or_else(|| Command::Run {
-            common: Common::default(),
-            ips: MediaIps::default(),
-            media: Media::default(),
-            doors: Doors::default(),
-        })
+    /// What was typed. Ends the process if it is wrong.
+    pub(crate) fn read() -> Cli {
+        Cli::parse_from(gathered(std::env::args_os()))
     }
+
+    /// What is to be done; without a word it is `run`, so that `cargo run` opens a call.
+    pub(crate) fn split(self) -> (Common, Command) {
+        let run = || Command::Run { ips: MediaIps::default(), media: Media::default(), doors: Doors::default() };
+        (self.common, self.command.unwrap_or_else(run))
+    }
+}
+
+/// The words with the repeatable options behind all others, in their order. Of an option that stands both before and after
+/// a subcommand clap takes only the values of one of the two places; behind the last subcommand all are in one place.
+fn gathered(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words = words.into_iter();
+    let (mut others, mut repeated) = (Vec::new(), Vec::new());
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        if text == "--" {
+            others.append(&mut repeated);
+            others.push(word);
+            others.extend(words.by_ref());
+        } else if REPEATABLE.contains(&text.as_ref()) {
+            repeated.push(word);
+            repeated.extend(words.next());
+        } else if REPEATABLE.iter().any(|option| text.strip_prefix(option).is_some_and(|rest| rest.starts_with('='))) {
+            repeated.push(word);
+        } else {
+            others.push(word);
+        }
+    }
+    others.append(&mut repeated);
+    others
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start both planes as two processes, keep them alive, and print the link of a room.
     Run {
-        #[command(flatten)]
-        common: Common,
         #[command(flatten)]
         ips: MediaIps,
         #[command(flatten)]
@@ -42,8 +75,6 @@ pub(crate) enum Command {
     /// Move packets: one pinned worker per core, one UDP port per worker.
     Dataplane {
         #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
         ips: MediaIps,
         #[command(flatten)]
         media: Media,
@@ -53,22 +84,19 @@ pub(crate) enum Command {
     /// Decide: signalling, rooms, keys. Finds the dataplane through the state folder.
     Controlplane {
         #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
         ips: MediaIps,
         #[command(flatten)]
         doors: Doors,
         #[command(flatten)]
         supervised: Supervised,
     },
-    /// Print a token that lets somebody into a room.
+    /// Print a token that lets somebody into a room. It is signed with the key in the state folder.
     Token(Token),
+    /// Print a link that lets somebody into a room. Without --publish, --subscribe and --admin it allows the first two.
+    Link(Token),
     /// Make another signing key, which signs from now on, and print its name. Remove the old one when its tokens have
     /// expired.
-    NewKey {
-        #[command(flatten)]
-        common: Common,
-    },
+    NewKey,
     /// Show the rooms of a server.
     Rooms {
         #[command(flatten)]
@@ -105,19 +133,20 @@ pub(crate) enum Command {
         /// The room that it goes to
         to: String,
     },
+    /// Print the version, and the revision of the sources if the build knew it.
+    Version,
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),
     /// Load a server with WebRTC peers of another stack, and say what it forwards and what that costs. Without
-    /// --server it starts one of its own.
+    /// --server and --state it starts one of its own.
     Load(Load),
 }
 
 /// What a load shall be.
 #[derive(Debug, Args)]
 pub(crate) struct Load {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// A server that runs; tokens are made with the key in its state folder, or are UPRTC_TOKEN
+    /// A server that runs; tokens are made with the key in its state folder, or are UPRTC_TOKEN [default: with --state the
+    /// one that runs with that folder, else one of our own]
     #[arg(long, global = true, value_name = "HOST:PORT")]
     pub(crate) server: Option<String>,
     /// Processes whose CPU and memory are measured; may be repeated [default: the planes of the state folder]
@@ -218,14 +247,14 @@ pub(crate) struct LoadMedia {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Common {
     /// Settings in TOML, as deploy/uprtc.toml lists them; UPRTC_… variables and options given here win
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// State folder: signing key, locks, and the socket by which the planes find each other [default:
-    /// $XDG_STATE_HOME/uprtc or ~/.local/state/uprtc]
-    #[arg(long, value_name = "DIR")]
+    /// $XDG_STATE_HOME/uprtc or ~/.local/state/uprtc; for commands to a server, the one that a server runs with]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Any key of the settings file; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }
 
@@ -268,16 +297,21 @@ pub(crate) struct Doors {
     /// REST, any the others]
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
-    /// Where STUN is served; port 0 takes any [default: 127.0.0.1:3478]
+    /// Where STUN is served; port 0 takes any [default: port 3478 of the first media address]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) stun: Option<SocketAddr>,
+    /// Under which address clients reach pages and signalling, for the links that are printed [default: the name in the
+    /// certificate, or the address]
+    #[arg(long, value_name = "URL")]
+    pub(crate) public_url: Option<String>,
+    /// Behind a NAT: under which address clients reach a media address; may be repeated
+    #[arg(long, value_name = "IP=IP")]
+    pub(crate) announce: Vec<String>,
 }
 
 /// What a look at the machine shall do.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Doctor {
-    #[command(flatten)]
-    pub(crate) common: Common,
     /// Print the findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -298,9 +332,8 @@ pub(crate) struct Supervised {
 /// line is seen by everybody on the machine.
 #[derive(Debug, Args)]
 pub(crate) struct Remote {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Where it serves HTTP: HOST:PORT, or `https://HOST:PORT` for one elsewhere [default: `listen` of the settings]
+    /// Where it serves HTTP: HOST:PORT, or `https://HOST[:PORT][/PREFIX]` for one elsewhere [default: the one that runs with
+    /// the state folder]
     #[arg(long, value_name = "SERVER")]
     pub(crate) server: Option<String>,
     /// Certificates in PEM that a server elsewhere is trusted by [default: those of the system]
@@ -317,10 +350,8 @@ pub(crate) struct Shown {
 }
 
 /// What a token shall say.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Token {
-    #[command(flatten)]
-    pub(crate) common: Common,
     /// The room it is good for; '*' for every room
     #[arg(long, value_name = "ROOM")]
     pub(crate) room: String,
@@ -374,6 +405,8 @@ fn spread(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -400,8 +433,29 @@ mod tests {
         assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
         let cli = "uprtc token --room * --name N --publish --subscribe --admin --ttl 1h --state s";
         assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
+        let cli = "uprtc link --room demo --name N --publish --subscribe --ttl 1h --state s";
+        assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
         let cli = "uprtc doctor --json --state s --config c.toml --set peers-max=3 --set rooms-max=2";
         assert!(Cli::try_parse_from(cli.split_whitespace()).is_ok());
         assert!(Cli::try_parse_from(["uprtc", "dataplane", "--listen", "127.0.0.1:0"]).is_err());
+    }
+
+    #[test]
+    fn what_every_command_takes_stands_before_or_after_it() {
+        for line in [
+            "uprtc --set a=1 --state s load --set=b=2 broadcast --set c=3",
+            "uprtc load --state s --set a=1 --set=b=2 --set c=3 broadcast",
+            "uprtc load broadcast --set a=1 --set=b=2 --set c=3 --state s",
+        ] {
+            let (common, command) = Cli::parse_from(gathered(line.split_whitespace().map(OsString::from))).split();
+            assert!(matches!(command, Command::Load(_)), "{line}");
+            assert_eq!((common.set.join(" "), common.state), ("a=1 b=2 c=3".to_owned(), Some("s".into())), "{line}");
+        }
+        for line in ["uprtc --state s rooms", "uprtc rooms --state s", "uprtc --state s"] {
+            assert_eq!(Cli::parse_from(line.split_whitespace()).split().0.state, Some("s".into()), "{line}");
+        }
+        let words = |line: &str| gathered(line.split_whitespace().map(OsString::from)).join(OsStr::new(" "));
+        assert_eq!(words("uprtc --set a=1 kick -- --set b"), "uprtc kick --set a=1 -- --set b");
+        assert_eq!(words("uprtc kick --set"), "uprtc kick --set");
     }
 }

@@ -1,27 +1,35 @@
 //! Asks a server by HTTP, with TLS or without: for `rooms`, `peers`, `kick` and `move`, for the supervisor that waits until its
-//! controlplane is ready, and for the doctor. One small request on a connection of its own, and no more HTTP than that.
+//! controlplane is ready, and for the doctor. Each request has a connection of its own, and hyper speaks HTTP on it
+//! (docs/decisions/0025).
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use controlplane::http::PublicUrl;
 use controlplane::tls;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    StreamOwned,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::Failure;
 use crate::options::Options;
+use crate::running::Running;
 
 /// Longest answer that is read, bytes. A page of peers has at most 100 KiB.
-const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// Where systems keep the certificates that they trust; `SSL_CERT_FILE` wins.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -37,6 +45,8 @@ pub(crate) struct Server {
     /// `HOST:PORT`
     authority: String,
     host: String,
+    /// What its paths begin with, behind a proxy that gives it a part of its own.
+    prefix: String,
     trust: Option<Trust>,
 }
 
@@ -59,34 +69,53 @@ pub(crate) struct Answer {
 impl Server {
     /// The server of these settings, at an address that it listens on.
     pub(crate) fn own(options: &Options, listen: SocketAddr) -> Server {
-        let address = nearest(listen);
-        let trust = options.tls().map(|files| Trust::Own(files.certificate));
-        Server { authority: address.to_string(), host: address.ip().to_string(), trust }
+        Self::near(listen, options.tls().map(|files| files.certificate))
     }
 
-    /// A server by `http://HOST[:PORT]` or `https://HOST[:PORT]`; `HOST:PORT` alone speaks as the settings say.
+    /// One that runs on this machine.
+    pub(crate) fn running(running: &Running) -> Server {
+        Self::near(running.listen, running.certificate.clone())
+    }
+
+    fn near(listen: SocketAddr, certificate: Option<PathBuf>) -> Server {
+        let address = nearest(listen);
+        let (authority, host) = (address.to_string(), address.ip().to_string());
+        Server { authority, host, prefix: String::new(), trust: certificate.map(Trust::Own) }
+    }
+
+    /// A server by `http://HOST[:PORT][/PREFIX]` or `https://…`; `HOST:PORT` alone speaks as the settings say.
     pub(crate) fn named(
         text: &str,
         ca: Option<&Path>,
         options: impl FnOnce() -> Result<Options, Failure>,
     ) -> Result<Server, Failure> {
-        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let rest = rest.trim_end_matches('/');
-        let has_port =
-            rest.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        let (trust, port) = match scheme {
-            "http" => (None, 80),
-            "https" => (Some(Trust::Roots(ca.map_or_else(system_roots, |ca| Ok(ca.to_owned()))?)), 443),
-            "" if has_port => match ca {
-                Some(ca) => (Some(Trust::Roots(ca.to_owned())), 443),
-                None => (options()?.tls().map(|files| Trust::Own(files.certificate)), 0),
-            },
-            _ => return Err(format!("--server {text}: neither HOST:PORT nor https://HOST[:PORT]").into()),
+        let wrong = || format!("--server {text}: neither HOST:PORT nor https://HOST[:PORT][/PREFIX]");
+        if text.contains("://") {
+            return Self::at(&PublicUrl::parse(text).ok_or_else(wrong)?, ca);
+        }
+        let url = PublicUrl::parse(&format!("http://{text}")).filter(|url| url.prefix().is_empty());
+        let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let url = url.filter(|_| has_port).ok_or_else(wrong)?;
+        let trust = match ca {
+            Some(ca) => Some(Trust::Roots(ca.to_owned())),
+            None => options()?.tls().map(|files| Trust::Own(files.certificate)),
         };
-        let authority = if has_port { rest.to_owned() } else { format!("{rest}:{port}") };
-        let host = authority.rsplit_once(':').map_or("", |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Server { authority, host, trust })
+        Ok(Server { trust, ..Self::at_plain(&url) })
+    }
+
+    /// A server by its public address; a certificate must lead to one in `ca`, or to one of the system's.
+    pub(crate) fn at(url: &PublicUrl, ca: Option<&Path>) -> Result<Server, Failure> {
+        let trust = match url.is_secure() {
+            true => Some(Trust::Roots(ca.map_or_else(system_roots, |ca| Ok(ca.to_owned()))?)),
+            false => None,
+        };
+        Ok(Server { trust, ..Self::at_plain(url) })
+    }
+
+    fn at_plain(url: &PublicUrl) -> Server {
+        let (host, port) = (url.host().to_owned(), url.port());
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Server { authority, host, prefix: url.prefix().to_owned(), trust: None }
     }
 
     /// As people are to read it.
@@ -94,7 +123,7 @@ impl Server {
         &self.authority
     }
 
-    /// One request. `patience` is for the connection, and again for each part of the answer.
+    /// One request, and no redirect. `patience` is for all of it.
     pub(crate) fn ask(
         &self,
         method: &str,
@@ -103,39 +132,57 @@ impl Server {
         body: Option<&Value>,
         patience: Duration,
     ) -> io::Result<Answer> {
-        let mut addresses = self.authority.to_socket_addrs()?;
-        let address = addresses.next().ok_or_else(|| io::Error::other("the server has no address"))?;
-        let stream = TcpStream::connect_timeout(&address, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(header::HOST, &self.authority)
+            .header(header::CONNECTION, "close");
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
         let body = body.map(Value::to_string).unwrap_or_default();
-        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{authorization}Connection: close\r\n{kind}Content-Length: {}\r\n\r\n{body}",
-            self.authority,
-            body.len()
-        );
+        let request = request.body(Full::new(Bytes::from(body))).map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = runtime.block_on(async { timeout(patience, self.send(request)).await });
+        runtime.shutdown_background(); // A name that is still being looked up keeps nobody waiting.
+        answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
+        let stream = TcpStream::connect(&self.authority).await?;
         match &self.trust {
-            None => exchange(stream, &request),
+            None => exchange(stream, request).await,
             Some(trust) => {
                 let config = trust.config().map_err(|failure| io::Error::other(failure.to_string()))?;
                 let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
-                let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-                exchange(StreamOwned::new(session, stream), &request)
+                exchange(TlsConnector::from(Arc::new(config)).connect(name, stream).await?, request).await
             }
         }
     }
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Answer> {
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer)?;
-    let no_http = || io::Error::other("the answer is not HTTP");
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(no_http)?;
-    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(no_http)?;
-    Ok(Answer { status, body: body.to_owned() })
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<Answer> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // It carries the bytes, and ends with the request: what fails there fails here as well.
+    let connection = tokio::spawn(connection);
+    let answered = async {
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await.map_err(io::Error::other)?;
+        let body =
+            String::from_utf8(body.to_bytes().into()).map_err(|_| io::Error::other("the answer is not UTF-8"))?;
+        Ok(Answer { status, body })
+    };
+    let answer = answered.await;
+    connection.abort();
+    answer
 }
 
 /// Where to reach what listens there from this machine.
@@ -237,6 +284,8 @@ mod tests {
         };
         let is = |authority: &str, host: &str, is_secure| Ok((authority.to_owned(), host.to_owned(), is_secure));
         assert_eq!(named("https://edge.example"), is("edge.example:443", "edge.example", true));
+        let behind = Server::named("https://edge.example/calls/", ca, || Ok(Options::default())).unwrap();
+        assert_eq!((behind.prefix.as_str(), behind.name()), ("/calls", "edge.example:443"));
         assert_eq!(named("https://[::1]:8443/"), is("[::1]:8443", "::1", true));
         assert_eq!(named("http://edge.example"), is("edge.example:80", "edge.example", false));
         assert_eq!(named("edge.example:8443"), is("edge.example:8443", "edge.example", true));

@@ -12,8 +12,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::cli::Doctor;
+use crate::cli::{Common, Doctor};
 use crate::options::Sources;
+use crate::process::LogFormat;
 use crate::{Failure, process};
 
 /// How bad it is.
@@ -77,9 +78,9 @@ struct Report<'a> {
 }
 
 /// Looks at everything and prints what it finds; true if nothing fails.
-pub(crate) fn run(request: &Doctor) -> Result<bool, Failure> {
-    let options = Sources { common: request.common.clone(), ..Sources::default() }.read()?;
-    process::set_log("error"); // The planes of the call would tell of every step.
+pub(crate) fn run(common: &Common, request: &Doctor) -> Result<bool, Failure> {
+    let options = Sources { common: common.clone(), ..Sources::default() }.read()?;
+    process::set_log("error", LogFormat::Text); // The planes of the call would tell of every step.
     let mut findings = machine::look(&options);
     findings.extend(place::look(&options));
     if !request.no_call {

@@ -14,27 +14,29 @@ use bench::load::report::Report;
 use bench::load::run::{self, Scenario, Server};
 use bench::load::source::Media;
 use bench::load::{LoadError, Settings};
-use controlplane::auth::{Claims, TokenKeys};
+use controlplane::auth::Claims;
 use serde_json::{Value, json};
 
 use self::progress::Line;
 use self::server::OwnServer;
-use crate::cli::{Load, LoadScenario};
-use crate::{Failure, options};
+use crate::Failure;
+use crate::cli::{Common, Load, LoadScenario};
+use crate::client::nearest;
+use crate::running::{self, Running};
 
 /// How long the tokens are good.
 const TTL: Duration = Duration::from_secs(3600);
 
 /// Runs a scenario, or a ramp of it, and says what was measured.
-pub(crate) fn run(request: &Load) -> Result<(), Failure> {
+pub(crate) fn run(common: &Common, request: &Load) -> Result<(), Failure> {
     let (scenario, settings) = plan(request)?;
     // One thread for joins and signalling; media has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let own = match &request.server {
-        None => Some(OwnServer::start(&request.common, request.workers)?),
-        Some(_) => None,
+    let own = match (&request.server, &common.state) {
+        (None, None) => Some(OwnServer::start(common, request.workers)?),
+        _ => None,
     };
-    let server = server(request, own.as_ref())?;
+    let server = server(common, request, own.as_ref())?;
     let line = Line::new();
     let show = |progress: &run::Progress| line.show(progress);
     // A step of a ramp, or what is said beside JSON.
@@ -142,28 +144,40 @@ fn plan(request: &Load) -> Result<(Scenario, Settings), Failure> {
 }
 
 /// The server that is measured, and its processes: our own, or those of the state folder, or those that were named.
-fn server(request: &Load, own: Option<&OwnServer>) -> Result<Server, Failure> {
-    let (authority, state): (String, PathBuf) = match own {
-        Some(own) => (own.authority.clone(), own.state.clone()),
-        None => {
-            let authority = request.server.clone().ok_or("no server")?;
-            (authority, options::resolve_state(&request.common)?)
+fn server(common: &Common, request: &Load, own: Option<&OwnServer>) -> Result<Server, Failure> {
+    let named = || running::state(common);
+    let (authority, state) = match (own, &request.server) {
+        (Some(own), _) => (own.authority.clone(), Ok(own.state.clone())),
+        // Tokens and processes may both be given, and then there need be no folder.
+        (None, Some(authority)) => (authority.clone(), named()),
+        (None, None) => {
+            let state = named()?;
+            (plain(&Running::find(&state)?)?, Ok(state))
         }
     };
-    let named = |&pid: &u32| Process { name: format!("pid {pid}"), pid };
-    let processes = match request.pid.is_empty() {
-        true => process::find(&["dataplane", "controlplane"], &state),
-        false => request.pid.iter().map(named).collect(),
+    let pid = |&pid: &u32| Process { name: format!("pid {pid}"), pid };
+    let processes = match (request.pid.is_empty(), &state) {
+        (true, Ok(state)) => process::find(&["dataplane", "controlplane"], state),
+        (true, Err(_)) => Vec::new(),
+        (false, _) => request.pid.iter().map(pid).collect(),
     };
     Ok(Server { door: Door::new(authority, tokens(state)?), processes })
 }
 
+/// Where a server that runs is reached without TLS, which the peers of a load do not speak.
+fn plain(running: &Running) -> Result<String, Failure> {
+    match running.certificate {
+        None => Ok(nearest(running.listen).to_string()),
+        Some(_) => Err("this server speaks TLS, and a load does not: run it without a certificate meanwhile".into()),
+    }
+}
+
 /// Tokens of `UPRTC_TOKEN`, or made with the key in the state folder.
-fn tokens(state: PathBuf) -> Result<Tokens, Failure> {
+fn tokens(state: Result<PathBuf, Failure>) -> Result<Tokens, Failure> {
     if let Ok(token) = std::env::var("UPRTC_TOKEN") {
         return Ok(Arc::new(move |_, _| Ok(token.clone())));
     }
-    let keys = TokenKeys::load_or_create(&state)?;
+    let keys = running::keys(&state?)?;
     Ok(Arc::new(move |room, name| {
         let claims = Claims { publish: true, subscribe: true, admin: true, ..Claims::new(room, name, TTL.as_secs()) };
         keys.sign(&claims).map_err(|error| error.to_string())

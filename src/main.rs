@@ -1,6 +1,6 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` lets people in, `rooms`, `peers`, `kick` and `move` govern a server, `doctor` looks
-//! at the machine, `load` loads a server. No logic of a call is here.
+//! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `kick` and `move` govern a server, `doctor`
+//! looks at the machine, `load` loads a server. No logic of a call is here.
 
 mod administration;
 mod cli;
@@ -9,46 +9,50 @@ mod doctor;
 mod load;
 mod options;
 mod process;
+mod reach;
+mod running;
 mod supervisor;
 mod token;
 
-use std::io::Write;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use cli::{Cli, Command, Doors, Media};
 use options::{Role, Sources};
+use running::Running;
+
+/// Version, and the revision of the sources if it is known (build.rs).
+const VERSION: &str = env!("UPRTC_VERSION");
 
 /// One line for the operator that says what to do.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (common, command) = Cli::read().split();
     process::start_log();
-    let result = match cli.command() {
-        Command::Run { common, ips, media, doors } => supervisor::run(Sources { common, ips, media, doors }),
-        Command::Dataplane { common, ips, media, supervised } => process::become_plane(&supervised)
+    let result = match command {
+        Command::Run { ips, media, doors } => supervisor::run(Sources { common, ips, media, doors }),
+        Command::Dataplane { ips, media, supervised } => process::become_plane(&supervised)
             .and_then(|()| dataplane(&Sources { common, ips, media, doors: Doors::default() })),
-        Command::Controlplane { common, ips, doors, supervised } => process::become_plane(&supervised)
+        Command::Controlplane { ips, doors, supervised } => process::become_plane(&supervised)
             .and_then(|()| controlplane(&Sources { common, ips, media: Media::default(), doors })),
-        Command::Doctor(request) => match doctor::run(&request) {
+        Command::Doctor(request) => match doctor::run(&common, &request) {
             Ok(is_well) => return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             Err(failure) => Err(failure),
         },
-        Command::Load(request) => load::run(&request),
-        Command::Token(request) => token::print(&request),
-        Command::NewKey { common } => token::new_key(&common),
-        Command::Rooms { remote, shown } => administration::rooms(&remote, &shown),
-        Command::Peers { remote, shown, room } => administration::peers(&remote, &shown, &room),
-        Command::Kick { remote, room, peer } => administration::kick(&remote, &room, &peer),
-        Command::Move { remote, room, peer, to } => administration::relocate(&remote, &room, &peer, &to),
+        Command::Load(request) => load::run(&common, &request),
+        Command::Token(request) => token::print(&common, &request),
+        Command::Link(request) => token::link(&common, &request),
+        Command::NewKey => token::new_key(&common),
+        Command::Version => process::print(&format!("uprtc {VERSION}\n")),
+        Command::Rooms { remote, shown } => administration::rooms(&common, &remote, &shown),
+        Command::Peers { remote, shown, room } => administration::peers(&common, &remote, &shown, &room),
+        Command::Kick { remote, room, peer } => administration::kick(&common, &remote, &room, &peer),
+        Command::Move { remote, room, peer, to } => administration::relocate(&common, &remote, &room, &peer, &to),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // In one write: the planes share this stream.
-            let _ = std::io::stderr().write_all(format!("uprtc: {failure}\n").as_bytes());
+            process::tell(&failure);
             ExitCode::FAILURE
         }
     }
@@ -58,6 +62,7 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
     // From here on, so that a reload that comes early does not end the process.
     let stop = process::StopSignal::new()?;
     let mut options = sources.resolve()?;
+    reach::check_media_ips(&options)?;
     let config = dataplane::Config {
         socket_path: options.state.join(controlplane::link::SOCKET_FILE),
         media_ips: options.media_ips.clone(),
@@ -77,6 +82,9 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
 
 fn controlplane(sources: &Sources) -> Result<(), Failure> {
     let mut options = sources.resolve()?;
+    if options.stun.is_none() {
+        reach::check_media_ips(&options)?;
+    }
     let config = controlplane::Config {
         stun_ip: options.public_ip(),
         settings: options.rooms.clone(),
@@ -85,7 +93,13 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         cors_origins: options.cors_origins.clone(),
         tls: options.tls(),
         metrics: options.metrics,
-        ..controlplane::Config::new(options.state.clone(), options.listen, options.stun)
+        public_url: options.public_url.clone(),
+        ..controlplane::Config::new(options.state.clone(), options.listen, options.stun())
+    };
+    let started = options.clone();
+    let announce = |listening: &controlplane::Listening| {
+        Running::new(&started, listening.http).write(&started.state);
+        process::announce(listening);
     };
     let reload = || {
         let is_read = sources.reload(&mut options, Role::Controlplane);
@@ -94,6 +108,6 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
             cors_origins: options.cors_origins.clone(),
         })
     };
-    controlplane::run(config, reload, process::announce)?;
+    controlplane::run(config, reload, announce)?;
     Ok(())
 }

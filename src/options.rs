@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use controlplane::engine::Settings;
-use controlplane::http::{Audience, Limits};
+use controlplane::http::{Audience, Limits, PublicUrl};
 use controlplane::stun_server::Rates;
 use controlplane::tls;
 use dataplane::config::{Backend, Driver};
@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use self::keys::{KEYS, Key, Plane, Written};
 use crate::cli::{Common, Doors, Media, MediaIps};
+use crate::process::LogFormat;
 use crate::{Failure, process};
 
 /// Longest settings file that is read, bytes.
@@ -25,6 +26,9 @@ const FILE_LEN_MAX: u64 = 64 * 1024;
 /// The variable that names the settings file.
 const CONFIG_VARIABLE: &str = "UPRTC_CONFIG";
 
+/// Where STUN is served unless it is set (RFC 8489 §8.1).
+const STUN_PORT: u16 = 3478;
+
 /// What a plane or a supervisor runs with.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Options {
@@ -32,6 +36,7 @@ pub(crate) struct Options {
     pub(crate) state: PathBuf,
     /// Directives of the log.
     pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
     pub(crate) media_ips: Vec<IpAddr>,
     pub(crate) media_port: u16,
     /// 0 only before [`Sources::resolve`] is done.
@@ -43,7 +48,10 @@ pub(crate) struct Options {
     /// Microseconds.
     pub(crate) spin_us: u64,
     pub(crate) listen: SocketAddr,
-    pub(crate) stun: SocketAddr,
+    /// Under which address clients reach the doors, if it is said.
+    pub(crate) public_url: Option<PublicUrl>,
+    /// None: the first media address; see [`Options::stun`].
+    pub(crate) stun: Option<SocketAddr>,
     /// Empty: no TLS.
     pub(crate) tls_cert: PathBuf,
     pub(crate) tls_key: PathBuf,
@@ -61,6 +69,7 @@ impl Default for Options {
         Options {
             state: PathBuf::new(),
             log: "info".into(),
+            log_format: LogFormat::Text,
             media_ips: vec![Ipv4Addr::LOCALHOST.into()],
             media_port: 40_000,
             workers: 0,
@@ -69,7 +78,8 @@ impl Default for Options {
             backend: None,
             spin_us: 0,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            stun: SocketAddr::from((Ipv4Addr::LOCALHOST, 3478)),
+            public_url: None,
+            stun: None,
             tls_cert: PathBuf::new(),
             tls_key: PathBuf::new(),
             cors_origins: Vec::new(),
@@ -85,6 +95,12 @@ impl Options {
     /// Under which address clients reach the first media address.
     pub(crate) fn public_ip(&self) -> Option<IpAddr> {
         self.media_ips.first().map(|&ip| self.rooms.announced(SocketAddr::new(ip, 0)).ip())
+    }
+
+    /// Where STUN is served: as it is set, or at the first media address, because who reaches the one reaches the other.
+    pub(crate) fn stun(&self) -> SocketAddr {
+        let follow = || self.media_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        self.stun.unwrap_or_else(|| SocketAddr::new(follow(), STUN_PORT))
     }
 
     /// The certificate that the doors speak TLS with, if they do.
@@ -114,18 +130,23 @@ pub(crate) enum Role {
 impl Sources {
     /// Options from all sources. Touches nothing but the settings file.
     pub(crate) fn read(&self) -> Result<Options, Failure> {
+        let mut options = self.gather(&mut Vec::new())?;
+        if options.state.as_os_str().is_empty() {
+            options.state = default_state()?;
+        }
+        Ok(options)
+    }
+
+    /// The same, with an empty state folder if none is named. Remarks for the log are added to `remarks`.
+    fn gather(&self, remarks: &mut Vec<String>) -> Result<Options, Failure> {
         let mut options = Options::default();
         let config = self.common.config.clone().or_else(|| std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from));
         if let Some(path) = config {
             apply_file(&mut options, &path, &read_file(&path)?)?;
         }
-        apply_variables(&mut options, std::env::vars_os())?;
+        apply_variables(&mut options, std::env::vars_os(), remarks)?;
         self.apply_command_line(&mut options)?;
         check_together(&options)?;
-        if options.state.as_os_str().is_empty() {
-            options.state = default_state(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))
-                .ok_or("neither XDG_STATE_HOME nor HOME is set: say where the state folder is with --state")?;
-        }
         if options.workers == 0 {
             options.workers = cores();
         }
@@ -134,10 +155,22 @@ impl Sources {
 
     /// Options from all sources, in a state folder that exists, with the log as they say.
     pub(crate) fn resolve(&self) -> Result<Options, Failure> {
-        let mut options = self.read()?;
-        process::set_log(&options.log);
+        let mut remarks = Vec::new();
+        let mut options = self.gather(&mut remarks)?;
+        // First of all, so that no line is of another format than the settings say.
+        process::set_log(&options.log, options.log_format);
+        remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+        if options.state.as_os_str().is_empty() {
+            options.state = default_state()?;
+        }
         options.state = state_folder(&options.state)?;
         Ok(options)
+    }
+
+    /// The state folder that the command line, a variable or the settings file names.
+    pub(crate) fn named_state(&self) -> Result<Option<PathBuf>, Failure> {
+        let state = self.gather(&mut Vec::new())?.state;
+        Ok((!state.as_os_str().is_empty()).then_some(state))
     }
 
     /// Reads all sources again and brings `current` up to date where that is possible while running; says in the log
@@ -191,8 +224,11 @@ impl Sources {
             keys::find("io")?.apply(options, &Written::Plain(how)).map_err(|error| format!("--io {how}: {error}"))?;
         }
         options.listen = self.doors.listen.unwrap_or(options.listen);
-        options.stun = self.doors.stun.unwrap_or(options.stun);
-        for (name, given) in [("tls-cert", &self.doors.tls_cert), ("tls-key", &self.doors.tls_key)] {
+        options.stun = self.doors.stun.or(options.stun);
+        let doors = &self.doors;
+        for (name, given) in
+            [("tls-cert", &doors.tls_cert), ("tls-key", &doors.tls_key), ("public-url", &doors.public_url)]
+        {
             if let Some(given) = given {
                 keys::find(name)?.apply(options, &Written::Plain(given)).map_err(|error| format!("--{error}"))?;
             }
@@ -201,6 +237,11 @@ impl Sources {
             let origins = Written::List(self.doors.cors_origin.iter().map(String::as_str).collect());
             let key = keys::find("cors-origins")?;
             key.apply(options, &origins).map_err(|error| format!("--cors-origin: {error}"))?;
+        }
+        if !self.doors.announce.is_empty() {
+            let pairs = Written::List(self.doors.announce.iter().map(String::as_str).collect());
+            let key = keys::find("announce")?;
+            key.apply(options, &pairs).map_err(|error| format!("--{error}"))?;
         }
         Ok(())
     }
@@ -235,12 +276,6 @@ pub(crate) fn variables() -> impl Iterator<Item = String> {
 /// A worker for each core that this process may use.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The state folder that `uprtc token` reads.
-pub(crate) fn resolve_state(common: &Common) -> Result<PathBuf, Failure> {
-    let sources = Sources { common: common.clone(), ..Sources::default() };
-    Ok(sources.resolve()?.state)
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {
@@ -292,13 +327,14 @@ fn written<'a>(value: &'a DeValue<'_>) -> Written<'a> {
 fn apply_variables(
     options: &mut Options,
     variables: impl Iterator<Item = (OsString, OsString)>,
+    remarks: &mut Vec<String>,
 ) -> Result<(), Failure> {
     for (name, value) in variables {
         let Some(name) = name.to_str().and_then(|name| name.strip_prefix("UPRTC_")) else { continue };
         let key = match keys::find(&name.to_ascii_lowercase().replace('_', "-")) {
             Ok(key) => key,
             Err(error) if error.contains("did you mean") => {
-                tracing::warn!("UPRTC_{name} is ignored: {error}");
+                remarks.push(format!("UPRTC_{name} is ignored: {error}"));
                 continue;
             }
             Err(_) => continue,
@@ -341,7 +377,13 @@ fn state_folder(path: &Path) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(|error| format!("cannot use the state folder {}: {error}", path.display()).into())
 }
 
-fn default_state(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+/// The state folder of who names none.
+pub(crate) fn default_state() -> Result<PathBuf, Failure> {
+    state_of_user(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))
+        .ok_or_else(|| "neither XDG_STATE_HOME nor HOME is set: say where the state folder is with --state".into())
+}
+
+fn state_of_user(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let xdg = xdg.map(PathBuf::from).filter(|path| path.is_absolute()); // The specification wants it absolute.
     let base =
         xdg.or_else(|| home.filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".local/state")))?;

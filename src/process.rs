@@ -1,39 +1,95 @@
 //! What a process of uprtc does with its surroundings: the log, limits of the kernel, and its supervisor.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::config::Backend;
 use dataplane::io::probe::Probe;
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use crate::Failure;
 use crate::cli::Supervised;
 use crate::options::Options;
 
-/// Changes what the running log lets through.
-static LOG_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+/// How a line of the log looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+impl LogFormat {
+    /// As the settings name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<LogFormat> {
+        [LogFormat::Text, LogFormat::Json].into_iter().find(|format| format.name() == name)
+    }
+}
+
+/// Changes what the running log lets through, and how it looks.
+static LOG: OnceLock<Box<dyn Fn(EnvFilter, LogFormat) + Send + Sync>> = OnceLock::new();
+
+/// Whether the log is one JSON object a line.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Log to standard error, at `info` until the settings are known.
 pub(crate) fn start_log() {
-    let is_terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt()
-        .with_ansi(is_terminal)
-        .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::new("info"))
-        .with_filter_reloading();
-    let filter = log.reload_handle();
-    log.init();
-    let _ = LOG_FILTER.set(Box::new(move |new| drop(filter.reload(new)))); // The log lives as long as the process.
+    let (filter, filters) = reload::Layer::new(EnvFilter::new("info"));
+    let (lines, formats) = reload::Layer::new(lines(LogFormat::Text));
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    // The log lives as long as the process, so neither of the two fails.
+    let change = move |filter, format| drop((filters.reload(filter), formats.reload(self::lines(format))));
+    let _ = LOG.set(Box::new(change));
 }
 
-/// Logs what these directives (of `tracing_subscriber::EnvFilter`) say, from now on.
-pub(crate) fn set_log(directives: &str) {
-    if let (Some(change), Ok(filter)) = (LOG_FILTER.get(), EnvFilter::try_new(directives)) {
-        change(filter);
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    match format {
+        LogFormat::Text => fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed(),
+        // All keys on one level, so that those of an event are found without knowing how it came about.
+        LogFormat::Json => {
+            let json = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+            json.with_writer(io::stderr).boxed()
+        }
     }
+}
+
+/// Logs what these directives (of `tracing_subscriber::EnvFilter`) say, in that format, from now on.
+pub(crate) fn set_log(directives: &str, format: LogFormat) {
+    if let (Some(change), Ok(filter)) = (LOG.get(), EnvFilter::try_new(directives)) {
+        change(filter, format);
+        IS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+    }
+}
+
+/// Says why this process ends: one line on standard error, as every other line there.
+pub(crate) fn tell(failure: &Failure) {
+    match IS_JSON.load(Ordering::Relaxed) {
+        true => tracing::error!(event = "failed", "uprtc: {failure}"),
+        // In one write: the planes share this stream.
+        false => drop(io::stderr().write_all(format!("uprtc: {failure}\n").as_bytes())),
+    }
+}
+
+/// Prints a command's result.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 /// Ties this process to the supervisor that started it, if one did, and takes the descriptors that the kernel allows.

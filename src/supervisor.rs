@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -25,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Server;
 use crate::options::{self, Options, Role, Sources};
-use crate::{Failure, process};
+use crate::{Failure, process, reach};
 
 /// Waits before a plane is started again: first and longest.
 const RESTART_MIN: Duration = Duration::from_millis(100);
@@ -55,6 +54,7 @@ const SETTINGS_FILE: &str = "run.toml";
 /// Runs both planes until SIGINT or SIGTERM, or until one of them cannot start at all. SIGHUP reloads the settings.
 pub(crate) fn run(sources: Sources) -> Result<(), Failure> {
     let options = sources.resolve()?;
+    reach::check_media_ips(&options)?;
     let _lock = lock(&options.state)?;
     // Here and once, so that a dataplane that is started again neither takes that time nor chooses otherwise.
     let backend = process::backend(&options);
@@ -176,7 +176,7 @@ fn common_arguments(options: &Options) -> Vec<OsString> {
 fn controlplane_arguments(options: &Options, shared: &Shared) -> impl Fn() -> Vec<OsString> {
     let listening = shared.listening.subscribe();
     let common = common_arguments(options);
-    let asked = (options.listen, options.stun);
+    let asked = (options.listen, options.stun());
     move || {
         let (http, stun) = match *listening.borrow() {
             Some(listening) => (listening.http, listening.stun),
@@ -278,19 +278,10 @@ async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
         sleep(READY_INTERVAL).await;
     }
     shared.was_ready.send_replace(true);
-    let scheme = if options.tls().is_some() { "https" } else { "http" };
     let claims = Claims { publish: true, subscribe: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
     match key.sign(&claims) {
-        Ok(token) => println!("{scheme}://{}/r/{ROOM}?token={token}", reachable(first.http, options)),
+        Ok(token) => println!("{}/r/{ROOM}?token={token}", reach::link_base(options, first.http)),
         Err(error) => tracing::error!(%error, "no link can be made"),
-    }
-}
-
-/// The address to print: where everything is listened at, people reach the first media address.
-fn reachable(http: SocketAddr, options: &Options) -> SocketAddr {
-    match options.public_ip() {
-        Some(ip) if http.ip().is_unspecified() => SocketAddr::new(ip, http.port()),
-        _ => options.rooms.announced(http),
     }
 }
 

@@ -85,6 +85,7 @@ fn a_mistake_is_one_line() {
         let output = Command::new(env!("CARGO_BIN_EXE_uprtc"))
             .args(["load", "--state", state.to_str().unwrap(), "--seconds", "1"])
             .args(&arguments)
+            .env("UPRTC_TOKEN", "a.b.c")
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);

@@ -36,4 +36,4 @@ mod slots;
 mod terms;
 mod timers;
 
-pub use run::{Config, Error, LOCK_FILE, Listening, Reload, run, serve};
+pub use run::{Config, Error, LOCK_FILE, Listening, RUNNING_FILE, Reload, run, serve};

@@ -28,6 +28,10 @@ use crate::{http, stun_server};
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
 pub const LOCK_FILE: &str = "controlplane.lock";
 
+/// Name of the file in which whoever runs a controlplane may write where it listens. One that an earlier controlplane left
+/// is removed at the start, so what is in it is of the one that holds [`LOCK_FILE`].
+pub const RUNNING_FILE: &str = "controlplane.json";
+
 /// How long the sockets may take to say goodbye. The supervisor waits longer than this.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -54,6 +58,8 @@ pub struct Config {
     pub tls: Option<tls::Files>,
     /// Who may read `/metrics`.
     pub metrics: http::Audience,
+    /// Where clients reach the doors, if it is not what they send as `Host`.
+    pub public_url: Option<http::PublicUrl>,
     /// Limits of the doors.
     pub limits: http::Limits,
     /// Limits of the STUN server.
@@ -72,6 +78,7 @@ impl Config {
             cors_origins: Vec::new(),
             tls: None,
             metrics: http::Audience::default(),
+            public_url: None,
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
         }
@@ -198,6 +205,7 @@ async fn serve_reloading(
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
+    forget_predecessor(&config.state)?;
     let keys = TokenKeys::load_or_create(&config.state)?;
     let registry = Registry::load(&config.state)?;
     let tls = config.tls.map(Tls::load).transpose()?;
@@ -217,7 +225,13 @@ async fn serve_reloading(
     engine.restore(registry.rules().rooms);
     let (handle, inbox) = link::channel();
     let counts = Arc::new(stun_server::Counts::default());
-    let terms = http::Terms { registry, cors_origins: config.cors_origins, tls, metrics: config.metrics };
+    let terms = http::Terms {
+        registry,
+        cors_origins: config.cors_origins,
+        tls,
+        metrics: config.metrics,
+        public_url: config.public_url,
+    };
     let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, terms);
     let (stopping, is_stopping) = watch::channel(false);
     let doors = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
@@ -282,6 +296,14 @@ fn lock(state: &Path) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked(state.to_owned())),
         Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+fn forget_predecessor(state: &Path) -> Result<(), Error> {
+    let path = state.join(RUNNING_FILE);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::State { path, source }),
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -95,6 +96,56 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairErr
     match chain.is_empty() {
         true => Err(not_pem()),
         false => Ok(chain),
+    }
+}
+
+/// Whom a certificate names (its subjectAltName; browsers look at nothing else, RFC 9110 §4.3.4).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Names {
+    /// DNS names in lower case, `*.` for any one label.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl Names {
+    /// Of the first certificate in a PEM file.
+    pub fn read(path: &Path) -> Result<Names, PairError> {
+        let chain = certificates(path)?;
+        let why = || PairError::Unusable { path: path.to_owned(), why: "it is no X.509 certificate".into() };
+        let certificate = X509::from_der(&chain[0]).map_err(|_| why())?;
+        let mut names = Names::default();
+        for name in certificate.subject_alt_names().into_iter().flatten() {
+            names.dns.extend(name.dnsname().map(str::to_ascii_lowercase));
+            names.ips.extend(name.ipaddress().and_then(address));
+        }
+        Ok(names)
+    }
+
+    /// Whether it is good for a server that is reached by this name or address (RFC 6125 §6.4).
+    pub fn cover(&self, host: &str) -> bool {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return self.ips.contains(&ip);
+        }
+        let host = host.to_ascii_lowercase();
+        let parent = host.split_once('.').map(|(_, parent)| parent);
+        self.dns.iter().any(|name| *name == host || name.strip_prefix("*.").is_some_and(|name| Some(name) == parent))
+    }
+
+    /// The one DNS name that it has, if it has one and that is a name of one host.
+    pub fn single(&self) -> Option<&str> {
+        match self.dns.as_slice() {
+            [name] if !name.starts_with("*.") => Some(name),
+            _ => None,
+        }
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
     }
 }
 

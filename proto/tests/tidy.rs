@@ -31,7 +31,7 @@ const ARROWS: &[Arrow] = &[
     Arrow { name: "axum", from: &["controlplane/src/http/", "controlplane/src/http.rs"] },
     Arrow { name: "boring", from: BORING },
     Arrow { name: "rustls", from: &["src/client.rs", "controlplane/src/tls.rs"] },
-    Arrow { name: "tokio_rustls", from: &["controlplane/src/http/"] },
+    Arrow { name: "tokio_rustls", from: &["src/client.rs", "controlplane/src/http/"] },
     Arrow { name: "boring_sys", from: &["controlplane/src/dtls/ffi.rs", "dataplane/src/srtp/aead.rs"] },
 ];
 

@@ -1,7 +1,7 @@
 //! What the settings of this edge name: its state folder and key, its media addresses and ports, and the instance that
 //! may be running with them.
 
-use std::fs::{self, File, Metadata, TryLockError};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt;
@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use controlplane::auth::KEY_FILE;
-use controlplane::link::SOCKET_FILE;
 use controlplane::tls::{Files, Pair, PairError};
 
 use super::Finding;
 use crate::client::Server;
 use crate::options::Options;
+use crate::running::Planes;
 
 /// A certificate that is good for less long should have been renewed: certbot does so 30 days before.
 const CERTIFICATE_SPARE_S: u64 = 14 * 86_400;
@@ -23,39 +23,16 @@ const CERTIFICATE_SPARE_S: u64 = 14 * 86_400;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn look(options: &Options) -> Vec<Finding> {
-    let running = Running::find(&options.state);
+    let running = Planes::find(&options.state);
     let mut findings = vec![state(&options.state), key(&options.state.join(KEY_FILE))];
     findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip)));
     findings.extend(options.rooms.announce.iter().map(|&(bound, public)| announce(bound, public)));
     findings.push(media_ports(options, running.dataplane));
     findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
-    findings.push(port("stun", Protocol::Udp, options.stun, running.controlplane));
+    findings.push(port("stun", Protocol::Udp, options.stun(), running.controlplane));
     findings.push(tls(options.tls().as_ref(), SystemTime::now()));
     findings.extend(instance(&Server::own(options, options.listen), options.listen.port(), running));
     findings
-}
-
-/// Which planes run with this state folder.
-#[derive(Clone, Copy)]
-struct Running {
-    dataplane: bool,
-    controlplane: bool,
-}
-
-impl Running {
-    fn find(state: &Path) -> Running {
-        let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
-        // By the kernel's list: to connect would be to attach.
-        let socket = format!(" {}", state.join(SOCKET_FILE).display());
-        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        let dataplane = sockets.lines().any(|line| line.ends_with(&socket));
-        let controlplane = match File::open(state.join(controlplane::LOCK_FILE)) {
-            Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-            // Another user's. Its planes come together.
-            Err(error) => error.kind() == ErrorKind::PermissionDenied && dataplane,
-        };
-        Running { dataplane, controlplane }
-    }
 }
 
 fn state(path: &Path) -> Finding {
@@ -263,17 +240,17 @@ fn inodes(table: &str, port: u16) -> impl Iterator<Item = &str> {
 }
 
 /// Health and readiness of the instance that runs with these settings.
-fn instance(server: &Server, port: u16, running: Running) -> Vec<Finding> {
+fn instance(server: &Server, port: u16, running: Planes) -> Vec<Finding> {
     const CHECK: &str = "instance";
     match running {
-        Running { dataplane: false, controlplane: false } => return vec![Finding::ok(CHECK, "none runs here now")],
-        Running { controlplane: false, .. } => {
+        Planes { dataplane: false, controlplane: false } => return vec![Finding::ok(CHECK, "none runs here now")],
+        Planes { controlplane: false, .. } => {
             return vec![Finding::fail(CHECK, "a dataplane runs without a controlplane", "start uprtc controlplane")];
         }
-        Running { .. } if port == 0 => {
+        Planes { .. } if port == 0 => {
             return vec![Finding::ok(CHECK, "a controlplane runs on a port of the kernel's choice")];
         }
-        Running { .. } => {}
+        Planes { .. } => {}
     }
     let mend = "journalctl -u uprtc-controlplane -u uprtc-dataplane";
     ["/healthz", "/readyz"]
@@ -431,11 +408,11 @@ mod tests {
         let address = silent.local_addr().unwrap();
         drop(silent);
         let (server, port) = (Server::own(&Options::default(), address), address.port());
-        let findings = instance(&server, port, Running { dataplane: true, controlplane: true });
+        let findings = instance(&server, port, Planes { dataplane: true, controlplane: true });
         assert!(findings.len() == 2 && findings.iter().all(|finding| finding.level == Level::Fail));
-        let findings = instance(&server, port, Running { dataplane: true, controlplane: false });
+        let findings = instance(&server, port, Planes { dataplane: true, controlplane: false });
         assert_eq!(findings[0].level, Level::Fail);
-        assert_eq!(instance(&server, port, Running { dataplane: false, controlplane: false })[0].level, Level::Ok);
+        assert_eq!(instance(&server, port, Planes { dataplane: false, controlplane: false })[0].level, Level::Ok);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::http::{Audience, ORIGINS_MAX, is_origin};
+use controlplane::http::{Audience, ORIGINS_MAX, PublicUrl, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
 use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Options;
 use crate::cli::parse_duration;
+use crate::process::LogFormat;
 
 /// Whom a key concerns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +41,8 @@ enum Kind {
     Time { seconds: RangeInclusive<u64>, get: fn(&Options) -> Duration, set: fn(&mut Options, Duration) },
     Flag { get: fn(&Options) -> bool, set: fn(&mut Options, bool) },
     Address { get: fn(&Options) -> SocketAddr, set: fn(&mut Options, SocketAddr) },
+    Stun,
+    PublicUrl,
     File { get: fn(&Options) -> &PathBuf, set: fn(&mut Options, PathBuf) },
     MediaIps,
     Origins,
@@ -50,6 +53,7 @@ enum Kind {
     Backend,
     State,
     Log,
+    LogFormat,
 }
 
 /// A value as it was written.
@@ -85,6 +89,7 @@ macro_rules! time {
 pub(crate) const KEYS: &[Key] = &[
     Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
     Key { name: "log", plane: Plane::Both, is_live: true, kind: Kind::Log },
+    Key { name: "log-format", plane: Plane::Both, is_live: true, kind: Kind::LogFormat },
     Key { name: "media-ip", plane: Plane::Both, is_live: false, kind: Kind::MediaIps },
     Key { name: "announce", plane: Plane::Control, is_live: false, kind: Kind::Announce },
     whole!("media-port", Data, false, 0..=65_535, media_port),
@@ -104,12 +109,8 @@ pub(crate) const KEYS: &[Key] = &[
         is_live: false,
         kind: Kind::Address { get: |o| o.listen, set: |o, value| o.listen = value },
     },
-    Key {
-        name: "stun",
-        plane: Plane::Control,
-        is_live: false,
-        kind: Kind::Address { get: |o| o.stun, set: |o, value| o.stun = value },
-    },
+    Key { name: "public-url", plane: Plane::Control, is_live: false, kind: Kind::PublicUrl },
+    Key { name: "stun", plane: Plane::Control, is_live: false, kind: Kind::Stun },
     Key {
         name: "tls-cert",
         plane: Plane::Control,
@@ -198,6 +199,8 @@ impl Key {
             }
             Kind::Flag { .. } => "true or false".into(),
             Kind::Address { .. } => "IP:PORT".into(),
+            Kind::Stun => "IP:PORT, or empty".into(),
+            Kind::PublicUrl => "https://HOST[:PORT][/PREFIX], or empty".into(),
             Kind::File { .. } => "a file".into(),
             Kind::Origins => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
             Kind::Audience => "loopback, all or admin".into(),
@@ -210,6 +213,7 @@ impl Key {
             Kind::Backend => "auto, udp, uring or frames".into(),
             Kind::State => "a folder".into(),
             Kind::Log => "off, error, warn, info, debug or trace, or directives".into(),
+            Kind::LogFormat => "text or json".into(),
         }
     }
 
@@ -241,6 +245,14 @@ impl Key {
             Kind::Address { set, .. } => {
                 set(options, text.and_then(|text| text.parse().ok()).ok_or_else(wrong)?);
             }
+            Kind::Stun => {
+                let parsed = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
+                options.stun = text.and_then(parsed).ok_or_else(wrong)?;
+            }
+            Kind::PublicUrl => {
+                let parsed = |text: &str| if text.is_empty() { Some(None) } else { PublicUrl::parse(text).map(Some) };
+                options.public_url = text.and_then(parsed).ok_or_else(wrong)?;
+            }
             Kind::File { set, .. } => {
                 let text = text.filter(|text| !text.chars().any(char::is_control));
                 set(options, PathBuf::from(text.ok_or_else(wrong)?));
@@ -257,6 +269,7 @@ impl Key {
                 let text = text.filter(|text| !text.is_empty() && EnvFilter::try_new(text).is_ok());
                 options.log = text.ok_or_else(wrong)?.to_owned();
             }
+            Kind::LogFormat => options.log_format = text.and_then(LogFormat::named).ok_or_else(wrong)?,
         }
         Ok(())
     }
@@ -268,6 +281,8 @@ impl Key {
             Kind::Time { get, .. } => time_text(get(options)),
             Kind::Flag { get, .. } => get(options).to_string(),
             Kind::Address { get, .. } => get(options).to_string(),
+            Kind::Stun => options.stun.map(|stun| stun.to_string()).unwrap_or_default(),
+            Kind::PublicUrl => options.public_url.as_ref().map(PublicUrl::to_string).unwrap_or_default(),
             Kind::File { get, .. } => get(options).display().to_string(),
             Kind::Origins => options.cors_origins.join(","),
             Kind::Announce => {
@@ -292,6 +307,7 @@ impl Key {
             Kind::Backend => options.backend.map_or("auto", Backend::name).into(),
             Kind::State => options.state.display().to_string(),
             Kind::Log => options.log.clone(),
+            Kind::LogFormat => options.log_format.name().into(),
         }
     }
 
@@ -461,6 +477,10 @@ mod tests {
             ("driver", "kqueue", "uring"),
             ("io", "dpdk", "frames"),
             ("listen", "8080", "IP:PORT"),
+            ("stun", "3478", "IP:PORT"),
+            ("public-url", "call.example", "https://HOST"),
+            ("public-url", "https://call.example/?room=x", "https://HOST"),
+            ("log-format", "xml", "text or json"),
             ("media-ip", "", "addresses"),
             ("media-ip", "127.0.0.1,localhost", "addresses"),
             ("codecs", "", "one or two"),

@@ -15,7 +15,7 @@ fn parse(text: &str) -> Result<Options, String> {
 fn with_variables(variables: &[(&str, &str)]) -> Result<Options, String> {
     let mut options = Options::default();
     let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let result = apply_variables(&mut options, variables);
+    let result = apply_variables(&mut options, variables, &mut Vec::new());
     result.map(|()| options).map_err(|error| error.to_string())
 }
 
@@ -53,6 +53,9 @@ fn what_a_supervisor_writes_for_its_planes_reads_back() {
         Options { log: "info,[span{field=\"x\"}]=debug".into(), workers: 3, is_pinned: false, ..Options::default() };
     options.media_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
     options.rooms.announce = vec![(options.media_ips[0], "203.0.113.7".parse().unwrap())];
+    options.log_format = LogFormat::Json;
+    options.stun = Some("192.0.2.1:3479".parse().unwrap());
+    options.public_url = PublicUrl::parse("https://call.example:8443/prefix");
     options.cors_origins = vec!["https://a.example".into(), "https://b.example".into()];
     (options.tls_cert, options.tls_key) = ("/etc/a b.pem".into(), "/etc/key.pem".into());
     options.metrics = Audience::Admin;
@@ -100,7 +103,11 @@ fn a_settings_file_has_the_names_of_the_options() {
 fn variables_stand_above_the_file_and_the_command_line_above_both() {
     let mut options = parse("peers-max = 4\nmedia-port = 1000\nstun = '127.0.0.1:1'\n").unwrap();
     let variables = [("UPRTC_MEDIA_PORT", "2000"), ("UPRTC_STUN", "127.0.0.1:2"), ("UPRTC_MEDIA_IP", "::1, 127.0.0.2")];
-    apply_variables(&mut options, variables.into_iter().map(|(a, b)| (a.into(), b.into()))).unwrap();
+    let mut remarks = Vec::new();
+    let typed = variables.into_iter().chain([("UPRTC_LISEN", "x")]);
+    apply_variables(&mut options, typed.map(|(a, b)| (a.into(), b.into())), &mut remarks).unwrap();
+    assert_eq!(remarks.len(), 1);
+    assert!(remarks[0].contains("UPRTC_LISEN is ignored") && remarks[0].contains("\"listen\""), "{remarks:?}");
     let sources = Sources {
         common: Common { set: vec!["rooms-max=5".into(), "stun=127.0.0.1:9".into()], ..Common::default() },
         doors: Doors { stun: Some("127.0.0.1:3".parse().unwrap()), ..Doors::default() },
@@ -108,7 +115,7 @@ fn variables_stand_above_the_file_and_the_command_line_above_both() {
     };
     sources.apply_command_line(&mut options).unwrap();
     assert_eq!((options.rooms.peers_max, options.media_port, options.rooms.rooms_max), (4, 2000, 5));
-    assert_eq!((options.stun.port(), options.media_ips.len()), (3, 2));
+    assert_eq!((options.stun().port(), options.media_ips.len()), (3, 2));
 
     let error = with_variables(&[("UPRTC_PEERS_MAX", "9999")]).unwrap_err();
     assert!(error.contains("UPRTC_PEERS_MAX=9999") && error.contains("1 to 1000"), "{error}");
@@ -153,8 +160,18 @@ fn a_reload_takes_over_what_it_can_and_nothing_of_a_broken_file() {
 #[test]
 fn the_default_state_folder_follows_the_environment() {
     let path = |text: &str| Some(PathBuf::from(text));
-    assert_eq!(default_state(Some("/x".into()), Some("/home/a".into())), path("/x/uprtc"));
-    assert_eq!(default_state(None, Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
-    assert_eq!(default_state(Some("relative".into()), Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
-    assert_eq!(default_state(None, None), None);
+    assert_eq!(state_of_user(Some("/x".into()), Some("/home/a".into())), path("/x/uprtc"));
+    assert_eq!(state_of_user(None, Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
+    assert_eq!(state_of_user(Some("relative".into()), Some("/home/a".into())), path("/home/a/.local/state/uprtc"));
+    assert_eq!(state_of_user(None, None), None);
+}
+
+#[test]
+fn stun_follows_the_media_address_unless_it_is_set() {
+    let stun = |text: &str| parse(text).unwrap().stun().to_string();
+    assert_eq!(stun(""), "127.0.0.1:3478");
+    assert_eq!(stun("media-ip = ['192.0.2.1', '2001:db8::1']\n"), "192.0.2.1:3478");
+    assert_eq!(stun("media-ip = '2001:db8::1'\n"), "[2001:db8::1]:3478");
+    assert_eq!(stun("media-ip = '192.0.2.1'\nstun = '0.0.0.0:3479'\n"), "0.0.0.0:3479");
+    assert_eq!(stun("stun = ''\n"), "127.0.0.1:3478");
 }

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::{Claims, KeyError, TokenError, TokenKey, create_key, decode_header, is_room_name, read_key};
+use super::{Claims, KEY_FILE, KeyError, TokenError, TokenKey, create_key, decode_header, is_room_name, read_key};
 
 /// Folder of the further keys in the state folder.
 pub const KEYS_FOLDER: &str = "token-keys.d";
@@ -52,7 +52,18 @@ impl TokenKeys {
         Ok(TokenKeys { loaded: RwLock::new(load(state)?), state: Some(state.to_owned()) })
     }
 
-    /// Makes another key, which signs from now on, and says its `kid`.
+    /// The keys in the state folder, for a command that must not make one: a token of a key that no server has opens nothing.
+    /// `None`: there is no key.
+    pub fn load(state: &Path) -> Result<Option<TokenKeys>, KeyError> {
+        match fs::symlink_metadata(state.join(KEY_FILE)) {
+            Ok(_) => Self::load_or_create(state).map(Some),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(KeyError::File { path: state.join(KEY_FILE), source }),
+        }
+    }
+
+    /// Makes another key, which signs from now on, and says its `kid`. It gets the owner of the state folder: root may make it
+    /// for a server that runs as somebody else.
     pub fn add(state: &Path) -> Result<String, KeyError> {
         let folder = state.join(KEYS_FOLDER);
         let file_error = |source| KeyError::File { path: folder.clone(), source };
@@ -64,7 +75,9 @@ impl TokenKeys {
             let source = io::Error::other("a key with a later name is there: remove it, or wait a second");
             return Err(file_error(source));
         }
-        create_key(&folder, &folder.join(format!("{kid}.key"))).map_err(file_error)?;
+        let key = folder.join(format!("{kid}.key"));
+        create_key(&folder, &key).map_err(file_error)?;
+        give_to_owner_of(state, [&folder, &key]).map_err(file_error)?;
         Ok(kid)
     }
 
@@ -117,6 +130,17 @@ impl TokenKeys {
             }
         }
     }
+}
+
+fn give_to_owner_of(state: &Path, paths: [&PathBuf; 2]) -> io::Result<()> {
+    let owner = fs::metadata(state)?;
+    for path in paths {
+        let is = fs::metadata(path)?;
+        if (is.uid(), is.gid()) != (owner.uid(), owner.gid()) {
+            chown(path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
 }
 
 fn load(state: &Path) -> Result<Loaded, KeyError> {

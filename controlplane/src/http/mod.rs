@@ -11,6 +11,7 @@
 mod error;
 mod origins;
 mod pages;
+mod public_url;
 mod rest;
 mod serve;
 mod socket;
@@ -31,6 +32,7 @@ use tokio::sync::Semaphore;
 use self::error::Problem;
 use self::origins::Origins;
 pub use self::origins::{ORIGINS_MAX, is_origin};
+pub use self::public_url::PublicUrl;
 pub use self::serve::serve;
 use crate::auth::TokenKeys;
 use crate::link::Handle;
@@ -110,6 +112,8 @@ pub struct Terms {
     pub tls: Option<Arc<Tls>>,
     /// Who may read `/metrics`.
     pub metrics: Audience,
+    /// Where clients reach the doors, if the operator says so.
+    pub public_url: Option<PublicUrl>,
 }
 
 /// Where a request comes from, as far as it matters.
@@ -135,6 +139,7 @@ pub struct Site {
     origins: Origins,
     tls: Option<Arc<Tls>>,
     audience: Audience,
+    public_url: Option<PublicUrl>,
     /// One change of the registry at a time, with the order that goes with it.
     administering: tokio::sync::Mutex<()>,
     budgets: rest::Budgets,
@@ -165,9 +170,27 @@ impl Site {
     ) -> Arc<Site> {
         let sockets = Arc::new(Semaphore::new(limits.sockets_max));
         let (administering, budgets) = Default::default();
-        let Terms { registry, cors_origins, tls, metrics: audience } = terms;
+        let Terms { registry, cors_origins, tls, metrics: audience, public_url } = terms;
         let origins = Origins::new(cors_origins);
-        Arc::new(Site { handle, keys, registry, origins, tls, audience, administering, budgets, stun, limits, sockets })
+        Arc::new(Site {
+            handle,
+            keys,
+            registry,
+            origins,
+            tls,
+            audience,
+            public_url,
+            administering,
+            budgets,
+            stun,
+            limits,
+            sockets,
+        })
+    }
+
+    /// Where clients reach the doors, if the operator says so: scheme, host, port and path prefix.
+    pub fn public_url(&self) -> Option<&PublicUrl> {
+        self.public_url.as_ref()
     }
 
     /// Other origins from now on. Sockets that are open stay.

@@ -41,7 +41,11 @@ pub enum BindError {
     )]
     PortTaken(SocketAddr),
     /// No interface has the address.
-    #[error("{} is not an address of this machine: name one of its own addresses with --media-ip", .0.ip())]
+    #[error(
+        "{} is not an address of this machine: name one of its own addresses with --media-ip; behind a NAT, say by announce \
+         under which public address clients reach it",
+        .0.ip()
+    )]
     NotOurAddress(SocketAddr),
     /// The port is privileged.
     #[error("UDP port {} on {} needs CAP_NET_BIND_SERVICE: choose a port above 1023 with --media-port", .0.port(), .0.ip())]

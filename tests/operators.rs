@@ -1,0 +1,331 @@
+//! What operators type, with the real executable: which server a command means, links and tokens, answers as proxies send
+//! them, the log as JSON, and what is said when something is wrong.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Nothing here takes longer on a busy machine, unless it never comes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("uprtc-operators-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path.canonicalize().unwrap())
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The executable, for a user whose own state folder is in `home`.
+fn uprtc(home: &Folder, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("XDG_STATE_HOME", &home.0).env("UPRTC_IO", "udp").env_remove("UPRTC_TOKEN");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+/// The one line of what is not done; the exit code is 1.
+fn refused(output: &Output) -> String {
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{output:?}");
+    let text = text(&output.stderr);
+    let line = text.lines().find(|line| line.starts_with("uprtc: ")).unwrap_or_else(|| panic!("{text}"));
+    line.to_owned()
+}
+
+/// A running `uprtc run` on ports of the kernel's choice; its log is in a file.
+struct Run {
+    child: Child,
+    log: PathBuf,
+    link: String,
+}
+
+impl Run {
+    fn start(home: &Folder, more: &[&str]) -> Run {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let log = home.0.join(format!("log-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = uprtc(home, &["run", "--listen", "127.0.0.1:0", "--media-port", "0", "--workers", "1"]);
+        if !more.contains(&"--media-ip") {
+            command.args(["--stun", "127.0.0.1:0"]);
+        }
+        let stderr = std::fs::File::create(&log).unwrap();
+        let mut child = command.args(more).stderr(stderr).spawn().unwrap();
+        let mut link = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
+        let run = Run { child, log, link: link.trim().to_owned() };
+        assert!(run.link.starts_with("http"), "no link was printed:\n{}", run.log());
+        run
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // Its planes go with it.
+        let _ = self.child.wait();
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Status of a GET of an address.
+fn get(url: &str) -> u16 {
+    let (authority, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("an address");
+    let mut stream = TcpStream::connect(authority).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_command_finds_the_server_by_its_state_folder_and_the_port_in_it() {
+    let (home, elsewhere) = (Folder::new(), Folder::new());
+    let state = home.0.join("uprtc");
+    let run = Run::start(&home, &[]);
+    let head = "ROOM  PEERS  OF  LOCKED  WORKER\n";
+    // Without a word, the one that this user runs.
+    assert_eq!(done(&uprtc(&home, &["rooms"]).output().unwrap()), head);
+    let named = state.to_str().unwrap();
+    for words in [["rooms", "--state", named], ["--state", named, "rooms"]] {
+        assert_eq!(done(&uprtc(&elsewhere, &words).output().unwrap()), head, "{words:?}");
+    }
+    let line = refused(&uprtc(&home, &["peers", "nosuch"]).output().unwrap());
+    assert!(line.contains("no such room"), "{line}");
+
+    // Peers of a load that is told where by the folder too, before or behind its own word.
+    let mut load =
+        uprtc(&home, &["load", "idle", "--peers", "2", "--seconds", "30", "--state", named]).spawn().unwrap();
+    let rows = until("a room", || {
+        let table = done(&uprtc(&home, &["rooms"]).output().unwrap());
+        table.lines().nth(1).map(|row| row.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    });
+    assert!(rows[0].starts_with("load-") && rows.last().unwrap() == "0", "the worker is there: {rows:?}");
+    assert_eq!(done(&uprtc(&home, &["peers", &rows[0], "--json"]).output().unwrap()).matches("\"peer\"").count(), 2);
+    let _ = load.kill();
+    let _ = load.wait();
+
+    // A folder without a server: it is said, and what runs elsewhere is named.
+    let other = elsewhere.0.join("other");
+    std::fs::create_dir(&other).unwrap();
+    for words in [&["rooms"][..], &["load", "idle"], &["token", "--room", "a", "--name", "b"], &["new-key"]] {
+        let line = refused(&uprtc(&elsewhere, words).arg("--state").arg(&other).output().unwrap());
+        assert!(line.contains(other.to_str().unwrap()), "{words:?}: {line}");
+        assert!(line.contains("--state /") || line.contains("servers run"), "{words:?}: {line}");
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0, "{words:?} makes nothing there");
+    }
+    drop(run);
+    let line = until("the end", || {
+        let output = uprtc(&home, &["rooms"]).output().unwrap();
+        (!output.status.success()).then(|| refused(&output)).filter(|line| line.contains("no server runs"))
+    });
+    assert!(line.contains(named) && line.contains("--server"), "{line}");
+}
+
+#[test]
+fn a_link_opens_a_call_and_a_token_says_when_nobody_takes_it() {
+    let home = Folder::new();
+    let run = Run::start(&home, &[]);
+    let link = done(&uprtc(&home, &["link", "--room", "standup", "--name", "Ada"]).output().unwrap());
+    let link = link.trim();
+    assert_eq!(get(link), 200);
+    let (base, token) = link.split_once("/r/standup?token=").unwrap();
+    assert!(run.link.starts_with(base), "{link}");
+    // 426: the token was good for a socket, and only the WebSocket was missing.
+    assert_eq!(get(&format!("{base}/v1/rooms/standup/signal?token={token}")), 426);
+    let line = refused(&uprtc(&home, &["link", "--room", "*", "--name", "Ada"]).output().unwrap());
+    assert!(line.contains("--room"), "{line}");
+    assert!(done(&uprtc(&home, &["new-key"]).output().unwrap()).starts_with('k'));
+
+    // The same folder once more, as somebody might have it from earlier: the key is there, and no server.
+    let stale = Folder::new();
+    std::fs::copy(home.0.join("uprtc/token.key"), stale.0.join("token.key")).unwrap();
+    let arguments = ["token", "--room", "a", "--name", "b", "--publish", "--state", stale.path()];
+    let output = uprtc(&home, &arguments).output().unwrap();
+    assert_eq!(done(&output).matches('.').count(), 2);
+    let remark = text(&output.stderr);
+    assert!(remark.contains("no server runs") && remark.contains("does not take this token"), "{remark}");
+    assert!(!remark.contains("--publish"), "{remark}");
+}
+
+#[test]
+fn links_have_the_public_url_of_the_settings() {
+    let home = Folder::new();
+    let run = Run::start(&home, &["--public-url", "https://call.example:8443/calls/"]);
+    assert!(run.link.starts_with("https://call.example:8443/calls/r/demo?token="), "{}", run.link);
+    let link = done(&uprtc(&home, &["link", "--room", "a", "--name", "b"]).output().unwrap());
+    assert!(link.starts_with("https://call.example:8443/calls/r/a?token="), "{link}");
+    let output = uprtc(&home, &["run", "--public-url", "call.example"]).output().unwrap();
+    assert!(refused(&output).contains("--public-url must be https://HOST"), "{output:?}");
+}
+
+#[test]
+fn stun_follows_the_media_address() {
+    let home = Folder::new();
+    // An address of its own, because the port is the usual one.
+    let pid = std::process::id();
+    let ip = format!("127.{}.{}.{}", 1 + pid % 250, (pid >> 8) % 256, 1 + (pid >> 16) % 250);
+    let run = Run::start(&home, &["--media-ip", &ip]);
+    until("the line of the controlplane", || run.log().contains(&format!("stun={ip}:3478")).then_some(()));
+}
+
+#[test]
+fn a_public_address_behind_a_nat_names_announce() {
+    let home = Folder::new();
+    // 203.0.113.0/24 is for documentation (RFC 5737): no machine has it.
+    for words in [&["run", "--media-ip", "203.0.113.7"][..], &["dataplane", "--media-ip", "203.0.113.7"]] {
+        let line = refused(&uprtc(&home, words).output().unwrap());
+        assert!(line.contains("--announce") && line.contains("=203.0.113.7"), "{line}");
+    }
+    let arguments = ["run", "--announce", "10.0.0.5=203.0.113.7"];
+    let line = refused(&uprtc(&home, &arguments).output().unwrap());
+    assert!(line.contains("announce names 10.0.0.5, which is not in media-ip"), "{line}");
+}
+
+/// Answers one request with these bytes, and gives back its first line.
+fn answer_once(bytes: &'static [u8]) -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = String::new();
+        let mut lines = BufReader::new(stream.try_clone().unwrap());
+        while lines.read_line(&mut head).unwrap() > 2 {}
+        stream.write_all(bytes).unwrap();
+        head.lines().next().unwrap().to_owned()
+    });
+    (authority, thread)
+}
+
+#[test]
+fn answers_are_understood_as_proxies_send_them() {
+    let home = Folder::new();
+    let ask = |server: &str| uprtc(&home, &["rooms", "--server", server]).env("UPRTC_TOKEN", "a.b.c").output().unwrap();
+    // In chunks (RFC 9112 §7.1), with an extension and a trailer, behind an interim answer (RFC 9110 §15.2).
+    let (authority, asked) = answer_once(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+          c;a=b\r\n{\"rooms\":[],\r\nD\r\n\"next\":null}  \r\n0\r\nTrailer: x\r\n\r\n",
+    );
+    assert_eq!(done(&ask(&format!("http://{authority}/calls/"))), "ROOM  PEERS  OF  LOCKED  WORKER\n");
+    assert_eq!(asked.join().unwrap(), "GET /calls/v1/rooms?limit=100 HTTP/1.1");
+    // With a length, on a connection that stays open: nobody waits for its end.
+    let (authority, _open) = answer_once(b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{\"rooms\":[],\"next\":null}");
+    assert!(ask(&authority).status.success());
+    let (authority, _) = answer_once(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>");
+    assert!(refused(&ask(&authority)).contains("502 and no JSON"));
+    let (authority, _) = answer_once(b"SSH-2.0-OpenSSH_9.9\r\n\r\n");
+    assert!(refused(&ask(&authority)).contains("cannot ask"));
+}
+
+#[test]
+fn the_version_is_said_with_its_revision() {
+    let home = Folder::new();
+    let said = done(&uprtc(&home, &["version"]).output().unwrap());
+    assert!(said.starts_with(concat!("uprtc ", env!("CARGO_PKG_VERSION"))) && said.ends_with('\n'), "{said}");
+    assert_eq!(done(&uprtc(&home, &["--version"]).output().unwrap()), said);
+    let git = Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(["rev-parse", "HEAD"]).output();
+    if git.is_ok_and(|output| output.status.success()) {
+        assert!(said.contains(" (") && said.trim_end().ends_with(')'), "{said}");
+    }
+    assert_eq!(uprtc(&home, &["version", "--no-such"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn the_log_is_one_json_object_a_line() {
+    let home = Folder::new();
+    let run = Run::start(&home, &["--set", "log-format=json"]);
+    let objects = |text: &str| -> Vec<Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    };
+    let log = until("a line of each process", || {
+        let log = run.log();
+        (log.ends_with('\n') && log.contains("linked to a worker") && log.contains("the controlplane listens"))
+            .then_some(log)
+    });
+    for line in objects(&log) {
+        assert!(["timestamp", "level", "target", "message"].iter().all(|key| line[key].is_string()), "{line}");
+    }
+    // Also a mistake in a variable, and the reason why it does not start.
+    let output = uprtc(&home, &["run", "--set", "log-format=json", "--listen", "127.0.0.1:0"])
+        .env("UPRTC_LISEN", "x")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let lines = objects(&text(&output.stderr));
+    assert!(lines[0]["message"].as_str().unwrap().contains("UPRTC_LISEN is ignored"), "{lines:?}");
+    assert!(lines.last().unwrap()["message"].as_str().unwrap().contains("another uprtc runs"), "{lines:?}");
+}
+
+/// As root: what a service user's folder says to another user, and a key that root makes for it.
+#[test]
+fn a_folder_of_another_user_says_whose_it_is() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    const NOBODY: u32 = 65_534;
+    let home = Folder::new();
+    let state = home.0.join("of-nobody");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("token.key"), "5a".repeat(32)).unwrap();
+    for (path, mode) in [(state.join("token.key"), 0o600), (state.clone(), 0o700)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let kid = done(&uprtc(&home, &["new-key", "--state"]).arg(&state).output().unwrap());
+    let key = state.join("token-keys.d").join(format!("{}.key", kid.trim()));
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&key).unwrap()), NOBODY);
+
+    // Another user, who may run the executable: a copy, because the build's folder may be closed to others.
+    let copy = std::env::temp_dir().join(format!("uprtc-operators-exe-{}", std::process::id()));
+    std::fs::copy(env!("CARGO_BIN_EXE_uprtc"), &copy).unwrap();
+    std::fs::set_permissions(&home.0, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(["token", "--room", "a", "--name", "b", "--publish", "--state"]).arg(&state);
+    std::os::unix::process::CommandExt::uid(&mut command, 65_533);
+    let output = command.env("XDG_STATE_HOME", Path::new("/nonexistent")).output();
+    let _ = std::fs::remove_file(&copy);
+    let line = refused(&output.unwrap());
+    assert!(line.contains("belongs to another user: sudo -u nobody uprtc"), "{line}");
+}
