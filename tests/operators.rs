@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use controlplane::auth::{Claims, TokenKey};
 use serde_json::Value;
 
 /// Nothing here takes longer on a busy machine, unless it never comes.
@@ -246,7 +247,7 @@ fn answers_are_understood_as_proxies_send_them() {
     // In chunks (RFC 9112 §7.1), with an extension and a trailer, behind an interim answer (RFC 9110 §15.2).
     let (authority, asked) = answer_once(
         b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
-          c;a=b\r\n{\"rooms\":[],\r\nD\r\n\"next\":null}  \r\n0\r\nTrailer: x\r\n\r\n",
+          c;a=b\r\n{\"rooms\":[],\r\nE\r\n\"next\":null}  \r\n0\r\nTrailer: x\r\n\r\n",
     );
     assert_eq!(done(&ask(&format!("http://{authority}/calls/"))), "ROOM  PEERS  OF  LOCKED  WORKER\n");
     assert_eq!(asked.join().unwrap(), "GET /calls/v1/rooms?limit=100 HTTP/1.1");
@@ -328,4 +329,107 @@ fn a_folder_of_another_user_says_whose_it_is() {
     let _ = std::fs::remove_file(&copy);
     let line = refused(&output.unwrap());
     assert!(line.contains("belongs to another user: sudo -u nobody uprtc"), "{line}");
+}
+
+/// Lines of a JSON log that tell of people.
+fn events(run: &Run) -> Vec<Value> {
+    let lines = run.log();
+    let objects = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    objects.filter(|object| object["event"].is_string()).collect()
+}
+
+fn of<'a>(events: &'a [Value], event: &str) -> Vec<&'a Value> {
+    events.iter().filter(|object| object["event"] == event).collect()
+}
+
+#[test]
+fn the_log_tells_who_came_was_moved_was_kicked_and_left() {
+    let home = Folder::new();
+    let run = Run::start(&home, &["--set", "log-format=json"]);
+    let state = home.0.join("uprtc");
+    let load = ["load", "idle", "--peers", "3", "--seconds", "60", "--state", state.to_str().unwrap()];
+    let mut load = uprtc(&home, &load).spawn().unwrap();
+    let joined = until("three who join", || {
+        let events = events(&run);
+        (of(&events, "joined").len() == 3).then(|| of(&events, "joined").into_iter().cloned().collect::<Vec<Value>>())
+    });
+    for line in &joined {
+        assert!(["room", "peer", "name", "door"].iter().all(|key| line[key].is_string()), "{line}");
+        assert_eq!((line["worker"].as_u64(), line["subscribe"].as_bool()), (Some(0), Some(true)), "{line}");
+    }
+    let (room, peer) = (joined[0]["room"].as_str().unwrap(), joined[0]["peer"].as_str().unwrap());
+    done(&uprtc(&home, &["move", room, peer, "elsewhere"]).output().unwrap());
+    done(&uprtc(&home, &["kick", "elsewhere", peer]).output().unwrap());
+    let _ = load.kill();
+    let _ = load.wait();
+    let told = until("the lines", || {
+        let events = events(&run);
+        (!of(&events, "kicked").is_empty()).then_some(events)
+    });
+    let moved = of(&told, "moved")[0];
+    assert_eq!(
+        (moved["peer"].as_str(), moved["room"].as_str(), moved["to"].as_str()),
+        (Some(peer), Some(room), Some("elsewhere"))
+    );
+    let kicked = of(&told, "kicked")[0];
+    assert_eq!((kicked["peer"].as_str(), kicked["room"].as_str()), (Some(peer), Some("elsewhere")));
+    assert!(kicked["seconds"].is_number(), "{kicked}");
+    assert!(!run.log().contains("token="), "no secret");
+}
+
+#[test]
+fn the_log_tells_why_a_join_failed_and_a_stranger_cannot_fill_it() {
+    let home = Folder::new();
+    let run = Run::start(&home, &["--set", "log-format=json"]);
+    let authority = run.link.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap().to_owned();
+    let key = TokenKey::load_or_create(&home.0.join("uprtc")).unwrap();
+    let expired = key.sign(&Claims { exp: 1, publish: true, ..Claims::new("demo", "Ada", 0) }).unwrap();
+    let ask = |head: &str| {
+        let mut stream = TcpStream::connect(&authority).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        write!(stream, "{head}\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.split(' ').nth(1).map(str::to_owned).unwrap_or_default()
+    };
+    let upgrade = "Upgrade: websocket";
+    assert_eq!(ask(&format!("GET /v1/rooms/demo/signal?token={expired} HTTP/1.1\r\n{upgrade}")), "401");
+    // As a browser reads the reason: that is no other try. Asking before the camera opens is one.
+    assert_eq!(ask(&format!("GET /v1/rooms/demo/signal?token={expired} HTTP/1.1")), "401");
+    assert_eq!(ask(&format!("GET /v1/rooms/demo/signal?token={expired}&ask=1 HTTP/1.1")), "401");
+    assert_eq!(ask("POST /whip/demo HTTP/1.1\r\nContent-Length: 0"), "401");
+    assert_eq!(
+        ask(&format!("POST /whep/demo HTTP/1.1\r\nContent-Length: 0\r\nAuthorization: Bearer {expired}")),
+        "401"
+    );
+    let refused = until("four lines", || {
+        let events = events(&run);
+        (of(&events, "refused").len() >= 4).then_some(events)
+    });
+    let said: Vec<_> = of(&refused, "refused")
+        .into_iter()
+        .map(|line| (line["door"].as_str().unwrap(), line["code"].as_str().unwrap(), line["name"].as_str()))
+        .collect();
+    let expected = [
+        ("socket", "token_expired", Some("Ada")),
+        ("socket", "token_expired", Some("Ada")),
+        ("whip", "token_missing", None),
+        ("whep", "token_expired", Some("Ada")),
+    ];
+    assert_eq!(said, expected);
+    for line in of(&refused, "refused") {
+        assert!(line["room"] == "demo" && !line["detail"].as_str().unwrap().is_empty(), "{line}");
+    }
+
+    let begun = Instant::now();
+    for _ in 0..300 {
+        ask("POST /whip/demo HTTP/1.1\r\nContent-Length: 0");
+    }
+    let lines = of(&events(&run), "refused").len() as f64;
+    let allowed = 50.0 + 5.0 * (begun.elapsed().as_secs_f64() + 2.0);
+    assert!(lines <= allowed, "{lines} lines, {allowed} allowed");
+    let summary = until("how many were left out", || {
+        of(&events(&run), "left_out").first().map(|line| line["lines"].as_u64().unwrap())
+    });
+    assert!(summary > 0, "{summary}");
 }

@@ -24,6 +24,7 @@ use proto::signal::{ClientSignal, Kind, LeaveReason, ServerSignal};
 
 use crate::dtls::Identity;
 use crate::gate::Gate;
+use crate::happening::{Door, Happening, Who};
 use crate::ids::SlabId;
 use crate::journal::Entry;
 use crate::peer::Peer;
@@ -160,6 +161,8 @@ pub enum Output {
         /// What a successor needs to adopt the peer. No keys.
         bytes: Option<Vec<u8>>,
     },
+    /// Tell the operator.
+    Happened(Box<Happening>),
 }
 
 /// A peer among all workers.
@@ -224,6 +227,8 @@ pub struct Engine {
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     totals: Totals,
+    /// When the latest input came.
+    now: Option<Instant>,
     /// What the wall clock said, and when.
     wall_clock: Option<(Instant, Duration)>,
     is_stopping: bool,
@@ -249,6 +254,7 @@ impl Engine {
             timers: Timers::new(),
             outputs: VecDeque::new(),
             totals: Totals::default(),
+            now: None,
             wall_clock: None,
             is_stopping: false,
         }
@@ -256,6 +262,7 @@ impl Engine {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.now = Some(now);
         match input {
             Input::Linked { worker, addresses, journal } => self.linked(worker, &addresses, journal),
             Input::Unlinked { worker } => self.unlinked(worker),
@@ -297,6 +304,7 @@ impl Engine {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = Some(now);
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Guest(socket) => self.guest_timed_out(socket),
@@ -397,17 +405,22 @@ impl Engine {
             return;
         }
         let reason = LeaveReason::MediaRestarted;
-        let mut lost: Vec<(String, String)> = Vec::new();
+        let mut lost: Vec<(String, Member)> = Vec::new();
         for (name, room) in &mut self.rooms {
             let members = room.lose_worker(index, &mut self.workers).into_iter();
-            lost.extend(members.map(|member| (name.clone(), member.id)));
+            lost.extend(members.map(|member| (name.clone(), member)));
         }
         self.rooms.retain(|_, room| !room.members().is_empty());
         let handles: Vec<Handle> = self.peers.keys().filter(|handle| handle.worker == index).copied().collect();
+        for (_, member) in &lost {
+            if let Some(peer) = self.forget(Handle::of(member.peer), reason, true) {
+                self.has_left(&peer, member, reason, None);
+            }
+        }
         for handle in handles {
             self.forget(handle, reason, true);
         }
-        for (room, peer) in lost {
+        for (room, Member { id: peer, .. }) in lost {
             for other in self.members_of(&room) {
                 self.tell(other, ServerSignal::PeerLeft { peer: peer.clone(), reason });
             }
@@ -429,19 +442,61 @@ impl Engine {
 
     /// Ends a peer: tells it, frees what it holds, and tells the others.
     fn end_peer(&mut self, handle: Handle, reason: LeaveReason, rejoin: bool) {
+        self.end_peer_because(handle, reason, rejoin, None);
+    }
+
+    /// The same, with more words on why for the operator.
+    fn end_peer_because(&mut self, handle: Handle, reason: LeaveReason, rejoin: bool, detail: Option<String>) {
         let Some(peer) = self.forget(handle, reason, rejoin) else { return };
         if peer.transport.is_connected() {
             self.write_journal(handle, None);
         }
         let Some(room) = self.rooms.get_mut(&peer.room) else { return };
         let Some(member) = room.leave(handle.peer, &mut self.workers) else { return };
-        if room.members().is_empty() {
+        let is_empty = room.members().is_empty();
+        self.has_left(&peer, &member, reason, detail);
+        if is_empty {
             if let Some(room) = self.rooms.remove(&peer.room) {
                 room.close(&mut self.workers);
             }
             return;
         }
         self.tell_left(&peer.room, &member.id, reason);
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        self.outputs.push_back(Output::Happened(Box::new(happening)));
+    }
+
+    /// A peer as the operator's log names it.
+    fn who(&self, handle: Handle) -> Option<Who> {
+        let peer = self.peers.get(&handle)?;
+        let member = self.rooms.get(&peer.room)?.member(handle.peer)?;
+        Some(Who { room: peer.room.clone(), peer: member.id.clone(), name: member.name.clone() })
+    }
+
+    fn has_joined(&mut self, handle: Handle, door: Door) {
+        let (Some(who), Some(room)) = (self.who(handle), self.room_of(handle)) else { return };
+        let Some(member) = room.member(handle.peer) else { return };
+        let has_video = member.has_video() || member.slots.iter().any(|slot| slot.kind == Kind::Video);
+        let joined = Happening::Joined {
+            who,
+            door,
+            worker: handle.worker,
+            codec: has_video.then(|| room.video()),
+            may_publish: member.may_publish,
+            may_subscribe: member.may_subscribe,
+        };
+        self.happened(joined);
+    }
+
+    fn has_left(&mut self, peer: &Peer, member: &Member, reason: LeaveReason, detail: Option<String>) {
+        let who = Who { room: peer.room.clone(), peer: member.id.clone(), name: member.name.clone() };
+        self.happened(Happening::Left { who, reason, detail, stayed: self.time_since(peer.since) });
+    }
+
+    fn time_since(&self, since: Option<Instant>) -> Duration {
+        self.now.zip(since).map_or(Duration::ZERO, |(now, since)| now.saturating_duration_since(since))
     }
 
     /// Those who stay in a room learn who is gone, and share what that frees.

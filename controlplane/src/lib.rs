@@ -5,14 +5,16 @@
 //! what is desired becomes commands for the worker.
 //!
 //! Around that core stand its drivers, which know tokio: [`http`] with the doors (behind [`tls`] if a certificate is given), [`link`] with the engine's task and
-//! the shared memory, [`stun_server`], and [`run()`], which starts and ends them.
+//! the shared memory, [`logbook`] with the operator's log of people, [`stun_server`], and [`run()`], which starts and ends them.
 
 pub mod auth;
 pub mod dtls;
 pub mod engine;
+pub mod happening;
 pub mod http;
 pub mod ice;
 pub mod link;
+pub mod logbook;
 pub mod metrics;
 pub mod policy;
 pub mod registry;

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::{
     Ask, Denial, Engine, Grant, Input, Order, OrderError, Output, PeerMeasured, PeerPlaces, Reply, Settings, SocketId,
 };
+use crate::logbook::Logbook;
 use crate::metrics::Sample;
 
 /// File name of the dataplane's socket in the state folder.
@@ -158,6 +159,7 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     readiness: watch::Receiver<bool>,
     sockets: Arc<AtomicU64>,
+    logbook: Arc<Logbook>,
 }
 
 /// The engine's end of the queue.
@@ -167,14 +169,17 @@ pub struct Inbox {
     pub requests: mpsc::Receiver<Request>,
     /// Whether a dataplane is linked and joins can be served.
     pub readiness: watch::Sender<bool>,
+    /// Where it is written down what happens.
+    pub logbook: Arc<Logbook>,
 }
 
 /// A queue between doors and engine.
 pub fn channel() -> (Handle, Inbox) {
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
     let (is_ready, readiness) = watch::channel(false);
-    let handle = Handle { requests, readiness, sockets: Arc::new(AtomicU64::new(1)) };
-    (handle, Inbox { requests: inbox, readiness: is_ready })
+    let logbook = Arc::new(Logbook::default());
+    let handle = Handle { requests, readiness, sockets: Arc::new(AtomicU64::new(1)), logbook: logbook.clone() };
+    (handle, Inbox { requests: inbox, readiness: is_ready, logbook })
 }
 
 impl Handle {
@@ -244,6 +249,11 @@ impl Handle {
     /// Ends the driver; see [`Request::Stop`].
     pub async fn stop(&self, for_good: bool) {
         let _ = self.requests.send(Request::Stop { for_good }).await; // It has stopped already.
+    }
+
+    /// Where the doors write down whom they turn away.
+    pub(crate) fn logbook(&self) -> &Arc<Logbook> {
+        &self.logbook
     }
 
     /// Whether a dataplane is linked and joins can be served.
@@ -485,6 +495,7 @@ impl Driver {
                     self.sockets.remove(&socket);
                 }
                 Output::Inject { worker, header, payload } => self.inject(worker, &header, &payload),
+                Output::Happened(happening) => self.inbox.logbook.write(*happening),
                 Output::Journal { worker, slot, bytes } => self.write_journal(worker, slot, bytes.as_deref()),
             }
         }

@@ -33,6 +33,8 @@ pub(crate) struct Peer {
     pub(crate) is_resource: bool,
     /// What was agreed with it.
     pub(crate) terms: Terms,
+    /// When it was taken in here, for the operator's log.
+    pub(crate) since: Option<Instant>,
     /// Whether its client was told that its token expires.
     pub(crate) is_warned: bool,
     /// Its way to the worker.
@@ -56,6 +58,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: false,
+            since: None,
             is_warned: false,
             transport: Transport::answered(offer.fingerprints.clone(), terms.setup(), deadline),
             terms,
@@ -78,6 +81,7 @@ impl Peer {
             session,
             socket: None,
             is_resource: deadline.is_none(),
+            since: None,
             terms,
             is_warned: false,
             transport: Transport::adopted(deadline),

@@ -42,6 +42,7 @@ const TOKIO: &[&str] = &[
     "controlplane/src/http/",
     "controlplane/src/http.rs",
     "controlplane/src/link.rs",
+    "controlplane/src/logbook.rs",
     "controlplane/src/run.rs",
     "controlplane/src/stun_server.rs",
     "controlplane/src/lib.rs",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, Seat, SocketId};
+use crate::happening::Happening;
 use crate::policy::{Grant, RoomPolicy, Settings, VideoCodecs};
 use crate::room::Room;
 
@@ -203,6 +204,9 @@ impl Engine {
         let (id, info) = (member.id.clone(), member.track_info(&track));
         for other in self.members_of(name) {
             self.tell(other, ServerSignal::TrackChanged { peer: id.clone(), track: info.clone() });
+        }
+        if let Some(who) = self.who(handle) {
+            self.happened(Happening::Muted { who, mid: track.mid, source: track.source, is_muted });
         }
         self.settle(name);
         self.journal(handle);

@@ -12,6 +12,7 @@ use proto::plane::{Command, MirrorOpen, TapOpen};
 use proto::signal::LeaveReason;
 
 use super::{Engine, Handle, Output};
+use crate::happening::Happening;
 use crate::journal::Entry;
 use crate::peer::Peer;
 use crate::room::{Member, Room};
@@ -31,11 +32,16 @@ impl Engine {
     }
 
     fn adopt(&mut self, now: Instant, index: usize, journal: Vec<(u32, Vec<u8>)>) {
+        let mut peers = 0;
         for (slot, bytes) in journal {
             let is_adopted = Entry::read(slot, &bytes).is_some_and(|entry| self.adopt_peer(now, index, entry));
+            peers += usize::from(is_adopted);
             if !is_adopted {
                 self.outputs.push_back(Output::Journal { worker: index, slot, bytes: None });
             }
+        }
+        if peers > 0 {
+            self.happened(Happening::Adopted { worker: index, peers });
         }
         if self.is_ready() {
             self.adopt_media();
@@ -84,7 +90,8 @@ impl Engine {
             hears: entry.hears,
         });
         let deadline = (!entry.is_resource).then(|| now + self.settings.resume_timeout);
-        let peer = Peer::adopted((entry.room, entry.home), entry.grant, entry.session, entry.terms, deadline);
+        let mut peer = Peer::adopted((entry.room, entry.home), entry.grant, entry.session, entry.terms, deadline);
+        peer.since = Some(now);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.set_clock(handle);

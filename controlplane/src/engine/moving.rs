@@ -7,6 +7,7 @@
 use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, OrderError};
+use crate::happening::Happening;
 use crate::room::Member;
 
 impl Engine {
@@ -17,9 +18,13 @@ impl Engine {
             return Ok(());
         }
         self.may_enter(room, to)?;
+        let who = self.who(handle);
         let member = self.part(handle, room).ok_or(OrderError::NoPeer)?;
         if let Some(peer) = self.peers.get_mut(&handle) {
             peer.room = to.to_owned();
+        }
+        if let Some(who) = who {
+            self.happened(Happening::Moved { who, to: to.to_owned() });
         }
         self.tell(handle, ServerSignal::Moved { room: to.to_owned(), peers_max: self.settings_of(to).peers_max });
         self.join(handle, to, member);

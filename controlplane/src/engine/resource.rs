@@ -11,6 +11,7 @@ use proto::signal::{ErrorCode, LeaveReason};
 
 use super::signalling::no_dataplane;
 use super::{Engine, Guest, Handle};
+use crate::happening::Door;
 use crate::ice::Credentials;
 use crate::negotiation::{Before, Negotiation, Refusal};
 use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, ROOM_CHARS_MAX};
@@ -119,6 +120,7 @@ impl From<Refusal> for Denial {
 impl Engine {
     /// Answers a door. What follows for others comes out of [`Engine::poll_output`] as always.
     pub fn ask(&mut self, now: Instant, ask: Ask) -> Result<Reply, Denial> {
+        self.now = Some(now);
         match ask {
             Ask::Open { room, grant, from, sdp } => {
                 let opened = self.open_resource(now, room, grant, from, &sdp);
@@ -172,6 +174,8 @@ impl Engine {
         });
         let mut admitted = self.admit(now, guest, negotiation)?;
         admitted.peer.is_resource = true;
+        admitted.peer.since = Some(now);
+        let door = if admitted.peer.grant.publish { Door::Whip } else { Door::Whep };
         admitted.member.from = from;
         let handle = admitted.handle;
         self.sessions.insert(admitted.peer.session, handle);
@@ -179,6 +183,7 @@ impl Engine {
         self.set_clock(handle);
         self.watch_token(now, handle);
         self.join(handle, &room, admitted.member);
+        self.has_joined(handle, door);
         let tag = self.tag_of(handle).expect("the peer was opened just now");
         Ok(Reply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, TrackDescription};
 
 use super::{Denial, Engine, Guest, Handle, Seat, SocketId, Timer};
+use crate::happening::{Door, Happening};
 use crate::negotiation::{Before, Negotiation, Ours, Refusal};
 use crate::peer::Peer;
 use crate::placement;
@@ -32,14 +33,12 @@ impl Engine {
             return self.close_socket(socket);
         }
         if self.sockets.len() >= self.settings.sockets_max {
-            return self.refuse(
-                socket,
-                Refusal::new(ErrorCode::ServerFull, "the server has its limit of sockets"),
-                true,
-            );
+            let refusal = Refusal::new(ErrorCode::ServerFull, "the server has its limit of sockets");
+            return self.turn_away(socket, (room, grant.name), refusal);
         }
         if !grant.admits(&room) || room.len() > ROOM_CHARS_MAX {
-            return self.refuse(socket, Refusal::new(ErrorCode::Forbidden, "the token is not for this room"), true);
+            let refusal = Refusal::new(ErrorCode::Forbidden, "the token is not for this room");
+            return self.turn_away(socket, (room, grant.name), refusal);
         }
         let grant = grant.with_plain_name();
         let session = self.random.hex::<SESSION_RANDOM_LEN>();
@@ -90,7 +89,10 @@ impl Engine {
 
     /// A guest neither offered nor resumed in time.
     pub(super) fn guest_timed_out(&mut self, socket: SocketId) {
-        if let Some(Seat::Guest(_)) = self.sockets.get(&socket) {
+        if let Some(Seat::Guest(guest)) = self.sockets.get(&socket) {
+            let (room, name) = (guest.room.clone(), guest.grant.name.clone());
+            let (code, message) = (ErrorCode::NotJoined, "neither an offer nor a session came in time".to_owned());
+            self.happened(Happening::Refused { room, name, code, message });
             self.send(socket, ServerSignal::Bye { reason: LeaveReason::TimedOut, rejoin: true });
             self.close_socket(socket);
         }
@@ -105,9 +107,10 @@ impl Engine {
             (_, ClientSignal::Ping {}) => self.send(socket, ServerSignal::Pong {}),
             (Seat::Guest(guest), ClientSignal::Offer { sdp, tracks }) => {
                 let guest = guest.clone();
+                let asked = (guest.room.clone(), guest.grant.name.clone());
                 if let Err(refusal) = self.offer(now, socket, guest, &sdp, &tracks) {
                     self.totals.offers_refused += 1;
-                    self.refuse(socket, refusal, true);
+                    self.turn_away(socket, asked, refusal);
                 }
             }
             (Seat::Guest(guest), ClientSignal::Resume { session }) => {
@@ -147,6 +150,13 @@ impl Engine {
         }
     }
 
+    /// Says why somebody cannot join, to him and to the operator, and closes the socket.
+    fn turn_away(&mut self, socket: SocketId, (room, name): (String, String), refusal: Refusal) {
+        let Refusal { code, message } = refusal.clone();
+        self.happened(Happening::Refused { room, name, code, message });
+        self.refuse(socket, refusal, true);
+    }
+
     /// The first offer of a peer: it joins, or is told why not.
     fn offer(
         &mut self,
@@ -166,6 +176,7 @@ impl Engine {
         let (index, mid) = &admitted.first_served;
         self.trickle(socket, &admitted.candidates, (*index, mid));
         self.join(handle, &room, admitted.member);
+        self.has_joined(handle, Door::Socket);
         Ok(())
     }
 
@@ -214,6 +225,7 @@ impl Engine {
     /// Takes a new peer in and seats it at its socket.
     fn seat(&mut self, now: Instant, socket: SocketId, handle: Handle, mut peer: Peer) {
         peer.socket = Some(socket);
+        peer.since = Some(now);
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.sockets.insert(socket, Seat::Peer(handle));
@@ -339,6 +351,9 @@ impl Engine {
         self.timers.set(Timer::Guest(socket), None);
         self.set_clock(handle);
         self.totals.resumed += 1;
+        if let Some(who) = self.who(handle) {
+            self.happened(Happening::Resumed { who });
+        }
         if self.regrant(now, handle, grant).is_err() {
             self.watch_token(now, handle); // Whose token it is does not matter to who shows the session.
         }

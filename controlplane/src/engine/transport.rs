@@ -7,6 +7,7 @@ use proto::signal::{LeaveReason, PeerState, ServerSignal};
 
 use super::{Engine, Handle, Output, TIMER_MIN, Timer};
 use crate::dtls::Connected;
+use crate::happening::Happening;
 use crate::peer::{Progress, keys_of};
 
 impl Engine {
@@ -31,7 +32,8 @@ impl Engine {
                     self.totals.commands_refused += 1;
                     // We and the worker disagree, or its table is full: better told than hidden.
                     if let Some(peer) = worker.plan.owner_of_refused(refused.tag, refused.index) {
-                        tracing::warn!(worker = index, ?peer, refusal = ?refused.refusal, "a command was refused");
+                        let refusal = refused.refusal;
+                        self.happened(Happening::CommandRefused { worker: index, peer, refusal });
                         // Of a mirror it is the publisher, on another worker.
                         self.end_peer(Handle::of(peer), LeaveReason::TransportFailed, true);
                     }
@@ -109,11 +111,14 @@ impl Engine {
         let (Some(peer), Some(worker)) = (self.peers.get(&handle), self.workers.get_mut(&handle.worker)) else {
             return;
         };
-        tracing::debug!(peer = ?handle.peer, version = %connected.version, profile = ?connected.profile, "connected");
         for keys in keys_of(handle.peer, connected) {
             worker.plan.want(Command::PeerKeys(keys));
         }
-        let room = peer.room.clone();
+        let (room, since) = (peer.room.clone(), peer.since);
+        if let Some(who) = self.who(handle) {
+            let (after, dtls) = (self.time_since(since), connected.version.to_string());
+            self.happened(Happening::Connected { who, after, dtls });
+        }
         if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.member_mut(handle.peer)) {
             member.is_connected = true;
         }
@@ -123,9 +128,8 @@ impl Engine {
     }
 
     fn transport_failed(&mut self, handle: Handle, reason: &str) {
-        tracing::info!(peer = ?handle.peer, reason, "transport failed");
         self.totals.handshakes_failed += 1;
-        self.end_peer(handle, LeaveReason::TransportFailed, true);
+        self.end_peer_because(handle, LeaveReason::TransportFailed, true, Some(reason.to_owned()));
     }
 
     /// A peer's clock has come: its deadline, or a flight of DTLS to send again.

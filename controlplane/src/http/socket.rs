@@ -25,6 +25,7 @@ use super::whip::{ENGINE_TIMEOUT, denied, engine_busy};
 use super::{Limits, Site};
 use crate::auth::{Claims, TokenError, is_room_name};
 use crate::engine::{Grant, SocketId};
+use crate::happening::Door;
 use crate::ice::is_candidate;
 use crate::link::{Closing, ToSocket};
 
@@ -57,22 +58,37 @@ pub(super) async fn signal(
         Ok(Query(Parameters { token, ask })) => (token, ask.is_some()),
         Err(_) => (None, false),
     };
-    let claims = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
+    let token = bearer(&headers).or(in_address.as_deref());
+    let answer = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
     {
-        Ok(claims) => claims,
-        Err(problem) => return problem.into_response(),
+        Ok(claims) => let_in(&site, &room, claims, (&method, &headers), asks, upgrade).await,
+        Err(problem) => Err(problem),
     };
-    let Some((answer, Extension(upgrade))) = websocket::shake_hands(&method, &headers).zip(upgrade) else {
-        return match without_upgrade(&site, &room, &claims).await {
-            Ok(()) if asks => StatusCode::NO_CONTENT.into_response(),
-            Ok(()) => Problem::upgrade_required().into_response(),
-            Err(problem) => problem.into_response(),
-        };
+    answer.unwrap_or_else(|problem| {
+        // A browser whose socket was refused asks once more to read why: that is no other try to join.
+        if asks || headers.contains_key(header::UPGRADE) {
+            turned_away(&site, Door::Socket, &room, token, &problem);
+        }
+        problem.into_response()
+    })
+}
+
+/// The answer to somebody whose token is good: an upgrade, or what came of asking.
+async fn let_in(
+    site: &Arc<Site>,
+    room: &str,
+    claims: Claims,
+    (method, headers): (&Method, &HeaderMap),
+    asks: bool,
+    upgrade: Option<Extension<OnUpgrade>>,
+) -> Result<Response, Problem> {
+    let Some((answer, Extension(upgrade))) = websocket::shake_hands(method, headers).zip(upgrade) else {
+        without_upgrade(site, room, &claims).await?;
+        return if asks { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(Problem::upgrade_required()) };
     };
-    let Ok(permit) = site.sockets.clone().try_acquire_owned() else {
-        return sockets_full().into_response();
-    };
+    let permit = site.sockets.clone().try_acquire_owned().map_err(|_| sockets_full())?;
     let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
+    let (site, room) = (site.clone(), room.to_owned());
     tokio::spawn(async move {
         // It fails if the client has gone before it was answered.
         if let Ok(upgraded) = upgrade.await {
@@ -80,7 +96,7 @@ pub(super) async fn signal(
         }
         drop(permit);
     });
-    answer
+    Ok(answer)
 }
 
 /// What an offer of this bearer would be refused for now, to a request that is no WebSocket's. A WebSocket itself is not
@@ -97,6 +113,13 @@ async fn without_upgrade(site: &Site, room: &str, claims: &Claims) -> Result<(),
 
 fn sockets_full() -> Problem {
     Problem::not_ready("server_full", "the server has its limit of signalling sockets")
+}
+
+/// Writes down that somebody could not join. A token of ours names him even after it has expired.
+pub(super) fn turned_away(site: &Site, door: Door, room: &str, token: Option<&str>, problem: &Problem) {
+    let name = token.and_then(|token| site.keys.verify_late(token).ok()).map(|claims| claims.name);
+    let room = is_room_name(room).then_some(room);
+    site.handle.logbook().refused(door, room, name.as_deref(), (problem.code(), problem.detail()));
 }
 
 /// The claims of a request's bearer, who may come into the room.

@@ -20,9 +20,10 @@ use tokio::time::timeout;
 
 use super::Site;
 use super::error::Problem;
-use super::socket::{admit, bearer, grant};
+use super::socket::{admit, bearer, grant, turned_away};
 use crate::auth::{ANY_NAME, Claims, TokenError, id_of, is_participant_name, is_room_name};
 use crate::engine::{Ask, Denial, Grant, Reply};
+use crate::happening;
 use crate::sdp::{self, Fragment, IceCredentials, SDP_LEN_MAX};
 
 /// Media type of offers and answers.
@@ -57,6 +58,14 @@ impl Door {
         match self {
             Door::Whip => "whip",
             Door::Whep => "whep",
+        }
+    }
+
+    /// As the operator's log names it.
+    fn of_log(self) -> happening::Door {
+        match self {
+            Door::Whip => happening::Door::Whip,
+            Door::Whep => happening::Door::Whep,
         }
     }
 }
@@ -108,7 +117,14 @@ pub(super) async fn resource(
 async fn endpoint(site: &Site, door: Door, room: &str, peers: Option<&str>, request: Request<Body>) -> Response {
     const METHODS: &str = "POST, OPTIONS";
     let answer = match *request.method() {
-        Method::POST => post(site, door, room, peers, request).await,
+        Method::POST => {
+            let token = bearer(request.headers()).map(str::to_owned);
+            let answer = post(site, door, room, peers, request).await;
+            if let Err(problem) = &answer {
+                turned_away(site, door.of_log(), room, token.as_deref(), problem);
+            }
+            answer
+        }
         Method::OPTIONS => Ok(StatusCode::OK.into_response()),
         _ => Err(method_not_allowed(METHODS)),
     };

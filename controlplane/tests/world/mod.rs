@@ -38,6 +38,9 @@ pub struct World {
     pub space: usize,
     settings: Settings,
     seed: u8,
+    /// Whether what happens is kept in `happened`: tests of memory do without.
+    pub is_watched: bool,
+    pub happened: Vec<controlplane::happening::Happening>,
 }
 
 /// A client: what a browser and its page know.
@@ -105,6 +108,8 @@ impl World {
             space: 4096,
             settings,
             seed: 1,
+            is_watched: false,
+            happened: Vec::new(),
         }
     }
 
@@ -177,6 +182,7 @@ impl World {
                 let text = serde_json::to_string(&signal).unwrap();
                 self.signals.entry(socket.0).or_default().push_back(serde_json::from_str(&text).unwrap());
             }
+            Output::Happened(happening) => self.happened.extend(self.is_watched.then_some(*happening)),
             Output::CloseSocket { socket } => assert!(self.closed.insert(socket.0), "a socket is closed once"),
             Output::Inject { worker, header, payload } => {
                 assert_eq!(usize::from(header.len), payload.len());
