@@ -1,9 +1,10 @@
 //! `uprtc doctor`: whether this machine can carry calls with these settings, each finding with the line that mends it.
 //!
 //! [`machine`] asks the kernel, [`place`] looks at what this edge's settings name (folder, addresses, ports, a running
-//! instance), and [`call`] has two peers of its own talk through both planes. Nothing is changed: what it opens it closes.
+//! instance), [`elsewhere`] judges what browsers elsewhere would get, and [`call`] has two peers of its own talk through both planes. Nothing is changed: what it opens it closes.
 
 mod call;
+mod elsewhere;
 mod machine;
 mod peer;
 mod place;
@@ -13,9 +14,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cli::{Common, Doctor};
-use crate::options::Sources;
+use crate::options::{self, Sources};
 use crate::process::LogFormat;
-use crate::{Failure, process};
+use crate::running::{self, Planes};
+use crate::{Failure, process, supervisor};
 
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -79,10 +81,14 @@ struct Report<'a> {
 
 /// Looks at everything and prints what it finds; true if nothing fails.
 pub(crate) fn run(common: &Common, request: &Doctor) -> Result<bool, Failure> {
-    let options = Sources { common: common.clone(), ..Sources::default() }.read()?;
+    let (common, settings) = of_running_server(common);
+    let options = Sources { common, ..Sources::default() }.read()?;
     process::set_log("error", LogFormat::Text); // The planes of the call would tell of every step.
-    let mut findings = machine::look(&options);
-    findings.extend(place::look(&options));
+    let planes = Planes::find(&options.state);
+    let mut findings = vec![settings];
+    findings.extend(machine::look(&options));
+    findings.extend(place::look(&options, planes));
+    findings.extend(elsewhere::look(&options, planes.controlplane));
     if !request.no_call {
         findings.push(call::look(&options));
     }
@@ -98,6 +104,28 @@ pub(crate) fn run(common: &Common, request: &Doctor) -> Result<bool, Failure> {
         println!("{} ok, {} to look at, {} failed", count(Level::Ok), count(Level::Warn), count(Level::Fail));
     }
     Ok(is_well)
+}
+
+/// Where no settings file is named, those of the `uprtc run` that runs with the state folder, because that is what people ask
+/// about; what the command line sets still wins.
+fn of_running_server(common: &Common) -> (Common, Finding) {
+    const CHECK: &str = "settings";
+    let named = common.config.clone().or_else(options::config_in_environment);
+    if let Some(config) = named {
+        return (common.clone(), Finding::ok(CHECK, format!("those of {}", config.display())));
+    }
+    let running = running::state(common).ok().filter(|state| Planes::find(state).controlplane);
+    let handed_down = running.map(|state| (state.join(supervisor::SETTINGS_FILE), state));
+    match handed_down.filter(|(config, state)| config.is_file() && supervisor::is_running(state)) {
+        Some((config, state)) => {
+            let finding = Finding::ok(CHECK, format!("those of the server that runs: {}", config.display()));
+            (Common { config: Some(config), state: Some(state), ..common.clone() }, finding)
+        }
+        None => (
+            common.clone(),
+            Finding::ok(CHECK, "the defaults; --config names a file, and a `uprtc run` brings its own"),
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ impl Sources {
     /// The same, with an empty state folder if none is named. Remarks for the log are added to `remarks`.
     fn gather(&self, remarks: &mut Vec<String>) -> Result<Options, Failure> {
         let mut options = Options::default();
-        let config = self.common.config.clone().or_else(|| std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from));
+        let config = self.common.config.clone().or_else(config_in_environment);
         if let Some(path) = config {
             apply_file(&mut options, &path, &read_file(&path)?)?;
         }
@@ -266,6 +266,21 @@ pub(crate) fn write(options: &Options) -> String {
         "# What `uprtc run` started its planes with, for planes that it starts again. Changes here are lost.\n";
     let lines = KEYS.iter().filter(|key| key.name != "state");
     lines.fold(header.to_owned(), |text, key| format!("{text}{} = {}\n", key.name, key.toml(options)))
+}
+
+/// The settings file that a variable names.
+pub(crate) fn config_in_environment() -> Option<PathBuf> {
+    std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from)
+}
+
+/// Options of lines KEY=VALUE.
+#[cfg(test)]
+pub(crate) fn from_lines(lines: &[&str]) -> Result<Options, Failure> {
+    let set = lines.iter().map(|line| (*line).to_owned()).collect();
+    let sources = Sources { common: Common { set, ..Common::default() }, ..Sources::default() };
+    let mut options = Options { workers: 1, ..Options::default() };
+    sources.apply_command_line(&mut options)?;
+    check_together(&options).map(|()| options)
 }
 
 /// The variables that stand for keys.

@@ -47,9 +47,12 @@ const ROOM: &str = "demo";
 const NAME: &str = "Guest";
 const TTL: Duration = Duration::from_secs(12 * 3600);
 
+/// File in the state folder that a supervisor locks.
+const LOCK_FILE: &str = "run.lock";
+
 /// File in the state folder with the settings that the planes run with. They read this one and not the operator's, so
 /// that a mistake made there later does not keep a plane that died from being started again.
-const SETTINGS_FILE: &str = "run.toml";
+pub(crate) const SETTINGS_FILE: &str = "run.toml";
 
 /// Runs both planes until SIGINT or SIGTERM, or until one of them cannot start at all. SIGHUP reloads the settings.
 pub(crate) fn run(sources: Sources) -> Result<(), Failure> {
@@ -292,9 +295,14 @@ async fn is_ready(server: &Server) -> bool {
     matches!(asked, Ok(Ok(answer)) if answer.status == 200)
 }
 
+/// Whether a supervisor has this state folder now.
+pub(crate) fn is_running(state: &Path) -> bool {
+    File::open(state.join(LOCK_FILE)).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Holds the state folder for this supervisor.
 fn lock(state: &Path) -> Result<File, Failure> {
-    let path = state.join("run.lock");
+    let path = state.join(LOCK_FILE);
     let unusable = |error| format!("cannot use {}: {error}", path.display());
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(unusable)?;
     match file.try_lock() {

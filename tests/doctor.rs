@@ -88,7 +88,7 @@ fn a_sound_machine_gets_a_call_and_a_zero() {
         "stun",
         "tls",
     ];
-    for check in checks.iter().chain(&more).chain(&["instance", "call"]) {
+    for check in checks.iter().chain(&more).chain(&["settings", "reach", "instance", "call"]) {
         assert!(findings.iter().any(|(_, found, _)| found == check), "{check} is missing in {findings:?}");
     }
     for (level, check, has_mend) in &findings {
@@ -110,6 +110,26 @@ fn what_fails_is_a_line_and_a_one() {
     assert!(line("fail  listen").contains("is taken by") && line("fail  listen").contains("→"), "{text}");
     assert!(line("fail  media-ip").contains("192.0.2.77"), "{text}");
     assert!(!text.contains("  call "), "{text}");
+}
+
+#[test]
+fn an_edge_that_nobody_elsewhere_could_use_is_not_well() {
+    let folder = Folder::new();
+    // As it was reported: plain HTTP for everybody, STUN at loopback, and a public media address, which the NAT has.
+    let nat = ["--set", "listen=0.0.0.0:0", "--set", "announce=127.0.0.1=203.0.113.7"];
+    let output = doctor(&folder, &[&["--no-call"], &nat[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |begin: &str| text.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line("fail  secure-context").contains("→  tls-cert and tls-key"), "{text}");
+    assert!(line("ok    media-reach").contains("203.0.113.7"), "{text}");
+    assert!(line("ok    firewall").contains("UDP"), "{text}");
+    // With a proxy that has TLS, and its name: nothing fails.
+    let proxied = ["--set", "announce=127.0.0.1=203.0.113.7", "--set", "public-url=https://198.51.100.9"];
+    let output = doctor(&folder, &[&["--no-call"], &proxied[..]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("ok    secure-context  people come by https://198.51.100.9"), "{text}");
 }
 
 #[test]

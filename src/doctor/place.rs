@@ -12,9 +12,10 @@ use controlplane::auth::KEY_FILE;
 use controlplane::tls::{Files, Pair, PairError};
 
 use super::Finding;
+use super::elsewhere::{self, Scope};
 use crate::client::Server;
 use crate::options::Options;
-use crate::running::Planes;
+use crate::running::{Planes, Running};
 
 /// A certificate that is good for less long should have been renewed: certbot does so 30 days before.
 const CERTIFICATE_SPARE_S: u64 = 14 * 86_400;
@@ -22,16 +23,17 @@ const CERTIFICATE_SPARE_S: u64 = 14 * 86_400;
 /// How long a running instance may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn look(options: &Options) -> Vec<Finding> {
-    let running = Planes::find(&options.state);
+pub(super) fn look(options: &Options, running: Planes) -> Vec<Finding> {
     let mut findings = vec![state(&options.state), key(&options.state.join(KEY_FILE))];
-    findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip)));
+    let is_for_this_machine = elsewhere::is_for_this_machine(options);
+    findings.extend(options.media_ips.iter().map(|&ip| media_ip(ip, is_for_this_machine)));
     findings.extend(options.rooms.announce.iter().map(|&(bound, public)| announce(bound, public)));
     findings.push(media_ports(options, running.dataplane));
     findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
     findings.push(port("stun", Protocol::Udp, options.stun(), running.controlplane));
     findings.push(tls(options.tls().as_ref(), SystemTime::now()));
-    findings.extend(instance(&Server::own(options, options.listen), options.listen.port(), running));
+    let listen = Running::find(&options.state).map_or(options.listen, |running| running.listen);
+    findings.extend(instance(&Server::own(options, listen), listen.port(), running));
     findings
 }
 
@@ -95,7 +97,7 @@ fn key(path: &Path) -> Finding {
     }
 }
 
-fn media_ip(ip: IpAddr) -> Finding {
+fn media_ip(ip: IpAddr, is_for_this_machine: bool) -> Finding {
     const CHECK: &str = "media-ip";
     if ip.is_unspecified() || ip.is_multicast() {
         let finding = format!("{ip} is no address that clients can send to");
@@ -103,9 +105,10 @@ fn media_ip(ip: IpAddr) -> Finding {
     }
     if let Err(error) = UdpSocket::bind((ip, 0)) {
         let finding = format!("{ip} is not usable on this machine: {error}");
-        return Finding::fail(CHECK, finding, "--media-ip with an address that `ip addr` shows");
+        let mend = "--media-ip with an address that `ip addr` shows, and behind a NAT --announce THAT=PUBLIC";
+        return Finding::fail(CHECK, finding, mend);
     }
-    match ip.is_loopback() {
+    match ip.is_loopback() && !is_for_this_machine {
         true => Finding::warn(
             CHECK,
             format!("{ip}: only this machine can call"),
@@ -118,11 +121,7 @@ fn media_ip(ip: IpAddr) -> Finding {
 /// A public address that a router translates. What it does with ports cannot be seen from here.
 fn announce(bound: IpAddr, public: IpAddr) -> Finding {
     const CHECK: &str = "announce";
-    let is_private = match public {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
-    };
-    match is_private {
+    match Scope::of(public) < Scope::Internet {
         true => Finding::warn(
             CHECK,
             format!("{bound} is announced as {public}, which the Internet does not reach"),
@@ -383,9 +382,9 @@ mod tests {
 
     #[test]
     fn addresses_of_other_machines_are_found() {
-        assert_eq!(media_ip("127.0.0.1".parse().unwrap()).level, Level::Warn);
-        assert_eq!(media_ip("192.0.2.77".parse().unwrap()).level, Level::Fail);
-        assert_eq!(media_ip("0.0.0.0".parse().unwrap()).level, Level::Fail);
+        let level = |ip: &str, is_for_this_machine| media_ip(ip.parse().unwrap(), is_for_this_machine).level;
+        assert_eq!((level("127.0.0.1", false), level("127.0.0.1", true)), (Level::Warn, Level::Ok));
+        assert_eq!((level("192.0.2.77", false), level("0.0.0.0", false)), (Level::Fail, Level::Fail));
         let announced = |public: &str| announce("10.0.0.5".parse().unwrap(), public.parse().unwrap()).level;
         assert_eq!(
             (announced("203.0.113.7"), announced("10.0.0.6"), announced("fd00::1")),
