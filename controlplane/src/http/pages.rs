@@ -49,6 +49,7 @@ const SDK: &[Asset] = assets! {
     "people.js": JAVASCRIPT,
     "retry.js": JAVASCRIPT,
     "sending.js": JAVASCRIPT,
+    "shaper.js": JAVASCRIPT,
     "socket.js": JAVASCRIPT,
     "speaking.js": JAVASCRIPT,
     "transport.js": JAVASCRIPT,

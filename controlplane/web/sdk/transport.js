@@ -1,5 +1,7 @@
 // @ts-check
-/** The one RTCPeerConnection of a stay in the room: its offer, its slots, its senders' limits, its statistics. */
+/** The one RTCPeerConnection of a stay in the room: its offer, its slots, its senders, its statistics. */
+
+import { Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
 /** @import { SlotInfo, VideoCodec, Welcome } from './socket.js' */
@@ -18,14 +20,6 @@ const LOOK_MS = 1_000;
 const SILENCE_MS_MAX = 3_000;
 /** The same while nothing leaves but ICE's checks, of which a browser may send one in 2.5 s only (RFC 7675). */
 const IDLE_SILENCE_MS_MAX = 8_000;
-
-/** A camera's lines (its shorter side) that the bit rate can fill with H.264, from the best down. */
-const LINES = [
-  { bps: 700_000, lines: 720 },
-  { bps: 400_000, lines: 540 },
-  { bps: 180_000, lines: 360 },
-  { bps: 0, lines: 180 },
-];
 
 /** A peer as the browser has it. Its sections are made once; what may be negotiated again is the way of its packets. */
 export class Transport {
@@ -78,12 +72,7 @@ export class Transport {
   #patience;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #restarting;
-  /** @type {Limits | undefined} */
-  #limits;
-  /** @type {VideoCodec | undefined} */
-  #codec;
-  /** A sender's parameters are read and written by one at a time. @type {Promise<void>} */
-  #shaping = Promise.resolve();
+  #shaper = new Shaper(this.#senders);
   /** @type {Map<string, Sample>} By the statistics object's id. */
   #samples = new Map();
 
@@ -205,6 +194,7 @@ export class Transport {
     const { connectionState, iceConnectionState } = this.pc;
     if (connectionState === 'connected') {
       this.wasConnected = true;
+      this.#shaper.start();
       this.#endWait();
     } else if (connectionState === 'disconnected') {
       this.#wait(RESTART_MS);
@@ -251,46 +241,23 @@ export class Transport {
     const sender = this.#senders.get(device.source)?.sender;
     if (!sender || this.isRetired) return;
     await sender.replaceTrack(device.track);
-    await this.#shape(device.source);
+    await this.#shaper.shape(device.source);
   }
 
   /** @param {Limits} limits */
   limit(limits) {
-    this.#limits = limits;
+    this.#shaper.limit(limits);
     this.#shapeAll();
   }
 
   /** Sends video in another codec from now on; both are negotiated. @param {VideoCodec} codec */
   sendIn(codec) {
-    this.#codec = codec;
+    this.#shaper.sendIn(codec);
     this.#shapeAll();
   }
 
   #shapeAll() {
-    if (this.#isAnswered) for (const source of this.#senders.keys()) this.#shape(source);
-  }
-
-  /** @param {SendSource} source */
-  async #shape(source) {
-    this.#shaping = this.#shaping.then(() => this.#setParameters(source));
-    await this.#shaping;
-  }
-
-  /** Makes a sender obey the limits and the codec. @param {SendSource} source */
-  async #setParameters(source) {
-    const sender = this.#senders.get(source)?.sender;
-    const parameters = /** @type {SendParameters | undefined} */ (sender?.getParameters());
-    const encoding = parameters?.encodings[0];
-    if (!sender || !parameters || !encoding) return;
-    if (this.#limits) limit(parameters, source, this.#limits, sender.track);
-    const mimeType = `video/${this.#codec}`;
-    const codec = parameters.codecs.find((known) => known.mimeType.toLowerCase() === mimeType);
-    if (codec && source !== 'microphone') {
-      const { mimeType, clockRate, sdpFmtpLine } = codec;
-      encoding.codec = sdpFmtpLine === undefined ? { mimeType, clockRate } : { mimeType, clockRate, sdpFmtpLine };
-    }
-    // A sender that has ended meanwhile needs nothing any more.
-    await sender.setParameters(parameters).catch(() => {});
+    if (this.#isAnswered) this.#shaper.shapeAll();
   }
 
   /** @param {SendSource} source */
@@ -391,6 +358,7 @@ export class Transport {
     this.#endWait();
     clearInterval(this.#looking);
     clearTimeout(this.#gathering);
+    this.#shaper.stop();
     this.isRetired = true;
     this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
     this.pc.close();
@@ -398,32 +366,6 @@ export class Transport {
 }
 
 /** @typedef {{ at: number, bytes: number, packets: number, lost: number }} Sample */
-/**
- * As the WebRTC Extensions have them: TypeScript does not know the codec of an encoding yet.
- * @typedef {{ mimeType: string, clockRate: number, sdpFmtpLine?: string }} EncodingCodec
- * @typedef {RTCRtpEncodingParameters & { codec?: EncodingCodec }} Encoding
- * @typedef {RTCRtpSendParameters & { encodings: Encoding[], degradationPreference?: string }} SendParameters
- */
-
-/**
- * @param {SendParameters} parameters
- * @param {SendSource} source
- * @param {Limits} limits
- * @param {MediaStreamTrack | null} track
- */
-function limit(parameters, source, limits, track) {
-  const encoding = parameters.encodings[0];
-  if (!encoding) return;
-  encoding.maxBitrate = source === 'microphone' ? limits.audio : limits.video;
-  if (source === 'camera') {
-    encoding.scaleResolutionDownBy = downscale(track, limits.video);
-    parameters.degradationPreference = 'balanced';
-  } else if (source === 'screen') {
-    encoding.maxFramerate = 15;
-    parameters.degradationPreference = 'maintain-resolution';
-  }
-}
-
 /** @param {'audio' | 'video'} kind */
 function codecs(kind) {
   return RTCRtpReceiver.getCapabilities?.(kind)?.codecs ?? [];
@@ -468,15 +410,4 @@ function declareOpus(sdp, { stereo, bps }) {
     const present = parameters.split(';');
     return types.includes(type) ? [line, ...wishes.filter((wish) => !present.includes(wish))].join(';') : line;
   });
-}
-
-/**
- * How far to shrink a camera's picture, so that it is rather small and clear than large and blocky.
- * @param {MediaStreamTrack | null} track
- * @param {number} bps
- */
-function downscale(track, bps) {
-  const { width, height } = track?.getSettings() ?? {};
-  const target = LINES.find((step) => bps >= step.bps)?.lines ?? 180;
-  return width && height ? Math.max(1, Math.min(width, height) / target) : 1;
 }
