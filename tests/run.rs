@@ -275,7 +275,7 @@ fn make_key(state: &Path) {
     use std::os::unix::fs::OpenOptionsExt;
     std::fs::create_dir_all(state).unwrap();
     let key = state.join("token.key");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(key).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(key).unwrap();
     file.write_all("5a".repeat(32).as_bytes()).unwrap();
 }
 
