@@ -250,7 +250,8 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// State folder: signing key, locks, and the socket by which the planes find each other [default:
-    /// $XDG_STATE_HOME/uprtc or ~/.local/state/uprtc; for commands to a server, the one that a server runs with]
+    /// $XDG_STATE_HOME/uprtc or ~/.local/state/uprtc; for commands to a server also /var/lib/uprtc, if one runs
+    /// there]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Any key of the settings file; may be repeated

@@ -127,40 +127,27 @@ pub(crate) fn state(common: &Common) -> Result<PathBuf, Failure> {
         None => {
             let own = options::default_state().ok();
             let usual: Vec<PathBuf> = own.into_iter().chain([PathBuf::from(STATE_OF_UNITS)]).collect();
-            let uid = rustix::process::geteuid().as_raw();
-            let is_own = |state: &PathBuf| fs::metadata(state).is_ok_and(|metadata| metadata.uid() == uid);
-            let others: Vec<PathBuf> = states_with_dataplane().into_iter().filter(is_own).collect();
-            let is_running = |state: &Path| Planes::find(state).any();
+            // Where namespaces share a network, the kernel lists sockets of folders that are not here.
+            let is_running = |state: &Path| fs::metadata(state).is_ok() && Planes::find(state).any();
             // What this user may not look into may have one.
             let has_key = |state: &Path| match fs::symlink_metadata(state.join(KEY_FILE)) {
                 Ok(_) => true,
                 Err(error) => error.kind() == ErrorKind::PermissionDenied,
             };
-            choose(&usual, &others, is_running, has_key)
+            choose(&usual, is_running, has_key).ok_or_else(|| {
+                let (looked, others) = (list(&usual, " and "), others(Path::new("")));
+                format!("no server runs or has run with {looked}{others}: start one, or name its folder with --state")
+                    .into()
+            })
         }
     }
 }
 
-fn choose(
-    usual: &[PathBuf],
-    others: &[PathBuf],
-    is_running: impl Fn(&Path) -> bool,
-    has_key: impl Fn(&Path) -> bool,
-) -> Result<PathBuf, Failure> {
-    if let Some(state) = usual.iter().find(|state| is_running(state)) {
-        return Ok(state.clone());
-    }
-    match others {
-        [] => {}
-        [state] => return Ok(state.clone()),
-        several => return Err(format!("several servers run here: --state {}", list(several, " or --state ")).into()),
-    }
-    let found = usual.iter().find(|state| has_key(state)).cloned();
-    found.ok_or_else(|| {
-        let looked = list(usual, " and ");
-        format!("no server runs here or has run here (looked in {looked}): start one, or say with --state where its folder is")
-            .into()
-    })
+/// Of the usual folders one with a server that runs, else one in which a server has run. What else runs on the machine is
+/// named and not taken: it may be anybody's, and gone in a moment.
+fn choose(usual: &[PathBuf], is_running: impl Fn(&Path) -> bool, has_key: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let running = usual.iter().find(|state| is_running(state));
+    running.or_else(|| usual.iter().find(|state| has_key(state))).cloned()
 }
 
 fn list(paths: &[PathBuf], between: &str) -> String {
@@ -234,24 +221,16 @@ mod tests {
 
     #[test]
     fn a_command_means_the_server_that_runs() {
-        let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect::<Vec<PathBuf>>();
-        let usual = paths(&["/home/ada/.local/state/uprtc", STATE_OF_UNITS]);
-        let chosen = |others: &[&str], running: &[&str], keys: &[&str]| {
-            let (running, keys) = (paths(running), paths(keys));
-            let is_among = |these: &[PathBuf], state: &Path| these.iter().any(|known| known == state);
-            choose(&usual, &paths(others), |state| is_among(&running, state), |state| is_among(&keys, state))
-                .map(|state| state.display().to_string())
-                .map_err(|error| error.to_string())
+        let usual = [PathBuf::from("/home/ada/.local/state/uprtc"), PathBuf::from(STATE_OF_UNITS)];
+        let [own, units] = [usual[0].as_path(), usual[1].as_path()];
+        let chosen = |running: &[&Path], keys: &[&Path]| {
+            choose(&usual, |state| running.contains(&state), |state| keys.contains(&state))
         };
-        let (own, units) = (usual[0].to_str().unwrap(), STATE_OF_UNITS);
-        let is = |state: &str| Ok(state.to_owned());
-        assert_eq!(chosen(&[], &[units], &[own, units]), is(units), "running wins over what once ran");
-        assert_eq!(chosen(&["/x"], &[own, units], &[]), is(own));
-        assert_eq!(chosen(&["/x"], &[], &[own]), is("/x"));
-        assert_eq!(chosen(&[], &[], &[units]), is(units));
-        assert!(chosen(&["/x", "/y"], &[], &[own]).unwrap_err().contains("--state /x or --state /y"));
-        let nothing = chosen(&[], &[], &[]).unwrap_err();
-        assert!(nothing.contains(own) && nothing.contains(units) && nothing.contains("--state"), "{nothing}");
+        assert_eq!(chosen(&[units], &[own, units]).as_deref(), Some(units), "running wins over what once ran");
+        assert_eq!(chosen(&[own, units], &[]).as_deref(), Some(own));
+        assert_eq!(chosen(&[], &[own, units]).as_deref(), Some(own));
+        assert_eq!(chosen(&[], &[units]).as_deref(), Some(units));
+        assert_eq!(chosen(&[], &[]), None);
     }
 
     #[test]

@@ -42,11 +42,7 @@ fn link_base(common: &Common, state: &Path) -> Result<String, Failure> {
     let options = Sources { common, ..Sources::default() }.read()?;
     match options.public_url {
         Some(_) => Ok(reach::link_base(&options, options.listen)),
-        None => Ok(Running::find(state)
-            .map_err(|failure| {
-                format!("{failure}; where its links lead to is known while it runs, or by --set public-url=…")
-            })?
-            .link),
+        None => Ok(Running::find(state)?.link),
     }
 }
 

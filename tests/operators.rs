@@ -148,6 +148,15 @@ fn a_command_finds_the_server_by_its_state_folder_and_the_port_in_it() {
     let _ = load.kill();
     let _ = load.wait();
 
+    // Nothing is named, and nothing runs or has run where it usually is: what runs elsewhere is named, and not taken.
+    let nowhere = Folder::new();
+    let output = uprtc(&nowhere, &["token", "--room", "a", "--name", "b"]).output().unwrap();
+    if !Path::new("/var/lib/uprtc").exists() {
+        let line = refused(&output);
+        assert!(line.contains(nowhere.path()) && line.contains("/var/lib/uprtc"), "{line}");
+        assert!(line.contains("--state /") || line.contains("servers run"), "{line}");
+    }
+
     // A folder without a server: it is said, and what runs elsewhere is named.
     let other = elsewhere.0.join("other");
     std::fs::create_dir(&other).unwrap();
