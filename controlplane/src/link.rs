@@ -585,6 +585,7 @@ impl Driver {
         Sample {
             snapshot: self.engine.snapshot(),
             is_linked: self.attachment.is_some(),
+            dataplane_pid: self.attachment.as_ref().and_then(|attachment| attachment.socket.dataplane_pid()),
             workers,
             latencies,
             injects_lost: self.injects_lost,

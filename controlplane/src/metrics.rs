@@ -1,13 +1,17 @@
 //! What operators watch: the workers' counters, rooms, peers and sockets as Prometheus text (exposition format 0.0.4).
 //!
 //! Nothing is registered and nothing is counted twice: the workers count on their stats pages, the engine counts in
-//! its snapshot, and a scrape writes down what they say. No room, name or address is in it.
+//! its snapshot, and a scrape writes down what they say. No room, name or address is in it. Names and units are as
+//! Prometheus wants them: seconds and bytes, `_total` for what only grows.
+
+mod process;
 
 use std::fmt::{Display, Write};
 
 use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
 
+use self::process::Usage;
 use crate::engine::Snapshot;
 use crate::stun_server;
 use crate::tls::{Fate, Figures};
@@ -22,6 +26,8 @@ pub struct Sample {
     pub snapshot: Snapshot,
     /// Whether a dataplane is attached.
     pub is_linked: bool,
+    /// The dataplane's process, if one is attached and can be seen.
+    pub dataplane_pid: Option<u32>,
     /// Counters of each worker, in worker order.
     pub workers: Vec<[u64; Counter::COUNT]>,
     /// How long packets took through each worker, microseconds, in worker order.
@@ -50,6 +56,8 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     }
     workers(&mut page, &sample.workers);
     latencies(&mut page, &sample.latencies);
+    let dataplane = sample.dataplane_pid.map(Usage::of_pid);
+    processes(&mut page, [("controlplane", Some(Usage::of_this())), ("dataplane", dataplane)]);
     page.text
 }
 
@@ -57,26 +65,42 @@ fn engine(page: &mut Page, sample: &Sample) {
     let snapshot = &sample.snapshot;
     let peers: usize = snapshot.rooms.iter().map(|room| room.peers.len()).sum();
     let totals = &snapshot.totals;
-    page.gauge("uprtc_linked", "Whether a dataplane is attached.", u8::from(sample.is_linked));
-    page.gauge("uprtc_rooms", "Rooms now.", snapshot.rooms.len());
+    page.gauge("uprtc_linked", "1 while a dataplane is attached, else 0.", u8::from(sample.is_linked));
+    page.gauge("uprtc_rooms", "Rooms that somebody is in now.", snapshot.rooms.len());
     page.gauge("uprtc_peers", "Peers in rooms now.", peers);
-    page.gauge("uprtc_sockets", "Signalling sockets now.", snapshot.sockets);
-    page.gauge("uprtc_dtls_half_open", "DTLS handshakes under way.", snapshot.half_open);
+    page.gauge("uprtc_sockets", "Signalling sockets open now.", snapshot.sockets);
+    page.gauge("uprtc_dtls_half_open", "DTLS handshakes under way now.", snapshot.half_open);
     for (name, help, value) in [
-        ("uprtc_peers_joined_total", "Peers whose offer was answered.", totals.joined),
-        ("uprtc_peers_left_total", "Peers that are gone.", totals.left),
+        ("uprtc_peers_joined_total", "Peers that joined: first offers that were answered.", totals.joined),
+        ("uprtc_peers_left_total", "Peers that are gone, for whatever reason.", totals.left),
         ("uprtc_offers_refused_total", "Offers answered by an error.", totals.offers_refused),
-        ("uprtc_renegotiations_total", "Further offers answered.", totals.renegotiated),
-        ("uprtc_peers_resumed_total", "Sessions resumed on a new socket.", totals.resumed),
-        ("uprtc_peers_adopted_total", "Peers adopted from an earlier controlplane.", totals.adopted),
+        ("uprtc_renegotiations_total", "Further offers of peers in a room that were answered.", totals.renegotiated),
+        ("uprtc_peers_resumed_total", "Sessions resumed on a new signalling socket.", totals.resumed),
+        ("uprtc_peers_adopted_total", "Peers taken over from an earlier controlplane.", totals.adopted),
         ("uprtc_dtls_begun_total", "DTLS handshakes begun.", totals.handshakes_begun),
-        ("uprtc_dtls_completed_total", "DTLS handshakes with the right certificate.", totals.handshakes_completed),
+        (
+            "uprtc_dtls_completed_total",
+            "DTLS handshakes completed with the certificate that signalling announced.",
+            totals.handshakes_completed,
+        ),
         ("uprtc_dtls_failed_total", "DTLS handshakes that failed or ran out of time.", totals.handshakes_failed),
-        ("uprtc_dtls_passed_over_total", "Hellos passed over by the limits.", totals.handshakes_passed_over),
+        (
+            "uprtc_dtls_passed_over_total",
+            "DTLS ClientHellos not answered because a limit was reached (half-open-max, handshakes-per-second).",
+            totals.handshakes_passed_over,
+        ),
         ("uprtc_commands_refused_total", "Commands that a worker refused.", totals.commands_refused),
-        ("uprtc_injects_lost_total", "Datagrams for a peer that could not be handed down.", sample.injects_lost),
-        ("uprtc_records_malformed_total", "Records from a worker outside the contract.", sample.records_malformed),
-        ("uprtc_sockets_slow_total", "Sockets cut off because they did not read.", sample.sockets_slow),
+        (
+            "uprtc_injects_lost_total",
+            "Datagrams for a peer that could not be handed to its worker.",
+            sample.injects_lost,
+        ),
+        (
+            "uprtc_records_malformed_total",
+            "Records of a worker that are not of the contract between the planes.",
+            sample.records_malformed,
+        ),
+        ("uprtc_sockets_slow_total", "Signalling sockets closed because the client did not read.", sample.sockets_slow),
     ] {
         page.counter(name, help, value);
     }
@@ -84,18 +108,22 @@ fn engine(page: &mut Page, sample: &Sample) {
 
 fn stun_server_counts(page: &mut Page, stun: &stun_server::Counts) {
     const NAME: &str = "uprtc_stun_requests_total";
-    page.family(NAME, "counter", "Datagrams at the STUN server, by what became of them.");
+    page.family(NAME, "counter", "Datagrams received by the STUN server, by what became of them.");
     for (fate, count) in stun.read() {
         page.value(NAME, &format!("fate=\"{fate}\""), count);
     }
 }
 
 fn doors_tls(page: &mut Page, figures: &Figures) {
-    let expires = "When the certificate in force expires, seconds since 1970.";
+    let expires = "When the certificate in use expires, in seconds since 1970.";
     page.gauge("uprtc_tls_certificate_expires_timestamp_seconds", expires, figures.expires_at);
-    page.gauge("uprtc_tls_half_open", "TLS handshakes under way.", figures.half_open);
+    page.gauge("uprtc_tls_half_open", "TLS handshakes under way now.", figures.half_open);
     page.counter("uprtc_tls_reloads_total", "New certificates that were taken over.", figures.reloads);
-    page.counter("uprtc_tls_reloads_failed_total", "New certificates that were no good.", figures.reloads_failed);
+    page.counter(
+        "uprtc_tls_reloads_failed_total",
+        "New certificates that could not be used, so that the former one stays.",
+        figures.reloads_failed,
+    );
     const NAME: &str = "uprtc_tls_handshakes_total";
     page.family(NAME, "counter", "TLS handshakes, by what became of them.");
     for (fate, count) in Fate::ALL.iter().zip(figures.handshakes) {
@@ -104,13 +132,53 @@ fn doors_tls(page: &mut Page, figures: &Figures) {
 }
 
 fn workers(page: &mut Page, workers: &[[u64; Counter::COUNT]]) {
-    for (at, counter) in Counter::ALL.iter().enumerate() {
-        let is_gauge = matches!(counter, Counter::PeersOpen | Counter::RoutesOpen);
-        let (suffix, kind) = if is_gauge { ("", "gauge") } else { ("_total", "counter") };
-        let name = format!("uprtc_worker_{}{suffix}", counter.name());
-        page.family(&name, kind, "See proto::plane::Counter.");
+    for (at, &counter) in Counter::ALL.iter().enumerate() {
+        let (suffix, kind) = if counter.is_gauge() { ("", "gauge") } else { ("_total", "counter") };
+        // Base units (https://prometheus.io/docs/practices/naming): the page counts microseconds, as whole numbers.
+        let micros = counter.name().strip_suffix("_micros");
+        let name = match micros {
+            Some(what) => format!("uprtc_worker_{what}_seconds{suffix}"),
+            None => format!("uprtc_worker_{}{suffix}", counter.name()),
+        };
+        page.family(&name, kind, counter.help());
         for (worker, counters) in workers.iter().enumerate() {
-            page.value(&name, &format!("worker=\"{worker}\""), counters[at]);
+            let labels = format!("worker=\"{worker}\"");
+            match micros {
+                Some(_) => page.value(&name, &labels, counters[at] as f64 / 1e6),
+                None => page.value(&name, &labels, counters[at]),
+            }
+        }
+    }
+}
+
+fn processes(page: &mut Page, planes: [(&str, Option<Usage>); 2]) {
+    type Read = fn(&Usage) -> Option<f64>;
+    let families: [(&str, &str, &str, Read); 7] = [
+        ("cpu_seconds_total", "counter", "Processor time of the process, user and kernel, in seconds.", |usage| {
+            usage.cpu_seconds
+        }),
+        ("resident_memory_bytes", "gauge", "Resident memory of the process in bytes.", |usage| {
+            usage.resident_bytes.map(|bytes| bytes as f64)
+        }),
+        ("virtual_memory_bytes", "gauge", "Virtual memory of the process in bytes.", |usage| {
+            usage.virtual_bytes.map(|bytes| bytes as f64)
+        }),
+        ("threads", "gauge", "Threads of the process.", |usage| usage.threads.map(|count| count as f64)),
+        ("open_fds", "gauge", "File descriptors that the process has open.", |usage| {
+            usage.fds_open.map(|count| count as f64)
+        }),
+        ("max_fds", "gauge", "File descriptors that the process may have open.", |usage| {
+            usage.fds_max.map(|count| count as f64)
+        }),
+        ("start_time_seconds", "gauge", "When the process started, in seconds since 1970.", |usage| usage.started_at),
+    ];
+    for (name, kind, help, read) in families {
+        let name = format!("process_{name}");
+        page.family(&name, kind, help);
+        for (plane, usage) in &planes {
+            if let Some(value) = usage.as_ref().and_then(read) {
+                page.value(&name, &format!("plane=\"{plane}\""), value);
+            }
         }
     }
 }
@@ -120,7 +188,11 @@ const LATENCY_BOUNDS: std::ops::RangeInclusive<u32> = 3..=20;
 
 fn latencies(page: &mut Page, workers: &[Histogram]) {
     const NAME: &str = "uprtc_latency_seconds";
-    page.family(NAME, "histogram", "From a packet's arrival in the kernel until all that left with it was sent.");
+    page.family(
+        NAME,
+        "histogram",
+        "Seconds from a packet's arrival in the kernel until the send calls that it left in were done.",
+    );
     for (worker, histogram) in workers.iter().enumerate() {
         let bucket = format!("{NAME}_bucket");
         for bound in LATENCY_BOUNDS {
@@ -232,7 +304,46 @@ mod tests {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();
             assert!(value.parse::<f64>().is_ok(), "{line}");
-            assert!(name.starts_with("uprtc_"), "{line}");
+            assert!(name.starts_with("uprtc_") || name.starts_with("process_"), "{line}");
         }
+    }
+
+    #[test]
+    fn each_help_line_is_a_sentence_of_its_own() {
+        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
+        let mut seen = std::collections::BTreeMap::new();
+        for (name, help) in text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
+            let other = seen.insert(help, name);
+            assert!(other.is_none(), "{name} and {other:?} have the same HELP: {help}");
+            assert!(help.ends_with('.') && help.len() >= 15 && !help.contains("::"), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn units_are_seconds_and_bytes_and_both_planes_are_there() {
+        let mut counters = [0; Counter::COUNT];
+        counters[Counter::BusyMicros as usize] = 1_500_000;
+        counters[Counter::SpinMicros as usize] = 250;
+        let sample = Sample { workers: vec![counters], dataplane_pid: Some(std::process::id()), ..Sample::default() };
+        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()));
+        for line in [
+            "uprtc_worker_busy_seconds_total{worker=\"0\"} 1.5",
+            "uprtc_worker_spin_seconds_total{worker=\"0\"} 0.00025",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        for (name, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            let other_unit = ["micros", "millis", "ms", "us", "kib", "kb", "percent"];
+            assert!(!name.split('_').any(|word| other_unit.contains(&word)), "{name} is not in base units");
+        }
+        for name in ["cpu_seconds_total", "resident_memory_bytes", "virtual_memory_bytes", "threads", "open_fds"] {
+            for plane in ["controlplane", "dataplane"] {
+                let sample = format!("process_{name}{{plane=\"{plane}\"}} ");
+                assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} is missing in\n{text}");
+            }
+        }
+        let without = render(&Sample::default(), &stun_server::Counts::default(), None);
+        assert!(!without.contains("plane=\"dataplane\""), "no dataplane is attached");
     }
 }

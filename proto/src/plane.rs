@@ -704,22 +704,32 @@ impl DatagramHeader {
     }
 }
 
-/// Declares the counters of the stats page: an enum, its names, its count.
+/// Declares the counters of the stats page: an enum, its names, its count, and what each of them counts. The comment of a
+/// counter is its HELP line in `/metrics`, so it is one plain sentence for operators.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
-        /// One counter of a worker's stats page. All only grow.
+    ($($(#[doc = $doc:literal])+ $name:ident => $text:literal),* $(,)?) => {
+        /// One counter of a worker's stats page. Received and relay_received together equal forwarded, consumed, punted and
+        /// every dropped_* together: each packet has one fate. All only grow, but for those that [`Counter::is_gauge`] names.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(usize)]
-        pub enum Counter { $($(#[$doc])* $name),* }
+        pub enum Counter { $($(#[doc = $doc])+ $name),* }
 
         impl Counter {
             /// All counters, in page order.
             pub const ALL: &'static [Counter] = &[$(Counter::$name),*];
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
-            /// The name under which metrics show it.
+            /// The name under which metrics show it. One that ends in `_micros` counts microseconds.
             pub const fn name(self) -> &'static str {
                 match self { $(Counter::$name => $text),* }
+            }
+            /// What is counted, in one sentence.
+            pub const fn help(self) -> &'static str {
+                match self { $(Counter::$name => concat!($($doc),+).trim_ascii()),* }
+            }
+            /// Whether it says how many there are now, and so may fall.
+            pub const fn is_gauge(self) -> bool {
+                matches!(self, Counter::PeersOpen | Counter::RoutesOpen)
             }
         }
 
@@ -728,130 +738,129 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Datagrams taken from the kernel; with relay_received it equals forwarded + consumed + punted + every dropped_*.
+    /// Datagrams taken from the kernel.
     Received => "received",
-    /// Bytes of them.
+    /// Bytes of the datagrams taken from the kernel.
     ReceivedBytes => "received_bytes",
-    /// Packets taken from other workers, for mirrors. Each has a fate here, as it had one where it was received.
+    /// Packets taken from other workers of the same edge, for receivers of this one.
     RelayReceived => "relay_received",
-    /// Fate: went into at least one route's rewriting, or was accepted for a stream that nobody receives now.
+    /// Packets that were accepted for forwarding, to any number of receivers, also to none.
     Forwarded => "forwarded",
-    /// Fate: ended here with effect (STUN check, RTCP, RTX that filled nothing new is a drop).
+    /// Datagrams that ended at this worker with effect: STUN checks, RTCP, and retransmissions that filled a gap.
     Consumed => "consumed",
-    /// Fate: handed to the controlplane.
+    /// Datagrams handed to the controlplane, which are those of DTLS.
     Punted => "punted",
-    /// Drop: empty, or a first byte that RFC 7983 gives to nobody we know.
+    /// Datagrams dropped because they are empty, or their first byte is of no protocol that is spoken here (RFC 7983).
     DroppedUnknownProtocol => "dropped_unknown_protocol",
-    /// Drop: from an address that no authenticated check has validated.
+    /// Datagrams dropped because no authenticated check came from their address.
     DroppedUnknownAddress => "dropped_unknown_address",
-    /// Drop: not well-formed STUN, or not a Binding request.
+    /// Datagrams dropped because they are malformed STUN, or not a Binding request.
     DroppedStunMalformed => "dropped_stun_malformed",
-    /// Drop: USERNAME names no transport of this worker.
+    /// Checks dropped because their USERNAME names no peer of this worker.
     DroppedStunUnknownUfrag => "dropped_stun_unknown_ufrag",
-    /// Drop: MESSAGE-INTEGRITY or FINGERPRINT is wrong.
+    /// Checks dropped because their MESSAGE-INTEGRITY or FINGERPRINT is wrong.
     DroppedStunIntegrity => "dropped_stun_integrity",
-    /// Drop: an authentic check from an address that another peer has checked from within 10 s.
+    /// Authentic checks dropped because another peer has checked from the same address within 10 s.
     DroppedStunPathTaken => "dropped_stun_path_taken",
-    /// Drop: not a well-formed DTLS record.
+    /// Datagrams dropped because they are malformed DTLS records.
     DroppedDtlsMalformed => "dropped_dtls_malformed",
-    /// Drop: punts of this peer (or of all) exceed their rate.
+    /// DTLS datagrams dropped because the peer, or all peers together, sent more than their rate.
     DroppedPuntRate => "dropped_punt_rate",
-    /// Drop: the punt ring is full.
+    /// DTLS datagrams dropped because the ring to the controlplane was full.
     DroppedPuntFull => "dropped_punt_full",
-    /// Drop: SRTP or SRTCP before keys.
+    /// SRTP and SRTCP packets dropped because they came before the keys.
     DroppedNoKeys => "dropped_no_keys",
-    /// Drop: not a well-formed RTP packet.
+    /// Packets dropped because they are malformed RTP.
     DroppedRtpMalformed => "dropped_rtp_malformed",
-    /// Drop: an RTP packet of no stream that was negotiated.
+    /// RTP packets dropped because they belong to no negotiated stream.
     DroppedUnknownStream => "dropped_unknown_stream",
-    /// Drop: SRTP authentication failed.
+    /// SRTP packets dropped because their authentication failed.
     DroppedSrtpAuth => "dropped_srtp_auth",
-    /// Drop: SRTP index seen before, or older than the replay window (RFC 3711 §3.3.2).
+    /// SRTP packets dropped because they were seen before or are older than the replay window (RFC 3711 section 3.3.2).
     DroppedSrtpReplay => "dropped_srtp_replay",
-    /// Drop: SRTCP authentication failed or index replayed, or not well-formed RTCP inside.
+    /// SRTCP packets dropped because their authentication failed, they were seen before, or their content is malformed.
     DroppedSrtcp => "dropped_srtcp",
-    /// Drop: RTX of a packet that had arrived, or is too old, or is padding alone.
+    /// Retransmissions dropped because the packet had arrived, is too old, or is only padding.
     DroppedRtxUseless => "dropped_rtx_useless",
-    /// Drop: payload type that the stream did not negotiate.
+    /// RTP packets dropped because their payload type was not negotiated.
     DroppedPayloadType => "dropped_payload_type",
-    /// Drop: larger than a slab frame.
+    /// Datagrams dropped because they are larger than a packet buffer.
     DroppedTooLarge => "dropped_too_large",
-    /// Drop: from another worker, for a mirror that is not there (any more).
+    /// Packets from another worker dropped because their stream no longer exists here.
     DroppedRelayStale => "dropped_relay_stale",
 
-    /// Packets handed on to other workers (one received packet may go to many).
+    /// Packets handed to other workers, counted once for each worker.
     Relayed => "relayed",
-    /// Packets that should have gone to another worker and found the lane to it full: its receivers see a loss.
+    /// Packets not handed to another worker because its lane was full, which its receivers see as loss.
     RelayFull => "relay_full",
 
-    /// RTP packets that left by routes (one received packet may leave many times).
+    /// RTP packets sent to receivers, counted once for each receiver.
     Sent => "sent",
-    /// Bytes of them.
+    /// Bytes of the RTP packets sent to receivers.
     SentBytes => "sent_bytes",
-    /// Sends by the kernel: trains, single packets and frames.
+    /// Send operations of the kernel, each for one packet or for several equal ones to one receiver (a train).
     SentTrains => "sent_trains",
-    /// Packets of any kind that left as Ethernet frames.
+    /// Packets of any kind that were sent as Ethernet frames through AF_XDP.
     SentFrames => "sent_frames",
-    /// Packets of any kind that left by the sockets although frames are in use: their way was not known, or is none for
-    /// frames.
+    /// Packets of any kind that were sent through the sockets although frames are in use.
     FramesToSockets => "frames_to_sockets",
-    /// Datagrams of any kind that the kernel refused or that found the outbox full.
+    /// Datagrams of any kind that the kernel refused to send, or for which no buffer was free.
     SendFailed => "send_failed",
-    /// Route copies withheld until a keyframe arrives.
+    /// Copies not sent because the receiver waits for a keyframe.
     HeldForKeyframe => "held_for_keyframe",
-    /// Route copies withheld: the receiver has no payload type for the codec that the stream is in.
+    /// Copies not sent because the receiver has not negotiated the codec that the stream is in.
     HeldCodec => "held_codec",
-    /// Route copies withheld: older than the slot's switch, or index used before.
+    /// Copies not sent because they are older than the receiver's switch to this stream, or their number was used.
     HeldStale => "held_stale",
-    /// Route copies withheld: the receiver has no keys, no path or no consent.
+    /// Copies not sent because the receiver has no keys, no path or no consent yet.
     HeldNotReady => "held_not_ready",
-    /// RTX packets sent to subscribers.
+    /// Retransmissions sent to receivers.
     RtxSent => "rtx_sent",
-    /// Sequence numbers asked for by subscribers' NACKs.
+    /// Sequence numbers that receivers asked for by NACK.
     NackReceived => "nack_received",
-    /// Asked for, but no longer in the history.
+    /// Sequence numbers asked for by NACK that are no longer in the history.
     NackMissed => "nack_missed",
-    /// Asked for again within a round trip, or over the repair budget.
+    /// Sequence numbers asked for by NACK again within a round trip, or beyond the budget for repair.
     NackThrottled => "nack_throttled",
-    /// Sequence numbers that we asked of publishers.
+    /// Sequence numbers that publishers were asked for by NACK.
     NackSent => "nack_sent",
-    /// Holes that were filled by RTX or late arrival.
+    /// Gaps of publishers' streams that were filled by a retransmission or a late packet.
     Recovered => "recovered",
-    /// Holes given up.
+    /// Gaps of publishers' streams that were given up.
     Lost => "lost",
-    /// Keyframe requests from subscribers.
+    /// Keyframe requests (PLI and FIR) received from receivers.
     KeyframeRequestsReceived => "keyframe_requests_received",
-    /// Keyframe requests to publishers, after merging.
+    /// Keyframe requests sent to publishers, after merging.
     KeyframeRequestsSent => "keyframe_requests_sent",
-    /// Keyframe requests handed on to the worker that receives the stream, after merging.
+    /// Keyframe requests handed to the worker of the publisher, after merging.
     KeyframeRequestsRelayed => "keyframe_requests_relayed",
     /// Transport-cc feedback packets sent to publishers.
     TransportCcSent => "transport_cc_sent",
-    /// Transport-cc feedback packets received from subscribers.
+    /// Transport-cc feedback packets received from receivers of media.
     TransportCcReceived => "transport_cc_received",
-    /// Estimates of what they may send, sent to publishers without transport-cc.
+    /// REMB packets sent to publishers that have no transport-cc.
     RembSent => "remb_sent",
     /// RTCP compound packets sent.
     RtcpSent => "rtcp_sent",
-    /// Datagrams injected by the controlplane and sent.
+    /// Datagrams sent for the controlplane.
     Injected => "injected",
-    /// Injected datagrams refused: unknown peer, or an address it has not validated.
+    /// Datagrams of the controlplane not sent because the peer is unknown, or has not validated the address.
     InjectRefused => "inject_refused",
-    /// Binding success responses sent.
+    /// STUN Binding success responses sent.
     BindingAnswered => "binding_answered",
-    /// Events that found their ring full.
+    /// Events not told to the controlplane because the ring to it was full.
     EventsLost => "events_lost",
-    /// Turns of the loop.
+    /// Passes of the worker's loop.
     Turns => "turns",
-    /// Times the loop parked.
+    /// Times that the worker's loop went to sleep.
     Parks => "parks",
-    /// Microseconds of processor time that the worker took, user and kernel, without those it spent spinning.
+    /// Processor time of the worker, user and kernel, without the time spent looking for work in vain.
     BusyMicros => "busy_micros",
-    /// Microseconds of processor time for which the worker looked for work and found none, instead of parking.
+    /// Processor time that the worker spent looking for work in vain before it slept (setting spin-us).
     SpinMicros => "spin_micros",
-    /// Peers open now (a gauge).
+    /// Peers open now.
     PeersOpen => "peers_open",
-    /// Routes open now (a gauge).
+    /// Routes open now, each from one stream to one receiver.
     RoutesOpen => "routes_open",
 }
 

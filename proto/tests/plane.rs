@@ -277,3 +277,19 @@ fn counters_have_a_name_each() {
     names.dedup();
     assert_eq!(names.len(), Counter::COUNT, "two counters share a name");
 }
+
+/// The sentences are what operators read in `/metrics`: one for each counter, of its own, that needs no source beside it.
+#[test]
+fn each_counter_says_in_one_sentence_what_it_counts() {
+    let mut seen = std::collections::BTreeSet::new();
+    for counter in Counter::ALL {
+        let (name, help) = (counter.name(), counter.help());
+        assert!(seen.insert(help), "{name}: another counter has the same sentence: {help}");
+        assert!(help.starts_with(|first: char| first.is_ascii_uppercase()), "{name}: {help}");
+        let is_one = help.ends_with('.') && !help.trim_end_matches('.').contains(". ");
+        assert!(is_one, "{name}: not one sentence: {help}");
+        let pointers = ["::", "[`", "See ", "As in ", "of them"];
+        assert!(!pointers.iter().any(|pointer| help.contains(pointer)), "{name} points elsewhere: {help}");
+        assert!((20..=160).contains(&help.len()) || counter.is_gauge(), "{name}: {} bytes: {help}", help.len());
+    }
+}

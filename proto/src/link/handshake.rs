@@ -297,6 +297,12 @@ pub enum Lost {
 pub struct LinkSocket(OwnedFd);
 
 impl LinkSocket {
+    /// The process of the dataplane, if it can be seen from here: it may be in a container of its own.
+    pub fn dataplane_pid(&self) -> Option<u32> {
+        let peer = sockopt::socket_peercred(&self.0).ok()?;
+        u32::try_from(peer.pid.as_raw_pid()).ok().filter(|&pid| pid > 0)
+    }
+
     /// How the attachment ended, or `None` while it lives. Never waits.
     pub fn lost(&self) -> Option<Lost> {
         let mut message = [0; 256];
