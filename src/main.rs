@@ -91,6 +91,8 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         limits: options.limits.clone(),
         stun_rates: options.stun_rates,
         cors_origins: options.cors_origins.clone(),
+        frame_origins: options.frame_origins.clone(),
+        trusted_proxies: options.trusted_proxies.clone(),
         tls: options.tls(),
         metrics: options.metrics,
         public_url: options.public_url.clone(),
@@ -106,6 +108,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         is_read.then(|| controlplane::Reload {
             settings: options.rooms.clone(),
             cors_origins: options.cors_origins.clone(),
+            frame_origins: options.frame_origins.clone(),
         })
     };
     controlplane::run(config, reload, announce)?;

@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use controlplane::engine::Settings;
-use controlplane::http::{Audience, Limits, PublicUrl};
+use controlplane::http::{Audience, Limits, Network, PublicUrl};
 use controlplane::stun_server::Rates;
 use controlplane::tls;
 use dataplane::config::{Backend, Driver};
@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) tls_cert: PathBuf,
     pub(crate) tls_key: PathBuf,
     pub(crate) cors_origins: Vec<String>,
+    pub(crate) frame_origins: Vec<String>,
+    pub(crate) trusted_proxies: Vec<Network>,
     pub(crate) metrics: Audience,
     /// What the engine allows.
     pub(crate) rooms: Settings,
@@ -83,6 +85,8 @@ impl Default for Options {
             tls_cert: PathBuf::new(),
             tls_key: PathBuf::new(),
             cors_origins: Vec::new(),
+            frame_origins: Vec::new(),
+            trusted_proxies: Network::LOOPBACK.into(),
             metrics: Audience::default(),
             rooms: Settings::default(),
             limits: Limits::default(),

@@ -8,12 +8,15 @@ import path from 'node:path';
 import { before, test } from 'node:test';
 
 import { Peer, launch } from './browser.mjs';
+import { blocksOf, commandsOf, run } from './commands.mjs';
 import { Edge, until } from './edge.mjs';
 import { atTheEnd } from './opened.mjs';
 
 const guide = await readFile(new URL('../../docs/GUIDE.md', import.meta.url), 'utf8');
-/** Code blocks as {info, text}; a file's name or `run` stands behind the language. */
+/** Code blocks as {info, text}; a file's name, or `example` for what is not run, stands behind the language. */
 const blocks = [...guide.matchAll(/^```(\w+)(?: (\S+))?\n(.*?)^```$/gms)].map(([, language, info, text]) => ({ language, info, text }));
+/** Commands that are run: those of the server, of the operator, and of ffmpeg, which has a test among its own kind. */
+const [serving, governing, publishing, ...more] = (await blocksOf('docs/GUIDE.md')).map(commandsOf);
 
 let edge;
 let browser;
@@ -29,7 +32,7 @@ before(async () => {
     if (info && language !== 'console') await writeFile(path.join(folder, info), text);
   }
   [edge, browser] = await Promise.all([Edge.start(), launch()]);
-  server = spawn(process.execPath, ['server.mjs'], {
+  server = spawn('bash', ['-c', `exec ${serving[0]}`], {
     cwd: folder,
     env: { ...process.env, EDGE: edge.base, EDGE_STATE: edge.state, PORT: '0' },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -44,22 +47,6 @@ async function open(page, number) {
   const peer = await Peer.join(browser, `${site}/${page}?name=Peer${number}`, number);
   peers.push(peer);
   return peer;
-}
-
-/** What `$` lines of a block print, run by one shell in which `uprtc` is the executable under test. */
-async function run(text) {
-  const lines = text.split('\n').filter((line) => line.startsWith('$ ')).map((line) => line.slice(2));
-  const script = ['set -euo pipefail', `uprtc() { "${edge.executable}" "$@" --state "${edge.state}"; }`];
-  for (const line of lines) script.push(line, 'echo; echo ---');
-  const child = spawn('bash', ['-c', script.join('\n')], {
-    env: { ...process.env, EDGE: edge.base },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  let out = '';
-  child.stdout.setEncoding('utf8').on('data', (part) => (out += part));
-  const code = await new Promise((resolve) => child.once('close', resolve));
-  assert.equal(code, 0, `a command of the guide failed:\n${lines.join('\n')}\n${out}`);
-  return out.split('\n---\n').map((part) => part.trim()).slice(0, lines.length);
 }
 
 test('the page of the guide is a call between two browsers', { timeout: 90_000 }, async () => {
@@ -81,8 +68,7 @@ test('the page without the module takes part', { timeout: 60_000 }, async () => 
 });
 
 test('the commands govern the room', { timeout: 60_000 }, async () => {
-  const [block] = blocks.filter(({ language, info }) => language === 'console' && info === 'run');
-  const [, made, listed] = await run(block.text);
+  const [, made, listed] = await run(edge, governing);
   assert.equal(JSON.parse(made).peers_max, 4);
   assert.deepEqual(JSON.parse(listed).peers.map(({ name }) => name).sort(), ['Peer1', 'Peer2', 'Raw']);
   await until('everybody was removed', async () => (await peers[0].pictures()) && Object.keys(await peers[0].pictures()).length === 0);
@@ -91,4 +77,5 @@ test('the commands govern the room', { timeout: 60_000 }, async () => {
 test('every block of the guide is one that this test knows', () => {
   const files = blocks.filter(({ info, language }) => info && language !== 'console').map(({ info }) => info);
   assert.deepEqual(files, ['server.mjs', 'call.html', 'raw.html']);
+  assert.ok(publishing[1].startsWith('ffmpeg ') && more.length === 0, 'the commands of ffmpeg.test.mjs, and no further ones');
 });

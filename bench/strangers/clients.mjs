@@ -36,23 +36,41 @@ export const weriftMember = (url, number) => new Stranger([process.execPath, scr
 /** An old libwebrtc on the signalling socket, by a command that runs it where it is to run. */
 export const libwebrtcMember = (run, url, number) => new Stranger([...run, process.execPath, script('wrtc_peer.mjs'), url, number]);
 
-/** ffmpeg's WHIP muxer: the one of the Python package imageio-ffmpeg, as distributions' own have no WHIP yet. */
+/** The ffmpeg of the Python package imageio-ffmpeg, as distributions' own have no WHIP yet. */
+export const ffmpegProgram = () =>
+  execFileSync(python, ['-c', 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())'], { encoding: 'utf8' }).trim();
+
+const ffmpegInputs = (number) => [
+  '-f', 'rawvideo', '-pixel_format', 'yuv420p', '-video_size', '320x180', '-framerate', 15, '-i', 'pipe:0',
+  '-f', 'lavfi', '-i', `sine=frequency=${toneOf(number)}:sample_rate=48000`,
+];
+
+/** Feeds it the pictures of a sender. */
+function feed(ffmpeg, number) {
+  const pictures = spawn(python, [script('media.py'), String(number)], { stdio: ['ignore', 'pipe', 'inherit'] });
+  pictures.stdout.pipe(ffmpeg.process.stdin);
+  void ffmpeg.ended.then(() => pictures.kill());
+  return ffmpeg;
+}
+
+/** ffmpeg's WHIP muxer. */
 export function ffmpegPublisher([url, token], number) {
-  const print = 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())';
-  const ffmpeg = execFileSync(python, ['-c', print], { encoding: 'utf8' }).trim();
   const muxer = new Stranger([
-    ffmpeg, '-hide_banner', '-loglevel', 'warning', '-nostats',
-    '-re', '-f', 'rawvideo', '-pixel_format', 'yuv420p', '-video_size', '320x180', '-framerate', 15, '-i', 'pipe:0',
-    '-f', 'lavfi', '-i', `sine=frequency=${toneOf(number)}:sample_rate=48000`,
+    ffmpegProgram(), '-hide_banner', '-loglevel', 'warning', '-nostats', '-re', ...ffmpegInputs(number),
     // It does not act on keyframe requests, so keyframes come by themselves.
     '-c:v', 'libx264', '-profile:v', 'baseline', '-pix_fmt', 'yuv420p', '-tune', 'zerolatency', '-preset', 'veryfast', '-g', 15,
     '-c:a', 'libopus', '-ar', 48000, '-ac', 2, '-b:a', '64k',
     '-f', 'whip', '-authorization', token, url,
   ]);
-  const pictures = spawn(python, [script('media.py'), String(number)], { stdio: ['ignore', 'pipe', 'inherit'] });
-  pictures.stdout.pipe(muxer.process.stdin);
-  void muxer.ended.then(() => pictures.kill());
-  return muxer;
+  return feed(muxer, number);
+}
+
+/** A file of so many seconds of a sender, as a camera would make it. */
+export async function ffmpegRecords(file, number, seconds) {
+  const words = ['-hide_banner', '-loglevel', 'error', '-nostats', ...ffmpegInputs(number), '-t', seconds];
+  const recorder = feed(new Stranger([ffmpegProgram(), ...words, '-c:v', 'libx264', '-preset', 'veryfast', '-c:a', 'aac', file]), number);
+  const { code } = await recorder.ended;
+  if (code !== 0) throw new Error(`ffmpeg ended with ${code}:\n${recorder.log}`);
 }
 
 /** How ffmpeg leaves: interrupted, it deletes its resource and exits with 255. */

@@ -64,7 +64,7 @@ pub fn is_participant_name(name: &str) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TokenError {
     /// There is none.
-    #[error("no token: send it as `Authorization: Bearer` or as ?token=")]
+    #[error("no token: send one as `Authorization: Bearer TOKEN`")]
     Missing,
     /// It is not three parts of base64url with JSON inside.
     #[error("the token is not a JSON Web Token")]

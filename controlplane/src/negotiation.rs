@@ -134,11 +134,11 @@ impl Negotiation {
         let videos: Vec<Codec> = codecs.iter().map(policy::codec_of).collect();
         let sections = decide(&offer, described, grant, settings, &videos, before);
         if sections.iter().all(|verdict| verdict.codecs.is_empty()) {
-            let names: Vec<&str> = codecs.iter().map(VideoCodec::name).collect();
-            let message = format!(
-                "no m-section can be served: it takes opus or {} over DTLS-SRTP, BUNDLE and rtcp-mux",
-                names.join(" or ")
-            );
+            let at = offer.sections.iter().position(|section| is_media(section) && !section.is_rejected);
+            let message = match at {
+                Some(at) => format!("no m-section can be served: {}", why_unserved(sdp, &offer, at, codecs)),
+                None => "no m-section of audio or video is offered".to_owned(),
+            };
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
         // Who is in may rest altogether.
@@ -255,10 +255,16 @@ impl Negotiation {
 
     /// The first m-section of media that is refused. Whoever is told nothing afterwards wants all of them or none.
     pub(crate) fn first_unserved(&self) -> Option<usize> {
-        self.offer.sections.iter().zip(&self.sections).position(|(section, verdict)| {
-            let is_media = matches!(section.kind, sdp::SectionKind::Audio | sdp::SectionKind::Video);
-            is_media && !section.is_rejected && verdict.codecs.is_empty()
-        })
+        self.offer
+            .sections
+            .iter()
+            .zip(&self.sections)
+            .position(|(section, verdict)| is_media(section) && !section.is_rejected && verdict.codecs.is_empty())
+    }
+
+    /// Why that one is not, in a sentence for its developer; `sdp` is the offer's text.
+    pub(crate) fn why_unserved(&self, sdp: &str, index: usize, codecs: VideoCodecs) -> String {
+        why_unserved(sdp, &self.offer, index, codecs)
     }
 
     /// Index and name of the first m-section that is served: trickled candidates name it.
@@ -337,6 +343,30 @@ impl Negotiation {
     fn offered_ssrcs(&self) -> BTreeSet<Ssrc> {
         self.offer.sections.iter().flat_map(|section| [section.ssrcs.primary, section.ssrcs.rtx]).flatten().collect()
     }
+}
+
+fn is_media(section: &Section) -> bool {
+    matches!(section.kind, sdp::SectionKind::Audio | sdp::SectionKind::Video)
+}
+
+/// What an m-section of media lacks to be served.
+fn why_unserved(sdp: &str, offer: &Offer, index: usize, codecs: VideoCodecs) -> String {
+    let section = &offer.sections[index];
+    if !section.is_bundled {
+        return format!("m-section {index} is not in the BUNDLE group of the first one (RFC 9143)");
+    }
+    if !section.is_rtcp_muxed {
+        return format!("m-section {index} has no a=rtcp-mux (RFC 5761)");
+    }
+    let (kind, served) = match section.kind {
+        sdp::SectionKind::Audio => ("audio", "Opus (opus/48000/2)".to_owned()),
+        _ => ("video", codecs.iter().map(|codec| codec.name().to_uppercase()).collect::<Vec<_>>().join(" or ")),
+    };
+    let offered = match sdp::codec_names(sdp, index) {
+        names if names.is_empty() => "no codec by a=rtpmap".to_owned(),
+        names => names.join(", "),
+    };
+    format!("m-section {index} offers {offered}, and this room has {kind} in {served}, over DTLS-SRTP")
 }
 
 /// What becomes of each m-section. What is open already goes before what is new, wherever it stands.

@@ -54,6 +54,10 @@ pub struct Config {
     pub settings: Settings,
     /// Origins of pages, `*` for any; see [`http::Terms`].
     pub cors_origins: Vec<String>,
+    /// Origins of pages that may frame the meeting page; see [`http::Terms`].
+    pub frame_origins: Vec<String>,
+    /// Networks of proxies that are believed; see [`http::Terms`].
+    pub trusted_proxies: Vec<http::Network>,
     /// Certificate and key, if the doors speak TLS.
     pub tls: Option<tls::Files>,
     /// Who may read `/metrics`.
@@ -76,6 +80,8 @@ impl Config {
             stun_ip: None,
             settings: Settings::default(),
             cors_origins: Vec::new(),
+            frame_origins: Vec::new(),
+            trusted_proxies: http::Network::LOOPBACK.into(),
             tls: None,
             metrics: http::Audience::default(),
             public_url: None,
@@ -158,6 +164,8 @@ pub struct Reload {
     pub settings: Settings,
     /// As in [`Config`].
     pub cors_origins: Vec<String>,
+    /// As in [`Config`].
+    pub frame_origins: Vec<String>,
 }
 
 /// Runs a controlplane until SIGINT or SIGTERM. `announce` is called once its sockets are bound.
@@ -177,8 +185,9 @@ pub fn run(
         let reloads = async |handle: link::Handle, site: Arc<http::Site>| {
             while hangup.recv().await.is_some() {
                 site.refresh_certificate(true);
-                if let Some(Reload { settings, cors_origins }) = reload() {
+                if let Some(Reload { settings, cors_origins, frame_origins }) = reload() {
                     site.set_cors_origins(cors_origins);
+                    site.set_frame_origins(frame_origins);
                     handle.reload(settings).await;
                 }
             }
@@ -228,9 +237,11 @@ async fn serve_reloading(
     let terms = http::Terms {
         registry,
         cors_origins: config.cors_origins,
+        frame_origins: config.frame_origins,
+        trusted_proxies: config.trusted_proxies,
+        public_url: config.public_url,
         tls,
         metrics: config.metrics,
-        public_url: config.public_url,
     };
     let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, terms);
     let (stopping, is_stopping) = watch::channel(false);

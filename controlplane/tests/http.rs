@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controlplane::auth::{Claims, KEY_LEN, TIME_MAX_S, TokenKey};
-use controlplane::http::{Audience, Limits, Site, Terms, serve};
+use controlplane::http::{Audience, Limits, Network, Site, Terms, serve};
 use controlplane::link::{self, Closing, Inbox, Request, ToSocket};
 use controlplane::metrics::Sample;
 use controlplane::registry::{Registry, Revocation};
@@ -179,7 +179,15 @@ async fn the_page_allows_nothing_that_it_does_not_need() {
         let answer = server.get(path).await;
         assert_eq!((answer.status(), answer.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
     }
+    // Nothing is at the root of the server: the page works under a proxy's path prefix, too.
+    for path in ["/", "/r/demo", "/docs"] {
+        let body = server.get(path).await.body;
+        assert!(!body.contains("=\"/"), "an address from the root on {path}");
+    }
     assert_eq!(server.get("/web/style.css").await.status(), 200);
+    let types = server.get("/sdk/uprtc.d.ts").await;
+    assert!(types.body.contains("export declare function connect("), "{}", types.head);
+    assert_eq!(types.header("access-control-allow-origin"), Some("*"));
     assert_eq!(server.get("/sdk/uprtc.js").await.header("access-control-allow-origin"), Some("*"));
 }
 
@@ -209,6 +217,90 @@ async fn what_is_not_there_is_a_problem() {
     }
     let head = "POST /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(server.ask(head).await.problem(), (405, "method_not_allowed".into()));
+    // What the framework refuses by itself has a body, too.
+    assert_eq!(server.get("/r/%ff").await.problem(), (400, "bad_request".into()));
+}
+
+/// Who opens an address in a browser reads a page, with a style sheet that is found from every depth.
+#[tokio::test]
+async fn a_refusal_is_a_page_for_people_and_json_for_programs() {
+    let server = Server::start(Limits::default()).await;
+    const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let ask = async |method: &str, path: &str, accept: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\nConnection: close\r\n");
+        server.ask(&format!("{head}Content-Length: 0\r\n\r\n")).await
+    };
+    for (path, status, root) in [
+        ("/nothing", 404, "./web/"),
+        ("/a/b/c", 404, "../../web/"),
+        ("/web/nothing.js", 404, "../web/"),
+        ("/v1/nothing", 404, "../web/"),
+        ("/r/no%20room", 400, "../web/"),
+        ("/r/%ff", 400, "../web/"),
+        ("/v1/rooms", 401, "../web/"),
+        ("/v1/tokens", 405, "../web/"),
+        ("/whip/demo", 405, "../web/"),
+        ("/v1/rooms/demo/signal", 401, "../../../web/"),
+        ("/readyz", 503, "./web/"),
+    ] {
+        let page = ask("GET", path, BROWSER).await;
+        assert_eq!((page.status(), page.header("content-type")), (status, Some("text/html; charset=utf-8")), "{path}");
+        assert!(
+            page.body.contains("<h1>") && page.body.contains(&format!("href=\"{root}style.css\"")),
+            "{}",
+            page.body
+        );
+        assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+        assert!(page.head.contains("\r\nvary: accept"), "{}", page.head);
+        assert_eq!(page.header("allow").is_some(), status == 405, "{path}: {}", page.head);
+        for accept in ["*/*", "application/json", "application/problem+json, text/html;q=0.5"] {
+            assert_eq!(ask("GET", path, accept).await.problem().0, status, "{path} {accept}");
+        }
+    }
+    // A form is no navigation that a person can read, and pages speak by `fetch`.
+    assert_eq!(ask("POST", "/healthz", BROWSER).await.problem(), (405, "method_not_allowed".into()));
+    assert_eq!(ask("GET", "/healthz", BROWSER).await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_page_is_framed_by_those_whom_the_operator_names() {
+    let frame = |answer: &Answer| {
+        let policy = answer.header("content-security-policy").unwrap().to_owned();
+        policy.split("; ").find_map(|part| part.strip_prefix("frame-ancestors ")).unwrap().to_owned()
+    };
+    let nobody = Server::start(Limits::default()).await;
+    assert_eq!(frame(&nobody.get("/r/demo").await), "'none'");
+    let origins = vec!["https://app.example".to_owned(), "http://127.0.0.1:3000".to_owned()];
+    let some = Server::on(Limits::default(), Terms { frame_origins: origins, ..Terms::default() }).await;
+    let answer = some.get("/r/demo").await;
+    assert_eq!(frame(&answer), "'self' https://app.example http://127.0.0.1:3000");
+    assert!(answer.header("permissions-policy").unwrap().contains("camera=(self)"));
+    for path in ["/", "/docs", "/nothing"] {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/html\r\nConnection: close\r\n\r\n");
+        assert_eq!(frame(&some.ask(&head).await), "'none'", "{path} is no meeting");
+    }
+}
+
+/// Whom a proxy forwards is our own page's visitor if the proxy says so and is trusted.
+#[tokio::test]
+async fn the_pages_own_origin_is_the_one_that_a_trusted_proxy_names() {
+    let ask = async |trusted: Vec<Network>, forwarded: &str| {
+        let cors_origins = vec!["https://app.example".to_owned()];
+        let terms = Terms { cors_origins, trusted_proxies: trusted, ..Terms::default() };
+        let server = Server::on(Limits::default(), terms).await;
+        let path = format!("/v1/rooms/demo/signal?token={}", token("demo"));
+        let origin = "Origin: https://edge.example\r\n";
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n{origin}{forwarded}Connection: close\r\n\r\n");
+        server.ask(&head).await.problem().1 != "origin"
+    };
+    // Who is admitted goes on to the engine, which nobody plays here.
+    let told = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: edge.example\r\n";
+    assert!(!ask(Network::LOOPBACK.into(), "").await);
+    assert!(ask(Network::LOOPBACK.into(), told).await);
+    assert!(ask(Network::LOOPBACK.into(), "Forwarded: proto=https;host=edge.example\r\n").await);
+    assert!(!ask(Vec::new(), told).await, "anybody can write these fields");
+    assert!(!ask(vec!["192.0.2.0/24".parse().unwrap()], told).await);
 }
 
 #[tokio::test]
@@ -217,6 +309,7 @@ async fn a_wrong_token_is_told_so_before_the_upgrade() {
     let path = "/v1/rooms/demo/signal";
     let answer = server.get(path).await;
     assert_eq!(answer.problem(), (401, "token_missing".into()));
+    assert!(answer.body.contains("?token="), "a WebSocket of a browser can send no header: {}", answer.body);
     assert_eq!(answer.header("www-authenticate"), Some("bearer"));
     let answer = server.get(&format!("{path}?token=nonsense")).await;
     assert_eq!(answer.problem(), (401, "token_malformed".into()));

@@ -127,7 +127,7 @@ async fn publish(edge: &Controlplane, browser: &Identity, token: &str, secrets: 
     let answer = http(edge, &format!("POST /whip/demo HTTP/1.1\r\n{head}{body}")).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     secrets.add_attributes("our ICE password", &answer, "a=ice-pwd:");
-    let resource = answer.lines().find_map(|line| line.split_once("/whip/demo/sessions/")).unwrap().1.trim();
+    let resource = answer.lines().find_map(|line| line.split_once("demo/sessions/")).unwrap().1.trim();
     secrets.add("a WHIP session", resource);
     let connected = async {
         while !http(edge, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")

@@ -61,8 +61,19 @@ impl Edge {
         self.raw(method, path, &headers, body).await
     }
 
+    /// A name of the edge, with the port that it is at.
+    fn host(&self) -> String {
+        format!("edge.test:{}", self.controlplane.listening.http.port())
+    }
+
+    /// A path of the edge out of a `Location` that is absolute.
+    fn path_of(&self, location: &str) -> String {
+        location.strip_prefix(&format!("http://{}", self.host())).expect("absolute").to_owned()
+    }
+
     async fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: edge.test:8080\r\nConnection: close\r\n{headers}");
+        let host = if headers.starts_with("Host: ") { String::new() } else { format!("Host: {}\r\n", self.host()) };
+        let head = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}");
         let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
         let mut stream = TcpStream::connect(self.controlplane.listening.http).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
@@ -81,7 +92,7 @@ impl Edge {
         let created = self.offer("/whip/demo", &sendonly()).await;
         assert_eq!(created.status(), 201, "{}", created.body);
         let location = created.header("location").unwrap();
-        (location.strip_prefix("http://edge.test:8080").unwrap().to_owned(), created.header("etag").unwrap().to_owned())
+        (self.path_of(location), created.header("etag").unwrap().to_owned())
     }
 
     /// Waits until so many peers of the room are connected, as metrics tell.
@@ -116,6 +127,12 @@ impl Answer {
         self.head.lines().find(is_it).map(|line| line.split_once(':').unwrap().1.trim())
     }
 
+    /// What a problem says to developers.
+    fn detail(&self) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        body["detail"].as_str().unwrap().to_owned()
+    }
+
     #[track_caller]
     fn problem(&self) -> (u16, String) {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
@@ -139,7 +156,7 @@ async fn section_4_2_a_post_is_answered_201_with_answer_location_and_etag() {
     assert_eq!(created.header("content-type"), Some("application/sdp"));
     assert_eq!(created.header("content-length"), Some(&*created.body.len().to_string()), "ffmpeg needs it");
     let location = created.header("location").unwrap();
-    assert!(location.starts_with("http://edge.test:8080/whip/demo/sessions/"), "absolute: {location}");
+    assert!(edge.path_of(location).starts_with("/whip/demo/sessions/"), "{location}");
     assert!(location.len() - location.rfind('/').unwrap() > 64, "not to be guessed (§5)");
     let etag = created.header("etag").unwrap();
     assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 2, "a strong entity tag (§4.3.1): {etag}");
@@ -175,10 +192,33 @@ async fn section_4_2_a_sendrecv_offer_is_answered_recvonly_and_a_players_sendonl
 async fn section_4_2_the_location_is_where_the_client_sees_the_server() {
     let edge = Edge::start().await;
     let sdp = world::with_fingerprint(&sendonly(), &edge.browser);
-    let proxied = edge.ask("POST", "/whip/demo", &format!("{SDP}X-Forwarded-Proto: https\r\n"), &sdp).await;
-    assert!(proxied.header("location").unwrap().starts_with("https://edge.test:8080/whip/demo/"));
-    let nonsense = edge.ask("POST", "/whip/demo", &format!("{SDP}X-Forwarded-Proto: gopher\r\n"), &sdp).await;
-    assert!(nonsense.header("location").unwrap().starts_with("http://edge.test:8080/whip/demo/"));
+    let host = edge.host();
+    let told = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test\r\nX-Forwarded-Prefix: /calls\r\n";
+    for (path, headers, begin) in [
+        ("/whip/demo", "", format!("http://{host}/whip/demo/sessions/")),
+        // A trusted proxy says it: this machine is trusted, unless the operator wants otherwise.
+        ("/whip/demo", "X-Forwarded-Proto: https\r\n", format!("https://{host}/whip/demo/sessions/")),
+        ("/whip/demo", told, "https://a.test/calls/whip/demo/sessions/".into()),
+        (
+            "/whip/demo",
+            "Forwarded: for=192.0.2.7;proto=https;host=b.test\r\n",
+            "https://b.test/whip/demo/sessions/".into(),
+        ),
+        // A proxy that does not say how it was asked: relative to what was asked (RFC 9110 section 10.2.2).
+        ("/whip/demo", "X-Forwarded-Proto: gopher\r\n", "demo/sessions/".into()),
+        ("/whip/demo", "X-Forwarded-For: 192.0.2.7\r\n", "demo/sessions/".into()),
+        ("/whip/demo/Ada", "X-Forwarded-For: 192.0.2.7\r\n", "sessions/".into()),
+        ("/whip/demo", "Host: edge.test\r\n", "demo/sessions/".into()),
+        ("/whip/demo/Ada", "Host: edge.test\r\n", "sessions/".into()),
+    ] {
+        let (host, rest) = if headers.starts_with("Host") { (headers, "") } else { ("", headers) };
+        let headers = format!("{host}Authorization: Bearer {}\r\n{SDP}{rest}", edge.token);
+        let created = edge.raw("POST", path, &headers, &sdp).await;
+        let location = created.header("location").unwrap_or_else(|| panic!("{headers}: {}", created.body));
+        assert!(location.starts_with(&begin), "{headers}: {location}");
+        let id = location.rsplit('/').next().unwrap();
+        assert_eq!(edge.ask("DELETE", &format!("/whip/demo/sessions/{id}"), "", "").await.status(), 200);
+    }
     edge.end().await;
 }
 
@@ -245,7 +285,7 @@ async fn section_4_2_options_tells_what_may_be_posted_to_pages_of_any_origin() {
 }
 
 #[tokio::test]
-async fn section_4_7_each_request_needs_a_bearers_token() {
+async fn section_4_7_whoever_opens_a_session_needs_a_token_and_one_that_is_sent_must_be_good() {
     let edge = Edge::start().await;
     let (resource, tag) = edge.publish().await;
     let if_match = format!("{FRAGMENT}If-Match: {tag}\r\n");
@@ -255,9 +295,13 @@ async fn section_4_7_each_request_needs_a_bearers_token() {
         ("PATCH", &*resource, &*if_match),
         ("DELETE", &*resource, ""),
     ] {
-        let answer = edge.raw(method, path, headers, "").await;
-        assert_eq!(answer.problem(), is(401, "token_missing"), "{method} {path}");
-        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        if method == "POST" {
+            let answer = edge.raw(method, path, headers, "").await;
+            assert_eq!(answer.problem(), is(401, "token_missing"), "{method} {path}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            let detail = answer.detail();
+            assert!(detail.contains("Authorization: Bearer") && !detail.contains("?token="), "{detail}");
+        }
         let forged = format!("Authorization: Bearer a.b.c\r\n{headers}");
         let answer = edge.raw(method, path, &forged, "").await;
         assert_eq!(answer.status(), 401);
@@ -281,6 +325,53 @@ async fn section_4_7_each_request_needs_a_bearers_token() {
         is(401, "token_expired")
     );
     assert_eq!(edge.raw("DELETE", &resource, &headers, "").await.status(), 200);
+    edge.end().await;
+}
+
+/// Some clients, MediaMTX's page among them, send their token to the endpoint alone. The session's address is a secret of its
+/// own (docs/decisions/0027).
+#[tokio::test]
+async fn section_4_7_a_session_is_patched_and_deleted_by_its_address_alone() {
+    let edge = Edge::start().await;
+    let (resource, tag) = edge.publish().await;
+    assert!(resource.rsplit('/').next().unwrap().len() >= 64, "256 bits: {resource}");
+    let candidate = "a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\n\
+                     a=mid:0\r\na=candidate:1 1 UDP 2113929471 192.0.2.7 50312 typ host\r\n";
+    let trickled = edge.raw("PATCH", &resource, &format!("{FRAGMENT}If-Match: {tag}\r\n"), candidate).await;
+    assert_eq!(trickled.status(), 204, "{}", trickled.body);
+    let elsewhere = resource.replace("/demo/", "/other/");
+    assert_eq!(edge.raw("DELETE", &elsewhere, "", "").await.problem(), is(404, "not_found"));
+    let guessed = format!("/whip/demo/sessions/{}", "0".repeat(32));
+    assert_eq!(edge.raw("DELETE", &guessed, "", "").await.problem(), is(404, "not_found"));
+    assert_eq!(edge.raw("DELETE", &resource, "", "").await.status(), 200);
+    assert!(edge.end().await.peers.is_empty());
+}
+
+/// A refusal says what the room has and what was offered, so that one knows which of them to change.
+#[tokio::test]
+async fn a_refused_offer_is_told_which_codecs_there_are() {
+    let edge = Edge::start().await;
+    let av1 = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
+        a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\na=fingerprint:sha-256 0:0\r\na=setup:actpass\r\n\
+        m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=sendonly\r\na=rtcp-mux\r\n\
+        a=rtpmap:111 opus/48000/2\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 45 46\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=sendonly\r\na=rtcp-mux\r\n\
+        a=rtpmap:45 AV1/90000\r\na=rtpmap:46 rtx/90000\r\na=fmtp:46 apt=45\r\n";
+    let fingerprint = format!("a=fingerprint:sha-256 {}", ["00"; 32].join(":"));
+    let av1 = av1.replace("a=fingerprint:sha-256 0:0", &fingerprint);
+    let video_alone = av1.replace("BUNDLE 0 1", "BUNDLE 1");
+    let (head, rest) = video_alone.split_once("m=audio").unwrap();
+    let video_alone = format!("{head}m=video{}", rest.split_once("m=video").unwrap().1);
+    for offer in [&av1, &video_alone] {
+        let refused = edge.ask("POST", "/whip/demo", SDP, offer).await;
+        assert_eq!(refused.problem(), is(422, "unsupported_offer"), "{offer}");
+        let detail = refused.detail();
+        assert!(detail.contains("AV1") && detail.contains("H264 or VP8") && !detail.contains("rtx"), "{detail}");
+    }
+    let outside = edge
+        .ask("POST", "/whip/demo", SDP, &av1.replace("AV1", "VP8").replace("a=rtcp-mux\r\na=rtpmap:45", "a=rtpmap:45"))
+        .await;
+    assert!(outside.detail().contains("rtcp-mux"), "{}", outside.detail());
     edge.end().await;
 }
 
@@ -439,7 +530,7 @@ async fn a_revocation_removes_publishers_too_and_their_tokens_can_only_leave() {
     let publish = async |edge: &Edge, path: &str| {
         let created = edge.offer(path, &sendonly()).await;
         assert_eq!(created.status(), 201, "{}", created.body);
-        created.header("location").unwrap().strip_prefix("http://edge.test:8080").unwrap().to_owned()
+        edge.path_of(created.header("location").unwrap())
     };
     let trickle = async |edge: &Edge, resource: &str| {
         edge.ask("PATCH", resource, &format!("{FRAGMENT}If-Match: \"*\"\r\n"), GATHERED).await.status()

@@ -4,7 +4,7 @@
  * Everything that concerns media and signals is the client module's; this is its first application.
  */
 
-import { mayJoin, Room, UprtcError } from '/sdk/uprtc.js';
+import { mayJoin, Room, UprtcError } from './sdk/uprtc.js';
 import { showCall } from './call.js';
 import { showScreen } from './elements.js';
 import { showEnd, waitFor } from './ending.js';
@@ -13,13 +13,15 @@ import { chooseInLobby } from './lobby.js';
 /** @import { Choice } from './lobby.js' */
 
 const parameters = new URLSearchParams(location.search);
-const name = decodeURIComponent(location.pathname.split('/')[2] ?? '');
+const name = decodeURIComponent(location.pathname.split('/').at(-1) ?? '');
 const token = parameters.get('token') ?? '';
+/** The edge: this page is its `r/{room}`, perhaps under a proxy's path prefix. */
+const server = new URL('..', location.href).href;
 
 async function main() {
   document.title = `${name} · uprtc`;
   if (!token) return showEnd(new UprtcError('token_missing'));
-  const ask = () => mayJoin({ room: name, token });
+  const ask = () => mayJoin({ server, room: name, token });
   /** @type {Choice | undefined} */
   let choice;
   // Whether there is a place is asked before anybody is asked for a camera.
@@ -49,6 +51,7 @@ async function choose() {
  */
 async function enter({ microphone, camera, cameraId, isMuted }) {
   const room = new Room({
+    server,
     room: name,
     token,
     ...(microphone && !isMuted && { microphone }),

@@ -8,7 +8,7 @@ import { bindPeople, showPeople } from './people.js';
 import { Judge, numbers, summary } from './quality.js';
 import { Tile } from './tile.js';
 
-/** @import { LeaveReason, Participant, Room, RoomStats } from '/sdk/uprtc.js' */
+/** @import { LeaveReason, Participant, Room, RoomStats } from './sdk/uprtc.js' */
 
 const STATS_MS = 2_000;
 /** A wait that is shorter is not worth a countdown. */

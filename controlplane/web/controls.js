@@ -1,11 +1,11 @@
 // @ts-check
 /** The bar below the room: microphone, camera, screen, devices, link, and the way out. */
 
-import { UprtcError } from '/sdk/uprtc.js';
+import { UprtcError } from './sdk/uprtc.js';
 import { button, find, hide, part, showSwitch, toast } from './elements.js';
 import { listDevices } from './pickers.js';
 
-/** @import { Participant, Room, SendSource } from '/sdk/uprtc.js' */
+/** @import { Participant, Room, SendSource } from './sdk/uprtc.js' */
 
 const NAMES = { microphone: 'microphone', camera: 'camera', screen: 'screen' };
 

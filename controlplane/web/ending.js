@@ -1,7 +1,7 @@
 // @ts-check
 /** The last word: why the call is over or has not begun, and, where waiting can help, the next try. */
 
-import { UprtcError } from '/sdk/uprtc.js';
+import { UprtcError } from './sdk/uprtc.js';
 import { button, countDown, find, part, showScreen } from './elements.js';
 
 /** What a last word says besides the error's own sentence. */

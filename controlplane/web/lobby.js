@@ -1,11 +1,11 @@
 // @ts-check
 /** Before joining: see yourself, choose devices, go in. */
 
-import { openDevices } from '/sdk/uprtc.js';
+import { openDevices } from './sdk/uprtc.js';
 import { button, fillAvatar, find, part, showScreen, showSwitch } from './elements.js';
 import { listDevices } from './pickers.js';
 
-/** @import { UprtcError } from '/sdk/uprtc.js' */
+/** @import { UprtcError } from './sdk/uprtc.js' */
 /** @typedef {MediaStreamTrack | MediaTrackConstraints | true} Wish */
 /**
  * What is to be sent. `isMuted`: the microphone is for later; `cameraId`: so is that camera, if there is no `camera`.

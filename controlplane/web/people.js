@@ -3,7 +3,7 @@
 
 import { button, find, hide, make, part } from './elements.js';
 
-/** @import { Participant, Room } from '/sdk/uprtc.js' */
+/** @import { Participant, Room } from './sdk/uprtc.js' */
 
 /**
  * Who can be seen or heard, and who only watches.

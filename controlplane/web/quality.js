@@ -1,7 +1,7 @@
 // @ts-check
 /** How well media arrives, in a word and in numbers. */
 
-/** @import { Participant, ParticipantStats, RoomStats } from '/sdk/uprtc.js' */
+/** @import { Participant, ParticipantStats, RoomStats } from './sdk/uprtc.js' */
 
 /** @typedef {'good' | 'fair' | 'poor' | 'none' | ''} Quality `none`: nothing arrives; empty: there is nothing to say. */
 

@@ -4,7 +4,7 @@
 import { fillAvatar, icon, make } from './elements.js';
 import { pictureBox } from './grid.js';
 
-/** @import { Participant } from '/sdk/uprtc.js' */
+/** @import { Participant } from './sdk/uprtc.js' */
 /** @import { Quality } from './quality.js' */
 
 export class Tile {

@@ -97,6 +97,9 @@ impl Machine {
             machine.executable("usr/lib/chromium/chromium", "\x7fELF");
             machine.executable("usr/bin/firefox-esr", "\x7fELF");
         }
+        if !left_out.contains(&"nginx") {
+            machine.executable("usr/sbin/nginx", "\x7fELF");
+        }
         machine
     }
 

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::http::{Audience, ORIGINS_MAX, PublicUrl, is_origin};
+use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
 use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
 use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
@@ -45,7 +45,8 @@ enum Kind {
     PublicUrl,
     File { get: fn(&Options) -> &PathBuf, set: fn(&mut Options, PathBuf) },
     MediaIps,
-    Origins,
+    Origins { get: fn(&Options) -> &Vec<String>, set: fn(&mut Options, Vec<String>) },
+    Networks,
     Audience,
     Announce,
     Driver,
@@ -123,7 +124,19 @@ pub(crate) const KEYS: &[Key] = &[
         is_live: false,
         kind: Kind::File { get: |o| &o.tls_key, set: |o, value| o.tls_key = value },
     },
-    Key { name: "cors-origins", plane: Plane::Control, is_live: true, kind: Kind::Origins },
+    Key {
+        name: "cors-origins",
+        plane: Plane::Control,
+        is_live: true,
+        kind: Kind::Origins { get: |o| &o.cors_origins, set: |o, value| o.cors_origins = value },
+    },
+    Key {
+        name: "frame-origins",
+        plane: Plane::Control,
+        is_live: true,
+        kind: Kind::Origins { get: |o| &o.frame_origins, set: |o, value| o.frame_origins = value },
+    },
+    Key { name: "trusted-proxies", plane: Plane::Control, is_live: false, kind: Kind::Networks },
     Key { name: "metrics", plane: Plane::Control, is_live: false, kind: Kind::Audience },
     whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
     whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
@@ -202,7 +215,8 @@ impl Key {
             Kind::Stun => "IP:PORT, or empty".into(),
             Kind::PublicUrl => "https://HOST[:PORT][/PREFIX], or empty".into(),
             Kind::File { .. } => "a file".into(),
-            Kind::Origins => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
+            Kind::Origins { .. } => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
+            Kind::Networks => format!("0 to {NETWORKS_MAX} of IP or IP/BITS"),
             Kind::Audience => "loopback, all or admin".into(),
             Kind::Announce => format!("0 to {MEDIA_IPS_MAX} of IP=IP"),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
@@ -257,7 +271,8 @@ impl Key {
                 let text = text.filter(|text| !text.chars().any(char::is_control));
                 set(options, PathBuf::from(text.ok_or_else(wrong)?));
             }
-            Kind::Origins => options.cors_origins = origins(written).ok_or_else(wrong)?,
+            Kind::Origins { set, .. } => set(options, origins(written).ok_or_else(wrong)?),
+            Kind::Networks => options.trusted_proxies = networks(written).ok_or_else(wrong)?,
             Kind::Announce => options.rooms.announce = announcements(written).ok_or_else(wrong)?,
             Kind::Audience => options.metrics = text.and_then(audience).ok_or_else(wrong)?,
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
@@ -284,7 +299,11 @@ impl Key {
             Kind::Stun => options.stun.map(|stun| stun.to_string()).unwrap_or_default(),
             Kind::PublicUrl => options.public_url.as_ref().map(PublicUrl::to_string).unwrap_or_default(),
             Kind::File { get, .. } => get(options).display().to_string(),
-            Kind::Origins => options.cors_origins.join(","),
+            Kind::Origins { get, .. } => get(options).join(","),
+            Kind::Networks => {
+                let networks: Vec<String> = options.trusted_proxies.iter().map(Network::to_string).collect();
+                networks.join(",")
+            }
             Kind::Announce => {
                 let pairs = options.rooms.announce.iter().map(|(bound, public)| format!("{bound}={public}"));
                 pairs.collect::<Vec<_>>().join(",")
@@ -316,8 +335,8 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::Origins | Kind::Announce if text.is_empty() => "[]".into(),
-            Kind::MediaIps | Kind::Origins | Kind::Announce | Kind::Codecs => {
+            Kind::Origins { .. } | Kind::Networks | Kind::Announce if text.is_empty() => "[]".into(),
+            Kind::MediaIps | Kind::Origins { .. } | Kind::Networks | Kind::Announce | Kind::Codecs => {
                 format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", "))
             }
             _ => quote(&text),
@@ -375,6 +394,11 @@ fn announcements(written: &Written<'_>) -> Option<Vec<(IpAddr, IpAddr)>> {
 fn origins(written: &Written<'_>) -> Option<Vec<String>> {
     let origins: Vec<String> = items(written)?.into_iter().map(str::to_ascii_lowercase).collect();
     (origins.len() <= ORIGINS_MAX && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
+}
+
+fn networks(written: &Written<'_>) -> Option<Vec<Network>> {
+    let networks: Vec<Network> = items(written)?.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    (networks.len() <= NETWORKS_MAX).then_some(networks)
 }
 
 fn audience(text: &str) -> Option<Audience> {
@@ -490,6 +514,9 @@ mod tests {
             ("log", "a=b=c", "debug"),
             ("cors-origins", "https://a.example/", "scheme://host"),
             ("cors-origins", "a.example", "scheme://host"),
+            ("frame-origins", "https://a.example;script-src", "scheme://host"),
+            ("trusted-proxies", "10.0.0.0/33", "IP or IP/BITS"),
+            ("trusted-proxies", "proxy.example", "IP or IP/BITS"),
             ("metrics", "everybody", "admin"),
             ("announce", "10.0.0.5", "IP=IP"),
             ("announce", "10.0.0.5=2001:db8::1", "IP=IP"),

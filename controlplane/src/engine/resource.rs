@@ -201,7 +201,8 @@ impl Engine {
         match negotiation.first_unserved() {
             None => Ok(negotiation),
             Some(index) => {
-                let message = format!("m-section {index} cannot be served, and without a socket it is all or nothing");
+                let why = negotiation.why_unserved(sdp, index, codecs);
+                let message = format!("{why}; by WHIP and WHEP an offer is served in all its sections or refused");
                 Err(Refusal::new(ErrorCode::UnsupportedOffer, message))
             }
         }

@@ -5,6 +5,10 @@ use axum::response::{IntoResponse, Response};
 
 use crate::auth::TokenError;
 
+/// What the signalling socket's door says to who brings no token: a browser's WebSocket cannot send `Authorization`.
+const SOCKET_TOKEN_MISSING: &str =
+    "no token: send one as `Authorization: Bearer TOKEN`, or as ?token=TOKEN behind the address";
+
 /// A refusal: status, a stable code, and one sentence for a developer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Problem {
@@ -16,6 +20,29 @@ pub(super) struct Problem {
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         Problem { status, code, detail: detail.into() }
+    }
+
+    /// One of the signalling socket's door, which takes a token in its address too.
+    pub(super) fn at_socket(self) -> Problem {
+        match self.code == TokenError::Missing.code() {
+            true => Problem { detail: SOCKET_TOKEN_MISSING.to_owned(), ..self },
+            false => self,
+        }
+    }
+
+    /// For an answer of the framework's own that says nothing but its status.
+    pub(super) fn of_status(status: StatusCode) -> Problem {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => ("not_found", "there is nothing at this address"),
+            StatusCode::METHOD_NOT_ALLOWED => return Problem::method_not_allowed(),
+            StatusCode::BAD_REQUEST => ("bad_request", "the address or the request cannot be read"),
+            _ => ("refused", "the request is refused"),
+        };
+        Problem::new(status, code, detail)
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub(super) fn code(&self) -> &'static str {
@@ -96,6 +123,7 @@ impl IntoResponse for Problem {
             }
             _ => {}
         }
+        response.extensions_mut().insert(self); // For people: see `people`.
         response
     }
 }

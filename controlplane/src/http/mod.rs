@@ -11,6 +11,8 @@
 mod error;
 mod origins;
 mod pages;
+mod people;
+mod proxies;
 mod public_url;
 mod rest;
 mod serve;
@@ -18,6 +20,7 @@ mod socket;
 mod websocket;
 mod whip;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +35,7 @@ use tokio::sync::Semaphore;
 use self::error::Problem;
 use self::origins::Origins;
 pub use self::origins::{ORIGINS_MAX, is_origin};
+pub use self::proxies::{NETWORKS_MAX, Network};
 pub use self::public_url::PublicUrl;
 pub use self::serve::serve;
 use crate::auth::TokenKeys;
@@ -102,12 +106,16 @@ pub enum Audience {
 }
 
 /// What an operator gives the doors.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Terms {
     /// Rooms and revocations.
     pub registry: Registry,
     /// Origins of pages, `*` for any; see docs/OPERATING.md for what each of them means.
     pub cors_origins: Vec<String>,
+    /// Origins of pages that may show the meeting page in a frame, `*` for any. None: no page may.
+    pub frame_origins: Vec<String>,
+    /// From which networks what a proxy says of its client is believed.
+    pub trusted_proxies: Vec<Network>,
     /// The certificate to speak TLS with.
     pub tls: Option<Arc<Tls>>,
     /// Who may read `/metrics`.
@@ -116,17 +124,38 @@ pub struct Terms {
     pub public_url: Option<PublicUrl>,
 }
 
-/// Where a request comes from, as far as it matters.
+impl Default for Terms {
+    fn default() -> Self {
+        Terms {
+            registry: Registry::default(),
+            cors_origins: Vec::new(),
+            frame_origins: Vec::new(),
+            trusted_proxies: Network::LOOPBACK.into(),
+            public_url: None,
+            tls: None,
+            metrics: Audience::default(),
+        }
+    }
+}
+
+/// Where a request comes from: the other end of its connection, which may be a proxy.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
+    remote: Option<SocketAddr>,
+    /// Our own end.
+    local: Option<SocketAddr>,
     /// From this machine, perhaps by a proxy on it.
     is_near: bool,
 }
 
 impl Caller {
     fn of(stream: &TcpStream) -> Caller {
-        let ends = stream.peer_addr().and_then(|remote| Ok((remote.ip(), stream.local_addr()?.ip())));
-        Caller { is_near: ends.is_ok_and(|(remote, local)| remote.is_loopback() || remote == local) }
+        let (remote, local) = (stream.peer_addr().ok(), stream.local_addr().ok());
+        let is_near = remote.zip(local).is_some_and(|(remote, local)| {
+            let (remote, local) = (remote.ip().to_canonical(), local.ip().to_canonical());
+            remote.is_loopback() || remote == local
+        });
+        Caller { remote, local, is_near }
     }
 }
 
@@ -137,6 +166,9 @@ pub struct Site {
     keys: TokenKeys,
     registry: Registry,
     origins: Origins,
+    /// Who may frame the page; see [`Terms::frame_origins`].
+    framers: Origins,
+    trusted_proxies: Vec<Network>,
     tls: Option<Arc<Tls>>,
     audience: Audience,
     public_url: Option<PublicUrl>,
@@ -170,16 +202,19 @@ impl Site {
     ) -> Arc<Site> {
         let sockets = Arc::new(Semaphore::new(limits.sockets_max));
         let (administering, budgets) = Default::default();
-        let Terms { registry, cors_origins, tls, metrics: audience, public_url } = terms;
-        let origins = Origins::new(cors_origins);
+        let Terms { registry, cors_origins, frame_origins, trusted_proxies, public_url, tls, metrics: audience } =
+            terms;
+        let (origins, framers) = (Origins::new(cors_origins), Origins::new(frame_origins));
         Arc::new(Site {
             handle,
             keys,
             registry,
             origins,
+            framers,
+            trusted_proxies,
+            public_url,
             tls,
             audience,
-            public_url,
             administering,
             budgets,
             stun,
@@ -196,6 +231,16 @@ impl Site {
     /// Other origins from now on. Sockets that are open stay.
     pub fn set_cors_origins(&self, named: Vec<String>) {
         self.origins.replace(named);
+    }
+
+    /// Other pages that may frame ours from now on. Those that are open stay.
+    pub fn set_frame_origins(&self, named: Vec<String>) {
+        self.framers.replace(named);
+    }
+
+    /// Whether what comes from this address as a proxy is believed.
+    fn trusts(&self, proxy: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(proxy))
     }
 
     /// Looks whether there is another certificate; `is_asked` by an operator, it says what is amiss at once.
@@ -221,6 +266,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/r/{room}", get(pages::room))
         .route("/sdk/{file}", get(pages::sdk))
         .route("/web/{file}", get(pages::web))
+        .route("/web/sdk/{file}", get(pages::sdk))
         .route("/v1/rooms/{room}/signal", get(socket::signal))
         .route("/whip/{room}", any(whip::whip))
         .route("/whip/{room}/{peer}", any(whip::whip_as))
@@ -231,9 +277,11 @@ fn router(site: Arc<Site>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
-        .fallback(|| async { Problem::not_found("no such address") })
+        .fallback(|| async { Problem::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(axum::middleware::from_fn_with_state(site.clone(), origins::cross_origin))
+        .layer(axum::middleware::from_fn(people::explain))
+        .layer(axum::middleware::from_fn_with_state(site.clone(), proxies::look))
         .with_state(site)
 }
 

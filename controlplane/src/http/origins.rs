@@ -48,7 +48,7 @@ impl Origins {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = named.into();
     }
 
-    fn named(&self) -> Arc<[String]> {
+    pub(super) fn named(&self) -> Arc<[String]> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -1,10 +1,14 @@
 //! The meeting page, the client module and their files, compiled into the executable: one file to copy, nothing to
 //! mount, and the page is always of the same version as the server.
 
-use axum::extract::Path;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::HeaderValue;
 use axum::http::header::{self, HeaderName};
 use axum::response::{IntoResponse, Response};
 
+use super::Site;
 use super::error::Problem;
 use crate::auth::is_room_name;
 
@@ -57,26 +61,33 @@ const SDK: &[Asset] = assets! {
     "uprtc.js": JAVASCRIPT,
 };
 
+/// The module's types in one file, made from its JSDoc by `tools/sdk-types.mjs`. It is served beside `uprtc.js`, where
+/// TypeScript looks for it.
+const TYPES: Asset =
+    ("uprtc.d.ts", "application/typescript; charset=utf-8", include_str!("../../web/types/uprtc.d.ts"));
+
 const ROOM: &str = include_str!("../../web/index.html");
 const START: &str = include_str!("start.html");
 
-/// Everything comes from this origin and nothing is inline; nobody may frame the page. `connect-src 'self'` covers
-/// the signalling socket (CSP 3 §6.7.2.8: ws and wss match the page's own http and https).
+/// Everything comes from this origin and nothing is inline; whose pages may frame this one is added behind it
+/// ([`frame_ancestors`]). `connect-src 'self'` covers the signalling socket (CSP 3 §6.7.2.8: ws and wss match the page's own
+/// http and https).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-     media-src 'self' blob: mediastream:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+     media-src 'self' blob: mediastream:; connect-src 'self'; base-uri 'none'; form-action 'none'";
 
-/// The page needs these three devices and no other.
+/// The page needs these three devices and no other. `self` is the page's own origin, in a frame too: there the framing page
+/// must also hand them on, by `allow="camera; microphone; display-capture"` (Permissions Policy §4.8, §5.1).
 const PERMISSIONS_POLICY: &str = "camera=(self), microphone=(self), display-capture=(self), geolocation=()";
 
 /// `GET /`: what this is, for a person who came without a link.
 pub(super) async fn start() -> Response {
-    page(START)
+    page(START, "frame-ancestors 'none'")
 }
 
 /// `GET /r/{room}`: the meeting page. It needs no token; the signalling socket that it opens does.
-pub(super) async fn room(Path(room): Path<String>) -> Response {
+pub(super) async fn room(State(site): State<Arc<Site>>, Path(room): Path<String>) -> Response {
     match is_room_name(&room) {
-        true => page(ROOM),
+        true => page(ROOM, &frame_ancestors(&site.framers.named())),
         false => Problem::room_name().into_response(),
     }
 }
@@ -88,20 +99,31 @@ pub(super) async fn web(Path(file): Path<String>) -> Response {
 
 /// `GET /sdk/{file}`.
 pub(super) async fn sdk(Path(file): Path<String>) -> Response {
-    let mut response = asset(SDK, &file);
+    let mut response = if file == TYPES.0 { asset(&[TYPES], &file) } else { asset(SDK, &file) };
     response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, header::HeaderValue::from_static("*"));
     response
 }
 
-fn page(html: &'static str) -> Response {
+/// Which pages may show this one in a frame (CSP 3 §6.4.2): those that the operator names, and our own if there are any.
+fn frame_ancestors(named: &[String]) -> String {
+    match named {
+        [] => "frame-ancestors 'none'".to_owned(),
+        named => format!("frame-ancestors 'self' {}", named.join(" ")),
+    }
+}
+
+fn page(html: &'static str, ancestors: &str) -> Response {
+    let policy = format!("{CONTENT_SECURITY_POLICY}; {ancestors}");
+    // Origins are plain ASCII (`is_origin`); if one were not, nobody may frame the page.
+    let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("frame-ancestors 'none'"));
     let headers = [
-        (header::CONTENT_TYPE, HTML),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (HeaderName::from_static("permissions-policy"), PERMISSIONS_POLICY),
+        (header::CONTENT_TYPE, HeaderValue::from_static(HTML)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (HeaderName::from_static("permissions-policy"), HeaderValue::from_static(PERMISSIONS_POLICY)),
         // The address holds the token: it must not travel on in a Referer.
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
     (headers, html).into_response()
 }

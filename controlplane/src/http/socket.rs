@@ -62,7 +62,7 @@ pub(super) async fn signal(
     let answer = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
     {
         Ok(claims) => let_in(&site, &room, claims, (&method, &headers), asks, upgrade).await,
-        Err(problem) => Err(problem),
+        Err(problem) => Err(problem.at_socket()),
     };
     answer.unwrap_or_else(|problem| {
         // A browser whose socket was refused asks once more to read why: that is no other try to join.

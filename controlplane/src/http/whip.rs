@@ -4,15 +4,15 @@
 //! peer's **resource**, where `PATCH` trickles candidates and restarts ICE, and `DELETE` ends it. What a peer may do and
 //! what becomes of it is the engine's business ([`Ask`]); this reads requests and says what came of them.
 //!
-//! A resource's address holds a secret, and is good together with a token of this server alone. A token that has expired since
-//! is taken there too: who is in stays in, and must be able to leave. One that was revoked can only leave.
+//! A resource's address holds a secret, and is good without a token: some clients send theirs to the endpoint only
+//! (docs/decisions/0027). A token that comes with it must be good, but may have expired since: who is in stays in, and must be
+//! able to leave. With one that was revoked one can only leave.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use proto::signal::ErrorCode;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::Site;
 use super::error::Problem;
+use super::proxies::{self, Base};
 use super::socket::{admit, bearer, grant, turned_away};
 use crate::auth::{ANY_NAME, Claims, TokenError, id_of, is_participant_name, is_room_name};
 use crate::engine::{Ask, Denial, Grant, Reply};
@@ -145,14 +146,15 @@ async fn post(
     let headers = request.headers().clone();
     check_content_type(&headers, SDP)?;
     check_accept(&headers)?;
-    let origin = origin(&headers, site.tls.is_some())?;
+    check_host(&headers)?;
+    let base = request.extensions().get::<Base>().cloned().unwrap_or_default();
     let sdp = text_of(request).await?;
     if site.registry.is_revoked(room, &claims) {
         return Err(TokenError::Revoked.into()); // While the body came. From here on the engine's queue keeps the order.
     }
     let reply = ask(site, Ask::Open { room: room.to_owned(), grant, from, sdp }).await?;
     let Reply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
-    let location = format!("{origin}/{}/{room}/sessions/{resource}", door.path());
+    let location = location(&base, door, room, peers.is_some(), &resource);
     let mut response = (StatusCode::CREATED, sdp).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
@@ -203,8 +205,9 @@ fn rename(grant: &mut Grant, name: &str) -> Result<(), Problem> {
 
 /// Candidates, or an ICE restart (RFC 9725 §4.3).
 async fn patch(site: &Site, room: String, resource: String, request: Request<Body>) -> Result<Response, Problem> {
-    let claims = check_bearer(site, &room, request.headers())?;
-    if site.registry.is_revoked(&room, &claims) {
+    if let Some(claims) = check_bearer(site, &room, request.headers())?
+        && site.registry.is_revoked(&room, &claims)
+    {
         return Err(TokenError::Revoked.into());
     }
     check_content_type(request.headers(), FRAGMENT)?;
@@ -245,13 +248,17 @@ async fn delete(site: &Site, room: String, resource: String, headers: &HeaderMap
     Ok(StatusCode::OK.into_response())
 }
 
-/// The claims of a bearer who may use a resource of the room whose id it knows. They may have expired.
-fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<Claims, Problem> {
+/// The claims of a bearer who may use a resource of the room whose id it knows. They may have expired. `None` for who brings
+/// no token: the address is a secret of 256 bits, which is enough (docs/decisions/0027). A token that is brought must be good.
+fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<Option<Claims>, Problem> {
     if !is_room_name(room) {
         return Err(Problem::room_name());
     }
+    if !headers.contains_key(header::AUTHORIZATION) {
+        return Ok(None);
+    }
     match site.keys.verify_late(bearer(headers).ok_or(TokenError::Missing)?)? {
-        claims if claims.is_for(room) => Ok(claims),
+        claims if claims.is_for(room) => Ok(Some(claims)),
         _ => Err(Problem::wrong_room()),
     }
 }
@@ -386,20 +393,22 @@ async fn text_of(request: Request<Body>) -> Result<String, Problem> {
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", "the body is not UTF-8"))
 }
 
-/// Where the client believes to be: `Host`, and the scheme: our own TLS, or what a proxy in front says it was asked by. Both
-/// only come back to who sent them.
-fn origin(headers: &HeaderMap, is_secure: bool) -> Result<String, Problem> {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(&header::HOST).and_then(|host| host.parse::<Authority>().ok());
-    let host = host.filter(|host| !host.as_str().contains('@'));
-    let Some(host) = host else {
-        let detail = "Host must say where the request was sent";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "host", detail));
-    };
-    let forwarded = text(&HeaderName::from_static("x-forwarded-proto")).unwrap_or_default();
-    let nearest = forwarded.split(',').next().unwrap_or_default().trim();
-    let scheme = if is_secure || nearest.eq_ignore_ascii_case("https") { "https" } else { "http" };
-    Ok(format!("{scheme}://{host}"))
+/// The address of a session: absolute where it is known how the client reached us, else relative to the endpoint that it
+/// asked, which is right behind any proxy (RFC 9110 §10.2.2).
+fn location(base: &Base, door: Door, room: &str, has_peers: bool, resource: &str) -> String {
+    match &base.0 {
+        Some(base) => format!("{base}/{}/{room}/sessions/{resource}", door.path()),
+        None if has_peers => format!("sessions/{resource}"),
+        None => format!("{room}/sessions/{resource}"),
+    }
+}
+
+/// HTTP/1.1 wants it (RFC 9110 §7.2), and who does not say it is told so instead of an address that leads nowhere.
+fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::HOST).and_then(|host| proxies::authority(host.to_str().ok()?)) {
+        Some(_) => Ok(()),
+        None => Err(Problem::new(StatusCode::BAD_REQUEST, "host", "Host must say where the request was sent")),
+    }
 }
 
 /// A header's value of ours: tags, addresses and media types are ASCII.

@@ -16,6 +16,7 @@
 mod answer;
 mod codec;
 mod fragment;
+mod offered;
 mod opus;
 mod parse;
 
@@ -30,6 +31,7 @@ use proto::plane::{Codec, Extension, ExtensionIds};
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
 pub use codec::{choose_codec, choose_codecs};
 pub use fragment::{Fragment, parse_fragment, write_fragment};
+pub use offered::codec_names;
 pub use opus::OpusParams;
 pub use parse::parse_offer;
 

@@ -24,7 +24,8 @@
  * @property {string} room Name of the room.
  * @property {string | (() => string | Promise<string>)} token A JWT, or a function that brings a fresh one: it is asked
  *   each time a socket is opened, and a minute before the last one expires.
- * @property {string} [server] `https://…` of the uprtc edge. The page's own origin by default.
+ * @property {string} [server] `https://…` of the uprtc edge, with the path that a proxy may put before it.
+ *   The page's own origin by default.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
  *   is passed in stays yours: it is never stopped here.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [camera] Send video from the start.

@@ -77,7 +77,10 @@ export async function mayJoin(options) {
 
 /** @param {{ room: string, token: string, server?: string }} options */
 function signalAddress({ room, token, server = location.origin }) {
-  const url = new URL(`/v1/rooms/${encodeURIComponent(room)}/signal`, server);
+  // The edge may be under a path of its server: https://example.com/calls.
+  const base = new URL(server, location.href);
+  if (!base.pathname.endsWith('/')) base.pathname += '/';
+  const url = new URL(`v1/rooms/${encodeURIComponent(room)}/signal`, base);
   url.searchParams.set('token', token);
   return url;
 }

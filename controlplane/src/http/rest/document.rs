@@ -85,6 +85,8 @@ fn document() -> Value {
     document["components"]["securitySchemes"] =
         json!({"admin": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}});
     document["security"] = json!([{"admin": []}]);
+    // Relative to where the document is (OpenAPI 3.1 §4.8.5): right under a proxy's path prefix too.
+    document["servers"] = json!([{"url": "./"}]);
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         let of_body: &[_] = if operation.get("requestBody").is_some() { BODY_REFUSALS } else { &[] };
@@ -110,10 +112,10 @@ fn document() -> Value {
 fn page(document: &Value) -> String {
     let mut html = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>uprtc REST</title><link rel=\"stylesheet\" href=\"/web/docs.css\">\
+         content=\"width=device-width\"><title>uprtc REST</title><link rel=\"stylesheet\" href=\"web/docs.css\">\
          <main><h1>uprtc REST</h1><p>Every request brings <code>Authorization: Bearer</code> with an admin token \
          (<code>uprtc token --admin --room '*' --name ops</code>). Refusals are <code>application/problem+json</code> \
-         with a stable <code>code</code>. The same for programs: <a href=\"/openapi.json\">/openapi.json</a>.</p>",
+         with a stable <code>code</code>. The same for programs: <a href=\"openapi.json\">openapi.json</a>.</p>",
     );
     for (path, operations) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in operations.as_object().into_iter().flatten() {
