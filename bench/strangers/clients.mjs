@@ -27,6 +27,10 @@ export const gstreamerPublisher = (door, number) => new Stranger([systemPython, 
 export const gstreamerEarlyPublisher = (door, number) =>
   new Stranger([systemPython, script('gstreamer_peer.py'), 'publish-early', ...door, number]);
 
+/** GStreamer, publishing by WHIP, with the parameter sets of its H.264 in the offer alone. */
+export const gstreamerToldPublisher = (door, number) =>
+  new Stranger([systemPython, script('gstreamer_peer.py'), 'publish-told', ...door, number]);
+
 /** GStreamer, playing by WHEP. */
 export const gstreamerPlayer = (door) => new Stranger([systemPython, script('gstreamer_peer.py'), 'play', ...door]);
 
@@ -35,6 +39,9 @@ export const weriftMember = (url, number) => new Stranger([process.execPath, scr
 
 /** An old libwebrtc on the signalling socket, by a command that runs it where it is to run. */
 export const libwebrtcMember = (run, url, number) => new Stranger([...run, process.execPath, script('wrtc_peer.mjs'), url, number]);
+
+/** The same with simulcast by `ssrc-group:SIM`. */
+export const libwebrtcSimulcaster = (url, number) => new Stranger([process.execPath, script('wrtc_peer.mjs'), url, number, 'simulcast']);
 
 /** The ffmpeg of the Python package imageio-ffmpeg, as distributions' own have no WHIP yet. */
 export const ffmpegProgram = () =>

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { until } from '../e2e/edge.mjs';
-import { gstreamerEarlyPublisher, gstreamerPlayer, gstreamerPublisher } from './clients.mjs';
+import { gstreamerEarlyPublisher, gstreamerPlayer, gstreamerPublisher, gstreamerToldPublisher } from './clients.mjs';
 import { Scene } from './stranger.mjs';
 
 const scene = new Scene('gstreamer');
@@ -28,6 +28,17 @@ test('GStreamer makes a keyframe for who comes later', { timeout: 90_000 }, asyn
   await scene.isMet(gstreamer, 9);
   const late = await scene.chromiumJoins(2);
   await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 20_000);
+  await late.close();
+  await scene.seesOff(gstreamer);
+});
+
+test('GStreamer tells its parameter sets in SDP alone, and is seen, also by who comes later', { timeout: 90_000 }, async () => {
+  const gstreamer = gstreamerToldPublisher(await scene.whip('GStreamer'), 9);
+  await scene.isMet(gstreamer, 9);
+  const late = await scene.chromiumJoins(2);
+  await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 20_000);
+  const { uprtc_parameter_sets_sent_total: sets } = await scene.edge.metrics();
+  assert.ok(sets >= 4, `${sets}: two for each receiver`);
   await late.close();
   await scene.seesOff(gstreamer);
 });

@@ -1,9 +1,10 @@
 """GStreamer's webrtcbin as a WHIP publisher or a WHEP player.
 
-usage: gstreamer_peer.py publish|publish-early URL TOKEN NUMBER | gstreamer_peer.py play URL TOKEN
+usage: gstreamer_peer.py publish|publish-early|publish-told URL TOKEN NUMBER | gstreamer_peer.py play URL TOKEN
 
 `publish-early` offers before its encoders have run, as applications do that offer when `on-negotiation-needed` says so:
-the offer then has neither the channels of Opus nor parameters of H.264 nor SSRCs. Reports its state and what it decodes, twice a second; leaves when its input is closed.
+the offer then has neither the channels of Opus nor parameters of H.264 nor SSRCs. `publish-told` has its parameter sets of
+H.264 in the offer alone (`sprop-parameter-sets`), and none of them in the stream. Reports its state and what it decodes, twice a second; leaves when its input is closed.
 """
 
 import array
@@ -26,7 +27,7 @@ webrtcbin name=webrtc bundle-policy=max-bundle
 appsrc name=pictures is-live=true format=time
   caps=video/x-raw,format=I420,width={media.WIDTH},height={media.HEIGHT},framerate={media.FPS}/1
   ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=900 bitrate=400
-  ! video/x-h264,profile=constrained-baseline ! rtph264pay config-interval=-1 aggregate-mode=zero-latency
+  ! video/x-h264,profile=constrained-baseline$FORMAT ! rtph264pay config-interval=$INTERVAL aggregate-mode=zero-latency
   ! application/x-rtp,media=video,encoding-name=H264,payload=96 ! webrtc.
 appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,rate={media.RATE},channels=1,layout=interleaved
   ! queue ! opusenc ! rtpopuspay pt=97
@@ -58,7 +59,9 @@ class Peer:
         self.loop = GLib.MainLoop()
         is_publisher = role != "play"
         if is_publisher:
-            self.pipeline = Gst.parse_launch(PUBLISH)
+            # x264enc has its parameter sets beside an `avc` stream, not in it, and they are not put there.
+            form, interval = (",stream-format=avc", "0") if role == "publish-told" else ("", "-1")
+            self.pipeline = Gst.parse_launch(PUBLISH.replace("$FORMAT", form).replace("$INTERVAL", interval))
             self.webrtc = self.pipeline.get_by_name("webrtc")
         else:
             self.pipeline = Gst.Pipeline.new(None)
@@ -78,7 +81,7 @@ class Peer:
         bus.add_signal_watch()
         bus.connect("message::error", self.on_error)
         self.pipeline.set_state(Gst.State.PLAYING)
-        if role == "publish":
+        if role in ("publish", "publish-told"):
             self.feed()
             GLib.timeout_add(20, self.offer_when_formatted)
         else:

@@ -1,9 +1,10 @@
 // An old libwebrtc (@roamhq/wrtc) as a member of a room over the signalling socket: sends its bars and its tone, and
 // decodes what two slots of each kind bring. It has no H.264.
 //
-// usage: wrtc_peer.mjs SOCKET_URL NUMBER
+// usage: wrtc_peer.mjs SOCKET_URL NUMBER [simulcast]
 //
-// Reports its state, the address it sends from and what it decodes, twice a second; leaves when its input is closed.
+// With `simulcast` its video is of twice the size, and the offer is edited as pages did before rids: a second encoding, which
+// is the larger one, in `ssrc-group:SIM`. Reports its state, the address it sends from, what it may send by its own estimate and what it decodes, twice a second; leaves when its input is closed.
 
 import wrtc from '@roamhq/wrtc';
 
@@ -11,7 +12,8 @@ import { FPS, HEIGHT, RATE, WIDTH, paint, read, sound, tonesIn } from './media.m
 import { join, serve } from './room.mjs';
 
 const { RTCAudioSink, RTCAudioSource, RTCVideoSink, RTCVideoSource } = wrtc.nonstandard;
-const [url, numberText] = process.argv.slice(2);
+const [url, numberText, simulcast] = process.argv.slice(2);
+const scale = simulcast ? 2 : 1;
 const number = Number(numberText);
 
 const pc = new wrtc.RTCPeerConnection({ bundlePolicy: 'max-bundle' });
@@ -31,11 +33,36 @@ function send() {
   const [video, audio] = [new RTCVideoSource(), new RTCAudioSource()];
   pc.addTransceiver(audio.createTrack(), { direction: 'sendonly' });
   pc.addTransceiver(video.createTrack(), { direction: 'sendonly' });
-  pace(FPS, (count) => video.onFrame({ width: WIDTH, height: HEIGHT, data: paint(number, count) }));
+  pace(FPS, (count) => video.onFrame({ width: WIDTH * scale, height: HEIGHT * scale, data: enlarge(paint(number, count)) }));
   const samples = RATE / 100;
   pace(100, (count) => audio.onData({
     samples: sound(number, count * samples, samples), sampleRate: RATE, bitsPerSample: 16, channelCount: 1, numberOfFrames: samples,
   }));
+}
+
+/** An I420 frame in the size that is sent. */
+function enlarge(data) {
+  if (scale === 1) return data;
+  const large = new Uint8ClampedArray(data.length * scale * scale).fill(128);
+  for (let y = 0; y < HEIGHT * scale; y += 1) {
+    for (let x = 0; x < WIDTH * scale; x += 1) {
+      large[y * WIDTH * scale + x] = data[Math.floor(y / scale) * WIDTH + Math.floor(x / scale)];
+    }
+  }
+  return large;
+}
+
+/** The offer with a second encoding of its video. */
+function withSimulcast(sdp) {
+  const lines = sdp.split('\r\n');
+  const at = lines.findIndex((line) => line.startsWith('a=ssrc-group:FID'));
+  const [first, repair] = lines[at].split(' ').slice(1);
+  const [second, secondRepair] = [first, repair].map((ssrc) => String((Number(ssrc) ^ 0x5555) >>> 0));
+  const attributes = lines.filter((line) => line.startsWith(`a=ssrc:${first} `));
+  const ofOthers = [second, secondRepair].flatMap((ssrc) => attributes.map((line) => line.replace(first, ssrc)));
+  lines.splice(at, 1, `a=ssrc-group:SIM ${first} ${second}`, lines[at], `a=ssrc-group:FID ${second} ${secondRepair}`);
+  lines.splice(at + 3, 0, ...ofOthers);
+  return lines.join('\r\n');
 }
 
 function receive() {
@@ -65,13 +92,20 @@ async function localAddress() {
   const all = new Map([...(await pc.getStats()).values()].map((s) => [s.id, s]));
   const transport = [...all.values()].find((s) => s.type === 'transport');
   const pair = all.get(transport?.selectedCandidatePairId);
-  return { address: all.get(pair?.localCandidateId)?.ip, changes: transport?.selectedCandidatePairChanges };
+  const sent = [...all.values()].filter((s) => s.type === 'outbound-rtp' && s.kind === 'video');
+  return {
+    address: all.get(pair?.localCandidateId)?.ip,
+    changes: transport?.selectedCandidatePairChanges,
+    estimate: pair?.availableOutgoingBitrate,
+    encodings: sent.map(({ ssrc, frameWidth, framesEncoded }) => ({ ssrc, frameWidth, framesEncoded })),
+  };
 }
 
 async function offer() {
   send();
   receive();
-  await pc.setLocalDescription(await pc.createOffer());
+  const { type, sdp } = await pc.createOffer();
+  await pc.setLocalDescription({ type, sdp: simulcast ? withSimulcast(sdp) : sdp });
   return pc.localDescription.sdp;
 }
 

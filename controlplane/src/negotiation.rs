@@ -10,7 +10,10 @@
 use std::collections::BTreeSet;
 
 use proto::id::{PeerId, SlotId, Ssrc, StreamId};
-use proto::plane::{Codec, Extension, ExtensionIds, PeerExtensions, PeerOpen, SlotOpen, StreamCodec, StreamOpen};
+use proto::plane::{
+    Codec, Command, Extension, ExtensionIds, PeerExtensions, PeerOpen, STREAM_SETS_PART_LEN, SlotOpen, StreamCodec,
+    StreamEncodings, StreamOpen, StreamSets,
+};
 use proto::signal::{ErrorCode, Kind, Source, TrackDescription, VideoCodec};
 
 use crate::dtls::fingerprint_matches;
@@ -204,7 +207,7 @@ impl Negotiation {
                     return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
                 }
                 fresh.0 += usize::from(track.is_none());
-                spent.streams += 2;
+                spent.streams += ssrcs_spent(section);
             }
             if verdict.is_slot && kept_slot(verdict, slot).is_none() {
                 fresh.1 += usize::from(slot.is_none());
@@ -224,12 +227,12 @@ impl Negotiation {
     /// An SSRC that two streams would have: not all of them stand in the offer.
     fn doubled_ssrc(&self, peer: PeerId, before: Before<'_>, plan: &Plan) -> Option<Ssrc> {
         let streams = self.served().filter_map(|(index, section, verdict)| {
-            let was = before.track(index, section).and_then(|track| plan.stream(track.stream)).map(|(open, _)| open);
+            let was = before.track(index, section).and_then(|track| plan.stream(track.stream));
             let id = StreamId::new(0, 1); // Whichever.
-            verdict.track.map(|_| stream_of(section, verdict, peer, id, was.as_ref()).0).or(was)
+            verdict.track.map(|_| stream_of(section, verdict, peer, id, was.as_ref())).or(was)
         });
         let mut seen = BTreeSet::new();
-        streams.flat_map(|open| [open.ssrc, open.rtx_ssrc]).find(|&ssrc| ssrc != 0 && !seen.insert(ssrc))
+        streams.flat_map(|stream| ssrcs_of(&stream)).find(|&ssrc| !seen.insert(ssrc))
     }
 
     /// The m-sections that are served, with their index.
@@ -341,7 +344,7 @@ impl Negotiation {
     }
 
     fn offered_ssrcs(&self) -> BTreeSet<Ssrc> {
-        self.offer.sections.iter().flat_map(|section| [section.ssrcs.primary, section.ssrcs.rtx]).flatten().collect()
+        self.offer.sections.iter().flat_map(|section| section.ssrcs.all()).collect()
     }
 }
 
@@ -411,21 +414,23 @@ fn kept_stream(
 ) -> Option<StreamId> {
     let stream = track?.stream;
     let open = plan.stream(stream)?;
-    (stream_of(section, verdict, peer, stream, Some(&open.0)) == open).then_some(stream)
+    (stream_of(section, verdict, peer, stream, Some(&open)) == open).then_some(stream)
 }
 
-/// A section's stream as the worker is told of it. A client that does not repeat its SSRCs still has them.
+/// A section's stream as the worker is told of it: the command that opens it, and those of its parts. A client that does not
+/// repeat its SSRCs still has them, and what it once told of its parameter sets stands.
 fn stream_of(
     section: &Section,
     verdict: &Verdict,
     peer: PeerId,
     stream: StreamId,
-    before: Option<&StreamOpen>,
-) -> (StreamOpen, Option<StreamCodec>) {
+    before: Option<&(StreamOpen, Vec<Command>)>,
+) -> (StreamOpen, Vec<Command>) {
     let codec = &verdict.codecs[0];
-    let (ssrc, rtx_ssrc) = match (section.ssrcs.primary, before) {
-        (None, Some(before)) => (before.ssrc, before.rtx_ssrc),
-        (primary, _) => (primary.unwrap_or(0), section.ssrcs.rtx.unwrap_or(0)),
+    let known = before.filter(|_| section.ssrcs.primary.is_none());
+    let (ssrc, rtx_ssrc) = match known {
+        Some((before, _)) => (before.ssrc, before.rtx_ssrc),
+        None => (section.ssrcs.primary.unwrap_or(0), section.ssrcs.rtx.unwrap_or(0)),
     };
     let open = StreamOpen {
         stream,
@@ -439,7 +444,57 @@ fn stream_of(
         feedback: codec.feedback,
     };
     let second = verdict.codecs.get(1).map(format);
-    (open, second.map(|Format { codec, pt, rtx_pt }| StreamCodec { stream, codec, pt, rtx_pt }))
+    let second = second.map(|Format { codec, pt, rtx_pt }| StreamCodec { stream, codec, pt, rtx_pt }.into());
+    let parts = second.into_iter().chain(encodings_of(section, stream, known)).chain(sets_of(verdict, stream, before));
+    (open, parts.collect())
+}
+
+/// The SSRCs of a stream.
+fn ssrcs_of((open, parts): &(StreamOpen, Vec<Command>)) -> Vec<Ssrc> {
+    let mut ssrcs = vec![open.ssrc, open.rtx_ssrc];
+    for part in parts {
+        if let Command::StreamEncodings(encodings) = part {
+            ssrcs.extend(encodings.ssrcs.iter().chain(&encodings.rtx_ssrcs));
+        }
+    }
+    ssrcs.retain(|ssrc| *ssrc != 0);
+    ssrcs
+}
+
+/// How many SSRCs a new stream may take of those of a peer's life: its own and that of RTX, known or not, and those of its
+/// other encodings.
+fn ssrcs_spent(section: &Section) -> usize {
+    let others = section.ssrcs.others.into_iter().flat_map(|(media, rtx)| [media, rtx]);
+    2 + others.filter(|ssrc| *ssrc != 0).count()
+}
+
+/// The other encodings of a section's stream.
+fn encodings_of(section: &Section, stream: StreamId, known: Option<&(StreamOpen, Vec<Command>)>) -> Option<Command> {
+    let is_it = |part: &Command| matches!(part, Command::StreamEncodings(_));
+    let (ssrcs, rtx_ssrcs) = match known.and_then(|(_, parts)| parts.iter().copied().find(is_it)) {
+        Some(Command::StreamEncodings(known)) => (known.ssrcs, known.rtx_ssrcs),
+        _ => (section.ssrcs.others.map(|(media, _)| media), section.ssrcs.others.map(|(_, rtx)| rtx)),
+    };
+    ssrcs.iter().any(|ssrc| *ssrc != 0).then_some(StreamEncodings { stream, ssrcs, rtx_ssrcs }.into())
+}
+
+/// The parameter sets of a section's stream, in parts.
+fn sets_of(verdict: &Verdict, stream: StreamId, before: Option<&(StreamOpen, Vec<Command>)>) -> Vec<Command> {
+    if let Some((_, parts)) = before {
+        let known = parts.iter().filter_map(|part| match part {
+            Command::StreamSets(sets) => Some(StreamSets { stream, ..*sets }.into()),
+            _ => None,
+        });
+        return known.collect();
+    }
+    let sets = verdict.codecs.iter().flat_map(|codec| &codec.parameter_sets);
+    let bytes: Vec<u8> = sets.flat_map(|set| std::iter::once(set.len() as u8).chain(set.iter().copied())).collect();
+    let part = |(part, of_part): (usize, &[u8])| {
+        let mut bytes = [0; STREAM_SETS_PART_LEN];
+        bytes[..of_part.len()].copy_from_slice(of_part);
+        StreamSets { stream, part: part as u8, len: of_part.len() as u8, bytes }.into()
+    };
+    bytes.chunks(STREAM_SETS_PART_LEN).enumerate().map(part).collect()
 }
 
 /// The slot that a section goes on with as it is.
@@ -509,16 +564,16 @@ impl Opening<'_> {
     }
 
     fn stream(&mut self, section: &Section, verdict: &Verdict, before: Option<&Track>) -> StreamId {
-        let was = before.and_then(|track| self.plan.stream(track.stream)).map(|(open, _)| open);
+        let was = before.and_then(|track| self.plan.stream(track.stream));
         if let Some(track) = before {
             self.plan.unwant_stream(track.stream);
         }
-        self.spent.streams += 2;
+        self.spent.streams += ssrcs_spent(section);
         let peer = self.peer;
         let stream = self.plan.want_stream(|stream| stream_of(section, verdict, peer, stream, was.as_ref()).0);
         let stream = stream.expect("the engine made sure of room for the streams");
-        if let Some(second) = stream_of(section, verdict, peer, stream, was.as_ref()).1 {
-            self.plan.want(second);
+        for part in stream_of(section, verdict, peer, stream, was.as_ref()).1 {
+            self.plan.want(part);
         }
         stream
     }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
     Command, Commit, Describe, Direction, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerClose, PeerIce, PeerKeys,
-    PeerLimit, PeerOpen, RouteClose, RouteOpen, SALT_LEN_MAX, SlotClose, SlotOpen, StreamClose, StreamCodec,
-    StreamOpen, TapClose, TapOpen, feedback,
+    PeerLimit, PeerOpen, RouteClose, RouteOpen, SALT_LEN_MAX, STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, StreamClose,
+    StreamCodec, StreamEncodings, StreamOpen, StreamSets, TapClose, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -39,14 +39,19 @@ enum Class {
     Limit,
     Stream,
     StreamCodec,
+    StreamEncodings,
+    /// One part of a stream's parameter sets.
+    StreamSets(u8),
     Slot,
     Route,
     RouteCodec,
     Tap,
 }
 
+const _: () = assert!(STREAM_SETS_PARTS_MAX == 5, "Class::ALL has a place for each part");
+
 impl Class {
-    const ALL: [Class; 11] = [
+    const ALL: [Class; 17] = [
         Class::Peer,
         Class::Extensions,
         Class::RxKeys,
@@ -54,6 +59,12 @@ impl Class {
         Class::Limit,
         Class::Stream,
         Class::StreamCodec,
+        Class::StreamEncodings,
+        Class::StreamSets(0),
+        Class::StreamSets(1),
+        Class::StreamSets(2),
+        Class::StreamSets(3),
+        Class::StreamSets(4),
         Class::Slot,
         Class::Route,
         Class::RouteCodec,
@@ -64,7 +75,15 @@ impl Class {
     const fn parts(self) -> &'static [Class] {
         match self {
             Class::Peer => &[Class::Extensions, Class::RxKeys, Class::TxKeys, Class::Limit],
-            Class::Stream => &[Class::StreamCodec],
+            Class::Stream => &[
+                Class::StreamCodec,
+                Class::StreamEncodings,
+                Class::StreamSets(0),
+                Class::StreamSets(1),
+                Class::StreamSets(2),
+                Class::StreamSets(3),
+                Class::StreamSets(4),
+            ],
             Class::Route => &[Class::RouteCodec],
             _ => &[],
         }
@@ -92,6 +111,10 @@ impl Place {
             Command::PeerLimit(c) => Place::new(Class::Limit, c.peer.index),
             Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
             Command::StreamCodec(c) => Place::new(Class::StreamCodec, c.stream.index),
+            Command::StreamEncodings(c) => Place::new(Class::StreamEncodings, c.stream.index),
+            Command::StreamSets(c) if usize::from(c.part) < STREAM_SETS_PARTS_MAX => {
+                Place::new(Class::StreamSets(c.part), c.stream.index)
+            }
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
             Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
             Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
@@ -99,6 +122,7 @@ impl Place {
             Command::TapOpen(c) => Place::new(Class::Tap, c.tap.index),
             Command::PeerClose(_)
             | Command::PeerIce(_)
+            | Command::StreamSets(_)
             | Command::StreamClose(_)
             | Command::SlotClose(_)
             | Command::RouteClose(_)
@@ -324,14 +348,13 @@ impl Plan {
         }
     }
 
-    /// A stream as it is desired, and its second codec.
-    pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Option<StreamCodec>)> {
-        let second = match self.desired.get(&Place::new(Class::StreamCodec, stream.index)) {
-            Some(Command::StreamCodec(second)) => Some(*second),
-            _ => None,
-        };
+    /// A stream as it is desired, and its parts: a second codec, other encodings, parameter sets.
+    pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Vec<Command>)> {
+        let part = |class: &Class| self.desired.get(&Place::new(*class, stream.index)).copied();
         match self.desired.get(&Place::new(Class::Stream, stream.index)) {
-            Some(Command::StreamOpen(open)) if open.stream == stream => Some((*open, second)),
+            Some(Command::StreamOpen(open)) if open.stream == stream => {
+                Some((*open, Class::Stream.parts().iter().filter_map(part).collect()))
+            }
             _ => None,
         }
     }
@@ -569,7 +592,11 @@ impl Plan {
                 Some(Command::SlotOpen(slot)) => Some(slot.peer),
                 _ => None,
             },
-            Command::StreamCodec(c) => self.owner(self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
+            Command::StreamCodec(StreamCodec { stream, .. })
+            | Command::StreamEncodings(StreamEncodings { stream, .. })
+            | Command::StreamSets(StreamSets { stream, .. }) => {
+                self.owner(self.desired.get(&Place::new(Class::Stream, stream.index))?)
+            }
             Command::RouteCodec(c) => self.owner(self.desired.get(&Place::new(Class::Route, c.route.index))?),
             _ => None,
         }
@@ -596,7 +623,9 @@ impl Plan {
             return false;
         }
         places.extend([Class::Extensions, Class::Limit].map(|class| Place::new(class, peer.index)));
-        places.extend(streams.iter().map(|stream| Place::new(Class::StreamCodec, stream.index)));
+        for stream in streams {
+            places.extend(Class::Stream.parts().iter().map(|class| Place::new(*class, stream.index)));
+        }
         for place in places {
             if let Some(command) = self.installed_at(place) {
                 self.set(place, Some(command), Some(command));

@@ -30,8 +30,13 @@ fn connect(world: &mut World, client: &mut Client) {
 
 /// Joins over the socket.
 fn join(world: &mut World, name: &str) -> Result<Client, ErrorCode> {
+    join_with(world, name, &offer(name))
+}
+
+/// Joins over the socket with this offer.
+fn join_with(world: &mut World, name: &str, sdp: &str) -> Result<Client, ErrorCode> {
     let mut client = world.guest("blue", grant(name));
-    world.offer(&mut client, &offer(name), Vec::new())?;
+    world.offer(&mut client, sdp, Vec::new())?;
     connect(world, &mut client);
     Ok(client)
 }
@@ -103,6 +108,46 @@ fn publishers_without_header_extensions_are_known_by_what_they_announce() {
     let known: Vec<_> = streams(&mut world, &early).iter().map(|s| (s.codec, s.pt, s.ssrc, s.rtx_ssrc)).collect();
     assert_eq!(known, [(Codec::Opus, 97, 0, 0), (Codec::H264, 96, 0, 0)]);
     assert!(!early.answer.contains("extmap"));
+}
+
+/// What pages did before rids, by editing the offer (`ssrc-group:SIM`): the encodings are listed from the smallest picture to
+/// the largest.
+#[test]
+fn the_encodings_of_old_simulcast_are_one_stream_of_the_best() {
+    let mut world = World::new();
+    let sdp = offer("chromium_sendrecv").replace(
+        "a=ssrc-group:FID 712528808 4113694763",
+        "a=ssrc-group:SIM 712528808 22 33\r\na=ssrc-group:FID 712528808 4113694763\r\na=ssrc-group:FID 22 23\r\n\
+         a=ssrc-group:FID 33 34\r\na=ssrc:22 cname:x\r\na=ssrc:23 cname:x\r\na=ssrc:33 cname:x\r\na=ssrc:34 cname:x",
+    );
+    let client = join_with(&mut world, "page", &sdp).unwrap();
+    let video = streams(&mut world, &client)[1];
+    assert_eq!((video.ssrc, video.rtx_ssrc), (33, 34));
+    let encodings = world.worker().stream_encodings[&video.stream.index];
+    assert_eq!((encodings.ssrcs, encodings.rtx_ssrcs), ([22, 712_528_808, 0], [23, 4_113_694_763, 0]));
+    // A successor finds them, and asks for nothing else.
+    let batches = world.worker().batches.len();
+    world.restart_controlplane();
+    assert_eq!(world.worker().batches.len(), batches + 1);
+    assert_eq!(world.worker().stream_encodings[&video.stream.index], encodings);
+    assert!(world.worker().refused.is_empty());
+}
+
+#[test]
+fn parameter_sets_of_the_offer_are_told_to_the_worker() {
+    let mut world = World::new();
+    let client = publish(&mut world, "gstreamer").unwrap();
+    let video = streams(&mut world, &client)[1];
+    let parts = &world.worker().stream_sets[&video.stream.index];
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| &part.bytes[..part.len.into()]).copied().collect();
+    let sps = b"\x67\x42\xc0\x0d\xda\x05\x06\x7e\x7c\x05\xa8\x30\x30\x35\x28\x00\x00\x03\x00\x08\x00\x00\x03\x00\xf4\x78\xa1\x55";
+    assert_eq!(bytes, [&[sps.len() as u8], &sps[..], &[4, 0x68, 0xce, 0x3c, 0x80]].concat());
+    let batches = world.worker().batches.len();
+    world.restart_controlplane();
+    assert_eq!(world.worker().batches.len(), batches + 1, "a successor finds them");
+    let silent = publish(&mut world, "ffmpeg").unwrap();
+    let video = streams(&mut world, &silent)[1];
+    assert!(!world.worker().stream_sets.contains_key(&video.stream.index));
 }
 
 #[test]

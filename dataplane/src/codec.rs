@@ -43,7 +43,7 @@ pub fn h264_starts_keyframe(payload: &[u8]) -> bool {
 }
 
 /// The NAL units of a STAP-A after its first byte (RFC 6184 §5.7.1): each has a 16-bit size before it.
-fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (size, after) = rest.split_first_chunk::<2>()?;
         let (unit, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*size)))?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::link::{SLOT_TALLIES_MAX, STREAM_TALLIES_MAX};
+use proto::plane::{STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX};
 
 /// Time on the worker's clock: microseconds since an arbitrary moment, never backwards.
 pub type Micros = u64;
@@ -29,9 +30,24 @@ pub const PEER_STREAMS_MAX: usize = 16;
 pub const PEER_SLOTS_MAX: usize = 64;
 /// SSRCs of one peer that may send RTCP: its streams (and their RTX), and one for its reports.
 pub const RTCP_SENDERS_MAX: usize = 2 * PEER_STREAMS_MAX + 1;
-/// SSRCs that one peer may send from in its life: those of its streams (and their RTX), and some for renegotiation and
-/// for changes without signalling, of which browsers make none. Each is remembered with its replay window.
+/// SSRCs that one peer may send from in its life: those of its streams (and their RTX), and some for renegotiation, other
+/// encodings, and changes without signalling, of which browsers make none. Each is remembered with its replay window.
 pub const PEER_SSRCS_MAX: usize = 2 * PEER_STREAMS_MAX + 32;
+/// Packets of one peer that are tried under a second roll-over counter at once: some for each SSRC that it may send from.
+pub const SECOND_TRIES_BURST: u32 = PEER_SSRCS_MAX as u32;
+/// … and in a second: enough that the few packets between forged ones that are authentic have their turn, and as much work
+/// as a stream of audio makes.
+pub const SECOND_TRIES_RATE: u32 = 32;
+/// Bytes of the parameter sets of one stream of H.264, each with a byte for its length. Those of x264, openh264 and hardware
+/// encoders take 20 to 60; what SDP may tell ([`STREAM_SETS_PARTS_MAX`]) is less than this.
+pub const SETS_LEN_MAX: usize = 256;
+const _: () = assert!(SETS_LEN_MAX >= STREAM_SETS_PART_LEN * STREAM_SETS_PARTS_MAX);
+const _: () = assert!(SETS_LEN_MAX <= FRAME_LEN, "they fit a message between workers");
+/// A stream goes on with another of its SSRCs when the one that it was carried from has been silent for this long: twice what
+/// libwebrtc waits before it repeats the picture of a still screen (`kZeroHertzIdleRepeatRatePeriod`).
+pub const SSRC_SILENCE: Micros = 2 * SECOND;
+/// … or, of video, when others have sent so many frames meanwhile: half a second of them.
+pub const SSRC_SILENCE_FRAMES: u8 = 16;
 /// SSRCs that we may send to one peer from in its life: its slots (and their RTX), each renegotiated once.
 pub const PEER_SLOT_SSRCS_MAX: usize = 4 * PEER_SLOTS_MAX;
 /// Streams of one worker that it hands on to another, counted for each worker that gets them.

@@ -3,8 +3,8 @@
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Command, Committed, Counter, Described, MirrorOpen, PeerExpired, PeerIce, Record, Refusal, Refused, Report,
-    RouteCodec, StreamCodec, TapOpen, feedback,
+    Codec, Command, Committed, Counter, Described, MirrorOpen, PeerExpired, PeerIce, Record, Refusal, Refused, Report,
+    RouteCodec, STREAM_SETS_PARTS_MAX, StreamCodec, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -17,6 +17,8 @@ use crate::route::{Hop, Route, Slot, Stream, Tap};
 use crate::timer::{PEER_TIMERS, STREAM_TIMERS};
 use crate::transport::{SsrcOwner, Transport};
 use crate::twcc::ArrivalLog;
+
+const _: () = assert!(STREAM_SETS_PARTS_MAX <= 5, "one echo holds a stream's parameter sets");
 
 /// How far a description is: the kind of table and the index in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,6 +99,11 @@ impl Forwarder {
             Command::PeerLimit(limit) => self.limit_peer(limit, out)?,
             Command::StreamOpen(open) => self.open_stream(open)?,
             Command::StreamCodec(second) => self.add_stream_codec(second)?,
+            Command::StreamEncodings(open) => self.open_encodings(open)?,
+            Command::StreamSets(told) => {
+                let StreamId { index, generation } = told.stream;
+                self.streams.find_mut(index, generation).ok_or(Refusal::Unknown)?.tell_sets(told)?;
+            }
             Command::StreamClose(close) => self.close_stream(close.stream)?,
             Command::SlotOpen(open) => self.open_slot(open)?,
             Command::SlotClose(close) => self.close_slot(close.slot)?,
@@ -197,6 +204,7 @@ impl Forwarder {
             ssrc: slot.open.ssrc,
             pts: [open.pt, 0],
             awaits_keyframe,
+            lacks_sets: false,
         });
         self.want_keyframe_for(now, open.stream.index, open.slot.index, out);
         Ok(())
@@ -214,6 +222,9 @@ impl Forwarder {
         stream.taps.push(Tap { tap: index, worker, mirror });
         if let Some(clock) = stream.sender_report {
             let _ = out.tell(worker, Message::clock(mirror, stream.ssrc, clock)); // Else the next report brings it.
+        }
+        if let Some(sets) = &stream.sets {
+            let _ = out.tell_sets(worker, mirror, sets.as_told()); // Else when a keyframe is asked for.
         }
         self.want_keyframe(now, id.index, out);
         Ok(())
@@ -257,6 +268,9 @@ impl Forwarder {
             return Err(Refusal::Malformed);
         }
         stream.second = Some(*second);
+        if second.codec == Codec::H264 {
+            stream.sets.get_or_insert_default();
+        }
         Ok(())
     }
 
@@ -305,9 +319,10 @@ impl Forwarder {
         if let Some(transport) = self.peers.find_mut(stream.open.peer.index, stream.open.peer.generation) {
             transport.streams.retain(|&s| s != id.index);
             transport.by_ssrc.retain(|o| o.stream != id.index);
+            transport.disown_others(id.index);
             for (ssrc, window) in [(stream.ssrc, stream.window), (stream.rtx_ssrc, stream.rtx_window)] {
                 if window.highest().is_some() {
-                    transport.retire(ssrc, window);
+                    transport.remember_other(ssrc, None, window.into());
                 }
             }
         }
@@ -384,9 +399,10 @@ impl Forwarder {
             let len = match at.phase {
                 0 => self.peers.len(),
                 1 => self.streams.len(),
-                2 => self.slots.len(),
-                3 => self.routes.len(),
-                4 => self.taps.len(),
+                2 => self.streams.len(),
+                3 => self.slots.len(),
+                4 => self.routes.len(),
+                5 => self.taps.len(),
                 _ => {
                     out.report(Described { count: at.count }.into_report());
                     self.describing = None;
@@ -424,9 +440,14 @@ impl Forwarder {
                     None => s.open.into(),
                 });
                 records[1] = self.streams.at(index).and_then(|s| s.second).map(Command::from);
+                records[2] = self.streams.at(index).and_then(Stream::encodings_open).map(Command::from);
             }
-            2 => records[0] = self.slots.at(index).map(|s| s.open.into()),
-            3 => {
+            2 => {
+                let sets = self.streams.at(index).into_iter().flat_map(|s| &s.sets).flat_map(|sets| &sets.of_sdp);
+                records.iter_mut().zip(sets).for_each(|(record, sets)| *record = Some((*sets).into()));
+            }
+            3 => records[0] = self.slots.at(index).map(|s| s.open.into()),
+            4 => {
                 records[0] = self.routes.at(index).map(|r| r.open.into());
                 records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);
             }
@@ -453,6 +474,8 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerLimit(c) => c.peer.index,
         Command::StreamOpen(c) => c.stream.index,
         Command::StreamCodec(c) => c.stream.index,
+        Command::StreamEncodings(c) => c.stream.index,
+        Command::StreamSets(c) => c.stream.index,
         Command::StreamClose(c) => c.stream.index,
         Command::SlotOpen(c) => c.slot.index,
         Command::SlotClose(c) => c.slot.index,

@@ -6,7 +6,7 @@
 //! receivers have the burst while the last ones' is not sealed yet, and its packets leave as one train all the same.
 
 use proto::id::StreamId;
-use proto::plane::{Counter, ExtensionIds};
+use proto::plane::{Codec, Counter, ExtensionIds};
 
 use crate::codec;
 use crate::config::{BURST_LEN_MAX, Micros};
@@ -15,8 +15,9 @@ use crate::outbox::Outbox;
 use crate::packet::{Carried, Outgoing, RtpPacket, Staged};
 use crate::picture::Pictures;
 use crate::repair::Source;
-use crate::rewrite::Input;
+use crate::rewrite::{Ahead, Input, Mapping};
 use crate::route::{Format, Hop, Slot, Stream};
+use crate::sets::{Entry, ParameterSets};
 use crate::transport::Transport;
 
 /// A packet that waits; its payload is staged at the same place.
@@ -27,7 +28,7 @@ struct Waiting {
     place: usize,
     marker: bool,
     carried: Carried,
-    starts_keyframe: bool,
+    entry: Entry,
     is_evened: bool,
     /// When the kernel received it.
     at: Micros,
@@ -76,9 +77,16 @@ impl Burst {
     ) {
         // A keyframe that comes so late that what follows it was not kept cannot be completed.
         let is_kept = packet.index >= stream.kept_from;
-        let is_entry = is_kept && format == stream.format && format.codec.is_video();
-        let starts_keyframe = is_entry && codec::starts_keyframe(format.codec, packet.payload);
-        if starts_keyframe {
+        let may_enter = is_kept && format == stream.format && format.codec.is_video();
+        let entry = match &mut stream.sets {
+            Some(sets) if format.codec == Codec::H264 => {
+                sets.saw(packet.index, packet.header.timestamp, packet.header.marker, packet.payload)
+            }
+            _ if may_enter && codec::starts_keyframe(format.codec, packet.payload) => Entry::Whole,
+            _ => Entry::No,
+        };
+        let entry = if may_enter { entry } else { Entry::No };
+        if entry != Entry::No {
             stream.keyframe.is_wanted = false;
         }
         let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
@@ -99,7 +107,7 @@ impl Burst {
             place: format.place,
             marker: packet.header.marker,
             carried: packet.carried(ids),
-            starts_keyframe,
+            entry,
             is_evened: format.codec.is_video() && !is_alone,
             at,
             written: 0,
@@ -180,8 +188,9 @@ impl Forwarder {
         out: &mut Outbox,
         is_enough: impl Fn(&Outbox) -> bool,
     ) -> bool {
-        let Forwarder { streams, slots, peers, counters, burst, .. } = self;
+        let Forwarder { streams, slots, peers, counters, burst, payload: spare, .. } = self;
         let Some(stream) = streams.find_mut(id.index, id.generation) else { return true };
+        let sets = stream.sets.as_deref();
         let begun_at = burst.hop_next;
         while let Some(hop) = stream.hops.get_mut(burst.hop_next) {
             // Not before the first: an outbox whose memory the kernel has not given back yet stays full, and would for ever.
@@ -194,7 +203,15 @@ impl Forwarder {
             let mut receiver = Receiver { hop, slot, transport };
             let mut lacks_keyframe = false;
             for (packet, payload) in burst.of(id) {
-                match receiver.write(now, is_video, packet, payload, out) {
+                let outcome = match sets.filter(|sets| receiver.needs(sets, packet)) {
+                    None => receiver.write(now, is_video, packet, payload, out),
+                    Some(sets) => {
+                        let (ahead, outcome) = receiver.write_behind_sets(now, sets, packet, payload, spare, out);
+                        counters[Counter::ParameterSetsSent as usize] += ahead;
+                        outcome
+                    }
+                };
+                match outcome {
                     Outcome::Written => {
                         packet.written += 1;
                         counters[Counter::Sent as usize] += 1;
@@ -229,43 +246,77 @@ impl Receiver<'_> {
         if transport.outgoing().is_none() {
             return Outcome::Held(Counter::HeldNotReady);
         }
-        let pt = hop.pts[packet.place];
-        if pt == 0 {
+        if hop.pts[packet.place] == 0 {
             return Outcome::Held(Counter::HeldCodec);
         }
         if slot.rewriter.is_jump(packet.input.index) {
             slot.rewriter.cut();
             hop.awaits_keyframe = is_video;
         }
-        if hop.awaits_keyframe && !packet.starts_keyframe {
+        if hop.awaits_keyframe && packet.entry != Entry::Whole {
             return Outcome::Held(Counter::HeldForKeyframe);
         }
-        let mapped = slot.rewriter.map(&packet.input, now);
-        let Some(mapping) = mapped.filter(|m| slot.sent_window.check(m.out_index).is_ok()) else {
+        match slot.rewriter.map(&packet.input, now) {
+            Some(mapping) => self.write_mapped(now, &mapping, packet, payload, out),
+            None => Outcome::Held(Counter::HeldStale),
+        }
+    }
+
+    /// Writes a packet under the numbers that it has for this receiver.
+    #[inline]
+    fn write_mapped(
+        &mut self,
+        now: Micros,
+        mapping: &Mapping,
+        packet: &Waiting,
+        payload: &mut Staged,
+        out: &mut Outbox,
+    ) -> Outcome {
+        if self.slot.sent_window.check(mapping.out_index).is_err() {
             return Outcome::Held(Counter::HeldStale);
-        };
-        let out_index = mapping.out_index;
+        }
+        mapping.write_pictures(payload.bytes());
+        let Waiting { marker, carried, is_evened, place, .. } = packet;
+        let numbers = (mapping.out_index, mapping.timestamp);
+        let outcome = self.push(now, numbers, (*marker, carried, *is_evened), *place, payload, out);
+        if matches!(outcome, Outcome::Written) {
+            self.slot.rewriter.sent(mapping, now);
+            self.hop.awaits_keyframe = false;
+            self.hop.lacks_sets &= packet.entry != Entry::Whole;
+        }
+        outcome
+    }
+
+    /// Protects a payload under this index and timestamp into the outbox. `place` is that of its codec.
+    #[inline]
+    fn push(
+        &mut self,
+        now: Micros,
+        (out_index, timestamp): (u64, u32),
+        (marker, carried, is_evened): (bool, &Carried, bool),
+        place: usize,
+        payload: &mut Staged,
+        out: &mut Outbox,
+    ) -> Outcome {
+        let Receiver { hop, slot, transport } = self;
         let transport_cc_seq = transport.next_transport_cc_seq();
         let Some((to, crypto)) = transport.outgoing() else { return Outcome::Held(Counter::HeldNotReady) };
         let header = Outgoing {
-            marker: packet.marker,
-            pt,
+            marker,
+            pt: hop.pts[place],
             seq: out_index as u16,
-            timestamp: mapping.timestamp,
+            timestamp,
             ssrc: hop.ssrc,
             ids: &transport.extension_ids,
             mid: slot.open.mid.as_bytes(),
             transport_cc_seq,
             now,
-            carried: &packet.carried,
-            is_evened: packet.is_evened,
+            carried,
+            is_evened,
         };
-        mapping.write_pictures(payload.bytes());
         if !out.push_rtp(to, crypto, hop.ssrc, out_index, |frame| header.write(frame, &[], payload)) {
             return Outcome::Refused;
         }
-        slot.rewriter.sent(&mapping, now);
-        hop.awaits_keyframe = false;
         slot.sent_window.update(out_index);
         let len = payload.bytes().len();
         slot.packets += 1;
@@ -274,5 +325,45 @@ impl Receiver<'_> {
             budget.earn(len);
         }
         Outcome::Written
+    }
+
+    /// Whether a packet begins a keyframe that this receiver can decode if it gets the parameter sets first.
+    #[inline]
+    fn needs(&self, sets: &ParameterSets, packet: &Waiting) -> bool {
+        let Receiver { hop, slot, transport } = self;
+        // The sets may have changed since it came; then others follow it.
+        packet.entry == Entry::NeedsSets(sets.version())
+            && (hop.awaits_keyframe || hop.lacks_sets || slot.rewriter.is_jump(packet.input.index))
+            && hop.pts[packet.place] != 0
+            && transport.outgoing().is_some()
+    }
+
+    /// Writes the parameter sets and then the packet, which begins a keyframe; how many sets there were. Each is a packet of
+    /// the keyframe's timestamp with a number of its own, a single NAL unit (RFC 6184 §5.6), which every receiver takes
+    /// whatever its packetization-mode. All of them, or nothing.
+    #[cold]
+    fn write_behind_sets(
+        &mut self,
+        now: Micros,
+        sets: &ParameterSets,
+        packet: &Waiting,
+        payload: &mut Staged,
+        spare: &mut Staged,
+        out: &mut Outbox,
+    ) -> (u64, Outcome) {
+        let count = sets.count();
+        if !out.has_room(count + 1) {
+            return (0, Outcome::Refused);
+        }
+        let ahead = Ahead { count: count as u8, version: sets.version() };
+        let mapping = self.slot.rewriter.map_behind(ahead, &packet.input, now);
+        let first = mapping.out_index - count as u64;
+        for (out_index, set) in (first..).zip(sets.iter()) {
+            spare.load(set);
+            let bare = (false, &Carried::default(), false);
+            self.push(now, (out_index, mapping.timestamp), bare, packet.place, spare, out);
+        }
+        self.hop.lacks_sets = false;
+        (count as u64, self.write_mapped(now, &mapping, packet, payload, out))
     }
 }

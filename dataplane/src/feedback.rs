@@ -2,8 +2,8 @@
 //! into something about the publisher's stream (merged keyframe requests); what publishers need to know of their
 //! streams (receiver reports, NACK, transport-cc) is made here.
 
-use proto::id::{PeerId, Ssrc};
-use proto::plane::{Counter, feedback};
+use proto::id::{PeerId, Pt, Ssrc};
+use proto::plane::{Codec, Counter, feedback};
 
 use crate::config::{
     KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros, NACK_DELAY, PEER_STREAMS_MAX, REPORT_INTERVAL, SECOND,
@@ -11,12 +11,14 @@ use crate::config::{
 };
 use crate::forward::{Forwarder, extension_ids, ntp};
 use crate::outbox::Outbox;
-use crate::packet::{Outgoing, RtpPacket};
+use crate::packet::{Carried, Outgoing, RtpPacket, Staged};
 use crate::picture::Pictures;
 use crate::relay::Message;
-use crate::route::{SenderClock, Slot};
+use crate::rewrite::Origin;
+use crate::route::{Format, SenderClock, Slot};
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock, SenderReport};
 use crate::timer::Timer;
+use crate::transport::Transport;
 
 /// Sender SSRC of feedback from a peer that receives nothing, hence has no SSRC of ours. libwebrtc uses 1 likewise.
 const FEEDBACK_SSRC: Ssrc = 1;
@@ -133,6 +135,9 @@ impl Forwarder {
         let route = routes.at(slot.route?)?;
         let source = origin.source;
         let stream = streams.find(source.stream.index, source.stream.generation)?;
+        if origin.set.is_some() {
+            return self.repair_set(now, peer, slot_index, &origin, out);
+        }
         let kept = history.find(source, stream.places.as_ref()?, origin.index)?;
         let packet = RtpPacket::from_history(kept, origin.index)?;
         // A packet that came as RTX was kept as it came.
@@ -147,33 +152,37 @@ impl Forwarder {
         if !slot.budget.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {
             return Some(Counter::NackThrottled);
         }
-        let transport_cc_seq = transport.next_transport_cc_seq();
-        let (to, crypto) = transport.outgoing()?;
-        let rtx_index = slot.rtx_index;
-        slot.rtx_index += 1;
-        let header = Outgoing {
-            marker: packet.header.marker,
-            pt: rtx_pt,
-            seq: rtx_index as u16,
-            timestamp: packet.header.timestamp.wrapping_add(origin.timestamp_offset),
-            ssrc: slot.open.rtx_ssrc,
-            ids: &transport.extension_ids,
-            mid: slot.open.mid.as_bytes(),
-            transport_cc_seq,
-            now,
-            carried: &packet.carried(&ids),
-            // Repairs come one at a time.
-            is_evened: false,
-        };
         let pictures = Pictures::read(format.codec, packet.payload);
         payload.load(packet.payload);
         // As in the packet that it repairs, whose sequence number stands before.
         origin.pictures.write(&pictures, payload.bytes());
-        let prefix = seq.to_be_bytes();
-        let is_sent =
-            out.push_rtp(to, crypto, slot.open.rtx_ssrc, rtx_index, |frame| header.write(frame, &prefix, payload));
-        slot.counts.retransmitted += u64::from(is_sent);
-        is_sent.then_some(Counter::RtxSent)
+        let timestamp = packet.header.timestamp.wrapping_add(origin.timestamp_offset);
+        let names = (seq, timestamp, packet.header.marker, rtx_pt);
+        slot.send_rtx(now, names, &packet.carried(&ids), transport, payload, out)
+    }
+
+    /// A receiver lacks a parameter set that was sent ahead of a keyframe. If the stream has others by now the repair would not
+    /// be what was sent; the receiver asks for a keyframe then, and gets those.
+    fn repair_set(&mut self, now: Micros, peer: u32, slot: u32, origin: &Origin, out: &mut Outbox) -> Option<Counter> {
+        let Forwarder { slots, streams, peers, routes, payload, .. } = self;
+        let (place, version, timestamp) = origin.set?;
+        let stream = streams.find(origin.source.stream.index, origin.source.stream.generation)?;
+        let sets = stream.sets.as_ref().filter(|sets| sets.version() == version)?;
+        let set = sets.iter().nth(place.into())?;
+        let slot = slots.at_mut(slot)?;
+        let h264 = [Some(stream.open.codec), stream.second.map(|second| second.codec)];
+        let format = Format { place: h264.iter().position(|codec| *codec == Some(Codec::H264))?, codec: Codec::H264 };
+        let rtx_pt = routes.at(slot.route?)?.rtx_pt(format);
+        if rtx_pt == 0 || slot.open.rtx_ssrc == 0 {
+            return None;
+        }
+        let transport = peers.at_mut(peer)?;
+        let seq = origin.out_index as u16;
+        if !slot.budget.as_mut()?.spend(seq, set.len(), transport.rtt, now) {
+            return Some(Counter::NackThrottled);
+        }
+        payload.load(set);
+        slot.send_rtx(now, (seq, timestamp, false, rtx_pt), &Carried::default(), transport, payload, out)
     }
 
     /// A receiver needs a keyframe in one of its slots.
@@ -184,9 +193,23 @@ impl Forwarder {
         if !slot.may_ask_keyframe(now) {
             return;
         }
-        let stream = slot.route.and_then(|r| self.routes.at(r)).map(|r| r.open.stream.index);
-        if let Some(stream) = stream {
-            self.want_keyframe(now, stream, out);
+        let slot = slot.open.slot.index;
+        let route = self.slots.at(slot).and_then(|slot| slot.route).and_then(|route| self.routes.at(route));
+        let Some(index) = route.map(|route| route.open.stream.index) else { return };
+        if let Some(stream) = self.streams.at_mut(index).filter(|stream| stream.sets.is_some()) {
+            // What it lacks may be the parameter sets. Where each keyframe brings them, nothing comes of it.
+            stream.hops.iter_mut().filter(|hop| hop.slot == slot).for_each(|hop| hop.lacks_sets = true);
+        }
+        self.want_keyframe(now, index, out);
+    }
+
+    /// Tells the mirrors of a stream its parameter sets, which may have come before they were there.
+    pub(crate) fn tell_mirrors_sets(&mut self, index: u32, out: &mut Outbox) {
+        let Some(stream) = self.streams.at(index) else { return };
+        let Some(sets) = &stream.sets else { return };
+        for tap in &stream.taps {
+            // One that is lost is made up for when a keyframe is asked for again.
+            let _ = out.tell_sets(tap.worker, tap.mirror, sets.as_told());
         }
     }
 
@@ -402,6 +425,42 @@ struct SlotReport {
 }
 
 impl Slot {
+    /// Sends a payload as RTX (RFC 4588 §4): sequence number and timestamp of what it repairs, its marker, and the payload
+    /// type of RTX.
+    fn send_rtx(
+        &mut self,
+        now: Micros,
+        (seq, timestamp, marker, rtx_pt): (u16, u32, bool, Pt),
+        carried: &Carried,
+        transport: &mut Transport,
+        payload: &mut Staged,
+        out: &mut Outbox,
+    ) -> Option<Counter> {
+        let transport_cc_seq = transport.next_transport_cc_seq();
+        let (to, crypto) = transport.outgoing()?;
+        let rtx_index = self.rtx_index;
+        self.rtx_index += 1;
+        let header = Outgoing {
+            marker,
+            pt: rtx_pt,
+            seq: rtx_index as u16,
+            timestamp,
+            ssrc: self.open.rtx_ssrc,
+            ids: &transport.extension_ids,
+            mid: self.open.mid.as_bytes(),
+            transport_cc_seq,
+            now,
+            carried,
+            // Repairs come one at a time.
+            is_evened: false,
+        };
+        let prefix = seq.to_be_bytes();
+        let is_sent =
+            out.push_rtp(to, crypto, self.open.rtx_ssrc, rtx_index, |frame| header.write(frame, &prefix, payload));
+        self.counts.retransmitted += u64::from(is_sent);
+        is_sent.then_some(Counter::RtxSent)
+    }
+
     /// Continues the publisher's clocks to `now` and shifts them by the slot's offset.
     fn report(&mut self, ssrc: Ssrc, clock: SenderClock, offset: u32, clock_rate: u32, now: Micros) -> SlotReport {
         let elapsed = now.saturating_sub(clock.at);

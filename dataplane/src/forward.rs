@@ -25,10 +25,11 @@ use crate::relay::{Message, Packet as RelayedPacket};
 use crate::remb;
 use crate::repair::{History, Source};
 use crate::route::{Format, Route, SenderClock, Slot, Stream};
+use crate::rtp::Header;
 use crate::srtp::Window;
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
-use crate::transport::{SsrcOwner, Transport};
+use crate::transport::Transport;
 
 /// A datagram as the io backend hands it over.
 pub struct Datagram<'a> {
@@ -206,7 +207,14 @@ impl Forwarder {
                     stream.sender_report = (stream.ssrc == ssrc).then_some(SenderClock { ntp, rtp, at });
                 }
             }
+            Message::Sets { mirror, sets } => {
+                let stream = self.streams.find_mut(mirror.index, mirror.generation);
+                if let Some(known) = stream.filter(|stream| stream.mirror.is_some()).and_then(|s| s.sets.as_mut()) {
+                    known.told(sets);
+                }
+            }
             Message::KeyframeWanted { stream } if self.has_stream(stream) => {
+                self.tell_mirrors_sets(stream.index, out);
                 self.want_keyframe(now, stream.index, out);
             }
             Message::KeyframeWanted { .. } => {}
@@ -388,56 +396,65 @@ impl Forwarder {
     ) -> Option<Counter> {
         let Some(transport) = self.peers.at_mut(peer) else { return Some(Counter::DroppedUnknownAddress) };
         let Some(rx) = &transport.rx else { return Some(Counter::DroppedNoKeys) };
-        let Some(packet) = SrtpPacket::parse(bytes) else { return Some(Counter::DroppedRtpMalformed) };
-        let ssrc = packet.header().ssrc;
-        let bound = transport.owner(ssrc);
-        let Some(owner) = bound.or_else(|| resolve(transport, &self.streams, &packet)) else {
-            return Some(Counter::DroppedUnknownStream);
-        };
+        let Some(packet) = SrtpPacket::parse(&mut *bytes) else { return Some(Counter::DroppedRtpMalformed) };
+        let Header { ssrc, seq, .. } = *packet.header();
+        let Some(owner) = transport.owner(ssrc) else { return self.receive_other_ssrc(now, peer, at, packet, out) };
         let Some(stream) = self.streams.at_mut(owner.stream) else { return Some(Counter::DroppedUnknownStream) };
         if !self.burst.is_empty() {
-            // Packets of before a new SSRC or codec have their receivers' numbers of before.
-            let is_new = bound.is_none() || stream.format_of(packet.header().pt).is_some_and(|f| f != stream.format);
+            // Packets of before a new codec have their receivers' numbers of before.
+            let is_new = stream.format_of(packet.header().pt).is_some_and(|f| f != stream.format);
             if is_new || self.burst.is_full() {
                 return None;
             }
         }
 
-        // An SSRC that is not bound yet is tried with a fresh window; only an authentic packet binds it.
-        let mut fresh = Window::new();
         let highest = stream.window.highest();
-        let window = match (bound.is_some(), owner.is_rtx) {
-            (false, _) => &mut fresh,
-            (true, true) => &mut stream.rtx_window,
-            (true, false) => &mut stream.window,
-        };
-        let packet = match packet.unprotect(rx, window) {
+        let window = if owner.is_rtx { &mut stream.rtx_window } else { &mut stream.window };
+        let packet = match packet.unprotect(rx, window, &mut transport.second_tries, now) {
             Ok(packet) => packet,
-            Err(Unprotect::Replayed) => return Some(Counter::DroppedSrtpReplay),
-            Err(Unprotect::Forged) => return Some(Counter::DroppedSrtpAuth),
-            Err(Unprotect::Malformed) => return Some(Counter::DroppedRtpMalformed),
-        };
-        let highest = if bound.is_some() { highest } else { None };
-        if bound.is_none() {
-            let former_window = rebind(stream, owner, fresh);
-            if let Some(former) = transport.bind_ssrc(owner) {
-                transport.retire(former, former_window);
-            }
-            for hop in stream.hops.iter().filter(|_| !owner.is_rtx) {
-                if let Some(slot) = self.slots.at_mut(hop.slot) {
-                    slot.rewriter.cut();
+            Err(error) => {
+                self.counters[Counter::SrtpSecondTries as usize] += transport.second_tries.take_count();
+                let mut is_repaired = || stream.holes.as_mut().is_some_and(|holes| holes.take_repaired(seq));
+                if error == Unprotect::Replayed && !owner.is_rtx && is_repaired() {
+                    // It was late, and the repair was faster. It arrived all the same, and its sender is told so.
+                    let late = SrtpPacket::parse(bytes).and_then(|late| late.unprotect_again(rx, &stream.window));
+                    if let Some(late) = late {
+                        note_arrival(transport, &mut self.timers, &late, at, now);
+                    }
                 }
+                return Some(error.counter());
             }
-        }
+        };
         note_arrival(transport, &mut self.timers, &packet, at, now);
         remb::arrived(transport, stream, &packet, owner.is_rtx, at);
-
+        if packet.is_malformed {
+            return Some(Counter::DroppedRtpMalformed);
+        }
         if owner.is_rtx {
             return Some(self.receive_rtx(now, at, owner.stream, packet, out));
         }
-        let Some(format) = stream.format_of(packet.header.pt) else { return Some(Counter::DroppedPayloadType) };
+        Some(self.receive_media(now, at, peer, owner.stream, packet, highest, out))
+    }
+
+    /// A packet of the SSRC that a stream is carried from; `highest` is the highest index of it before.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a packet with all that its receipt has found out")]
+    pub(crate) fn receive_media(
+        &mut self,
+        now: Micros,
+        at: Micros,
+        peer: u32,
+        index: u32,
+        packet: RtpPacket<'_>,
+        highest: Option<u64>,
+        out: &mut Outbox,
+    ) -> Counter {
+        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
+        let Some(stream) = self.streams.at_mut(index) else { return Counter::DroppedUnknownStream };
+        stream.encodings.heard(at);
+        let Some(format) = stream.format_of(packet.header.pt) else { return Counter::DroppedPayloadType };
         if packet.payload.len() > PAYLOAD_LEN_MAX {
-            return Some(Counter::DroppedTooLarge);
+            return Counter::DroppedTooLarge;
         }
         // A packet that was overtaken does not change the codec back.
         if format != stream.format && highest.is_none_or(|highest| packet.index > highest) {
@@ -459,18 +476,25 @@ impl Forwarder {
         }
         if !stream.is_started {
             stream.is_started = true;
-            out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
+            out.report(StreamStarted { stream: stream.open.stream, ssrc: packet.header.ssrc }.into_report());
             arm_reports(transport, &mut self.timers, now);
         }
-        self.enqueue(owner.stream, format, packet, at, out);
+        self.enqueue(index, format, packet, at, out);
         if lost > 0 {
-            self.want_keyframe(now, owner.stream, out);
+            self.want_keyframe(now, index, out);
         }
-        Some(Counter::Forwarded)
+        Counter::Forwarded
     }
 
     /// RTX (RFC 4588 §4): if the packet inside is still missing, it arrives now.
-    fn receive_rtx(&mut self, now: Micros, at: Micros, index: u32, rtx: RtpPacket<'_>, out: &mut Outbox) -> Counter {
+    pub(crate) fn receive_rtx(
+        &mut self,
+        now: Micros,
+        at: Micros,
+        index: u32,
+        rtx: RtpPacket<'_>,
+        out: &mut Outbox,
+    ) -> Counter {
         let Some(stream) = self.streams.at_mut(index) else { return Counter::DroppedUnknownStream };
         let Some(format) = stream.format_of_rtx(rtx.header.pt) else { return Counter::DroppedPayloadType };
         let Some((original_seq, payload)) = rtx.payload.split_first_chunk::<2>() else {
@@ -487,6 +511,7 @@ impl Forwarder {
         stream.window.update(original);
         stream.counts.repaired += 1;
         if let Some(holes) = &mut stream.holes {
+            holes.repaired(original);
             let arrival = holes.arrived(original, stream.window.highest(), now);
             self.counters[Counter::Recovered as usize] += u64::from(arrival.recovered);
         }
@@ -619,46 +644,6 @@ fn arm_reports(transport: &mut Transport, timers: &mut Timers, now: Micros) {
     }
 }
 
-/// The stream of a packet whose SSRC nobody has bound: by MID where there is one, else by payload type where only
-/// one stream of the peer has it (RFC 9143 §9.2). Only a claim until the packet is authenticated.
-fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'_>) -> Option<SsrcOwner> {
-    let header = packet.header();
-    if !transport.may_bind(header.ssrc) {
-        return None;
-    }
-    let mid_id = transport.extension_ids[Extension::Mid as usize];
-    let mid = if mid_id == 0 { None } else { packet.claimed_extension(mid_id) };
-    let mut found = None;
-    for &index in &transport.streams {
-        let stream = streams.at(index)?;
-        let open = &stream.open;
-        let is_rtx = stream.format_of_rtx(header.pt).is_some();
-        if stream.format_of(header.pt).is_none() && !is_rtx {
-            continue;
-        }
-        let owner = SsrcOwner { ssrc: header.ssrc, stream: index, is_rtx };
-        match mid {
-            Some(mid) if !open.mid.is_empty() => {
-                if mid == open.mid.as_bytes() {
-                    return Some(owner);
-                }
-            }
-            _ if found.is_some() => return None,
-            _ => found = Some(owner),
-        }
-    }
-    found
-}
-
-/// Gives a stream its new SSRC, with the window that its first authentic packet opened; returns the window of the former.
-fn rebind(stream: &mut Stream, owner: SsrcOwner, window: Window) -> Window {
-    if owner.is_rtx {
-        stream.rtx_ssrc = owner.ssrc;
-        return std::mem::replace(&mut stream.rtx_window, window);
-    }
-    stream.rename(owner.ssrc, window)
-}
-
 /// A stream goes on in another of its codecs: each receiver begins anew at the next keyframe, and its numbers go on.
 fn change_codec(stream: &mut Stream, format: Format, slots: &mut Table<Slot>) {
     stream.format = format;
@@ -671,7 +656,13 @@ fn change_codec(stream: &mut Stream, format: Format, slots: &mut Table<Slot>) {
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.
-fn note_arrival(transport: &mut Transport, timers: &mut Timers, packet: &RtpPacket<'_>, at: Micros, now: Micros) {
+pub(crate) fn note_arrival(
+    transport: &mut Transport,
+    timers: &mut Timers,
+    packet: &RtpPacket<'_>,
+    at: Micros,
+    now: Micros,
+) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
     let (Some(&[high, low]), Some(arrivals)) = (packet.extension(id), &mut transport.arrivals) else { return };
     arrivals.push(u16::from_be_bytes([high, low]), at);

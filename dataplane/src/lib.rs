@@ -27,6 +27,7 @@ pub mod codec;
 pub mod picture;
 pub mod rtcp;
 pub mod rtp;
+pub mod sets;
 mod spin;
 pub mod srtp;
 pub mod twcc;
@@ -36,6 +37,7 @@ mod remb;
 mod repair;
 mod rewrite;
 mod route;
+mod ssrc;
 mod tally;
 
 mod edit;

@@ -178,6 +178,15 @@ impl Outbox {
         self.packets.is_empty()
     }
 
+    /// Whether there is room for so many packets more.
+    pub(crate) fn has_room(&self, count: usize) -> bool {
+        let has_places = match &self.places {
+            Places::Dense { used } => used + count * FRAME_LEN <= OUTBOX_LEN,
+            Places::Chunks { free } => free.len() >= count,
+        };
+        has_places && self.packets.len() + count <= OUTBOX_PACKETS_MAX
+    }
+
     /// Packets that wait to be sent.
     pub(crate) fn len(&self) -> usize {
         self.packets.len()
@@ -399,6 +408,28 @@ impl Outbox {
         true
     }
 
+    /// Queues the parameter sets of a stream for the mirror of it on another worker; none of them are no message. False as in
+    /// [`tell`](Self::tell).
+    pub(crate) fn tell_sets(&mut self, to: u16, mirror: StreamId, sets: &[u8]) -> bool {
+        if self.relayed_used + sets.len() > RELAYED_LEN || self.relays.len() == OUTBOX_RELAYS_MAX {
+            return false;
+        }
+        if !sets.is_empty() {
+            let start = self.relayed_used;
+            self.relayed[start..start + sets.len()].copy_from_slice(sets);
+            self.relayed_used += sets.len();
+            let message = Message::Sets { mirror, sets: &[] };
+            self.relays.push_back(Relay {
+                to,
+                message,
+                start: start as u32,
+                head_len: 0,
+                payload_len: sets.len() as u16,
+            });
+        }
+        true
+    }
+
     /// Queues a packet for each of these workers and their mirrors; how many of them get it.
     pub(crate) fn relay(
         &mut self,
@@ -434,6 +465,9 @@ impl Outbox {
                 let bytes = &self.relayed[start as usize..][..usize::from(head_len) + usize::from(payload_len)];
                 let (head, payload) = bytes.split_at(usize::from(head_len));
                 Message::Packet(RelayedPacket { head, payload, ..packet })
+            }
+            Message::Sets { mirror, .. } => {
+                Message::Sets { mirror, sets: &self.relayed[start as usize..][..usize::from(payload_len)] }
             }
             other => other,
         };

@@ -2,11 +2,14 @@
 //! [`RtpPacket`] can only be written into a slot (where the outbox protects it). The bytes are the same.
 
 use proto::id::MID_LEN_MAX;
-use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
+use proto::plane::{Counter, EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
-use crate::config::{EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX};
+use crate::config::{
+    EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX, SECOND_TRIES_BURST, SECOND_TRIES_RATE,
+};
+use crate::punt::Bucket;
 use crate::rtp::{self, EXTENSION_VALUE_LEN_MAX, Header, HeaderWriter};
-use crate::srtp::{Crypto, Window};
+use crate::srtp::{Crypto, Narrow, ReplayWindow};
 
 /// A packet from the network, its header readable and not yet believed.
 pub(crate) struct SrtpPacket<'a> {
@@ -21,8 +24,50 @@ pub(crate) enum Unprotect {
     Replayed,
     /// Its tag is wrong.
     Forged,
-    /// It is authentic, but its padding is longer than itself.
-    Malformed,
+}
+
+impl Unprotect {
+    /// The packet's fate.
+    pub(crate) fn counter(self) -> Counter {
+        match self {
+            Unprotect::Replayed => Counter::DroppedSrtpReplay,
+            Unprotect::Forged => Counter::DroppedSrtpAuth,
+        }
+    }
+}
+
+/// The same sequence number in the next round (RFC 3711 §3.3.1: `ROC + 1`).
+const ROUND: u64 = 1 << 16;
+
+/// When a packet of one peer may be tried under a second roll-over counter. The nearest index is wrong for ever if the first
+/// packets of an SSRC were lost before its sequence numbers wrapped, or more than 2^15 in a row: then authentication
+/// decides. What that costs is bounded, because anybody who can write a source address may send what fails twice.
+pub(crate) struct SecondTries {
+    bucket: Bucket,
+    /// The last packet under an SSRC that is known was not authentic, so the next one is copied before it is tried: what
+    /// fails is lost.
+    is_doubtful: bool,
+    /// How many there were.
+    count: u32,
+}
+
+impl SecondTries {
+    pub(crate) fn new(now: Micros) -> Self {
+        let bucket = Bucket::new(SECOND_TRIES_BURST, SECOND_TRIES_RATE, now);
+        SecondTries { bucket, is_doubtful: false, count: 0 }
+    }
+
+    fn take(&mut self, now: Micros) -> bool {
+        let is_taken = self.bucket.take(now);
+        self.count += u32::from(is_taken);
+        is_taken
+    }
+
+    /// How many second tries there were since the last call.
+    #[inline]
+    pub(crate) fn take_count(&mut self) -> u64 {
+        std::mem::take(&mut self.count).into()
+    }
 }
 
 impl<'a> SrtpPacket<'a> {
@@ -41,17 +86,83 @@ impl<'a> SrtpPacket<'a> {
     }
 
     /// Checks the window, then authenticates and decrypts in place, then updates the window (RFC 3711 §3.3).
-    pub(crate) fn unprotect(self, crypto: &Crypto, window: &mut Window) -> Result<RtpPacket<'a>, Unprotect> {
+    #[inline]
+    pub(crate) fn unprotect(
+        self,
+        crypto: &Crypto,
+        window: &mut impl ReplayWindow,
+        tries: &mut SecondTries,
+        now: Micros,
+    ) -> Result<RtpPacket<'a>, Unprotect> {
         let index = window.estimate(self.header.seq);
+        if window.is_too_old(index) {
+            // Or the sender has gone on for most of a round while nothing of it arrived.
+            if !tries.take(now) {
+                return Err(Unprotect::Replayed);
+            }
+            return self.open(crypto, window, index + ROUND).map_err(|_| Unprotect::Replayed);
+        }
         window.check(index).map_err(|_| Unprotect::Replayed)?;
-        let len = crypto
-            .unprotect_rtp(self.header.ssrc, index, self.header.header_len, self.bytes)
-            .map_err(|_| Unprotect::Forged)?;
+        if tries.is_doubtful || window.highest().is_none() {
+            return self.open_doubtful(crypto, window, index, tries, now);
+        }
+        let opened = self.open(crypto, window, index);
+        tries.is_doubtful = opened.is_err();
+        opened
+    }
+
+    /// Tries the nearest index, then the one a round later.
+    #[cold]
+    fn open_doubtful(
+        self,
+        crypto: &Crypto,
+        window: &mut impl ReplayWindow,
+        index: u64,
+        tries: &mut SecondTries,
+        now: Micros,
+    ) -> Result<RtpPacket<'a>, Unprotect> {
+        let Header { ssrc, header_len, .. } = self.header;
+        let mut copy = [0; FRAME_LEN];
+        let copy = copy.get_mut(..self.bytes.len());
+        let copy = copy.map(|copy| {
+            copy.copy_from_slice(self.bytes);
+            copy
+        });
+        if let Ok(len) = crypto.unprotect_rtp(ssrc, index, header_len, self.bytes) {
+            tries.is_doubtful = false;
+            return Ok(self.opened(window, index, len));
+        }
+        // What is longer than a frame could not be forwarded either.
+        let Some(copy) = copy.filter(|_| tries.take(now)) else { return Err(Unprotect::Forged) };
+        self.bytes.copy_from_slice(copy);
+        self.open(crypto, window, index + ROUND)
+    }
+
+    /// Authenticates and decrypts a packet whose index the window has seen, and leaves that as it is.
+    pub(crate) fn unprotect_again(self, crypto: &Crypto, window: &impl ReplayWindow) -> Option<RtpPacket<'a>> {
+        let index = window.estimate(self.header.seq);
+        self.open(crypto, &mut Narrow::default(), index).ok()
+    }
+
+    /// Authenticates and decrypts it under this index, then updates the window.
+    #[inline]
+    fn open(self, crypto: &Crypto, window: &mut impl ReplayWindow, index: u64) -> Result<RtpPacket<'a>, Unprotect> {
+        let Header { ssrc, header_len, .. } = self.header;
+        match crypto.unprotect_rtp(ssrc, index, header_len, self.bytes) {
+            Ok(len) => Ok(self.opened(window, index, len)),
+            Err(_) => Err(Unprotect::Forged),
+        }
+    }
+
+    /// It is authentic.
+    #[inline]
+    fn opened(self, window: &mut impl ReplayWindow, index: u64, len: usize) -> RtpPacket<'a> {
         window.update(index);
         let bytes: &'a [u8] = &self.bytes[..len];
-        let payload_len = rtp::payload_len(&self.header, bytes).ok_or(Unprotect::Malformed)?;
+        let payload_len = rtp::payload_len(&self.header, bytes);
         let (head, rest) = bytes.split_at(self.header.header_len);
-        Ok(RtpPacket { header: self.header, index, head, payload: &rest[..payload_len] })
+        let payload = &rest[..payload_len.unwrap_or(0)];
+        RtpPacket { header: self.header, index, head, payload, is_malformed: payload_len.is_none() }
     }
 }
 
@@ -64,6 +175,8 @@ pub(crate) struct RtpPacket<'a> {
     /// Header and extensions, as received.
     pub(crate) head: &'a [u8],
     pub(crate) payload: &'a [u8],
+    /// Its padding is longer than itself. It arrived all the same.
+    pub(crate) is_malformed: bool,
 }
 
 impl<'a> RtpPacket<'a> {
@@ -71,13 +184,13 @@ impl<'a> RtpPacket<'a> {
     pub(crate) fn from_history(bytes: &'a [u8], index: u64) -> Option<Self> {
         let header = Header::parse(bytes).ok()?;
         let (head, payload) = bytes.split_at_checked(header.header_len)?;
-        Some(RtpPacket { header, index, head, payload })
+        Some(RtpPacket { header, index, head, payload, is_malformed: false })
     }
 
     /// A packet that another worker unprotected: head, and payload without padding.
     pub(crate) fn from_parts(head: &'a [u8], payload: &'a [u8], index: u64) -> Option<Self> {
         let header = Header::parse(head).ok().filter(|header| header.header_len == head.len())?;
-        Some(RtpPacket { header, index, head, payload })
+        Some(RtpPacket { header, index, head, payload, is_malformed: false })
     }
 
     /// A header extension's value.

@@ -36,6 +36,14 @@ pub enum Message<'a> {
         /// When it came.
         at: Micros,
     },
+    /// The parameter sets of a stream, as [`ParameterSets::as_told`](crate::sets::ParameterSets::as_told) has them: its mirror
+    /// may have begun after the packets that brought them.
+    Sets {
+        /// The mirror.
+        mirror: StreamId,
+        /// The sets.
+        sets: &'a [u8],
+    },
     /// Somebody there waits for a keyframe of this stream.
     KeyframeWanted {
         /// The stream, where it is received.
@@ -67,6 +75,7 @@ pub struct Packet<'a> {
 const PACKET: u8 = 1;
 const CLOCK: u8 = 2;
 const KEYFRAME_WANTED: u8 = 3;
+const SETS: u8 = 4;
 
 /// The fixed part of a message in a lane: tag, id, four numbers, extension ids.
 const FIXED_LEN: usize = 8 + 8 + 4 * 8 + EXTENSION_COUNT_MAX;
@@ -84,6 +93,7 @@ impl<'a> Message<'a> {
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at, 0], ExtensionIds::default(), &[], &[])
             }
+            Message::Sets { mirror, sets } => (SETS, mirror, [0; 4], ExtensionIds::default(), &[], sets),
             Message::KeyframeWanted { stream } => (KEYFRAME_WANTED, stream, [0; 4], ExtensionIds::default(), &[], &[]),
         };
         fixed[0] = tag;
@@ -114,6 +124,7 @@ impl<'a> Message<'a> {
                 let (ssrc, rtp) = ((numbers[0] >> 32) as u32, numbers[0] as u32);
                 Some(Message::Clock { mirror: id, ssrc, ntp: numbers[1], rtp, at: numbers[2] })
             }
+            SETS => Some(Message::Sets { mirror: id, sets: payload }),
             KEYFRAME_WANTED => Some(Message::KeyframeWanted { stream: id }),
             _ => None,
         }
@@ -324,6 +335,7 @@ mod tests {
             packet(u64::MAX - 1, &bytes[..20], &bytes[..FRAME_LEN - 20]),
             Message::Clock { mirror: StreamId::new(1, 2), ssrc: 3, ntp: u64::MAX, rtp: 5, at: 6 },
             Message::KeyframeWanted { stream: StreamId::new(8, u32::MAX) },
+            Message::Sets { mirror: StreamId::new(2, 3), sets: &bytes[..7] },
             packet(0, &bytes[..12], &[]),
         ];
         for message in &messages {

@@ -115,8 +115,16 @@ pub(crate) struct Holes {
     holes: Vec<Hole>,
     /// Where the stream began. The first packet that arrived is not always the first that was sent.
     lowest: Option<u64>,
+    /// Sequence numbers of packets that came as RTX and have not come as themselves; the oldest is overwritten.
+    repaired: [u16; REPAIRED_MAX],
+    /// Bit n: there is one in place n.
+    are_repaired: u8,
+    repaired_next: u8,
     pub(crate) is_timer_set: bool,
 }
+
+/// Repaired packets of one stream whose originals may still come. What was only late comes within a round trip.
+const REPAIRED_MAX: usize = u8::BITS as usize;
 
 /// What an arrival did to the holes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,7 +138,14 @@ pub(crate) struct Arrival {
 impl Holes {
     /// None yet; the memory for all of them is taken here.
     pub(crate) fn new() -> Self {
-        Holes { holes: Vec::with_capacity(HOLES_MAX), lowest: None, is_timer_set: false }
+        Holes {
+            holes: Vec::with_capacity(HOLES_MAX),
+            lowest: None,
+            repaired: [0; REPAIRED_MAX],
+            are_repaired: 0,
+            repaired_next: 0,
+            is_timer_set: false,
+        }
     }
 
     /// A packet arrived: `highest` is the highest index before it, if any.
@@ -162,6 +177,22 @@ impl Holes {
         }
         self.holes.extend((highest + 1..index).map(|index| Hole::new(index, now)));
         Arrival::default()
+    }
+
+    /// A packet came as RTX.
+    pub(crate) fn repaired(&mut self, index: u64) {
+        let place = usize::from(self.repaired_next) % REPAIRED_MAX;
+        self.repaired[place] = index as u16;
+        self.are_repaired |= 1 << place;
+        self.repaired_next = self.repaired_next.wrapping_add(1);
+    }
+
+    /// Whether the packet of this sequence number came as RTX alone; said once.
+    pub(crate) fn take_repaired(&mut self, seq: u16) -> bool {
+        let is_it = |place: &usize| self.repaired[*place] == seq && self.are_repaired >> place & 1 != 0;
+        let place = (0..REPAIRED_MAX).find(is_it);
+        self.are_repaired &= !place.map_or(0, |place| 1 << place);
+        place.is_some()
     }
 
     /// The stream began with `index`, before what was thought to be its start: what lies between is missing too.
@@ -213,6 +244,7 @@ impl Holes {
     pub(crate) fn clear(&mut self) {
         self.holes.clear();
         self.lowest = None;
+        self.are_repaired = 0;
     }
 }
 
@@ -337,6 +369,15 @@ mod tests {
         holes.clear();
         assert_eq!(holes.arrived(40_000, Some(40_001), 2), Arrival::default(), "known from before: not its start");
         assert_eq!(holes.len(), 0);
+    }
+
+    #[test]
+    fn what_came_as_rtx_may_come_once_more_as_itself() {
+        let mut holes = Holes::new();
+        assert!(!holes.take_repaired(0), "nothing came");
+        (0..10).for_each(|index| holes.repaired(0x1_0000 + index));
+        assert_eq!((0..11).filter(|seq| holes.take_repaired(*seq)).count(), REPAIRED_MAX, "the oldest are forgotten");
+        assert!(!holes.take_repaired(9), "said once");
     }
 
     #[test]

@@ -29,6 +29,22 @@ struct Segment {
     pictures: Shift,
 }
 
+/// Parameter sets that a segment begins with: how many, and in which version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ahead {
+    pub(crate) count: u8,
+    pub(crate) version: u16,
+}
+
+/// Those of the newest segment that began with any.
+#[derive(Clone, Copy, Debug, Default)]
+struct SentAhead {
+    /// Output index of the first.
+    out_first: u64,
+    timestamp: u32,
+    what: Ahead,
+}
+
 impl Segment {
     /// What maps a packet of it: the first index, what is added to indices and timestamps, and the shift of pictures.
     #[inline]
@@ -48,6 +64,8 @@ pub(crate) struct Origin {
     pub(crate) timestamp_offset: u32,
     /// Added to the numbers of its picture.
     pub(crate) pictures: Shift,
+    /// If it is no packet of the stream but a parameter set: which one, of which version, and its timestamp.
+    pub(crate) set: Option<(u8, u16, u32)>,
 }
 
 /// A packet of a stream that is to leave through the slot.
@@ -95,6 +113,7 @@ pub(crate) struct Rewriter {
     timestamp_last: u32,
     sent_last: Option<Micros>,
     picture_last: Last,
+    ahead: SentAhead,
 }
 
 impl Rewriter {
@@ -109,6 +128,7 @@ impl Rewriter {
             timestamp_last: timestamp_first,
             sent_last: None,
             picture_last: Last::default(),
+            ahead: SentAhead::default(),
         }
     }
 
@@ -137,7 +157,7 @@ impl Rewriter {
     pub(crate) fn map(&self, input: &Input, now: Micros) -> Option<Mapping> {
         let (mut begun, mut numbers) = (None, self.live().map(Segment::numbers));
         if numbers.is_none() {
-            begun = Some(self.segment_from(input, now));
+            begun = Some(self.segment_from(input, Ahead::default(), now));
             numbers = begun.as_ref().map(Segment::numbers);
         }
         let (in_first, index_offset, timestamp_offset, shift) = numbers?;
@@ -154,8 +174,23 @@ impl Rewriter {
         })
     }
 
-    /// A segment that begins with this packet.
-    fn segment_from(&self, input: &Input, now: Micros) -> Segment {
+    /// Begins a segment with parameter sets and this packet behind them. Theirs are the numbers before its own.
+    pub(crate) fn map_behind(&mut self, ahead: Ahead, input: &Input, now: Micros) -> Mapping {
+        self.cut();
+        let segment = self.segment_from(input, ahead, now);
+        let timestamp = input.timestamp.wrapping_add(segment.timestamp_offset);
+        self.ahead = SentAhead { out_first: segment.out_first, timestamp, what: ahead };
+        Mapping {
+            begun: Some(segment),
+            pictures: input.pictures,
+            shift: segment.pictures,
+            out_index: input.index.wrapping_add(segment.index_offset),
+            timestamp,
+        }
+    }
+
+    /// A segment that begins with this packet, and with what is sent ahead of it.
+    fn segment_from(&self, input: &Input, ahead: Ahead, now: Micros) -> Segment {
         let timestamp_out = match self.sent_last {
             None => self.timestamp_last,
             Some(sent) => {
@@ -169,7 +204,7 @@ impl Rewriter {
             source: input.source,
             out_first,
             in_first: input.index,
-            index_offset: out_first.wrapping_sub(input.index),
+            index_offset: (out_first + u64::from(ahead.count)).wrapping_sub(input.index),
             timestamp_offset: timestamp_out.wrapping_sub(input.timestamp),
             pictures: Shift::default(),
         }
@@ -209,12 +244,21 @@ impl Rewriter {
         let behind = (self.highest as u16).wrapping_sub(seq);
         let out_index = self.highest.checked_sub(u64::from(behind))?;
         let segment = self.segments.iter().flatten().find(|s| out_index >= s.out_first)?;
+        let index = out_index.wrapping_sub(segment.index_offset);
+        let mut set = None;
+        if (index.wrapping_sub(segment.in_first) as i64) < 0 {
+            // Before the first packet are the sets; only the newest are known.
+            let SentAhead { out_first, timestamp, what } = self.ahead;
+            let place = out_index.checked_sub(out_first).filter(|place| *place < what.count.into())?;
+            set = Some((place as u8, what.version, timestamp));
+        }
         Some(Origin {
             source: segment.source,
-            index: out_index.wrapping_sub(segment.index_offset),
+            index,
             out_index,
             timestamp_offset: segment.timestamp_offset,
             pictures: segment.pictures,
+            set,
         })
     }
 }
@@ -258,6 +302,21 @@ mod tests {
         assert_eq!(pass(&mut r, A, 5, 10, 50), Some((1, u32::MAX)));
         r.cut();
         assert_eq!(pass(&mut r, B, 5, 10, 50), Some((2, 0)));
+    }
+
+    #[test]
+    fn what_is_sent_ahead_has_numbers_of_its_own() {
+        let mut r = Rewriter::new(100, 5000);
+        pass(&mut r, B, 9, 77, 0);
+        let mapping = r.map_behind(Ahead { count: 2, version: 7 }, &input(A, 70_000, 1_000_000), 10_000);
+        assert_eq!((mapping.out_index, mapping.timestamp), (103, 5900));
+        r.sent(&mapping, 10_000);
+        let of = |r: &Rewriter, seq| r.origin(seq).map(|o| (o.source, o.set, o.index));
+        assert_eq!(of(&r, 100), Some((B, None, 9)));
+        assert_eq!([101, 102].map(|seq| r.origin(seq).and_then(|o| o.set)), [Some((0, 7, 5900)), Some((1, 7, 5900))]);
+        assert_eq!(of(&r, 103), Some((A, None, 70_000)));
+        assert_eq!(pass(&mut r, A, 69_999, 0, 0), None, "older than the segment");
+        assert_eq!(pass(&mut r, A, 70_001, 1_000_000, 20_000), Some((104, 5900)));
     }
 
     #[test]

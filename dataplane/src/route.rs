@@ -1,13 +1,20 @@
 //! Who gets what: streams that peers send, slots through which peers receive, and the routes between them.
 
+use std::cmp::Ordering;
+
 use proto::id::{Mid, PeerId, Pt, Ssrc, StreamId};
-use proto::plane::{Codec, ExtensionIds, MirrorOpen, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen};
+use proto::plane::{
+    Codec, ExtensionIds, MirrorOpen, Refusal, RouteCodec, RouteOpen, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX,
+    SlotOpen, StreamCodec, StreamOpen, StreamSets,
+};
 
 use crate::config::{KEYFRAME_REQUESTS_MAX, KEYFRAME_WINDOW, Micros};
 use crate::remb::Overuse;
 use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
+use crate::sets::ParameterSets;
 use crate::srtp::Window;
+use crate::ssrc::Encodings;
 use crate::tally::{SlotCounts, StreamCounts};
 
 /// What the fan-out of one stream needs of one route, in one place.
@@ -21,6 +28,8 @@ pub(crate) struct Hop {
     pub(crate) pts: [Pt; 2],
     /// Video that has not had its first keyframe since the route was opened or the stream changed its codec.
     pub(crate) awaits_keyframe: bool,
+    /// It asked for a keyframe: it may have lost the parameter sets, and gets them again.
+    pub(crate) lacks_sets: bool,
 }
 
 /// One of a stream's codecs.
@@ -69,6 +78,10 @@ pub(crate) struct Stream {
     /// original is a replay and no packet is forwarded twice.
     pub(crate) window: Window,
     pub(crate) rtx_window: Window,
+    /// The parameter sets of H.264.
+    pub(crate) sets: Option<Box<ParameterSets>>,
+    /// From which SSRCs else it is sent.
+    pub(crate) encodings: Encodings,
     pub(crate) hops: Vec<Hop>,
     /// Where else it goes: to receivers on other cores.
     pub(crate) taps: Vec<Tap>,
@@ -110,6 +123,8 @@ impl Stream {
             is_in_frame: false,
             window: Window::new(),
             rtx_window: Window::new(),
+            sets: (open.codec == Codec::H264).then(Box::default),
+            encodings: Encodings::default(),
             hops: Vec::new(),
             taps: Vec::new(),
             reception: Reception::default(),
@@ -136,7 +151,7 @@ impl Stream {
 
     /// Goes on under another SSRC, which counts anew; returns the window of the former.
     pub(crate) fn rename(&mut self, ssrc: Ssrc, window: Window) -> Window {
-        self.ssrc = ssrc;
+        let is_first = std::mem::replace(&mut self.ssrc, ssrc) == 0;
         self.reception.reset(self.window.highest());
         self.sender_report = None;
         self.kept_from = 0;
@@ -146,7 +161,35 @@ impl Stream {
         for hop in &mut self.hops {
             hop.awaits_keyframe = self.open.codec.is_video();
         }
+        if !is_first && let Some(sets) = &mut self.sets {
+            sets.clear();
+        }
+        self.recall_sets();
         std::mem::replace(&mut self.window, window)
+    }
+
+    /// The parameter sets that SDP told hold until the stream brings its own. Of several encodings they would be of one, and
+    /// nobody says of which.
+    fn recall_sets(&mut self) {
+        if let Some(sets) = self.sets.as_mut().filter(|_| !self.encodings.are_known()) {
+            sets.recall_sdp();
+        }
+    }
+
+    /// Takes a part of the parameter sets that SDP told.
+    pub(crate) fn tell_sets(&mut self, told: &StreamSets) -> Result<(), Refusal> {
+        let part = usize::from(told.part);
+        let sets = self.sets.as_mut().ok_or(Refusal::Malformed)?;
+        if part >= STREAM_SETS_PARTS_MAX || usize::from(told.len) > STREAM_SETS_PART_LEN {
+            return Err(Refusal::Malformed);
+        }
+        match part.cmp(&sets.of_sdp.len()) {
+            Ordering::Less => return Err(Refusal::Occupied),
+            Ordering::Greater => return Err(Refusal::Malformed),
+            Ordering::Equal => sets.of_sdp.push(*told),
+        }
+        self.recall_sets();
+        Ok(())
     }
 
     /// Whether anybody gets it.

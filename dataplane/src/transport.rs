@@ -9,6 +9,7 @@ use crate::config::{
     PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::outbox::{Destination, Path};
+use crate::packet::SecondTries;
 use crate::punt::Bucket;
 use crate::remb::Estimate;
 use crate::srtp::{Crypto, Narrow, RtcpWindows, Window};
@@ -20,6 +21,26 @@ pub(crate) struct SsrcOwner {
     pub(crate) ssrc: Ssrc,
     pub(crate) stream: u32,
     pub(crate) is_rtx: bool,
+}
+
+/// An SSRC of a peer from which no stream is carried.
+#[derive(Clone, Copy)]
+pub(crate) struct OtherSsrc {
+    ssrc: Ssrc,
+    /// Whose it would be: index of the stream, and below that whether it is for RTX.
+    role: u32,
+    pub(crate) window: Narrow,
+}
+const _: () = assert!(size_of::<OtherSsrc>() == 32, "there is memory for a hundred of them in each peer");
+
+impl OtherSsrc {
+    const OF_NOBODY: u32 = u32::MAX;
+
+    /// Whose it would be.
+    pub(crate) fn owner(&self) -> Option<SsrcOwner> {
+        let OtherSsrc { ssrc, role, .. } = *self;
+        (role != Self::OF_NOBODY).then_some(SsrcOwner { ssrc, stream: role >> 1, is_rtx: role & 1 != 0 })
+    }
 }
 
 /// A peer's transport.
@@ -52,10 +73,11 @@ pub(crate) struct Transport {
     pub(crate) streams: Vec<u32>,
     pub(crate) slots: Vec<(Ssrc, u32)>,
     pub(crate) by_ssrc: Vec<SsrcOwner>,
-    /// SSRCs that a stream has given up, with what is known of them. Their old packets are still authentic, so a replay
-    /// could claim the stream back: only signalling binds one of them again, and then its window and its ROC go on
-    /// (RFC 3711 §3.2.1).
-    retired: Vec<(Ssrc, Narrow)>,
+    /// SSRCs from which no stream is carried. Their packets, and those of before, are authentic, so the window and the ROC
+    /// of each go on whatever becomes of it (RFC 3711 §3.2.1).
+    others: Vec<OtherSsrc>,
+    /// When a packet may be tried under a second roll-over counter.
+    pub(crate) second_tries: SecondTries,
     /// SSRCs that we have sent from, or may have: the slots' and their RTX. A second slot would begin the index again under
     /// the same key, so none is ever opened twice.
     slot_ssrcs: Vec<Ssrc>,
@@ -113,7 +135,8 @@ impl Transport {
             streams: Vec::with_capacity(4),
             slots: Vec::with_capacity(PEER_SLOTS_MAX / 4),
             by_ssrc: Vec::with_capacity(2 * PEER_STREAMS_MAX),
-            retired: Vec::new(),
+            others: Vec::new(),
+            second_tries: SecondTries::new(now),
             slot_ssrcs: Vec::new(),
             arrivals: None,
             is_transport_cc_timer_set: false,
@@ -251,9 +274,19 @@ impl Transport {
         self.by_ssrc.iter().find(|o| o.ssrc == ssrc).copied()
     }
 
-    /// Whether a packet may give this SSRC to a stream: not one that was retired, and not after too many of them.
-    pub(crate) fn may_bind(&self, ssrc: Ssrc) -> bool {
-        self.by_ssrc.len() + self.retired.len() < PEER_SSRCS_MAX && self.retired.iter().all(|(s, _)| *s != ssrc)
+    /// What is known of an SSRC from which no stream is carried.
+    pub(crate) fn other(&self, ssrc: Ssrc) -> Option<OtherSsrc> {
+        self.others.iter().find(|other| other.ssrc == ssrc).copied()
+    }
+
+    /// Whether one more SSRC may be remembered, without taking memory.
+    pub(crate) fn may_remember(&self) -> bool {
+        self.has_room_for(1) && self.others.len() < self.others.capacity()
+    }
+
+    /// Whether so many SSRCs more are within a peer's life.
+    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+        self.ssrc_count() + count <= PEER_SSRCS_MAX
     }
 
     /// Whether signalling may give these SSRCs (of a stream and its RTX, 0 where not signalled) to a new stream.
@@ -262,18 +295,17 @@ impl Transport {
         if is_taken(ssrc) || is_taken(rtx_ssrc) || (ssrc != 0 && ssrc == rtx_ssrc) {
             return Err(Refusal::Occupied);
         }
-        let is_full = self.by_ssrc.len() + self.retired.len() + 2 > PEER_SSRCS_MAX;
-        if self.streams.len() >= PEER_STREAMS_MAX || is_full { Err(Refusal::TableFull) } else { Ok(()) }
+        if self.streams.len() >= PEER_STREAMS_MAX || !self.has_room_for(2) { Err(Refusal::TableFull) } else { Ok(()) }
     }
 
     /// How many SSRCs are bound or remembered.
     pub(crate) fn ssrc_count(&self) -> usize {
-        self.by_ssrc.len() + self.retired.len()
+        self.by_ssrc.len() + self.others.len()
     }
 
     /// Takes memory for all SSRCs that the peer may send from; its first stream is opened.
     pub(crate) fn reserve_ssrcs(&mut self) {
-        self.retired.reserve_exact(PEER_SSRCS_MAX - self.retired.len());
+        self.others.reserve_exact(PEER_SSRCS_MAX - self.others.len());
     }
 
     /// Binds an SSRC that nobody has to a stream; returns the one that the stream had in that role.
@@ -288,16 +320,32 @@ impl Transport {
         }
     }
 
-    /// Remembers an SSRC that no stream has any more.
-    pub(crate) fn retire(&mut self, ssrc: Ssrc, window: Window) {
-        debug_assert!(self.retired.len() < PEER_SSRCS_MAX, "what is bound or retired was counted before it was bound");
-        self.retired.push((ssrc, window.into()));
+    /// Remembers an SSRC from which no stream is carried; whose it would be, if anybody's.
+    pub(crate) fn remember_other(&mut self, ssrc: Ssrc, owner: Option<SsrcOwner>, window: Narrow) {
+        let role = owner.map_or(OtherSsrc::OF_NOBODY, |owner| owner.stream << 1 | u32::from(owner.is_rtx));
+        let other = OtherSsrc { ssrc, role, window };
+        match self.others.iter_mut().find(|other| other.ssrc == ssrc) {
+            Some(place) => *place = other,
+            None => {
+                debug_assert!(self.others.len() < PEER_SSRCS_MAX, "what is remembered was counted before");
+                self.others.push(other);
+            }
+        }
     }
 
-    /// What is remembered of an SSRC that a stream takes again.
+    /// What is remembered of an SSRC from which a stream is carried again.
     pub(crate) fn recall(&mut self, ssrc: Ssrc) -> Option<Window> {
-        let at = self.retired.iter().position(|(s, _)| *s == ssrc)?;
-        Some(self.retired.swap_remove(at).1.into())
+        let at = self.others.iter().position(|other| other.ssrc == ssrc)?;
+        Some(self.others.swap_remove(at).window.into())
+    }
+
+    /// A stream is closed: its other SSRCs are nobody's, and those that never sent are forgotten.
+    pub(crate) fn disown_others(&mut self, stream: u32) {
+        let is_its = |other: &OtherSsrc| other.owner().is_some_and(|owner| owner.stream == stream);
+        self.others.retain(|other| !is_its(other) || other.window.highest().is_some());
+        for other in self.others.iter_mut().filter(|other| is_its(other)) {
+            other.role = OtherSsrc::OF_NOBODY;
+        }
     }
 
     /// Notes the SSRCs of a new slot and its RTX (0 for none), unless one of them was ever used.

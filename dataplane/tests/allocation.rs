@@ -119,6 +119,9 @@ fn hand_over(world: &mut World, now: u64) -> (usize, usize) {
 
 const PEERS: usize = 4;
 const VP8_PT: u8 = 96;
+/// SPS and PPS in a STAP-A, and the start of an IDR picture.
+const SETS: &[u8] = &[0x78, 0, 7, 0x67, 0x42, 0xe0, 0x1f, 0x8c, 0x8d, 0x40, 0, 4, 0x68, 0xce, 0x3c, 0x80];
+const IDR: &[u8] = &[0x65, 0x88, 0x84];
 /// Virtual time between two rounds of packets.
 const ROUND: u64 = 10_000;
 
@@ -208,9 +211,23 @@ impl Room {
         // half a second is missing at once.
         let is_outage = round % 500 > 450;
         for n in (round * 2..round * 2 + 2).filter(|n| n % 16 != 5 && !is_outage) {
-            let payload = [if n.is_multiple_of(200) { SPS } else { DELTA }, &[n as u8; 1000]].concat();
+            let first = match (n.is_multiple_of(200), n) {
+                (false, _) => DELTA,
+                // The second one tells its parameter sets once.
+                (true, 0) if i == 1 => SETS,
+                (true, _) if i == 1 => IDR,
+                (true, _) => SPS,
+            };
+            let payload = [first, &[n as u8; 1000][..if first == SETS { 0 } else { 1000 }]].concat();
             let mut packet = packet(video, H264_PT, n as u16, (round / 3 * 2700) as u32, &payload);
             tcc(&mut packet, round * 4 + 1 + n % 2);
+            datagrams.push(peer.protect(&packet));
+        }
+        if i == 2 {
+            // Another encoding beside the one that flows.
+            let mut packet = packet(video + 0x0100_0000, H264_PT, round as u16, round as u32 * 900, DELTA);
+            packet.header.set_extension(4, Bytes::copy_from_slice(self.mids[i].as_bytes())).unwrap();
+            tcc(&mut packet, round * 4 + 3);
             datagrams.push(peer.protect(&packet));
         }
         if i == PEERS - 1 && round.is_multiple_of(3) {
@@ -288,6 +305,8 @@ fn a_call_takes_no_memory() {
     }
     for (counter, least) in [
         (Counter::Relayed, 10_000),
+        (Counter::ParameterSetsSent, 4),
+        (Counter::DroppedOtherSsrc, 1000),
         (Counter::Sent, 20_000),
         (Counter::RtxSent, 500),
         (Counter::NackReceived, 5000),

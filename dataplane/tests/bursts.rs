@@ -109,8 +109,8 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(sender, kind, gap, marker, ends_turn)| Step { sender, kind, gap, marker, ends_turn })
 }
 
-/// The datagrams of these steps, protected once for both rooms.
-fn datagrams(room: &mut Room, steps: &[Step]) -> Vec<(usize, Vec<u8>)> {
+/// The datagrams of these steps, protected once for both rooms, and before which of them there is a silence.
+fn datagrams(room: &mut Room, steps: &[Step]) -> Vec<(usize, Vec<u8>, bool)> {
     let mut seqs = [[100u16; 2]; 2];
     let mut renames = [0u32; 2];
     let mut former = Vec::new();
@@ -141,7 +141,7 @@ fn datagrams(room: &mut Room, steps: &[Step]) -> Vec<(usize, Vec<u8>)> {
         packet.header.marker = marker;
         let mid = stream.index.to_string();
         packet.header.set_extension(4, mid.into_bytes().into()).unwrap();
-        let datagram = (sender, room.senders[sender].protect(&packet));
+        let datagram = (sender, room.senders[sender].protect(&packet), kind == Kind::Rename);
         former.push(datagram.clone());
         all.push(datagram);
     }
@@ -156,7 +156,11 @@ proptest! {
         let mut single = Room::new();
         let mut gathered = Room::new();
         let datagrams = datagrams(&mut single, &steps);
-        for ((sender, bytes), step) in datagrams.iter().zip(steps.iter().cycle()) {
+        for ((sender, bytes, is_after_silence), step) in datagrams.iter().zip(steps.iter().cycle()) {
+            if *is_after_silence {
+                single.world.advance(dataplane::config::SSRC_SILENCE);
+                gathered.world.advance(dataplane::config::SSRC_SILENCE);
+            }
             single.world.receive(single.senders[*sender].remote, bytes);
             gathered.world.take_in(gathered.senders[*sender].remote, bytes);
             if step.ends_turn {

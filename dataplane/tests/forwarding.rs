@@ -142,6 +142,12 @@ fn an_ssrc_that_was_not_signalled_is_found_by_its_mid_and_bound_only_when_authen
 
     let mut renamed = packet(0xdcba, OPUS_PT, 300, 0, b"another ssrc");
     renamed.header.set_extension(4, screen_sound.index.to_string().into()).unwrap();
+    let unheeded = alice.protect(&renamed);
+    world.receive(alice.remote, &unheeded);
+    assert!(world.take_sent(bob.remote).is_empty(), "the one before has not fallen silent");
+    world.advance(dataplane::config::SSRC_SILENCE);
+    world.take_sent(bob.remote);
+    renamed.header.sequence_number += 1;
     let renamed = alice.protect(&renamed);
     world.receive(alice.remote, &renamed);
     assert_eq!(world.take_sent(bob.remote).len(), 1);

@@ -329,6 +329,15 @@ fn command() -> impl Strategy<Value = Command> {
             rtx_pt
         }
         .into()),
+        (id(), prop::array::uniform3(ssrc()), prop::array::uniform3(ssrc())).prop_map(|((i, g), ssrcs, rtx_ssrcs)| {
+            StreamEncodings { stream: StreamId::new(i, g), ssrcs, rtx_ssrcs }.into()
+        }),
+        (id(), 0..5u8, 0..60u8, prop::collection::vec(any::<u8>(), STREAM_SETS_PART_LEN)).prop_map(
+            |((i, g), part, len, bytes)| {
+                let bytes = bytes.try_into().unwrap();
+                StreamSets { stream: StreamId::new(i, g), part, len, bytes }.into()
+            }
+        ),
         (id()).prop_map(|(i, g)| StreamClose { stream: StreamId::new(i, g) }.into()),
         (id(), id(), ssrc(), ssrc(), any::<[u16; 2]>()).prop_map(
             |(s, p, ssrc, rtx_ssrc, [seq_first, rtx_seq_first])| {

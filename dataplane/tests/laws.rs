@@ -46,6 +46,8 @@ struct Call {
     renames: Vec<(u64, usize)>,
     /// Length of the bad times, milliseconds.
     storm: u64,
+    /// Whether keyframes come without their parameter sets, which SDP told.
+    are_sets_told: bool,
     /// One, or two: then every other receiver is on the second, and nobody who publishes.
     workers: usize,
 }
@@ -62,9 +64,10 @@ fn call() -> impl Strategy<Value = Call> {
         prop::collection::vec(switch, 0..16),
         prop::collection::vec((0..2500u64, 0..PUBLISHERS), 0..3),
         storm,
+        any::<bool>(),
         1..3usize,
     )
-        .prop_map(|(seed, loss, duplicated, jitter, switches, renames, storm, workers)| Call {
+        .prop_map(|(seed, loss, duplicated, jitter, switches, renames, storm, are_sets_told, workers)| Call {
             seed,
             loss,
             duplicated,
@@ -72,8 +75,25 @@ fn call() -> impl Strategy<Value = Call> {
             switches,
             renames,
             storm,
+            are_sets_told,
             workers,
         })
+}
+
+/// The start of an IDR picture, of an SPS and of a PPS.
+const IDR: &[u8] = &[0x65, 0x88, 1, 2, 3, 4, 5, 6];
+const SETS: [&[u8]; 2] = [&[0x67, 0x42, 0xe0, 0x1f, 0x8c, 1, 2, 3], &[0x68, 0xce, 1, 2, 3, 4, 5, 6]];
+
+/// The parameter sets that SDP told of a publisher.
+fn sets(stream: proto::id::StreamId, publisher: u8) -> Vec<Command> {
+    let sets = SETS.map(|first| Identity::of_set(publisher).payload(first));
+    let told: Vec<u8> = sets.iter().flat_map(|set| [&[set.len() as u8][..], set].concat()).collect();
+    let part = |(part, of_part): (usize, &[u8])| {
+        let mut bytes = [0; STREAM_SETS_PART_LEN];
+        bytes[..of_part.len()].copy_from_slice(of_part);
+        StreamSets { stream, part: part as u8, len: of_part.len() as u8, bytes }.into()
+    };
+    told.chunks(STREAM_SETS_PART_LEN).enumerate().map(part).collect()
 }
 
 /// What each payload says of itself, from its ninth byte on.
@@ -88,8 +108,17 @@ struct Identity {
 }
 
 impl Identity {
-    fn payload(self, starts_keyframe: bool) -> Vec<u8> {
-        let mut bytes = if starts_keyframe { SPS.to_vec() } else { DELTA[..8].to_vec() };
+    /// A parameter set of a publisher.
+    fn of_set(publisher: u8) -> Identity {
+        Identity { publisher, rename: u8::MAX, frame: 0, index: 0 }
+    }
+
+    fn is_set(self) -> bool {
+        self.rename == u8::MAX
+    }
+
+    fn payload(self, first: &[u8]) -> Vec<u8> {
+        let mut bytes = first[..8].to_vec();
         bytes.extend([self.publisher, self.rename]);
         bytes.extend(self.frame.to_be_bytes());
         bytes.extend(self.index.to_be_bytes());
@@ -191,6 +220,9 @@ impl Sim {
                 let peer = world.connect(SrtpProfile::AeadAes128Gcm);
                 let streams = KINDS.map(|codec| world.stream_open(&peer, codec));
                 world.commit(&streams.map(Command::from));
+                if call.are_sets_told {
+                    world.commit(&sets(streams[VIDEO].stream, i as u8));
+                }
                 let tracks = streams.map(|open| Track {
                     mid: open.stream.index.to_string(),
                     ssrc: open.ssrc,
@@ -325,6 +357,7 @@ impl Sim {
         let is_video = kind == VIDEO;
         let count = if is_video { 1 + self.random(4) } else { 1 };
         let mut datagrams = Vec::new();
+        let are_sets_told = self.call.are_sets_told;
         let Publisher { peer, tracks, .. } = &mut self.publishers[i];
         let track = &mut tracks[kind];
         let is_keyframe = is_video && (track.frame == 0 || std::mem::take(&mut track.wants_keyframe));
@@ -332,7 +365,12 @@ impl Sim {
             let (index, frame) = (track.next_index, track.frame);
             let identity = Identity { publisher: i as u8, rename: track.rename, frame, index };
             let pt = if is_video { H264_PT } else { OPUS_PT };
-            let payload = identity.payload(is_keyframe && n == 0);
+            let first = match (is_keyframe && n == 0, are_sets_told) {
+                (false, _) => DELTA,
+                (true, false) => SPS,
+                (true, true) => IDR,
+            };
+            let payload = identity.payload(first);
             let mut packet = packet(track.ssrc, pt, index as u16, track.timestamp, &payload);
             packet.header.marker = n + 1 == count;
             packet.header.set_extension(4, track.mid.clone().into()).unwrap();
@@ -499,22 +537,28 @@ impl Seen {
     /// Laws 2 and 3, over all that left.
     fn check_order(&self) {
         let mut frames: HashMap<u32, (u8, u8, u32)> = HashMap::new();
-        for (timestamp, id) in self.packets.values() {
+        // Parameter sets that were sent ahead of a keyframe have numbers of its receiver alone, and its timestamp.
+        let is_set = |index: u64| self.packets.get(&index).is_some_and(|(_, id)| id.is_set());
+        for (index, (timestamp, id)) in self.packets.iter().filter(|(_, (_, id))| id.is_set()) {
+            let keyframe = (index + 1..).find(|index| !is_set(*index)).and_then(|index| self.packets.get(&index));
+            let of_keyframe = keyframe.map(|(timestamp, of)| (*timestamp, of.publisher));
+            assert_eq!(of_keyframe, Some((*timestamp, id.publisher)), "sets belong to a keyframe");
+        }
+        let media = || self.packets.iter().filter(|(_, (_, id))| !id.is_set());
+        for (_, (timestamp, id)) in media() {
             let frame = (id.publisher, id.rename, id.frame);
             let first = *frames.entry(*timestamp).or_insert(frame);
             assert_eq!(first, frame, "two frames share timestamp {timestamp}");
         }
         let mut segments = 0;
-        for ((index, (timestamp, id)), (next, (next_timestamp, next_id))) in
-            self.packets.iter().zip(self.packets.iter().skip(1))
-        {
+        for ((index, (timestamp, id)), (next, (next_timestamp, next_id))) in media().zip(media().skip(1)) {
             let elapsed = next_timestamp.wrapping_sub(*timestamp) as i32;
             assert!(elapsed >= 0, "the timestamp goes back by {elapsed} from {index} to {next}: {id:?} {next_id:?}");
             let is_same =
                 id.source() == next_id.source() && index.wrapping_sub(id.index) == next.wrapping_sub(next_id.index);
             if !is_same {
                 segments += 1;
-                assert_eq!(index + 1, *next, "a switch leaves no gap: {id:?} {next_id:?}");
+                assert!((index + 1..*next).all(is_set), "a switch leaves no gap: {id:?} {next_id:?}");
             }
         }
         assert!(segments <= self.cuts, "{segments} seams of {} that were ordered", self.cuts);
@@ -597,6 +641,7 @@ fn the_laws_hold_where_they_did_not() {
         switches: vec![],
         renames: vec![],
         storm: 1500,
+        are_sets_told: false,
         workers: 1,
     };
     check(calm.clone());
@@ -644,6 +689,7 @@ fn the_laws_hold_where_they_did_not() {
         (125, 0, 1, Some(0)),
     ];
     check(Call {
+        are_sets_told: false,
         workers: 1,
         seed: 2_762_621_038_650_450_518,
         loss: 235,
@@ -666,12 +712,15 @@ fn a_storm_is_a_storm() {
         switches,
         renames: vec![(1000, 0)],
         storm: 2500,
+        are_sets_told: false,
         workers: 1,
     };
     let mut sim = check(Call { workers: 2, ..call.clone() });
     for counter in [Counter::Relayed, Counter::KeyframeRequestsRelayed] {
         assert!(sim.counter(counter) > 0, "{}", counter.name());
     }
+    let mut sim = check(Call { are_sets_told: true, ..call.clone() });
+    assert!(sim.counter(Counter::ParameterSetsSent) >= 8);
     let mut sim = check(call);
     for (counter, least) in [
         (Counter::Sent, 1000),

@@ -240,6 +240,8 @@ fn clocks_and_names_are_the_publishers() {
 fn a_publisher_that_changes_its_ssrc_begins_a_segment() {
     let mut call = Call::new(Codec::H264);
     assert_eq!(call.send(1, SPS)[0].header.sequence_number, 1000);
+    call.advance(dataplane::config::SSRC_SILENCE);
+    call.take();
     call.stream.ssrc += 0x0100_0000;
     let mut renamed = packet(call.stream.ssrc, H264_PT, 30_000, 9, DELTA);
     renamed.header.set_extension(4, call.stream.mid.as_bytes().to_vec().into()).unwrap();

@@ -103,6 +103,7 @@ fn a_repaired_packet_is_counted_apart() {
 fn counts_go_on_through_another_ssrc() {
     let mut call = Call::new();
     call.video(100..110, |_| false);
+    call.world.advance(dataplane::config::SSRC_SILENCE);
     for seq in 7000..7005 {
         let mut packet = packet(77, H264_PT, seq, 0, SPS);
         let mid = Bytes::from(call.stream.index.to_string());

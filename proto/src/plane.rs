@@ -6,10 +6,12 @@
 //! not parse is refused whole. The record declarations below are the only source: the codec, the size assertions
 //! and the layout hash are made from them.
 
+mod extension;
 mod tally;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use self::extension::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 pub use self::tally::{SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
 use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId, TapId};
 
@@ -53,6 +55,20 @@ impl<const N: usize> Field for [u8; N] {
     }
     fn read(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok()
+    }
+}
+
+impl<const N: usize> Field for [Ssrc; N] {
+    const SIZE: usize = 4 * N;
+    fn write(&self, out: &mut [u8]) {
+        out.chunks_exact_mut(4).zip(self).for_each(|(place, number)| number.write(place));
+    }
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut numbers = [0; N];
+        for (number, place) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {
+            *number = u32::read(place)?;
+        }
+        Some(numbers)
     }
 }
 
@@ -209,66 +225,6 @@ wire_enum! {
     }
 }
 
-/// RTP header extensions that the packet path reads or writes, in the order of [`ExtensionIds`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Extension {
-    /// `urn:ietf:params:rtp-hdrext:sdes:mid` (RFC 9143).
-    Mid = 0,
-    /// `urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id` (RFC 8852).
-    Rid = 1,
-    /// `urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id` (RFC 8852).
-    RepairedRid = 2,
-    /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time`.
-    AbsSendTime = 3,
-    /// `http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01`.
-    TransportCc = 4,
-    /// `urn:ietf:params:rtp-hdrext:ssrc-audio-level` (RFC 6464).
-    AudioLevel = 5,
-    /// `http://www.webrtc.org/experiments/rtp-hdrext/playout-delay`.
-    PlayoutDelay = 6,
-    /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time`.
-    AbsCaptureTime = 7,
-    /// `urn:3gpp:video-orientation` (3GPP TS 26.114 §7.4.5).
-    VideoOrientation = 8,
-}
-
-impl Extension {
-    /// All of them, in index order.
-    pub const ALL: [Extension; 9] = [
-        Extension::Mid,
-        Extension::Rid,
-        Extension::RepairedRid,
-        Extension::AbsSendTime,
-        Extension::TransportCc,
-        Extension::AudioLevel,
-        Extension::PlayoutDelay,
-        Extension::AbsCaptureTime,
-        Extension::VideoOrientation,
-    ];
-
-    /// The URI that names it in SDP (`a=extmap`, RFC 8285 §5).
-    pub const fn uri(self) -> &'static str {
-        match self {
-            Extension::Mid => "urn:ietf:params:rtp-hdrext:sdes:mid",
-            Extension::Rid => "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id",
-            Extension::RepairedRid => "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id",
-            Extension::AbsSendTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
-            Extension::TransportCc => "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01",
-            Extension::AudioLevel => "urn:ietf:params:rtp-hdrext:ssrc-audio-level",
-            Extension::PlayoutDelay => "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
-            Extension::AbsCaptureTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
-            Extension::VideoOrientation => "urn:3gpp:video-orientation",
-        }
-    }
-}
-
-/// Places in [`ExtensionIds`]; room to grow without a new layout.
-pub const EXTENSION_COUNT_MAX: usize = 16;
-
-/// The id (1 to 14) that a peer's BUNDLE group gives each [`Extension`], 0 where it is not negotiated.
-pub type ExtensionIds = [u8; EXTENSION_COUNT_MAX];
-
 /// Length of the ICE username fragment that we issue, bytes of ice-char: 48 bits of randomness (RFC 8445 §5.3 asks 24).
 pub const UFRAG_LEN: usize = 8;
 /// Length of the ICE password that we issue, bytes of ice-char: 144 bits of randomness (RFC 8445 §5.3 asks 128).
@@ -278,6 +234,16 @@ pub const PWD_LEN: usize = 24;
 pub const KEY_LEN_MAX: usize = 32;
 /// Master salt: 14 bytes for AES-CM, 12 and two zeros for GCM.
 pub const SALT_LEN_MAX: usize = 14;
+
+/// Encodings of a stream beside its best one: libwebrtc sends three at most (`kMaxSimulcastStreams`), and one to spare.
+pub const STREAM_ENCODINGS_MAX: usize = 3;
+
+/// Bytes of parameter sets in one [`StreamSets`]: then it is no longer than a [`StreamOpen`], and all commands take less
+/// memory where they are remembered.
+pub const STREAM_SETS_PART_LEN: usize = 36;
+
+/// Parts of a stream's parameter sets: 180 bytes, where those of x264, openh264 and hardware encoders take 20 to 60.
+pub const STREAM_SETS_PARTS_MAX: usize = 5;
 
 /// Bits of [`StreamOpen::feedback`] and [`RouteOpen::feedback`]: what was negotiated by `a=rtcp-fb`.
 pub mod feedback {
@@ -430,6 +396,30 @@ records! {
             pt: Pt,
             /// Payload type of its RTX, or 0 when not negotiated.
             rtx_pt: Pt,
+        }
+        /// Other encodings of the stream, from which it is sent at the same time (`ssrc-group:SIM`, RFC 5576 §4.2). The best
+        /// one is in [`StreamOpen`]; the stream is carried from the best one that sends. One a stream, and it goes with the
+        /// stream.
+        StreamEncodings = 18 {
+            /// Which stream.
+            stream: StreamId,
+            /// SSRC of each, the better one first; 0 for none.
+            ssrcs: [Ssrc; STREAM_ENCODINGS_MAX],
+            /// SSRC of the RTX stream of each, or 0.
+            rtx_ssrcs: [Ssrc; STREAM_ENCODINGS_MAX],
+        }
+        /// Parameter sets of H.264 that the sender told in SDP (`sprop-parameter-sets`, RFC 6184 §8.1): what it sends in the
+        /// stream itself comes before them. They are written one after the other, each behind its length (a byte), and cut
+        /// into parts; they go with the stream.
+        StreamSets = 19 {
+            /// Which stream.
+            stream: StreamId,
+            /// Which part, below [`STREAM_SETS_PARTS_MAX`]. Each once, in their order.
+            part: u8,
+            /// Bytes of it.
+            len: u8,
+            /// The bytes, zero padded.
+            bytes: [u8; STREAM_SETS_PART_LEN],
         }
         /// The stream is gone; closes its routes too.
         StreamClose = 6 {
@@ -778,6 +768,8 @@ counters! {
     DroppedSrtpAuth => "dropped_srtp_auth",
     /// SRTP packets dropped because they were seen before or are older than the replay window (RFC 3711 section 3.3.2).
     DroppedSrtpReplay => "dropped_srtp_replay",
+    /// Authentic RTP packets dropped because their stream is carried from another SSRC now, such as a better encoding.
+    DroppedOtherSsrc => "dropped_other_ssrc",
     /// SRTCP packets dropped because their authentication failed, they were seen before, or their content is malformed.
     DroppedSrtcp => "dropped_srtcp",
     /// Retransmissions dropped because the packet had arrived, is too old, or is only padding.
@@ -788,6 +780,9 @@ counters! {
     DroppedTooLarge => "dropped_too_large",
     /// Packets from another worker dropped because their stream no longer exists here.
     DroppedRelayStale => "dropped_relay_stale",
+
+    /// Packets tried under the next roll-over counter because the nearest one failed (RFC 3711 section 3.3.1).
+    SrtpSecondTries => "srtp_second_tries",
 
     /// Packets handed to other workers, counted once for each worker.
     Relayed => "relayed",
@@ -806,6 +801,8 @@ counters! {
     FramesToSockets => "frames_to_sockets",
     /// Datagrams of any kind that the kernel refused to send, or for which no buffer was free.
     SendFailed => "send_failed",
+    /// H.264 parameter sets sent ahead of a keyframe that came without them.
+    ParameterSetsSent => "parameter_sets_sent",
     /// Copies not sent because the receiver waits for a keyframe.
     HeldForKeyframe => "held_for_keyframe",
     /// Copies not sent because the receiver has not negotiated the codec that the stream is in.

@@ -104,6 +104,13 @@ fn command() -> impl Strategy<Value = Command> {
             rtx_pt
         }
         .into()),
+        (stream(), any::<[[u32; STREAM_ENCODINGS_MAX]; 2]>())
+            .prop_map(|(stream, [ssrcs, rtx_ssrcs])| StreamEncodings { stream, ssrcs, rtx_ssrcs }.into()),
+        (stream(), any::<[u8; 2]>(), prop::collection::vec(any::<u8>(), STREAM_SETS_PART_LEN)).prop_map(
+            |(stream, [part, len], bytes)| {
+                StreamSets { stream, part, len, bytes: bytes.try_into().expect("as many") }.into()
+            }
+        ),
         stream().prop_map(|stream| StreamClose { stream }.into()),
         slot_open().prop_map(Command::from),
         slot().prop_map(|slot| SlotClose { slot }.into()),

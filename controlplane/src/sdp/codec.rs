@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proto::id::Pt;
 use proto::plane::{Codec, Extension, feedback};
 
-use super::{Av1Params, H264Params, OfferedCodec, OpusParams, Section, SectionKind};
+use super::{Av1Params, H264Params, OfferedCodec, OpusParams, Section, SectionKind, sprop};
 
 /// The codec lines of one m-section as they come, keyed by payload type (at most 128 of each).
 #[derive(Default)]
@@ -70,6 +70,7 @@ impl<'a> CodecLines<'a> {
             if codec == Codec::H264 && h264.is_none() {
                 continue; // Of a form that is none of RFC 6184.
             }
+            let sprop = self.parameter(pt, "sprop-parameter-sets").filter(|_| codec == Codec::H264);
             let av1 = if codec == Codec::Av1 { self.av1_params(pt) } else { None };
             let offered = self.feedback.get(&pt).copied().unwrap_or_default();
             codecs.push(OfferedCodec {
@@ -79,6 +80,7 @@ impl<'a> CodecLines<'a> {
                 h264,
                 av1,
                 opus: (codec == Codec::Opus).then(|| self.opus_params(pt)),
+                parameter_sets: sprop.map(sprop::parameter_sets).unwrap_or_default(),
                 feedback: (offered | self.feedback_for_all) & feedback_served(codec),
             });
         }

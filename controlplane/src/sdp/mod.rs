@@ -19,6 +19,7 @@ mod fragment;
 mod offered;
 mod opus;
 mod parse;
+mod sprop;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ mod tests;
 use std::fmt;
 
 use proto::id::{Mid, Pt, Ssrc};
-use proto::plane::{Codec, Extension, ExtensionIds};
+use proto::plane::{Codec, Extension, ExtensionIds, STREAM_ENCODINGS_MAX};
 
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
 pub use codec::{choose_codec, choose_codecs};
@@ -294,7 +295,7 @@ pub struct Section {
     pub is_rtcp_reduced: bool,
     /// The codecs that uprtc serves, in the client's order.
     pub codecs: Vec<OfferedCodec>,
-    /// The SSRCs that the client announces for its one encoding.
+    /// The SSRCs that the client announces.
     pub ssrcs: SectionSsrcs,
     /// Whether the client would send several encodings.
     pub has_simulcast: bool,
@@ -325,10 +326,21 @@ pub struct SectionExtension {
 /// by rid does not.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SectionSsrcs {
-    /// Of the media.
+    /// Of the media, in its best encoding.
     pub primary: Option<Ssrc>,
     /// Of its retransmissions (`ssrc-group:FID`).
     pub rtx: Option<Ssrc>,
+    /// The other encodings that are sent at the same time (`ssrc-group:SIM`), the better one first: media and
+    /// retransmissions of each, 0 for none.
+    pub others: [(Ssrc, Ssrc); STREAM_ENCODINGS_MAX],
+}
+
+impl SectionSsrcs {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = Ssrc> + use<> {
+        let others = self.others.into_iter().flat_map(|(media, rtx)| [media, rtx]).filter(|ssrc| *ssrc != 0);
+        [self.primary, self.rtx].into_iter().flatten().chain(others)
+    }
 }
 
 /// A codec of an m-section that uprtc serves.
@@ -346,6 +358,9 @@ pub struct OfferedCodec {
     pub av1: Option<Av1Params>,
     /// Opus only: what the client declares; in an answer, what is declared to it.
     pub opus: Option<OpusParams>,
+    /// H.264 only: the parameter sets that it sends by (`sprop-parameter-sets`), as NAL units. Empty where they are not
+    /// told, or are longer than is kept.
+    pub parameter_sets: Vec<Vec<u8>>,
     /// Bits of [`proto::plane::feedback`] that both sides know. REMB is among them only where transport-cc is not.
     pub feedback: u8,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proto::id::{Mid, Ssrc};
-use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
+use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds, STREAM_ENCODINGS_MAX};
 
 use super::codec::{CodecLines, choose_estimate, parse_pt};
 use super::{
@@ -392,7 +392,7 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
     }
 }
 
-/// The first encoding's SSRC and that of its retransmissions.
+/// The SSRCs of the section. In `ssrc-group:SIM` libwebrtc lists the encodings from the smallest picture to the largest.
 fn section_ssrcs(lines: &SectionLines<'_>) -> SectionSsrcs {
     let pairs = |semantics| {
         lines.groups.iter().filter_map(move |(name, ssrcs)| match ssrcs[..] {
@@ -401,10 +401,17 @@ fn section_ssrcs(lines: &SectionLines<'_>) -> SectionSsrcs {
         })
     };
     let is_repair = |ssrc| pairs("FID").chain(pairs("FEC-FR")).any(|(_, repair)| repair == ssrc);
+    let rtx_of = |ssrc| pairs("FID").find(|&(media, _)| media == ssrc).map(|(_, repair)| repair);
+    let simulcast = lines.groups.iter().find(|(name, ssrcs)| *name == "SIM" && ssrcs.len() > 1);
+    let best_first =
+        || simulcast.into_iter().flat_map(|(_, ssrcs)| ssrcs.iter().rev().copied()).filter(|&ssrc| !is_repair(ssrc));
     let listed = lines.ssrcs.iter().copied().find(|&ssrc| !is_repair(ssrc));
-    let primary = listed.or_else(|| pairs("FID").next().map(|(media, _)| media));
-    let rtx = pairs("FID").find(|&(media, _)| Some(media) == primary).map(|(_, repair)| repair);
-    SectionSsrcs { primary, rtx }
+    let primary = best_first().next().or(listed).or_else(|| pairs("FID").next().map(|(media, _)| media));
+    let mut others = [(0, 0); STREAM_ENCODINGS_MAX];
+    for (place, ssrc) in others.iter_mut().zip(best_first().skip(1)) {
+        *place = (ssrc, rtx_of(ssrc).unwrap_or(0));
+    }
+    SectionSsrcs { primary, rtx: primary.and_then(rtx_of), others }
 }
 
 /// Extensions that uprtc serves; the section's lines come before the session's, and the first of a URI counts.
@@ -441,7 +448,7 @@ fn number_extensions(sections: &mut [Section]) -> ExtensionIds {
 fn check_ssrcs(sections: &[Section]) -> Result<(), SdpError> {
     let mut seen = BTreeSet::new();
     for (i, section) in sections.iter().enumerate().filter(|(_, section)| section.is_served()) {
-        for ssrc in [section.ssrcs.primary, section.ssrcs.rtx].into_iter().flatten() {
+        for ssrc in section.ssrcs.all() {
             if !seen.insert(ssrc) {
                 return Err(SdpError::DuplicateSsrc { section: i, ssrc });
             }

@@ -150,7 +150,7 @@ fn sections_that_cannot_be_served_are_seen() {
 }
 
 #[test]
-fn ssrcs_are_those_of_the_first_encoding() {
+fn ssrcs_are_those_of_the_best_encoding_and_the_others_stand_beside_them() {
     let of = |lines: &[&str]| {
         let section = video(lines);
         (section.ssrcs.primary, section.ssrcs.rtx, section.has_simulcast)
@@ -161,7 +161,12 @@ fn ssrcs_are_those_of_the_first_encoding() {
     assert_eq!(of(&["a=ssrc-group:FID 7 8"]), (Some(7), Some(8), false));
     assert_eq!(of(&["a=ssrc:0 cname:x"]), (None, None, false), "0 stands for unknown");
     let munged = ["a=ssrc-group:SIM 1 2", "a=ssrc-group:FID 1 3", "a=ssrc-group:FID 2 4", "a=ssrc:1 x", "a=ssrc:2 x"];
-    assert_eq!(of(&munged), (Some(1), Some(3), true));
+    assert_eq!(of(&munged), (Some(2), Some(4), true));
+    assert_eq!(video(&munged).ssrcs.others, [(1, 3), (0, 0), (0, 0)]);
+    let many = ["a=ssrc-group:FID 5 15", "a=ssrc-group:SIM 1 2 3 4 5", "a=ssrc-group:FID 3 13", "a=ssrc:1 cname:x"];
+    let ssrcs = video(&many).ssrcs;
+    assert_eq!((ssrcs.primary, ssrcs.rtx, ssrcs.others), (Some(5), Some(15), [(4, 0), (3, 13), (2, 0)]));
+    assert_eq!(ssrcs.all().collect::<Vec<_>>(), [5, 15, 4, 3, 13, 2]);
 }
 
 #[test]

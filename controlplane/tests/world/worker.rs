@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys,
-    PeerLimit, PeerOpen, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamOpen, TapOpen,
+    PeerLimit, PeerOpen, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamEncodings,
+    StreamOpen, StreamSets, TapOpen,
 };
 
 /// A peer that is installed.
@@ -26,6 +27,9 @@ pub struct Worker {
     pub mirrors: BTreeMap<u32, MirrorOpen>,
     pub taps: BTreeMap<u32, TapOpen>,
     pub stream_codecs: BTreeMap<u32, StreamCodec>,
+    pub stream_encodings: BTreeMap<u32, StreamEncodings>,
+    /// By stream, and in order.
+    pub stream_sets: BTreeMap<u32, Vec<StreamSets>>,
     pub slots: BTreeMap<u32, SlotOpen>,
     pub routes: BTreeMap<u32, RouteOpen>,
     pub route_codecs: BTreeMap<u32, RouteCodec>,
@@ -146,6 +150,17 @@ impl Worker {
                 assert!(codec != c.codec && pt != c.pt && c.pt != 0, "{codec:?} {pt} {c:?}");
                 vacant(self.stream_codecs.insert(c.stream.index, c).is_some(), c.stream.index)
             }
+            Command::StreamEncodings(c) => {
+                self.stream(c.stream)?;
+                vacant(self.stream_encodings.insert(c.stream.index, c).is_some(), c.stream.index)
+            }
+            Command::StreamSets(c) => {
+                self.stream(c.stream)?;
+                let parts = self.stream_sets.entry(c.stream.index).or_default();
+                assert_eq!(usize::from(c.part), parts.len(), "{c:?}");
+                parts.push(c);
+                Ok(())
+            }
             Command::StreamClose(c) => {
                 self.stream(c.stream)?;
                 self.close_stream(c.stream);
@@ -202,6 +217,8 @@ impl Worker {
         }
         self.streams.values().for_each(|&c| echo(c.into()));
         self.stream_codecs.values().for_each(|&c| echo(c.into()));
+        self.stream_encodings.values().for_each(|&c| echo(c.into()));
+        self.stream_sets.values().flatten().for_each(|&c| echo(c.into()));
         self.slots.values().for_each(|&c| echo(c.into()));
         self.routes.values().for_each(|&c| echo(c.into()));
         self.route_codecs.values().for_each(|&c| echo(c.into()));
@@ -232,6 +249,8 @@ impl Worker {
         self.mirrors.remove(&id.index);
         self.taps.retain(|_, tap| tap.stream != id);
         self.stream_codecs.remove(&id.index);
+        self.stream_encodings.remove(&id.index);
+        self.stream_sets.remove(&id.index);
         self.close_routes(|route| route.stream == id);
     }
 

@@ -218,6 +218,13 @@ pub(crate) fn arrived(
     }
 }
 
+/// An authentic packet arrived that its stream is not carried from: it took its part of the way all the same.
+pub(crate) fn arrived_aside(transport: &mut Transport, stream: &Stream, packet: &RtpPacket<'_>, at: Micros) {
+    if let (Some(estimate), Some(_)) = (&mut transport.estimate, &stream.overuse) {
+        estimate.rate.add(packet.head.len() + packet.payload.len(), at);
+    }
+}
+
 impl Forwarder {
     /// The controlplane sets what a peer may send at most.
     pub(crate) fn limit_peer(&mut self, limit: &PeerLimit, out: &mut Outbox) -> Result<(), Refusal> {

@@ -35,7 +35,7 @@ use proto::plane::{KEY_LEN_MAX, SALT_LEN_MAX, SrtpProfile};
 
 use cipher::{Cm, Gcm};
 pub use kdf::SessionKeys;
-pub(crate) use window::Narrow;
+pub(crate) use window::{Narrow, ReplayWindow};
 pub use window::{Replayed, RtcpWindows, Window};
 
 /// Highest packet index of SRTP: ROC and SEQ are 48 bits together (RFC 3711 §3.3.1).

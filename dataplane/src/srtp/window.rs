@@ -35,19 +35,7 @@ impl Window {
     /// negative the guess stays 0, the only one that can authenticate. The result may pass
     /// [`INDEX_MAX`](super::INDEX_MAX) after 2^48 packets; unprotect refuses it then.
     pub fn estimate(&self, seq: u16) -> u64 {
-        let Some(highest) = self.highest else {
-            return seq.into();
-        };
-        let (roc, seq_highest) = (highest >> 16, highest as u16);
-        let ahead = i32::from(seq) - i32::from(seq_highest);
-        let roc = if ahead > 0x8000 {
-            roc.saturating_sub(1)
-        } else if ahead < -0x8000 {
-            roc + 1
-        } else {
-            roc
-        };
-        roc << 16 | u64::from(seq)
+        nearest(self.highest, seq)
     }
 
     /// Whether a packet with this index may be taken, if it authenticates. Changes nothing.
@@ -117,6 +105,11 @@ impl Narrow {
 
     fn seen(&self) -> u128 {
         u128::from(self.seen[0]) << 64 | u128::from(self.seen[1])
+    }
+
+    /// As [`Window::highest`].
+    pub(crate) fn highest(&self) -> Option<u64> {
+        (self.seen() != 0).then_some(self.highest)
     }
 
     fn set_seen(&mut self, seen: u128) {
@@ -214,6 +207,77 @@ impl RtcpWindows {
             self.senders.push((ssrc, window));
         }
     }
+}
+
+/// What [`Window`] and [`Narrow`] have in common: enough to unprotect a packet by either.
+pub(crate) trait ReplayWindow {
+    /// Indices remembered, the highest included.
+    const WIDTH: u64;
+    /// As [`Window::highest`].
+    fn highest(&self) -> Option<u64>;
+    /// As [`Window::check`].
+    fn check(&self, index: u64) -> Result<(), Replayed>;
+    /// As [`Window::update`].
+    fn update(&mut self, index: u64);
+
+    /// As [`Window::estimate`].
+    #[inline]
+    fn estimate(&self, seq: u16) -> u64 {
+        nearest(self.highest(), seq)
+    }
+
+    /// Whether an index is too old to tell whether it was seen.
+    #[inline]
+    fn is_too_old(&self, index: u64) -> bool {
+        self.highest().is_some_and(|highest| index <= highest && highest - index >= Self::WIDTH)
+    }
+}
+
+impl ReplayWindow for Window {
+    const WIDTH: u64 = Window::WIDTH;
+    #[inline]
+    fn highest(&self) -> Option<u64> {
+        Window::highest(self)
+    }
+    #[inline]
+    fn check(&self, index: u64) -> Result<(), Replayed> {
+        Window::check(self, index)
+    }
+    #[inline]
+    fn update(&mut self, index: u64) {
+        Window::update(self, index);
+    }
+}
+
+impl ReplayWindow for Narrow {
+    const WIDTH: u64 = Narrow::WIDTH;
+    fn highest(&self) -> Option<u64> {
+        Narrow::highest(self)
+    }
+    fn check(&self, index: u64) -> Result<(), Replayed> {
+        Narrow::check(self, index)
+    }
+    fn update(&mut self, index: u64) {
+        Narrow::update(self, index);
+    }
+}
+
+/// The index with this sequence number that is nearest to the highest so far (RFC 3711 §3.3.1); see [`Window::estimate`].
+#[inline]
+fn nearest(highest: Option<u64>, seq: u16) -> u64 {
+    let Some(highest) = highest else {
+        return seq.into();
+    };
+    let (roc, seq_highest) = (highest >> 16, highest as u16);
+    let ahead = i32::from(seq) - i32::from(seq_highest);
+    let roc = if ahead > 0x8000 {
+        roc.saturating_sub(1)
+    } else if ahead < -0x8000 {
+        roc + 1
+    } else {
+        roc
+    };
+    roc << 16 | u64::from(seq)
 }
 
 /// Word of the ring and bit in it.

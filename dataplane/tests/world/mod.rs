@@ -64,6 +64,7 @@ impl Told {
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (Message::Clock { mirror, ssrc, ntp, rtp, at }, Vec::new(), Vec::new())
             }
+            Message::Sets { mirror, sets } => (Message::Sets { mirror, sets: &[] }, Vec::new(), sets.to_vec()),
             Message::KeyframeWanted { stream } => (Message::KeyframeWanted { stream }, Vec::new(), Vec::new()),
         };
         Told { message, head, payload }
@@ -73,6 +74,7 @@ impl Told {
     pub fn message(&self) -> Message<'_> {
         match self.message {
             Message::Packet(bare) => Message::Packet(Packet { head: &self.head, payload: &self.payload, ..bare }),
+            Message::Sets { mirror, .. } => Message::Sets { mirror, sets: &self.payload },
             other => other,
         }
     }
