@@ -37,7 +37,7 @@ test('GStreamer tells its parameter sets in SDP alone, and is seen, also by who 
   await scene.isMet(gstreamer, 9);
   const late = await scene.chromiumJoins(2);
   await until('the other Chromium sees both', () => gstreamer.check() && late.sees([1, 9]), 20_000);
-  const { uprtc_parameter_sets_sent_total: sets } = await scene.edge.metrics();
+  const sets = await scene.counted('parameter_sets_sent');
   assert.ok(sets >= 4, `${sets}: two for each receiver`);
   await late.close();
   await scene.seesOff(gstreamer);

@@ -4,7 +4,8 @@ usage: gstreamer_peer.py publish|publish-early|publish-told URL TOKEN NUMBER | g
 
 `publish-early` offers before its encoders have run, as applications do that offer when `on-negotiation-needed` says so:
 the offer then has neither the channels of Opus nor parameters of H.264 nor SSRCs. `publish-told` has its parameter sets of
-H.264 in the offer alone (`sprop-parameter-sets`), and none of them in the stream. Reports its state and what it decodes, twice a second; leaves when its input is closed.
+H.264 in the offer alone (`sprop-parameter-sets`), and none of them in the stream; keyframes come each second, as they would not be
+asked for. Reports its state and what it decodes, twice a second; leaves when its input is closed.
 """
 
 import array
@@ -26,8 +27,8 @@ PUBLISH = f"""
 webrtcbin name=webrtc bundle-policy=max-bundle
 appsrc name=pictures is-live=true format=time
   caps=video/x-raw,format=I420,width={media.WIDTH},height={media.HEIGHT},framerate={media.FPS}/1
-  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=900 bitrate=400
-  ! video/x-h264,profile=constrained-baseline$FORMAT ! rtph264pay config-interval=$INTERVAL aggregate-mode=zero-latency
+  ! queue ! x264enc tune=zerolatency speed-preset=veryfast key-int-max=$KEYS $OPTIONS bitrate=400
+  ! video/x-h264,profile=constrained-baseline$FORMAT ! rtph264pay name=pay config-interval=$INTERVAL aggregate-mode=zero-latency
   ! application/x-rtp,media=video,encoding-name=H264,payload=96 ! webrtc.
 appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,rate={media.RATE},channels=1,layout=interleaved
   ! queue ! opusenc ! rtpopuspay pt=97
@@ -59,9 +60,18 @@ class Peer:
         self.loop = GLib.MainLoop()
         is_publisher = role != "play"
         if is_publisher:
-            # x264enc has its parameter sets beside an `avc` stream, not in it, and they are not put there.
-            form, interval = (",stream-format=avc", "0") if role == "publish-told" else ("", "-1")
-            self.pipeline = Gst.parse_launch(PUBLISH.replace("$FORMAT", form).replace("$INTERVAL", interval))
+            choices = {"$FORMAT": "", "$INTERVAL": "-1", "$KEYS": "900", "$OPTIONS": ""}
+            if role == "publish-told":
+                # x264 has its parameter sets beside the stream then, not in it.
+                options = "option-string=repeat-headers=0"
+                choices = {"$FORMAT": ",stream-format=avc", "$INTERVAL": "0", "$KEYS": "15", "$OPTIONS": options}
+            text = PUBLISH
+            for name, value in choices.items():
+                text = text.replace(name, value)
+            self.pipeline = Gst.parse_launch(text)
+            if role == "publish-told":
+                pad = self.pipeline.get_by_name("pay").get_static_pad("src")
+                pad.add_probe(Gst.PadProbeType.EVENT_UPSTREAM, self.without_requests)
             self.webrtc = self.pipeline.get_by_name("webrtc")
         else:
             self.pipeline = Gst.Pipeline.new(None)
@@ -88,6 +98,12 @@ class Peer:
             GLib.idle_add(self.offer)
         GLib.timeout_add(500, self.tell)
         threading.Thread(target=self.until_closed, daemon=True).start()
+
+    def without_requests(self, _, info):
+        """A request for a keyframe would bring the parameter sets, too."""
+        structure = info.get_event().get_structure()
+        is_request = structure is not None and structure.get_name() == "GstForceKeyUnit"
+        return Gst.PadProbeReturn.DROP if is_request else Gst.PadProbeReturn.OK
 
     def set_directions(self, direction) -> None:
         for i in range(2):

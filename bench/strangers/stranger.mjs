@@ -114,6 +114,13 @@ export class Scene {
     await until(`it hears ${number}`, () => stranger.hears(number), 20_000);
   }
 
+  /** A counter of the edge's workers, all together. */
+  async counted(name) {
+    const metrics = Object.entries(await this.edge.metrics()).filter(([key]) => key.startsWith(`uprtc_worker_${name}_total{`));
+    assert.ok(metrics.length > 0, name);
+    return metrics.reduce((sum, [, value]) => sum + value, 0);
+  }
+
   /** The codec in which Chromium decodes the one video that it receives. */
   async codecReceived() {
     const { inbound } = await this.chromium.stats();
