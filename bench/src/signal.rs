@@ -70,6 +70,11 @@ impl Link {
         Link { authority: self.authority.clone(), room: room.into(), token: token.into() }
     }
 
+    /// The same room and token at another address.
+    pub fn at(&self, authority: &str) -> Link {
+        Link { authority: authority.into(), ..self.clone() }
+    }
+
     /// `HOST:PORT` of the HTTP side.
     pub fn authority(&self) -> &str {
         &self.authority

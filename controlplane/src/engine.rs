@@ -5,6 +5,7 @@
 //! [`Engine::poll_output`] until it is empty, gives each worker what [`Engine::reconcile`] yields as far as its
 //! command ring has space, and calls [`Engine::handle_timeout`] when [`Engine::poll_timeout`] is due.
 
+mod absence;
 mod administration;
 mod adoption;
 mod grants;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use proto::id::{PeerId, StreamId};
 use proto::plane::{Command, DatagramHeader, Report};
-use proto::signal::{ClientSignal, Kind, LeaveReason, ServerSignal};
+use proto::signal::{ClientSignal, Kind, LeaveReason, PeerState, ServerSignal};
 
 use crate::dtls::Identity;
 use crate::gate::Gate;
@@ -34,7 +35,7 @@ use crate::random::Random;
 use crate::reconcile::{Capacity, Plan};
 use crate::room::{Member, Room};
 use crate::sdp::Fingerprint;
-use crate::session::SessionHash;
+use crate::session::{EndedSessions, SessionHash};
 use crate::timers::Timers;
 
 pub use self::administration::{Order, OrderError};
@@ -138,6 +139,11 @@ pub enum Output {
         /// What.
         signal: ServerSignal,
     },
+    /// Find out whether anybody is still at a socket, and report it closed if not.
+    ProbeSocket {
+        /// Which.
+        socket: SocketId,
+    },
     /// Close a socket once what was sent before is out.
     CloseSocket {
         /// Which.
@@ -222,6 +228,8 @@ pub struct Engine {
     policies: BTreeMap<String, RoomPolicy>,
     peers: BTreeMap<Handle, Peer>,
     sessions: BTreeMap<SessionHash, Handle>,
+    /// Resources whose peer has ended.
+    ended: EndedSessions,
     sockets: BTreeMap<SocketId, Seat>,
     gate: Gate<Handle>,
     timers: Timers<Timer>,
@@ -250,6 +258,7 @@ impl Engine {
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            ended: EndedSessions::default(),
             sockets: BTreeMap::new(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -272,7 +281,7 @@ impl Engine {
             Input::Signal { socket, signal } => self.signal(now, socket, signal),
             Input::Granted { socket, grant } => self.granted(now, socket, grant),
             Input::WallClock(since_epoch) => self.set_wall_clock(now, since_epoch),
-            Input::SocketClosed { socket } => self.socket_closed(socket),
+            Input::SocketClosed { socket } => self.socket_closed(now, socket),
             Input::Resync { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.plan.resync();
@@ -288,7 +297,7 @@ impl Engine {
                 self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
                 self.watch_tokens(now);
             }
-            Input::Stop => self.stop(),
+            Input::Stop => self.stop(now),
         }
     }
 
@@ -376,9 +385,12 @@ impl Engine {
 
     fn peer_snapshot(&self, member: &Member) -> Option<PeerSnapshot> {
         let peer = self.peers.get(&Handle::of(member.peer))?;
+        let plan = &self.workers.get(&member.peer.worker())?.plan;
+        let is_interrupted = peer.transport.is_connected() && plan.is_peer_silent(member.peer);
         Some(PeerSnapshot {
             info: member.info(),
-            state: peer.transport.state(),
+            state: if is_interrupted { PeerState::Interrupted } else { peer.transport.state() },
+            silent_tracks: member.published().map(|t| t.is_active && plan.is_stream_silent(t.stream)).collect(),
             has_socket: peer.socket.is_some(),
             slots: member.slots.len(),
             slots_used: member.slots.iter().filter(|slot| slot.carries.is_some()).count(),
@@ -430,13 +442,13 @@ impl Engine {
     }
 
     /// Every socket is told to come back; media stands, for a successor to adopt.
-    fn stop(&mut self) {
+    fn stop(&mut self, now: Instant) {
         self.is_stopping = true;
         let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
         for socket in sockets {
             self.send(socket, ServerSignal::Bye { reason: LeaveReason::ServerStopping, rejoin: true });
             self.outputs.push_back(Output::CloseSocket { socket });
-            self.socket_closed(socket);
+            self.socket_closed(now, socket);
         }
     }
 
@@ -512,6 +524,9 @@ impl Engine {
     fn forget(&mut self, handle: Handle, reason: LeaveReason, rejoin: bool) -> Option<Peer> {
         let peer = self.peers.remove(&handle)?;
         self.sessions.remove(&peer.session);
+        if let Some(now) = self.now.filter(|_| peer.is_resource) {
+            self.ended.remember(now, peer.session, [&peer.room, &peer.home]);
+        }
         self.timers.set(Timer::Peer(handle), None);
         self.timers.set(Timer::Token(handle), None);
         self.gate.ended(handle);
@@ -540,6 +555,13 @@ impl Engine {
             self.tell_slots(Handle::of(peer));
         }
         changed
+    }
+
+    /// The same, after a change that matters only where slots are short.
+    fn settle_if_short(&mut self, name: &str) {
+        if self.rooms.get(name).is_some_and(Room::is_short) {
+            self.settle(name);
+        }
     }
 
     fn tell_slots(&mut self, handle: Handle) {

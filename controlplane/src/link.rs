@@ -138,6 +138,8 @@ pub enum Request {
 pub enum ToSocket {
     /// Send a signal. Boxed, because a queue has room for dozens and is mostly empty.
     Signal(Box<ServerSignal>),
+    /// Find out whether anybody is there, and end if not.
+    Probe,
     /// Close, after everything before it.
     Close(Closing),
 }
@@ -490,6 +492,7 @@ impl Driver {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Signal { socket, signal } => self.send(socket, ToSocket::Signal(Box::new(signal))),
+                Output::ProbeSocket { socket } => self.send(socket, ToSocket::Probe),
                 Output::CloseSocket { socket } => {
                     self.send(socket, ToSocket::Close(Closing::Done));
                     self.sockets.remove(&socket);

@@ -10,6 +10,7 @@ use std::fmt::{Display, Write};
 
 use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
+use proto::signal::PeerState;
 
 use self::process::Usage;
 use crate::engine::Snapshot;
@@ -68,11 +69,15 @@ fn engine(page: &mut Page, sample: &Sample) {
     page.gauge("uprtc_linked", "1 while a dataplane is attached, else 0.", u8::from(sample.is_linked));
     page.gauge("uprtc_rooms", "Rooms that somebody is in now.", snapshot.rooms.len());
     page.gauge("uprtc_peers", "Peers in rooms now.", peers);
+    let silent = snapshot.rooms.iter().flat_map(|room| &room.peers).filter(|peer| peer.state == PeerState::Interrupted);
+    page.gauge("uprtc_peers_silent", "Peers from which nothing has come for some eight seconds.", silent.count());
     page.gauge("uprtc_sockets", "Signalling sockets open now.", snapshot.sockets);
     page.gauge("uprtc_dtls_half_open", "DTLS handshakes under way now.", snapshot.half_open);
     for (name, help, value) in [
         ("uprtc_peers_joined_total", "Peers that joined: first offers that were answered.", totals.joined),
         ("uprtc_peers_left_total", "Peers that are gone, for whatever reason.", totals.left),
+        ("uprtc_peers_replaced_total", "Peers that went because they had come back as another one.", totals.replaced),
+        ("uprtc_peers_gave_way_total", "Silent peers that went because a newcomer needed the place.", totals.gave_way),
         ("uprtc_offers_refused_total", "Offers answered by an error.", totals.offers_refused),
         ("uprtc_renegotiations_total", "Further offers of peers in a room that were answered.", totals.renegotiated),
         ("uprtc_peers_resumed_total", "Sessions resumed on a new signalling socket.", totals.resumed),

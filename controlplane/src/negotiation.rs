@@ -251,6 +251,11 @@ impl Negotiation {
         self.sections.iter().filter(|verdict| verdict.is_slot).count()
     }
 
+    /// Both, of a newcomer.
+    pub(crate) fn needs(&self) -> (usize, usize) {
+        (self.stream_count(), self.slot_count())
+    }
+
     /// What the client offered.
     pub(crate) fn offer(&self) -> &Offer {
         &self.offer

@@ -29,6 +29,10 @@ pub(crate) struct Peer {
     pub(crate) session: SessionHash,
     /// Where signals for it go; `None` while its socket is lost, and always for one that has a resource instead.
     pub(crate) socket: Option<SocketId>,
+    /// When its socket was lost. `None` of one that never had one here: a resource, or an adopted peer before it resumes.
+    pub(crate) socket_lost_at: Option<Instant>,
+    /// When it joined. `None` of an adopted one.
+    pub(crate) joined_at: Option<Instant>,
     /// Whether it came by an HTTP resource, whose id is its session.
     pub(crate) is_resource: bool,
     /// What was agreed with it.
@@ -57,6 +61,8 @@ impl Peer {
             grant: grant.clone(),
             session,
             socket: None,
+            socket_lost_at: None,
+            joined_at: None,
             is_resource: false,
             since: None,
             is_warned: false,
@@ -80,6 +86,8 @@ impl Peer {
             grant,
             session,
             socket: None,
+            socket_lost_at: None,
+            joined_at: None,
             is_resource: deadline.is_none(),
             since: None,
             terms,

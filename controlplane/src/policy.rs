@@ -214,7 +214,7 @@ pub struct Grant {
     /// What stands for the name in the token ([`id_of`]), where it is another than the one that others see.
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     pub issued_to: Option<String>,
-    /// What stands for the token's identity (`jti`), if it has one.
+    /// What stands for the token's identity: by it one token can be revoked, and who comes again is known.
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }

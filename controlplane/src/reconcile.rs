@@ -21,7 +21,9 @@ use zeroize::Zeroize;
 use crate::ids::Ids;
 
 mod places;
+mod silence;
 use places::Places;
+use silence::Silence;
 
 /// Commands of one batch, without its Commit. Bounds what a worker must hold staged.
 pub(crate) const BATCH_LEN_MAX: usize = 512;
@@ -222,6 +224,11 @@ pub(crate) struct Plan {
     /// Echoes since Describe.
     heard: BTreeMap<Place, Command>,
     heard_count: u64,
+    /// Who is silent.
+    silence: Silence,
+    /// The same, as it was said since Describe.
+    heard_silence: Silence,
+    silence_max: usize,
     tries: u32,
     batch: u64,
 }
@@ -243,6 +250,9 @@ impl Plan {
             phase: Phase::Down,
             heard: BTreeMap::new(),
             heard_count: 0,
+            silence: Silence::default(),
+            heard_silence: Silence::default(),
+            silence_max: capacity.peers + capacity.streams,
             tries: 0,
             batch: 0,
         }
@@ -370,12 +380,14 @@ impl Plan {
     /// Ends a peer. Its streams, slots and routes are to be ended before.
     pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
         self.unwant(Place::new(Class::Peer, peer.index));
+        self.forget_peer_silence(peer);
         self.peers.release(peer);
     }
 
     /// Ends a stream.
     pub(crate) fn unwant_stream(&mut self, stream: StreamId) {
         self.unwant(Place::new(Class::Stream, stream.index));
+        self.forget_stream_silence(stream);
         self.streams.release(stream);
     }
 
@@ -442,6 +454,7 @@ impl Plan {
                 self.phase = Phase::Asked;
                 self.heard.clear();
                 self.heard_count = 0;
+                self.heard_silence.clear();
                 out.push(Describe {}.into());
             }
             Phase::Known => {
@@ -536,6 +549,7 @@ impl Plan {
         }
         self.tries = 0;
         self.phase = Phase::Known;
+        self.take_described_silence();
         let heard = std::mem::take(&mut self.heard);
         let places: BTreeSet<Place> = heard.keys().copied().chain(self.desired.keys()).collect();
         self.different.clear();
@@ -691,6 +705,10 @@ impl Plan {
         let mut installed: Vec<(Place, &Command)> = same.chain(apart).collect();
         installed.sort_by_key(|(place, _)| *place);
         installed.into_iter().filter_map(|(_, command)| pick(command)).collect()
+    }
+
+    fn is_asked(&self) -> bool {
+        self.phase == Phase::Asked
     }
 
     /// Whether the worker has said what it has.

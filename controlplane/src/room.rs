@@ -19,7 +19,7 @@ use crate::placement::{Workers, plan_of};
 use crate::policy::{SLOTS_CEILING, VideoCodecs, codec_of};
 use crate::reconcile::Plan;
 use crate::sdp::OpusParams;
-use crate::slots::{self, Slots, Wish};
+use crate::slots::{self, Flow, Slots, Wish};
 
 /// One room.
 pub(crate) struct Room {
@@ -29,6 +29,8 @@ pub(crate) struct Room {
     codecs: VideoCodecs,
     /// In which of them its publishers should send.
     video: VideoCodec,
+    /// Whether somebody lacks a slot for something, as of the last time that it was settled: then it matters who is silent.
+    is_short: bool,
     /// What is handed on between its workers: by receiving worker and stream.
     mirrors: BTreeMap<(usize, StreamId), Mirror>,
 }
@@ -92,6 +94,8 @@ pub(crate) struct Member {
     /// Whether its transport has keys. Before that a route into its slots would only drop packets, and the keyframe
     /// that opens a picture would be spent on nobody.
     pub(crate) is_connected: bool,
+    /// Whether it has a signalling socket now.
+    pub(crate) has_socket: bool,
     /// Names or ids of those that it wants to receive, the k-th in its k-th audio and video slot. Empty: everybody.
     pub(crate) from: Vec<String>,
 }
@@ -236,6 +240,14 @@ impl Member {
         self.published().filter(|track| track.is_muted).map(|track| track.mid.clone()).collect()
     }
 
+    /// Whether it may not be there any more: nothing at all comes from it, or nothing of what it says it sends, and it has
+    /// no socket.
+    pub(crate) fn is_gone(&self, plan: &Plan) -> bool {
+        let mut active = self.published().filter(|track| track.is_active).peekable();
+        let is_mute = active.peek().is_some() && active.all(|track| plan.is_stream_silent(track.stream));
+        plan.is_peer_silent(self.peer) || (is_mute && !self.has_socket)
+    }
+
     /// How many tracks of a kind are live.
     pub(crate) fn live(&self, kind: Kind) -> usize {
         self.published().filter(|t| t.is_active && crate::policy::kind_of(t.source) == kind).count()
@@ -259,7 +271,7 @@ impl Member {
 impl Room {
     /// An empty room.
     pub(crate) fn new(codecs: VideoCodecs) -> Self {
-        Self { members: Vec::new(), codecs, video: codecs.first(), mirrors: BTreeMap::new() }
+        Self { members: Vec::new(), codecs, video: codecs.first(), is_short: false, mirrors: BTreeMap::new() }
     }
 
     /// The workers that carry it, with how many of its members.
@@ -394,8 +406,11 @@ impl Room {
 
     /// Applies the rule of the slots, and closes routes that it ends.
     fn assign(&mut self, workers: &mut Workers) -> Vec<PeerId> {
-        let wishes: Vec<Wish> = self.members.iter().flat_map(wishes_of).collect();
-        let named: Vec<Vec<Option<PeerId>>> = self.members.iter().map(|member| self.named_by(member)).collect();
+        let plan = |member: &Member| workers.get(&member.peer.worker()).map(|worker| &worker.plan);
+        let wishes: Vec<Wish> = self.members.iter().flat_map(|member| wishes_of(member, plan(member))).collect();
+        let named: Vec<Vec<Option<PeerId>>> =
+            self.members.iter().map(|member| self.named_by(member, workers)).collect();
+        self.is_short = false;
         let mut changed = Vec::new();
         for (member, named) in self.members.iter_mut().zip(named) {
             let is_for_it = |wish: &&Wish| wish.owner != member.peer && member.may_subscribe;
@@ -406,6 +421,7 @@ impl Room {
                 true => slots::assign(&mut assigned, &of_others),
                 false => slots::assign_named(&mut assigned, &of_others, &named),
             }
+            self.is_short |= !named.is_empty() || of_others.iter().any(|wish| assigned.lacks(wish));
             if assigned != before {
                 changed.push(member.peer);
             }
@@ -461,12 +477,15 @@ impl Room {
         }
     }
 
-    /// Whom a member means: by id, or else the one of that name who came last, because who comes again after a crash is
-    /// there twice until the former's consent ends.
-    fn named_by(&self, member: &Member) -> Vec<Option<PeerId>> {
+    /// Whom a member means: by id, or else the one of that name who came last, because who comes again after a crash may be
+    /// there twice until the former's consent ends. One that is gone is meant if there is no other.
+    fn named_by(&self, member: &Member, workers: &Workers) -> Vec<Option<PeerId>> {
+        let is_there =
+            |other: &&Member| !workers.get(&other.peer.worker()).is_some_and(|worker| other.is_gone(&worker.plan));
         let find = |wanted: &String| {
             let by_id = self.members.iter().find(|other| other.id == *wanted);
-            by_id.or_else(|| self.members.iter().rev().find(|other| other.name == *wanted)).map(|other| other.peer)
+            let by_name = self.members.iter().filter(|other| other.name == *wanted);
+            by_id.or_else(|| by_name.max_by_key(is_there)).map(|other| other.peer)
         };
         member.from.iter().map(find).collect()
     }
@@ -478,6 +497,11 @@ impl Room {
             member.id != id && member.may_subscribe && is_wanted
         };
         self.members.iter().filter(would_hear).filter_map(|member| member.hears).collect()
+    }
+
+    /// Whether somebody lacks a slot for something.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short
     }
 
     /// What each slot of `peer` carries.
@@ -550,12 +574,19 @@ impl Slot {
 }
 
 /// What others may want of a member: everything published that it may publish and no operator has muted.
-fn wishes_of(member: &Member) -> impl Iterator<Item = Wish> {
-    member.published().filter(|track| !track.is_muted && member.may_publish).map(|track| Wish {
+fn wishes_of(member: &Member, plan: Option<&Plan>) -> impl Iterator<Item = Wish> {
+    let is_gone = plan.is_some_and(|plan| member.is_gone(plan));
+    member.published().filter(|track| !track.is_muted && member.may_publish).map(move |track| Wish {
         owner: member.peer,
         stream: track.stream,
         source: track.source,
         is_active: track.is_active,
+        flow: match plan.is_some_and(|plan| plan.is_stream_silent(track.stream)) {
+            _ if is_gone => Flow::Gone,
+            // What rests is expected to be silent.
+            true if track.is_active => Flow::Silent,
+            _ => Flow::Live,
+        },
     })
 }
 

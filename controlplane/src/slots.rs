@@ -7,8 +7,12 @@
 //! lane therefore belongs to one peer at a time, whose microphone and camera are in it: syncing the mouth of one
 //! to the voice of another would delay both. A screen goes where no voice is, if there is such a slot.
 //!
-//! **Shortage.** A screen goes first: it may push a camera out, an idle one before a live one. Microphones and cameras
-//! wait for a free slot, the live before the idle.
+//! **Shortage.** A screen goes first: it may push a camera out, a silent one before an idle one before a live one.
+//! Microphones and cameras wait for a free slot, the live before the idle before the silent. A live one need not wait for
+//! a slot of one that says it sends and does not: that gives way, and comes back to its slot when there is one to spare.
+//!
+//! **Silence** counts for microphones and cameras that are on. A screen that stands still may send nothing. Who may be
+//! gone altogether keeps what nobody else wants, and is given nothing new.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -17,6 +21,17 @@ use proto::id::{PeerId, StreamId};
 use proto::signal::{Kind, Source};
 
 use crate::policy::kind_of;
+
+/// Whether media comes in a track.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Flow {
+    /// Its owner may not be there any more.
+    Gone,
+    /// It says that it sends, and does not.
+    Silent,
+    /// It does, or rests, or begins just now.
+    Live,
+}
 
 /// A track of somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +44,24 @@ pub(crate) struct Wish {
     pub(crate) source: Source,
     /// Whether media is being sent.
     pub(crate) is_active: bool,
+    /// Whether media comes.
+    pub(crate) flow: Flow,
 }
 
 impl Wish {
     /// A muted microphone keeps its slot, to be heard at once when it is back; a screen that is not shared has none.
     fn wants_slot(&self) -> bool {
         self.is_active || self.is_of_lane()
+    }
+
+    /// Whether it should be received now, and can be.
+    fn is_live(&self) -> bool {
+        self.is_active && !self.yields()
+    }
+
+    /// Whether its slot is for whoever is live.
+    fn yields(&self) -> bool {
+        self.flow == Flow::Gone || (self.flow == Flow::Silent && self.is_of_lane())
     }
 
     fn is_of_lane(&self) -> bool {
@@ -72,6 +99,11 @@ impl Slots {
         self.by_kind(kind).get(lane).copied().flatten()
     }
 
+    /// Whether a track has no slot, and should have one.
+    pub(crate) fn lacks(&self, wish: &Wish) -> bool {
+        wish.wants_slot() && !self.carries(wish.stream)
+    }
+
     /// Whether a track may be put there.
     fn is_free(&self, kind: Kind, lane: usize) -> bool {
         self.by_kind(kind).get(lane) == Some(&None) && !self.shut.contains(&(kind, lane))
@@ -103,17 +135,91 @@ impl Slots {
 /// Fills the slots with the tracks of others, given in the order in which their owners joined.
 pub(crate) fn assign(slots: &mut Slots, wishes: &[Wish]) {
     release(slots, wishes);
-    let mut owners: Vec<PeerId> = wishes.iter().filter(|wish| wish.is_of_lane()).map(|wish| wish.owner).collect();
+    loop {
+        fill(slots, wishes);
+        if !displace(slots, wishes) {
+            return;
+        }
+    }
+}
+
+/// Puts what has no slot into those that are free.
+fn fill(slots: &mut Slots, wishes: &[Wish]) {
+    let may_come = |slots: &Slots, wish: &Wish| wish.flow != Flow::Gone && slots.lacks(wish);
+    let of_lanes = |wish: &&Wish| wish.is_of_lane() && may_come(slots, wish);
+    let mut owners: Vec<PeerId> = wishes.iter().filter(of_lanes).map(|wish| wish.owner).collect();
     owners.dedup();
-    let is_idle = |owner: &PeerId| !wishes.iter().any(|w| w.owner == *owner && w.is_of_lane() && w.is_active);
-    owners.sort_by_key(is_idle);
+    let best = |owner: &PeerId| wishes.iter().filter(|w| w.owner == *owner && w.is_of_lane()).map(rank).max();
+    owners.sort_by_key(|owner| Reverse(best(owner)));
     for owner in owners {
         place_in_lane(slots, wishes, owner);
     }
-    let mut rest: Vec<&Wish> = wishes.iter().filter(|w| w.wants_slot() && !slots.carries(w.stream)).collect();
+    let mut rest: Vec<&Wish> = wishes.iter().filter(|wish| may_come(slots, wish)).collect();
     rest.sort_by_key(|wish| Reverse(rank(wish)));
     for wish in rest {
         place_anywhere(slots, wishes, wish);
+    }
+}
+
+/// A slot whose track gives way to a live one.
+struct Yielding {
+    lane: usize,
+    flow: Flow,
+    /// Whose track is in the other slot of the lane and does not give way.
+    beside: Option<PeerId>,
+}
+
+impl Yielding {
+    /// All of them of a kind, those of who may be gone first.
+    fn of(slots: &Slots, wishes: &[Wish], kind: Kind) -> Vec<Yielding> {
+        let find = |stream: Option<StreamId>| wishes.iter().find(|wish| Some(wish.stream) == stream);
+        let beside = |lane| find(slots.carried_in(other(kind), lane)).filter(|wish| !wish.yields());
+        let places = slots.by_kind(kind).iter().enumerate();
+        let yielding =
+            places.filter_map(|(lane, &stream)| Some((lane, find(stream).filter(|wish| wish.yields())?.flow)));
+        let mut yielding: Vec<Yielding> =
+            yielding.map(|(lane, flow)| Yielding { lane, flow, beside: beside(lane).map(|wish| wish.owner) }).collect();
+        yielding.sort_by_key(|slot| slot.flow);
+        yielding
+    }
+
+    /// Whether a track may come there: into another's lane no more than into a free slot of it.
+    fn is_for(&self, wish: &Wish) -> bool {
+        self.beside.is_none_or(|owner| owner == wish.owner) || wish.source == Source::Screen
+    }
+}
+
+/// Puts one live track that has no slot where a silent one is; false if there is none, or no such place. With it goes what
+/// is silent beside it: the lane has another owner now.
+fn displace(slots: &mut Slots, wishes: &[Wish]) -> bool {
+    let mut lacking: Vec<&Wish> = wishes.iter().filter(|wish| wish.is_live() && slots.lacks(wish)).collect();
+    if lacking.is_empty() {
+        return false;
+    }
+    lacking.sort_by_key(|wish| Reverse(rank(wish)));
+    let [audio, video] = [Kind::Audio, Kind::Video].map(|kind| Yielding::of(slots, wishes, kind));
+    let of_kind = |kind| if kind == Kind::Audio { &audio } else { &video };
+    let place = |wish: &&Wish| {
+        let yielding = of_kind(kind_of(wish.source)).iter().find(|yielding| yielding.is_for(wish))?;
+        Some((**wish, yielding))
+    };
+    let Some((wish, Yielding { lane, beside, .. })) = lacking.iter().find_map(place) else { return false };
+    let kind = kind_of(wish.source);
+    slots.of(kind)[*lane] = Some(wish.stream);
+    let is_strangers = |stream: &StreamId| wishes.iter().any(|w| w.stream == *stream && w.owner != wish.owner);
+    if beside.is_none()
+        && let Some(stream) =
+            slots.of(other(kind)).get_mut(*lane).filter(|stream| stream.as_ref().is_some_and(is_strangers))
+    {
+        *stream = None;
+    }
+    true
+}
+
+fn other(kind: Kind) -> Kind {
+    match kind {
+        Kind::Audio => Kind::Video,
+        Kind::Video => Kind::Audio,
     }
 }
 
@@ -129,7 +235,8 @@ pub(crate) fn assign_named(slots: &mut Slots, wishes: &[Wish], named: &[Option<P
             let of_owner =
                 wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
             // A screen is shown while the camera is off; of several alike, the first.
-            let best = of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, w.is_of_lane(), Reverse(*n)));
+            let best =
+                of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, !w.yields(), w.is_of_lane(), Reverse(*n)));
             *slot = best.map(|(_, wish)| wish.stream);
         }
     }
@@ -147,6 +254,7 @@ fn release(slots: &mut Slots, wishes: &[Wish]) {
 /// Who goes first when slots are short.
 fn rank(wish: &Wish) -> u8 {
     match (wish.source, wish.is_active) {
+        _ if wish.yields() => 0,
         (Source::Screen, _) => 4,
         (Source::Microphone | Source::Camera, true) => 3,
         (Source::ScreenAudio, _) => 2,
@@ -192,10 +300,7 @@ fn place_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
     let kind = kind_of(wish.source);
     let is_screen = wish.source == Source::Screen;
     let owner_of = |stream: StreamId| wishes.iter().find(|w| w.stream == stream).map(|w| w.owner);
-    let other = match kind {
-        Kind::Audio => Kind::Video,
-        Kind::Video => Kind::Audio,
-    };
+    let other = other(kind);
     let partners = slots.by_kind(other).to_vec();
     // No lane, then an empty one, then the owner's own; a stranger's only for a screen.
     let distance = |k: usize| match partners.get(k) {
@@ -218,11 +323,11 @@ fn place_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
     }
 }
 
-/// The video slot whose camera gives way to a screen of `owner`: an idle one first, then the owner's own, then the
-/// last.
+/// The video slot whose camera gives way to a screen of `owner`: a silent one first, then an idle one, then the owner's
+/// own, then the last.
 fn weakest_camera(video: &[Option<StreamId>], wishes: &[Wish], owner: PeerId) -> Option<usize> {
     let camera = |k: &usize| wishes.iter().find(|w| Some(w.stream) == video[*k] && w.source == Source::Camera);
-    let strength = |k: &usize| camera(k).map(|c| (c.is_active, c.owner != owner, Reverse(*k)));
+    let strength = |k: &usize| camera(k).map(|c| (rank(c), c.owner != owner, Reverse(*k)));
     (0..video.len()).filter(|k| camera(k).is_some()).min_by_key(strength)
 }
 
@@ -232,7 +337,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn wish(owner: u32, source: Source, is_active: bool) -> Wish {
-        Wish { owner: PeerId::new(owner, 1), stream: stream(owner, source), source, is_active }
+        Wish { owner: PeerId::new(owner, 1), stream: stream(owner, source), source, is_active, flow: Flow::Live }
+    }
+
+    /// The same of an owner of whom this is known.
+    fn person_who_is(owner: u32, flow: Flow) -> [Wish; 3] {
+        person(owner).map(|wish| Wish { flow, ..wish })
     }
 
     fn stream(owner: u32, source: Source) -> StreamId {
@@ -364,20 +474,93 @@ mod tests {
         assert_eq!(assigned(empty(1, 0), &wishes).audio, [Some(stream(2, Source::Microphone))]);
     }
 
+    #[test]
+    fn a_silent_one_gives_its_lane_to_a_live_one_and_keeps_it_while_nobody_else_comes() {
+        for flow in [Flow::Silent, Flow::Gone] {
+            let full = assigned(empty(1, 1), &person(1));
+            let alone = assigned(full.clone(), &person_who_is(1, flow));
+            assert_eq!(alone, full, "nobody else wants it");
+            let both = [person_who_is(1, flow), person(2)].concat();
+            let after = assigned(full.clone(), &both);
+            let of_two = [Some(stream(2, Source::Microphone)), Some(stream(2, Source::Camera))];
+            assert_eq!([after.audio[0], after.video[0]], of_two, "{flow:?}");
+            // Heard again, the first waits: nobody is moved back and forth.
+            assert_eq!(assigned(after.clone(), &[person(1), person(2)].concat()), after);
+        }
+    }
+
+    #[test]
+    fn a_newcomer_gets_the_live_ones_and_never_who_may_be_gone() {
+        let room = [person_who_is(1, Flow::Gone), person(2)].concat();
+        let one = assigned(empty(1, 1), &room);
+        assert_eq!(
+            (one.audio[0], one.video[0]),
+            (Some(stream(2, Source::Microphone)), Some(stream(2, Source::Camera)))
+        );
+        let wide = assigned(empty(7, 8), &room);
+        let carried: Vec<StreamId> = wide.audio.iter().chain(&wide.video).flatten().copied().collect();
+        assert_eq!(carried, [stream(2, Source::Microphone), stream(2, Source::Camera)]);
+        // Who is silent for a moment comes after all others.
+        let room = [person_who_is(1, Flow::Silent), person(2)].concat();
+        assert_eq!(assigned(empty(1, 1), &room), one);
+        assert_eq!(assigned(empty(2, 2), &room).audio[1], Some(stream(1, Source::Microphone)));
+    }
+
+    #[test]
+    fn a_live_voice_keeps_its_lane_though_the_face_beside_it_is_silent() {
+        let mut room = [person(1), person(2)].concat();
+        room[1].flow = Flow::Silent;
+        let full = assigned(empty(1, 1), &person(1));
+        assert_eq!(assigned(full.clone(), &room), full, "a stranger's face is not put beside a voice");
+        // The owner's own second camera may come there.
+        let second = Wish { stream: StreamId::new(77, 1), flow: Flow::Live, ..room[1] };
+        room.insert(2, second);
+        assert_eq!(assigned(full, &room).video[0], Some(second.stream));
+    }
+
+    #[test]
+    fn a_screen_that_stands_still_gives_way_to_nobody() {
+        let mut room = [person(1), person(2)].concat();
+        room[2] = Wish { is_active: true, flow: Flow::Silent, ..room[2] };
+        let slots = assigned(empty(0, 1), &room);
+        assert_eq!(slots.video, [Some(stream(1, Source::Screen))]);
+        // Of several cameras a silent one gives way to it first.
+        let mut room = [person(1), person_who_is(2, Flow::Silent), person(3)].concat();
+        room[1].is_active = false;
+        let full = assigned(empty(3, 3), &room);
+        room[2].is_active = true;
+        let shared = assigned(full, &room);
+        let cameras: Vec<_> = shared.video.iter().flatten().collect();
+        assert!(!cameras.contains(&&stream(2, Source::Camera)), "{cameras:?}");
+        assert!(cameras.contains(&&stream(1, Source::Camera)) && cameras.contains(&&stream(1, Source::Screen)));
+    }
+
     fn any_wishes() -> impl Strategy<Value = Vec<Wish>> {
         let source =
             prop::sample::select(vec![Source::Microphone, Source::Camera, Source::Screen, Source::ScreenAudio]);
-        prop::collection::btree_set((0u32..8, source), 0..24).prop_flat_map(|tracks| {
+        let flow = prop::sample::select(vec![Flow::Gone, Flow::Silent, Flow::Live, Flow::Live]);
+        // Whether somebody may be gone is a matter of all its tracks.
+        let gone = prop::collection::vec(prop::bool::weighted(0.2), 8);
+        (prop::collection::btree_set((0u32..8, source), 0..24), gone).prop_flat_map(move |(tracks, gone)| {
             let len = tracks.len();
-            prop::collection::vec(any::<bool>(), len).prop_map(move |active| {
-                tracks.iter().zip(&active).map(|(&(owner, source), &active)| wish(owner, source, active)).collect()
+            prop::collection::vec((any::<bool>(), flow.clone()), len).prop_map(move |states| {
+                let state = |(&(owner, source), &(active, flow)): (&(u32, Source), &(bool, Flow))| {
+                    let flow = match flow {
+                        _ if gone[owner as usize] => Flow::Gone,
+                        Flow::Silent if active => Flow::Silent,
+                        _ => Flow::Live,
+                    };
+                    Wish { flow, ..wish(owner, source, active) }
+                };
+                tracks.iter().zip(&states).map(state).collect()
             })
         })
     }
 
     proptest! {
         /// Whatever the room was and becomes: no track is carried twice or in a slot of the other kind, nothing that
-        /// rests is carried, what was carried and is still wanted stays unless a screen needs the place, a second
+        /// rests is carried, what was carried and is still wanted stays unless a screen needs the place or it is silent and
+        /// a live one does, who may be gone gets nothing new, no live one waits for a slot that a silent one has, a second
         /// pass changes nothing, and with slots for everything everything that is wanted is carried.
         #[test]
         fn the_laws_of_assignment(before in any_wishes(), after in any_wishes(), audio in 0usize..9, video in 0usize..9) {
@@ -393,11 +576,22 @@ mod tests {
             for (was, is) in old.audio.iter().zip(&new.audio).chain(old.video.iter().zip(&new.video)) {
                 let still_wanted = after.iter().any(|w| Some(w.stream) == *was && w.wants_slot());
                 let is_screen = after.iter().any(|w| Some(w.stream) == *is && w.source == Source::Screen);
-                prop_assert!(!still_wanted || was == is || is_screen);
+                let yields = after.iter().any(|w| Some(w.stream) == *was && w.yields());
+                prop_assert!(!still_wanted || was == is || is_screen || yields);
+                let is_displaced = still_wanted && was != is && !is_screen;
+                let someone_came = after.iter().any(|w| w.is_live() && new.carries(w.stream) && !old.carries(w.stream));
+                prop_assert!(!is_displaced || someone_came, "a slot was taken for nobody");
+            }
+            for wish in after.iter().filter(|w| w.flow == Flow::Gone) {
+                prop_assert!(!new.carries(wish.stream) || old.carries(wish.stream), "{wish:?} came back from the dead");
+            }
+            for wish in after.iter().filter(|w| w.is_live() && new.lacks(w)) {
+                let yielding = Yielding::of(&new, &after, kind_of(wish.source));
+                prop_assert!(!yielding.iter().any(|slot| slot.is_for(wish)), "{wish:?} waits for a silent one");
             }
             prop_assert_eq!(assigned(new.clone(), &after), new);
             let wide = assigned(empty(16, 24), &after);
-            for wish in after.iter().filter(|w| w.wants_slot()) {
+            for wish in after.iter().filter(|w| w.wants_slot() && w.flow != Flow::Gone) {
                 prop_assert!(wide.carries(wish.stream), "{wish:?} is not carried");
             }
         }

@@ -70,6 +70,8 @@ pub struct PeerSnapshot {
     pub state: PeerState,
     /// Whether it has a signalling socket now.
     pub has_socket: bool,
+    /// Of each of its tracks, whether nothing comes of it although it is active.
+    pub silent_tracks: Vec<bool>,
     /// Receive slots.
     pub slots: usize,
     /// Receive slots that carry a track.
@@ -107,6 +109,10 @@ pub struct Totals {
     pub joined: u64,
     /// Peers that are gone.
     pub left: u64,
+    /// Of them, those whose successor was there.
+    pub replaced: u64,
+    /// Of them, those that were silent and gave way to a newcomer.
+    pub gave_way: u64,
     /// Offers answered by an error.
     pub offers_refused: u64,
     /// Further offers of peers that were in, answered.

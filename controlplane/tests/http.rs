@@ -510,6 +510,28 @@ async fn a_silent_socket_is_closed_and_one_that_answers_pings_is_not() {
 }
 
 #[tokio::test]
+async fn a_socket_that_is_probed_and_does_not_answer_is_closed() {
+    let mut server = Server::start(Limits { probe_timeout: Duration::from_millis(300), ..Limits::default() }).await;
+    let (mut client, outgoing) = server.join().await;
+    // Who answers stays, however often it is probed.
+    for _ in 0..3 {
+        outgoing.send(ToSocket::Probe).await.unwrap();
+        let message = timeout(DEADLINE, client.next()).await.unwrap();
+        assert!(matches!(message, Some(Ok(Message::Ping(_)))), "{message:?}");
+        let is_quiet = timeout(Duration::from_millis(400), client.next()).await.is_err(); // Reading sends the pong.
+        assert!(is_quiet, "it is not closed");
+    }
+    // From now on nobody reads the client's side.
+    let begun = Instant::now();
+    outgoing.send(ToSocket::Probe).await.unwrap();
+    outgoing.send(ToSocket::Probe).await.unwrap();
+    assert!(matches!(server.request().await, Request::Closed { .. }));
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(280)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert_eq!(close_code(&mut client).await, CloseCode::Away);
+}
+
+#[tokio::test]
 async fn a_slow_or_long_head_does_not_hold_a_connection() {
     let server = Server::start(Limits { head_timeout: Duration::from_millis(200), ..Limits::default() }).await;
     let mut stream = TcpStream::connect(&server.address).await.unwrap();

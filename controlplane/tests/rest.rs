@@ -278,7 +278,7 @@ async fn a_peer_is_listed_and_removed_and_the_others_are_told() {
     assert_eq!((&one["state"], &one["has_socket"], &one["slots"]), (&json!("connected"), &json!(true), &json!(15)));
     let media = json!({"bps": 100_000, "packets_per_s": 45.0, "loss": 0.1, "packets": 1000, "bytes": 100_000,
         "repaired": 1, "nacks": 2, "keyframe_requests": 3});
-    let track = json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false,
+    let track = json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false, "silent": false,
         "media": media});
     assert_eq!(one["tracks"][0], track);
     assert_eq!(one["up"], json!({"bps": 300_000, "packets_per_s": 135.0, "loss": 0.1}));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controlplane::engine::{Grant, Input, Settings};
 use proptest::prelude::*;
-use proto::plane::{Direction, Report};
+use proto::plane::{Direction, PeerResumed, Report};
 use proto::signal::{ClientSignal, ErrorCode, Kind, LeaveReason, PeerState, ServerSignal, Source, TrackDescription};
 
 use world::{PAGE, World, candidate, carried, error_of, grant, is_bye, is_state, names, page_tracks};
@@ -524,6 +524,8 @@ enum Step {
     Junk { client: u8, bytes: Vec<u8> },
     Resync,
     Space { space: u8 },
+    Silence { client: u8, is_all: bool },
+    Resume { client: u8 },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -539,6 +541,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0u16..15_000).prop_map(|ms| Step::Pass { ms }),
         1 => (any::<u8>(), prop::collection::vec(any::<u8>(), 0..64))
             .prop_map(|(client, bytes)| Step::Junk { client, bytes }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(client, is_all)| Step::Silence { client, is_all }),
+        1 => any::<u8>().prop_map(|client| Step::Resume { client }),
         1 => Just(Step::Resync),
         1 => (2u8..40).prop_map(|space| Step::Space { space }),
     ]
@@ -598,6 +602,13 @@ proptest! {
                 Step::Junk { client, bytes } => if let Some(k) = at(client).filter(|&k| clients[k].peer.is_some()) {
                     world.punt(&clients[k], bytes);
                 },
+                Step::Silence { client, is_all } => if let Some(k) = at(client).filter(|&k| clients[k].peer.is_some()) {
+                    if is_all { world.fall_silent(&clients[k]) } else { world.streams_silent(&clients[k]) }
+                },
+                Step::Resume { client } => if let Some(k) = at(client).filter(|&k| clients[k].peer.is_some()) {
+                    world.streams_resume(&clients[k]);
+                    world.silence(0, PeerResumed { peer: clients[k].peer.unwrap() }.into());
+                },
                 Step::Resync => world.input(Input::Resync { worker: 0 }),
                 Step::Space { space } => world.space = space.into(),
             }
@@ -607,7 +618,7 @@ proptest! {
             prop_assert_eq!(world.worker().peers.len(), peers);
             prop_assert_eq!(snapshot.workers[0].pending, 0);
             let connected: Vec<_> = snapshot.rooms.iter().flat_map(|room| &room.peers)
-                .filter(|peer| peer.state == PeerState::Connected).collect();
+                .filter(|peer| matches!(peer.state, PeerState::Connected | PeerState::Interrupted)).collect();
             prop_assert_eq!(world.worker().routes.len(), connected.iter().map(|peer| peer.slots_used).sum::<usize>());
             prop_assert_eq!(world.journal.len(), connected.len());
             prop_assert!(world.worker().refused.is_empty());

@@ -120,6 +120,12 @@ pub const PUNT_RATE: u32 = 8192;
 
 /// Reports (SR, RR) to a peer (RFC 3550 §6.2: five seconds for large sessions; libwebrtc sends video's each second).
 pub const REPORT_INTERVAL: Micros = SECOND;
+/// Reports of a peer without a packet of a stream, after which it is silent: 1.75 to 3.4 s. Longer than any pause of a source
+/// that is on: DTX sends each 0.4 s, a still screen or a dark camera once a second (libwebrtc's zero-hertz mode).
+pub const STREAM_QUIET_REPORTS: u8 = 2;
+/// Reports of a peer without anything from it, after which it is silent: 7 to 10 s. RFC 7675 §5.1 has a check at least each
+/// 6 s, browsers check each 2.5 s.
+pub const PEER_QUIET_REPORTS: u8 = 8;
 /// What a receiver reported of a slot is shown this long: three times the longest interval of RTCP (RFC 3550 §6.2).
 pub const REPORT_HELD: Micros = 15 * SECOND;
 /// Rates are of the time since the mark before the last, and marks are this far apart.
@@ -161,6 +167,8 @@ pub const REPAIR_BURST: u32 = 64 * 1024;
 /// A sequence number is not repaired again for one receiver within this (or its round trip, if longer).
 pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 
+const _: () =
+    assert!(PEER_QUIET_REPORTS as u64 * (REPORT_INTERVAL * 7 / 8) >= 7 * SECOND, "checks are up to 6 s apart");
 const _: () = assert!(WORKERS_MAX <= u16::MAX as usize, "TapOpen::worker is 16 bits");
 const _: () = assert!(OUTBOX_LEN >= 2 * STREAM_ROUTES_MAX * FRAME_LEN, "a fan-out must fit a half-full outbox");
 const _: () = assert!(CHUNKS_MAX >= 2 * STREAM_ROUTES_MAX, "a fan-out must fit a half-full outbox");

@@ -3,8 +3,8 @@
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Codec, Command, Committed, Counter, Described, MirrorOpen, PeerExpired, PeerIce, Record, Refusal, Refused, Report,
-    RouteCodec, STREAM_SETS_PARTS_MAX, StreamCodec, TapOpen, feedback,
+    Codec, Command, Committed, Counter, Described, Event, MirrorOpen, PeerExpired, PeerIce, PeerSilent, Record,
+    Refusal, Refused, Report, RouteCodec, STREAM_SETS_PARTS_MAX, StreamCodec, StreamSilent, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -455,12 +455,30 @@ impl Forwarder {
         }
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.
-        let expired = self.peers.at(index).filter(|peer| phase == 0 && peer.is_expired);
-        if let Some(peer) = expired {
-            out.report(PeerExpired { peer: peer.id }.into_report());
+        let state = match phase {
+            0 => self.peers.at(index).and_then(state_of_peer),
+            1 => self.streams.at(index).and_then(state_of_stream),
+            _ => None,
+        };
+        if let Some(event) = state {
+            out.report(Report::Event(event));
         }
-        (count, usize::from(expired.is_some()))
+        (count, usize::from(state.is_some()))
     }
+}
+
+/// What a description says of a peer beside what is installed.
+fn state_of_peer(peer: &Transport) -> Option<Event> {
+    match () {
+        () if peer.is_expired => Some(PeerExpired { peer: peer.id }.into()),
+        () if peer.silence.is_told() => Some(PeerSilent { peer: peer.id }.into()),
+        () => None,
+    }
+}
+
+/// The same of a stream.
+fn state_of_stream(stream: &Stream) -> Option<Event> {
+    stream.silence.is_told().then(|| StreamSilent { stream: stream.open.stream }.into())
 }
 
 /// The index of the object that a command names, for a refusal.

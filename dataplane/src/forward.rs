@@ -5,7 +5,7 @@
 //! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always; packets that another worker received
 //! and handed on have a fate here, too, and are counted in by [`Counter::RelayReceived`].
 
-use proto::id::{PeerId, StreamId};
+use proto::id::{PeerId, Ssrc, StreamId};
 use proto::plane::{
     Command, Counter, DATAGRAM_LEN_MAX, DatagramHeader, DatagramKind, Event, Extension, ExtensionIds, PeerExpired,
     PeerPath, StreamStarted, TapOpen,
@@ -161,11 +161,11 @@ impl Forwarder {
                         let fate = self.receive_rtp(now, peer, datagram.at, datagram.bytes, out);
                         let Some(fate) = fate else { return false };
                         self.tell_less(peer, out);
-                        self.heard(now, peer, datagram.path, fate)
+                        self.heard(now, peer, datagram.path, fate, out)
                     }
                     demux::Kind::Rtcp => {
                         let fate = self.receive_rtcp(now, peer, datagram.at, datagram.bytes, out);
-                        self.heard(now, peer, datagram.path, fate)
+                        self.heard(now, peer, datagram.path, fate, out)
                     }
                     _ => self.receive_dtls(now, peer, datagram.path, datagram.bytes, out),
                 },
@@ -180,11 +180,12 @@ impl Forwarder {
 
     /// Passes on the fate of a packet of media; one that was of use was authentic, and its peer is there.
     #[inline]
-    fn heard(&mut self, now: Micros, peer: u32, path: Path, fate: Counter) -> Counter {
+    fn heard(&mut self, now: Micros, peer: u32, path: Path, fate: Counter, out: &mut Outbox) -> Counter {
         if matches!(fate, Counter::Forwarded | Counter::Consumed)
             && let Some(transport) = self.peers.at_mut(peer)
+            && transport.heard(path, now)
         {
-            transport.heard(path, now);
+            self.peer_renewed(peer, out);
         }
         fate
     }
@@ -251,6 +252,7 @@ impl Forwarder {
             match timer {
                 Timer::Report { peer } if self.has_peer(peer) => {
                     self.tally(now, peer.index, out);
+                    self.review_silence(peer.index, out);
                     self.send_reports(now, peer.index, out);
                 }
                 Timer::TransportCc { peer } if self.has_peer(peer) => self.send_transport_cc(now, peer.index, out),
@@ -344,6 +346,7 @@ impl Forwarder {
             self.demux.unbind(old, index);
         }
         self.demux.bind(path, index);
+        self.peer_renewed(index, out);
         self.count(Counter::BindingAnswered, 1);
         if checked.is_moved {
             self.became_ready(now, index, out);
@@ -474,9 +477,8 @@ impl Forwarder {
                 self.timers.set(due, Timer::Nack { stream: stream.open.stream });
             }
         }
-        if !stream.is_started {
-            stream.is_started = true;
-            out.report(StreamStarted { stream: stream.open.stream, ssrc: packet.header.ssrc }.into_report());
+        if !std::mem::replace(&mut stream.is_flowing, true) {
+            begin(stream, packet.header.ssrc, out);
             arm_reports(transport, &mut self.timers, now);
         }
         self.enqueue(index, format, packet, at, out);
@@ -632,6 +634,14 @@ fn relay(
     let count = out.relay(&relayed, stream.taps.iter().map(|tap| (tap.worker, tap.mirror)));
     counters[Counter::Relayed as usize] += count as u64;
     counters[Counter::RelayFull as usize] += (stream.taps.len() - count) as u64;
+}
+
+/// Packets of a stream come, for the first time or again.
+fn begin(stream: &mut Stream, ssrc: Ssrc, out: &mut Outbox) {
+    if !std::mem::replace(&mut stream.is_started, true) {
+        out.report(StreamStarted { stream: stream.open.stream, ssrc }.into_report());
+    }
+    stream.resume(out);
 }
 
 /// Arms the report timer of a peer that sends or receives.

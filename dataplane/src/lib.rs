@@ -37,6 +37,7 @@ mod remb;
 mod repair;
 mod rewrite;
 mod route;
+mod silence;
 mod ssrc;
 mod tally;
 

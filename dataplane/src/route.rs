@@ -13,6 +13,7 @@ use crate::remb::Overuse;
 use crate::repair::{Budget, History, Holes, Places};
 use crate::rewrite::Rewriter;
 use crate::sets::ParameterSets;
+use crate::silence::Silence;
 use crate::srtp::Window;
 use crate::ssrc::Encodings;
 use crate::tally::{SlotCounts, StreamCounts};
@@ -71,7 +72,11 @@ pub(crate) struct Stream {
     pub(crate) format: Format,
     pub(crate) ssrc: Ssrc,
     pub(crate) rtx_ssrc: Ssrc,
+    /// Whether packets come: its first one was told, and no silence since.
+    pub(crate) is_flowing: bool,
+    /// Whether its first packet was told.
     pub(crate) is_started: bool,
+    pub(crate) silence: Silence,
     /// Whether its newest packet left a frame of video unfinished.
     pub(crate) is_in_frame: bool,
     /// Replay window of the primary SSRC. An RTX that fills a hole counts as the packet's arrival, so the late
@@ -119,7 +124,9 @@ impl Stream {
             format: Format { place: 0, codec: open.codec },
             ssrc: open.ssrc,
             rtx_ssrc: open.rtx_ssrc,
+            is_flowing: false,
             is_started: false,
+            silence: Silence::default(),
             is_in_frame: false,
             window: Window::new(),
             rtx_window: Window::new(),

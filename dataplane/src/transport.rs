@@ -12,6 +12,7 @@ use crate::outbox::{Destination, Path};
 use crate::packet::SecondTries;
 use crate::punt::Bucket;
 use crate::remb::Estimate;
+use crate::silence::Silence;
 use crate::srtp::{Crypto, Narrow, RtcpWindows, Window};
 use crate::twcc::ArrivalLog;
 
@@ -59,6 +60,7 @@ pub(crate) struct Transport {
     /// The last authenticated check, or authentic packet on the selected path; the consent clock (RFC 7675 §5.1) starts
     /// with the first check.
     last_heard: Option<Micros>,
+    pub(crate) silence: Silence,
     pub(crate) is_consent_timer_set: bool,
     pub(crate) is_expired: bool,
 
@@ -125,6 +127,7 @@ impl Transport {
             path: None,
             is_nominated: false,
             last_heard: None,
+            silence: Silence::default(),
             is_consent_timer_set: false,
             is_expired: false,
             rx: None,
@@ -216,17 +219,23 @@ impl Transport {
 
     /// An authentic packet came by this path. If it is the selected one, the peer is still there and consents: agents
     /// before RFC 7675 check no more once they have nominated, and keep the path by indications (RFC 8445 §11), which
-    /// prove nothing. Media selects no path and takes no lost consent back.
+    /// prove nothing. Media selects no path and takes no lost consent back. True if this renewed it.
     #[inline]
-    pub(crate) fn heard(&mut self, path: Path, now: Micros) {
+    pub(crate) fn heard(&mut self, path: Path, now: Micros) -> bool {
         let is_due = self.last_heard.is_some_and(|at| now >= at + HEARD_INTERVAL);
         if !is_due || self.path != Some(path) || self.is_expired {
-            return;
+            return false;
         }
         self.last_heard = Some(now);
         if let Some((_, at)) = self.paths.iter_mut().find(|(p, _)| *p == path) {
             *at = now;
         }
+        true
+    }
+
+    /// The last check, or authentic packet on the selected path, to within [`HEARD_INTERVAL`].
+    pub(crate) fn last_heard(&self) -> Option<Micros> {
+        self.last_heard
     }
 
     /// When this path was last checked from or, if it is the selected one, heard from.

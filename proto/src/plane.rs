@@ -6,11 +6,14 @@
 //! not parse is refused whole. The record declarations below are the only source: the codec, the size assertions
 //! and the layout hash are made from them.
 
+mod datagram;
 mod extension;
 mod tally;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use self::datagram::DATAGRAM_LAYOUT;
+pub use self::datagram::DatagramHeader;
 pub use self::extension::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 pub use self::tally::{SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
 use crate::id::{MID_LEN_MAX, Mid, PeerId, Pt, RouteId, SlotId, Ssrc, StreamId, TapId};
@@ -596,6 +599,28 @@ records! {
             /// Its SSRC.
             ssrc: Ssrc,
         }
+        /// No authentic packet of a stream for about two seconds, or none yet although its peer has keys for so long. Not of
+        /// RTX, and not of mirrors: who receives the stream from its peer says it. A description repeats it.
+        StreamSilent = 7 {
+            /// Which.
+            stream: StreamId,
+        }
+        /// An authentic packet of a stream that was silent.
+        StreamResumed = 8 {
+            /// Which.
+            stream: StreamId,
+        }
+        /// Neither an authenticated check nor an authentic packet on the selected path for about eight seconds, which is
+        /// longer than the longest interval of checks (RFC 7675 §5.1: 6 s). A description repeats it.
+        PeerSilent = 9 {
+            /// Whose.
+            peer: PeerId,
+        }
+        /// An authenticated check or an authentic packet of a peer that was silent.
+        PeerResumed = 10 {
+            /// Whose.
+            peer: PeerId,
+        }
     }
 }
 
@@ -639,58 +664,6 @@ impl Report {
         let mut command = *record;
         (tag & !ECHO_BIT).write(&mut command[..2]);
         Command::read(&command).map(Report::Echo)
-    }
-}
-
-/// A datagram that crosses the planes: punted up or injected down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DatagramHeader {
-    /// Why it crosses.
-    pub kind: DatagramKind,
-    /// Whose.
-    pub peer: PeerId,
-    /// Punted: where it came from. Injected: where to send it; the worker refuses an address that the peer
-    /// has not validated by an authenticated check.
-    pub remote: SocketAddr,
-    /// Bytes of payload, at most [`DATAGRAM_LEN_MAX`].
-    pub len: u16,
-}
-
-const DATAGRAM_HEADER_LEN: usize = 1 + 8 + 19 + 2;
-const _: () = assert!(DATAGRAM_HEADER_LEN + DATAGRAM_LEN_MAX <= DATAGRAM_RECORD_LEN);
-const _: () = assert!(DATAGRAM_RECORD_LEN.is_multiple_of(64));
-const DATAGRAM_LAYOUT: &str = "Datagram{kind:u8,peer:PeerId,remote:SocketAddr,len:u16,bytes:[u8;1500]}";
-
-impl DatagramHeader {
-    /// Writes header and payload into a record. `None` if the payload is longer than [`DATAGRAM_LEN_MAX`].
-    pub fn write(
-        kind: DatagramKind,
-        peer: PeerId,
-        remote: SocketAddr,
-        payload: &[u8],
-        record: &mut [u8; DATAGRAM_RECORD_LEN],
-    ) -> Option<()> {
-        if payload.len() > DATAGRAM_LEN_MAX {
-            return None;
-        }
-        kind.write(&mut record[..1]);
-        peer.write(&mut record[1..9]);
-        remote.write(&mut record[9..28]);
-        (payload.len() as u16).write(&mut record[28..30]);
-        record[DATAGRAM_HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        Some(())
-    }
-
-    /// Reads a record that another process wrote: the header and the payload.
-    pub fn read(record: &[u8; DATAGRAM_RECORD_LEN]) -> Option<(DatagramHeader, &[u8])> {
-        let header = DatagramHeader {
-            kind: DatagramKind::read(&record[..1])?,
-            peer: PeerId::read(&record[1..9])?,
-            remote: SocketAddr::read(&record[9..28])?,
-            len: u16::read(&record[28..30])?,
-        };
-        let len = usize::from(header.len);
-        (len <= DATAGRAM_LEN_MAX).then(|| (header, &record[DATAGRAM_HEADER_LEN..][..len]))
     }
 }
 

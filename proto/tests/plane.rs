@@ -159,6 +159,10 @@ fn event() -> impl Strategy<Value = Event> {
         peer().prop_map(|peer| PeerExpired { peer }.into()),
         any::<u64>().prop_map(|count| Described { count }.into()),
         (stream(), any::<u32>()).prop_map(|(stream, ssrc)| StreamStarted { stream, ssrc }.into()),
+        stream().prop_map(|stream| StreamSilent { stream }.into()),
+        stream().prop_map(|stream| StreamResumed { stream }.into()),
+        peer().prop_map(|peer| PeerSilent { peer }.into()),
+        peer().prop_map(|peer| PeerResumed { peer }.into()),
     ]
 }
 

@@ -168,6 +168,7 @@ async fn answer(signals: &mut mpsc::Receiver<ToSocket>) -> Result<String, Failur
                 ServerSignal::Error { message, .. } => return Err(message.into()),
                 _ => {}
             },
+            Some(ToSocket::Probe) => {} // Who asks is in this process, too.
             Some(ToSocket::Close(_)) | None => return Err("the engine hung up".into()),
         }
     }

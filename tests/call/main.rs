@@ -13,6 +13,7 @@ use bench::peer::{Loss, Peer, Settings};
 use bench::report::{OddReport, Report};
 use bench::secure::Profile;
 use bench::send::CameraSettings;
+use bench::signal::Socket;
 use proto::signal::{ErrorCode, LeaveReason, PeerState};
 
 use server::{Cable, Server, until};
@@ -437,6 +438,84 @@ async fn sigterm_ends_everything() {
         assert_eq!(bye.map(|(reason, _)| reason), Some(LeaveReason::ServerStopping));
     }
     until("the end of all processes", || server.processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_stop_is_told_while_media_flows_and_who_comes_back_is_let_in_at_once() {
+    const FULL: &[&str] = &["peers-max=2"];
+    let mut server = Server::with(1, FULL);
+    let guests = join_all(&server, "again", (1..=2).map(Settings::new)).await;
+    converse(&guests, 20, 10).await;
+    let tokens = [server.link("again", "guest-1").await, server.link("again", "guest-2").await];
+    // A client that does not answer the goodbye holds the controlplane's end up for a second.
+    let elsewhere = server.link("elsewhere", "Slow").await;
+    let slow = Socket::connect(&elsewhere).await.unwrap();
+    tokio::join!(server.restart(FULL), async {
+        for guest in &guests {
+            let bye = guest.sees("a bye", |report| report.bye.is_some()).await.bye;
+            assert_eq!(bye, Some((LeaveReason::ServerStopping, true)));
+        }
+        guests[0].perceives(&[2], 10, 4).await; // Media flows on after it was told.
+    });
+    drop(slow);
+    // The same tokens open the room again, whose two places are free.
+    let again = [(3, &tokens[0]), (4, &tokens[1])];
+    let mut guests = Vec::new();
+    for (id, link) in again {
+        let peer = Peer::join(&server.here(link), Settings::new(id)).await.unwrap();
+        let guest = Guest { id, peer };
+        let report = guest.sees("an answer or an error", |r| r.answers > 0 || !r.errors.is_empty()).await;
+        assert!(report.errors.is_empty(), "{report:#?}");
+        guests.push(guest);
+    }
+    converse(&guests, 20, 10).await;
+}
+
+/// A tab that crashes: everything of it ends without a word.
+#[tokio::test]
+async fn who_crashes_in_a_full_room_is_back_by_the_same_link_at_once() {
+    let server = Server::with(1, &["peers-max=2"]);
+    let link = server.link("full", "guest-1").await;
+    let crashed = Guest { id: 1, peer: Peer::join(&link, Settings::new(1)).await.unwrap() };
+    let other = Guest::join(&server, "full", Settings::new(2)).await;
+    crashed.perceives(&[2], 20, 10).await;
+    drop(crashed); // As a crash: nothing is said to anybody.
+    let begun = std::time::Instant::now();
+    let back = Guest { id: 3, peer: Peer::join(&link, Settings::new(3)).await.unwrap() };
+    back.perceives(&[2], 20, 10).await;
+    other.perceives(&[3], 20, 10).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: it need not wait for anything", begun.elapsed());
+    let report = other.peer.report();
+    assert_eq!(report.others.len(), 1, "{report:#?}");
+    assert_eq!(server.metric("uprtc_peers_replaced_total"), 1);
+    // A stranger is refused: both are there.
+    let stranger = Guest::join(&server, "full", Settings::new(4)).await;
+    let errors = stranger.sees("an error", |report| !report.errors.is_empty()).await.errors;
+    assert!(errors.iter().any(|error| error.0 == ErrorCode::RoomFull), "{errors:?}");
+}
+
+/// Nothing comes from a peer any more, and its socket is gone: within ten seconds a stranger has its place.
+#[tokio::test]
+async fn a_stranger_takes_the_place_of_who_is_gone_long_before_consent_ends() {
+    let server = Server::with(1, &["peers-max=2"]);
+    let guests = join_all(&server, "gone", (1..=2).map(Settings::new)).await;
+    converse(&guests, 20, 10).await;
+    let mut guests = guests.into_iter();
+    let (crashed, other) = (guests.next().unwrap(), guests.next().unwrap());
+    drop(crashed); // As a crash: nothing is said to anybody.
+    let begun = std::time::Instant::now();
+    let stranger = loop {
+        let stranger = Guest::join(&server, "gone", Settings::new(3)).await;
+        let report = stranger.sees("an answer or an error", |r| r.answers > 0 || !r.errors.is_empty()).await;
+        if report.answers > 0 {
+            break stranger;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(6)..Duration::from_secs(13)).contains(&took), "{took:?}");
+    stranger.perceives(&[2], 20, 10).await;
+    other.perceives(&[3], 20, 10).await;
 }
 
 /// Peers at the end of a cable, and the edge at its other end, which sends Ethernet frames. It takes root: the test starts

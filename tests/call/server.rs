@@ -41,6 +41,19 @@ impl Server {
         Server::await_link(command, &Cable::EDGE.to_string(), 1, state)
     }
 
+    /// It ends, and another one is started on its state folder.
+    pub(crate) async fn restart(&mut self, settings: &[&str]) {
+        self.terminate(Duration::from_secs(10)).await;
+        let mut command = uprtc(&self.state, &["run"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let mut next = Server::await_link(command, "127.0.0.1", 1, self.state.clone());
+        std::mem::swap(&mut self.child, &mut next.child);
+        std::mem::swap(&mut self.link, &mut next.link);
+        next.state = new_state(); // It takes with it what it has.
+    }
+
     fn await_link(mut command: Command, ip: &str, workers: usize, state: PathBuf) -> Server {
         let address = format!("{ip}:0");
         command.args(["--listen", &address, "--media-port", "0", "--stun", &address]);
@@ -60,6 +73,11 @@ impl Server {
         let output = tokio::process::Command::from(command).output().await.unwrap();
         assert!(output.status.success());
         self.link.to_room(room, String::from_utf8(output.stdout).unwrap().trim())
+    }
+
+    /// The same room and token as a link of before, where it listens now.
+    pub(crate) fn here(&self, link: &Link) -> Link {
+        link.at(self.link.authority())
     }
 
     /// Kills a plane as an out-of-memory killer would, and waits for its successor.

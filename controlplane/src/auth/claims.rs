@@ -69,6 +69,12 @@ impl Claims {
         (!self.jti.is_empty()).then(|| id_of(&self.jti))
     }
 
+    /// The same of any token: of one without a `jti` a hash of what makes it another than the next.
+    pub fn identity(&self) -> String {
+        let Claims { room, name, iat, exp, .. } = self;
+        self.id().unwrap_or_else(|| id_of(&format!("\0{room}\0{name}\0{iat}\0{exp}")))
+    }
+
     pub(super) fn check(&self) -> Result<(), TokenError> {
         let fault = |claim, fault| Err(TokenError::Claims(ClaimError { claim, fault }));
         if self.room != ANY_ROOM && !is_room_name(&self.room) {

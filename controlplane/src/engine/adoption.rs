@@ -27,7 +27,14 @@ impl Engine {
                 for peer in worker.plan.broken_peers() {
                     self.end_peer(Handle { worker: index, peer }, LeaveReason::MediaRestarted, true);
                 }
+                // What was silent is not known since when: some of what was said was lost.
+                for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
+                    self.settle_if_short(&room);
+                }
             }
+        }
+        if let Some(worker) = self.workers.get_mut(&index) {
+            worker.plan.forget_strangers_silence();
         }
     }
 
@@ -86,6 +93,7 @@ impl Engine {
             tracks: entry.tracks,
             slots: entry.slots,
             is_connected: true,
+            has_socket: false,
             from: entry.from,
             hears: entry.hears,
         });

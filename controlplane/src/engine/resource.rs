@@ -138,11 +138,15 @@ impl Engine {
                 let handle = self.resource(&room, &resource)?;
                 self.restart_ice(handle, &fragment)
             }
-            Ask::Close { room, resource } => {
-                let handle = self.resource(&room, &resource)?;
-                self.end_peer(handle, LeaveReason::Left, false);
-                Ok(Reply::Closed)
-            }
+            Ask::Close { room, resource } => match self.resource(&room, &resource) {
+                Ok(handle) => {
+                    self.end_peer(handle, LeaveReason::Left, false);
+                    Ok(Reply::Closed)
+                }
+                // What the client wants is so: it closed its connection first, or asks again for want of an answer.
+                Err(_) if self.ended.knows(now, SessionHash::of(&resource), &room) => Ok(Reply::Closed),
+                Err(denial) => Err(denial),
+            },
         }
     }
 
@@ -168,13 +172,15 @@ impl Engine {
         let resource = self.random.hex::<SESSION_RANDOM_LEN>();
         let id = self.random.hex::<6>();
         let guest = Guest { room: room.clone(), grant, session: SessionHash::of(&resource), id };
-        let negotiation = self.read_whole(sdp, &guest.grant, &room).map(|mut negotiation| {
-            negotiation.fix_video(self.rooms.get(&room).map(Room::video));
-            negotiation
-        });
+        let mut negotiation = self.read_whole(sdp, &guest.grant, &room);
+        if let Ok(newcomer) = &negotiation
+            && self.make_way(&room, &guest.grant, newcomer.needs())
+        {
+            negotiation = self.read_whole(sdp, &guest.grant, &room); // The room's codecs may be others now.
+        }
         let mut admitted = self.admit(now, guest, negotiation)?;
         admitted.peer.is_resource = true;
-        admitted.peer.since = Some(now);
+        (admitted.peer.since, admitted.peer.joined_at) = (Some(now), Some(now));
         let door = if admitted.peer.grant.publish { Door::Whip } else { Door::Whep };
         admitted.member.from = from;
         let handle = admitted.handle;
@@ -198,6 +204,8 @@ impl Engine {
                 false => refusal,
             }
         })?;
+        let mut negotiation = negotiation;
+        negotiation.fix_video(self.rooms.get(room).map(Room::video));
         match negotiation.first_unserved() {
             None => Ok(negotiation),
             Some(index) => {

@@ -78,12 +78,10 @@ impl Engine {
     }
 
     /// A socket is gone. A guest goes with it; a peer stays while its media lives, and may come back by its session.
-    pub(super) fn socket_closed(&mut self, socket: SocketId) {
+    pub(super) fn socket_closed(&mut self, now: Instant, socket: SocketId) {
         self.timers.set(Timer::Guest(socket), None);
-        if let Some(Seat::Peer(handle)) = self.sockets.remove(&socket)
-            && let Some(peer) = self.peers.get_mut(&handle)
-        {
-            peer.socket = None;
+        if let Some(Seat::Peer(handle)) = self.sockets.remove(&socket) {
+            self.set_socket(now, handle, None);
         }
     }
 
@@ -167,9 +165,19 @@ impl Engine {
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
         let room = guest.room.clone();
-        let codecs = self.codecs_of(&room);
-        let negotiation = Negotiation::read(sdp, tracks, &guest.grant, &self.settings, codecs, Before::default());
-        let admitted = self.admit(now, guest, negotiation)?;
+        let grant = guest.grant.clone();
+        let read = |engine: &Engine| {
+            let codecs = engine.codecs_of(&room);
+            Negotiation::read(sdp, tracks, &grant, &engine.settings, codecs, Before::default())
+        };
+        let mut negotiation = read(self);
+        if let Ok(newcomer) = &negotiation
+            && self.make_way(&room, &grant, newcomer.needs())
+        {
+            negotiation = read(self); // The room's codecs may be others now.
+        }
+        let mut admitted = self.admit(now, guest, negotiation)?;
+        admitted.member.has_socket = true;
         let handle = admitted.handle;
         self.seat(now, socket, handle, admitted.peer);
         self.send(socket, ServerSignal::Answer { sdp: admitted.sdp });
@@ -216,6 +224,7 @@ impl Engine {
                 slots: opened.slots,
                 hears: opened.hears,
                 is_connected: false,
+                has_socket: false,
                 from: Vec::new(),
             },
             sdp: opened.sdp,
@@ -225,7 +234,7 @@ impl Engine {
     /// Takes a new peer in and seats it at its socket.
     fn seat(&mut self, now: Instant, socket: SocketId, handle: Handle, mut peer: Peer) {
         peer.socket = Some(socket);
-        peer.since = Some(now);
+        (peer.since, peer.joined_at) = (Some(now), Some(now));
         self.sessions.insert(peer.session, handle);
         self.peers.insert(handle, peer);
         self.sockets.insert(socket, Seat::Peer(handle));
@@ -247,11 +256,18 @@ impl Engine {
             let message = "the token allows neither to publish nor to subscribe";
             return Err(Refusal::new(ErrorCode::Forbidden, message).into());
         }
-        self.worker_for(room).map(drop).map_err(Denial::from)
+        match self.worker_for(room) {
+            Err(Refusal { code: ErrorCode::RoomFull | ErrorCode::ServerFull, .. })
+                if self.would_make_way(room, grant) =>
+            {
+                Ok(())
+            }
+            placed => placed.map(drop).map_err(Denial::from),
+        }
     }
 
     /// The worker for another peer of a room.
-    fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
+    pub(super) fn worker_for(&self, room: &str) -> Result<usize, Refusal> {
         if self.policies.get(room).is_some_and(|policy| policy.locked) {
             return Err(Refusal::new(ErrorCode::RoomLocked, "the room is locked: nobody else may come in"));
         }
@@ -339,10 +355,10 @@ impl Engine {
             }
             return Err(Refusal::new(ErrorCode::UnknownSession, "the session is not known here: offer anew"));
         };
-        let before = peer.socket.replace(socket);
         peer.transport.resumed();
         let room = peer.room.clone();
         let state = peer.transport.state();
+        let before = self.set_socket(now, handle, Some(socket));
         if let Some(before) = before {
             self.send(before, ServerSignal::Bye { reason: LeaveReason::Replaced, rejoin: false });
             self.close_socket(before);

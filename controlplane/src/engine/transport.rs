@@ -38,6 +38,11 @@ impl Engine {
                         self.end_peer(Handle::of(peer), LeaveReason::TransportFailed, true);
                     }
                 }
+                Event::StreamSilent(_) | Event::StreamResumed(_) | Event::PeerSilent(_) | Event::PeerResumed(_) => {
+                    if let Some(peer) = worker.plan.heard_of(&event) {
+                        self.silence_changed(now, handle(peer), &event);
+                    }
+                }
                 Event::Committed(_) | Event::StreamStarted(_) => {}
             },
         }

@@ -70,6 +70,9 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// How long a socket may be silent. Three pings.
     pub idle_timeout: Duration,
+    /// How long a socket may take to answer a ping when nothing comes by its peer's media path any more. A round trip, and time
+    /// for TCP to repeat what was lost; who is slower connects again and resumes.
+    pub probe_timeout: Duration,
     /// How long one write to a socket may take.
     pub write_timeout: Duration,
 }
@@ -88,6 +91,7 @@ impl Default for Limits {
             requests_per_second: 50,
             ping_interval: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(45),
+            probe_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
         }
     }

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use proto::signal::{Candidate, ClientSignal, ErrorCode, ServerSignal};
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 use super::error::Problem;
 use super::websocket::{self, Message, close_code};
@@ -152,7 +152,7 @@ pub(super) fn grant(claims: &Claims) -> Grant {
         admin: claims.admin,
         expires_at: Some(claims.exp),
         issued_to: None,
-        token: claims.id(),
+        token: Some(claims.identity()),
     }
 }
 
@@ -207,6 +207,7 @@ async fn carry(
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     let mut budget = SocketBudget::new(limits, heard);
+    let mut probed_until: Option<tokio::time::Instant> = None;
     loop {
         let message = tokio::select! {
             received = websocket.recv() => match received {
@@ -215,6 +216,7 @@ async fn carry(
                 Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
                 Some(Ok(message)) => {
                     heard = Instant::now();
+                    probed_until = None;
                     // Boxed, so that a socket that waits does not hold the room for all that a signal may be.
                     match Box::pin(take(message, site, (socket, room), &mut budget, heard)).await {
                         Taken::Done => continue,
@@ -225,12 +227,19 @@ async fn carry(
             },
             queued = outgoing.recv() => match queued {
                 Some(ToSocket::Signal(signal)) => Message::Text(text(&signal)),
+                Some(ToSocket::Probe) => {
+                    probed_until.get_or_insert(tokio::time::Instant::now() + limits.probe_timeout);
+                    Message::Ping
+                }
                 Some(ToSocket::Close(Closing::Done)) => return End::Close(close_code::NORMAL, ""),
                 Some(ToSocket::Close(Closing::Restarting)) => {
                     return End::Close(close_code::RESTART, "the server restarts");
                 }
                 None => return End::Close(close_code::AGAIN, "signals are not being read fast enough"),
             },
+            () = sleep_until(probed_until.unwrap_or_else(tokio::time::Instant::now)), if probed_until.is_some() => {
+                return End::Close(close_code::AWAY, "neither media nor a pong came");
+            }
             _ = pings.tick() => {
                 if heard.elapsed() >= limits.idle_timeout {
                     return End::Close(close_code::AWAY, "nothing was heard for too long");

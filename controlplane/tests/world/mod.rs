@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use controlplane::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
 use controlplane::engine::{Engine, Grant, Input, Output, Settings, SocketId};
 use proto::id::PeerId;
-use proto::plane::{DatagramHeader, DatagramKind, Event, PeerExpired, PeerPath, Report};
+use proto::plane::{
+    DatagramHeader, DatagramKind, Event, PeerExpired, PeerPath, PeerSilent, Report, StreamResumed, StreamSilent,
+};
 use proto::signal::{
     Candidate, ClientSignal, ErrorCode, LeaveReason, PeerInfo, PeerState, ServerSignal, SlotInfo, Source,
     TrackDescription,
@@ -31,6 +33,8 @@ pub struct World {
     pub journal: BTreeMap<(usize, u32), Vec<u8>>,
     pub signals: BTreeMap<u64, VecDeque<ServerSignal>>,
     pub closed: BTreeSet<u64>,
+    /// Sockets that were to be probed.
+    pub probed: Vec<u64>,
     /// Datagrams for clients, by worker and peer.
     injected: VecDeque<(usize, DatagramHeader, Vec<u8>)>,
     sockets: u64,
@@ -103,6 +107,7 @@ impl World {
             journal: BTreeMap::new(),
             signals: BTreeMap::new(),
             closed: BTreeSet::new(),
+            probed: Vec::new(),
             injected: VecDeque::new(),
             sockets: 0,
             space: 4096,
@@ -184,6 +189,10 @@ impl World {
             }
             Output::Happened(happening) => self.happened.extend(self.is_watched.then_some(*happening)),
             Output::CloseSocket { socket } => assert!(self.closed.insert(socket.0), "a socket is closed once"),
+            Output::ProbeSocket { socket } => {
+                assert!(!self.closed.contains(&socket.0), "a closed socket is probed");
+                self.probed.push(socket.0);
+            }
             Output::Inject { worker, header, payload } => {
                 assert_eq!(usize::from(header.len), payload.len());
                 self.injected.push_back((worker, header, payload));
@@ -345,6 +354,32 @@ impl World {
     pub fn expire(&mut self, client: &Client) {
         let event = Event::PeerExpired(PeerExpired { peer: client.peer.unwrap() });
         self.input(Input::Report { worker: client.worker, report: Report::Event(event) });
+    }
+
+    /// The worker says that an event of silence happened, and remembers it for a description.
+    pub fn silence(&mut self, worker: usize, event: Event) {
+        self.workers.get_mut(&worker).unwrap().note_silence(&event);
+        self.input(Input::Report { worker, report: Report::Event(event) });
+    }
+
+    /// Nothing comes of a client's streams any more.
+    pub fn streams_silent(&mut self, client: &Client) {
+        for stream in self.workers[&client.worker].streams_of(client.peer.unwrap()) {
+            self.silence(client.worker, StreamSilent { stream }.into());
+        }
+    }
+
+    /// Its streams come again.
+    pub fn streams_resume(&mut self, client: &Client) {
+        for stream in self.workers[&client.worker].streams_of(client.peer.unwrap()) {
+            self.silence(client.worker, StreamResumed { stream }.into());
+        }
+    }
+
+    /// Nothing at all comes from it any more.
+    pub fn fall_silent(&mut self, client: &Client) {
+        self.streams_silent(client);
+        self.silence(client.worker, PeerSilent { peer: client.peer.unwrap() }.into());
     }
 
     /// The whole way of a browser on the meeting page.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys,
-    PeerLimit, PeerOpen, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec, StreamEncodings,
-    StreamOpen, StreamSets, TapOpen,
+    PeerLimit, PeerOpen, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec,
+    StreamEncodings, StreamOpen, StreamSets, StreamSilent, TapOpen,
 };
 
 /// A peer that is installed.
@@ -45,6 +45,9 @@ pub struct Worker {
     pub peers_max: Option<usize>,
     /// Peers without consent; said again at Describe.
     pub expired: Vec<PeerId>,
+    /// Peers and streams that are silent; said again at Describe.
+    pub silent_peers: BTreeSet<PeerId>,
+    pub silent_streams: BTreeSet<StreamId>,
 }
 
 impl Worker {
@@ -117,6 +120,7 @@ impl Worker {
             Command::PeerClose(c) => {
                 self.peer(c.peer)?;
                 self.peers.remove(&c.peer.index);
+                self.silent_peers.remove(&c.peer);
                 let (streams, slots) = (self.streams_of(c.peer), self.slots_of(c.peer));
                 streams.into_iter().for_each(|stream| self.close_stream(stream));
                 slots.into_iter().for_each(|slot| self.close_slot(slot));
@@ -226,7 +230,21 @@ impl Worker {
         self.taps.values().for_each(|&c| echo(c.into()));
         let count = (reports.len() - start) as u64;
         reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
+        let peers = self.silent_peers.iter().map(|&peer| Event::from(PeerSilent { peer }));
+        let streams = self.silent_streams.iter().map(|&stream| Event::from(StreamSilent { stream }));
+        reports.extend(peers.chain(streams).map(Report::Event));
         reports.push(Report::Event(Event::Described(Described { count })));
+    }
+
+    /// Notes who is silent.
+    pub fn note_silence(&mut self, event: &Event) {
+        let _ = match event {
+            Event::StreamSilent(event) => self.silent_streams.insert(event.stream),
+            Event::StreamResumed(event) => self.silent_streams.remove(&event.stream),
+            Event::PeerSilent(event) => self.silent_peers.insert(event.peer),
+            Event::PeerResumed(event) => self.silent_peers.remove(&event.peer),
+            other => panic!("{other:?} is no event of silence"),
+        };
     }
 
     fn peer(&mut self, id: PeerId) -> Result<&mut Peer, (u32, Refusal)> {
@@ -246,6 +264,7 @@ impl Worker {
 
     fn close_stream(&mut self, id: StreamId) {
         self.streams.remove(&id.index);
+        self.silent_streams.remove(&id);
         self.mirrors.remove(&id.index);
         self.taps.retain(|_, tap| tap.stream != id);
         self.stream_codecs.remove(&id.index);

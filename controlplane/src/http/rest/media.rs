@@ -213,7 +213,14 @@ mod tests {
         let info = PeerInfo { peer: "0a".into(), name: "Ada".into(), tracks: Vec::new() };
         let carried = SlotInfo { mid: "3".into(), kind: Kind::Audio, peer: None, track: None, source: None };
         PeerMeasured {
-            peer: PeerSnapshot { info, state: PeerState::Connected, has_socket: true, slots: 2, slots_used: 2 },
+            peer: PeerSnapshot {
+                info,
+                state: PeerState::Connected,
+                has_socket: true,
+                silent_tracks: Vec::new(),
+                slots: 2,
+                slots_used: 2,
+            },
             streams: streams.into_iter().map(Some).chain([None]).collect(),
             slots: slots.into_iter().map(|tally| (carried.clone(), Some(tally))).collect(),
         }

@@ -224,7 +224,7 @@ pub(super) struct PeerView {
     pub(super) peer: String,
     /// Its name.
     name: String,
-    /// How far its transport is: `new`, `connecting`, `connected` or `interrupted`.
+    /// How far its transport is: `new`, `connecting`, `connected`, or `interrupted` while nothing at all comes from it.
     #[schema(pattern = "^(new|connecting|connected|interrupted)$")]
     state: String,
     /// Whether its signalling socket is open now.
@@ -255,12 +255,13 @@ impl PeerView {
     /// As the engine sees it.
     pub(super) fn of(measured: &PeerMeasured) -> PeerView {
         let PeerMeasured { peer, streams, slots } = measured;
-        let track = |(track, tally): (&proto::signal::TrackInfo, &Option<_>)| TrackView {
+        let track = |(n, (track, tally)): (usize, (&proto::signal::TrackInfo, &Option<_>))| TrackView {
             mid: track.track.split_once('/').map_or("", |(_, mid)| mid).to_owned(),
             kind: word(&track.kind),
             source: word(&track.source),
             active: track.active,
             muted: track.muted,
+            silent: peer.silent_tracks.get(n).copied().unwrap_or_default(),
             media: tally.as_ref().map(UpMedia::of),
         };
         let slot = |(slot, tally): &(proto::signal::SlotInfo, Option<_>)| SlotView {
@@ -280,7 +281,7 @@ impl PeerView {
             rtt_ms: DownMedia::rtt_ms(measured),
             up: UpMedia::total(measured),
             down: DownMedia::total(measured),
-            tracks: peer.info.tracks.iter().zip(streams).map(track).collect(),
+            tracks: peer.info.tracks.iter().zip(streams).enumerate().map(track).collect(),
             receives: slots.iter().map(slot).collect(),
         }
     }
@@ -318,6 +319,8 @@ pub(super) struct TrackView {
     active: bool,
     /// Whether an operator keeps it from being passed on.
     muted: bool,
+    /// Whether nothing of it has come for about two seconds although it is active.
+    silent: bool,
     /// What comes in it, once the worker has counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -1,0 +1,188 @@
+//! Peers that are gone without a word: a tab that crashed, an encoder that was killed, a machine that lost its network.
+//!
+//! Their ICE consent goes on for 30 s, and until then they may be back. Meanwhile they stand in nobody's way:
+//!
+//! - **A successor** takes the place of what is left of it: who comes by the same token under the same name, after a
+//!   socket was lost. A name alone, or a token that several people use, is not enough for that: then nothing may come
+//!   from the former any more. The same goes for resources of HTTP, which never have a socket.
+//! - **A newcomer** who would find the room or the server full takes the place of a peer that has no socket and from
+//!   which nothing has come for longer than the longest interval of consent checks.
+//! - **The others** keep seeing who is silent as long as nobody else needs the slot ([`crate::slots`]).
+//!
+//! What is silent, the workers say. A socket says nothing when its machine vanishes, so it is asked when the media is silent.
+
+use std::time::{Duration, Instant};
+
+use proto::plane::Event;
+use proto::signal::{LeaveReason, PeerState, ServerSignal};
+
+use super::{Engine, Handle, Output, SocketId};
+use crate::policy::Grant;
+use crate::room::Member;
+
+/// Who came so long before its former fell silent, or lost its socket, may still be its successor: a process is back within a
+/// second, and its former is known to be silent some seconds after that.
+const SUCCESSION: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// A worker says that a peer or one of its streams has fallen silent, or is heard again.
+    pub(super) fn silence_changed(&mut self, now: Instant, handle: Handle, event: &Event) {
+        let Some(peer) = self.peers.get(&handle) else { return };
+        let (room, socket) = (peer.room.clone(), peer.socket);
+        if let (Event::PeerSilent(_), Some(socket)) = (event, socket) {
+            self.outputs.push_back(Output::ProbeSocket { socket });
+        }
+        match event {
+            Event::PeerSilent(_) => self.tell(handle, ServerSignal::State { state: PeerState::Interrupted }),
+            Event::PeerResumed(_) => self.tell(handle, ServerSignal::State { state: PeerState::Connected }),
+            _ => {}
+        }
+        if !self.is_ready() {
+            return; // Who else is there is not known yet.
+        }
+        if self.is_succeeded(now, handle) {
+            return self.replace(handle);
+        }
+        self.settle_if_short(&room);
+    }
+
+    /// Notes where a peer's signals go from now on.
+    pub(super) fn set_socket(&mut self, now: Instant, handle: Handle, socket: Option<SocketId>) -> Option<SocketId> {
+        let peer = self.peers.get_mut(&handle)?;
+        let before = std::mem::replace(&mut peer.socket, socket);
+        peer.socket_lost_at = if socket.is_none() { Some(now) } else { None };
+        let room = peer.room.clone();
+        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.member_mut(handle.peer)) {
+            member.has_socket = socket.is_some();
+        }
+        self.settle_if_short(&room);
+        before
+    }
+
+    /// Lets those go who stand in the way of a newcomer with so many streams and slots. True if anybody went.
+    pub(super) fn make_way(&mut self, room: &str, grant: &Grant, needs: (usize, usize)) -> bool {
+        if !self.is_ready() || self.policies.get(room).is_some_and(|policy| policy.locked) {
+            return false;
+        }
+        let before = self.totals.left;
+        for former in self.formers(room, grant) {
+            self.replace(former);
+        }
+        self.make_room_in(room);
+        self.make_room_for_a_room(room);
+        self.make_room_on_worker(room, needs);
+        self.totals.left != before
+    }
+
+    /// Whether somebody would go for a newcomer to a room that is full, or to one that the server has no place for.
+    pub(super) fn would_make_way(&self, room: &str, grant: &Grant) -> bool {
+        if !self.rooms.contains_key(room) {
+            return self.rooms.values().any(|room| self.is_over(room.members()));
+        }
+        let members = self.members_of(room);
+        let goes = |handle: &&Handle| self.gives_way(handle) || self.is_former(**handle, grant, None);
+        members.len() - members.iter().filter(goes).count() < self.settings_of(room).peers_max as usize
+    }
+
+    /// What is left of who comes by this grant.
+    fn formers(&self, room: &str, grant: &Grant) -> Vec<Handle> {
+        self.members_of(room).into_iter().filter(|&handle| self.is_former(handle, grant, None)).collect()
+    }
+
+    /// Whether a peer is what is left of who comes by `grant`, and is in already as `successor`.
+    fn is_former(&self, handle: Handle, grant: &Grant, successor: Option<Handle>) -> bool {
+        let Some(peer) = self.peers.get(&handle).filter(|peer| peer.grant.name == grant.name) else { return false };
+        if !peer.is_resource && peer.socket_lost_at.is_none() {
+            return false;
+        }
+        let is_alike = |other: &Handle| {
+            let is_another = *other != handle && Some(*other) != successor;
+            is_another && self.peers.get(other).is_some_and(|peer| peer.grant.name == grant.name)
+        };
+        // A name that others here have, too, and a link that was given to them tell little of who somebody is.
+        let is_its_own = !self.members_of(&peer.room).iter().any(|other| is_alike(other) && !self.is_gone(*other));
+        let is_same_token = peer.grant.token.is_some() && peer.grant.token == grant.token;
+        match (is_same_token, is_its_own) {
+            (true, true) if !peer.is_resource => true,
+            (false, false) => false,
+            _ => self.is_gone(handle),
+        }
+    }
+
+    /// Whether a later peer is the successor of this one.
+    fn is_succeeded(&self, now: Instant, handle: Handle) -> bool {
+        let Some(peer) = self.peers.get(&handle) else { return false };
+        let lost_at = peer.socket_lost_at.unwrap_or(now);
+        let members = self.members_of(&peer.room);
+        let mut later = members.into_iter().skip_while(|other| *other != handle).skip(1);
+        later.any(|other| {
+            let Some(candidate) = self.peers.get(&other) else { return false };
+            let is_in_time = candidate.joined_at.is_some_and(|joined_at| joined_at + SUCCESSION >= lost_at);
+            is_in_time && !self.is_gone(other) && self.is_former(handle, &candidate.grant, Some(other))
+        })
+    }
+
+    fn replace(&mut self, handle: Handle) {
+        self.totals.replaced += 1;
+        self.end_peer(handle, LeaveReason::Replaced, false);
+    }
+
+    /// Whether nothing comes from a peer that has no socket.
+    fn is_gone(&self, handle: Handle) -> bool {
+        let member = self.room_of(handle).and_then(|room| room.member(handle.peer));
+        let plan = self.workers.get(&handle.worker).map(|worker| &worker.plan);
+        !self.peers.get(&handle).is_some_and(|peer| peer.socket.is_some())
+            && member.zip(plan).is_some_and(|(member, plan)| member.is_gone(plan))
+    }
+
+    /// Whether a peer goes when another one would be refused for it.
+    fn gives_way(&self, handle: &Handle) -> bool {
+        let is_silent = |peer| self.workers.get(&handle.worker).is_some_and(|worker| worker.plan.is_peer_silent(peer));
+        self.peers.get(handle).is_some_and(|peer| peer.socket.is_none()) && is_silent(handle.peer)
+    }
+
+    fn give_way(&mut self, handle: Handle) {
+        self.totals.gave_way += 1;
+        self.end_peer(handle, LeaveReason::TimedOut, true);
+    }
+
+    fn make_room_in(&mut self, room: &str) {
+        let members = self.members_of(room);
+        let excess = (members.len() + 1).saturating_sub(self.settings_of(room).peers_max as usize);
+        let going: Vec<Handle> = members.into_iter().filter(|handle| self.gives_way(handle)).take(excess).collect();
+        if going.len() == excess {
+            going.into_iter().for_each(|handle| self.give_way(handle));
+        }
+    }
+
+    /// Where there is no room for one room more, one goes in which nobody is left.
+    fn make_room_for_a_room(&mut self, room: &str) {
+        if self.rooms.contains_key(room) || self.rooms.len() < self.settings.rooms_max {
+            return;
+        }
+        let over = self.rooms.iter().find(|(_, room)| self.is_over(room.members())).map(|(name, _)| name.clone());
+        for handle in over.map(|name| self.members_of(&name)).unwrap_or_default() {
+            self.give_way(handle);
+        }
+    }
+
+    /// Whether all of these give way.
+    fn is_over(&self, members: &[Member]) -> bool {
+        members.iter().all(|member| self.gives_way(&Handle::of(member.peer)))
+    }
+
+    fn make_room_on_worker(&mut self, room: &str, (streams, slots): (usize, usize)) {
+        let Ok(index) = self.worker_for(room) else { return };
+        let has_room = |engine: &Self| engine.workers.get(&index).is_none_or(|w| w.plan.has_room(streams, slots));
+        if has_room(self) {
+            return;
+        }
+        let is_there = |handle: &&Handle| handle.worker == index && self.gives_way(handle);
+        for handle in self.peers.keys().filter(is_there).copied().collect::<Vec<Handle>>() {
+            if has_room(self) {
+                return;
+            }
+            self.give_way(handle);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which peers and streams of a worker are silent, as the worker has said it. Kept here, because a description says it
+//! anew, whole, as it says what is installed.
+
+use std::collections::BTreeSet;
+
+use proto::id::{PeerId, StreamId};
+use proto::plane::{Command, Event};
+
+use super::{Class, Place, Plan};
+
+/// Who is silent.
+#[derive(Clone, Default)]
+pub(super) struct Silence {
+    peers: BTreeSet<PeerId>,
+    streams: BTreeSet<StreamId>,
+}
+
+impl Silence {
+    /// Takes an event in. Whether that changed anything.
+    fn take(&mut self, event: &Event) -> bool {
+        match event {
+            Event::StreamSilent(event) => self.streams.insert(event.stream),
+            Event::StreamResumed(event) => self.streams.remove(&event.stream),
+            Event::PeerSilent(event) => self.peers.insert(event.peer),
+            Event::PeerResumed(event) => self.peers.remove(&event.peer),
+            _ => false,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.peers.len() + self.streams.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Silence::default();
+    }
+}
+
+impl Plan {
+    /// The worker says that a peer or a stream has fallen silent, or is heard again. Returns whose it is, if that is news.
+    pub(crate) fn heard_of(&mut self, event: &Event) -> Option<PeerId> {
+        if self.is_asked() && self.heard_silence.count() < self.silence_max {
+            self.heard_silence.take(event); // It may be of somebody who is about to be adopted.
+        }
+        let peer = match event {
+            Event::StreamSilent(event) => self.publisher(event.stream),
+            Event::StreamResumed(event) => self.publisher(event.stream),
+            Event::PeerSilent(event) => self.credentials(event.peer).map(|open| open.peer),
+            Event::PeerResumed(event) => self.credentials(event.peer).map(|open| open.peer),
+            _ => None,
+        };
+        peer.filter(|_| self.silence.take(event))
+    }
+
+    /// Whether nothing at all comes from a peer.
+    pub(crate) fn is_peer_silent(&self, peer: PeerId) -> bool {
+        self.silence.peers.contains(&peer)
+    }
+
+    /// Whether nothing comes of a stream.
+    pub(crate) fn is_stream_silent(&self, stream: StreamId) -> bool {
+        self.silence.streams.contains(&stream)
+    }
+
+    /// A description is complete: what it said of silence is all there is.
+    pub(super) fn take_described_silence(&mut self) {
+        self.silence = std::mem::take(&mut self.heard_silence);
+    }
+
+    /// Drops what is said of those who were not adopted: they are closed, and nobody would say more of them.
+    pub(crate) fn forget_strangers_silence(&mut self) {
+        let mut silence = std::mem::take(&mut self.silence);
+        silence.peers.retain(|&peer| self.credentials(peer).is_some());
+        silence.streams.retain(|&stream| self.publisher(stream).is_some());
+        self.silence = silence;
+    }
+
+    pub(super) fn forget_peer_silence(&mut self, peer: PeerId) {
+        self.silence.peers.remove(&peer);
+    }
+
+    pub(super) fn forget_stream_silence(&mut self, stream: StreamId) {
+        self.silence.streams.remove(&stream);
+    }
+
+    fn publisher(&self, stream: StreamId) -> Option<PeerId> {
+        match self.desired.get(&Place::new(Class::Stream, stream.index)) {
+            Some(Command::StreamOpen(open)) if open.stream == stream => Some(open.peer),
+            _ => None,
+        }
+    }
+}
