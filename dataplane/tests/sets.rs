@@ -243,7 +243,9 @@ fn who_asks_for_a_keyframe_gets_the_sets_again() {
     let (bob, carol) = (call.join(), call.join());
     call.frame(&[IDR]);
     call.frame(&[SLICE]);
-    (call.got(bob), call.got(carol));
+    for receiver in [bob, carol] {
+        call.got(receiver);
+    }
     call.asks_for_a_keyframe(bob);
     call.frame(&[SLICE]);
     call.frame(&[IDR, IDR_SECOND_SLICE]);

@@ -82,16 +82,15 @@ impl Call {
         self.timestamp += 3000;
         self.world.advance(FRAME);
         self.hear();
-        let got = ssrcs.map(|ssrc| {
+        ssrcs.map(|ssrc| {
             let is_first = !self.seqs.contains_key(&ssrc);
-            let is_asked = self.asked.iter().any(|asked| *asked == ssrc);
+            let is_asked = self.asked.contains(&ssrc);
             self.asked.retain(|asked| *asked != ssrc);
             let payload = [if is_first || is_asked { SPS } else { DELTA }, &ssrc.to_be_bytes()].concat();
             let got = self.sends(ssrc, &payload);
             assert!(got.iter().all(|payload| payload.ends_with(&ssrc.to_be_bytes())));
             got.len()
-        });
-        got
+        })
     }
 
     /// What the worker told Alice.
