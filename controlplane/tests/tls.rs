@@ -148,8 +148,9 @@ async fn a_whip_resource_has_an_https_address() {
     let issue = Issue::new();
     let mut server = Server::start("whip", &issue, Limits::default()).await;
     let token = key().sign(&Claims { publish: true, ..Claims::new("demo", "Ada", 60) }).unwrap();
+    let port = server.port;
     let request = format!(
-        "POST /whip/demo HTTP/1.1\r\nHost: localhost:9\r\nAuthorization: Bearer {token}\r\nContent-Type: application/sdp\r\n\
+        "POST /whip/demo HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/sdp\r\n\
          Content-Length: 3\r\nConnection: close\r\n\r\nv=0"
     );
     let stream = server.shake_hands(&issue, &[]).await.unwrap();
@@ -158,7 +159,7 @@ async fn a_whip_resource_has_an_https_address() {
     let opened = Reply::Opened { resource: "0a".into(), sdp: "v=0".into(), tag: "t".into(), stun: None };
     reply.send(Ok(opened)).unwrap();
     let answer = asking.await.unwrap();
-    assert!(answer.contains("location: https://localhost:9/whip/demo/sessions/0a\r\n"), "{answer}");
+    assert!(answer.contains(&format!("location: https://localhost:{port}/whip/demo/sessions/0a\r\n")), "{answer}");
 }
 
 #[tokio::test]
