@@ -123,11 +123,10 @@ impl<'a> SrtpPacket<'a> {
     ) -> Result<RtpPacket<'a>, Unprotect> {
         let Header { ssrc, header_len, .. } = self.header;
         let mut copy = [0; FRAME_LEN];
-        let copy = copy.get_mut(..self.bytes.len());
-        let copy = copy.map(|copy| {
+        let mut copy = copy.get_mut(..self.bytes.len());
+        if let Some(copy) = &mut copy {
             copy.copy_from_slice(self.bytes);
-            copy
-        });
+        }
         if let Ok(len) = crypto.unprotect_rtp(ssrc, index, header_len, self.bytes) {
             tries.is_doubtful = false;
             return Ok(self.opened(window, index, len));

@@ -131,7 +131,7 @@ impl Engine {
     fn is_gone(&self, handle: Handle) -> bool {
         let member = self.room_of(handle).and_then(|room| room.member(handle.peer));
         let plan = self.workers.get(&handle.worker).map(|worker| &worker.plan);
-        !self.peers.get(&handle).is_some_and(|peer| peer.socket.is_some())
+        self.peers.get(&handle).is_none_or(|peer| peer.socket.is_none())
             && member.zip(plan).is_some_and(|(member, plan)| member.is_gone(plan))
     }
 
