@@ -169,7 +169,7 @@ export class Shaper {
   }
 
   /**
-   * Makes libwebrtc probe the network again. It does so when a connection begins, but drops these probes if the machine is too
+   * Makes libwebrtc probe the network again. It does so when a connection begins, but probably drops these probes if the machine is too
    * busy to send them in time, as it may be just then; its estimate of 300 kb/s then grows by 8 % a second. It also probes
    * when `maxBitrate` rises while much less is sent than the estimate, so video is held back for a moment.
    */
