@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine with Rust:
 #   make run    builds, starts both planes and prints a link that opens a call
 #   make test   installs what the tests need and runs all of them
-# Others: make build, make bench, make lint, make deps (what the build needs), make test-deps (and what the tests need),
-# make test-rust, test-loom, test-miri, test-schema, test-browsers, test-strangers, test-fresh (one part of the tests), make
-# fuzz (the property tests with cases nobody has seen, ROUNDS times).
+# Others: make build, make bench, make lint, make deps (installs what the build needs), make test-deps (and what the tests need),
+# make test-rust, test-loom, test-miri, test-schema, test-browsers, test-weak, test-interop, test-fresh (one part of the tests), make
+# attacks (tests/attacks in full), make fuzz (the property tests with new random cases, ROUNDS times, and each libFuzzer
+# target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures).
 #
-# Programs of other names: make test PYTHON=python3.12 CHROMIUM=/opt/chrome/chrome FIREFOX=/opt/firefox/firefox
+# Other programs: make test PYTHON=python3.12 CHROMIUM=/opt/chrome/chrome FIREFOX=/opt/firefox/firefox
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -13,10 +14,14 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := build
-# How often `make fuzz` draws anew.
+# How many rounds `make fuzz` runs, each with a new seed.
 ROUNDS ?= 10
+# How many seconds `make fuzz` runs each target of fuzz/ after that.
+SECONDS ?= 60
+# How many seeds `make sim` runs.
+SEEDS ?= 500
 
-.PHONY: build run test bench fuzz lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers test-fresh clean
+.PHONY: build run test bench fuzz sim weak lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
 
 export PYTHON CHROMIUM FIREFOX
 
@@ -26,63 +31,93 @@ build: deps
 run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
 
-# One profile (dev, optimised as Cargo.toml says), so that each dependency is built once.
-test: test-deps test-rust test-loom test-miri test-schema test-browsers test-strangers test-fresh
+# All tests use one profile (dev, with the optimisation of Cargo.toml), so that each dependency is built once.
+test: test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh
 
 test-rust: deps
 	@tools/install rust
 	$(CARGO) test --workspace
 
-# The ring and the sleeping flags of the link under every interleaving of their atomics (loom's own build of `proto`).
+# The ring and the sleep flags of the link under every interleaving of their atomics (a separate build of `proto` with loom).
 test-loom: deps
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p proto --lib --target-dir target/loom -- link::
 
-# The same memory under Miri, where a nightly toolchain with Miri is installed; skipped with a sentence elsewhere.
+# The memory of the link under Miri, if a nightly toolchain with Miri is installed; otherwise skipped with a message.
 test-miri: deps
 	tools/miri
 
-# REST against its own document: schemathesis asks the executable that `test-rust` built.
+# REST against its OpenAPI document: schemathesis tests the executable that `test-rust` built.
 test-schema: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	bench/schema/run "$${CARGO_TARGET_DIR:-target}/debug/uprtc"
 
-# Real Chromium peers against the executable that `test-rust` built (the same command, so nothing is built anew).
+# Real browsers against the executable that `test-rust` built (the same command, so nothing is built again).
 test-browsers: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/e2e && ../../tools/with-node node --test --test-concurrency=1 --test-reporter=spec
 
-# Clients that are no browser, each with a Chromium, in a network namespace that is gone afterwards (docs/CLIENTS.md).
-test-strangers: test-deps
-	@tools/install strangers
+# Two of the cases of `make weak` in a short form: the calls take place. They assert no figures. And a call where UDP is blocked.
+test-weak: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
-	tools/npm-install bench/strangers
-	tools/python-venv bench/strangers/requirements.txt bench/strangers/.venv >/dev/null
-	cd bench/strangers && ../../tools/with-node ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
+	cd bench/weak && SHORT=1 ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
+	cd bench/weak && ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec tcp.test.mjs
 
-# `make build` and `make run` in a minimal Debian (or Ubuntu) where nothing is installed, and tools/install in such systems.
-# It takes root; without, it is left out with a sentence, unless REQUIRE names it (REQUIRE=fresh).
+# Clients other than browsers, each with a Chromium, in a temporary network namespace (docs/CLIENTS.md).
+test-interop: test-deps
+	@tools/install interop
+	$(CARGO) test --workspace --no-run --quiet
+	tools/npm-install bench/e2e
+	tools/npm-install bench/interop
+	tools/python-venv bench/interop/requirements.txt bench/interop/.venv >/dev/null
+	cd bench/interop && ../../tools/with-node ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
+
+# `make build` and `make run` in a minimal Debian (or Ubuntu), and tools/install in such systems. It needs root.
+# Tests that cannot run on a machine are skipped with a message, or fail if REQUIRE names what they need: `fresh` (this test),
+# `uring` and `namespaces` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces.
 test-fresh:
 	tests/fresh/run
 
-# The property tests with other cases than those of `make test`; what fails prints the seed that draws it again.
-fuzz: deps
-	tools/fuzz $(ROUNDS)
+# The attacks of tests/attacks in full, against the release executable; `make test` runs a short form. docs/SECURITY.md.
+attacks: build
+	ATTACKS=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" \
+	    $(CARGO) test -p uprtc --test attacks -- --test-threads=1 --nocapture
 
-# What a packet costs, without a kernel and with one, and what a handshake costs. docs/MEASURING.md explains the numbers.
+# The property tests with other cases than those of `make test`, then the targets of fuzz/ under libFuzzer if cargo-fuzz is installed. A
+# failure prints the seed, or the file, that repeats it.
+fuzz: deps
+	tools/fuzz $(ROUNDS) $(SECONDS)
+
+# Runs both planes in virtual time over bad networks, once for each of so many seeds (bench/sim). `make test` runs 50.
+sim: deps
+	$(CARGO) run -p sim --quiet -- --seeds $(SEEDS)
+
+# Calls on bad networks: each case's figures next to the targets, and two browsers directly over the same link (docs/MEASURING.md).
+# SCENARIO=drop,bursts runs some of them, with the executables of `test-rust`. It takes a quarter of an hour.
+weak: test-deps
+	$(CARGO) test --workspace --no-run --quiet
+	tools/npm-install bench/e2e
+	cd bench/weak && REQUIRE=namespaces SCENARIO="$(SCENARIO)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
+
+# The cost of a packet without and with the kernel, and the cost of a handshake. docs/MEASURING.md explains the numbers.
 bench: deps
 	@tools/install bench
 	$(CARGO) bench -p bench --bench packet --bench kernel --bench relay --bench wake
-	$(CARGO) bench -p controlplane --bench dtls
+	$(CARGO) bench -p controlplane --bench dtls --bench settle
 
 lint: deps
-	@tools/install node
+	@CARGO="$(CARGO)" tools/install lint node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	tools/npm-install controlplane/web
 	cd controlplane/web && ../../tools/with-node npx --no-install tsc --project .
+	@tools/deny
+
+# The software bill of materials of the executable (CycloneDX); Python 3.11 or later.
+sbom:
+	@tools/sbom
 
 deps:
 	@CARGO="$(CARGO)" tools/install build

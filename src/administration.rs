@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::cli::{Common, Remote, Shown};
-use crate::client::Server;
 use crate::options::Sources;
+use crate::remote::Server;
 use crate::running::{self, Running};
 
 /// How long one request may take in all.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A column of a table: its title, where its value is (RFC 6901), and how it is shown.
 type Column = (&'static str, &'static str, fn(&Value) -> String);
 
 /// `uprtc rooms`
 pub(crate) fn rooms(common: &Common, remote: &Remote, shown: &Shown) -> Result<(), Failure> {
-    let rooms = Door::find(common, remote)?.all("/v1/rooms", "rooms")?;
+    let rooms = Api::find(common, remote)?.all("/v1/rooms", "rooms")?;
     show(
         shown,
         rooms,
@@ -39,9 +39,9 @@ pub(crate) fn rooms(common: &Common, remote: &Remote, shown: &Shown) -> Result<(
 /// `uprtc peers ROOM`
 pub(crate) fn peers(common: &Common, remote: &Remote, shown: &Shown, room: &str) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}", room_name(room)?);
-    let door = Door::find(common, remote)?;
-    door.ask("GET", &path, None)?; // A list of nobody would not tell a room that is empty from one that is not there.
-    let peers = door.all(&format!("{path}/peers"), "peers")?;
+    let api = Api::find(common, remote)?;
+    api.ask("GET", &path, None)?; // A list of nobody would not tell a room that is empty from one that is not there.
+    let peers = api.all(&format!("{path}/peers"), "peers")?;
     show(
         shown,
         peers,
@@ -63,14 +63,14 @@ pub(crate) fn peers(common: &Common, remote: &Remote, shown: &Shown, room: &str)
 /// `uprtc kick ROOM PEER`
 pub(crate) fn kick(common: &Common, remote: &Remote, room: &str, peer: &str) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}/peers/{}", room_name(room)?, peer_id(room, peer)?);
-    Door::find(common, remote)?.ask("DELETE", &path, None).map(|_| ())
+    Api::find(common, remote)?.ask("DELETE", &path, None).map(|_| ())
 }
 
 /// `uprtc move ROOM PEER TO`
 pub(crate) fn relocate(common: &Common, remote: &Remote, room: &str, peer: &str, to: &str) -> Result<(), Failure> {
     let path = format!("/v1/rooms/{}/peers/{}/move", room_name(room)?, peer_id(room, peer)?);
     let to = json!({"room": room_name(to)?});
-    Door::find(common, remote)?.ask("POST", &path, Some(to)).map(|_| ())
+    Api::find(common, remote)?.ask("POST", &path, Some(to)).map(|_| ())
 }
 
 /// Ids are of the letters that rooms' names are of.
@@ -89,14 +89,14 @@ fn room_name(room: &str) -> Result<&str, Failure> {
 }
 
 /// A server and the token that opens its REST interface.
-struct Door {
+struct Api {
     server: Server,
     token: String,
 }
 
-impl Door {
+impl Api {
     /// The server that is named, or the one that runs with the state folder.
-    fn find(common: &Common, remote: &Remote) -> Result<Door, Failure> {
+    fn find(common: &Common, remote: &Remote) -> Result<Api, Failure> {
         let server = match &remote.server {
             Some(server) => {
                 let options = || Sources { common: common.clone(), ..Sources::default() }.read();
@@ -108,7 +108,7 @@ impl Door {
                 Server::running(&running.map_err(|failure| format!("{failure}; {elsewhere}"))?)
             }
         };
-        Ok(Door { server, token: token(common)? })
+        Ok(Api { server, token: token(common)? })
     }
 
     /// Every page of a list.
@@ -124,12 +124,13 @@ impl Door {
         }
     }
 
-    /// One request and its answer; a refusal is said in the server's words.
+    /// One request and its answer; a refusal is reported in the server's words.
     fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
         let name = self.server.name();
-        let answer = self.server.ask(method, path, Some(&self.token), body.as_ref(), PATIENCE).map_err(|error| {
-            format!("cannot ask {name}: {error}; --server HOST:PORT or https://HOST says where it is")
-        })?;
+        let answer =
+            self.server.ask(method, path, Some(&self.token), body.as_ref(), REQUEST_TIMEOUT).map_err(|error| {
+                format!("cannot ask {name}: {error}; --server HOST:PORT or https://HOST says where it is")
+            })?;
         let status = answer.status;
         let body: Value = match answer.body.as_str() {
             "" => Value::Null,
@@ -169,7 +170,7 @@ fn show(shown: &Shown, entries: Vec<Value>, columns: &[Column]) -> Result<(), Fa
 
 fn table(entries: &[Value], columns: &[Column]) -> String {
     let title: Vec<String> = columns.iter().map(|(title, ..)| (*title).to_owned()).collect();
-    let shown = |entry: &Value, (_, place, form): &Column| form(entry.pointer(place).unwrap_or(&Value::Null));
+    let shown = |entry: &Value, (_, pointer, form): &Column| form(entry.pointer(pointer).unwrap_or(&Value::Null));
     let row = |entry: &Value| columns.iter().map(|column| shown(entry, column)).collect();
     let rows: Vec<Vec<String>> = std::iter::once(title).chain(entries.iter().map(row)).collect();
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);

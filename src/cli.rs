@@ -32,7 +32,8 @@ impl Cli {
 
     /// What is to be done; without a word it is `run`, so that `cargo run` opens a call.
     pub(crate) fn split(self) -> (Common, Command) {
-        let run = || Command::Run { ips: MediaIps::default(), media: Media::default(), doors: Doors::default() };
+        let run =
+            || Command::Run { ips: MediaIps::default(), media: Media::default(), endpoints: Endpoints::default() };
         (self.common, self.command.unwrap_or_else(run))
     }
 }
@@ -70,7 +71,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         media: Media,
         #[command(flatten)]
-        doors: Doors,
+        endpoints: Endpoints,
     },
     /// Move packets: one pinned worker per core, one UDP port per worker.
     Dataplane {
@@ -86,7 +87,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         ips: MediaIps,
         #[command(flatten)]
-        doors: Doors,
+        endpoints: Endpoints,
         #[command(flatten)]
         supervised: Supervised,
     },
@@ -137,7 +138,7 @@ pub(crate) enum Command {
     Version,
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),
-    /// Load a server with WebRTC peers of another stack, and say what it forwards and what that costs. Without
+    /// Load a server with WebRTC peers, and report what it forwards and what that costs. Without
     /// --server and --state it starts one of its own.
     Load(Load),
 }
@@ -147,7 +148,7 @@ pub(crate) enum Command {
 pub(crate) struct Load {
     /// A server that runs; tokens are made with the key in its state folder, or are UPRTC_TOKEN [default: with --state the
     /// one that runs with that folder, else one of our own]
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT|URL")]
     pub(crate) server: Option<String>,
     /// Processes whose CPU and memory are measured; may be repeated [default: the planes of the state folder]
     #[arg(long, global = true, value_name = "PID")]
@@ -284,7 +285,7 @@ pub(crate) struct Media {
 
 /// What concerns the controlplane.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Doors {
+pub(crate) struct Endpoints {
     /// Where HTTP and WebSocket are served; port 0 takes any [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
@@ -368,6 +369,9 @@ pub(crate) struct Token {
     /// May see and change rooms through the API
     #[arg(long)]
     pub(crate) admin: bool,
+    /// May invite others to the room
+    #[arg(long)]
+    pub(crate) invite: bool,
     /// How long it is good: a number and s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) ttl: Duration,

@@ -1,13 +1,13 @@
 //! `uprtc doctor`: whether this machine can carry calls with these settings, each finding with the line that mends it.
 //!
-//! [`machine`] asks the kernel, [`place`] looks at what this edge's settings name (folder, addresses, ports, a running
-//! instance), [`elsewhere`] judges what browsers elsewhere would get, and [`call`] has two peers of its own talk through both planes. Nothing is changed: what it opens it closes.
+//! [`machine`] asks the kernel, [`settings`] looks at what this edge's settings name (folder, addresses, ports, a running
+//! instance), [`reachability`] judges what browsers elsewhere would get, and [`call`] has two peers of its own talk through both planes. Nothing is changed: what it opens it closes.
 
 mod call;
-mod elsewhere;
 mod machine;
 mod peer;
-mod place;
+mod reachability;
+mod settings;
 
 use std::fmt;
 
@@ -83,12 +83,12 @@ struct Report<'a> {
 pub(crate) fn run(common: &Common, request: &Doctor) -> Result<bool, Failure> {
     let (common, settings) = of_running_server(common);
     let options = Sources { common, ..Sources::default() }.read()?;
-    process::set_log("error", LogFormat::Text); // The planes of the call would tell of every step.
+    process::set_log("error", LogFormat::Text); // The planes of the call would log every step.
     let planes = Planes::find(&options.state);
     let mut findings = vec![settings];
     findings.extend(machine::look(&options));
-    findings.extend(place::look(&options, planes));
-    findings.extend(elsewhere::look(&options, planes.controlplane));
+    findings.extend(settings::look(&options, planes));
+    findings.extend(reachability::look(&options, planes.controlplane));
     if !request.no_call {
         findings.push(call::look(&options));
     }

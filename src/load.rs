@@ -1,27 +1,51 @@
-//! `uprtc load`: peers of another stack (`bench::load`) against a server, its own or one that runs, and what it cost.
+//! `uprtc load`, the load generator: hundreds of WebRTC peers for each core against a server, its own or one that runs,
+//! and what it cost.
+//!
+//! A peer joins like any client, through the server's public interfaces: the signalling socket, WHIP or WHEP, then ICE,
+//! DTLS and SRTP, all by the crate `client`. What it saves is what a server cannot see. It does not decode; it counts
+//! packets by their headers, which are in the clear, and authenticates one of `Settings::verify_every`, compares that one
+//! to the byte, and reads from it when it was sent.
+//!
+//! In the order in which it happens: `server` (one of our own), `api` (HTTP, rooms, tokens), `scenario` (who joins where),
+//! `join` (from an offer to keys), `source` (what is sent), `datagrams` (the sockets), `peer` (one peer with keys), `tally`
+//! (what it received), `threads` (each carries many peers), `process` (CPU and memory of the server, from outside), `run`
+//! (all of it), `report` (the results) and `progress` (a line meanwhile).
 
+mod api;
+mod datagrams;
+mod join;
+mod peer;
+mod process;
 mod progress;
+mod report;
+mod run;
+mod scenario;
 mod server;
+mod settings;
+mod source;
+mod tally;
+mod threads;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bench::load::door::{Door, Tokens};
-use bench::load::process::{self, Process};
-use bench::load::report::Report;
-use bench::load::run::{self, Scenario, Server};
-use bench::load::source::Media;
-use bench::load::{LoadError, Settings};
 use controlplane::auth::Claims;
 use serde_json::{Value, json};
 
+use self::api::{Api, Tokens};
+use self::process::Process;
 use self::progress::Line;
+use self::report::Report;
+use self::run::Server;
+use self::scenario::Scenario;
 use self::server::OwnServer;
+use self::settings::{LoadError, Settings};
+use self::source::Media;
 use crate::Failure;
 use crate::cli::{Common, Load, LoadScenario};
-use crate::client::nearest;
+use crate::remote;
 use crate::running::{self, Running};
 
 /// How long the tokens are good.
@@ -39,9 +63,9 @@ pub(crate) fn run(common: &Common, request: &Load) -> Result<(), Failure> {
     let server = server(common, request, own.as_ref())?;
     let line = Line::new();
     let show = |progress: &run::Progress| line.show(progress);
-    // A step of a ramp, or what is said beside JSON.
+    // A step of a ramp, or the text beside JSON.
     let is_aside = request.ramp || request.json;
-    let mut told = |report: &Report| {
+    let mut report_step = |report: &Report| {
         line.clear();
         if is_aside {
             eprint!("{report}");
@@ -49,13 +73,13 @@ pub(crate) fn run(common: &Common, request: &Load) -> Result<(), Failure> {
     };
     let measured = runtime.block_on(async {
         tokio::select! {
-            measured = measure(request.ramp, server, scenario, settings, &show, &mut told) => measured,
-            _ = tokio::signal::ctrl_c() => Err(LoadError::Door("interrupted".to_owned())),
+            measured = measure(request.ramp, server, scenario, settings, &show, &mut report_step) => measured,
+            _ = tokio::signal::ctrl_c() => Err(LoadError::Interrupted),
         }
     });
     line.clear();
     drop(own);
-    tell(request, &measured?)
+    print(request, &measured?)
 }
 
 async fn measure(
@@ -64,18 +88,18 @@ async fn measure(
     scenario: Scenario,
     settings: Settings,
     show: &dyn Fn(&run::Progress),
-    told: &mut dyn FnMut(&Report),
+    report_step: &mut dyn FnMut(&Report),
 ) -> Result<Vec<Report>, LoadError> {
     if is_ramp {
-        return run::ramp(server, scenario, settings, show, told).await;
+        return run::ramp(server, scenario, settings, show, report_step).await;
     }
     let report = run::run(server, scenario, settings, show).await?;
-    told(&report);
+    report_step(&report);
     Ok(vec![report])
 }
 
 /// Results go to standard output, for people or as JSON; progress and steps went to standard error.
-fn tell(request: &Load, reports: &[Report]) -> Result<(), Failure> {
+fn print(request: &Load, reports: &[Report]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let knee = reports.iter().rev().find(|report| !report.is_beyond_knee() && !report.is_generator_limit());
     if request.json {
@@ -146,13 +170,13 @@ fn plan(request: &Load) -> Result<(Scenario, Settings), Failure> {
 /// The server that is measured, and its processes: our own, or those of the state folder, or those that were named.
 fn server(common: &Common, request: &Load, own: Option<&OwnServer>) -> Result<Server, Failure> {
     let named = || running::state(common);
-    let (authority, state) = match (own, &request.server) {
-        (Some(own), _) => (own.authority.clone(), Ok(own.state.clone())),
+    let (remote, state) = match (own, &request.server) {
+        (Some(own), _) => (remote::Server::plain(&own.authority), Ok(own.state.clone())),
         // Tokens and processes may both be given, and then there need be no folder.
-        (None, Some(authority)) => (authority.clone(), named()),
+        (None, Some(text)) => (remote::Server::plain_or_url(text)?, named()),
         (None, None) => {
             let state = named()?;
-            (plain(&Running::find(&state)?)?, Ok(state))
+            (remote::Server::running(&Running::find(&state)?), Ok(state))
         }
     };
     let pid = |&pid: &u32| Process { name: format!("pid {pid}"), pid };
@@ -161,15 +185,7 @@ fn server(common: &Common, request: &Load, own: Option<&OwnServer>) -> Result<Se
         (true, Err(_)) => Vec::new(),
         (false, _) => request.pid.iter().map(pid).collect(),
     };
-    Ok(Server { door: Door::new(authority, tokens(state)?), processes })
-}
-
-/// Where a server that runs is reached without TLS, which the peers of a load do not speak.
-fn plain(running: &Running) -> Result<String, Failure> {
-    match running.certificate {
-        None => Ok(nearest(running.listen).to_string()),
-        Some(_) => Err("this server speaks TLS, and a load does not: run it without a certificate meanwhile".into()),
-    }
+    Ok(Server { api: Api::new(remote.resolve()?, tokens(state)?), processes })
 }
 
 /// Tokens of `UPRTC_TOKEN`, or made with the key in the state folder.

@@ -4,19 +4,20 @@
 
 mod administration;
 mod cli;
-mod client;
+mod confine;
 mod doctor;
 mod load;
 mod options;
 mod process;
 mod reach;
+mod remote;
 mod running;
 mod supervisor;
 mod token;
 
 use std::process::ExitCode;
 
-use cli::{Cli, Command, Doors, Media};
+use cli::{Cli, Command, Endpoints, Media};
 use options::{Role, Sources};
 use running::Running;
 
@@ -30,11 +31,11 @@ fn main() -> ExitCode {
     let (common, command) = Cli::read().split();
     process::start_log();
     let result = match command {
-        Command::Run { ips, media, doors } => supervisor::run(Sources { common, ips, media, doors }),
+        Command::Run { ips, media, endpoints } => supervisor::run(Sources { common, ips, media, endpoints }),
         Command::Dataplane { ips, media, supervised } => process::become_plane(&supervised)
-            .and_then(|()| dataplane(&Sources { common, ips, media, doors: Doors::default() })),
-        Command::Controlplane { ips, doors, supervised } => process::become_plane(&supervised)
-            .and_then(|()| controlplane(&Sources { common, ips, media: Media::default(), doors })),
+            .and_then(|()| dataplane(&Sources { common, ips, media, endpoints: Endpoints::default() })),
+        Command::Controlplane { ips, endpoints, supervised } => process::become_plane(&supervised)
+            .and_then(|()| controlplane(&Sources { common, ips, media: Media::default(), endpoints })),
         Command::Doctor(request) => match doctor::run(&common, &request) {
             Ok(is_well) => return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             Err(failure) => Err(failure),
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            process::tell(&failure);
+            process::print_failure(&failure);
             ExitCode::FAILURE
         }
     }
@@ -64,19 +65,29 @@ fn dataplane(sources: &Sources) -> Result<(), Failure> {
     let mut options = sources.resolve()?;
     reach::check_media_ips(&options)?;
     let config = dataplane::Config {
-        socket_path: options.state.join(controlplane::link::SOCKET_FILE),
+        link: options.link(),
         media_ips: options.media_ips.clone(),
         media_port: options.media_port,
+        ice_tcp: options.ice_tcp,
         workers: options.workers,
         is_pinned: options.is_pinned,
         driver: options.driver,
-        backend: process::backend(&options),
+        backend: process::backend(options.backend, options.driver),
         spin_us: options.spin_us,
     };
+    let is_confined = options.seccomp;
     let mut reload = || {
         sources.reload(&mut options, Role::Dataplane);
     };
-    dataplane::run(&config, || stop.wait(&mut reload))?;
+    let mut confined = Ok(());
+    dataplane::run(&config, || {
+        // After the start, which pins threads.
+        confined = if is_confined { confine::confine(confine::Plane::Data) } else { Ok(()) };
+        if confined.is_ok() {
+            stop.wait(&mut reload);
+        }
+    })?;
+    confined?;
     Ok(())
 }
 
@@ -86,6 +97,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         reach::check_media_ips(&options)?;
     }
     let config = controlplane::Config {
+        link: options.link(),
         stun_ip: options.public_ip(),
         settings: options.rooms.clone(),
         limits: options.limits.clone(),
@@ -101,6 +113,12 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
     let started = options.clone();
     let announce = |listening: &controlplane::Listening| {
         Running::new(&started, listening.http).write(&started.state);
+        if started.seccomp
+            && let Err(failure) = confine::confine(confine::Plane::Control)
+        {
+            process::print_failure(&failure);
+            std::process::exit(1);
+        }
         process::announce(listening);
     };
     let reload = || {

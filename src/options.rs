@@ -8,15 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use controlplane::driver::SOCKET_FILE;
 use controlplane::engine::Settings;
 use controlplane::http::{Audience, Limits, Network, PublicUrl};
 use controlplane::stun_server::Rates;
 use controlplane::tls;
 use dataplane::config::{Backend, Driver};
+use proto::link::{Access, Endpoint};
 use toml::de::{DeTable, DeValue};
 
 use self::keys::{KEYS, Key, Plane, Written};
-use crate::cli::{Common, Doors, Media, MediaIps};
+use crate::cli::{Common, Endpoints, Media, MediaIps};
 use crate::process::LogFormat;
 use crate::{Failure, process};
 
@@ -34,11 +36,19 @@ const STUN_PORT: u16 = 3478;
 pub(crate) struct Options {
     /// Where everything of this edge lies. Empty only before [`Sources::resolve`] is done.
     pub(crate) state: PathBuf,
+    /// Empty: in the state folder; see [`Options::link`].
+    pub(crate) link_socket: PathBuf,
+    /// Whether the planes may be two users of one primary group.
+    pub(crate) link_group: bool,
+    /// Whether the planes give up system calls after their start.
+    pub(crate) seccomp: bool,
     /// Directives of the log.
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) media_ips: Vec<IpAddr>,
     pub(crate) media_port: u16,
+    /// Whether workers accept media over TCP, too.
+    pub(crate) ice_tcp: bool,
     /// 0 only before [`Sources::resolve`] is done.
     pub(crate) workers: usize,
     pub(crate) is_pinned: bool,
@@ -48,7 +58,7 @@ pub(crate) struct Options {
     /// Microseconds.
     pub(crate) spin_us: u64,
     pub(crate) listen: SocketAddr,
-    /// Under which address clients reach the doors, if it is said.
+    /// Under which address clients reach the endpoints, if it is set.
     pub(crate) public_url: Option<PublicUrl>,
     /// None: the first media address; see [`Options::stun`].
     pub(crate) stun: Option<SocketAddr>,
@@ -61,7 +71,7 @@ pub(crate) struct Options {
     pub(crate) metrics: Audience,
     /// What the engine allows.
     pub(crate) rooms: Settings,
-    /// What the doors allow.
+    /// What the endpoints allow.
     pub(crate) limits: Limits,
     pub(crate) stun_rates: Rates,
 }
@@ -70,10 +80,14 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             state: PathBuf::new(),
+            link_socket: PathBuf::new(),
+            link_group: false,
+            seccomp: true,
             log: "info".into(),
             log_format: LogFormat::Text,
             media_ips: vec![Ipv4Addr::LOCALHOST.into()],
             media_port: 40_000,
+            ice_tcp: true,
             workers: 0,
             is_pinned: true,
             driver: Driver::Auto,
@@ -101,13 +115,22 @@ impl Options {
         self.media_ips.first().map(|&ip| self.rooms.announced(SocketAddr::new(ip, 0)).ip())
     }
 
+    /// Where the planes meet, and who they may be.
+    pub(crate) fn link(&self) -> Endpoint {
+        let path = match self.link_socket.as_os_str().is_empty() {
+            true => self.state.join(SOCKET_FILE),
+            false => self.link_socket.clone(),
+        };
+        Endpoint { path, access: if self.link_group { Access::Group } else { Access::User } }
+    }
+
     /// Where STUN is served: as it is set, or at the first media address, because who reaches the one reaches the other.
     pub(crate) fn stun(&self) -> SocketAddr {
         let follow = || self.media_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
         self.stun.unwrap_or_else(|| SocketAddr::new(follow(), STUN_PORT))
     }
 
-    /// The certificate that the doors speak TLS with, if they do.
+    /// The certificate that the endpoints speak TLS with, if they do.
     pub(crate) fn tls(&self) -> Option<tls::Files> {
         let files = tls::Files { certificate: self.tls_cert.clone(), key: self.tls_key.clone() };
         (!self.tls_cert.as_os_str().is_empty()).then_some(files)
@@ -120,7 +143,7 @@ pub(crate) struct Sources {
     pub(crate) common: Common,
     pub(crate) ips: MediaIps,
     pub(crate) media: Media,
-    pub(crate) doors: Doors,
+    pub(crate) endpoints: Endpoints,
 }
 
 /// Who reads its options again.
@@ -227,23 +250,23 @@ impl Sources {
         if let Some(how) = &self.media.io {
             keys::find("io")?.apply(options, &Written::Plain(how)).map_err(|error| format!("--io {how}: {error}"))?;
         }
-        options.listen = self.doors.listen.unwrap_or(options.listen);
-        options.stun = self.doors.stun.or(options.stun);
-        let doors = &self.doors;
+        options.listen = self.endpoints.listen.unwrap_or(options.listen);
+        options.stun = self.endpoints.stun.or(options.stun);
+        let endpoints = &self.endpoints;
         for (name, given) in
-            [("tls-cert", &doors.tls_cert), ("tls-key", &doors.tls_key), ("public-url", &doors.public_url)]
+            [("tls-cert", &endpoints.tls_cert), ("tls-key", &endpoints.tls_key), ("public-url", &endpoints.public_url)]
         {
             if let Some(given) = given {
                 keys::find(name)?.apply(options, &Written::Plain(given)).map_err(|error| format!("--{error}"))?;
             }
         }
-        if !self.doors.cors_origin.is_empty() {
-            let origins = Written::List(self.doors.cors_origin.iter().map(String::as_str).collect());
+        if !self.endpoints.cors_origin.is_empty() {
+            let origins = Written::List(self.endpoints.cors_origin.iter().map(String::as_str).collect());
             let key = keys::find("cors-origins")?;
             key.apply(options, &origins).map_err(|error| format!("--cors-origin: {error}"))?;
         }
-        if !self.doors.announce.is_empty() {
-            let pairs = Written::List(self.doors.announce.iter().map(String::as_str).collect());
+        if !self.endpoints.announce.is_empty() {
+            let pairs = Written::List(self.endpoints.announce.iter().map(String::as_str).collect());
             let key = keys::find("announce")?;
             key.apply(options, &pairs).map_err(|error| format!("--{error}"))?;
         }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dataplane::config::Backend;
+use dataplane::config::{Backend, Driver};
 use dataplane::io::probe::Probe;
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use crate::Failure;
 use crate::cli::Supervised;
-use crate::options::Options;
+use crate::confine;
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ pub(crate) fn set_log(directives: &str, format: LogFormat) {
 }
 
 /// Says why this process ends: one line on standard error, as every other line there.
-pub(crate) fn tell(failure: &Failure) {
+pub(crate) fn print_failure(failure: &Failure) {
     match IS_JSON.load(Ordering::Relaxed) {
         true => tracing::error!(event = "failed", "uprtc: {failure}"),
         // In one write: the planes share this stream.
@@ -101,6 +101,7 @@ pub(crate) fn become_plane(supervised: &Supervised) -> Result<(), Failure> {
             return Err("the supervisor is gone".into());
         }
     }
+    confine::hide_memory()?;
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
@@ -109,10 +110,10 @@ pub(crate) fn become_plane(supervised: &Supervised) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How packets shall come and leave: as it is set, or as a probe finds cheaper on this machine, which the log is told.
-pub(crate) fn backend(options: &Options) -> Backend {
-    options.backend.unwrap_or_else(|| {
-        let probe = Probe::run(options.driver);
+/// How packets shall come and leave: as it is set, or as a probe finds cheaper on this machine, which is logged.
+pub(crate) fn backend(set: Option<Backend>, driver: Driver) -> Backend {
+    set.unwrap_or_else(|| {
+        let probe = Probe::run(driver);
         tracing::info!("io: {probe}; frames only where they are asked for");
         probe.backend()
     })

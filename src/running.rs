@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use controlplane::auth::{KEY_FILE, KeyError, TokenKeys};
-use controlplane::link::SOCKET_FILE;
+use controlplane::driver::SOCKET_FILE;
 use controlplane::{LOCK_FILE, RUNNING_FILE};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::{Failure, reach};
 const STATE_OF_UNITS: &str = "/var/lib/uprtc";
 
 /// How long a controlplane that is just starting may take to say where it listens, and how often it is looked for.
-const START_PATIENCE: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(2);
 const START_RETRY: Duration = Duration::from_millis(50);
 
 /// What a running controlplane says of itself, in [`RUNNING_FILE`] of its state folder.
@@ -34,6 +34,9 @@ pub(crate) struct Running {
     pub(crate) certificate: Option<PathBuf>,
     /// What its links begin with, as people elsewhere reach it.
     pub(crate) link: String,
+    /// The socket at which it attaches to the dataplane. Earlier versions did not say it: theirs is in the state folder.
+    #[serde(default)]
+    pub(crate) link_socket: Option<PathBuf>,
 }
 
 impl Running {
@@ -41,7 +44,7 @@ impl Running {
     pub(crate) fn new(options: &Options, listen: SocketAddr) -> Running {
         let certificate = options.tls().map(|files| files.certificate);
         let certificate = certificate.map(|path| path.canonicalize().unwrap_or(path));
-        Running { listen, certificate, link: reach::link_base(options, listen) }
+        Running { listen, certificate, link: reach::link_base(options, listen), link_socket: Some(options.link().path) }
     }
 
     /// Writes it down, whole or not at all. The server serves all the same if it cannot be.
@@ -67,6 +70,11 @@ impl Running {
             if let Err(error) = fs::metadata(state) {
                 return Err(unusable(state, &error.into()));
             }
+            if let Err(error) = File::open(state.join(LOCK_FILE))
+                && error.kind() == ErrorKind::PermissionDenied
+            {
+                return Err(unusable(state, &error.into()));
+            }
             if !Planes::find(state).controlplane {
                 return Err(format!("no server runs with the state folder {}{}", state.display(), others(state)).into());
             }
@@ -76,7 +84,7 @@ impl Running {
                     return Ok(serde_json::from_slice(&text).map_err(why)?);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(state, &error.into())),
-                Err(_) if begun.elapsed() > START_PATIENCE => {
+                Err(_) if begun.elapsed() > START_TIMEOUT => {
                     let shown = state.display();
                     return Err(format!("the server of the state folder {shown} is starting: try again shortly").into());
                 }
@@ -96,7 +104,10 @@ pub(crate) struct Planes {
 impl Planes {
     pub(crate) fn find(state: &Path) -> Planes {
         let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
-        let dataplane = states_with_dataplane().contains(&state);
+        let running: Option<Running> =
+            fs::read(state.join(RUNNING_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let socket = running.and_then(|running| running.link_socket).unwrap_or_else(|| state.join(SOCKET_FILE));
+        let dataplane = link_sockets().contains(&socket) || states_with_dataplane().contains(&state);
         let controlplane = match File::open(state.join(LOCK_FILE)) {
             Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
             // Another user's. Its planes come together.
@@ -110,12 +121,16 @@ impl Planes {
     }
 }
 
-/// State folders that a dataplane listens in, by the kernel's list of sockets, which everybody may read: to connect would be
-/// to attach.
-fn states_with_dataplane() -> BTreeSet<PathBuf> {
+/// The paths of Unix sockets, by the kernel's list of them, which everybody may read: to connect would be to attach.
+fn link_sockets() -> BTreeSet<PathBuf> {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let paths = sockets.lines().filter_map(|line| line.split_once(" /").map(|(_, path)| format!("/{path}")));
-    paths.filter_map(|path| Some(path.strip_suffix(SOCKET_FILE)?.strip_suffix('/')?.into())).collect()
+    sockets.lines().filter_map(|line| line.split_once(" /").map(|(_, path)| format!("/{path}").into())).collect()
+}
+
+/// State folders that a dataplane listens in.
+fn states_with_dataplane() -> BTreeSet<PathBuf> {
+    let is_link = |path: &PathBuf| path.file_name().is_some_and(|name| name == SOCKET_FILE);
+    link_sockets().into_iter().filter(is_link).filter_map(|path| Some(path.parent()?.to_owned())).collect()
 }
 
 /// The state folder that a command means: the one that is named; else that of a server that runs, the user's own before that
@@ -169,7 +184,7 @@ pub(crate) fn keys(state: &Path) -> Result<TokenKeys, Failure> {
     }
 }
 
-/// What a state folder with a key is to be told of, when no server runs with it and others do.
+/// What a state folder with a key is to be warned of, when no server runs with it and others do.
 pub(crate) fn remark(state: &Path) -> Option<String> {
     let others = others(state);
     (!Planes::find(state).any() && !others.is_empty())

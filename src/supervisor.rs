@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -22,9 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::client::Server;
 use crate::options::{self, Options, Role, Sources};
-use crate::{Failure, process, reach};
+use crate::remote::Server;
+use crate::{Failure, confine, process, reach};
 
 /// Waits before a plane is started again: first and longest.
 const RESTART_MIN: Duration = Duration::from_millis(100);
@@ -60,13 +60,14 @@ pub(crate) fn run(sources: Sources) -> Result<(), Failure> {
     reach::check_media_ips(&options)?;
     let _lock = lock(&options.state)?;
     // Here and once, so that a dataplane that is started again neither takes that time nor chooses otherwise.
-    let backend = process::backend(&options);
+    let backend = process::backend(options.backend, options.driver);
     // One thread: the kernel kills the children when the *thread* that started them ends, so it must be this one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(options, backend, &sources))
 }
 
 async fn supervise(options: Options, backend: Backend, sources: &Sources) -> Result<(), Failure> {
+    confine::hide_memory()?;
     write_settings(&options)?;
     let key = TokenKey::load_or_create(&options.state)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -74,7 +75,7 @@ async fn supervise(options: Options, backend: Backend, sources: &Sources) -> Res
     let mut hangup = signal(SignalKind::hangup())?;
     let had_terminal = std::io::stdin().is_terminal();
     let shared = Shared::default();
-    // The controlplane ends first, so that it can tell the clients while their media still flows.
+    // The controlplane ends first, so that it can signal the clients while their media still flows.
     let (stop_controlplane, controlplane_stops) = watch::channel(false);
     let (stop_dataplane, dataplane_stops) = watch::channel(false);
     let arguments = dataplane_arguments(&options, backend);
@@ -122,7 +123,7 @@ async fn supervise(options: Options, backend: Backend, sources: &Sources) -> Res
 
 /// What the tasks of the supervisor know of each other.
 struct Shared {
-    /// Where the controlplane listens, once it has said so: it keeps these addresses when it is started again.
+    /// Where the controlplane listens, once it has reported it: it keeps these addresses when it is started again.
     listening: watch::Sender<Option<controlplane::Listening>>,
     /// Whether a join could once be served. Until then a plane that gives up ends the run.
     was_ready: watch::Sender<bool>,
@@ -150,13 +151,21 @@ fn reload(sources: &Sources, current: &mut Options, shared: &Shared) {
     }
 }
 
-/// Writes the file that the planes read, whole or not at all.
+/// Writes the file that the planes read, whole or not at all, for its owner alone: it says where keys are.
 fn write_settings(options: &Options) -> Result<(), Failure> {
     let path = options.state.join(SETTINGS_FILE);
     let draft = path.with_extension("toml.new");
-    std::fs::write(&draft, options::write(options))
-        .and_then(|()| std::fs::rename(&draft, &path))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+    let write = || {
+        // One that was left behind may be readable by others.
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(options::write(options).as_bytes())?;
+        std::fs::rename(&draft, &path)
+    };
+    write().map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
 fn dataplane_arguments(options: &Options, backend: Backend) -> impl Fn() -> Vec<OsString> {
@@ -272,7 +281,8 @@ async fn end(plane: &str, mut child: Child, stop_signal: Signal) -> Result<(), F
     Ok(())
 }
 
-/// Waits until a room can be joined, then prints the link of one, alone on a line.
+/// Waits until a room can be joined, then prints one line: on a terminal the link of a room, else only where the server is. A link
+/// lets in whoever reads it, and output that goes elsewhere is kept: in a journal, by a container's runtime, in a file.
 async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
     let mut listening = shared.listening.subscribe();
     let Ok(Some(first)) = listening.wait_for(Option::is_some).await.map(|listening| *listening) else { return };
@@ -281,9 +291,14 @@ async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
         sleep(READY_INTERVAL).await;
     }
     shared.was_ready.send_replace(true);
-    let claims = Claims { publish: true, subscribe: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
-    match key.sign(&claims) {
-        Ok(token) => println!("{}/r/{ROOM}?token={token}", reach::link_base(options, first.http)),
+    let base = reach::link_base(options, first.http);
+    if !std::io::stdout().is_terminal() {
+        println!("{base}/");
+        return tracing::info!("`uprtc link --room {ROOM} --name NAME` prints a link that opens a call");
+    }
+    let rights = Claims { publish: true, subscribe: true, invite: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
+    match key.sign(&rights) {
+        Ok(token) => println!("{base}/r/{ROOM}?token={token}"),
         Err(error) => tracing::error!(%error, "no link can be made"),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn link(common: &Common, request: &Token) -> Result<(), Failure> {
     let state = running::state(common)?;
     let mut request = request.clone();
     if !request.publish && !request.subscribe && !request.admin {
-        (request.publish, request.subscribe) = (true, true);
+        (request.publish, request.subscribe, request.invite) = (true, true, true);
     }
     let base = link_base(common, &state)?;
     let (room, token) = (&request.room, sign(&state, &request)?);
@@ -52,6 +52,7 @@ fn sign(state: &Path, request: &Token) -> Result<String, Failure> {
         publish: request.publish,
         subscribe: request.subscribe,
         admin: request.admin,
+        invite: request.invite,
         ..Claims::new(&request.room, &request.name, request.ttl.as_secs())
     };
     let token = keys.sign(&claims)?;

@@ -1,29 +1,24 @@
 //! `uprtc doctor` and the reload of settings, with the real executable.
 
+mod harness;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Child, Output};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Nothing here takes longer on a busy machine, unless it never comes.
-const DEADLINE: Duration = Duration::from_secs(30);
+use harness::{DEADLINE, Folder, first_line, uprtc};
 
-/// A state folder of its own, removed at the end.
-struct Folder(PathBuf);
+/// Files and the state folder in a folder of the test.
+trait Files {
+    fn file(&self, name: &str, text: &str) -> String;
+    fn state(&self) -> String;
+}
 
-impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("uprtc-doctor-test-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path.canonicalize().unwrap())
-    }
-
+impl Files for Folder {
     fn file(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
@@ -33,18 +28,6 @@ impl Folder {
     fn state(&self) -> String {
         self.0.join("state").to_str().unwrap().to_owned()
     }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn uprtc(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }
 
 /// Settings that concern no port of the machine: a media port that is free, and the others of the kernel's choice.
@@ -165,10 +148,9 @@ impl Run {
         let (sender, log) = std::sync::mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut link = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
-        let http = link.strip_prefix("http://").and_then(|rest| rest.split('/').next());
-        let Some(http) = http.map(str::to_owned) else { panic!("no link: {:?}", log.try_iter().collect::<Vec<_>>()) };
+        let link = first_line(&mut child);
+        assert!(link.starts_with("http"), "no link: {:?}", log.try_iter().collect::<Vec<_>>());
+        let http = harness::authority(&link).to_owned();
         Run { child, http, log }
     }
 
@@ -212,11 +194,7 @@ impl Run {
     }
 
     fn readyz(&self) -> bool {
-        let mut stream = TcpStream::connect(&self.http).unwrap();
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.starts_with("HTTP/1.1 200")
+        harness::get(&self.http, "/readyz") == Some(200)
     }
 }
 
@@ -262,7 +240,7 @@ fn a_hangup_reloads_both_planes_and_a_mistake_changes_nothing() {
     assert!(run.readyz());
 
     // The settings that were good are those of a plane that is started again.
-    let killed = plane(&state, "controlplane").expect("it shows itself");
+    let killed = harness::plane(Path::new(&state), "controlplane").expect("it shows itself");
     kill_process(killed, Signal::KILL).unwrap();
     run.until_logged("the controlplane listens");
     let kept = std::fs::read_to_string(Path::new(&state).join("run.toml")).unwrap();
@@ -274,14 +252,4 @@ fn a_hangup_reloads_both_planes_and_a_mistake_changes_nothing() {
     assert!(is_well, "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(findings.iter().filter(|(level, check, _)| level == "ok" && check == "instance").count(), 2);
     assert!(run.readyz());
-}
-
-/// The process of a plane, found by its word and the state folder in its command line.
-fn plane(state: &str, plane: &str) -> Option<Pid> {
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        let words: Vec<&str> = line.split('\0').collect();
-        (words.get(1) == Some(&plane) && words.contains(&state)).then_some(pid)
-    })
 }

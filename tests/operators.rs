@@ -1,47 +1,24 @@
 //! What operators type, with the real executable: which server a command means, links and tokens, answers as proxies send
 //! them, the log as JSON, and what is said when something is wrong.
 
+mod harness;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use controlplane::auth::{Claims, TokenKey};
 use serde_json::Value;
 
-/// Nothing here takes longer on a busy machine, unless it never comes.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("uprtc-operators-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path.canonicalize().unwrap())
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use harness::{DEADLINE, Folder, authority, first_line, until};
 
 /// The executable, for a user whose own state folder is in `home`.
 fn uprtc(home: &Folder, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = harness::uprtc(arguments);
     command.env("XDG_STATE_HOME", &home.0).env("UPRTC_IO", "udp").env_remove("UPRTC_TOKEN");
     command
 }
@@ -80,9 +57,8 @@ impl Run {
         }
         let stderr = std::fs::File::create(&log).unwrap();
         let mut child = command.args(more).stderr(stderr).spawn().unwrap();
-        let mut link = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
-        let run = Run { child, log, link: link.trim().to_owned() };
+        let link = first_line(&mut child);
+        let run = Run { child, log, link };
         assert!(run.link.starts_with("http"), "no link was printed:\n{}", run.log());
         run
     }
@@ -99,26 +75,10 @@ impl Drop for Run {
     }
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Status of a GET of an address.
 fn get(url: &str) -> u16 {
-    let (authority, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("an address");
-    let mut stream = TcpStream::connect(authority).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
+    let path = url.splitn(4, '/').nth(3).expect("an address");
+    harness::get(authority(url), &format!("/{path}")).expect("somebody answers")
 }
 
 #[test]
@@ -182,7 +142,7 @@ fn a_link_opens_a_call_and_a_token_says_when_nobody_takes_it() {
     let link = link.trim();
     assert_eq!(get(link), 200);
     let (base, token) = link.split_once("/r/standup?token=").unwrap();
-    assert!(run.link.starts_with(base), "{link}");
+    assert_eq!(run.link, format!("{base}/"), "{link}");
     // 426: the token was good for a socket, and only the WebSocket was missing.
     assert_eq!(get(&format!("{base}/v1/rooms/standup/signal?token={token}")), 426);
     let line = refused(&uprtc(&home, &["link", "--room", "*", "--name", "Ada"]).output().unwrap());
@@ -204,7 +164,7 @@ fn a_link_opens_a_call_and_a_token_says_when_nobody_takes_it() {
 fn links_have_the_public_url_of_the_settings() {
     let home = Folder::new();
     let run = Run::start(&home, &["--public-url", "https://call.example:8443/calls/"]);
-    assert!(run.link.starts_with("https://call.example:8443/calls/r/demo?token="), "{}", run.link);
+    assert_eq!(run.link, "https://call.example:8443/calls/");
     let link = done(&uprtc(&home, &["link", "--room", "a", "--name", "b"]).output().unwrap());
     assert!(link.starts_with("https://call.example:8443/calls/r/a?token="), "{link}");
     let output = uprtc(&home, &["run", "--public-url", "call.example"]).output().unwrap();

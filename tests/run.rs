@@ -1,41 +1,17 @@
 //! `uprtc run` and its two planes as real processes: what is printed, what survives whose death, and what is refused.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+mod harness;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-/// Nothing here takes longer on a busy machine, unless it never comes.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A state folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("uprtc-run-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path.canonicalize().unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn uprtc(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+use harness::{Folder, authority, first_line, get, until, uprtc};
 
 /// A running `uprtc run` on ports of the kernel's choice.
 struct Run {
@@ -43,7 +19,7 @@ struct Run {
     state: PathBuf,
     /// `IP:PORT` of HTTP.
     http: String,
-    /// The printed link.
+    /// What was printed.
     link: String,
 }
 
@@ -61,24 +37,14 @@ impl Run {
         let ports = ["--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0"];
         let mut command = uprtc(&["run", "--state", state.to_str().unwrap()]);
         let mut child = command.args(ports).args(more).env("UPRTC_IO", "udp").stderr(log).spawn().unwrap();
-        let mut link = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
-        assert!(link.starts_with("http"), "no link was printed");
-        let link = link.trim().to_owned();
-        let http = link.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default().to_owned();
+        let link = first_line(&mut child);
+        assert!(link.starts_with("http"), "no address was printed");
+        let http = authority(&link).to_owned();
         Run { child, state: state.to_owned(), http, link }
     }
 
-    /// The process of a plane, found as an operator finds it: by the words and the folder in its command line.
     fn plane(&self, plane: &str) -> Option<Pid> {
-        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let mut words =
-                line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).skip(1);
-            let is_plane = words.next()? == plane && words.any(|word| Path::new(&word) == self.state);
-            is_plane.then(|| Pid::from_raw(pid))?
-        })
+        harness::plane(&self.state, plane)
     }
 
     fn readyz(&self) -> Option<u16> {
@@ -97,27 +63,6 @@ impl Drop for Run {
     }
 }
 
-/// Status of a GET; `None` if nobody answers.
-fn get(http: &str, path: &str) -> Option<u16> {
-    let mut stream = TcpStream::connect(http).ok()?;
-    stream.set_read_timeout(Some(DEADLINE)).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn is_alive(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
@@ -130,17 +75,42 @@ fn only_line(output: &Output) -> String {
     lines[0].to_owned()
 }
 
+/// On a terminal, which script(1) makes, a person gets a link that opens a call. It ends with its terminal.
 #[test]
-fn run_prints_a_link_that_works_and_either_plane_may_die() {
+fn run_prints_a_link_to_a_terminal_only() {
+    let folder = Folder::new();
+    let command = format!(
+        "{} run --state {} --listen 127.0.0.1:0 --media-port 0 --stun 127.0.0.1:0 --workers 1",
+        env!("CARGO_BIN_EXE_uprtc"),
+        folder.path()
+    );
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--command", &command, "/dev/null"]).env("UPRTC_IO", "udp");
+    let mut child = script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("script(1), of util-linux");
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let link = lines.map(|line| line.trim().to_owned()).find(|line| line.starts_with("http")).expect("a link");
+    let (base, token) = link.split_once("/r/demo?token=").unwrap_or_else(|| panic!("{link}"));
+    let http = authority(&link);
+    assert_eq!(base, format!("http://{http}"));
+    assert_eq!(get(http, &link[link.find("/r/").unwrap()..]), Some(200));
+    assert_eq!(get(http, &format!("/v1/rooms/demo/signal?token={token}")), Some(426));
+    let planes = ["controlplane", "dataplane"].map(|plane| harness::plane(&folder.0, plane).expect("it runs"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("the end of both planes", || (!planes.iter().any(|&plane| is_alive(plane))).then_some(()));
+}
+
+#[test]
+fn run_prints_where_it_is_and_either_plane_may_die() {
     let folder = Folder::new();
     let run = Run::start(&folder.0);
-    assert!(run.link.contains("/r/demo?token="), "{}", run.link);
+    assert_eq!(run.link, format!("http://{}/", run.http), "no secret leaves by a pipe");
     assert_eq!(run.readyz(), Some(200));
-    assert_eq!(get(&run.http, &run.link[run.link.find("/r/").unwrap()..]), Some(200));
-    let token = run.link.split("token=").nth(1).unwrap();
+    for (file, mode) in [("run.toml", 0o600), ("token.key", 0o600), ("controlplane.json", 0o600), ("run.lock", 0o600)] {
+        let is = std::fs::metadata(folder.0.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(is, mode, "{file}");
+    }
     // 426: the token was good, and only the WebSocket was missing.
-    assert_eq!(get(&run.http, &format!("/v1/rooms/demo/signal?token={token}")), Some(426));
-
     let token =
         uprtc(&["token", "--room", "demo", "--name", "Ada", "--subscribe", "--state"]).arg(&folder.0).output().unwrap();
     let token = String::from_utf8(token.stdout).unwrap();

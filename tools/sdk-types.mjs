@@ -29,7 +29,7 @@ try {
   rmSync(folder, { recursive: true });
 }
 
-/** What `uprtc.js` declares, with what that needs of the other files in place of the imports. */
+/** The declarations of `uprtc.js`, with the required declarations of the other files in place of the imports. */
 function oneFile(read) {
   const modules = new Map();
   const moduleOf = (name) => modules.get(name) ?? modules.set(name, parse(read(name))).get(name);
@@ -46,7 +46,7 @@ function oneFile(read) {
       seen.delete(name);
       return add(alias[2], name);
     }
-    // The same word for a type of another file, wherever it is named in place.
+    // Inline imports of types of other files become the plain type names.
     const inPlace = /import\(['"]\.\/(\w+)\.js['"]\)\.(\w+)/g;
     written.push(statement.replace(inPlace, '$2'));
     for (const [, from, what] of statement.matchAll(inPlace)) add(from, what);
@@ -73,23 +73,23 @@ function nameOf(statement) {
   return code.match(/^(?:export )?(?:declare )?(?:function|class|const|type|interface) (\w+)/m)?.[1];
 }
 
-/** A declaration file: its comment about itself, its statements, what it declares, and what it imports from where. */
+/** A declaration file: its header comment, its statements, its declared names, and its imports. */
 function parse(text) {
   const [first, ...others] = split(text);
-  // The file's own comment stands before its first statement.
+  // The header comment is before the first statement.
   const [about, begin] = first.split(/(?<=\*\/)\n/);
   const statements = begin === undefined ? [first, ...others] : [begin, ...others];
   const [declarations, imports] = [new Map(), new Map()];
   for (const statement of statements) {
     const [, names, from] = statement.match(/^import (?:type )?\{(.*?)\} from '\.\/(\w+)\.js';$/s) ?? [];
     if (from) for (const name of names.split(',')) imports.set(name.trim(), from);
-    // A comment alone is one that a type was made of: it has no more to say.
+    // A comment without a statement is one from which tsc made a type: it is not needed.
     else if (nameOf(statement)) declarations.set(nameOf(statement), statement);
   }
   return { about, statements, declarations, imports };
 }
 
-/** Statements of a declaration file, each with the comment before it. A comment that is followed by another stands alone. */
+/** Statements of a declaration file, each with the comment before it. A comment that is followed by another one is separate. */
 function split(text) {
   const statements = [];
   let lines = [];

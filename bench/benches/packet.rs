@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use cpu::{CpuTime, thread_time};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use dataplane::forward::{Datagram, Forwarder};
-use dataplane::outbox::{Outbox, Path as Way};
+use dataplane::Micros;
+use dataplane::forward::{Counters, Flush, Forwarder};
+use dataplane::outbox::Outbox;
+use dataplane::path::{Datagram, Path as Way};
 use dataplane::rtp::{Header, HeaderWriter};
 use dataplane::srtp::Crypto;
+use dataplane::store::Store;
 use edge::Broadcast;
 use proto::id::PeerId;
 use proto::link;
@@ -48,6 +51,7 @@ fn main() {
     headers(&mut criterion);
     at_the_door(&mut criterion);
     forward(&mut criterion);
+    simulcast(&mut criterion);
     ring(&mut criterion);
     criterion.final_summary();
     print_ratios(&out);
@@ -127,22 +131,51 @@ fn headers(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// A way out that leads nowhere.
+#[derive(Default)]
+struct Nowhere {
+    outbox: Outbox,
+}
+
+impl Flush for Nowhere {
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    fn flush(&mut self, _: Micros, _: &Store, _: &mut Counters) {
+        while self.outbox.pop_report().is_some() {}
+        self.outbox.clear();
+    }
+
+    fn note_latency(&mut self, _: Micros, _: u64) {}
+}
+
 /// One worker's core with a connected broadcast.
 struct Core {
     forwarder: Forwarder,
-    outbox: Outbox,
+    egress: Nowhere,
     broadcast: Broadcast,
     now: u64,
 }
 
 impl Core {
     fn new(profile: SrtpProfile, fan_out: usize) -> Self {
+        Self::in_encodings(profile, fan_out, 1)
+    }
+
+    /// With a track in so many encodings, of which the receivers take one each in turn.
+    fn in_encodings(profile: SrtpProfile, fan_out: usize, encodings: usize) -> Self {
         let receivers: Vec<SocketAddr> = (1..=fan_out as u16).map(address).collect();
-        let broadcast = Broadcast::new(profile, address(0), &receivers, &[fan_out]);
-        let mut core =
-            Core { forwarder: Forwarder::new([9; 16], 1_000_000), outbox: Outbox::new(), broadcast, now: 1_000_000 };
+        let broadcast = Broadcast::in_encodings(profile, address(0), &receivers, encodings);
+        let mut core = Core {
+            forwarder: Forwarder::new([9; 16], 1_000_000),
+            egress: Nowhere::default(),
+            broadcast,
+            now: 1_000_000,
+        };
+        core.forwarder.assume_consent();
         for command in core.broadcast.commands() {
-            core.forwarder.apply(core.now, &command.write(), &mut core.outbox);
+            core.forwarder.apply(core.now, &command.write(), &mut core.egress);
         }
         let checks: Vec<_> = core.broadcast.checks().collect();
         for (from, mut check) in checks {
@@ -150,32 +183,40 @@ impl Core {
         }
         core.flush();
         assert_eq!(core.forwarder.counters()[Counter::BindingAnswered as usize], fan_out as u64 + 1);
-        let mut first = core.broadcast.packet(0, 1200);
-        core.receive(address(0), &mut first);
+        for slot in 0..fan_out as u32 {
+            let Core { forwarder, egress, now, .. } = &mut core;
+            forwarder.want_encoding(*now, slot, Some((slot as usize % encodings) as u8), &mut egress.outbox);
+        }
+        for encoding in 0..encodings {
+            // The second packet is for those that changed to this encoding with the first.
+            for _ in 0..2 {
+                let mut first = core.broadcast.packet(encoding, 1200);
+                core.receive(address(0), &mut first);
+            }
+        }
         core.flush();
         core
     }
 
+    /// A turn of one datagram: what each costs that comes alone.
     fn receive(&mut self, remote: SocketAddr, bytes: &mut [u8]) {
         let datagram = Datagram { path: Way { socket: 0, remote }, at: self.now, bytes };
-        self.forwarder.receive(self.now, datagram, &mut self.outbox);
-        if self.outbox.is_nearly_full() {
-            self.outbox.clear();
-        }
+        self.forwarder.receive(self.now, datagram, &mut self.egress);
+        self.forwarder.fan_out(self.now, &mut self.egress);
     }
 
     fn flush(&mut self) {
-        while self.outbox.pop_report().is_some() {}
-        self.outbox.clear();
+        self.forwarder.flush(self.now, &mut self.egress);
     }
 
-    /// Time for `count` packets of the publisher to become packets for everybody.
-    fn forward(&mut self, count: u64, payload_len: usize) -> Duration {
+    /// Time for `count` packets of each encoding of the publisher to become packets for everybody.
+    fn forward(&mut self, count: u64, payload_len: usize, encodings: usize) -> Duration {
         let mut spent = Duration::ZERO;
-        let mut left = count as usize;
+        let mut left = count as usize * encodings;
+        let mut encoding = (0..encodings).cycle();
         while left > 0 {
-            let mut packets: Vec<Vec<u8>> =
-                (0..left.min(BATCH)).map(|_| self.broadcast.packet(0, payload_len)).collect();
+            let next = |_| self.broadcast.packet(encoding.next().expect("it has no end"), payload_len);
+            let mut packets: Vec<Vec<u8>> = (0..left.min(BATCH)).map(next).collect();
             left -= packets.len();
             self.now += 1000;
             let start = thread_time();
@@ -208,7 +249,7 @@ fn at_the_door(criterion: &mut Criterion<CpuTime>) {
             let before = core.forwarder.counters()[fate as usize];
             b.iter(|| {
                 core.receive(from, black_box(bytes));
-                core.outbox.clear();
+                core.egress.outbox.clear();
             });
             assert!(core.forwarder.counters()[fate as usize] > before, "{name} has another fate");
         });
@@ -233,7 +274,7 @@ fn forward(criterion: &mut Criterion<CpuTime>) {
             group.bench_function(BenchmarkId::from_parameter(format!("1-{fan_out}")), |b| {
                 b.iter_custom(|iters| {
                     let sent = core.forwarder.counters()[Counter::Sent as usize];
-                    let spent = core.forward(iters, payload_len);
+                    let spent = core.forward(iters, payload_len, 1);
                     let sent = core.forwarder.counters()[Counter::Sent as usize] - sent;
                     assert_eq!(sent, iters * fan_out as u64, "every packet reached everybody");
                     spent
@@ -242,6 +283,27 @@ fn forward(criterion: &mut Criterion<CpuTime>) {
         }
         group.finish();
     }
+}
+
+/// A track in three encodings, of which each of many receivers takes one, beside the same receivers of one encoding: a packet of each
+/// encoding is received, and each receiver is sent one.
+fn simulcast(criterion: &mut Criterion<CpuTime>) {
+    const RECEIVERS: usize = 150;
+    let mut group = criterion.benchmark_group("simulcast/gcm128/1200");
+    for encodings in [1, 3] {
+        let mut core = Core::in_encodings(SrtpProfile::AeadAes128Gcm, RECEIVERS, encodings);
+        group.throughput(Throughput::Elements(RECEIVERS as u64));
+        group.bench_function(BenchmarkId::from_parameter(format!("{encodings} in, {RECEIVERS} receivers")), |b| {
+            b.iter_custom(|iters| {
+                let sent = core.forwarder.counters()[Counter::Sent as usize];
+                let spent = core.forward(iters, 1200, encodings);
+                let sent = core.forwarder.counters()[Counter::Sent as usize] - sent;
+                assert_eq!(sent, iters * RECEIVERS as u64, "every receiver got its encoding, and no other");
+                spent
+            });
+        });
+    }
+    group.finish();
 }
 
 /// A record through each ring of the link, pushed and popped by one thread: the code and its copies, no cache misses

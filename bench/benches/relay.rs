@@ -49,8 +49,9 @@ impl Worker {
     fn new(exchange: &Arc<Exchange>, index: usize) -> Worker {
         let socket = Socket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has a free port");
         let (address, (link, control)) = (socket.local(), link::pair().expect("shared memory"));
-        let stepped =
+        let mut stepped =
             Stepped::among(exchange.clone(), index, vec![socket], link, Backend::Udp, [7; 16]).expect("a worker");
+        stepped.assume_consent();
         Worker { stepped, control, address }
     }
 

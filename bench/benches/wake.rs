@@ -31,7 +31,7 @@ struct Edge {
 impl Edge {
     fn start(spin_us: u64) -> Edge {
         let socket_path = env::temp_dir().join(format!("uprtc-wake-{}-{spin_us}.sock", process::id()));
-        let config = Config { media_port: 0, socket_path: socket_path.clone(), spin_us, ..Config::default() };
+        let config = Config { media_port: 0, link: (&socket_path).into(), spin_us, ..Config::default() };
         let dataplane = Dataplane::start(&config).expect("a dataplane");
         let mut attached = attach(&socket_path).expect("its link");
         let _ = fs::remove_file(&socket_path);

@@ -1,6 +1,6 @@
-// Real Chromium peers. Each opens the product's own page; what it sends is made here (a picture that carries the
-// sender's number and a frame counter as bars, and a tone of its own), and what it receives is read back from the
-// elements that a person would look at.
+// Real Chromium peers. Each opens uprtc's meeting page and sends test media made here (a picture that shows the
+// sender's number and a frame counter as bars, and its own tone). What it receives is read from the
+// visible elements of the page.
 
 import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
@@ -10,10 +10,16 @@ import { atTheEnd } from './opened.mjs';
 const paths = ['/usr/lib/chromium/chromium', '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 const executablePath = process.env.CHROMIUM || paths.find(existsSync);
 
-/** A Chromium, which is closed when the file's tests have ended. */
-export async function launch(...more) {
+/** A Chromium that is closed after the tests of the file. */
+export const launch = (...more) => launchFrom(executablePath, ...more);
+
+/** The path of the Chromium that {@link launch} starts. */
+export const chromiumPath = executablePath;
+
+/** The same from another executable: one that starts Chromium elsewhere. */
+export async function launchFrom(program, ...more) {
   const launching = chromium.launch({
-    executablePath,
+    executablePath: program,
     headless: true,
     args: [
       '--no-sandbox',
@@ -36,7 +42,7 @@ export async function launch(...more) {
   return launching;
 }
 
-/** Bars of the picture: a white one, a black one, then the bits of sender (4), counter (12) and their check sum (4). */
+/** Bars of the picture: one white, one black, then the bits of sender (4), counter (12) and their checksum (4). */
 export const BARS = 22;
 export const toneOf = (number) => 500 + 350 * number;
 
@@ -112,7 +118,7 @@ function instrument({ number, tone, bars }) {
     return canvas.captureStream(5);
   };
 
-  // What a tile shows: the bars of its picture.
+  // Reads the bars of a tile's picture.
   seen.read = (video) => {
     if (video.videoWidth === 0) return undefined;
     const canvas = document.createElement('canvas');
@@ -171,9 +177,9 @@ function instrument({ number, tone, bars }) {
   };
 }
 
-/** A peer: one page in a context of its own. `number` is 1 to 15. */
+/** A peer: one page in its own browser context. `number` is 1 to 15. */
 export class Peer {
-  /** `setup` runs in the page before its own code; `viewport` and the like are of the browser's context. */
+  /** `setup` runs in the page before the page's code; `viewport` and similar options are for the browser context. */
   static async join(browser, url, number, { setup, ...context } = {}) {
     const peer = new Peer();
     peer.number = number;
@@ -184,13 +190,14 @@ export class Peer {
     peer.page = await peer.context.newPage();
     peer.page.on('pageerror', (error) => peer.errors.push(String(error)));
     peer.page.on('console', (message) => {
-      if (message.type() === 'error') peer.errors.push(message.text());
+      // Chromium gives up its requests when the machine's network changes; the page loads itself again.
+      if (message.type() === 'error' && !message.text().includes('ERR_NETWORK_CHANGED')) peer.errors.push(message.text());
     });
     await peer.page.goto(url);
     return peer;
   }
 
-  /** The senders whose pictures are on the page now, with their counters; the peer's own preview is left out. */
+  /** The senders whose pictures are on the page now, with their counters, without the peer's own preview. */
   pictures() {
     return this.page.evaluate((own) => {
       const found = {};
@@ -236,8 +243,8 @@ export class Peer {
 }
 
 /**
- * Others in a room, without pictures and sound: many of them in one page, by the client module.
- * `names` come with their tokens. Each leaves by `crowd.leave(name)`.
+ * Participants without pictures and sound, many in one page, by the client module.
+ * `names` are pairs of name and token. `crowd.leave(name)` makes one leave.
  */
 export class Crowd {
   static async gather(browser, base, room, tokens) {
@@ -249,7 +256,7 @@ export class Crowd {
       async ({ room, tokens }) => {
         const { connect } = await import('/sdk/uprtc.js');
         window.rooms = new Map();
-        // One after the other, so that they come in this order.
+        // One after the other, so that they join in this order.
         for (const [name, token] of tokens) window.rooms.set(name, await connect({ room, token }));
       },
       { room, tokens },
@@ -265,3 +272,6 @@ export class Crowd {
     await this.context.close();
   }
 }
+
+/** The text that a peer's page shows there. */
+export const textOf = (peer, selector) => peer.page.locator(selector).innerText();

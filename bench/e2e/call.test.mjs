@@ -1,4 +1,4 @@
-// A call of real browsers through the real planes: what README promises in its first screen.
+// A call of real browsers through both planes: the first promises of the README.
 
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
@@ -30,7 +30,7 @@ async function everybodyMeets(numbers) {
   }
 }
 
-/** The streams that are being decoded now, by id (a slot whose sender left keeps its old numbers). */
+/** The streams that are being decoded now, by id (a slot whose sender left keeps its last statistics). */
 async function liveVideos(peer) {
   const videos = async () => new Map((await peer.stats()).inbound.filter((s) => s.kind === 'video').map((s) => [s.id, s]));
   const first = await videos();
@@ -63,7 +63,7 @@ test('three browsers see and hear each other', { timeout: 120_000 }, async () =>
   }
 });
 
-test('pictures are live: the counter in each goes on', async () => {
+test('pictures are live: their counters increase', async () => {
   for (const peer of peers.values()) {
     const before = await until('all bars readable', async () => (await peer.sees([1, 2, 3].filter((n) => n !== peer.number))) && peer.pictures());
     await sleep(1000);
@@ -75,7 +75,7 @@ test('pictures are live: the counter in each goes on', async () => {
   }
 });
 
-test('a fourth joins and leaves, and nobody offers again', { timeout: 90_000 }, async () => {
+test('a fourth joins and leaves, and the others send no offer', { timeout: 90_000 }, async () => {
   await join(4);
   await everybodyMeets([1, 2, 3, 4]);
   await shot('four');
@@ -85,7 +85,7 @@ test('a fourth joins and leaves, and nobody offers again', { timeout: 90_000 }, 
   for (const peer of peers.values()) assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
 });
 
-test('every datagram had a fate', async () => {
+test('the fates of datagrams add up', async () => {
   const metrics = await edge.metrics();
   const sum = (pattern) => Object.entries(metrics).reduce((total, [name, value]) => (pattern.test(name) ? total + value : total), 0);
   const received = sum(/^uprtc_worker_received_total\b/);
@@ -101,8 +101,8 @@ test('kill -9 of the controlplane: for 20 seconds no frame freezes and ICE stays
     before.set(number, videos);
   }
   const pid = await edge.pid('controlplane');
-  assert.ok(pid, 'the controlplane is a process of its own');
-  // The supervisor is held still, so that for the whole time there is no controlplane at all.
+  assert.ok(pid, 'the controlplane is a separate process');
+  // The supervisor is stopped, so that there is no controlplane during the whole time.
   edge.process.kill('SIGSTOP');
   process.kill(pid, 'SIGKILL');
   try {
@@ -137,7 +137,7 @@ async function twentySecondsOfVideo(before) {
   }
 }
 
-test('and its successor takes the room over: a newcomer meets those who were there', { timeout: 90_000 }, async () => {
+test('its successor adopts the room: a newcomer and the others see each other', { timeout: 90_000 }, async () => {
   const pid = await until('a new controlplane', () => edge.pid('controlplane'));
   assert.ok(pid);
   await until('it is ready', async () => (await fetch(`${edge.base}/readyz`)).ok);

@@ -1,5 +1,5 @@
-// A room of Chromium speaks H.264. Firefox comes, which has none: the room speaks VP8, without another offer. It leaves,
-// and the room is back. Rooms that are set to VP9 or AV1 speak that.
+// A room of Chromium uses H.264. Firefox without H.264 joins: the room changes to VP8 without another offer. Firefox leaves,
+// and the room changes back. Rooms that are set to VP9 or AV1 use that.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
@@ -25,8 +25,8 @@ async function join(browser, number, room = 'codecs') {
 }
 
 /**
- * Everybody sees everybody. The Chromium hear each other's tones, and Firefox decodes their sound; it has no AudioContext
- * on a machine without a sound card, so it neither makes a tone nor tells one from another.
+ * All see each other. The Chromium receive each other's tones, and Firefox decodes their audio; it has no AudioContext
+ * on a machine without a sound card, so it neither sends nor recognises a tone.
  */
 async function everybodyMeets(numbers) {
   for (const number of numbers) {
@@ -37,13 +37,13 @@ async function everybodyMeets(numbers) {
   }
 }
 
-/** How many sounds Firefox has decoded that were not silence. */
+/** How many audio tracks Firefox decodes that are not silent. */
 async function loud() {
   const { inbound } = await peers.get(FIREFOX).stats();
   return inbound.filter((s) => s.kind === 'audio' && s.totalAudioEnergy > 0).length;
 }
 
-/** What a peer sends, and what it decodes now: a slot whose sender left keeps its last codec. */
+/** The codecs that a peer sends and decodes now (a slot whose sender left keeps its last codec). */
 async function videoCodecs(peer) {
   const { inbound, outbound } = await peer.stats();
   // A sender without a track still probes the bandwidth.
@@ -66,17 +66,17 @@ test('two Chromium speak H.264', { timeout: 60_000 }, async () => {
   }
 });
 
-test('Firefox comes, and everybody sees and hears everybody in VP8', { timeout: 120_000 }, async () => {
+test('Firefox joins, and all see and hear each other in VP8', { timeout: 120_000 }, async () => {
   await join(firefox, FIREFOX);
   await everybodyMeets([1, 2, FIREFOX]);
   for (const number of peers.keys()) await sends(number, 'video/VP8');
   for (const peer of peers.values()) {
-    await until('both come in VP8', async () => {
+    await until('both are received in VP8', async () => {
       const { received } = await videoCodecs(peer);
       return received.length === 2 && received.every((codec) => codec === 'video/VP8');
     });
   }
-  // Not the last picture of the codec before.
+  // Count only pictures after the change.
   await everybodyMeets([1, 2, FIREFOX]);
   for (const peer of peers.values()) {
     assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
@@ -84,13 +84,13 @@ test('Firefox comes, and everybody sees and hears everybody in VP8', { timeout: 
   }
 });
 
-test('it leaves, and the room is back in H.264', { timeout: 90_000 }, async () => {
+test('Firefox leaves, and the room returns to H.264', { timeout: 90_000 }, async () => {
   await peers.get(FIREFOX).close();
   peers.delete(FIREFOX);
   for (const number of [1, 2]) await sends(number, 'video/H264');
   await everybodyMeets([1, 2]);
   for (const peer of peers.values()) {
-    await until('it comes in H.264', async () => (await videoCodecs(peer)).received.includes('video/H264'));
+    await until('it is received in H.264', async () => (await videoCodecs(peer)).received.includes('video/H264'));
     assert.deepEqual(await peer.offers(), { offers: 1, connections: 1 });
     assert.deepEqual(peer.errors, []);
   }
@@ -114,7 +114,7 @@ for (const codec of ['vp9', 'av1']) {
       const { sent, received } = await videoCodecs(peers.get(number));
       assert.deepEqual({ sent, received }, { sent: [mimeType], received: [mimeType] });
     }
-    // Somebody comes to a picture that runs, and its slots begin with a keyframe that was asked for.
+    // A peer joins a running stream, and its slots begin with a requested keyframe.
     await join(chromium, 4, codec);
     await everybodyMeets([1, 2, 4]);
     const { received } = await videoCodecs(peers.get(4));

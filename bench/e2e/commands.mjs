@@ -1,8 +1,8 @@
-// Commands of the documents: blocks of `console` are run as they stand, `console example` is not run. A line that begins with
-// `$ ` (or `# `, as root) is a command, which goes on where it ends in a backslash; everything else is what it prints.
+// Commands of the documents: `console` blocks are run as written, `console example` blocks are not run. A line that begins with
+// `$ ` (or `# `, as root) is a command, which continues after a backslash at its end; the other lines are output.
 //
-// What a reader has and a test has not is put in its place: `uprtc` is the executable under test with the state folder of
-// its edge, whatever `--state` says, `sudo -u uprtc` runs as whoever runs the test, and $EDGE is the edge.
+// The test replaces what a reader has and a test has not: `uprtc` is the executable under test with the state folder of
+// its edge, whatever `--state` says; `sudo -u uprtc` runs the command as the current user; $EDGE is the edge.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -28,7 +28,7 @@ export function commandsOf(block) {
   return commands;
 }
 
-/** A shell that runs commands one after the other until one fails. */
+/** A shell that runs the commands in order until one fails. */
 export function shell(edge, commands, { cwd, functions = [], stdio = ['ignore', 'pipe', 'inherit'] } = {}) {
   const script = [
     'set -euo pipefail',
@@ -52,7 +52,7 @@ export function shell(edge, commands, { cwd, functions = [], stdio = ['ignore', 
   return spawn('bash', ['-c', script.join('\n')], { cwd, env, stdio });
 }
 
-/** What each command prints. One that fails, fails the test. */
+/** The output of each command. A failing command fails the test. */
 export async function run(edge, commands, options) {
   const child = shell(edge, commands, options);
   let out = '';

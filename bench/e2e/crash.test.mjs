@@ -1,5 +1,5 @@
-// A tab that crashes: its process is killed, in a room that is full. Whoever opens the same link again is let in at once, and
-// the others see one of them, not two.
+// A tab crashes (its process is killed) in a full room. A tab that opens the same link joins at once, and
+// the others see one participant, not two.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
@@ -14,7 +14,7 @@ before(async () => {
   [first, second] = [await launch(), await launch()];
 });
 
-/** Kills the processes of a browser's pages. What else it has, such as its network process, goes on. */
+/** Kills the processes of a browser's pages. Its other processes, such as the network process, continue. */
 async function killPages(browser) {
   const session = await browser.newBrowserCDPSession();
   const { processInfo } = await session.send('SystemInfo.getProcessInfo');
@@ -23,7 +23,7 @@ async function killPages(browser) {
   for (const page of pages) process.kill(page.id, 'SIGKILL');
 }
 
-test('a page process that is killed and its link opened again takes its own place in a full room', { timeout: 90_000 }, async () => {
+test('a killed page whose link is opened again replaces its old peer in a full room', { timeout: 90_000 }, async () => {
   const link = await edge.url('full', 'Ada');
   const bob = await Peer.join(second, await edge.url('full', 'Bob'), 2);
   const ada = await Peer.join(first, link, 1);
@@ -35,7 +35,7 @@ test('a page process that is killed and its link opened again takes its own plac
   const began = Date.now();
   const again = await Peer.join(first, link, 3);
   await until('Ada is back and sees Bob', () => again.sees([2]), 10_000);
-  await until('Bob sees Ada as she is now, and nobody else', () => bob.sees([3]), 10_000);
+  await until('Bob sees the new Ada, and nobody else', () => bob.sees([3]), 10_000);
   const peers = JSON.parse(await edge.uprtc('peers', 'full', '--json'));
   assert.deepEqual(peers.map((peer) => peer.name).sort(), ['Ada', 'Bob']);
   assert.equal((await edge.metrics()).uprtc_peers_replaced_total, 1, `after ${Date.now() - began} ms`);

@@ -1,5 +1,5 @@
-// Every command that a document shows is run as it stands, unless it is marked as an example. Those of docs/GUIDE.md are run by
-// guide.test.mjs, and by bench/strangers/ffmpeg.test.mjs.
+// Runs every command in the documents as written, unless it is marked as an example. guide.test.mjs and
+// bench/interop/ffmpeg.test.mjs run those of docs/GUIDE.md.
 
 import assert from 'node:assert/strict';
 import { readFile, readdir } from 'node:fs/promises';
@@ -16,7 +16,7 @@ before(async () => {
   edge = await Edge.start();
 });
 
-/** Somebody in the room, without media: an offer by WHIP, which lives ten seconds. */
+/** A peer without media in the room: an offer by WHIP, which is kept for ten seconds. */
 async function isIn(room) {
   const offer = await readFile(new URL('controlplane/tests/offers/chromium_sendrecv.sdp', root), 'utf8');
   const token = await edge.token('--room', room, '--name', 'Ada', '--publish');

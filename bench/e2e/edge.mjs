@@ -1,5 +1,5 @@
-// An edge under test: the real executable, both planes, on ports of its own choice, with a state folder that is
-// thrown away.
+// An edge under test: the real executable with both planes, on free ports, with a temporary
+// state folder.
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
@@ -15,10 +15,10 @@ const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** A deadline to race against: it does not keep the process alive once the race is over. */
+/** A deadline for Promise.race. It does not keep the process alive. */
 export const deadline = (ms) => new Promise((resolve) => setTimeout(resolve, ms).unref());
 
-/** Polls until `probe` gives something truthy; fails with `what` after `ms`, or at once with an error that `isFinal`. */
+/** Polls until `probe` returns something truthy. Fails with `what` after `ms`, or at once on an error that `isFinal`. */
 export async function until(what, probe, ms = 20_000) {
   const end = Date.now() + ms;
   let last;
@@ -47,13 +47,13 @@ export class Edge {
     return edge;
   }
 
-  /** Stops it as an operator does, and waits until it has ended. What it knows stays in its state folder. */
+  /** Stops it with a signal, as an operator would, and waits until it has ended. Its state folder remains. */
   async halt() {
     this.process.kill('SIGTERM');
     await this.ended;
   }
 
-  /** Starts it once more after {@link halt}, at the same address. */
+  /** Starts it again after {@link halt}, at the same address. */
   async resume() {
     await this.#start(['--listen', new URL(this.base).host]);
   }
@@ -77,13 +77,12 @@ export class Edge {
     }
     let ended;
     void edge.ended.then((how) => (ended = how));
-    edge.link = await until('the edge prints a link', () => {
+    edge.base = await until('the edge prints its address', () => {
       if (ended) throw Object.assign(new Error(`the edge (${executable}) ended:\n${edge.log}`), { isFinal: true });
-      const link = edge.log.match(/https?:\/\/[^\s]+\/r\/[^\s]+\?token=[^\s]+/)?.[0];
-      if (!link) throw new Error(`the edge (${executable}) has printed:\n${edge.log}`);
-      return link;
+      const address = edge.log.match(/^https?:\/\/[^\s]+\/$/m)?.[0];
+      if (!address) throw new Error(`the edge (${executable}) has printed:\n${edge.log}`);
+      return new URL(address).origin;
     });
-    edge.base = new URL(edge.link).origin;
   }
 
   /** The token that `uprtc token` prints. */
@@ -91,7 +90,7 @@ export class Edge {
     return (await this.#run(['token', ...options])).trim();
   }
 
-  /** What an operator's command prints. */
+  /** The output of an operator's command. */
   uprtc(...words) {
     return this.#run([...words, '--server', new URL(this.base).host]);
   }
@@ -106,11 +105,11 @@ export class Edge {
   }
 
   async url(room, name, join = true) {
-    const token = await this.token('--room', room, '--name', name, '--publish', '--subscribe');
+    const token = await this.token('--room', room, '--name', name, '--publish', '--subscribe', '--invite');
     return `${this.base}/r/${room}?token=${token}${join ? '&join=1' : ''}`;
   }
 
-  /** The process id of a plane: a child of ours whose command line shows the word. */
+  /** The process id of a plane: a child process with this word in its command line. */
   async pid(plane) {
     for (const entry of await readdir('/proc')) {
       if (!/^\d+$/.test(entry)) continue;
@@ -130,13 +129,13 @@ export class Edge {
     return Object.fromEntries(text.split('\n').filter((l) => l && !l.startsWith('#')).map((l) => [l.slice(0, l.lastIndexOf(' ')), Number(l.slice(l.lastIndexOf(' ') + 1))]));
   }
 
-  /** Ends it, if it has not ended yet. Each edge is stopped when the file's tests have ended. */
+  /** Stops it, if it is still running. Every edge is stopped after the tests of the file. */
   async stop() {
     if (!this.process) return undefined;
     this.process.kill('SIGTERM');
     const ended = await Promise.race([this.ended, deadline(10_000)]);
     if (!ended) this.process.kill('SIGKILL');
-    // What it leaves behind may hold these, and they would keep us alive.
+    // Remaining child processes may hold these pipes open, which would keep this process alive.
     for (const stream of [this.process.stdout, this.process.stderr]) stream.destroy();
     if (process.env.UPRTC_E2E_LOG) console.log(this.log);
     await rm(this.state, { recursive: true, force: true });

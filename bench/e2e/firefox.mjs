@@ -1,6 +1,6 @@
-// Real Firefox peers, over WebDriver BiDi, behind the few calls that `Peer` makes of a browser. A Firefox of a
-// distribution has no H.264 before it has downloaded a plug-in: here it is not allowed to, so it is the client for whom
-// a room speaks VP8.
+// Real Firefox peers, over WebDriver BiDi, with the few functions that `Peer` needs from a browser. A distribution's Firefox
+// has no H.264 until it has downloaded a plug-in, which is disabled here. So it is the client for which
+// a room changes to VP8.
 
 import { existsSync } from 'node:fs';
 import puppeteer from 'puppeteer-core';
@@ -9,7 +9,7 @@ import { atTheEnd } from './opened.mjs';
 
 const executablePath = process.env.FIREFOX || ['/usr/bin/firefox-esr', '/usr/bin/firefox'].find(existsSync);
 
-/** A Firefox, which is closed when the file's tests have ended. */
+/** A Firefox that is closed after the tests of the file. */
 export async function launchFirefox() {
   const launching = puppeteer.launch({
     browser: 'firefox',

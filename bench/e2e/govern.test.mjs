@@ -1,5 +1,5 @@
-// What an operator sees of a call of real browsers, and does with it: rates that are those of the browsers, and a peer
-// that goes to another room without a new offer.
+// Operations on a call of real browsers: the rates in REST are equal to those of the browsers, and a peer
+// is moved to another room without a new offer.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
@@ -18,7 +18,7 @@ before(async () => {
   admin = await edge.token('--room', '*', '--name', 'ops', '--admin');
 });
 
-/** A token for its own room only: what a moved peer comes back with. */
+/** A token for one room only, with which a moved peer resumes. */
 async function join(number, room) {
   peers.set(number, await Peer.join(browser, await edge.url(room, `Peer ${number}`), number));
 }
@@ -29,7 +29,7 @@ async function ask(method, path, body) {
   return { status: response.status, body: response.status === 204 ? undefined : await response.json() };
 }
 
-/** Who is in a room, as the server says it, by name. */
+/** The peers of a room from REST, by name. */
 async function listed(room) {
   const { body } = await ask('GET', `/rooms/${room}/peers`);
   return new Map(body.peers.map((peer) => [peer.name, peer]));
@@ -55,12 +55,12 @@ function bytes(peer) {
   });
 }
 
-test('rates are those that the browsers see', { timeout: 120_000 }, async () => {
+test('rates are equal to those that the browsers measure', { timeout: 120_000 }, async () => {
   await Promise.all([join(1, 'blue'), join(2, 'blue'), join(3, 'red')]);
   await everybodyMeets([1, 2]);
   const known = (peer) => peer.up?.bps > 0 && peer.down?.loss !== undefined && peer.rtt_ms !== undefined;
   await until('rates, loss and round trips of both', async () => [...(await listed('blue')).values()].every(known), 30_000);
-  // The encoders' ramps end; a server's window is shorter than this.
+  // Wait until the encoders have reached their rate; the server's window is shorter than this.
   await until('a steady rate', async () => {
     const before = await bytes(peers.get(1));
     const samples = [];
@@ -91,7 +91,7 @@ test('rates are those that the browsers see', { timeout: 120_000 }, async () => 
   assert.match(table, /Peer 1 +connected +yes +[\d.]+[kM] +0\.0% +[\d.]+[kM] +\d+\.\d% +\d+ms +0:microphone, 1:camera/);
 });
 
-test('a peer is moved: media in the other room, and no second offer', { timeout: 90_000 }, async () => {
+test('a peer is moved: media in the other room without a second offer', { timeout: 90_000 }, async () => {
   await until('3 is alone', () => peers.get(3).sees([]));
   const { peer } = (await listed('blue')).get('Peer 2');
   await edge.uprtc('move', 'blue', peer, 'red');
@@ -106,7 +106,7 @@ test('a peer is moved: media in the other room, and no second offer', { timeout:
   assert.deepEqual(page, { name: 'red', bar: 'red', title: 'red · uprtc', others: ['Peer 3'] });
   for (const one of peers.values()) assert.deepEqual(await one.offers(), { offers: 1, connections: 1 });
   const { media } = (await listed('red')).get('Peer 2').tracks[1];
-  assert.ok(media.packets > 100, 'its stream goes on, and so do its counts');
+  assert.ok(media.packets > 100, 'its stream and its counts continue');
 
   await ask('PUT', '/rooms/blue', { locked: true });
   const { peer: third } = (await listed('red')).get('Peer 3');
@@ -114,7 +114,7 @@ test('a peer is moved: media in the other room, and no second offer', { timeout:
   assert.deepEqual([refused.status, refused.body.code], [409, 'room_locked']);
 });
 
-test('after kill -9 of the controlplane it is where it was moved, and the numbers go on', { timeout: 90_000 }, async () => {
+test('after kill -9 of the controlplane it is still in the other room, and the statistics continue', { timeout: 90_000 }, async () => {
   const before = (await listed('red')).get('Peer 2');
   const pid = await edge.pid('controlplane');
   process.kill(pid, 'SIGKILL');
@@ -124,7 +124,7 @@ test('after kill -9 of the controlplane it is where it was moved, and the number
     return isWhole && red.get('Peer 2');
   }, 30_000);
   assert.equal(after.peer, before.peer);
-  assert.ok(after.tracks[1].media.packets > before.tracks[1].media.packets, 'the worker went on counting');
+  assert.ok(after.tracks[1].media.packets > before.tracks[1].media.packets, 'the counters of the worker continue');
   await everybodyMeets([2, 3]);
   for (const one of peers.values()) {
     assert.deepEqual(await one.offers(), { offers: 1, connections: 1 });

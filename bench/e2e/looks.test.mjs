@@ -1,5 +1,5 @@
-// How the page looks and reads in each of its states: nothing overflows or covers what must be seen, on phones and on
-// desktops, and axe-core finds nothing serious, in light and in dark.
+// Layout and accessibility of the page in each state: nothing overflows or covers important elements, on phones and
+// desktops, and axe-core finds no serious problem, in light and dark.
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
@@ -14,7 +14,7 @@ const DESKTOP = { width: 1280, height: 720 };
 const PHONE = { width: 390, height: 844 };
 const SMALL_PHONE = { width: 320, height: 568 };
 const LYING_PHONE = { width: 844, height: 390 };
-/** A tablet, and a window beside another. */
+/** A tablet, or half of a desktop screen. */
 const TABLET = { width: 768, height: 1024 };
 
 let edge;
@@ -28,10 +28,10 @@ before(async () => {
 const tokens = (room, names, ...rights) =>
   Promise.all(names.map(async (name) => [name, await edge.token('--room', room, '--name', name, ...rights)]));
 
-/** Names that are as long as names are. */
+/** Names of realistic length. */
 const EIGHT = ['Bob', 'Cyd Charisse', 'Donald Ervin Knuth', 'Edsger Wybe Dijkstra', 'Frances Allen', 'Grace Murray Hopper', 'Håkon Wium Lie'];
 
-/** Looks at a state in each size; in the sizes that most people have with axe-core, in light and dark. */
+/** Checks the layout of a state in each size, and runs axe-core in the most common sizes, in light and dark. */
 async function examine(page, state) {
   for (const size of [DESKTOP, PHONE, SMALL_PHONE, { width: 360, height: 740 }, TABLET, LYING_PHONE]) {
     await page.setViewportSize(size);
@@ -65,7 +65,7 @@ async function examine(page, state) {
   await page.emulateMedia({ colorScheme: 'light', reducedMotion: 'no-preference' });
 }
 
-/** Rectangles of what is shown, by a selector. */
+/** Rectangles of the visible elements of a selector. */
 const boxes = (page, selector) =>
   page.locator(selector).evaluateAll((all) =>
     all
@@ -77,7 +77,7 @@ const boxes = (page, selector) =>
   );
 const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 
-/** Shares of the picture that is seen, and of the tile that it fills, of each tile with a picture. */
+/** For each tile with a picture: the visible share of the picture, and the share of the tile that it fills. */
 const pictures = (page) =>
   page.locator('#tiles .tile[data-video]').evaluateAll((tiles) =>
     tiles.map((tile) => {
@@ -93,7 +93,7 @@ const pictures = (page) =>
     }),
   );
 
-test('before the call: lobby, denied devices, and last words', { timeout: 180_000 }, async () => {
+test('before the call: lobby, denied devices, end screens', { timeout: 180_000 }, async () => {
   const lobby = await Peer.join(browser, await edge.url('looks', 'Ada Lovelace', false), 1);
   await until('the preview shows the camera', () => lobby.page.locator('#preview-video').isVisible());
   await examine(lobby.page, 'lobby');
@@ -103,7 +103,7 @@ test('before the call: lobby, denied devices, and last words', { timeout: 180_00
     navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));
   };
   const denied = await Peer.join(browser, await edge.url('looks', 'Ada Lovelace', false), 1, { setup: deny });
-  await until('it is said', async () => /does not allow/.test(await denied.page.locator('#preview-note').innerText()));
+  await until('the message is shown', async () => /does not allow/.test(await denied.page.locator('#preview-note').innerText()));
   await examine(denied.page, 'denied devices');
   for (const size of [DESKTOP, PHONE, SMALL_PHONE, LYING_PHONE]) {
     await denied.page.setViewportSize(size);
@@ -193,7 +193,7 @@ test('in the call: alone, with others, settings, sharing, a notice', { timeout: 
   edge.process.kill('SIGSTOP');
   process.kill(await edge.pid('controlplane'), 'SIGKILL');
   try {
-    await until('it is said', async () => /reconnect/i.test(await page.locator('#notice').innerText()));
+    await until('the message is shown', async () => /reconnect/i.test(await page.locator('#notice').innerText()));
     await examine(page, 'notice');
   } finally {
     edge.process.kill('SIGCONT');
@@ -201,7 +201,7 @@ test('in the call: alone, with others, settings, sharing, a notice', { timeout: 
   await Promise.all([peer.close(), crowd.close()]);
 });
 
-test('on a phone that is held upright a wide picture fills its tile and is seen', { timeout: 120_000 }, async () => {
+test('on a phone in portrait orientation a landscape picture fills its tile and is visible', { timeout: 120_000 }, async () => {
   const room = 'upright';
   const sender = await Peer.join(browser, await edge.url(room, 'Ada'), 1);
   const phone = await Peer.join(browser, await edge.url(room, 'Bob'), 2, { viewport: PHONE });
@@ -221,14 +221,14 @@ test('on a phone that is held upright a wide picture fills its tile and is seen'
       assert.ok(ofStage >= 0.4, text);
     }
   }
-  // The other way round: an upright picture in a wide window is not cut to a strip.
+  // The reverse: a portrait picture in a landscape window is not cropped to a strip.
   await sender.page.setViewportSize(DESKTOP);
   await sleep(300);
   for (const { seen } of await pictures(sender.page)) assert.ok(seen >= 0.5, `${seen}`);
   await Promise.all([sender.close(), phone.close(), watcher.close()]);
 });
 
-test('waiting for a place, watching only, and muted by the host', { timeout: 180_000 }, async () => {
+test('waiting for a free place, watching only, and muted by the host', { timeout: 180_000 }, async () => {
   const room = 'hosted';
   const admin = await edge.token('--room', '*', '--name', 'ops', '--admin');
   const operate = async (method, path, body) => {
@@ -240,7 +240,7 @@ test('waiting for a place, watching only, and muted by the host', { timeout: 180
   const [, token] = (await tokens(room, ['Wim'], '--subscribe'))[0];
   const watcher = await Peer.join(browser, `${edge.base}/r/${room}?token=${token}`, 3);
   await watcher.page.locator('#join').waitFor();
-  await examine(watcher.page, 'the lobby of who only watches');
+  await examine(watcher.page, 'the lobby of a watcher');
   await watcher.page.locator('#join').click();
   await watcher.page.locator('#alone').waitFor();
   await examine(watcher.page, 'watching nobody');
@@ -251,7 +251,7 @@ test('waiting for a place, watching only, and muted by the host', { timeout: 180
   const { peers } = await operate('GET', `${room}/peers`);
   const { peer: id, tracks } = peers.find(({ name }) => name === 'Ada Lovelace');
   for (const { mid } of tracks) await operate('PATCH', `${room}/peers/${id}/tracks/${mid}`, { muted: true });
-  await until('the button says it', async () => /by the host/.test(await peer.page.locator('#cam').getAttribute('aria-label')));
+  await until('the button shows it', async () => /by the host/.test(await peer.page.locator('#cam').getAttribute('aria-label')));
   await examine(peer.page, 'muted by the host');
 
   await operate('PUT', room, { peers_max: 2 });

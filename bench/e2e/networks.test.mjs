@@ -1,5 +1,5 @@
-// A browser on a host with 200 networks: each is a candidate, and without batching each candidate is a signal. It runs
-// itself again in a network namespace of its own, in which it makes the interfaces.
+// A browser on a host with 200 networks: each gives a candidate, and without batching each candidate is a signal. The test runs
+// itself again in its own network namespace, in which it creates the interfaces.
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -27,9 +27,9 @@ if (process.env.UPRTC_NETWORKS !== 'inside') {
   let browser;
 
   before(async () => {
-    // An address that comes by itself a second later is a change of network to Chromium, which fails what it loads then.
+    // Chromium treats an address that appears a second later as a network change, and fails running requests.
     await writeFile('/proc/sys/net/ipv6/conf/default/disable_ipv6', '1');
-    // Both ends of a pair are interfaces with an address; nothing has to go through it.
+    // Both ends of a pair are interfaces with an address; no traffic uses them.
     const lines = Array.from({ length: NETWORKS / 2 }, (_, i) => [
       `link add wide${i} type veth peer name side${i}`,
       `address add 10.90.${i}.1/24 dev wide${i}`,
@@ -62,15 +62,15 @@ if (process.env.UPRTC_NETWORKS !== 'inside') {
     await peer.context.close();
   });
 
-  test('a page that sends each candidate by itself, of each section, joins and stays', { timeout: 120_000 }, async () => {
+  test('a page that sends each candidate of each m-section separately joins and stays', { timeout: 120_000 }, async () => {
     const page = await (await browser.newContext()).newPage();
     await page.goto(edge.base);
     const token = await edge.token('--room', 'wide', '--name', 'Bob', '--publish', '--subscribe');
     await page.evaluate((token) => {
       const socket = new WebSocket(`/v1/rooms/wide/signal?token=${token}`);
-      const seen = (window.seen = { candidates: 0, isDone: false, told: [], state: 'new', isClosed: false });
+      const seen = (window.seen = { candidates: 0, isDone: false, received: [], state: 'new', isClosed: false });
       const say = (signal) => socket.send(JSON.stringify(signal));
-      // Each section gathers by itself until BUNDLE is agreed.
+      // Each m-section gathers separately until BUNDLE is negotiated.
       const pc = new RTCPeerConnection({ bundlePolicy: 'max-compat' });
       for (const kind of ['audio', 'video', 'audio', 'video']) pc.addTransceiver(kind, { direction: 'recvonly' });
       pc.onicecandidate = ({ candidate }) => {
@@ -82,12 +82,12 @@ if (process.env.UPRTC_NETWORKS !== 'inside') {
       socket.onclose = () => (seen.isClosed = true);
       socket.onmessage = async ({ data }) => {
         const signal = JSON.parse(data);
-        seen.told.push(signal.type);
+        seen.received.push(signal.type);
         if (signal.type === 'welcome') {
           await pc.setLocalDescription();
           say({ type: 'offer', sdp: pc.localDescription.sdp });
         } else if (signal.type === 'answer') {
-          // With the answer the sections are bundled, and gather no more.
+          // After the answer the m-sections are bundled and gather no more candidates.
           while (!seen.isDone) await new Promise((resolve) => setTimeout(resolve, 50));
           await pc.setRemoteDescription({ type: 'answer', sdp: signal.sdp });
         }
@@ -96,10 +96,10 @@ if (process.env.UPRTC_NETWORKS !== 'inside') {
     }, token);
     const seen = () => page.evaluate(() => window.seen);
     await until('it is connected', async () => (await seen()).state === 'connected', 20_000);
-    const { candidates, told, isClosed } = await seen();
+    const { candidates, received, isClosed } = await seen();
     assert.ok(candidates >= 2 * NETWORKS, `${candidates} candidates`);
-    assert.ok(!told.includes('error') && !isClosed, told.join(' '));
+    assert.ok(!received.includes('error') && !isClosed, received.join(' '));
     await page.evaluate(() => window.ping());
-    await until('the socket answers', async () => (await seen()).told.includes('pong'));
+    await until('the socket answers', async () => (await seen()).received.includes('pong'));
   });
 }

@@ -1,11 +1,11 @@
-// What a test file has opened (servers, browsers, processes, folders) and how each is closed: last first, when the file's
-// tests have ended, whether they passed, failed, or never began because something else could not be opened.
+// Closes what a test file has opened (servers, browsers, processes, folders), in reverse order, after the file's
+// tests, whether they passed, failed, or never ran because something could not be opened.
 
 import { after } from 'node:test';
 
 const closings = [];
 
-/** Has `close` called when the file's tests have ended. To be called before what it closes can fail to open. */
+/** Registers `close`, to be called after the tests of the file. Call it before the opening can fail. */
 export const atTheEnd = (close) => closings.push(close);
 
 after(async () => {
@@ -13,7 +13,7 @@ after(async () => {
     try {
       await closings.pop()();
     } catch (error) {
-      // The others are closed all the same, and what the tests have found is not hidden by it.
+      // Continue with the others, so that this does not hide the results of the tests.
       console.error(error);
     }
   }

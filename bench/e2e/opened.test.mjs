@@ -1,4 +1,4 @@
-// A server that cannot start: every test file ends by itself, says why, and leaves no process behind.
+// If the server cannot start, every test file ends, reports the reason, and leaves no process behind.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -21,7 +21,7 @@ before(async () => {
   atTheEnd(() => rm(folder, { recursive: true, force: true }));
 });
 
-/** The processes, as command lines, that have this folder for temporary files in their environment: all that it begot. */
+/** Command lines of the processes with this temporary folder in their environment: all descendants of the test. */
 async function begotten(temporary) {
   const found = [];
   for (const entry of await readdir('/proc')) {
@@ -30,17 +30,17 @@ async function begotten(temporary) {
       const environment = (await readFile(`/proc/${entry}/environ`, 'utf8')).split('\0');
       if (environment.includes(`TMPDIR=${temporary}`)) found.push((await readFile(`/proc/${entry}/cmdline`, 'utf8')).replaceAll('\0', ' '));
     } catch {
-      // It ended while we looked, or is another user's.
+      // The process has ended meanwhile, or belongs to another user.
     }
   }
   return found;
 }
 
-/** Runs a test file with this in the place of the server; what it printed, once it has ended with a failure. */
+/** Runs a test file with this program as the server. Returns its output, after it has ended with a failure. */
 async function fails(file, executable) {
   const temporary = await mkdtemp(path.join(folder, 'run-'));
   const env = { ...process.env, UPRTC: executable, TMPDIR: temporary };
-  delete env.NODE_TEST_CONTEXT; // It is a run of its own, and no part of this one.
+  delete env.NODE_TEST_CONTEXT; // The test file runs separately and is not part of this run.
   const child = spawn(process.execPath, [file], { cwd: here, env, stdio: ['ignore', 'pipe', 'pipe'] });
   let printed = '';
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (printed += text));
@@ -62,9 +62,9 @@ for (const file of files) {
   });
 }
 
-test('a server that never says where it is', { timeout: 90_000 }, async () => {
+test('a server that never prints its address', { timeout: 90_000 }, async () => {
   const silent = path.join(folder, 'silent');
   await writeFile(silent, '#!/bin/sh\necho I am busy\nexec sleep 600\n');
   await chmod(silent, 0o755);
-  assert.match(await fails('call.test.mjs', silent), /not within 20000 ms: the edge prints a link .*has printed:\s+I am busy/s);
+  assert.match(await fails('call.test.mjs', silent), /not within 20000 ms: the edge prints its address .*has printed:\s+I am busy/s);
 });

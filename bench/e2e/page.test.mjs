@@ -1,9 +1,9 @@
-// The meeting page, as people use it: its buttons, its words when something fails, and its way back.
+// The meeting page as people use it: buttons, error messages, and reconnecting.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 
-import { Peer, launch } from './browser.mjs';
+import { Peer, launch, textOf } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
 
 let edge;
@@ -13,8 +13,6 @@ before(async () => {
   edge = await Edge.start();
   browser = await launch();
 });
-
-const textOf = (peer, selector) => peer.page.locator(selector).innerText();
 
 async function meet(first, second) {
   await until('the first sees the second', () => first.sees([second.number]));
@@ -42,7 +40,7 @@ test('the lobby asks first, then one click joins', async () => {
   await peer.close();
 });
 
-test('what is switched off is neither seen nor heard, and comes back, without an offer', { timeout: 60_000 }, async () => {
+test('a source that is switched off is neither seen nor heard, and returns, without an offer', { timeout: 60_000 }, async () => {
   const [first, second] = await pair('switches');
   await first.page.locator('#mic').click();
   await until('the second hears nothing', async () => !(await second.hears([1])));
@@ -50,7 +48,7 @@ test('what is switched off is neither seen nor heard, and comes back, without an
   await until('the second sees nothing', () => second.sees([]));
   const active = () =>
     second.page.evaluate(() => [...window.uprtc.room.participants.values()].find((p) => !p.isLocal)?.active);
-  await until('the second was told', async () => {
+  await until('the second got the signal', async () => {
     const { microphone, camera } = await active();
     return !microphone && !camera;
   });
@@ -61,7 +59,7 @@ test('what is switched off is neither seen nor heard, and comes back, without an
   await Promise.all([first.close(), second.close()]);
 });
 
-test('a refusal is a clear sentence', async () => {
+test('a refusal is shown as a sentence', async () => {
   const good = await edge.token('--room', 'words', '--name', 'Ada', '--publish', '--subscribe');
   const cases = [
     ['words', '', 'token_missing'],
@@ -71,13 +69,13 @@ test('a refusal is a clear sentence', async () => {
   ];
   for (const [room, token, code] of cases) {
     const peer = await Peer.join(browser, `${edge.base}/r/${room}?token=${token}&join=1`, 1);
-    await until(`the page says why (${code})`, async () => (await textOf(peer, '#end-detail')).includes(code));
+    await until(`the page shows the reason (${code})`, async () => (await textOf(peer, '#end-detail')).includes(code));
     assert.ok((await textOf(peer, '#end-title')).length > 10);
     await peer.close();
   }
 });
 
-test('a ninth is told that the room is full', { timeout: 120_000 }, async () => {
+test('a ninth participant is refused because the room is full', { timeout: 120_000 }, async () => {
   const url = async (n) => {
     const token = await edge.token('--room', 'full', '--name', `Listener ${n}`, '--subscribe');
     return `${edge.base}/r/full?token=${token}&join=1`;
@@ -87,12 +85,12 @@ test('a ninth is told that the room is full', { timeout: 120_000 }, async () => 
   for (const peer of peers) await until('it is in', async () => (await peer.offers()).offers === 1);
   await until('all eight are in the room', async () => /\b8\b/.test(await textOf(peers[0], '#bar-count')));
   const ninth = await Peer.join(browser, await url(9), 9);
-  await until('the page says so', async () => (await textOf(ninth, '#end-detail')).includes('room_full'));
+  await until('the page shows it', async () => (await textOf(ninth, '#end-detail')).includes('room_full'));
   assert.match(await textOf(ninth, '#end-title'), /full/i);
   await Promise.all([...peers, ninth].map((peer) => peer.close()));
 });
 
-test('kill -9 of the dataplane: everybody is back by itself', { timeout: 90_000 }, async () => {
+test('after kill -9 of the dataplane all participants join again by themselves', { timeout: 90_000 }, async () => {
   const [first, second] = await pair('dataplane');
   process.kill(await edge.pid('dataplane'), 'SIGKILL');
   await until('both have a new connection', async () => {
@@ -103,18 +101,18 @@ test('kill -9 of the dataplane: everybody is back by itself', { timeout: 90_000 
   await Promise.all([first.close(), second.close()]);
 });
 
-test('the end of the server is said, and its return ends the saying', { timeout: 90_000 }, async () => {
+test('the page shows that the server ended, and reconnects when it is back', { timeout: 90_000 }, async () => {
   const [first, second] = await pair('return');
   edge.process.kill('SIGSTOP');
   process.kill(await edge.pid('controlplane'), 'SIGKILL');
   try {
-    await until('the page says that it reconnects', async () => /reconnect/i.test(await textOf(first, '#notice')));
+    await until('the page shows that it reconnects', async () => /reconnect/i.test(await textOf(first, '#notice')));
     await sleep(3000);
-    assert.ok(await first.sees([2]), 'and shows everybody meanwhile');
+    assert.ok(await first.sees([2]), 'and still shows all participants');
   } finally {
     edge.process.kill('SIGCONT');
   }
-  await until('the words are gone', () => first.page.locator('#notice').isHidden());
+  await until('the notice is gone', () => first.page.locator('#notice').isHidden());
   await meet(first, second);
   assert.deepEqual(await first.offers(), { offers: 1, connections: 1 });
   await Promise.all([first.close(), second.close()]);

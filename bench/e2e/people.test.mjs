@@ -1,12 +1,12 @@
-// People in a call: what they switch, what a host mutes, how they are counted, where the keyboard is, and what they are
-// told when they may not come in.
+// People in a call: device choice, mutes by a host, the participant count, keyboard focus, and the messages for refused
+// joins.
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { before, test } from 'node:test';
 
-import { Crowd, Peer, launch } from './browser.mjs';
+import { Crowd, Peer, launch, textOf } from './browser.mjs';
 import { Edge, sleep, until } from './edge.mjs';
 
 let edge;
@@ -19,7 +19,6 @@ before(async () => {
   admin = await edge.token('--room', '*', '--name', 'ops', '--admin');
 });
 
-const textOf = (peer, selector) => peer.page.locator(selector).innerText();
 const stateOf = (peer, id) =>
   peer.page.evaluate((id) => {
     const button = document.getElementById(id);
@@ -31,7 +30,7 @@ const watching = async (room, name) => `${edge.base}/r/${room}?token=${await edg
 const tokens = (room, names, ...rights) =>
   Promise.all(names.map(async (name) => [name, await edge.token('--room', room, '--name', name, ...rights)]));
 
-/** A token with these claims, by the edge's own key. */
+/** A token with these claims, signed with the edge's key. */
 async function sign(claims) {
   const key = Buffer.from((await readFile(`${edge.state}/token.key`, 'utf8')).trim(), 'hex');
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -46,7 +45,7 @@ async function operate(method, path, body) {
   return response.status === 204 ? undefined : response.json();
 }
 
-/** Another device than the chosen one, from a list of the page. */
+/** Selects another device in a list of the page. */
 async function chooseAnother(peer, id) {
   const list = peer.page.locator(id);
   const values = await until(`${id} has two devices`, async () => {
@@ -57,7 +56,7 @@ async function chooseAnother(peer, id) {
   await list.selectOption(values.find((value) => value !== chosen));
 }
 
-test('a choice of device never changes what is muted', { timeout: 120_000 }, async () => {
+test('choosing a device does not unmute', { timeout: 120_000 }, async () => {
   const first = await Peer.join(browser, await edge.url('devices', 'Ada', false), 1);
   await until('the preview shows the camera', () => first.page.locator('#preview-video').isVisible());
   await first.page.locator('#preview-mic').click();
@@ -89,7 +88,7 @@ test('a choice of device never changes what is muted', { timeout: 120_000 }, asy
   await until('the second sees the first', () => second.sees([1]), 30_000);
   await until('the second hears the first', () => second.hears([1]), 30_000);
   assert.ok((await asked(first)) > before, 'the chosen devices were opened');
-  // While it is on, another one takes its place and it stays on.
+  // A change of the device while the source is on keeps it on.
   await first.page.locator('#settings').click();
   await chooseAnother(first, '#call-mic');
   await first.page.locator('#devices-done').click();
@@ -98,7 +97,7 @@ test('a choice of device never changes what is muted', { timeout: 120_000 }, asy
   await Promise.all([first.close(), second.close()]);
 });
 
-test('a device that cannot be had leaves the former in its place', { timeout: 60_000 }, async () => {
+test('if a device cannot be opened, the former one stays in use', { timeout: 60_000 }, async () => {
   const peer = await Peer.join(browser, await edge.url('broken', 'Ada'), 1);
   await until('the camera is on', async () => (await stateOf(peer, 'cam'))[1] === 'true');
   await peer.page.locator('#settings').click();
@@ -112,14 +111,14 @@ test('a device that cannot be had leaves the former in its place', { timeout: 60
     };
   });
   await chooseAnother(peer, '#call-cam');
-  await until('it is said', async () => /camera is used by another program/.test(await textOf(peer, '#toasts')));
+  await until('the message is shown', async () => /camera is used by another program/.test(await textOf(peer, '#toasts')));
   const track = await peer.page.evaluate(() => window.uprtc.room.local.stream.getVideoTracks()[0]?.readyState);
   assert.equal(track, 'live');
   assert.deepEqual(await stateOf(peer, 'cam'), ['Camera', 'true']);
   await peer.close();
 });
 
-test('a mute by the host is shown to its owner, outlives a lost socket, and is not undone by surprise', { timeout: 120_000 }, async () => {
+test('a mute by the host is shown to the muted participant, survives a lost socket, and an unmute does not switch on the source', { timeout: 120_000 }, async () => {
   const [first, second] = await Promise.all(
     [1, 2].map(async (n) => Peer.join(browser, await edge.url('host', `Peer ${n}`), n)),
   );
@@ -128,35 +127,35 @@ test('a mute by the host is shown to its owner, outlives a lost socket, and is n
   const { peer: id, tracks } = peers.find(({ name }) => name === 'Peer 1');
   const track = (source) => `/rooms/host/peers/${id}/tracks/${tracks.find((track) => track.source === source).mid}`;
   await operate('PATCH', track('microphone'), { muted: true });
-  await until('the button says it', async () => (await stateOf(first, 'mic'))[0] === 'Microphone, muted by the host');
+  await until('the button shows it', async () => (await stateOf(first, 'mic'))[0] === 'Microphone, muted by the host');
   assert.equal((await stateOf(first, 'mic'))[1], 'false');
   assert.match(await textOf(first, '#toasts'), /host has muted your microphone/i);
   assert.equal(await first.page.evaluate(() => window.uprtc.room.local.muted.microphone), true);
   await first.page.keyboard.press('m');
   await sleep(300);
-  assert.equal((await stateOf(first, 'mic'))[1], 'false', 'its owner cannot undo it');
+  assert.equal((await stateOf(first, 'mic'))[1], 'false', 'the muted participant cannot unmute');
   await until('the second is not shown a microphone', () =>
     second.page.locator('.tile[aria-label="Peer 1, muted, by the host"]').isVisible(),
   );
 
-  // Muted while its socket is lost: it is told when it is back.
+  // The mute is known again after the socket was lost.
   process.kill(await edge.pid('controlplane'), 'SIGKILL');
   await until('the first is back', async () => /^connected$/.test(await first.page.evaluate(() => window.uprtc.room.state)), 30_000);
   await sleep(500);
   assert.deepEqual(await stateOf(first, 'mic'), ['Microphone, muted by the host', 'false']);
 
-  await until('the operator frees it', () => operate('PATCH', track('microphone'), { muted: false }).then(() => true), 30_000);
-  await until('the button says so', async () => (await stateOf(first, 'mic'))[0] === 'Microphone');
+  await until('the operator unmutes it', () => operate('PATCH', track('microphone'), { muted: false }).then(() => true), 30_000);
+  await until('the button shows it', async () => (await stateOf(first, 'mic'))[0] === 'Microphone');
   await sleep(1_500);
-  assert.equal((await stateOf(first, 'mic'))[1], 'false', 'it is for its owner to switch it on');
-  // An analyser forgets what it heard before by and by.
+  assert.equal((await stateOf(first, 'mic'))[1], 'false', 'the participant must switch it on');
+  // The analyser's smoothing keeps the former tone for a moment.
   await until('the second hears nothing', async () => !(await second.hears([1])), 5_000);
   await first.page.locator('#mic').click();
   await until('the second hears the first again', () => second.hears([1]), 30_000);
   await Promise.all([first.close(), second.close()]);
 });
 
-test('people are counted as they are shown', { timeout: 60_000 }, async () => {
+test('the participant count is equal to the number of tiles', { timeout: 60_000 }, async () => {
   const room = 'count';
   const peer = await Peer.join(browser, await edge.url(room, 'Ada'), 1);
   const shown = async () => [
@@ -182,13 +181,13 @@ test('people are counted as they are shown', { timeout: 60_000 }, async () => {
   await Promise.all([peer.close(), crowd.close()]);
 });
 
-test('who may only watch has no buttons for sending and no tile, and is counted and named', { timeout: 60_000 }, async () => {
+test('a participant who may only watch has no send buttons and no tile, and is counted and named', { timeout: 60_000 }, async () => {
   const room = 'watch';
   const peer = await Peer.join(browser, await edge.url(room, 'Ada'), 1);
   const crowd = await Crowd.gather(browser, edge.base, room, await tokens(room, ['Wim', 'Wil'], '--subscribe'));
   await until('both watch', async () => (await textOf(peer, '#bar-count')) === '1 person · 2 watching');
   assert.equal(await peer.page.locator('#tiles .tile').count(), 1);
-  assert.ok(!(await peer.page.locator('#alone').isVisible()), 'who is watched is not alone');
+  assert.ok(!(await peer.page.locator('#alone').isVisible()), 'a participant with watchers is not alone');
   await peer.page.locator('#bar-count').click();
   assert.deepEqual(await peer.page.locator('#people-list li').allInnerTexts(), ['Ada (you)']);
   assert.deepEqual(await peer.page.locator('#watchers-list li').allInnerTexts(), ['Wim', 'Wil']);
@@ -209,14 +208,14 @@ test('who may only watch has no buttons for sending and no tile, and is counted 
   await seenAny(guest);
   await guest.page.locator('#join').click();
   await until('the guest sees', () => guest.sees([1]), 30_000);
-  assert.equal(await guest.page.evaluate(() => window.seenAny), false, 'none of them was ever there');
+  assert.equal(await guest.page.evaluate(() => window.seenAny), false, 'none of them was ever visible');
   assert.equal(await asked(guest), 0);
   assert.equal(await guest.page.locator('#tiles .tile').count(), 1);
   await until('all are counted', async () => (await textOf(guest, '#bar-count')) === '1 person · 3 watching');
   await Promise.all([peer.close(), crowd.close(), guest.close()]);
 });
 
-test('the keyboard stays where it is', { timeout: 90_000 }, async () => {
+test('the keyboard focus is not lost', { timeout: 90_000 }, async () => {
   const peer = await Peer.join(browser, await edge.url('keys', 'Ada', false), 1);
   await peer.page.locator('#join').waitFor();
   await until('the devices are there', () => peer.page.locator('#preview-video').isVisible());
@@ -236,10 +235,10 @@ test('the keyboard stays where it is', { timeout: 90_000 }, async () => {
     for (const pressed of [was === 'true' ? 'false' : 'true', was]) {
       await peer.page.keyboard.press('Enter');
       await until(`${id} is switched`, async () => (await stateOf(peer, id))[1] === pressed);
-      // A focus that goes with its element goes at the next frame.
+      // A focus that is lost with its element is lost at the next frame.
       await sleep(200);
       assert.equal(await focused(peer), id);
-      assert.equal((await stateOf(peer, id))[0], label, 'its name says what it is, not what it does');
+      assert.equal((await stateOf(peer, id))[0], label, 'the name describes the source, not the action');
     }
   }
   await peer.page.locator('#settings').focus();
@@ -247,7 +246,7 @@ test('the keyboard stays where it is', { timeout: 90_000 }, async () => {
   await peer.page.locator('#devices-done').waitFor();
   await peer.page.keyboard.press('Escape');
   assert.equal(await focused(peer), 'settings');
-  // What has the focus goes away.
+  // The focused element disappears.
   await peer.page.locator('#alone-copy').focus();
   const room = await tokens('keys', ['Bob'], '--publish', '--subscribe');
   const crowd = await Crowd.gather(browser, edge.base, 'keys', room);
@@ -262,7 +261,7 @@ test('the keyboard stays where it is', { timeout: 90_000 }, async () => {
   await Promise.all([peer.close(), crowd.close()]);
 });
 
-test('a refusal is told before the camera is asked for', { timeout: 120_000 }, async () => {
+test('a refusal is shown before the camera is requested', { timeout: 120_000 }, async () => {
   const good = await edge.token('--room', 'door', '--name', 'Ada', '--publish', '--subscribe');
   const foreign = await Edge.start();
   const other = await foreign.token('--room', 'door', '--name', 'Ada', '--publish', '--subscribe');
@@ -282,7 +281,7 @@ test('a refusal is told before the camera is asked for', { timeout: 120_000 }, a
   for (const [room, token, code] of cases) {
     for (const join of ['', '&join=1']) {
       const peer = await Peer.join(browser, `${edge.base}/r/${room}?token=${token}${join}`, 1);
-      await until(`the page says why (${code}${join})`, async () => (await textOf(peer, '#end-detail')).includes(code));
+      await until(`the page shows the reason (${code}${join})`, async () => (await textOf(peer, '#end-detail')).includes(code));
       assert.equal(await asked(peer), 0, `${code}${join}`);
       assert.equal(await focused(peer), 'end-title');
       await peer.close();
@@ -290,7 +289,7 @@ test('a refusal is told before the camera is asked for', { timeout: 120_000 }, a
   }
 });
 
-test('a full room lets in by itself who waits', { timeout: 90_000 }, async () => {
+test('a waiting participant joins by itself when a place is free', { timeout: 90_000 }, async () => {
   const room = 'full-house';
   await operate('PUT', `/rooms/${room}`, { peers_max: 2 });
   const crowd = await Crowd.gather(browser, edge.base, room, await tokens(room, ['Bob', 'Cyd'], '--publish', '--subscribe'));
@@ -299,14 +298,14 @@ test('a full room lets in by itself who waits', { timeout: 90_000 }, async () =>
     await Peer.join(browser, await edge.url(room, 'Eve'), 2),
   ];
   for (const peer of [inLobby, straight]) {
-    await until('the page says so', async () => (await textOf(peer, '#end-title')) === 'The room is full.');
+    await until('the page shows it', async () => (await textOf(peer, '#end-title')) === 'The room is full.');
     assert.match(await textOf(peer, '#end-count'), /Trying again/);
     assert.equal(await textOf(peer, '#again'), 'Try now');
     assert.equal(await asked(peer), 0);
   }
   await crowd.leave('Bob');
   await straight.page.locator('#again').click();
-  await until('the one who had asked to join is in', async () => (await straight.page.evaluate(() => window.uprtc?.room.state)) === 'connected', 30_000);
+  await until('the one that had pressed Join is in the room', async () => (await straight.page.evaluate(() => window.uprtc?.room.state)) === 'connected', 30_000);
   await crowd.leave('Cyd');
   await inLobby.page.locator('#lobby').waitFor({ timeout: 40_000 });
   await Promise.all([inLobby.close(), straight.close(), crowd.close()]);

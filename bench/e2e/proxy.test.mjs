@@ -1,5 +1,5 @@
-// Behind a real nginx, with the configuration that docs/OPERATING.md prints: pages, the client module, the socket, REST and
-// WHIP work, at the root and under a path, by http and by https; what nginx logs holds no secret.
+// Behind a real nginx with the configuration of docs/OPERATING.md: pages, the client module, the socket, REST and
+// WHIP work, at the root and under a path, with http and https, and nginx logs no secret.
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -28,7 +28,7 @@ let edge;
 let folder;
 let browser;
 
-/** `text` with each `from` replaced: one that the document does not have (any more) is a failure. */
+/** Replaces each `from` in `text`. Fails if the document does not contain it. */
 function replaced(text, changes) {
   for (const [from, to] of changes) {
     assert.ok(from instanceof RegExp ? text.search(from) >= 0 : text.includes(from), `the printed configuration has no ${from}`);
@@ -46,7 +46,7 @@ const freePort = () =>
     });
   });
 
-/** An nginx with a printed configuration: only ports and files are other ones. */
+/** An nginx with a configuration of the document; only ports and files differ. */
 async function nginx(name, { isSecure, isPrefixed }) {
   const port = await freePort();
   const own = path.join(folder, name);
@@ -75,7 +75,7 @@ async function nginx(name, { isSecure, isPrefixed }) {
   return { base, log: path.join(own, 'access.log') };
 }
 
-/** A request as a program makes it, with a certificate of ours allowed. */
+/** A request of a program that accepts the test's certificate. */
 function ask(method, url, headers = {}, body = '') {
   const client = url.startsWith('https') ? https : http;
   return new Promise((resolve, reject) => {
@@ -89,14 +89,14 @@ function ask(method, url, headers = {}, body = '') {
 }
 
 before(async () => {
-  await access(executable); // `tools/install test` brings it.
+  await access(executable); // `tools/install test` installs it.
   folder = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-nginx-'));
   atTheEnd(() => rm(folder, { recursive: true, force: true }));
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
   const files = ['-keyout', path.join(folder, 'privkey.pem'), '-out', path.join(folder, 'fullchain.pem')];
   const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'];
   execFileSync('openssl', ['req', '-x509', '-days', '2', ...key, ...subject, ...files], { stdio: 'ignore' });
-  // Origins are named, so the page's own must be told by the proxy.
+  // `cors-origins` is set, so the proxy must give the page's own origin.
   [edge, browser] = await Promise.all([
     Edge.start('--cors-origin', 'https://app.example'),
     launch('--ignore-certificate-errors'),
@@ -109,11 +109,11 @@ for (const isSecure of [false, true]) {
     test(`nginx as documented, ${name}`, { timeout: 120_000 }, async () => {
       const { base, log } = await nginx(name.replaceAll(' ', '-'), { isSecure, isPrefixed });
 
-      // WHIP: the address of the session is where the client sees it, and takes a DELETE, with a token and without.
+      // WHIP: the session's address is correct for the client, and accepts a DELETE with and without a token.
       const token = await edge.token('--room', 'demo', '--name', 'Ada', '--publish', '--subscribe');
       const bearer = { authorization: `Bearer ${token}` };
       for (const [where, headers] of [['whip/demo', bearer], ['whip/demo/Ada', {}]]) {
-        // What a client claims for itself is not believed: nginx sets these fields.
+        // These fields from a client have no effect: nginx overwrites them.
         const claimed = { 'x-forwarded-host': 'evil.example', 'x-forwarded-prefix': '/evil', forwarded: 'host=evil.example;proto=ftp' };
         const created = await ask('POST', `${base}/${where}`, { ...bearer, ...claimed, 'content-type': 'application/sdp' }, offer);
         assert.equal(created.status, 201, created.text);
@@ -121,11 +121,13 @@ for (const isSecure of [false, true]) {
         assert.ok(location.startsWith(`${base}/whip/demo/sessions/`), location);
         const ended = await ask('DELETE', new URL(location, `${base}/${where}`).href, headers);
         assert.equal(ended.status, 200, `${ended.text} at ${location}`);
+        // nginx writes its log after the answer.
+        await until('nginx has logged it', async () => (await readFile(log, 'utf8')).includes('"DELETE '));
         const logged = await readFile(log, 'utf8');
-        assert.ok(logged.includes('"DELETE ') && !logged.includes(location.split('/').at(-1)), logged);
+        assert.ok(!logged.includes(location.split('/').at(-1)), logged);
       }
 
-      // REST, its document and its page.
+      // REST, its OpenAPI document and its page.
       const admin = { authorization: `Bearer ${await edge.token('--room', '*', '--name', 'ops', '--admin')}` };
       assert.equal((await ask('GET', `${base}/v1/rooms`, admin)).status, 200);
       const [document, docs] = [await ask('GET', `${base}/openapi.json`), await ask('GET', `${base}/docs`)];
@@ -134,12 +136,12 @@ for (const isSecure of [false, true]) {
       for (const [, link] of docs.text.matchAll(/href="([^"#]+)"/g)) {
         assert.equal((await ask('GET', new URL(link, `${base}/docs`).href)).status, 200, link);
       }
-      assert.equal((await ask('GET', `${base}/metrics`)).status, 404, 'not for everybody');
+      assert.equal((await ask('GET', `${base}/metrics`)).status, 404, 'not public');
       const lost = await ask('GET', `${base}/no/such/page`, { accept: 'text/html' });
       const [, style] = lost.text.match(/href="([^"]+)"/);
       assert.equal((await ask('GET', new URL(style, `${base}/no/such/page`).href)).status, 200, 'a page for people, with its style');
 
-      // The page, its files and the socket: two people meet.
+      // The page, its files and the socket: two participants see each other.
       const join = async (n) => {
         const guest = await edge.token('--room', `room-${isSecure}-${isPrefixed}`, '--name', `Peer ${n}`, '--publish', '--subscribe');
         return Peer.join(browser, `${base}/r/room-${isSecure}-${isPrefixed}?token=${guest}&join=1`, n);

@@ -1,5 +1,5 @@
-// Renegotiation by pages that are written against docs/PROTOCOL.md alone: RTCPeerConnection, WebSocket, and nothing of
-// the client module. What is sent is a picture that can be read, and what is decoded is counted.
+// Renegotiation by pages that use only docs/PROTOCOL.md: RTCPeerConnection and WebSocket, without
+// the client module. They send a picture that can be recognised, and count the decoded frames.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
@@ -36,7 +36,7 @@ function plain() {
       };
     });
   plain.say = (signal) => plain.ws.send(JSON.stringify(signal));
-  /** Offers what there is now; an offer that is refused is taken back. */
+  /** Offers the current state; a refused offer is rolled back. */
   plain.offer = async (change = (sdp) => sdp) => {
     await pc.setLocalDescription();
     const answer = plain.next('answer', 'error');
@@ -55,7 +55,7 @@ function plain() {
     video.dataset.mid = transceiver.mid;
     document.body.append(video);
   };
-  /** Frames decoded through an m-section, and who was in the last one. */
+  /** Frames decoded through an m-section, and the sender of the last one. */
   plain.decoded = async (mid) => {
     let frames = 0;
     for (const report of (await pc.getStats()).values()) {
@@ -95,7 +95,7 @@ class Plain {
     return this.run(() => window.plain.offer());
   }
 
-  /** The m-section in which another peer's video is. */
+  /** The m-section with another peer's video. */
   async midOf() {
     const slots = await this.run(() => window.plain.slots);
     return slots.find((slot) => slot.kind === 'video' && slot.peer)?.mid;
@@ -105,7 +105,7 @@ class Plain {
     return this.run((mid) => window.plain.decoded(mid), mid);
   }
 
-  /** New frames of that sender are decoded. */
+  /** Waits until new frames of that sender are decoded. */
   async watches(sender, mid) {
     mid ??= await until('there is a video in a slot', () => this.midOf());
     const { frames } = await this.decoded(mid);
@@ -116,7 +116,7 @@ class Plain {
     return mid;
   }
 
-  /** No frames come any more: none for longer than a jitter buffer holds them. */
+  /** Waits until no frames arrive for longer than a jitter buffer holds them. */
   async watchesNothing(mid) {
     let last = -1;
     let since = Date.now();
@@ -128,7 +128,7 @@ class Plain {
   }
 
   async close() {
-    // The address has no icon.
+    // The page has no icon.
     assert.deepEqual(this.peer.errors.filter((error) => !error.includes('404')), []);
     await this.peer.close();
   }
@@ -158,7 +158,7 @@ for (const [name, start] of [['Chromium', launch], ['Firefox', launchFirefox]]) 
   });
 }
 
-test('a lost way is found again on the same connection', { timeout: 120_000 }, async () => {
+test('a lost media path is restored by an ICE restart on the same connection', { timeout: 120_000 }, async () => {
   const browser = await launch();
   const url = (number) => edge.url('lost', `Peer ${number}`);
   const peers = await Promise.all([1, 2].map(async (number) => Peer.join(browser, await url(number), number)));
@@ -188,16 +188,16 @@ async function calls(t, browser, room) {
   const [ada, bob] = await Promise.all([1, 2].map((number) => Plain.join(browser, room, number, nothingYet)));
   let mid;
 
-  await t.test('a sender and a receiver come later', async () => {
+  await t.test('a sender and a receiver are added', async () => {
     await ada.run(sendVideo);
     assert.equal((await ada.offer()).type, 'answer');
-    await until('Bob is told', () => bob.run(() => window.plain.said.some((s) => s.type === 'peer_changed' && s.peer.tracks.length === 1)));
+    await until('Bob gets peer_changed', () => bob.run(() => window.plain.said.some((s) => s.type === 'peer_changed' && s.peer.tracks.length === 1)));
     await bob.run(receiveVideo);
     assert.equal((await bob.offer()).type, 'answer');
     mid = await bob.watches(1);
   });
 
-  await t.test('a section of a slot sends, too', async () => {
+  await t.test('the m-section of a slot also sends', async () => {
     await bob.run(async () => {
       const { receiver, camera } = window.plain;
       receiver.direction = 'sendrecv';
@@ -210,7 +210,7 @@ async function calls(t, browser, room) {
     await bob.watches(1, mid);
   });
 
-  await t.test('a sender pauses and comes back', async () => {
+  await t.test('a sender pauses and continues', async () => {
     const turn = (direction) => ada.run((direction) => void (window.plain.sender.direction = direction), direction);
     for (let round = 0; round < 2; round += 1) {
       await turn('inactive');
@@ -223,7 +223,7 @@ async function calls(t, browser, room) {
     }
   });
 
-  await t.test('a receiver pauses and comes back', async () => {
+  await t.test('a receiver pauses and continues', async () => {
     const turn = (direction) => bob.run((direction) => void (window.plain.receiver.direction = direction), direction);
     for (const paused of ['sendonly', 'inactive']) {
       await turn(paused);
@@ -236,7 +236,7 @@ async function calls(t, browser, room) {
     await ada.watches(2);
   });
 
-  await t.test('ICE restarts on both sides and no connection is made anew', async () => {
+  await t.test('ICE restarts on both sides without a new connection', async () => {
     for (const peer of [ada, bob]) {
       const ufrags = () =>
         peer.run(() => [window.plain.pc.localDescription, window.plain.pc.remoteDescription].map(({ sdp }) => /a=ice-ufrag:(.*)\r/.exec(sdp)[1]));
@@ -252,7 +252,7 @@ async function calls(t, browser, room) {
     await ada.watches(2);
   });
 
-  await t.test('a section is stopped, and its place is taken by another', async () => {
+  await t.test('a stopped m-section is recycled for another', async () => {
     const lines = () => ada.run(() => window.plain.pc.localDescription.sdp.split('\r\nm=').length);
     const before = await lines();
     await ada.run(() => window.plain.sender.stop());
@@ -264,7 +264,7 @@ async function calls(t, browser, room) {
     await bob.watches(1, mid);
   });
 
-  await t.test('an offer that is refused leaves the call as it was', async () => {
+  await t.test('a refused offer does not change the call', async () => {
     await ada.run(() => window.plain.pc.addTransceiver('audio', { direction: 'recvonly' }));
     const refused = await ada.run(() => window.plain.offer((sdp) => sdp.replace(/a=setup:actpass/g, 'a=setup:passive')));
     assert.deepEqual([refused.type, refused.code, refused.fatal], ['error', 'unsupported_offer', false]);
@@ -272,7 +272,7 @@ async function calls(t, browser, room) {
     await ada.watches(2);
   });
 
-  await t.test('a successor of the controlplane is offered further', async () => {
+  await t.test('a successor of the controlplane accepts subsequent offers', async () => {
     const killed = await edge.pid('controlplane');
     process.kill(killed, 'SIGKILL');
     await until('there is another', async () => ![undefined, killed].includes(await edge.pid('controlplane')));

@@ -1,5 +1,5 @@
-// Stereo from end to end: a tone on the left and another one on the right, and which of them each channel of the receiver has.
-// What makes Chromium send two channels is `stereo=1` in the answer, and what makes it play two is the same in its own offer.
+// Stereo end to end: one tone on the left, another on the right, and which of them each channel of the receiver contains.
+// Chromium sends two channels if the answer has `stereo=1`, and plays two if its own offer has it.
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
@@ -17,9 +17,9 @@ before(async () => {
   browser = await launch();
 });
 
-// Runs in each page before anything else.
+// Runs in each page before the page's code.
 function instrument({ left, right }) {
-  /** A track with a tone of its own in each channel. */
+  /** A track with a different tone in each channel. */
   window.stereo = () => {
     const audio = new AudioContext();
     const merger = audio.createChannelMerger(2);
@@ -32,7 +32,7 @@ function instrument({ left, right }) {
     merger.connect(out);
     return out.stream.getAudioTracks()[0];
   };
-  /** Gives back how to ask which tones the channels of a track have, hertz. */
+  /** Returns a function that gives the tones in the channels of a track, hertz. */
   window.listen = (track) => {
     const element = new Audio();
     element.muted = true;
@@ -51,11 +51,11 @@ function instrument({ left, right }) {
         const bins = new Float32Array(analyser.frequencyBinCount);
         analyser.getFloatFrequencyData(bins);
         const level = (frequency) => bins[Math.round((frequency * analyser.fftSize) / audio.sampleRate)];
-        // Loud, and 20 dB above the other one: that channel has this tone alone.
+        // Loud, and 20 dB above the other tone: the channel contains only this tone.
         return [left, right].filter((tone, i, both) => level(tone) > -60 && level(tone) > level(both[1 - i]) - 20);
       });
   };
-  /** A connection by WHIP or WHEP, and the answer to it. */
+  /** A connection by WHIP or WHEP, and its answer. */
   window.connectBy = async (url, token, more, track) => {
     const pc = new RTCPeerConnection();
     if (track) pc.addTransceiver(track, { direction: 'sendonly' });
@@ -105,7 +105,7 @@ async function plays(room, more) {
 const hearsStereo = (tones) => JSON.stringify(tones) === JSON.stringify([[LEFT], [RIGHT]]);
 const hearsMono = (tones) => JSON.stringify(tones) === JSON.stringify([[LEFT, RIGHT], [LEFT, RIGHT]]);
 
-test('where nobody asks for stereo, it is mono', { timeout: 60_000 }, async () => {
+test('without a request for stereo it is mono', { timeout: 60_000 }, async () => {
   assert.equal(await publishes('plain', ''), 'minptime=10;useinbandfec=1');
   const player = await plays('plain', '');
   assert.equal(player.fmtp, 'minptime=10;useinbandfec=1');
@@ -120,7 +120,7 @@ test('a publisher and a player with stereo=1: two channels arrive', { timeout: 6
   await until('each channel has its tone', async () => hearsStereo(await player.tones()));
 });
 
-test('a player who is there first has its publisher told', { timeout: 60_000 }, async () => {
+test('a publisher that joins later is asked for stereo by a present player', { timeout: 60_000 }, async () => {
   const player = await plays('waiting', ';stereo=1;maxaveragebitrate=64000;usedtx=1');
   assert.equal(await publishes('waiting', ''), 'minptime=10;useinbandfec=1;stereo=1;usedtx=1;maxaveragebitrate=64000');
   await until('each channel has its tone', async () => hearsStereo(await player.tones()));

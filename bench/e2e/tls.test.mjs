@@ -1,4 +1,4 @@
-// A call over https and wss with a certificate that is changed meanwhile.
+// A call over https and wss, with a change of the certificate during the call.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -16,7 +16,7 @@ let folder;
 let edge;
 let browser;
 
-/** A fresh pair for localhost; each file is replaced whole. */
+/** Creates a new certificate and key for localhost; each file is replaced atomically. */
 async function issue() {
   const made = ['privkey.pem', 'fullchain.pem'].map((name) => path.join(folder, `new-${name}`));
   const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
@@ -45,8 +45,8 @@ before(async () => {
   browser = await launch('--ignore-certificate-errors');
 });
 
-test('two browsers meet over https, and another certificate interrupts nobody', { timeout: 90_000 }, async () => {
-  assert.match(edge.link, /^https:/);
+test('two browsers call over https, and a new certificate does not interrupt them', { timeout: 90_000 }, async () => {
+  assert.match(edge.base, /^https:/);
   const peers = await Promise.all([1, 2].map(async (n) => Peer.join(browser, await edge.url('tls', `Peer ${n}`), n)));
   const meet = async () => {
     await until('the first sees the second', () => peers[0].sees([2]), 30_000);
@@ -67,12 +67,12 @@ test('two browsers meet over https, and another certificate interrupts nobody', 
   await Promise.all(peers.map((peer) => peer.close()));
 });
 
-test('the client module brings another token before the last one expires', { timeout: 60_000 }, async () => {
+test('the client module sends another token before the current one expires', { timeout: 60_000 }, async () => {
   const peer = await Peer.join(browser, await edge.url('renew', 'Ada', false), 1);
   const asked = [];
   await peer.page.exposeFunction('freshToken', async () => {
     asked.push(Date.now());
-    // The first is told of at once: a minute is left, and little more.
+    // `token_expiring` for the first one comes at once, because it expires in little more than a minute.
     const rights = asked.length === 1 ? ['--publish', '--subscribe', '--ttl', '63s'] : ['--subscribe', '--ttl', '10m'];
     return edge.token('--room', 'renew', '--name', 'Ada', ...rights);
   });

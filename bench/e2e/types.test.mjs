@@ -1,5 +1,5 @@
-// The types that the server ships beside the client module: they are those of its sources, and a client in TypeScript is
-// checked against them.
+// The types of the client module that the server ships: they are generated from its sources, and a client in TypeScript
+// compiles against them.
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -21,18 +21,18 @@ function run(command, words, cwd) {
   return { status, text: `${stdout}${stderr}${error ?? ''}` };
 }
 
-test('the types of the client module are those of its sources', { timeout: 120_000 }, () => {
+test('the types of the client module are generated from its sources', { timeout: 120_000 }, () => {
   const { status, text } = run(path.join(root, 'tools/sdk-types.mjs'), ['--check'], root);
   assert.equal(status, 0, text);
 });
 
-test('a client in TypeScript is checked against the types that an edge ships', { timeout: 120_000 }, async () => {
+test('a client in TypeScript compiles against the types that an edge ships', { timeout: 120_000 }, async () => {
   const edge = await Edge.start();
   const folder = await mkdtemp(path.join(tmpdir(), 'uprtc-types-'));
   atTheEnd(() => rm(folder, { recursive: true, force: true }));
   const shipped = await fetch(`${edge.base}/sdk/uprtc.d.ts`);
   assert.deepEqual([shipped.status, shipped.headers.get('access-control-allow-origin')], [200, '*']);
-  // Beside its client, and nothing else of ours: the one file is all that a developer needs.
+  // Only the client and this one file, which is all that a developer needs.
   await writeFile(path.join(folder, 'uprtc.d.ts'), await shipped.text());
   await writeFile(path.join(folder, 'client.ts'), await readFile(path.join(web, 'types/client.ts')));
   const compilerOptions = {

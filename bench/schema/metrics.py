@@ -1,4 +1,4 @@
-"""Reads /metrics with the parser of Prometheus' own client and holds it to the naming rules of Prometheus."""
+"""Reads /metrics with the parser of Prometheus' client and checks the naming rules of Prometheus."""
 
 import math
 import sys
@@ -10,10 +10,10 @@ UNITS_OF_OTHERS = ("_micros", "_millis", "_minutes", "_kib", "_percent")
 
 
 def check_metrics(text):
-    """The families by name; fails where one is not what Prometheus expects."""
+    """The families by name; fails if one does not conform to Prometheus."""
     families, helps = {}, set()
     for family in text_string_to_metric_families(text):
-        # The parser takes `_total` off the names of counters.
+        # The parser removes `_total` from the names of counters.
         assert family.name not in families, f"{family.name} is declared twice"
         assert family.type in ("counter", "gauge", "histogram"), f"{family.name} is {family.type}"
         assert family.documentation and family.documentation not in helps, f"{family.name}: {family.documentation!r}"

@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use proto::signal::{ClientSignal, ServerSignal};
+use client::ice::{Agent, Credentials};
+use client::random::Random;
+use client::sdp::{self, OfferSection};
+use client::signal::{SignalError, Socket};
+use proto::signal::{ClientSignal, PeerQuality, ServerSignal};
 use rtcp::packet::Packet as RtcpPacket;
 use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
@@ -20,17 +24,15 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use webrtc_util::marshal::{Marshal, Unmarshal};
 
-use crate::arrivals::Arrivals;
-use crate::ice::{Agent, Credentials};
-use crate::peer::{Command, Peer, Settings};
+use crate::dtls_srtp::{Dtls, DtlsEvent, Identity, Session};
+use crate::framed;
 use crate::receive::Slot;
 use crate::report::Report;
-use crate::sdp::{self, OfferSection};
-use crate::secure::{Dtls, DtlsEvent, Identity, Session};
 use crate::send::{Camera, Microphone, Stream, TransportSeq, WallClock};
-use crate::signal::{SignalError, Socket};
+use crate::settings::{CAMERA, Loss, MICROPHONE, Settings};
+use crate::twcc::Arrivals;
 
-/// Between two looks at holes, and two updates of the report.
+/// Between two looks at missing packets, and two updates of the report.
 const TICK: Duration = Duration::from_millis(10);
 /// Between two sender and receiver reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +47,17 @@ const DATAGRAM_MAX: usize = 2048;
 /// Report blocks in one RTCP packet (RFC 3550 §6.4.1: five bits).
 const REPORT_BLOCKS_MAX: usize = 31;
 
+/// What the handle asks of the task.
+pub(crate) enum Command {
+    Microphone(bool),
+    Camera(bool),
+    SetLoss(Loss),
+    Move(UdpSocket),
+    Reattach(Box<Socket>),
+    CloseSocket,
+    Leave,
+}
+
 /// What a joined peer starts with.
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
@@ -52,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) udp: UdpSocket,
     pub(crate) identity: Identity,
     pub(crate) ice: Credentials,
+    pub(crate) random: Random,
     pub(crate) sections: Vec<OfferSection>,
     pub(crate) report: Report,
     pub(crate) reports: watch::Sender<Report>,
@@ -65,6 +79,7 @@ pub(crate) struct Driver {
     identity: Identity,
     sections: Vec<OfferSection>,
     agent: Agent,
+    random: Random,
     fingerprint: Option<[u8; 32]>,
     dtls: Option<Dtls>,
     session: Option<Box<Session>>,
@@ -96,7 +111,7 @@ enum Wake {
 }
 
 impl Driver {
-    pub(crate) fn new(now: Instant, parts: Parts) -> Driver {
+    pub(crate) fn new(now: Instant, mut parts: Parts) -> Driver {
         Driver {
             settings: parts.settings,
             socket: Some(parts.socket),
@@ -104,7 +119,8 @@ impl Driver {
             old_udp: None,
             identity: parts.identity,
             sections: parts.sections,
-            agent: Agent::new(now, parts.ice),
+            agent: Agent::new(now, parts.ice, parts.random.fork()),
+            random: parts.random,
             fingerprint: None,
             dtls: None,
             session: None,
@@ -128,21 +144,21 @@ impl Driver {
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut buf = vec![0; DATAGRAM_MAX];
         loop {
-            self.do_due(Instant::now()).await;
+            self.handle_due(Instant::now()).await;
             let wake = self.wait(&mut commands, &mut buf).await;
             let now = Instant::now();
             match wake {
                 Wake::Command(None) => break,
                 Wake::Command(Some(Command::Leave)) => {
-                    self.say(&ClientSignal::Leave {}).await;
+                    self.send_signal(&ClientSignal::Leave {}).await;
                     if let Some(socket) = self.socket.take() {
                         socket.close().await;
                     }
                     break;
                 }
-                Wake::Command(Some(command)) => self.obey(now, command).await,
-                Wake::Signal(signal) => self.take_signal(now, signal),
-                Wake::Dtls(event) => self.take_dtls(now, event),
+                Wake::Command(Some(command)) => self.handle_command(now, command).await,
+                Wake::Signal(signal) => self.handle_signal(now, signal).await,
+                Wake::Dtls(event) => self.handle_dtls(now, event),
                 Wake::DtlsDatagram(datagram) => self.transmit(&datagram).await,
                 Wake::Datagram(len, from) => {
                     self.receive(now, from, &buf[..len]).await;
@@ -184,7 +200,7 @@ impl Driver {
         media.chain(self.agent.poll_timeout()).chain([self.next_tick]).min().expect("there is always a tick")
     }
 
-    async fn do_due(&mut self, now: Instant) {
+    async fn handle_due(&mut self, now: Instant) {
         while let Some((to, check)) = self.agent.poll_transmit(now) {
             self.send_to(&check, to).await;
         }
@@ -193,7 +209,7 @@ impl Driver {
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            self.ask_for_repairs(now).await;
+            self.request_missing(now).await;
             self.send_arrivals(now).await;
             self.old_udp.take_if(|(_, until)| now > *until);
             self.report.ice.is_expired = self.agent.is_expired(now);
@@ -222,19 +238,19 @@ impl Driver {
 
     // From the handle.
 
-    async fn obey(&mut self, now: Instant, command: Command) {
+    async fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Microphone(active) => {
                 if let Some(microphone) = &mut self.microphone {
                     microphone.is_on = active;
                 }
-                self.say(&ClientSignal::Track { mid: Peer::MICROPHONE.into(), active }).await;
+                self.send_signal(&ClientSignal::Track { mid: MICROPHONE.into(), active }).await;
             }
             Command::Camera(active) => {
                 if let Some(camera) = &mut self.camera {
                     camera.is_on = active;
                 }
-                self.say(&ClientSignal::Track { mid: Peer::CAMERA.into(), active }).await;
+                self.send_signal(&ClientSignal::Track { mid: CAMERA.into(), active }).await;
             }
             Command::SetLoss(loss) => self.settings.loss = loss,
             Command::Move(udp) => {
@@ -256,7 +272,7 @@ impl Driver {
         }
     }
 
-    async fn say(&mut self, signal: &ClientSignal) {
+    async fn send_signal(&mut self, signal: &ClientSignal) {
         if let Some(socket) = &mut self.socket
             && let Err(error) = socket.send(signal).await
         {
@@ -272,7 +288,7 @@ impl Driver {
 
     // From the signalling socket.
 
-    fn take_signal(&mut self, now: Instant, signal: Option<Result<ServerSignal, SignalError>>) {
+    async fn handle_signal(&mut self, now: Instant, signal: Option<Result<ServerSignal, SignalError>>) {
         let signal = match signal {
             Some(Ok(signal)) => signal,
             Some(Err(error)) => return self.lose_socket(Some(error)),
@@ -284,10 +300,14 @@ impl Driver {
                 (report.session, report.peer) = (session, peer);
                 report.resumed += u32::from(resumed);
             }
-            ServerSignal::Answer { sdp } => self.take_answer(now, &sdp),
+            ServerSignal::Answer { sdp } => self.set_answer(now, &sdp).await,
             ServerSignal::Candidate(candidate) => {
-                let address = sdp::parse_candidate(&candidate.candidate);
-                address.into_iter().for_each(|address| self.agent.add_candidate(address));
+                // The answer had those of TCP, too.
+                if let Some(sdp::Candidate::Udp(address)) = sdp::parse_candidate(&candidate.candidate)
+                    && !self.settings.is_tcp
+                {
+                    self.agent.add_candidate(address);
+                }
             }
             ServerSignal::Peers { peers } => {
                 report.others = peers.into_iter().map(|info| (info.peer.clone(), info)).collect();
@@ -304,6 +324,11 @@ impl Driver {
                 let tracks = report.others.get_mut(&peer).into_iter().flat_map(|info| &mut info.tracks);
                 tracks.filter(|known| known.track == track.track).for_each(|known| *known = track.clone());
             }
+            ServerSignal::Quality { peers } => {
+                for PeerQuality { peer, quality } in peers {
+                    report.others.entry(peer).and_modify(|info| info.quality = quality);
+                }
+            }
             ServerSignal::Slots { slots } => report.slots = slots,
             ServerSignal::Limits { send_bps_max, video_bps_max, audio_bps_max } => {
                 report.limits = Some((send_bps_max, video_bps_max, audio_bps_max));
@@ -314,31 +339,41 @@ impl Driver {
             ServerSignal::Error { code, message, .. } => report.errors.push((code, message)),
             ServerSignal::Bye { reason, rejoin } => report.bye = Some((reason, rejoin)),
             // `Moved`: whom it has left, `Peers` replaces.
+            ServerSignal::Encodings { paused } => report.paused = paused,
             ServerSignal::Moved { .. } | ServerSignal::Pong {} => (),
         }
     }
 
-    fn take_answer(&mut self, now: Instant, text: &str) {
+    async fn set_answer(&mut self, now: Instant, text: &str) {
         self.report.answers += 1;
         let answer = match sdp::parse_answer(text, &self.sections) {
             Ok(answer) => answer,
             Err(error) => return self.report.failures.push(error.to_string()),
         };
         self.agent.set_remote(&answer.ice);
-        answer.candidates.iter().for_each(|&address| self.agent.add_candidate(address));
+        let ours = SocketAddr::new(self.settings.ip, self.udp.local_addr().map_or(0, |ours| ours.port()));
+        match (self.settings.is_tcp, answer.tcp_candidates.first()) {
+            (false, _) => answer.candidates.iter().for_each(|&address| self.agent.add_candidate(address)),
+            (true, Some(&server)) => match framed::connect(server, ours).await {
+                Ok(address) => self.agent.add_candidate(address),
+                Err(error) => self.report.failures.push(format!("TCP: {error}")),
+            },
+            (true, None) => self.report.failures.push("the answer has no TCP candidate".into()),
+        }
         self.fingerprint = Some(answer.fingerprint);
         if answer.setup != "passive" {
             self.report.failures.push(format!("a=setup:{} is no answer to actpass that we can serve", answer.setup));
         }
         let (settings, wall) = (&self.settings, self.wall);
-        let first_seq = || settings.first_seq.unwrap_or_else(|| u16::from_ne_bytes(crate::ice::random()) >> 1);
+        let random = &mut self.random;
+        let mut first_seq = || settings.first_seq.unwrap_or_else(|| random.first_seq());
         for (offered, section) in self.sections.iter().zip(&answer.sections) {
             match (offered.mid.as_str(), offered.ssrcs.filter(|_| settings.sends)) {
-                (Peer::MICROPHONE, Some(ssrcs)) => {
+                (MICROPHONE, Some(ssrcs)) => {
                     let stream = Stream::new(ssrcs, section, 48_000, wall, first_seq());
                     self.microphone = stream.map(|stream| Microphone::new(now, settings.publisher, stream));
                 }
-                (Peer::CAMERA, Some(ssrcs)) => {
+                (CAMERA, Some(ssrcs)) => {
                     let stream = Stream::new(ssrcs, section, 90_000, wall, first_seq());
                     self.camera = stream.map(|stream| Camera::new(now, settings.publisher, stream, settings.camera));
                 }
@@ -354,7 +389,7 @@ impl Driver {
 
     // From DTLS.
 
-    fn take_dtls(&mut self, now: Instant, event: DtlsEvent) {
+    fn handle_dtls(&mut self, now: Instant, event: DtlsEvent) {
         match event {
             DtlsEvent::Connected(session) => {
                 self.report.handshakes += 1;
@@ -440,9 +475,9 @@ impl Driver {
                 if let Some(&i) = self.slot_of_ssrc.get(&report.ssrc) {
                     self.slots[i].sender_report(now, report.ntp_time, report.rtp_time);
                 }
-                self.take_report_blocks(&report.reports);
+                self.read_report_blocks(&report.reports);
             } else if let Some(report) = packet.downcast_ref::<ReceiverReport>() {
-                self.take_report_blocks(&report.reports);
+                self.read_report_blocks(&report.reports);
             } else if let Some(nack) = packet.downcast_ref::<TransportLayerNack>() {
                 self.answer_nack(now, nack).await;
             } else if let Some(pli) = packet.downcast_ref::<PictureLossIndication>() {
@@ -457,7 +492,7 @@ impl Driver {
         }
     }
 
-    fn take_report_blocks(&mut self, blocks: &[ReceptionReport]) {
+    fn read_report_blocks(&mut self, blocks: &[ReceptionReport]) {
         let ours = [self.microphone.as_ref().map(|m| m.stream.ssrc), self.camera.as_ref().map(|c| c.stream.ssrc)];
         for block in blocks.iter().filter(|block| ours.contains(&Some(block.ssrc))) {
             self.report.sent.reported += 1;
@@ -501,17 +536,17 @@ impl Driver {
         }
     }
 
-    async fn ask_for_repairs(&mut self, now: Instant) {
+    async fn request_missing(&mut self, now: Instant) {
         let sender_ssrc = self.rtcp_ssrc();
         let mut feedback: Vec<Box<dyn RtcpPacket + Send + Sync>> = Vec::new();
         for i in 0..self.slots.len() {
             let slot = &mut self.slots[i];
-            let (wishes, media_ssrc) = (slot.poll(now), slot.ssrc);
-            if !wishes.lost.is_empty() {
-                let nacks = nack_pairs_from_sequence_numbers(&wishes.lost);
+            let (requests, media_ssrc) = (slot.poll(now), slot.ssrc);
+            if !requests.missing.is_empty() {
+                let nacks = nack_pairs_from_sequence_numbers(&requests.missing);
                 feedback.push(Box::new(TransportLayerNack { sender_ssrc, media_ssrc, nacks }));
             }
-            if wishes.keyframe {
+            if requests.keyframe {
                 feedback.push(Box::new(PictureLossIndication { sender_ssrc, media_ssrc }));
             }
             self.collect(now, i);

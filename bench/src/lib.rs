@@ -1,23 +1,24 @@
-//! Drives uprtc from outside, as its users do, with none of its code on the way of a packet.
+//! Tests and measures uprtc from outside, as its users do. Nothing here ships.
 //!
-//! The heart is [`peer`]: a complete WebRTC client made of another stack (the `dtls`, `webrtc-srtp`, `rtp` and `rtcp`
-//! crates), which joins a room over the signalling socket, sends media that carries its own proof, and checks what it
-//! receives to the byte. A mistake that uprtc makes on both of its ends is thus seen here. Shared with uprtc are only
-//! the words on the wire that have no second meaning: the signals of `proto::signal` and the STUN writer.
+//! The heart is [`peer`]: a complete WebRTC client of another stack (the `dtls`, `webrtc-srtp`, `rtp` and `rtcp` crates),
+//! which joins a room over the signalling socket, sends media that carries its own proof, and checks what it receives to
+//! the byte. It is the independent oracle: a mistake that uprtc makes on both of its ends is seen here, and so is one that
+//! uprtc and the crate `client` share. From `client` it has what neither keys nor media pass through: SDP, checks, and the
+//! signalling socket.
 //!
-//! In the order in which a call meets them: [`signal`] (the socket), [`sdp`] (offer and answer), [`ice`] (checks and
-//! consent), [`secure`] (DTLS, SRTP), [`media`] (what is sent and how it is proved), [`send`] and [`receive`]
-//! (streams), [`arrivals`] (congestion feedback), [`report`] (what a peer saw), and [`peer`], whose task drives them all.
+//! In the order in which a call meets them: [`settings`] (how a peer behaves), [`dtls_srtp`] (keys), [`media`] (what is
+//! sent and how it is proved), [`send`] and [`receive`] (streams), [`twcc`] (congestion feedback), [`report`] (what a peer
+//! saw), `framed` (the network that lets TCP through alone), `drive` (the task), and [`peer`] (its handle).
 
-pub mod arrivals;
 mod drive;
-pub mod ice;
-pub mod load;
+pub mod dtls_srtp;
+mod framed;
 pub mod media;
 pub mod peer;
 pub mod receive;
 pub mod report;
-pub mod sdp;
-pub mod secure;
 pub mod send;
-pub mod signal;
+pub mod settings;
+pub mod twcc;
+
+pub use client::signal;

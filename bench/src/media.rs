@@ -23,6 +23,18 @@ pub struct Mark {
     pub captured: u64,
 }
 
+/// An intact packet or frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    /// What it said of itself.
+    pub mark: Mark,
+    /// Whether it is a keyframe.
+    pub is_key: bool,
+    /// When it was captured by the slot's sender reports, minus when it was by its mark, microseconds. Tells nothing
+    /// by itself, for the server may use a clock of its own; but it must be the same for audio and video.
+    pub clock_offset: Option<i64>,
+}
+
 /// Bytes of a mark: three numbers of 32 bits and one of 64, 7 bits in a byte.
 const MARK_LEN: usize = 25;
 /// TOC byte of a 20 ms Opus packet (RFC 6716 §3.1): CELT, fullband, one frame.

@@ -5,73 +5,29 @@
 //! ```
 //! The handle here says what to do and shows the [`Report`]; the task is `drive.rs`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use client::ice::Credentials;
+use client::random::Random;
+use client::sdp::{self, OfferSection};
+use client::signal::{Link, SignalError, Socket};
 use proto::signal::{Candidate, ClientSignal, Kind, ServerSignal, SlotCount, Source, TrackDescription};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::drive::{Driver, Parts};
-use crate::ice::{Credentials, random};
+use crate::drive::{Command, Driver, Parts};
+use crate::dtls_srtp::{Identity, SecureError};
 use crate::report::Report;
-use crate::sdp::{self, OfferSection};
-use crate::secure::{Identity, Profile, SecureError};
-use crate::send::CameraSettings;
-use crate::signal::{Link, SignalError, Socket};
+use crate::settings;
+pub use crate::settings::{Loss, Settings};
 
 /// How long the server may take to say `welcome`.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of the socket's receive buffer: a second of a full room, with the kernel's own for each packet.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
-
-/// Takes every n-th RTP or RTCP datagram; STUN and DTLS pass.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Loss {
-    /// Of those that this peer sends.
-    pub sent_every: Option<u32>,
-    /// Of those that it receives.
-    pub received_every: Option<u32>,
-}
-
-/// How a peer behaves.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Number in the marks of its media. Different for each peer of a test.
-    pub publisher: u32,
-    /// SRTP profiles offered, in this order.
-    pub profiles: Vec<Profile>,
-    /// Receive slots to offer; those of `welcome` if None.
-    pub slots: Option<SlotCount>,
-    /// Whether it sends a microphone and a camera. The m-sections are there in any case.
-    pub sends: bool,
-    /// What the camera sends.
-    pub camera: CameraSettings,
-    /// First sequence number of its streams; random below 2^15 if None (RFC 3711 §3.3.1 advises that half).
-    pub first_seq: Option<u16>,
-    /// Loss on its own socket.
-    pub loss: Loss,
-    /// Local address of its UDP socket.
-    pub ip: IpAddr,
-}
-
-impl Settings {
-    /// The usual one: offers SRTP profiles as Chromium does, sends both, loses nothing.
-    pub fn new(publisher: u32) -> Settings {
-        Settings {
-            publisher,
-            profiles: Profile::CHROMIUM.to_vec(),
-            slots: None,
-            sends: true,
-            camera: CameraSettings::default(),
-            first_seq: None,
-            loss: Loss::default(),
-            ip: Ipv4Addr::LOCALHOST.into(),
-        }
-    }
-}
 
 /// Why a peer cannot join or go on.
 #[derive(Debug, thiserror::Error)]
@@ -100,18 +56,7 @@ pub enum PeerError {
     },
 }
 
-/// What the handle asks of the task.
-pub(crate) enum Command {
-    Microphone(bool),
-    Camera(bool),
-    SetLoss(Loss),
-    Move(UdpSocket),
-    Reattach(Box<Socket>),
-    CloseSocket,
-    Leave,
-}
-
-/// Handle of a peer. Dropping it ends the peer as a crash would: nothing is said to anybody.
+/// Handle of a peer. Dropping it ends the peer as a crash would: the server is sent nothing.
 #[derive(Debug)]
 pub struct Peer {
     ip: IpAddr,
@@ -122,31 +67,32 @@ pub struct Peer {
 
 impl Peer {
     /// MID of the microphone.
-    pub const MICROPHONE: &str = "0";
+    pub const MICROPHONE: &str = settings::MICROPHONE;
     /// MID of the camera.
-    pub const CAMERA: &str = "1";
+    pub const CAMERA: &str = settings::CAMERA;
     /// MID of the empty screen sender.
-    pub const SCREEN: &str = "2";
+    pub const SCREEN: &str = settings::SCREEN;
 
     /// Opens the signalling socket, offers, and starts the task. What follows shows in the report.
     pub async fn join(link: &Link, settings: Settings) -> Result<Peer, PeerError> {
         let mut socket = Socket::connect(link).await?;
         let mut report = Report { is_signalled: true, offers: 1, ..Report::default() };
-        let asked = welcome(&mut socket, &mut report).await?;
-        let slots = settings.slots.unwrap_or(asked);
+        let advised = welcome(&mut socket, &mut report).await?;
+        let slots = settings.slots.unwrap_or(advised);
         let udp = bind(settings.ip).await?;
-        let (identity, ice) = (Identity::generate()?, Credentials::generate());
-        let sections = sections(slots);
+        let mut random = Random::from_system();
+        let (identity, ice) = (Identity::generate()?, Credentials::generate(&mut random));
+        let sections = sections(slots, &mut random);
         let offer = sdp::Offer { ice: &ice, fingerprint: identity.fingerprint(), sections: &sections };
         let sdp = sdp::write_offer(&offer);
         socket.send(&ClientSignal::Offer { sdp, tracks: tracks(settings.sends) }).await?;
         trickle(&mut socket, udp.local_addr()?, &ice.ufrag).await?;
 
         let ip = settings.ip;
-        let (tell, reports) = watch::channel(report.clone());
-        let (commands, asked) = mpsc::unbounded_channel();
-        let parts = Parts { settings, socket, udp, identity, ice, sections, report, reports: tell };
-        let task = tokio::spawn(Driver::new(Instant::now(), parts).run(asked));
+        let (publish, reports) = watch::channel(report.clone());
+        let (commands, received) = mpsc::unbounded_channel();
+        let parts = Parts { settings, socket, udp, identity, ice, random, sections, report, reports: publish };
+        let task = tokio::spawn(Driver::new(Instant::now(), parts).run(received));
         Ok(Peer { ip, commands, reports, task })
     }
 
@@ -207,7 +153,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Says `leave` and ends.
+    /// Sends `leave` and ends.
     pub async fn leave(self) -> Report {
         self.command(Command::Leave);
         // A task that panicked has left, too; its report says how far it came.
@@ -242,14 +188,15 @@ async fn welcome(socket: &mut Socket, report: &mut Report) -> Result<SlotCount, 
 }
 
 /// Microphone, camera, empty screen sender, then the slots: the page's order.
-fn sections(slots: SlotCount) -> Vec<OfferSection> {
-    let ssrc = || u32::from_ne_bytes(random());
-    let sender =
-        |mid: &str, kind, rtx, has_track| OfferSection { mid: mid.into(), kind, ssrcs: Some((ssrc(), rtx)), has_track };
+fn sections(slots: SlotCount, random: &mut Random) -> Vec<OfferSection> {
+    let mut sender = |mid: &str, kind, has_track| {
+        let rtx = (kind == Kind::Video).then(|| random.ssrc());
+        OfferSection { mid: mid.into(), kind, ssrcs: Some((random.ssrc(), rtx)), has_track }
+    };
     let mut sections = vec![
-        sender(Peer::MICROPHONE, Kind::Audio, None, true),
-        sender(Peer::CAMERA, Kind::Video, Some(ssrc()), true),
-        sender(Peer::SCREEN, Kind::Video, Some(ssrc()), false),
+        sender(Peer::MICROPHONE, Kind::Audio, true),
+        sender(Peer::CAMERA, Kind::Video, true),
+        sender(Peer::SCREEN, Kind::Video, false),
     ];
     for (kind, count) in [(Kind::Audio, slots.audio), (Kind::Video, slots.video)] {
         for _ in 0..count {

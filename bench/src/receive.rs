@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
+use client::sdp::{AnswerSection, MID, TRANSPORT_CC};
 use proto::signal::Kind;
 use rtcp::reception_report::ReceptionReport;
 use rtp::codecs::h264::H264Packet;
@@ -11,17 +12,16 @@ use rtp::header::Header;
 use rtp::packet::Packet;
 use rtp::packetizer::Depacketizer;
 
-use crate::media::{self, Corrupt, Mark};
+use crate::media::{self, Corrupt, Mark, Proof};
 use crate::report::StreamReport;
-use crate::sdp::{AnswerSection, MID, TRANSPORT_CC};
 use crate::send::ntp_to_micros;
 
 /// A missing packet is asked for again after this long.
 const NACK_INTERVAL: Duration = Duration::from_millis(60);
 /// A video packet that is not here after this long is lost.
-const VIDEO_PATIENCE: Duration = Duration::from_millis(2000);
+const VIDEO_WAIT_MAX: Duration = Duration::from_millis(2000);
 /// An audio packet that is not here after this long is lost: nothing repairs it, it may only be late.
-const AUDIO_PATIENCE: Duration = Duration::from_millis(100);
+const AUDIO_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Between two keyframe requests.
 const PLI_INTERVAL: Duration = Duration::from_millis(300);
 /// A jump of sequence numbers that is no loss but another stream.
@@ -32,23 +32,11 @@ struct Missing {
     asked: Option<Instant>,
 }
 
-/// An intact packet or frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Proof {
-    /// What it said of itself.
-    pub mark: Mark,
-    /// Whether it is a keyframe.
-    pub is_key: bool,
-    /// When it was captured by the slot's sender reports, minus when it was by its mark, microseconds. Tells nothing
-    /// by itself, for the server may use a clock of its own; but it must be the same for audio and video.
-    pub clock_offset: Option<i64>,
-}
-
-/// What the slot wants to be sent.
+/// What the slot asks the sender for.
 #[derive(Default, Debug)]
-pub struct Wishes {
+pub struct Requests {
     /// Sequence numbers for a NACK, ascending.
-    pub lost: Vec<u16>,
+    pub missing: Vec<u16>,
     /// A PLI.
     pub keyframe: bool,
 }
@@ -219,10 +207,10 @@ impl Slot {
     }
 
     /// Gives up what is too old, and says what to ask for now.
-    pub fn poll(&mut self, now: Instant) -> Wishes {
-        let patience = if self.kind == Kind::Audio { AUDIO_PATIENCE } else { VIDEO_PATIENCE };
+    pub fn poll(&mut self, now: Instant) -> Requests {
+        let wait_max = if self.kind == Kind::Audio { AUDIO_WAIT_MAX } else { VIDEO_WAIT_MAX };
         while let Some((&index, missing)) = self.missing.first_key_value()
-            && now.duration_since(missing.since) > patience
+            && now.duration_since(missing.since) > wait_max
         {
             self.missing.remove(&index);
             self.report.lost += 1;
@@ -231,22 +219,22 @@ impl Slot {
             self.next = Some(index + 1);
             self.deliver();
         }
-        let mut wishes = Wishes::default();
+        let mut requests = Requests::default();
         if self.kind == Kind::Video && self.rtx_ssrc.is_some() {
             for (&index, missing) in &mut self.missing {
                 if missing.asked.is_none_or(|at| now.duration_since(at) >= NACK_INTERVAL) {
                     missing.asked = Some(now);
-                    wishes.lost.push(index as u16);
+                    requests.missing.push(index as u16);
                 }
             }
-            self.report.nacked += wishes.lost.len() as u64;
+            self.report.nacked += requests.missing.len() as u64;
         }
         if self.frame.wants_key && self.asked_keyframe.is_none_or(|at| now.duration_since(at) >= PLI_INTERVAL) {
             self.asked_keyframe = Some(now);
             self.report.keyframe_requests += 1;
-            wishes.keyframe = true;
+            requests.keyframe = true;
         }
-        wishes
+        requests
     }
 
     /// A sender report of this slot came, with this NTP time and RTP timestamp.
@@ -454,7 +442,7 @@ mod tests {
         }
         assert_eq!(numbers(&mut slot), [0, 1, 2, 3, 4]);
         assert_eq!((slot.report.corrupt, slot.report.lost, slot.report.wrong_mid, slot.report.wrong_pt), (0, 0, 0, 0));
-        assert!(slot.poll(now).lost.is_empty());
+        assert!(slot.poll(now).missing.is_empty());
         let report = slot.reception_report(now).unwrap();
         assert_eq!((report.total_lost, report.fraction_lost), (0, 0));
         assert!(report.last_sequence_number > 65_535);
@@ -471,10 +459,10 @@ mod tests {
             }
         }
         let asked = lost.map(|i| packets[i].header.sequence_number);
-        assert_eq!(slot.poll(now).lost, asked);
-        assert!(slot.poll(now).lost.is_empty());
+        assert_eq!(slot.poll(now).missing, asked);
+        assert!(slot.poll(now).missing.is_empty());
         now += NACK_INTERVAL;
-        assert_eq!(slot.poll(now).lost, asked);
+        assert_eq!(slot.poll(now).missing, asked);
         for i in lost {
             slot.receive(now, repair(&packets[i]));
             slot.receive(now, repair(&packets[i]));
@@ -495,7 +483,7 @@ mod tests {
             }
         }
         assert_eq!(numbers(&mut slot), [0, 1]);
-        now += VIDEO_PATIENCE + Duration::from_millis(1);
+        now += VIDEO_WAIT_MAX + Duration::from_millis(1);
         slot.poll(now);
         assert_eq!(numbers(&mut slot), [6, 7, 8]);
         assert_eq!((slot.report.lost, slot.report.corrupt), (1, 0));
@@ -548,8 +536,8 @@ mod tests {
             slot.receive(now, packet(number as u16, false, number * 960, opus(number)));
         }
         assert_eq!(numbers(&mut slot), [0, 1]);
-        now += AUDIO_PATIENCE * 2;
-        assert!(slot.poll(now).lost.is_empty());
+        now += AUDIO_WAIT_MAX * 2;
+        assert!(slot.poll(now).missing.is_empty());
         assert_eq!(numbers(&mut slot), [3, 4]);
         assert_eq!(slot.report.lost, 1);
     }

@@ -1,13 +1,13 @@
-//! What a peer did and saw. Tests and the load generator judge by this alone.
+//! What a peer did and saw. Tests judge by this alone.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use proto::signal::{ErrorCode, Kind, LeaveReason, PeerInfo, PeerState, SlotInfo};
+use proto::signal::{ErrorCode, Kind, LeaveReason, PausedEncodings, PeerInfo, PeerState, SlotInfo};
 
-use crate::receive::Proof;
-use crate::secure::Profile;
+use crate::dtls_srtp::Profile;
+use crate::media::Proof;
 use crate::send::WallClock;
 
 /// Everything about one peer since it joined.
@@ -43,6 +43,8 @@ pub struct Report {
     pub switched: Vec<(String, bool)>,
     /// What each slot carries, by the last `slots`.
     pub slots: Vec<SlotInfo>,
+    /// Encodings that it should not send, by the last `encodings`.
+    pub paused: Vec<PausedEncodings>,
     /// The last `limits`: all, video, audio; bit/s.
     pub limits: Option<(u32, u32, u32)>,
     /// Errors that the server named.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use client::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, TRANSPORT_CC};
 use rtcp::sender_report::SenderReport;
 use rtp::codecs::h264::H264Payloader;
 use rtp::header::Header;
@@ -12,7 +13,6 @@ use rtp::packet::Packet;
 use rtp::packetizer::Payloader;
 
 use crate::media::{self, Mark};
-use crate::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, TRANSPORT_CC};
 
 /// Packets kept for retransmission.
 const HISTORY_MAX: usize = 1024;

@@ -18,9 +18,9 @@ pub struct Who {
     pub name: String,
 }
 
-/// By which way somebody comes in.
+/// How somebody comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Door {
+pub enum Access {
     /// A signalling socket.
     Socket,
     /// WHIP: it sends.
@@ -29,13 +29,13 @@ pub enum Door {
     Whep,
 }
 
-impl Door {
+impl Access {
     /// As the log names it.
     pub const fn name(self) -> &'static str {
         match self {
-            Door::Socket => "socket",
-            Door::Whip => "whip",
-            Door::Whep => "whep",
+            Access::Socket => "socket",
+            Access::Whip => "whip",
+            Access::Whep => "whep",
         }
     }
 }
@@ -47,8 +47,8 @@ pub enum Happening {
     Joined {
         /// Who.
         who: Who,
-        /// By which way.
-        door: Door,
+        /// How.
+        access: Access,
         /// Its worker.
         worker: usize,
         /// The codec of video of its room now; `None` for a peer that neither sends nor receives video.
@@ -118,6 +118,13 @@ pub enum Happening {
         code: ErrorCode,
         /// As the client was told.
         message: String,
+    },
+    /// ClientHellos are not answered now, because their room has its part of the handshakes. Told once in a while for all rooms.
+    HandshakesOverShare {
+        /// The room of the newest one.
+        room: String,
+        /// How many there were since the start, of all rooms.
+        count: u64,
     },
     /// A worker refused a command: we and it disagree, or its table is full.
     CommandRefused {

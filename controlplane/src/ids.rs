@@ -1,8 +1,12 @@
-//! Issues the dense indices and generations by which a worker's objects are named.
+//! How things are named: sockets, and the objects of workers by dense indices with generations, which are issued here.
 
 use std::collections::BTreeSet;
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
+
+/// Names one signalling socket; the driver never uses a number twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SocketId(pub u64);
 
 /// Bits of a generation that count. The ones above name the worker, so that an id is unique among all workers: a room
 /// may have peers on several.
@@ -30,6 +34,24 @@ macro_rules! slab_ids {
     )*};
 }
 slab_ids!(PeerId, StreamId, SlotId, RouteId, TapId);
+
+/// How the journal writes an id: `[index, generation]`.
+pub(crate) mod pair {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::SlabId;
+
+    /// Writes an id.
+    pub(crate) fn serialize<I: SlabId, S: Serializer>(id: &I, serializer: S) -> Result<S::Ok, S::Error> {
+        id.parts().serialize(serializer)
+    }
+
+    /// Reads an id.
+    pub(crate) fn deserialize<'de, I: SlabId, D: Deserializer<'de>>(deserializer: D) -> Result<I, D::Error> {
+        let (index, generation) = Deserialize::deserialize(deserializer)?;
+        Ok(I::from_parts(index, generation))
+    }
+}
 
 /// The ids of one table of one worker: the lowest free index first, so that the worker's table stays dense, and a
 /// new generation each time.

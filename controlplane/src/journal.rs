@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use proto::id::PeerId;
 
+use crate::member::{Slot, Track};
+use crate::negotiated::Negotiated;
 use crate::policy::Grant;
-use crate::room::{Slot, Track};
 use crate::sdp::OpusParams;
 use crate::session::SessionHash;
-use crate::terms::Terms;
 
 /// Bytes of an entry that always find room in a slot of the journal.
 pub(crate) const ENTRY_LEN_MAX: usize = 8_000;
@@ -22,7 +22,7 @@ pub(crate) const ENTRY_LEN_MAX: usize = 8_000;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// Its place on the worker; the index is the entry's slot.
-    #[serde(with = "id")]
+    #[serde(with = "crate::ids::pair")]
     pub(crate) peer: PeerId,
     /// Its room.
     pub(crate) room: String,
@@ -48,8 +48,9 @@ pub(crate) struct Entry {
     /// The room that it joined by, if it was moved since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) home: Option<String>,
-    /// What a further offer of it is held against.
-    pub(crate) terms: Terms,
+    /// What a subsequent offer of it must agree with.
+    #[serde(rename = "terms")]
+    pub(crate) negotiated: Negotiated,
 }
 
 impl Entry {
@@ -63,29 +64,10 @@ impl Entry {
     /// Reads the entry of a slot. `None` if it is none, or that of another slot.
     pub(crate) fn read(slot: u32, bytes: &[u8]) -> Option<Entry> {
         let entry: Entry = serde_json::from_slice(bytes).ok()?;
-        let has_lanes =
-            entry.slots.iter().enumerate().all(|(n, slot)| {
-                entry.slots[..n].iter().all(|other| (other.kind, other.lane) != (slot.kind, slot.lane))
-            });
-        (entry.peer.index == slot && entry.peer.generation != 0 && has_lanes).then_some(entry)
-    }
-}
-
-/// Ids as `[index, generation]`.
-pub(crate) mod id {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::ids::SlabId;
-
-    /// Writes an id.
-    pub(crate) fn serialize<I: SlabId, S: Serializer>(id: &I, serializer: S) -> Result<S::Ok, S::Error> {
-        id.parts().serialize(serializer)
-    }
-
-    /// Reads an id.
-    pub(crate) fn deserialize<'de, I: SlabId, D: Deserializer<'de>>(deserializer: D) -> Result<I, D::Error> {
-        let (index, generation) = Deserialize::deserialize(deserializer)?;
-        Ok(I::from_parts(index, generation))
+        let has_groups = entry.slots.iter().enumerate().all(|(n, slot)| {
+            entry.slots[..n].iter().all(|other| (other.kind, other.sync_group) != (slot.kind, slot.sync_group))
+        });
+        (entry.peer.index == slot && entry.peer.generation != 0 && has_groups).then_some(entry)
     }
 }
 
@@ -93,12 +75,15 @@ pub(crate) mod id {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::id::{SlotId, StreamId};
-    use proto::plane::Codec;
+    use proto::id::{Rid, SlotId, StreamId};
+    use proto::plane::{Codec, TRACK_ENCODINGS_MAX};
     use proto::signal::{Kind, Source};
 
-    use crate::policy::{FROM_LEN_MAX, FROM_MAX, NAME_CHARS_MAX, ROOM_CHARS_MAX, SLOTS_CEILING, TRACKS_CEILING};
-    use crate::room::Format;
+    use crate::auth::{MAKERS_MAX, Maker, TIME_MAX_S};
+    use crate::member::{Encoding, Format};
+    use crate::policy::{
+        FROM_LEN_MAX, FROM_MAX, NAME_CHARS_MAX, ROOM_CHARS_MAX, SIMULCAST_TRACKS_MAX, SLOTS_CEILING, TRACKS_CEILING,
+    };
 
     fn largest() -> Entry {
         let format = |codec| Format { codec, pt: 127, rtx_pt: 127 };
@@ -112,17 +97,18 @@ mod tests {
             is_muted: true,
             is_paused: true,
             audio_bps: Some(510_000),
+            encodings: Vec::new(),
         };
-        let slot = |lane| Slot {
+        let encoding = Encoding { stream: track.stream, rid: Rid::parse(&[b'r'; 16]).unwrap() };
+        let in_several = Track { encodings: vec![encoding; TRACK_ENCODINGS_MAX], ..track.clone() };
+        let slot = |sync_group| Slot {
             slot: SlotId::new(u32::MAX, u32::MAX),
             mid: "\u{7e}".repeat(16),
             kind: Kind::Video,
-            lane,
-            is_shut: true,
+            sync_group,
+            is_paused: true,
             formats,
-            feedback: 255,
             carries: None,
-            route: None,
         };
         Entry {
             peer: PeerId::new(4095, u32::MAX),
@@ -137,9 +123,20 @@ mod tests {
                 expires_at: Some(u64::MAX),
                 issued_to: Some("f".repeat(16)),
                 token: Some("f".repeat(16)),
+                made_by: vec![
+                    Maker {
+                        token: "f".repeat(16),
+                        name: "f".repeat(16),
+                        iat: TIME_MAX_S,
+                        governs_everything: true
+                    };
+                    MAKERS_MAX
+                ]
+                .into(),
             },
             session: SessionHash::of("session"),
-            tracks: vec![track; TRACKS_CEILING],
+            tracks: [vec![track; TRACKS_CEILING - SIMULCAST_TRACKS_MAX], vec![in_several; SIMULCAST_TRACKS_MAX]]
+                .concat(),
             slots: (0..SLOTS_CEILING as u8).map(slot).collect(),
             from: vec!["\"".repeat(FROM_LEN_MAX / FROM_MAX); FROM_MAX],
             hears: Some(OpusParams {
@@ -152,7 +149,7 @@ mod tests {
             }),
             is_resource: true,
             home: Some("h".repeat(ROOM_CHARS_MAX)),
-            terms: Terms::largest(),
+            negotiated: Negotiated::largest(),
         }
     }
 
@@ -162,13 +159,13 @@ mod tests {
         assert_eq!(Entry::read(4095, &entry.write()), Some(entry.clone()));
         assert_eq!(Entry::read(4094, &entry.write()), None);
         let room = ENTRY_LEN_MAX - entry.write().len();
-        assert!(room >= 200, "{room} bytes are left for what an entry will hold next");
+        assert!(room >= 128, "{room} bytes are left for what an entry will hold next");
     }
 
     #[test]
-    fn two_slots_of_one_lane_are_no_entry() {
+    fn two_slots_of_one_sync_group_are_no_entry() {
         let mut entry = largest();
-        entry.slots[7].lane = 3;
+        entry.slots[7].sync_group = 3;
         assert_eq!(Entry::read(4095, &entry.write()), None);
     }
 

@@ -1,5 +1,5 @@
 //! The operator's log of people: one line for each who came, left, was moved or could not join, with stable keys
-//! (docs/OPERATING.md lists them). How many lines a second is bounded, because strangers cause some of them; how many were
+//! (docs/OPERATING.md lists them). How many lines a second is bounded, because clients without a token cause some of them; how many were
 //! left out is a line, too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use proto::signal::{LeaveReason, Source};
 use serde::Serialize;
 
-use crate::happening::{Door, Happening, Who};
+use crate::bucket::TokenBucket;
+use crate::happening::{Access, Happening, Who};
 
 /// Lines of people who had a token. At the end of a large event hundreds leave at once, which is worth its lines; sustained,
 /// this is less than 500 MB a day.
-const PEOPLE: Rate = Rate { burst: 1000.0, per_second: 20.0 };
+const PEOPLE: TokenBucket = TokenBucket::new(1000.0, 20.0);
 
 /// Lines of those who were turned away. Anybody can cause them without a token: less than 120 MB a day.
-const REFUSALS: Rate = Rate { burst: 50.0, per_second: 5.0 };
+const REFUSALS: TokenBucket = TokenBucket::new(50.0, 5.0);
 
 /// How long lines are counted that are left out, before that is said.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
@@ -24,45 +25,17 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest text of a refusal that is written, characters: some sentences quote what a client sent.
 const DETAIL_CHARS_MAX: usize = 200;
 
-struct Rate {
-    burst: f64,
-    per_second: f64,
-}
-
-/// What may still be written.
-#[derive(Debug)]
-struct Allowance {
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn new(rate: &Rate, now: Instant) -> Allowance {
-        Allowance { left: rate.burst, at: now }
-    }
-
-    fn take(&mut self, rate: &Rate, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * rate.per_second;
-        (self.left, self.at) = ((self.left + earned).min(rate.burst), now);
-        let has_any = self.left >= 1.0;
-        self.left -= f64::from(u8::from(has_any));
-        has_any
-    }
-}
-
 /// Where lines are counted and written. One for a controlplane.
 #[derive(Debug)]
 pub struct Logbook {
-    allowed: Mutex<[Allowance; 2]>,
+    allowed: Mutex<[TokenBucket; 2]>,
     /// Lines left out since the last summary.
     left_out: AtomicU64,
 }
 
 impl Default for Logbook {
     fn default() -> Self {
-        let now = Instant::now();
-        let allowed = [Allowance::new(&PEOPLE, now), Allowance::new(&REFUSALS, now)];
-        Logbook { allowed: Mutex::new(allowed), left_out: AtomicU64::new(0) }
+        Logbook { allowed: Mutex::new([PEOPLE, REFUSALS]), left_out: AtomicU64::new(0) }
     }
 }
 
@@ -75,17 +48,25 @@ impl Logbook {
         }
     }
 
-    /// Writes down that a door turned somebody away before the engine heard of it. A `room` is shown if it can be one.
+    /// Writes down that somebody was turned away before the engine was asked. A `room` is shown if it can be one.
     pub(crate) fn refused(
         self: &Arc<Self>,
-        door: Door,
+        access: Access,
         room: Option<&str>,
         name: Option<&str>,
         (code, detail): (&str, &str),
     ) {
         if self.may_write(true) {
             let detail = shortened(detail);
-            tracing::info!(event = "refused", door = door.name(), room, name, code, detail, "somebody could not join");
+            tracing::info!(
+                event = "refused",
+                door = access.name(),
+                room,
+                name,
+                code,
+                detail,
+                "somebody could not join"
+            );
         }
     }
 
@@ -94,7 +75,7 @@ impl Logbook {
         let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
         let [people, refusals] = &mut *allowed;
         let now = Instant::now();
-        let may = if is_of_strangers { refusals.take(&REFUSALS, now) } else { people.take(&PEOPLE, now) };
+        let may = if is_of_strangers { refusals.take(now) } else { people.take(now) };
         if !may && self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
             let logbook = self.clone();
             tokio::spawn(async move {
@@ -110,8 +91,8 @@ impl Logbook {
 
 fn write(happening: Happening) {
     match happening {
-        Happening::Joined { who: Who { room, peer, name }, door, worker, codec, may_publish, may_subscribe } => {
-            let (door, codec) = (door.name(), codec.map(|codec| codec.name()));
+        Happening::Joined { who: Who { room, peer, name }, access, worker, codec, may_publish, may_subscribe } => {
+            let (door, codec) = (access.name(), codec.map(|codec| codec.name()));
             let (publish, subscribe) = (may_publish, may_subscribe);
             tracing::info!(
                 event = "joined",
@@ -168,8 +149,11 @@ fn write(happening: Happening) {
             }
         }
         Happening::Refused { room, name, code, message } => {
-            let (door, code, detail) = (Door::Socket.name(), word(&code), shortened(&message));
-            tracing::info!(event = "refused", door, room, name, code, detail, "somebody could not join");
+            let (access, code, detail) = (Access::Socket.name(), word(&code), shortened(&message));
+            tracing::info!(event = "refused", access, room, name, code, detail, "somebody could not join");
+        }
+        Happening::HandshakesOverShare { room, count } => {
+            tracing::warn!(event = "dtls_over_share", room, count, "a room has its part of the DTLS handshakes");
         }
         Happening::CommandRefused { worker, peer, refusal } => {
             tracing::warn!(event = "command_refused", worker, ?peer, ?refusal, "a worker refused a command");
@@ -198,12 +182,12 @@ mod tests {
     #[test]
     fn lines_are_bounded_and_the_allowance_comes_back() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(&REFUSALS, now);
-        assert_eq!((0..1000).filter(|_| allowance.take(&REFUSALS, now)).count(), 50);
+        let mut allowance = REFUSALS;
+        assert_eq!((0..1000).filter(|_| allowance.take(now)).count(), 50);
         let later = now + Duration::from_secs(3);
-        assert_eq!((0..1000).filter(|_| allowance.take(&REFUSALS, later)).count(), 15);
+        assert_eq!((0..1000).filter(|_| allowance.take(later)).count(), 15);
         let much_later = now + Duration::from_secs(86_400);
-        assert_eq!((0..1000).filter(|_| allowance.take(&REFUSALS, much_later)).count(), 50);
+        assert_eq!((0..1000).filter(|_| allowance.take(much_later)).count(), 50);
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::fmt::{Display, Write};
 
 use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
-use proto::signal::PeerState;
+use proto::signal::{PeerState, Quality};
 
 use self::process::Usage;
-use crate::engine::Snapshot;
+use crate::engine::{Snapshot, WorkerSnapshot};
+use crate::limited::Limited;
 use crate::stun_server;
 use crate::tls::{Fate, Figures};
 
@@ -39,10 +40,23 @@ pub struct Sample {
     pub records_malformed: u64,
     /// Sockets that were cut off because they did not read.
     pub sockets_slow: u64,
+    /// What operators decided.
+    pub registry: RegistryFigures,
+}
+
+/// The registry at the moment of a scrape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegistryFigures {
+    /// Revocations that hold.
+    pub revocations: usize,
+    /// Whether something holds that could not be written down.
+    pub is_unsaved: bool,
+    /// Entries of its file that could not be read at the start.
+    pub left_out: usize,
 }
 
 /// The metrics page.
-pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>) -> String {
+pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>, limited: &Limited) -> String {
     let mut page = Page { text: String::with_capacity(16 * 1024) };
     let build = format!(
         "version=\"{}\",contract=\"{CONTRACT_VERSION}\",layout=\"{LAYOUT_HASH:016x}\"",
@@ -51,10 +65,13 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     page.family("uprtc_build_info", "gauge", "Always 1; the labels say which build this is.");
     page.value("uprtc_build_info", &build, 1);
     engine(&mut page, sample);
+    registry(&mut page, sample.registry);
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
         doors_tls(&mut page, figures);
     }
+    limits(&mut page, limited);
+    reconciliation(&mut page, &sample.snapshot.workers);
     workers(&mut page, &sample.workers);
     latencies(&mut page, &sample.latencies);
     let dataplane = sample.dataplane_pid.map(Usage::of_pid);
@@ -71,6 +88,12 @@ fn engine(page: &mut Page, sample: &Sample) {
     page.gauge("uprtc_peers", "Peers in rooms now.", peers);
     let silent = snapshot.rooms.iter().flat_map(|room| &room.peers).filter(|peer| peer.state == PeerState::Interrupted);
     page.gauge("uprtc_peers_silent", "Peers from which nothing has come for some eight seconds.", silent.count());
+    let weak = snapshot.rooms.iter().flat_map(|room| &room.peers).filter(|peer| peer.info.quality == Quality::Weak);
+    page.gauge(
+        "uprtc_peers_weak",
+        "Peers whose connection loses much or is slow, as all in their rooms are shown.",
+        weak.count(),
+    );
     page.gauge("uprtc_sockets", "Signalling sockets open now.", snapshot.sockets);
     page.gauge("uprtc_dtls_half_open", "DTLS handshakes under way now.", snapshot.half_open);
     for (name, help, value) in [
@@ -79,7 +102,7 @@ fn engine(page: &mut Page, sample: &Sample) {
         ("uprtc_peers_replaced_total", "Peers that went because they had come back as another one.", totals.replaced),
         ("uprtc_peers_gave_way_total", "Silent peers that went because a newcomer needed the place.", totals.gave_way),
         ("uprtc_offers_refused_total", "Offers answered by an error.", totals.offers_refused),
-        ("uprtc_renegotiations_total", "Further offers of peers in a room that were answered.", totals.renegotiated),
+        ("uprtc_renegotiations_total", "Subsequent offers of peers in a room that were answered.", totals.renegotiated),
         ("uprtc_peers_resumed_total", "Sessions resumed on a new signalling socket.", totals.resumed),
         ("uprtc_peers_adopted_total", "Peers taken over from an earlier controlplane.", totals.adopted),
         ("uprtc_dtls_begun_total", "DTLS handshakes begun.", totals.handshakes_begun),
@@ -93,6 +116,11 @@ fn engine(page: &mut Page, sample: &Sample) {
             "uprtc_dtls_passed_over_total",
             "DTLS ClientHellos not answered because a limit was reached (half-open-max, handshakes-per-second).",
             totals.handshakes_passed_over,
+        ),
+        (
+            "uprtc_dtls_over_share_total",
+            "DTLS ClientHellos not answered because their room had its part of the handshakes under way or of this second.",
+            totals.handshakes_over_share,
         ),
         ("uprtc_commands_refused_total", "Commands that a worker refused.", totals.commands_refused),
         (
@@ -111,11 +139,31 @@ fn engine(page: &mut Page, sample: &Sample) {
     }
 }
 
+fn registry(page: &mut Page, figures: RegistryFigures) {
+    page.gauge("uprtc_revocations", "Revocations of tokens that hold now.", figures.revocations);
+    let unsaved = "1 while what operators decided holds but could not be written down, else 0.";
+    page.gauge("uprtc_registry_unsaved", unsaved, u8::from(figures.is_unsaved));
+    let left_out = "Entries of registry.json that could not be read at the start and were set aside.";
+    page.gauge("uprtc_registry_left_out", left_out, figures.left_out);
+}
+
 fn stun_server_counts(page: &mut Page, stun: &stun_server::Counts) {
     const NAME: &str = "uprtc_stun_requests_total";
     page.family(NAME, "counter", "Datagrams received by the STUN server, by what became of them.");
     for (fate, count) in stun.read() {
         page.value(NAME, &format!("fate=\"{fate}\""), count);
+    }
+}
+
+fn limits(page: &mut Page, limited: &Limited) {
+    const NAME: &str = "uprtc_limited_total";
+    page.family(
+        NAME,
+        "counter",
+        "Uses that were refused, ended or put off because their owner had its part, by kind of owner.",
+    );
+    for (what, owner, count) in limited.read() {
+        page.value(NAME, &format!("what=\"{what}\",owner=\"{owner}\""), count);
     }
 }
 
@@ -126,13 +174,32 @@ fn doors_tls(page: &mut Page, figures: &Figures) {
     page.counter("uprtc_tls_reloads_total", "New certificates that were taken over.", figures.reloads);
     page.counter(
         "uprtc_tls_reloads_failed_total",
-        "New certificates that could not be used, so that the former one stays.",
+        "New certificates that could not be used, so that the one before stays.",
         figures.reloads_failed,
     );
     const NAME: &str = "uprtc_tls_handshakes_total";
     page.family(NAME, "counter", "TLS handshakes, by what became of them.");
     for (fate, count) in Fate::ALL.iter().zip(figures.handshakes) {
         page.value(NAME, &format!("fate=\"{}\"", fate.name()), count);
+    }
+}
+
+/// How far each worker is behind what the controlplane wants.
+fn reconciliation(page: &mut Page, workers: &[WorkerSnapshot]) {
+    type Read = fn(&WorkerSnapshot) -> u64;
+    let families: [(&str, &str, Read); 2] = [
+        ("uprtc_objects_pending", "Objects whose desired state is not sent to the worker yet.", |w| w.pending as u64),
+        (
+            "uprtc_batches_in_flight",
+            "Batches of commands that were sent to the worker and have not taken effect yet.",
+            |w| w.batches_in_flight,
+        ),
+    ];
+    for (name, help, value) in families {
+        page.family(name, "gauge", help);
+        for worker in workers {
+            page.value(name, &format!("worker=\"{}\"", worker.worker), value(worker));
+        }
     }
 }
 
@@ -253,7 +320,7 @@ mod tests {
         counters[Counter::Received as usize] = 7;
         counters[Counter::PeersOpen as usize] = 3;
         let sample = Sample { workers: vec![[0; Counter::COUNT], counters], is_linked: true, ..Sample::default() };
-        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()));
+        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()), &Limited::default());
         for line in [
             "uprtc_linked 1",
             "uprtc_worker_received_total{worker=\"0\"} 0",
@@ -274,7 +341,7 @@ mod tests {
             histogram.record(value, 2);
         }
         let sample = Sample { latencies: vec![histogram], ..Sample::default() };
-        let text = render(&sample, &stun_server::Counts::default(), None);
+        let text = render(&sample, &stun_server::Counts::default(), None, &Limited::default());
         for line in [
             "uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000008\"} 2",
             "uprtc_latency_seconds_bucket{worker=\"0\",le=\"0.000128\"} 2",
@@ -291,7 +358,8 @@ mod tests {
     #[test]
     fn every_family_is_explained_to_operators() {
         const OPERATING: &str = include_str!("../../docs/OPERATING.md");
-        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
+        let text =
+            render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()), &Limited::default());
         for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
             let short = name.strip_prefix("uprtc_worker_").unwrap_or(name);
             assert!(OPERATING.contains(&format!("`{short}`")), "docs/OPERATING.md does not explain {name}");
@@ -300,7 +368,8 @@ mod tests {
 
     #[test]
     fn each_family_is_declared_once_and_every_line_is_well_formed() {
-        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
+        let text =
+            render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()), &Limited::default());
         let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let count = names.len();
         names.sort_unstable();
@@ -315,7 +384,8 @@ mod tests {
 
     #[test]
     fn each_help_line_is_a_sentence_of_its_own() {
-        let text = render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()));
+        let text =
+            render(&Sample::default(), &stun_server::Counts::default(), Some(&Figures::default()), &Limited::default());
         let mut seen = std::collections::BTreeMap::new();
         for (name, help) in text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
             let other = seen.insert(help, name);
@@ -330,7 +400,7 @@ mod tests {
         counters[Counter::BusyMicros as usize] = 1_500_000;
         counters[Counter::SpinMicros as usize] = 250;
         let sample = Sample { workers: vec![counters], dataplane_pid: Some(std::process::id()), ..Sample::default() };
-        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()));
+        let text = render(&sample, &stun_server::Counts::default(), Some(&Figures::default()), &Limited::default());
         for line in [
             "uprtc_worker_busy_seconds_total{worker=\"0\"} 1.5",
             "uprtc_worker_spin_seconds_total{worker=\"0\"} 0.00025",
@@ -348,7 +418,7 @@ mod tests {
                 assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} is missing in\n{text}");
             }
         }
-        let without = render(&Sample::default(), &stun_server::Counts::default(), None);
+        let without = render(&Sample::default(), &stun_server::Counts::default(), None, &Limited::default());
         assert!(!without.contains("plane=\"dataplane\""), "no dataplane is attached");
     }
 }

@@ -1,4 +1,5 @@
-//! A peer: how one is reached. Its socket, its session, and its transport from the answer to the keys.
+//! A peer: how one is reached. Its session, and its transport from the answer to the keys. What it may do, sends and
+//! receives is its [`Member`](crate::member::Member), and its socket is in the engine's table of them.
 //!
 //! It orders ICE and DTLS, which do not know each other: the worker validates an address and says so, DTLS runs over
 //! punted datagrams to that address, and what comes out are SRTP keys, if the certificate is the one in the offer.
@@ -11,11 +12,9 @@ use proto::plane::{Direction, PeerKeys};
 use proto::signal::PeerState;
 
 use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
-use crate::engine::SocketId;
-use crate::policy::Grant;
+use crate::negotiated::Negotiated;
 use crate::sdp::{Fingerprint, Offer, Setup};
 use crate::session::SessionHash;
-use crate::terms::Terms;
 
 /// One peer.
 pub(crate) struct Peer {
@@ -23,20 +22,16 @@ pub(crate) struct Peer {
     pub(crate) room: String,
     /// The room that it joined by, which its client's address and token name. Another one if an operator has moved it.
     pub(crate) home: String,
-    /// What its token allows.
-    pub(crate) grant: Grant,
     /// By what it is recognised.
     pub(crate) session: SessionHash,
-    /// Where signals for it go; `None` while its socket is lost, and always for one that has a resource instead.
-    pub(crate) socket: Option<SocketId>,
     /// When its socket was lost. `None` of one that never had one here: a resource, or an adopted peer before it resumes.
     pub(crate) socket_lost_at: Option<Instant>,
     /// When it joined. `None` of an adopted one.
     pub(crate) joined_at: Option<Instant>,
     /// Whether it came by an HTTP resource, whose id is its session.
     pub(crate) is_resource: bool,
-    /// What was agreed with it.
-    pub(crate) terms: Terms,
+    /// What was negotiated with it.
+    pub(crate) negotiated: Negotiated,
     /// When it was taken in here, for the operator's log.
     pub(crate) since: Option<Instant>,
     /// Whether its client was told that its token expires.
@@ -49,25 +44,22 @@ impl Peer {
     /// A peer whose offer is answered just now.
     pub(crate) fn answered(
         room: &str,
-        grant: &Grant,
         session: SessionHash,
         offer: &Offer,
-        terms: Terms,
+        negotiated: Negotiated,
         deadline: Instant,
     ) -> Peer {
         Peer {
             room: room.to_owned(),
             home: room.to_owned(),
-            grant: grant.clone(),
             session,
-            socket: None,
             socket_lost_at: None,
             joined_at: None,
             is_resource: false,
             since: None,
             is_warned: false,
-            transport: Transport::answered(offer.fingerprints.clone(), terms.setup(), deadline),
-            terms,
+            transport: Transport::answered(offer.fingerprints.clone(), negotiated.setup(), deadline),
+            negotiated,
         }
     }
 
@@ -75,22 +67,19 @@ impl Peer {
     /// resumes that, and it stays while its consent lives.
     pub(crate) fn adopted(
         (room, home): (String, Option<String>),
-        grant: Grant,
         session: SessionHash,
-        terms: Terms,
+        negotiated: Negotiated,
         deadline: Option<Instant>,
     ) -> Peer {
         Peer {
             home: home.unwrap_or_else(|| room.clone()),
             room,
-            grant,
             session,
-            socket: None,
             socket_lost_at: None,
             joined_at: None,
             is_resource: deadline.is_none(),
             since: None,
-            terms,
+            negotiated,
             is_warned: false,
             transport: Transport::adopted(deadline),
         }

@@ -8,9 +8,9 @@
 //! just now send nothing yet, and a burst of joins must not all go to the worker that was idle before it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use proto::id::PeerId;
+use proto::link::Addresses;
 
 use crate::ice;
 use crate::policy::PEERS_PER_WORKER_CEILING;
@@ -43,8 +43,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// A worker whose link came up.
-    pub(crate) fn new(plan: Plan, addresses: &[SocketAddr], journal: Vec<(u32, Vec<u8>)>) -> Self {
-        let candidates = ice::host_candidates(addresses);
+    pub(crate) fn new(plan: Plan, addresses: &Addresses, journal: Vec<(u32, Vec<u8>)>) -> Self {
+        let mut candidates = ice::host_candidates(&addresses.udp);
+        candidates.extend(ice::tcp_candidates(&addresses.tcp, addresses.udp.len()));
         Self { plan, candidates, journal: Some(journal), expired: BTreeSet::new(), busy: 0 }
     }
 
@@ -101,7 +102,7 @@ mod tests {
     fn workers(of: &[(usize, u32)]) -> Workers {
         let worker = |(index, &(peers, busy)): (usize, &(usize, u32))| {
             let capacity = Capacity { peers: 100, streams: 100, slots: 100 };
-            let mut worker = Worker::new(Plan::new(index, capacity, 1), &[], Vec::new());
+            let mut worker = Worker::new(Plan::new(index, capacity, 1), &Addresses::default(), Vec::new());
             worker.journal = None;
             worker.busy = busy;
             for _ in 0..peers {

@@ -6,11 +6,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use proto::plane::Codec;
+use proto::plane::{Codec, TRACK_ENCODINGS_MAX};
 use proto::signal::{Kind, SlotCount, Source, VideoCodec};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::id_of;
+use crate::auth::{Maker, id_of, is_name_char};
 
 /// Settings of the engine. Every table, rate and wait of the engine has its limit here.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,6 +20,11 @@ pub struct Settings {
     pub peers_max: u32,
     /// Media of one client, up and down together, bit/s. Two megabits fit a mobile uplink and a shared DSL line.
     pub client_bps_max: u32,
+    /// Peers that the admin of a single room may let it admit. A room of 64 stays on one worker by default, and takes an eighth
+    /// of what that carries; larger ones take from other rooms, so they are for who governs everything.
+    pub room_peers_ceiling: u32,
+    /// What the admin of a single room may allow each client, bit/s: five times the default.
+    pub room_client_bps_ceiling: u32,
     /// In which codecs rooms have video.
     pub codecs: VideoCodecs,
     /// Rooms of this server. A room costs little; the bound stops a token for `*` from filling memory.
@@ -51,7 +56,7 @@ pub struct Settings {
     /// DTLS handshakes begun per second; a burst of one second's worth is allowed. One costs about 0.15 ms of a
     /// core, so this bounds them to a fraction of one. A client that is passed over repeats its hello.
     pub handshakes_per_second: u32,
-    /// Whether a peer goes when its token has expired. If not, a token is for the door, and who is in stays in.
+    /// Whether a peer goes when its token has expired. If not, a token is needed only to join, and a peer stays in.
     pub expire_peers: bool,
 }
 
@@ -60,6 +65,8 @@ impl Default for Settings {
         Self {
             peers_max: 8,
             client_bps_max: 2_000_000,
+            room_peers_ceiling: 64,
+            room_client_bps_ceiling: 10_000_000,
             codecs: VideoCodecs::default(),
             rooms_max: 1_000,
             peers_per_worker_max: 512,
@@ -120,7 +127,7 @@ impl VideoCodecs {
 }
 
 impl Default for VideoCodecs {
-    /// What phones and laptops encode in hardware, and for whoever lacks it what everybody has.
+    /// What phones and laptops encode in hardware, and for clients that lack it what all have.
     fn default() -> Self {
         Self(VideoCodec::H264, Some(VideoCodec::Vp8))
     }
@@ -163,8 +170,8 @@ pub const PEERS_MAX_CEILING: u32 = 1_000;
 /// it receives those who send, as long as they are not more.
 const PEERS_SHOWN_MAX: u32 = 24;
 
-/// Largest `peers_per_worker_max`: a peer's index is its place in the link's journal.
-pub const PEERS_PER_WORKER_CEILING: usize = 4096;
+/// Largest `peers_per_worker_max`.
+pub const PEERS_PER_WORKER_CEILING: usize = proto::plane::PEERS_MAX;
 
 /// Streams of one worker, its peers' own and mirrors of others: what its tables hold.
 pub const STREAMS_PER_WORKER_CEILING: usize = 32_768;
@@ -217,6 +224,9 @@ pub struct Grant {
     /// What stands for the token's identity: by it one token can be revoked, and who comes again is known.
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// The tokens by which it was made: who came by it goes when one of them is revoked.
+    #[serde(rename = "m", default, skip_serializing_if = "<[Maker]>::is_empty")]
+    pub made_by: Box<[Maker]>,
 }
 
 impl Grant {
@@ -232,7 +242,7 @@ impl Grant {
 
     /// With a name that can be shown.
     pub fn with_plain_name(self) -> Grant {
-        let name = self.name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        let name = self.name.chars().filter(|&c| is_name_char(c)).take(NAME_CHARS_MAX).collect();
         Grant { name, ..self }
     }
 }
@@ -250,6 +260,37 @@ pub struct Shares {
     /// One audio track.
     pub audio: u32,
 }
+
+/// What a worker lets pass of one peer or one track: a limit for who keeps to nothing, not a target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ceiling {
+    /// Bit/s, with headers.
+    pub bps: u32,
+    /// Packets a second.
+    pub packets: u32,
+}
+
+impl Ceiling {
+    /// For payloads of so many bit/s: a quarter more for their headers and for encoders that overshoot. A packet for each
+    /// 125 bytes of it, and 500 more: frames of audio of 2.5 ms are 400 packets a second (RFC 6716 §2.1.4).
+    fn of(bps: u32) -> Ceiling {
+        let bps = bps.saturating_add(bps / 4).saturating_add(HEADERS_BPS);
+        Ceiling { bps, packets: bps / (8 * 125) + 500 }
+    }
+}
+
+/// For headers of audio: 100 packets a second (RFC 7587 §7, `minptime` of 10), each with 60 bytes of RTP header, extensions and tag.
+const HEADERS_BPS: u32 = 48_000;
+
+/// Highest bit rate of Opus (RFC 7587 §6.1): what may be sent where nothing less was answered.
+const OPUS_BPS_MAX: u32 = 510_000;
+
+/// A video track may send so many times its share. When somebody joins, the shares fall at once, and encoders follow within
+/// seconds; the pacer of libwebrtc sends a keyframe at 2.5 times the rate (`kDefaultPaceMultiplier`).
+const VIDEO_CEILING_FACTOR: u32 = 4;
+
+/// And a part of the whole bandwidth of a client in any case: in a large room the shares are less than an encoder can do.
+const VIDEO_CEILING_DIVISOR: u32 = 4;
 
 impl Settings {
     /// The settings with every value inside its bounds.
@@ -320,10 +361,33 @@ impl Settings {
         let video = (send - audio * count(live_audios)) / count(live_videos);
         Shares { send, video, audio }
     }
+
+    /// What a worker lets pass of all media of one peer: no client has more than `client_bps_max`, up and down together. A
+    /// voice is let pass in any room.
+    pub fn peer_ceiling(&self) -> Ceiling {
+        Ceiling::of(self.client_bps_max.max(2 * AUDIO_BPS))
+    }
+
+    /// And of one track with a share of video, or with what audio was answered.
+    pub fn track_ceiling(&self, kind: Kind, shares: Shares, audio_answered: Option<u32>) -> Ceiling {
+        let whole = self.client_bps_max.max(2 * AUDIO_BPS);
+        Ceiling::of(match kind {
+            Kind::Audio => audio_answered.unwrap_or(OPUS_BPS_MAX).max(AUDIO_BPS).min(whole),
+            Kind::Video => {
+                shares.video.saturating_mul(VIDEO_CEILING_FACTOR).clamp(whole / VIDEO_CEILING_DIVISOR, whole)
+            }
+        })
+    }
 }
 
 /// Largest `tracks_max`, for the same reason as [`SLOTS_CEILING`].
 pub const TRACKS_CEILING: usize = 8;
+
+/// Tracks of one peer that may come in several encodings: a camera and a screen. Each is as many streams on its worker.
+pub const SIMULCAST_TRACKS_MAX: usize = 2;
+
+/// Streams that the tracks of one peer are beyond one each.
+pub const FURTHER_STREAMS_MAX: usize = SIMULCAST_TRACKS_MAX * (TRACK_ENCODINGS_MAX - 1);
 
 /// What a section carries when the client does not say.
 pub fn default_source(kind: Kind) -> Source {
@@ -393,8 +457,24 @@ mod tests {
             ("[fd00::5]:40000", "[2001:db8::1]:40000"),
             ("10.0.0.6:40000", "10.0.0.6:40000"),
         ] {
-            assert_eq!(settings.announced(bound.parse().unwrap()), announced.parse().unwrap());
+            assert_eq!(settings.announced(bound.parse().unwrap()), announced.parse::<SocketAddr>().unwrap());
         }
+    }
+
+    #[test]
+    fn a_track_may_send_more_than_its_share_and_no_more_than_a_client_may() {
+        let settings = Settings::default();
+        let video =
+            |participants| settings.track_ceiling(Kind::Video, settings.shares(participants, 1, 1, None), None).bps;
+        assert_eq!([1, 3, 8, 1000].map(video), [2_548_000, 2_548_000, 1_138_000, 673_000]);
+        let shares = settings.shares(3, 1, 1, None);
+        let audio = |answered| settings.track_ceiling(Kind::Audio, shares, answered).bps;
+        assert_eq!([None, Some(6_000), Some(64_000)].map(audio), [685_500, 88_000, 128_000]);
+        assert_eq!(settings.peer_ceiling(), Ceiling { bps: 2_548_000, packets: 3048 });
+        let small = Settings { client_bps_max: CLIENT_BPS_FLOOR, ..Settings::default() };
+        assert_eq!(small.track_ceiling(Kind::Audio, small.shares(8, 1, 0, None), None), small.peer_ceiling());
+        let large = Settings { client_bps_max: u32::MAX, ..Settings::default() };
+        assert_eq!(large.peer_ceiling().bps, u32::MAX);
     }
 
     #[test]

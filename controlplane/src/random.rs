@@ -1,37 +1,33 @@
 //! All randomness of the engine, from one seed: session secrets, ICE credentials, SSRCs, first sequence numbers.
 //!
 //! The engine is sans-IO, so that a run can be repeated: its driver reads the seed once from the kernel, a
-//! simulator names one. The stream is HMAC-SHA-256 of a counter under the seed, a pseudorandom function in
-//! counter mode (NIST SP 800-108), so nothing that was drawn tells anything about what else is drawn.
+//! simulator names one. The stream is that of ChaCha20 under the seed (docs/decisions/0032-random-numbers.md), so nothing
+//! that was drawn tells anything about what else is drawn.
 
-use ring::hmac;
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+
+use crate::hex;
 
 /// A cryptographic generator.
-pub(crate) struct Random {
-    key: hmac::Key,
-    counter: u64,
-}
+pub(crate) struct Random(ChaCha20Rng);
 
 impl Random {
     /// A generator whose output is as secret as the seed.
     pub(crate) fn new(seed: &[u8; 32]) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, seed), counter: 0 }
+        Self(ChaCha20Rng::from_seed(*seed))
     }
 
     /// Fresh random bytes.
     pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut out = [0; N];
-        for chunk in out.chunks_mut(32) {
-            let block = hmac::sign(&self.key, &self.counter.to_le_bytes());
-            chunk.copy_from_slice(&block.as_ref()[..chunk.len()]);
-            self.counter += 1;
-        }
+        self.0.fill_bytes(&mut out);
         out
     }
 
     /// A random number.
     pub(crate) fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.bytes())
+        self.0.next_u32()
     }
 
     /// A random number that is not 0, which means "none" in ids and SSRCs.
@@ -46,13 +42,8 @@ impl Random {
 
     /// `2 × N` hexadecimal digits.
     pub(crate) fn hex<const N: usize>(&mut self) -> String {
-        hex(&self.bytes::<N>())
+        hex::write(&self.bytes::<N>())
     }
-}
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| char::from_digit(n.into(), 16).expect("a nibble")).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +57,6 @@ mod tests {
         assert_eq!(first, b.bytes());
         assert_ne!(first, c.bytes());
         assert_ne!(first, a.bytes());
-        assert_eq!(hex(&[0x0f, 0xa0]), "0fa0");
         assert_eq!(a.hex::<16>().len(), 32);
     }
 }

@@ -8,164 +8,31 @@
 //! loses nothing, and where the worker refuses, it says so. SRTP keys are sent once and forgotten: under keys
 //! installed twice the SRTP index would start over, and a keystream would be used twice (RFC 3711 §9.1).
 
+mod adopt;
+mod place;
+mod places;
+mod silence;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Command, Commit, Describe, Direction, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerClose, PeerIce, PeerKeys,
-    PeerLimit, PeerOpen, RouteClose, RouteOpen, SALT_LEN_MAX, STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, StreamClose,
-    StreamCodec, StreamEncodings, StreamOpen, StreamSets, TapClose, TapOpen, feedback,
+    Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerKeys, PeerLimit, PeerOpen, PeerRemote,
+    RouteOpen, SALT_LEN_MAX, SlotOpen, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate,
+    StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
+use self::place::{Class, Place, change_of, close_of};
+use self::places::Places;
+use self::silence::Silence;
 use crate::ids::Ids;
-
-mod places;
-mod silence;
-use places::Places;
-use silence::Silence;
 
 /// Commands of one batch, without its Commit. Bounds what a worker must hold staged.
 pub(crate) const BATCH_LEN_MAX: usize = 512;
 
-/// How often a worker's answer to Describe may come up short before what was heard is taken for the whole.
+/// How often a worker's answer to Describe may come up short before what was echoed is taken for the whole.
 const DESCRIBE_TRIES_MAX: u32 = 4;
-
-/// Kinds of places, in the order in which they are filled: each needs the ones before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Class {
-    Peer,
-    Extensions,
-    RxKeys,
-    TxKeys,
-    Limit,
-    Stream,
-    StreamCodec,
-    StreamEncodings,
-    /// One part of a stream's parameter sets.
-    StreamSets(u8),
-    Slot,
-    Route,
-    RouteCodec,
-    Tap,
-}
-
-const _: () = assert!(STREAM_SETS_PARTS_MAX == 5, "Class::ALL has a place for each part");
-
-impl Class {
-    const ALL: [Class; 17] = [
-        Class::Peer,
-        Class::Extensions,
-        Class::RxKeys,
-        Class::TxKeys,
-        Class::Limit,
-        Class::Stream,
-        Class::StreamCodec,
-        Class::StreamEncodings,
-        Class::StreamSets(0),
-        Class::StreamSets(1),
-        Class::StreamSets(2),
-        Class::StreamSets(3),
-        Class::StreamSets(4),
-        Class::Slot,
-        Class::Route,
-        Class::RouteCodec,
-        Class::Tap,
-    ];
-
-    /// What goes with what fills a place of this kind, and has no close of its own.
-    const fn parts(self) -> &'static [Class] {
-        match self {
-            Class::Peer => &[Class::Extensions, Class::RxKeys, Class::TxKeys, Class::Limit],
-            Class::Stream => &[
-                Class::StreamCodec,
-                Class::StreamEncodings,
-                Class::StreamSets(0),
-                Class::StreamSets(1),
-                Class::StreamSets(2),
-                Class::StreamSets(3),
-                Class::StreamSets(4),
-            ],
-            Class::Route => &[Class::RouteCodec],
-            _ => &[],
-        }
-    }
-}
-
-/// One place in a worker's tables.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Place {
-    class: Class,
-    index: u32,
-}
-
-impl Place {
-    const fn new(class: Class, index: u32) -> Self {
-        Self { class, index }
-    }
-
-    /// The place that a command fills; `None` for commands that fill none.
-    fn of(command: &Command) -> Option<Place> {
-        Some(match command {
-            Command::PeerOpen(c) => Place::new(Class::Peer, c.peer.index),
-            Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
-            Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
-            Command::PeerLimit(c) => Place::new(Class::Limit, c.peer.index),
-            Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
-            Command::StreamCodec(c) => Place::new(Class::StreamCodec, c.stream.index),
-            Command::StreamEncodings(c) => Place::new(Class::StreamEncodings, c.stream.index),
-            Command::StreamSets(c) if usize::from(c.part) < STREAM_SETS_PARTS_MAX => {
-                Place::new(Class::StreamSets(c.part), c.stream.index)
-            }
-            Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
-            Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
-            Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
-            Command::MirrorOpen(c) => Place::new(Class::Stream, c.stream.index),
-            Command::TapOpen(c) => Place::new(Class::Tap, c.tap.index),
-            Command::PeerClose(_)
-            | Command::PeerIce(_)
-            | Command::StreamSets(_)
-            | Command::StreamClose(_)
-            | Command::SlotClose(_)
-            | Command::RouteClose(_)
-            | Command::TapClose(_)
-            | Command::Reset(_)
-            | Command::Describe(_)
-            | Command::Commit(_) => return None,
-        })
-    }
-
-    const fn keys(peer: PeerId, direction: Direction) -> Place {
-        match direction {
-            Direction::Rx => Place::new(Class::RxKeys, peer.index),
-            Direction::Tx => Place::new(Class::TxKeys, peer.index),
-        }
-    }
-}
-
-/// The command that empties what `open` filled. Extensions, keys and limits go with their peer, second codecs with their stream
-/// or route.
-fn close_of(open: &Command) -> Option<Command> {
-    match open {
-        Command::PeerOpen(c) => Some(PeerClose { peer: c.peer }.into()),
-        Command::StreamOpen(c) => Some(StreamClose { stream: c.stream }.into()),
-        Command::MirrorOpen(c) => Some(StreamClose { stream: c.stream }.into()),
-        Command::TapOpen(c) => Some(TapClose { tap: c.tap }.into()),
-        Command::SlotOpen(c) => Some(SlotClose { slot: c.slot }.into()),
-        Command::RouteOpen(c) => Some(RouteClose { route: c.route }.into()),
-        _ => None,
-    }
-}
-
-/// What makes `desired` of `installed` without closing it: an open peer takes other ICE credentials as it stands.
-fn change_of(installed: Option<&Command>, desired: Option<&Command>) -> Option<Command> {
-    match (installed, desired) {
-        (Some(Command::PeerOpen(before)), Some(Command::PeerOpen(now))) if before.peer == now.peer => {
-            Some(PeerIce { peer: now.peer, ufrag: now.ufrag, pwd: now.pwd }.into())
-        }
-        _ => None,
-    }
-}
 
 /// SRTP keys that are not sent yet.
 struct Secret(PeerKeys);
@@ -202,7 +69,7 @@ pub(crate) struct Capacity {
     pub(crate) peers: usize,
     /// Streams of all of them, and mirrors of other workers' streams. As many may be handed on.
     pub(crate) streams: usize,
-    /// Slots of all of them. A slot takes one route, so this bounds the routes too.
+    /// Slots of all of them. A slot has a route from each encoding of a track, so this bounds the routes too.
     pub(crate) slots: usize,
 }
 
@@ -222,15 +89,17 @@ pub(crate) struct Plan {
     secrets: BTreeMap<Place, Box<Secret>>,
     phase: Phase,
     /// Echoes since Describe.
-    heard: BTreeMap<Place, Command>,
-    heard_count: u64,
+    echoed: BTreeMap<Place, Command>,
+    echo_count: u64,
     /// Who is silent.
     silence: Silence,
     /// The same, as it was said since Describe.
-    heard_silence: Silence,
+    described_silence: Silence,
     silence_max: usize,
     tries: u32,
+    /// Number of the newest batch that was sent, and of the newest one that took effect.
     batch: u64,
+    batch_in_effect: u64,
 }
 
 impl Plan {
@@ -241,26 +110,38 @@ impl Plan {
             peers: ids(capacity.peers),
             streams: ids(capacity.streams),
             slots: ids(capacity.slots),
-            routes: ids(capacity.slots),
+            routes: ids(TRACK_ENCODINGS_MAX * capacity.slots),
             taps: ids(capacity.streams),
             desired: Places::default(),
             different: BTreeSet::new(),
             apart: BTreeMap::new(),
             secrets: BTreeMap::new(),
             phase: Phase::Down,
-            heard: BTreeMap::new(),
-            heard_count: 0,
+            echoed: BTreeMap::new(),
+            echo_count: 0,
             silence: Silence::default(),
-            heard_silence: Silence::default(),
-            silence_max: capacity.peers + capacity.streams,
+            described_silence: Silence::default(),
+            silence_max: capacity.peers + 2 * capacity.streams,
             tries: 0,
             batch: 0,
+            batch_in_effect: 0,
         }
     }
 
     /// Places whose desired state is not sent yet.
     pub(crate) fn pending(&self) -> usize {
         self.different.len()
+    }
+
+    /// A batch took effect.
+    pub(crate) fn committed(&mut self, batch: u64) {
+        // A worker that another controlplane used before may still report a batch of that one.
+        self.batch_in_effect = batch.min(self.batch);
+    }
+
+    /// Batches that were sent and have not taken effect yet.
+    pub(crate) fn batches_in_flight(&self) -> u64 {
+        self.batch - self.batch_in_effect
     }
 
     /// Peers desired now.
@@ -330,6 +211,31 @@ impl Plan {
         self.set(place, Some(open), self.installed_at(place));
     }
 
+    /// Desires that a peer or a stream sends no more than a rate, if it is there. Said again at each change of a room, so what is
+    /// so already costs a look.
+    pub(crate) fn want_rate(&mut self, rate: impl Into<Command>) {
+        let rate = rate.into();
+        let is_open = match rate {
+            Command::PeerRate(rate) => self.credentials(rate.peer).is_some(),
+            Command::StreamRate(rate) => {
+                let open = self.desired.get(&Place::new(Class::Stream, rate.stream.index));
+                matches!(open, Some(Command::StreamOpen(open)) if open.stream == rate.stream)
+            }
+            _ => false,
+        };
+        if is_open && Place::of(&rate).is_some_and(|place| self.desired.get(&place) != Some(&rate)) {
+            self.want(rate);
+        }
+    }
+
+    /// Desires that a peer is known by these credentials of its own. Parts that longer ones before had stay, and mean nothing.
+    pub(crate) fn want_remote(&mut self, peer: PeerId, ufrag: &str, pwd: &str) {
+        let parts = PeerRemote::parts(peer, ufrag.as_bytes(), pwd.as_bytes());
+        for part in parts.expect("an offer's credentials are of a length that RFC 8839 allows") {
+            self.want(part);
+        }
+    }
+
     /// Desires that a peer sends at most so much, bit/s, in those of these streams of it that take REMB; if none does,
     /// nothing is desired.
     pub(crate) fn limit(&mut self, peer: PeerId, mut streams: impl Iterator<Item = StreamId>, bps_max: u32) {
@@ -358,13 +264,15 @@ impl Plan {
         }
     }
 
-    /// A stream as it is desired, and its parts: a second codec, other encodings, parameter sets.
+    /// A stream as it is desired, and the parts that make it what it is: a second codec, its RID, other encodings, parameter sets. What it
+    /// may send changes with the room and is none of them.
     pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Vec<Command>)> {
         let part = |class: &Class| self.desired.get(&Place::new(*class, stream.index)).copied();
         match self.desired.get(&Place::new(Class::Stream, stream.index)) {
-            Some(Command::StreamOpen(open)) if open.stream == stream => {
-                Some((*open, Class::Stream.parts().iter().filter_map(part).collect()))
-            }
+            Some(Command::StreamOpen(open)) if open.stream == stream => Some((
+                *open,
+                Class::Stream.parts().iter().filter(|class| **class != Class::StreamRate).filter_map(part).collect(),
+            )),
             _ => None,
         }
     }
@@ -452,9 +360,9 @@ impl Plan {
             Phase::Down | Phase::Asked => return,
             Phase::Ask => {
                 self.phase = Phase::Asked;
-                self.heard.clear();
-                self.heard_count = 0;
-                self.heard_silence.clear();
+                self.echoed.clear();
+                self.echo_count = 0;
+                self.described_silence.clear();
                 out.push(Describe {}.into());
             }
             Phase::Known => {
@@ -512,6 +420,7 @@ impl Plan {
     pub(crate) fn link(&mut self) {
         self.phase = Phase::Ask;
         self.tries = 0;
+        self.batch_in_effect = self.batch; // What a lost link carried will not take effect.
         self.apart.clear();
         self.different = self.desired.keys().collect();
     }
@@ -532,8 +441,8 @@ impl Plan {
                 Command::PeerKeys(keys) => blank(keys).into(),
                 other => other,
             };
-            self.heard_count += 1;
-            self.heard.insert(place, shape);
+            self.echo_count += 1;
+            self.echoed.insert(place, shape);
         }
     }
 
@@ -542,7 +451,7 @@ impl Plan {
         if self.phase != Phase::Asked {
             return false;
         }
-        if self.heard_count != count && self.tries < DESCRIBE_TRIES_MAX {
+        if self.echo_count != count && self.tries < DESCRIBE_TRIES_MAX {
             self.tries += 1;
             self.phase = Phase::Ask;
             return false;
@@ -550,12 +459,12 @@ impl Plan {
         self.tries = 0;
         self.phase = Phase::Known;
         self.take_described_silence();
-        let heard = std::mem::take(&mut self.heard);
-        let places: BTreeSet<Place> = heard.keys().copied().chain(self.desired.keys()).collect();
+        let echoed = std::mem::take(&mut self.echoed);
+        let places: BTreeSet<Place> = echoed.keys().copied().chain(self.desired.keys()).collect();
         self.different.clear();
         self.apart.clear();
         for place in places {
-            self.install(place, heard.get(&place).copied());
+            self.install(place, echoed.get(&place).copied());
         }
         true
     }
@@ -595,9 +504,11 @@ impl Plan {
     fn owner(&self, command: &Command) -> Option<PeerId> {
         match command {
             Command::PeerOpen(c) => Some(c.peer),
+            Command::PeerRemote(c) => Some(c.peer),
             Command::PeerExtensions(c) => Some(c.peer),
             Command::PeerKeys(c) => Some(c.peer),
             Command::PeerLimit(c) => Some(c.peer),
+            Command::PeerRate(c) => Some(c.peer),
             Command::StreamOpen(c) => Some(c.peer),
             Command::MirrorOpen(c) => Some(c.publisher),
             Command::TapOpen(c) => self.owner(self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
@@ -607,104 +518,15 @@ impl Plan {
                 _ => None,
             },
             Command::StreamCodec(StreamCodec { stream, .. })
+            | Command::StreamEncoding(StreamEncoding { stream, .. })
             | Command::StreamEncodings(StreamEncodings { stream, .. })
+            | Command::StreamRate(StreamRate { stream, .. })
             | Command::StreamSets(StreamSets { stream, .. }) => {
                 self.owner(self.desired.get(&Place::new(Class::Stream, stream.index))?)
             }
             Command::RouteCodec(c) => self.owner(self.desired.get(&Place::new(Class::Route, c.route.index))?),
             _ => None,
         }
-    }
-
-    /// Desires a peer as it is installed, with the streams and slots named. `false`, and nothing is desired, unless
-    /// all of it is there and both keys are.
-    pub(crate) fn adopt_peer(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
-        let mut places = vec![
-            Place::new(Class::Peer, peer.index),
-            Place::new(Class::RxKeys, peer.index),
-            Place::new(Class::TxKeys, peer.index),
-        ];
-        places.extend(streams.iter().map(|stream| Place::new(Class::Stream, stream.index)));
-        places.extend(slots.iter().map(|slot| Place::new(Class::Slot, slot.index)));
-        let is_there = |place: &Place| match self.installed_at(*place) {
-            Some(Command::StreamOpen(c)) => c.peer == peer && streams.contains(&c.stream),
-            Some(Command::SlotOpen(c)) => c.peer == peer && slots.contains(&c.slot),
-            Some(Command::MirrorOpen(_)) => false,
-            Some(other) => self.owner(&other) == Some(peer),
-            None => false,
-        };
-        if !places.iter().all(is_there) || !self.adopt_ids(peer, streams, slots) {
-            return false;
-        }
-        places.extend([Class::Extensions, Class::Limit].map(|class| Place::new(class, peer.index)));
-        for stream in streams {
-            places.extend(Class::Stream.parts().iter().map(|class| Place::new(*class, stream.index)));
-        }
-        for place in places {
-            if let Some(command) = self.installed_at(place) {
-                self.set(place, Some(command), Some(command));
-            }
-        }
-        true
-    }
-
-    /// All of the ids or none: the journal is input, and the tables may be smaller than those of who wrote it.
-    fn adopt_ids(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
-        if !self.peers.adopt_all(&[peer]) {
-            return false;
-        }
-        if !self.streams.adopt_all(streams) {
-            self.peers.release(peer);
-            return false;
-        }
-        if !self.slots.adopt_all(slots) {
-            self.peers.release(peer);
-            streams.iter().for_each(|&stream| self.streams.release(stream));
-            return false;
-        }
-        true
-    }
-
-    /// Desires a route as it is installed. `false` if its id is not to be had.
-    pub(crate) fn adopt_route(&mut self, route: &RouteOpen) -> bool {
-        let is_free = self.routes.adopt(route.route);
-        if is_free {
-            self.want(*route);
-            if let Some(second) = self.installed_at(Place::new(Class::RouteCodec, route.route.index)) {
-                self.want(second);
-            }
-        }
-        is_free
-    }
-
-    /// Desires a mirror as it is installed. `false` if its id is not to be had.
-    pub(crate) fn adopt_mirror(&mut self, mirror: &MirrorOpen) -> bool {
-        let is_free = self.streams.adopt(mirror.stream);
-        if is_free {
-            self.want(*mirror);
-            if let Some(second) = self.installed_at(Place::new(Class::StreamCodec, mirror.stream.index)) {
-                self.want(second);
-            }
-        }
-        is_free
-    }
-
-    /// Desires a tap as it is installed. `false` if its id is not to be had.
-    pub(crate) fn adopt_tap(&mut self, tap: &TapOpen) -> bool {
-        let is_free = self.taps.adopt(tap.tap);
-        if is_free {
-            self.want(*tap);
-        }
-        is_free
-    }
-
-    /// What is installed, wanted or not, as far as `pick` wants it.
-    pub(crate) fn installed<T>(&self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
-        let same = self.desired.iter().filter(|(place, _)| !self.different.contains(place));
-        let apart = self.apart.iter().map(|(&place, command)| (place, command));
-        let mut installed: Vec<(Place, &Command)> = same.chain(apart).collect();
-        installed.sort_by_key(|(place, _)| *place);
-        installed.into_iter().filter_map(|(_, command)| pick(command)).collect()
     }
 
     fn is_asked(&self) -> bool {

@@ -12,15 +12,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use proto::link::Endpoint;
+
 use crate::auth::{KeyError, TokenKeys};
+use crate::driver::{self, Driver, DriverError};
 use crate::dtls::{DtlsError, Identity};
 use crate::engine::{Engine, Settings};
-use crate::link::{self, Driver, DriverError};
 use crate::registry::{Registry, RegistryError};
 use crate::tls::{self, PairError, Tls};
 use crate::{http, stun_server};
@@ -28,7 +30,7 @@ use crate::{http, stun_server};
 /// Name of the file that a controlplane locks, so that there is one for each state folder.
 pub const LOCK_FILE: &str = "controlplane.lock";
 
-/// Name of the file in which whoever runs a controlplane may write where it listens. One that an earlier controlplane left
+/// Name of the file in which a supervisor of a controlplane may write where it listens. One that an earlier controlplane left
 /// is removed at the start, so what is in it is of the one that holds [`LOCK_FILE`].
 pub const RUNNING_FILE: &str = "controlplane.json";
 
@@ -44,6 +46,8 @@ const TAKEN_RETRY: Duration = Duration::from_millis(20);
 pub struct Config {
     /// The state folder: signing key, lock, and the dataplane's socket. It exists.
     pub state: PathBuf,
+    /// Where the dataplane listens for a controlplane.
+    pub link: Endpoint,
     /// Where HTTP is served. Port 0 takes any.
     pub listen: SocketAddr,
     /// Where STUN is served. Port 0 takes any.
@@ -52,19 +56,19 @@ pub struct Config {
     pub stun_ip: Option<IpAddr>,
     /// What the rooms allow. `stun` is filled in here.
     pub settings: Settings,
-    /// Origins of pages, `*` for any; see [`http::Terms`].
+    /// Origins of pages, `*` for any; see [`http::SiteSettings`].
     pub cors_origins: Vec<String>,
-    /// Origins of pages that may frame the meeting page; see [`http::Terms`].
+    /// Origins of pages that may frame the meeting page; see [`http::SiteSettings`].
     pub frame_origins: Vec<String>,
-    /// Networks of proxies that are believed; see [`http::Terms`].
+    /// Networks of proxies that are believed; see [`http::SiteSettings`].
     pub trusted_proxies: Vec<http::Network>,
-    /// Certificate and key, if the doors speak TLS.
+    /// Certificate and key, if the HTTP server has TLS.
     pub tls: Option<tls::Files>,
     /// Who may read `/metrics`.
     pub metrics: http::Audience,
-    /// Where clients reach the doors, if it is not what they send as `Host`.
+    /// Where clients reach the HTTP server, if it is not what they send as `Host`.
     pub public_url: Option<http::PublicUrl>,
-    /// Limits of the doors.
+    /// Limits of the HTTP server.
     pub limits: http::Limits,
     /// Limits of the STUN server.
     pub stun_rates: stun_server::Rates,
@@ -74,6 +78,7 @@ impl Config {
     /// Default limits on these addresses.
     pub fn new(state: PathBuf, listen: SocketAddr, stun: SocketAddr) -> Config {
         Config {
+            link: (&state.join(driver::SOCKET_FILE)).into(),
             state,
             listen,
             stun,
@@ -182,7 +187,7 @@ pub fn run(
     let result = runtime.block_on(async {
         let stop = stop_signal().map_err(Error::Start)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Error::Start)?;
-        let reloads = async |handle: link::Handle, site: Arc<http::Site>| {
+        let reloads = async |handle: driver::Handle, site: Arc<http::Site>| {
             while hangup.recv().await.is_some() {
                 site.refresh_certificate(true);
                 if let Some(Reload { settings, cors_origins, frame_origins }) = reload() {
@@ -210,16 +215,16 @@ pub async fn serve(
 async fn serve_reloading(
     mut config: Config,
     stop: impl Future<Output = bool>,
-    reloads: impl AsyncFnOnce(link::Handle, Arc<http::Site>),
+    reloads: impl AsyncFnOnce(driver::Handle, Arc<http::Site>),
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
     forget_predecessor(&config.state)?;
     let keys = TokenKeys::load_or_create(&config.state)?;
-    let registry = Registry::load(&config.state)?;
+    let registry = Registry::load(&config.state, jsonwebtoken::get_current_timestamp())?;
     let tls = config.tls.map(Tls::load).transpose()?;
     let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
-    let listen = async || TcpListener::bind(config.listen).await.map_err(refused("HTTP", config.listen, "--listen"));
+    let listen = async || http::listen(config.listen).map_err(refused("HTTP", config.listen, "--listen"));
     let listener = patiently(listen).await?;
     let stun = async || UdpSocket::bind(config.stun).await.map_err(refused("STUN", config.stun, "--stun"));
     let stun = patiently(stun).await?;
@@ -227,14 +232,16 @@ async fn serve_reloading(
         http: listener.local_addr().map_err(Error::Start)?,
         stun: stun.local_addr().map_err(Error::Start)?,
     };
+    // The engine hears of a displaced socket's end a moment after its successor has come.
+    config.settings.sockets_max += config.settings.sockets_max / 4 + 16;
     config.settings.stun = stun_uri(config.settings.announced(listening.stun), config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let mut engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
-    engine.restore(registry.rules().rooms);
-    let (handle, inbox) = link::channel();
+    engine.restore(registry.rooms());
+    let (handle, inbox) = driver::channel();
     let counts = Arc::new(stun_server::Counts::default());
-    let terms = http::Terms {
+    let settings = http::SiteSettings {
         registry,
         cors_origins: config.cors_origins,
         frame_origins: config.frame_origins,
@@ -243,9 +250,9 @@ async fn serve_reloading(
         tls,
         metrics: config.metrics,
     };
-    let site = http::Site::governed(handle.clone(), keys, counts.clone(), config.limits, terms);
+    let site = http::Site::with(handle.clone(), keys, counts.clone(), config.limits, settings);
     let (stopping, is_stopping) = watch::channel(false);
-    let doors = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
+    let serving = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     announce(&listening);
 
@@ -256,9 +263,15 @@ async fn serve_reloading(
                 site.refresh_certificate(false);
             }
         };
-        tokio::join!(reloads(handle.clone(), site.clone()), looks).1
+        let saves = async {
+            loop {
+                sleep(http::SAVE_INTERVAL).await;
+                site.save_again().await;
+            }
+        };
+        tokio::join!(reloads(handle.clone(), site.clone()), saves, looks).2
     };
-    let mut driver = pin!(Driver::new(engine, inbox, &config.state).run());
+    let mut driver = pin!(Driver::new(engine, inbox, config.link.clone()).run());
     let result = tokio::select! {
         ended = &mut driver => ended,
         never = reloads => never,
@@ -269,7 +282,7 @@ async fn serve_reloading(
     };
     stopping.send_replace(true);
     stun.abort();
-    if timeout(GOODBYE_TIMEOUT, doors).await.is_err() {
+    if timeout(GOODBYE_TIMEOUT, serving).await.is_err() {
         tracing::warn!("some sockets did not close in time");
     }
     Ok(result?)

@@ -32,7 +32,7 @@ impl SessionHash {
 const ENDED_REMEMBERED: Duration = Duration::from_secs(60);
 
 /// How many ended sessions are remembered, the latest: as many as a full worker has peers, some 250 bytes each.
-const ENDED_MAX: usize = 4_096;
+const ENDED_MAX: usize = proto::plane::PEERS_MAX;
 
 /// Sessions that have ended lately, and in which rooms they were.
 #[derive(Default)]

@@ -3,9 +3,9 @@
 //! A pure rule, applied to each receiver whenever something in its room changes. What is carried stays where it is;
 //! what is new takes what is free. Applying it twice changes nothing.
 //!
-//! **Lanes.** Audio slot *k* and video slot *k* carry the same `msid` stream, so a browser plays them in lip sync. A
-//! lane therefore belongs to one peer at a time, whose microphone and camera are in it: syncing the mouth of one
-//! to the voice of another would delay both. A screen goes where no voice is, if there is such a slot.
+//! **Sync groups.** Audio slot *k* and video slot *k* have the same `msid` stream, so a browser plays them in lip sync. A
+//! group therefore belongs to one peer at a time, whose microphone and camera are in it: to synchronise the camera of one
+//! peer with the microphone of another would delay both. A screen goes where no microphone is, if there is such a slot.
 //!
 //! **Shortage.** A screen goes first: it may push a camera out, a silent one before an idle one before a live one.
 //! Microphones and cameras wait for a free slot, the live before the idle before the silent. A live one need not wait for
@@ -29,7 +29,7 @@ pub(crate) enum Flow {
     Gone,
     /// It says that it sends, and does not.
     Silent,
-    /// It does, or rests, or begins just now.
+    /// It does, or is off, or begins just now.
     Live,
 }
 
@@ -49,9 +49,9 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// A muted microphone keeps its slot, to be heard at once when it is back; a screen that is not shared has none.
-    fn wants_slot(&self) -> bool {
-        self.is_active || self.is_of_lane()
+    /// A muted microphone keeps its slot, so that it is received at once when it is back; a screen that is not shared has none.
+    pub(crate) fn wants_slot(&self) -> bool {
+        self.is_active || self.is_grouped()
     }
 
     /// Whether it should be received now, and can be.
@@ -59,44 +59,44 @@ impl Wish {
         self.is_active && !self.yields()
     }
 
-    /// Whether its slot is for whoever is live.
-    fn yields(&self) -> bool {
-        self.flow == Flow::Gone || (self.flow == Flow::Silent && self.is_of_lane())
+    /// Whether it gives its slot up to a live track.
+    pub(crate) fn yields(&self) -> bool {
+        self.flow == Flow::Gone || (self.flow == Flow::Silent && self.is_grouped())
     }
 
-    fn is_of_lane(&self) -> bool {
+    pub(crate) fn is_grouped(&self) -> bool {
         matches!(self.source, Source::Microphone | Source::Camera)
     }
 }
 
-/// The slots of one receiver, audio and video, each by its lane, and what they carry.
+/// The slots of one receiver, audio and video, each by its sync group, and what they carry.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Slots {
     /// Audio slots.
     pub(crate) audio: Vec<Option<StreamId>>,
     /// Video slots.
     pub(crate) video: Vec<Option<StreamId>>,
-    /// Lanes without a slot of that kind, or with one that rests: nothing is put there.
-    shut: BTreeSet<(Kind, usize)>,
+    /// Groups without a slot of that kind, or with one that is paused: nothing is put there.
+    closed: BTreeSet<(Kind, usize)>,
 }
 
 impl Slots {
-    /// Takes a slot in at its lane. One that is shut carries nothing.
-    pub(crate) fn insert(&mut self, kind: Kind, lane: usize, carries: Option<StreamId>, is_shut: bool) {
+    /// Takes a slot in at its group. One that is paused carries nothing.
+    pub(crate) fn insert(&mut self, kind: Kind, group: usize, carries: Option<StreamId>, is_paused: bool) {
         let len = self.of(kind).len();
-        if len <= lane {
-            self.of(kind).resize(lane + 1, None);
-            self.shut.extend((len..=lane).map(|lane| (kind, lane)));
+        if len <= group {
+            self.of(kind).resize(group + 1, None);
+            self.closed.extend((len..=group).map(|group| (kind, group)));
         }
-        if !is_shut {
-            self.of(kind)[lane] = carries;
-            self.shut.remove(&(kind, lane));
+        if !is_paused {
+            self.of(kind)[group] = carries;
+            self.closed.remove(&(kind, group));
         }
     }
 
     /// What a slot carries.
-    pub(crate) fn carried_in(&self, kind: Kind, lane: usize) -> Option<StreamId> {
-        self.by_kind(kind).get(lane).copied().flatten()
+    pub(crate) fn carried_in(&self, kind: Kind, group: usize) -> Option<StreamId> {
+        self.by_kind(kind).get(group).copied().flatten()
     }
 
     /// Whether a track has no slot, and should have one.
@@ -105,8 +105,8 @@ impl Slots {
     }
 
     /// Whether a track may be put there.
-    fn is_free(&self, kind: Kind, lane: usize) -> bool {
-        self.by_kind(kind).get(lane) == Some(&None) && !self.shut.contains(&(kind, lane))
+    fn is_free(&self, kind: Kind, group: usize) -> bool {
+        self.by_kind(kind).get(group) == Some(&None) && !self.closed.contains(&(kind, group))
     }
 
     fn by_kind(&self, kind: Kind) -> &[Option<StreamId>] {
@@ -123,11 +123,28 @@ impl Slots {
         }
     }
 
+    /// What they carry.
+    pub(crate) fn carried(&self) -> impl Iterator<Item = StreamId> {
+        self.audio.iter().chain(&self.video).flatten().copied()
+    }
+
+    /// How many there are, of both kinds.
+    pub(crate) fn len(&self) -> usize {
+        self.audio.len() + self.video.len()
+    }
+
+    /// Whether a track may be put into one of them.
+    pub(crate) fn has_free(&self) -> bool {
+        [Kind::Audio, Kind::Video]
+            .iter()
+            .any(|&kind| (0..self.by_kind(kind).len()).any(|group| self.is_free(kind, group)))
+    }
+
     fn carries(&self, stream: StreamId) -> bool {
         self.audio.contains(&Some(stream)) || self.video.contains(&Some(stream))
     }
 
-    fn lane_count(&self) -> usize {
+    fn group_count(&self) -> usize {
         self.audio.len().max(self.video.len())
     }
 }
@@ -146,26 +163,26 @@ pub(crate) fn assign(slots: &mut Slots, wishes: &[Wish]) {
 /// Puts what has no slot into those that are free.
 fn fill(slots: &mut Slots, wishes: &[Wish]) {
     let may_come = |slots: &Slots, wish: &Wish| wish.flow != Flow::Gone && slots.lacks(wish);
-    let of_lanes = |wish: &&Wish| wish.is_of_lane() && may_come(slots, wish);
-    let mut owners: Vec<PeerId> = wishes.iter().filter(of_lanes).map(|wish| wish.owner).collect();
+    let of_groups = |wish: &&Wish| wish.is_grouped() && may_come(slots, wish);
+    let mut owners: Vec<PeerId> = wishes.iter().filter(of_groups).map(|wish| wish.owner).collect();
     owners.dedup();
-    let best = |owner: &PeerId| wishes.iter().filter(|w| w.owner == *owner && w.is_of_lane()).map(rank).max();
+    let best = |owner: &PeerId| wishes.iter().filter(|w| w.owner == *owner && w.is_grouped()).map(rank).max();
     owners.sort_by_key(|owner| Reverse(best(owner)));
     for owner in owners {
-        place_in_lane(slots, wishes, owner);
+        assign_to_group(slots, wishes, owner);
     }
     let mut rest: Vec<&Wish> = wishes.iter().filter(|wish| may_come(slots, wish)).collect();
     rest.sort_by_key(|wish| Reverse(rank(wish)));
     for wish in rest {
-        place_anywhere(slots, wishes, wish);
+        assign_anywhere(slots, wishes, wish);
     }
 }
 
 /// A slot whose track gives way to a live one.
 struct Yielding {
-    lane: usize,
+    group: usize,
     flow: Flow,
-    /// Whose track is in the other slot of the lane and does not give way.
+    /// Whose track is in the other slot of the group and does not give way.
     beside: Option<PeerId>,
 }
 
@@ -173,24 +190,25 @@ impl Yielding {
     /// All of them of a kind, those of who may be gone first.
     fn of(slots: &Slots, wishes: &[Wish], kind: Kind) -> Vec<Yielding> {
         let find = |stream: Option<StreamId>| wishes.iter().find(|wish| Some(wish.stream) == stream);
-        let beside = |lane| find(slots.carried_in(other(kind), lane)).filter(|wish| !wish.yields());
+        let beside = |group| find(slots.carried_in(other(kind), group)).filter(|wish| !wish.yields());
         let places = slots.by_kind(kind).iter().enumerate();
         let yielding =
-            places.filter_map(|(lane, &stream)| Some((lane, find(stream).filter(|wish| wish.yields())?.flow)));
-        let mut yielding: Vec<Yielding> =
-            yielding.map(|(lane, flow)| Yielding { lane, flow, beside: beside(lane).map(|wish| wish.owner) }).collect();
+            places.filter_map(|(group, &stream)| Some((group, find(stream).filter(|wish| wish.yields())?.flow)));
+        let mut yielding: Vec<Yielding> = yielding
+            .map(|(group, flow)| Yielding { group, flow, beside: beside(group).map(|wish| wish.owner) })
+            .collect();
         yielding.sort_by_key(|slot| slot.flow);
         yielding
     }
 
-    /// Whether a track may come there: into another's lane no more than into a free slot of it.
+    /// Whether a track may come there: into another's group no more than into a free slot of it.
     fn is_for(&self, wish: &Wish) -> bool {
         self.beside.is_none_or(|owner| owner == wish.owner) || wish.source == Source::Screen
     }
 }
 
 /// Puts one live track that has no slot where a silent one is; false if there is none, or no such place. With it goes what
-/// is silent beside it: the lane has another owner now.
+/// is silent beside it: the group has another owner now.
 fn displace(slots: &mut Slots, wishes: &[Wish]) -> bool {
     let mut lacking: Vec<&Wish> = wishes.iter().filter(|wish| wish.is_live() && slots.lacks(wish)).collect();
     if lacking.is_empty() {
@@ -203,13 +221,13 @@ fn displace(slots: &mut Slots, wishes: &[Wish]) -> bool {
         let yielding = of_kind(kind_of(wish.source)).iter().find(|yielding| yielding.is_for(wish))?;
         Some((**wish, yielding))
     };
-    let Some((wish, Yielding { lane, beside, .. })) = lacking.iter().find_map(place) else { return false };
+    let Some((wish, Yielding { group, beside, .. })) = lacking.iter().find_map(place) else { return false };
     let kind = kind_of(wish.source);
-    slots.of(kind)[*lane] = Some(wish.stream);
+    slots.of(kind)[*group] = Some(wish.stream);
     let is_strangers = |stream: &StreamId| wishes.iter().any(|w| w.stream == *stream && w.owner != wish.owner);
     if beside.is_none()
         && let Some(stream) =
-            slots.of(other(kind)).get_mut(*lane).filter(|stream| stream.as_ref().is_some_and(is_strangers))
+            slots.of(other(kind)).get_mut(*group).filter(|stream| stream.as_ref().is_some_and(is_strangers))
     {
         *stream = None;
     }
@@ -229,14 +247,14 @@ pub(crate) fn assign_named(slots: &mut Slots, wishes: &[Wish], named: &[Option<P
     let mut seen = BTreeSet::new();
     let owners: Vec<Option<PeerId>> = named.iter().map(|owner| owner.filter(|&owner| seen.insert(owner))).collect();
     for kind in [Kind::Audio, Kind::Video] {
-        let shut = slots.shut.clone();
-        for (k, slot) in slots.of(kind).iter_mut().enumerate().filter(|(k, _)| !shut.contains(&(kind, *k))) {
+        let closed = slots.closed.clone();
+        for (k, slot) in slots.of(kind).iter_mut().enumerate().filter(|(k, _)| !closed.contains(&(kind, *k))) {
             let owner = owners.get(k).copied().flatten();
             let of_owner =
                 wishes.iter().filter(|w| Some(w.owner) == owner && kind_of(w.source) == kind && w.wants_slot());
             // A screen is shown while the camera is off; of several alike, the first.
             let best =
-                of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, !w.yields(), w.is_of_lane(), Reverse(*n)));
+                of_owner.enumerate().max_by_key(|(n, w)| (w.is_active, !w.yields(), w.is_grouped(), Reverse(*n)));
             *slot = best.map(|(_, wish)| wish.stream);
         }
     }
@@ -252,7 +270,7 @@ fn release(slots: &mut Slots, wishes: &[Wish]) {
 }
 
 /// Who goes first when slots are short.
-fn rank(wish: &Wish) -> u8 {
+pub(crate) fn rank(wish: &Wish) -> u8 {
     match (wish.source, wish.is_active) {
         _ if wish.yields() => 0,
         (Source::Screen, _) => 4,
@@ -262,47 +280,47 @@ fn rank(wish: &Wish) -> u8 {
     }
 }
 
-/// Puts an owner's first microphone and first camera side by side: into the lane it has, or into a fresh one.
-fn place_in_lane(slots: &mut Slots, wishes: &[Wish], owner: PeerId) {
+/// Puts an owner's first microphone and first camera side by side: into the group it has, or into a fresh one.
+fn assign_to_group(slots: &mut Slots, wishes: &[Wish], owner: PeerId) {
     let first = |source| wishes.iter().find(|w| w.owner == owner && w.source == source).map(|w| w.stream);
     let (microphone, camera) = (first(Source::Microphone), first(Source::Camera));
-    let lane_of = |slots: &[Option<StreamId>], stream: Option<StreamId>| {
+    let group_of = |slots: &[Option<StreamId>], stream: Option<StreamId>| {
         slots.iter().position(|slot| stream.is_some() && *slot == stream)
     };
-    let lane = lane_of(&slots.audio, microphone)
-        .or_else(|| lane_of(&slots.video, camera))
-        .or_else(|| fresh_lane(slots, microphone.is_some(), camera.is_some()));
-    let Some(lane) = lane else { return };
+    let group = group_of(&slots.audio, microphone)
+        .or_else(|| group_of(&slots.video, camera))
+        .or_else(|| empty_group_for(slots, microphone.is_some(), camera.is_some()));
+    let Some(group) = group else { return };
     for (kind, stream) in [(Kind::Audio, microphone), (Kind::Video, camera)] {
         let Some(stream) = stream.filter(|&stream| !slots.carries(stream)) else { continue };
-        if slots.is_free(kind, lane) {
-            slots.of(kind)[lane] = Some(stream);
+        if slots.is_free(kind, group) {
+            slots.of(kind)[group] = Some(stream);
         }
     }
 }
 
-/// The first lane with nothing in it, preferably one that has a slot for everything that is to go there.
-fn fresh_lane(slots: &Slots, needs_audio: bool, needs_video: bool) -> Option<usize> {
-    let is_empty = |lane: &usize| {
-        slots.audio.get(*lane).is_none_or(Option::is_none) && slots.video.get(*lane).is_none_or(Option::is_none)
+/// The first group with nothing in it, preferably one that has a slot for everything that is to go there.
+fn empty_group_for(slots: &Slots, needs_audio: bool, needs_video: bool) -> Option<usize> {
+    let is_empty = |group: &usize| {
+        slots.audio.get(*group).is_none_or(Option::is_none) && slots.video.get(*group).is_none_or(Option::is_none)
     };
-    let has = |lane: usize, needs: bool, kind: Kind| needs && slots.is_free(kind, lane);
-    let fits = |lane: &usize| {
-        has(*lane, needs_audio, Kind::Audio) == needs_audio && has(*lane, needs_video, Kind::Video) == needs_video
+    let has = |group: usize, needs: bool, kind: Kind| needs && slots.is_free(kind, group);
+    let fits = |group: &usize| {
+        has(*group, needs_audio, Kind::Audio) == needs_audio && has(*group, needs_video, Kind::Video) == needs_video
     };
-    let is_of_use = |lane: &usize| has(*lane, needs_audio, Kind::Audio) || has(*lane, needs_video, Kind::Video);
-    let empty = || (0..slots.lane_count()).filter(is_empty);
+    let is_of_use = |group: &usize| has(*group, needs_audio, Kind::Audio) || has(*group, needs_video, Kind::Video);
+    let empty = || (0..slots.group_count()).filter(is_empty);
     empty().find(fits).or_else(|| empty().find(is_of_use))
 }
 
 /// Puts a track where it disturbs nobody's lip sync; a screen, if need be, where it does, or in a camera's place.
-fn place_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
+fn assign_anywhere(slots: &mut Slots, wishes: &[Wish], wish: &Wish) {
     let kind = kind_of(wish.source);
     let is_screen = wish.source == Source::Screen;
     let owner_of = |stream: StreamId| wishes.iter().find(|w| w.stream == stream).map(|w| w.owner);
     let other = other(kind);
     let partners = slots.by_kind(other).to_vec();
-    // No lane, then an empty one, then the owner's own; a stranger's only for a screen.
+    // No group, then an empty one, then the owner's own; another owner's only for a screen.
     let distance = |k: usize| match partners.get(k) {
         None => Some(0),
         Some(None) if !slots.is_free(other, k) => Some(0),
@@ -351,8 +369,8 @@ mod tests {
 
     fn empty(audio: usize, video: usize) -> Slots {
         let mut slots = Slots::default();
-        (0..audio).for_each(|lane| slots.insert(Kind::Audio, lane, None, false));
-        (0..video).for_each(|lane| slots.insert(Kind::Video, lane, None, false));
+        (0..audio).for_each(|group| slots.insert(Kind::Audio, group, None, false));
+        (0..video).for_each(|group| slots.insert(Kind::Video, group, None, false));
         slots
     }
 
@@ -366,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn voice_and_face_share_a_lane_and_the_screen_has_none() {
+    fn a_microphone_and_its_camera_share_a_group_and_the_screen_has_none() {
         let mut wishes = [person(1), person(2)].concat();
         let slots = assigned(empty(7, 8), &wishes);
         assert_eq!(slots.audio[..2], [Some(stream(1, Source::Microphone)), Some(stream(2, Source::Microphone))]);
@@ -380,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_named_is_in_the_slots_of_its_place_and_nobody_else_is() {
+    fn a_named_peer_is_in_the_slots_of_its_position_and_nobody_else_is() {
         let mut wishes = [person(1), person(2), person(3)].concat();
         let named = [Some(PeerId::new(3, 1)), None, Some(PeerId::new(1, 1)), Some(PeerId::new(3, 1))];
         let mut slots = empty(4, 2);
@@ -398,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_frees_a_lane_and_moves_nobody() {
+    fn a_leaving_peer_frees_its_group_and_moves_nobody() {
         let full = assigned(empty(3, 3), &[person(1), person(2), person(3)].concat());
         let without = assigned(full.clone(), &[person(1), person(3)].concat());
         assert_eq!((without.audio[1], without.video[1]), (None, None));
@@ -409,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_microphone_keeps_its_lane_from_strangers_cameras() {
+    fn a_microphone_keeps_cameras_of_others_out_of_its_group() {
         let wishes = [wish(1, Source::Microphone, true), wish(2, Source::Camera, true)];
         let slots = assigned(empty(2, 2), &wishes);
         assert_eq!(slots.audio[0], Some(stream(1, Source::Microphone)));
@@ -431,33 +449,33 @@ mod tests {
         assert_eq!(after.video, [Some(stream(1, Source::Camera)), Some(stream(2, Source::Camera))]);
     }
 
-    /// Three lanes of which the first hears nothing now and the second has no picture.
-    fn partly_shut() -> Slots {
+    /// Three groups of which the first has no audio slot now and the second no video slot.
+    fn partly_closed() -> Slots {
         let mut slots = empty(3, 3);
         for place in [(Kind::Audio, 0), (Kind::Video, 1)] {
-            slots.shut.insert(place);
+            slots.closed.insert(place);
         }
         slots
     }
 
     #[test]
-    fn what_is_shut_carries_nothing_and_moves_nobody() {
+    fn a_paused_slot_carries_nothing_and_moves_nobody() {
         let wishes = [person(1), person(2)].concat();
-        let slots = assigned(partly_shut(), &wishes);
+        let slots = assigned(partly_closed(), &wishes);
         assert_eq!(slots.audio, [None, Some(stream(2, Source::Microphone)), Some(stream(1, Source::Microphone))]);
         assert_eq!(slots.video, [Some(stream(2, Source::Camera)), None, Some(stream(1, Source::Camera))]);
         let mut opened = slots;
-        opened.shut.clear();
+        opened.closed.clear();
         let after = assigned(opened.clone(), &wishes);
         assert_eq!(after, opened, "who is somewhere stays there");
-        let mut named = partly_shut();
+        let mut named = partly_closed();
         assign_named(&mut named, &wishes, &[Some(PeerId::new(2, 1)), Some(PeerId::new(1, 1))]);
         assert_eq!(named.audio, [None, Some(stream(1, Source::Microphone)), None]);
         assert_eq!(named.video, [Some(stream(2, Source::Camera)), None, None]);
     }
 
     #[test]
-    fn a_lane_that_nobody_opened_is_shut() {
+    fn a_group_without_a_slot_is_closed() {
         let mut slots = Slots::default();
         slots.insert(Kind::Video, 2, None, false);
         assert_eq!(
@@ -475,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_one_gives_its_lane_to_a_live_one_and_keeps_it_while_nobody_else_comes() {
+    fn a_silent_track_gives_its_slot_to_a_live_one_and_keeps_it_while_nobody_needs_it() {
         for flow in [Flow::Silent, Flow::Gone] {
             let full = assigned(empty(1, 1), &person(1));
             let alone = assigned(full.clone(), &person_who_is(1, flow));
@@ -484,13 +502,13 @@ mod tests {
             let after = assigned(full.clone(), &both);
             let of_two = [Some(stream(2, Source::Microphone)), Some(stream(2, Source::Camera))];
             assert_eq!([after.audio[0], after.video[0]], of_two, "{flow:?}");
-            // Heard again, the first waits: nobody is moved back and forth.
+            // When it sends again, the first waits: nobody is moved back and forth.
             assert_eq!(assigned(after.clone(), &[person(1), person(2)].concat()), after);
         }
     }
 
     #[test]
-    fn a_newcomer_gets_the_live_ones_and_never_who_may_be_gone() {
+    fn a_newcomer_gets_live_tracks_and_never_those_of_peers_that_may_be_gone() {
         let room = [person_who_is(1, Flow::Gone), person(2)].concat();
         let one = assigned(empty(1, 1), &room);
         assert_eq!(
@@ -507,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_voice_keeps_its_lane_though_the_face_beside_it_is_silent() {
+    fn a_live_microphone_keeps_its_group_though_the_camera_beside_it_is_silent() {
         let mut room = [person(1), person(2)].concat();
         room[1].flow = Flow::Silent;
         let full = assigned(empty(1, 1), &person(1));

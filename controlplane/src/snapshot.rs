@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::id::{SlotId, StreamId};
-use proto::plane::{SlotTally, StreamTally};
-use proto::signal::{PeerInfo, PeerState, SlotInfo};
+use proto::id::{PeerId, SlotId, StreamId};
+use proto::plane::{PeerTally, SlotTally, StreamTally};
+use proto::signal::{Kind, PeerInfo, PeerState, SlotInfo};
 use serde::Serialize;
 
 use crate::policy::{RoomPolicy, VideoCodecs};
@@ -22,6 +22,10 @@ pub struct Snapshot {
     pub peers_max: u32,
     /// Bandwidth of a client in such a room, bit/s.
     pub client_bps_max: u32,
+    /// Peers that a room's own admin may let it admit.
+    pub room_peers_ceiling: u32,
+    /// Bandwidth of a client that it may allow, bit/s.
+    pub room_client_bps_ceiling: u32,
     /// Codecs of video of such a room.
     pub codecs: VideoCodecs,
     /// Signalling sockets open, with and without a peer.
@@ -45,6 +49,8 @@ pub struct WorkerSnapshot {
     pub busy_permille: u32,
     /// Objects whose desired state is not sent yet.
     pub pending: usize,
+    /// Batches of commands that were sent and have not taken effect yet.
+    pub batches_in_flight: u64,
 }
 
 /// One room.
@@ -66,6 +72,10 @@ pub struct PeerSnapshot {
     /// Id, name and tracks, as other peers see it.
     #[serde(flatten)]
     pub info: PeerInfo,
+    /// What stands for the token that it came by.
+    pub token: Option<String>,
+    /// And for those that made it, the oldest first.
+    pub made_by: Vec<String>,
     /// How far its transport is.
     pub state: PeerState,
     /// Whether it has a signalling socket now.
@@ -78,17 +88,30 @@ pub struct PeerSnapshot {
     pub slots_used: usize,
 }
 
-/// A peer with what it has on its worker, whose tallies say what flows.
+/// A peer with the ids of what it has on its worker, whose tallies say what flows.
 #[derive(Clone, PartialEq, Debug)]
-pub struct PeerPlaces {
+pub struct PeerIds {
     /// Its worker.
     pub worker: usize,
+    /// Its id there.
+    pub id: PeerId,
     /// The peer.
     pub peer: PeerSnapshot,
-    /// The streams of its tracks, in their order.
-    pub streams: Vec<StreamId>,
+    /// The streams of its tracks, in their order: of each one, or one for each encoding.
+    pub streams: Vec<Vec<StreamId>>,
     /// Its slots that carry a track, and what they carry.
     pub slots: Vec<(SlotId, SlotInfo)>,
+}
+
+/// What a peer's link is judged by, on its worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkIds {
+    /// Which peer.
+    pub peer: PeerId,
+    /// The streams of its tracks.
+    pub streams: Vec<StreamId>,
+    /// Its slots that carry a track, and the streams of those tracks, perhaps on another worker.
+    pub slots: Vec<(SlotId, Kind, Vec<StreamId>)>,
 }
 
 /// A peer with what flows.
@@ -96,13 +119,33 @@ pub struct PeerPlaces {
 pub struct PeerMeasured {
     /// The peer.
     pub peer: PeerSnapshot,
+    /// What its path carries towards it; nothing before the worker has said it.
+    pub path: Option<PeerTally>,
     /// What comes in each of its tracks, in their order; nothing before the worker has said it.
     pub streams: Vec<Option<StreamTally>>,
     /// Its slots that carry a track, and what goes through them.
     pub slots: Vec<(SlotInfo, Option<SlotTally>)>,
 }
 
-/// Counts since the engine began; all only grow.
+/// What comes in all encodings of a track together; nothing if it is not known of any.
+pub fn together(tallies: impl Iterator<Item = StreamTally>) -> Option<StreamTally> {
+    tallies.reduce(|all, one| StreamTally {
+        stream: all.stream,
+        packets: all.packets.saturating_add(one.packets),
+        bytes: all.bytes.saturating_add(one.bytes),
+        expected: all.expected.saturating_add(one.expected),
+        repaired: all.repaired.saturating_add(one.repaired),
+        nacks: all.nacks.saturating_add(one.nacks),
+        keyframe_requests: all.keyframe_requests.saturating_add(one.keyframe_requests),
+        policed: all.policed.saturating_add(one.policed),
+        window_us: all.window_us.max(one.window_us),
+        window_packets: all.window_packets.saturating_add(one.window_packets),
+        window_bytes: all.window_bytes.saturating_add(one.window_bytes),
+        window_expected: all.window_expected.saturating_add(one.window_expected),
+    })
+}
+
+/// Counts since the engine began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Totals {
     /// Peers whose offer was answered.
@@ -115,7 +158,7 @@ pub struct Totals {
     pub gave_way: u64,
     /// Offers answered by an error.
     pub offers_refused: u64,
-    /// Further offers of peers that were in, answered.
+    /// Subsequent offers of peers that were in, answered.
     pub renegotiated: u64,
     /// Sessions resumed on a new socket.
     pub resumed: u64,
@@ -129,6 +172,35 @@ pub struct Totals {
     pub handshakes_failed: u64,
     /// Hellos passed over by the limits on handshakes.
     pub handshakes_passed_over: u64,
+    /// Hellos passed over because their room had its part of the handshakes.
+    pub handshakes_over_share: u64,
     /// Commands that a worker refused.
     pub commands_refused: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_several_encodings_is_added_up() {
+        let of = |n: u64, window_us| StreamTally {
+            stream: StreamId::new(n as u32, 1),
+            packets: n,
+            bytes: 10 * n,
+            expected: n + 1,
+            repaired: 1,
+            nacks: n,
+            keyframe_requests: 2,
+            policed: 0,
+            window_us,
+            window_packets: n,
+            window_bytes: 10 * n,
+            window_expected: u64::MAX,
+        };
+        let all = together([of(3, 50), of(4, 90), of(5, 0)].into_iter()).unwrap();
+        assert_eq!((all.stream.index, all.packets, all.bytes, all.expected), (3, 12, 120, 15));
+        assert_eq!((all.window_us, all.window_packets, all.window_expected), (90, 12, u64::MAX));
+        assert_eq!(together(std::iter::empty()), None);
+    }
 }

@@ -1,11 +1,10 @@
 //! A STUN server (RFC 8489) on UDP: tells a client from which address its datagrams come, so that a call needs no
 //! third party. Basic Binding requests only; there is no authentication and no TURN (docs/RFC.md).
 //!
-//! Whoever can forge source addresses could have answers sent to somebody else. An answer is at most about three
+//! An attacker that can forge source addresses could have answers sent to somebody else. An answer is at most about three
 //! times its request (RFC 8489 wants at least 32 bytes for 20), so what bounds the harm is the rate: for each
 //! network and in all.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,21 +12,24 @@ use std::time::Instant;
 use proto::stun::{ErrorCode, Message, Writer};
 use tokio::net::UdpSocket;
 
+use crate::rates::{self, Rule, Verdict};
+
 /// Longest answer, bytes: an error with its reason, the unknown attributes and FINGERPRINT.
 const ANSWER_LEN_MAX: usize = 256;
 
 /// Longest request that is read, bytes; browsers send 20 to 28.
 const REQUEST_LEN_MAX: usize = 576;
 
-/// Networks that are told apart. More share a bucket by chance, and then their rate.
-const BUCKETS: usize = 4096;
+/// Answers a second that a network has even while all together want more than `total`. A client asks once or twice for a call.
+const ASSURED: u32 = 8;
 
 /// How many answers are given per second, with a burst of as many.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rates {
     /// To one network: an IPv4 /24 or an IPv6 /48. A client asks a few times per call, and a network may be an office.
     pub per_network: u32,
-    /// To all together.
+    /// To all together. When it is used up, the networks that had most wait first; one that had fewer than 8 in the last second does
+    /// not, because networks can be forged, and forged ones must not cost an honest one its answer.
     pub total: u32,
 }
 
@@ -44,24 +46,26 @@ pub struct Counts {
     refused: AtomicU64,
     ignored: AtomicU64,
     limited: AtomicU64,
+    crowded: AtomicU64,
 }
 
 impl Counts {
     /// Each fate with its count: `answered` with an address, `refused` with an error, `ignored` as no Binding
-    /// request, `limited` by the rates.
-    pub fn read(&self) -> [(&'static str, u64); 4] {
+    /// request, `limited` by the rate of its network, `crowded` by that of all.
+    pub fn read(&self) -> [(&'static str, u64); 5] {
         [
             ("answered", self.answered.load(Ordering::Relaxed)),
             ("refused", self.refused.load(Ordering::Relaxed)),
             ("ignored", self.ignored.load(Ordering::Relaxed)),
             ("limited", self.limited.load(Ordering::Relaxed)),
+            ("crowded", self.crowded.load(Ordering::Relaxed)),
         ]
     }
 }
 
 /// Answers requests for ever.
 pub async fn serve(socket: UdpSocket, rates: Rates, counts: &Counts) {
-    let mut limiter = Limiter::new(rates, Instant::now());
+    let mut limiter = limiter(rates);
     let mut request = [0; REQUEST_LEN_MAX];
     let mut answer = [0; ANSWER_LEN_MAX];
     loop {
@@ -70,9 +74,12 @@ pub async fn serve(socket: UdpSocket, rates: Rates, counts: &Counts) {
         let reply = respond(&request[..len], source, &mut answer);
         let (count, len) = match reply {
             Reply::None => (&counts.ignored, None),
-            _ if !limiter.allow(source.ip(), Instant::now()) => (&counts.limited, None),
-            Reply::Address(len) => (&counts.answered, Some(len)),
-            Reply::Error(len) => (&counts.refused, Some(len)),
+            Reply::Address(len) | Reply::Error(len) => match limiter.take(Instant::now(), &network(source.ip())) {
+                Verdict::OwnerLimited => (&counts.limited, None),
+                Verdict::TotalLimited => (&counts.crowded, None),
+                Verdict::Granted if reply == Reply::Address(len) => (&counts.answered, Some(len)),
+                Verdict::Granted => (&counts.refused, Some(len)),
+            },
         };
         count.fetch_add(1, Ordering::Relaxed);
         if let Some(len) = len {
@@ -105,52 +112,10 @@ fn respond(datagram: &[u8], source: SocketAddr, out: &mut [u8; ANSWER_LEN_MAX]) 
     answer.fingerprint().finish().map_or(Reply::None, Reply::Error)
 }
 
-/// Token buckets in a table of fixed size, found by a keyed hash that no sender can predict.
-struct Limiter {
-    rates: Rates,
-    networks: Vec<Bucket>,
-    all: Bucket,
-    hasher: RandomState,
-}
-
-impl Limiter {
-    fn new(rates: Rates, now: Instant) -> Limiter {
-        Limiter {
-            rates,
-            networks: vec![Bucket::full(rates.per_network, now); BUCKETS],
-            all: Bucket::full(rates.total, now),
-            hasher: RandomState::new(),
-        }
-    }
-
-    fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
-        let at = self.hasher.hash_one(network(source)) as usize % BUCKETS;
-        // The network's bucket first, so that one network cannot empty the other for everybody.
-        self.networks[at].take(self.rates.per_network, now) && self.all.take(self.rates.total, now)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Bucket {
-    left: f32,
-    at: Instant,
-}
-
-impl Bucket {
-    fn full(rate: u32, now: Instant) -> Bucket {
-        Bucket { left: rate as f32, at: now }
-    }
-
-    fn take(&mut self, rate: u32, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.at).as_secs_f32() * rate as f32;
-        self.left = (self.left + earned).min(rate as f32);
-        self.at = now;
-        let has_any = self.left >= 1.0;
-        if has_any {
-            self.left -= 1.0;
-        }
-        has_any
-    }
+/// What the networks share.
+fn limiter(Rates { per_network, total }: Rates) -> rates::Rates {
+    let rule = Rule { per_owner: per_network, total, assured: ASSURED.min(per_network) };
+    rates::Rates::with_random_seed(rule, rates::CELLS_IF_FORGED)
 }
 
 /// What one owner of addresses usually has: an IPv4 /24, an IPv6 /48.
@@ -167,24 +132,47 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_network_that_floods_is_limited_and_the_others_are_not() {
-        let now = Instant::now();
-        let mut limiter = Limiter::new(Rates { per_network: 10, total: 100 }, now);
-        let allowed = (0..50).filter(|i| limiter.allow(IpAddr::from([192, 0, 2, *i]), now)).count();
-        assert_eq!(allowed, 10);
-        let others = (0..50).filter(|i| limiter.allow(IpAddr::from([10, 0, *i, 1]), now)).count();
-        assert!(others >= 45, "{others} of 50"); // Two of them may share a bucket with the flood, not most.
-        assert!(limiter.allow(IpAddr::from([192, 0, 2, 1]), now + Duration::from_millis(150)));
-        assert!(!limiter.allow(IpAddr::from([192, 0, 2, 1]), now + Duration::from_millis(150)));
+    fn allow(limiter: &mut rates::Rates, source: [u8; 4], now: Instant) -> bool {
+        limiter.take(now, &network(source.into())) == Verdict::Granted
     }
 
     #[test]
-    fn all_together_have_a_limit() {
+    fn a_network_that_floods_is_limited_and_the_others_are_not() {
         let now = Instant::now();
-        let mut limiter = Limiter::new(Rates { per_network: 10, total: 20 }, now);
-        let allowed = (0..=255).filter(|i| limiter.allow(IpAddr::from([10, 0, *i, 1]), now)).count();
-        assert_eq!(allowed, 20);
+        let mut limiter = limiter(Rates { per_network: 10, total: 100 });
+        let allowed = (0..50).filter(|i| allow(&mut limiter, [192, 0, 2, *i], now)).count();
+        assert_eq!(allowed, 10);
+        assert!((0..50).all(|i| allow(&mut limiter, [10, 0, i, 1], now)));
+        assert!(allow(&mut limiter, [192, 0, 2, 1], now + Duration::from_millis(150)));
+        assert!(!allow(&mut limiter, [192, 0, 2, 1], now + Duration::from_millis(150)));
+    }
+
+    #[test]
+    fn all_together_have_a_limit_and_who_had_most_waits_first() {
+        let now = Instant::now();
+        let mut limiter = limiter(Rates { per_network: 100, total: 200 });
+        let mut had = [0; 20];
+        for _ in 0..100 {
+            for network in 0..20 {
+                had[usize::from(network)] += u32::from(allow(&mut limiter, [10, 0, network, 1], now));
+            }
+        }
+        assert!(had.iter().all(|&had| (8..=12).contains(&had)), "{had:?}");
+        assert!(allow(&mut limiter, [192, 0, 2, 1], now), "who had nothing is answered");
+    }
+
+    #[test]
+    fn forged_networks_do_not_cost_an_honest_one_its_answer() {
+        let (begun, mut limiter) = (Instant::now(), limiter(Rates::default()));
+        let mut answered = 0;
+        for forged in 0..250_000u32 {
+            let now = begun + Duration::from_micros(20 * u64::from(forged)); // 50,000 a second
+            allow(&mut limiter, (forged << 8).to_be_bytes(), now);
+            if forged % 25_000 == 24_999 {
+                answered += u32::from(allow(&mut limiter, [203, 0, 113, 7], now));
+            }
+        }
+        assert_eq!(answered, 10);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! TLS of the doors: the certificate and key that the operator names, checked when they are read, and read again when
+//! TLS of the HTTP server: the certificate and key that the operator names, checked when they are read, and read again when
 //! the files change, so that a renewed certificate needs no restart.
 //!
 //! New connections get the new pair, those that are open keep what they agreed on. A new pair that is no good leaves
 //! the old one in force; the log says so once and a metric counts it. The cryptography is `rustls` over `ring`
-//! (docs/decisions/0011-tls.md). The doors speak HTTP/1.1 alone, and say so by ALPN (RFC 7301): a WebSocket needs no more.
+//! (docs/decisions/0011-tls.md). The server has HTTP/1.1 alone, and say so by ALPN (RFC 7301): a WebSocket needs no more.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -243,7 +243,7 @@ pub struct Figures {
 pub enum Fate {
     /// HTTP can begin.
     Completed,
-    /// The other side broke off, or does not speak TLS as we do.
+    /// The other side broke off, or has no version or cipher of TLS that we have.
     Failed,
     /// It took too long.
     TimedOut,
@@ -305,7 +305,7 @@ impl Tls {
         Arc::new(config)
     }
 
-    /// Reads the files again if they have changed, or `is_asked` by an operator, who wants to hear of it at once.
+    /// Reads the files again if they have changed, or `is_asked` by an operator, who wants to know at once.
     pub fn refresh(&self, is_asked: bool) {
         let stamp = Stamp::of(&self.files); // Before they are read: a change meanwhile shows at the next look.
         let (seen, trouble) = {

@@ -4,7 +4,9 @@ mod world;
 
 use std::time::Duration;
 
-use controlplane::engine::{Ask, Denial, Engine, Grant, Order, Reply, RoomPolicy, Settings};
+use controlplane::engine::{
+    Engine, Grant, OperatorRequest, ResourceError, ResourceReply, ResourceRequest, RoomPolicy, Settings,
+};
 use proto::plane::{Event, PeerResumed, StreamResumed};
 use proto::signal::{ClientSignal, ErrorCode, PeerState, ServerSignal};
 use world::{Client, PAGE, World, grant, is_state, page_tracks};
@@ -35,13 +37,13 @@ fn crash(world: &mut World, client: &Client) {
 }
 
 /// A resource, connected.
-fn resource(world: &mut World, grant: Grant) -> Result<(Client, String), Denial> {
+fn resource(world: &mut World, grant: Grant) -> Result<(Client, String), ResourceError> {
     let mut client = world.guest("elsewhere", grant.clone());
     world.close(client.socket);
     let sdp = world::with_fingerprint(PAIR, &client.identity);
-    let reply = world.engine.ask(world.now, Ask::Open { room: "blue".into(), grant, from: Vec::new(), sdp })?;
+    let reply = world.ask(ResourceRequest::Open { room: "blue".into(), grant, from: Vec::new(), sdp })?;
     world.carry();
-    let Reply::Opened { resource, sdp, tag, .. } = reply else { panic!("{reply:?}") };
+    let ResourceReply::Opened { resource, sdp, tag, .. } = reply else { panic!("{reply:?}") };
     client.answer = sdp;
     let opens = world.worker().peers.values().map(|peer| peer.open);
     client.peer = opens.filter(|open| open.ufrag == tag.as_bytes()).map(|open| open.peer).next();
@@ -242,8 +244,8 @@ fn an_encoder_that_was_killed_is_replaced_when_it_is_back() {
     world.streams_silent(&former);
     assert_eq!(comings(&mut world, ada.socket), ["-\"replaced\""]);
     assert_eq!(ids(&world.engine, "blue").len(), 2);
-    let close = Ask::Close { room: "blue".into(), resource: former_resource };
-    assert!(matches!(world.engine.ask(world.now, close), Ok(Reply::Closed)), "its DELETE is answered all the same");
+    let close = ResourceRequest::Close { room: "blue".into(), resource: former_resource };
+    assert!(matches!(world.ask(close), Ok(ResourceReply::Closed)), "its DELETE is answered all the same");
 }
 
 #[test]
@@ -295,7 +297,7 @@ fn a_locked_room_stays_as_it_is() {
     let mut world = World::new();
     let ada = come(&mut world, "blue", by("a", "Ada")).unwrap();
     let policy = RoomPolicy { locked: true, ..RoomPolicy::default() };
-    world.engine.administer(Order::SetRoom { room: "blue".into(), policy }).unwrap();
+    world.operate(OperatorRequest::SetRoom { room: "blue".into(), policy }).unwrap();
     crash(&mut world, &ada);
     world.fall_silent(&ada);
     assert_eq!(come(&mut world, "blue", by("a", "Ada")).err(), Some(ErrorCode::RoomLocked));

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use controlplane::auth::{
-    Claims, KEY_FILE, KEY_LEN, KEYS_FOLDER, KeyError, LEEWAY_S, RELOAD_INTERVAL, TIME_MAX_S, TokenError, TokenKey,
-    TokenKeys, is_room_name,
+    Claims, KEY_FILE, KEY_LEN, KEYS_FOLDER, KeyError, LEEWAY_S, MAKERS_MAX, RELOAD_INTERVAL, TIME_MAX_S, TTL_MAX_S,
+    TokenError, TokenKey, TokenKeys, is_room_name,
 };
 use proptest::prelude::*;
 use ring::hmac;
@@ -39,6 +39,9 @@ fn token_by_hand(header: &str, claims: &serde_json::Value, secret: &[u8]) -> Str
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
     format!("{text}.{}", base64url(tag.as_ref()))
 }
+
+/// What is kept of a token that made another one.
+const MAKER: &str = "0123456789abcdef.0123456789abcdef.1795415232.*";
 
 /// A folder of its own, removed at the end.
 struct Folder(PathBuf);
@@ -102,6 +105,8 @@ fn each_refusal_has_its_name() {
         (token_by_hand(r#"{"alg":"HS384"}"#, &good, &SECRET), "token_algorithm"),
         (token_by_hand(r#"{"alg":"RS256"}"#, &good, &SECRET), "token_algorithm"),
         (token_by_hand(r#"{"alg":"ES256"}"#, &good, &SECRET), "token_algorithm"),
+        (token_by_hand(r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, &good, &SECRET), "token_critical"),
+        (token_by_hand(r#"{"alg":"HS256","crit":[]}"#, &good, &SECRET), "token_critical"),
         (with("exp", json!(now() - LEEWAY_S - 5)), "token_expired"),
         (with("nbf", json!(now() + LEEWAY_S + 5)), "token_immature"),
         (with("exp", json!("soon")), "token_claims"),
@@ -142,9 +147,16 @@ fn times_may_have_a_fraction() {
     assert_eq!(with("nbf", json!(now + leeway + 5.5)), Err("token_immature"));
     assert_eq!(with("nbf", json!(now + leeway / 2.0 + 0.5)), Ok(()), "within the leeway");
     assert_eq!(with("nbf", json!(-3)), Ok(()));
-    assert_eq!(with("iat", json!(-3.5)), Ok(()), "long ago");
+    assert_eq!(with("iat", json!(-3.5)), Err("token_claims"), "it lasts for too long");
     assert_eq!(with("exp", json!(1.5e9)), Err("token_expired"));
-    assert_eq!(with("exp", json!(9.5e11)), Ok(()));
+    assert_eq!(with("exp", json!(now + TTL_MAX_S as f64 - 5.5)), Ok(()));
+    assert_eq!(
+        with("exp", json!(now + TTL_MAX_S as f64 + 5.5)),
+        Err("token_claims"),
+        "longer than a revocation is kept"
+    );
+    assert_eq!(with("iat", json!(now + leeway + 5.5)), Err("token_immature"), "it would escape from revocations");
+    assert_eq!(with("iat", json!(now + leeway / 2.0 + 0.5)), Ok(()), "within the leeway");
     for absent in ["iat", "nbf", "jti", "aud", "publish", "admin"] {
         assert_eq!(with(absent, json!(null)), Ok(()), "null counts as absent: {absent}");
     }
@@ -191,6 +203,10 @@ fn a_refusal_names_the_claim() {
         ("subscribe", Some(json!(1)), "subscribe is neither true nor false"),
         ("admin", Some(json!("false")), "admin is neither true nor false"),
         ("jti", Some(json!(17)), "jti is not a string"),
+        ("exp", Some(json!(now() + TTL_MAX_S + 60)), "exp is more than 366 days after iat"),
+        ("made_by", Some(json!(["ab"])), "made_by is not what this server writes"),
+        ("made_by", Some(json!("ab")), "made_by is not what this server writes"),
+        ("made_by", Some(json!(vec![MAKER; MAKERS_MAX + 1])), "made_by is not what this server writes"),
         ("aud", Some(json!("another")), "aud is for somebody else"),
         ("aud", Some(json!(["a", "b"])), "aud is for somebody else"),
     ] {
@@ -316,4 +332,22 @@ fn a_further_key_that_is_wrong_is_refused_with_advice() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = TokenKeys::load_or_create(&folder.0).unwrap_err();
     assert!(error.to_string().contains("chmod 600"), "{error}");
+}
+
+#[test]
+fn a_token_made_by_a_token_does_not_outlive_it_and_names_it() {
+    let parent = Claims { admin: true, ..Claims::new("*", "backend", 5) };
+    let child = Claims::new("demo", "Ada", 3600).made_by(&parent, parent.as_governor()).unwrap();
+    assert_eq!(child.exp, parent.exp);
+    let read = key().verify(&key().sign(&child).unwrap()).unwrap();
+    assert_eq!(read, child);
+    assert_eq!(read.made_by[0].token, parent.identity());
+    assert!(read.made_by[0].governs_everything && !read.as_inviter().governs_everything);
+
+    let mut last = parent;
+    for _ in 0..MAKERS_MAX {
+        last = Claims::new("demo", "Ada", 60).made_by(&last, last.as_governor()).unwrap();
+    }
+    assert!(key().sign(&last).unwrap().len() < 1024, "it fits an address");
+    assert_eq!(Claims::new("demo", "Ada", 60).made_by(&last, last.as_governor()), None, "and so on, but not for ever");
 }

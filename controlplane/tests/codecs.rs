@@ -2,7 +2,7 @@
 
 mod world;
 
-use controlplane::engine::{Ask, Grant, Order, Reply, RoomPolicy};
+use controlplane::engine::{Grant, OperatorRequest, ResourceReply, ResourceRequest, RoomPolicy};
 use controlplane::policy::VideoCodecs;
 use proto::plane::{Codec, PeerLimit, RouteCodec, RouteOpen, StreamOpen};
 use proto::signal::{ClientSignal, LeaveReason, ServerSignal, VideoCodec};
@@ -152,7 +152,7 @@ fn the_codec_survives_the_socket_and_the_controlplane() {
 /// A room that is set to these codecs.
 fn set(world: &mut World, codecs: &[VideoCodec]) {
     let policy = RoomPolicy { codecs: VideoCodecs::new(codecs), ..RoomPolicy::default() };
-    world.engine.administer(Order::SetRoom { room: "blue".into(), policy }).unwrap();
+    world.operate(OperatorRequest::SetRoom { room: "blue".into(), policy }).unwrap();
     world.carry();
 }
 
@@ -223,8 +223,8 @@ fn whip(world: &mut World, name: &str) -> (String, Vec<StreamOpen>) {
     world.close(client.socket);
     let sdp = with_fingerprint(PAGE, &client.identity);
     let grant = Grant { subscribe: false, ..grant(name) };
-    let ask = Ask::Open { room: "blue".into(), grant, from: vec![], sdp };
-    let Ok(Reply::Opened { sdp, tag, .. }) = world.engine.ask(world.now, ask) else { panic!("a resource") };
+    let ask = ResourceRequest::Open { room: "blue".into(), grant, from: vec![], sdp };
+    let Ok(ResourceReply::Opened { sdp, tag, .. }) = world.ask(ask) else { panic!("a resource") };
     world.carry();
     client.peer =
         world.worker().peers.values().map(|peer| peer.open).find(|o| o.ufrag == tag.as_bytes()).map(|o| o.peer);

@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use controlplane::engine::{Input, Order, Settings};
+use controlplane::engine::{Input, OperatorRequest, Settings};
 use proptest::prelude::*;
 use proto::plane::{Command, MirrorOpen, StreamOpen, TapOpen};
 use proto::signal::{ClientSignal, LeaveReason, ServerSignal};
@@ -112,8 +112,8 @@ fn who_is_moved_stays_on_its_worker_and_is_handed_on() {
     let cyd = world.join("red", "Cyd");
     assert_ne!(bob.worker, cyd.worker);
     let relocate = |world: &mut World, from: &str, client: &Client, to: &str| {
-        let order = Order::MovePeer { room: from.into(), peer: client.id.clone(), to: to.into() };
-        world.engine.administer(order).unwrap();
+        let order = OperatorRequest::MovePeer { room: from.into(), peer: client.id.clone(), to: to.into() };
+        world.operate(order).unwrap();
         world.carry();
     };
     relocate(&mut world, "blue", &bob, "red");

@@ -4,8 +4,9 @@ mod world;
 
 use std::time::Duration;
 
-use controlplane::auth::id_of;
-use controlplane::engine::{Grant, Input, Order, Settings, SocketId};
+use controlplane::auth::{Claims, id_of};
+use controlplane::engine::{Grant, Input, OperatorRequest, Settings, SocketId};
+use controlplane::revocations::Whose;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
 use world::{Client, PAGE, World, grant, page_tracks};
 
@@ -192,11 +193,11 @@ fn one_token_is_revoked_with_who_came_by_it() {
     let of = |token: &str| Grant { token: Some(token.into()), ..grant("Ada") };
     let (first, second) = (join(&mut world, of("1")), join(&mut world, of("2")));
     world.bring(second.socket, of("3"));
-    let remove = |token: &str| Order::RemoveBearer { room: "blue".into(), token: token.into() };
-    world.engine.administer(remove("2")).unwrap();
+    let remove = |token: &str| OperatorRequest::Revoke { room: "blue".into(), whose: Whose::Token(token.into()) };
+    world.operate(remove("2")).unwrap();
     world.carry();
     assert!(world.closed.is_empty(), "nobody is in by that one any more");
-    world.engine.administer(remove("1")).unwrap();
+    world.operate(remove("1")).unwrap();
     world.carry();
     assert!(world.closed.contains(&first.socket) && !world.closed.contains(&second.socket));
 }
@@ -206,11 +207,61 @@ fn who_is_removed_by_name_is_whom_one_sees_and_whose_token_it_was() {
     let mut world = world(false);
     let studio = Grant { issued_to: Some(id_of("*")), ..grant("Studio") };
     let studio = join(&mut world, studio);
-    let named = |name: &str| Order::RemoveNamed { room: "blue".into(), name: Some(name.into()) };
-    world.engine.administer(named("Ada")).unwrap();
+    let named = |name: &str| OperatorRequest::Revoke { room: "blue".into(), whose: Whose::Name(name.into()) };
+    world.operate(named("Ada")).unwrap();
     world.carry();
     assert!(world.closed.is_empty());
-    world.engine.administer(named("*")).unwrap();
+    world.operate(named("*")).unwrap();
     world.carry();
     assert!(world.closed.contains(&studio.socket));
+}
+
+/// A child dies with its parent, also after a restart of the controlplane.
+#[test]
+fn who_came_by_a_token_that_a_revoked_one_made_goes_too() {
+    let everything = Claims { admin: true, ..Claims::new("*", "backend", 60) };
+    let host = Claims::new("blue", "Host", 60).made_by(&everything, everything.as_governor()).unwrap();
+    let guest = Claims::new("blue", "Guest", 60).made_by(&host, host.as_inviter()).unwrap();
+    let of = |claims: &Claims| Grant {
+        token: claims.id(),
+        made_by: claims.made_by.clone().into(),
+        name: claims.name.clone(),
+        ..grant("")
+    };
+    let revoke = |room: &str, whose: Whose| OperatorRequest::Revoke { room: room.into(), whose };
+    for (room, whose, goes) in [
+        ("blue", Whose::Token(host.identity()), true),
+        ("blue", Whose::Name("Host".into()), true),
+        ("blue", Whose::Name("Somebody".into()), false),
+        ("red", Whose::Token(host.identity()), false),
+        // What governs everything is out of reach for a room's admin.
+        ("blue", Whose::Token(everything.identity()), false),
+        ("blue", Whose::Name("backend".into()), false),
+        ("*", Whose::Token(everything.identity()), true),
+        ("*", Whose::Name("backend".into()), true),
+        ("*", Whose::Token(guest.identity()), true),
+    ] {
+        let mut world = world(false);
+        let (peer, other) = (join(&mut world, of(&guest)), join(&mut world, grant("Other")));
+        world.restart_controlplane();
+        let count =
+            |world: &mut World| world.engine.snapshot().rooms.iter().map(|room| room.peers.len()).sum::<usize>();
+        world.operate(revoke(room, whose.clone())).unwrap();
+        world.carry();
+        assert_eq!(count(&mut world), if goes { 1 } else { 2 }, "{room} {whose:?}");
+        assert_ne!(peer.id, other.id);
+    }
+}
+
+/// A revocation everywhere reaches peers and guests in every room.
+#[test]
+fn a_revocation_everywhere_reaches_every_room() {
+    let mut world = world(false);
+    let ada = join(&mut world, grant("Ada"));
+    let guest = world.open("green", grant("Ada"));
+    let bob = join(&mut world, grant("Bob"));
+    world.operate(OperatorRequest::Revoke { room: "*".into(), whose: Whose::Name("Ada".into()) }).unwrap();
+    world.carry();
+    assert!(world.closed.contains(&ada.socket) && world.closed.contains(&guest));
+    assert!(!world.closed.contains(&bob.socket));
 }

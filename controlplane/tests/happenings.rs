@@ -5,11 +5,11 @@ mod world;
 
 use std::time::Duration;
 
-use controlplane::engine::{Ask, Input, Order, RoomPolicy, Settings};
-use controlplane::happening::{Door, Happening, Who};
+use controlplane::engine::{Input, OperatorRequest, ResourceRequest, RoomPolicy, Settings};
+use controlplane::happening::{Access, Happening, Who};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, Source, VideoCodec};
 
-use world::{Client, World, grant};
+use world::{Client, PAGE, World, grant, page_tracks};
 
 fn watched(settings: Settings) -> World {
     let mut world = World::with(settings, 1);
@@ -27,8 +27,8 @@ fn told(world: &mut World) -> Vec<Happening> {
     happened.into_iter().filter(|happening| !matches!(happening, Happening::Connected { .. })).collect()
 }
 
-fn order(world: &mut World, order: Order) {
-    world.engine.administer(order).unwrap();
+fn order(world: &mut World, order: OperatorRequest) {
+    world.operate(order).unwrap();
     world.carry();
 }
 
@@ -38,7 +38,7 @@ fn who_comes_is_muted_moved_removed_or_leaves_is_told_once() {
     let (ada, bob) = (world.join("demo", "Ada"), world.join("demo", "Bob"));
     let joined = |who| Happening::Joined {
         who,
-        door: Door::Socket,
+        access: Access::Socket,
         worker: 0,
         codec: Some(VideoCodec::H264),
         may_publish: true,
@@ -49,10 +49,13 @@ fn who_comes_is_muted_moved_removed_or_leaves_is_told_once() {
     world.now += Duration::from_secs(7);
     let peer = &ada.id;
     for is_muted in [true, true, false] {
-        order(&mut world, Order::MuteTrack { room: "demo".into(), peer: peer.clone(), mid: "1".into(), is_muted });
+        order(
+            &mut world,
+            OperatorRequest::MuteTrack { room: "demo".into(), peer: peer.clone(), mid: "1".into(), is_muted },
+        );
     }
-    order(&mut world, Order::MovePeer { room: "demo".into(), peer: peer.clone(), to: "other".into() });
-    order(&mut world, Order::RemovePeer { room: "other".into(), peer: peer.clone() });
+    order(&mut world, OperatorRequest::MovePeer { room: "demo".into(), peer: peer.clone(), to: "other".into() });
+    order(&mut world, OperatorRequest::RemovePeer { room: "other".into(), peer: peer.clone() });
     world.say(bob.socket, ClientSignal::Leave {});
     let muted = |is_muted| Happening::Muted {
         who: who("demo", &ada, "Ada"),
@@ -82,7 +85,7 @@ fn who_comes_is_muted_moved_removed_or_leaves_is_told_once() {
 fn why_a_join_fails_is_told() {
     let mut world = watched(Settings::default());
     let full = RoomPolicy { peers_max: Some(1), ..RoomPolicy::default() };
-    order(&mut world, Order::SetRoom { room: "demo".into(), policy: full });
+    order(&mut world, OperatorRequest::SetRoom { room: "demo".into(), policy: full });
     let mut ada = world.guest("demo", grant("Ada"));
     world.offer(&mut ada, world::PAGE, world::page_tracks()).unwrap();
     for (room, name, sdp) in [("demo", "Bob", world::PAGE), ("lone", "Eve", "v=0")] {
@@ -123,10 +126,11 @@ fn who_comes_by_whip_is_told_with_the_way_and_a_lost_worker_and_a_successor_are_
     let mut world = watched(Settings::default());
     let sdp = world::PAGE.replace("a=recvonly", "a=inactive");
     let cam = controlplane::engine::Grant { subscribe: false, ..grant("Cam") };
-    world.engine.ask(world.now, Ask::Open { room: "demo".into(), grant: cam, from: Vec::new(), sdp }).unwrap();
+    world.ask(ResourceRequest::Open { room: "demo".into(), grant: cam, from: Vec::new(), sdp }).unwrap();
     world.carry();
     let joined = told(&mut world);
-    let [Happening::Joined { who, door: Door::Whip, may_publish: true, may_subscribe: false, .. }] = &joined[..] else {
+    let [Happening::Joined { who, access: Access::Whip, may_publish: true, may_subscribe: false, .. }] = &joined[..]
+    else {
         panic!("{joined:?}")
     };
     assert_eq!((who.room.as_str(), who.name.as_str()), ("demo", "Cam"));
@@ -138,4 +142,32 @@ fn who_comes_by_whip_is_told_with_the_way_and_a_lost_worker_and_a_successor_are_
     let told = told(&mut world);
     let is_lost = |h: &Happening| matches!(h, Happening::Left { reason: LeaveReason::MediaRestarted, .. });
     assert!(told.len() == 1 && told.iter().all(is_lost), "{told:?}");
+}
+
+/// Two of four handshakes are one room's part: it is named when its clients want more, and not at every hello.
+#[test]
+fn a_room_that_has_its_part_of_the_handshakes_is_named() {
+    let mut world = watched(Settings { half_open_max: 4, ..Settings::default() });
+    let mut clients: Vec<Client> = (0..5).map(|n| world.guest("greedy", grant(&format!("{n}")))).collect();
+    for client in &mut clients {
+        world.offer(client, PAGE, page_tracks()).unwrap();
+        world.check(client);
+    }
+    let hello = |world: &mut World, client: &Client| {
+        let mut dtls = controlplane::dtls::Dtls::connect(&client.identity, world.now).unwrap();
+        world.punt(client, dtls.poll_transmit().unwrap());
+    };
+    clients.iter().for_each(|client| hello(&mut world, client));
+    let over_share = |world: &mut World| -> Vec<(String, u64)> {
+        let pick = |happening| match happening {
+            Happening::HandshakesOverShare { room, count } => Some((room, count)),
+            _ => None,
+        };
+        told(world).into_iter().filter_map(pick).collect()
+    };
+    assert_eq!(over_share(&mut world), [("greedy".to_owned(), 1)]);
+    world.now += Duration::from_secs(11);
+    clients[2..].iter().for_each(|client| hello(&mut world, client));
+    let again = over_share(&mut world);
+    assert!(again.len() == 1 && again[0].1 > 3, "{again:?}");
 }

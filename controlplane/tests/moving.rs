@@ -3,22 +3,25 @@
 
 mod world;
 
-use controlplane::engine::{Ask, Grant, Order, OrderError, Reply, RoomPolicy, Settings};
+use controlplane::engine::{
+    Grant, OperatorError, OperatorRequest, ResourceReply, ResourceRequest, RoomPolicy, Settings,
+};
 use controlplane::policy::VideoCodecs;
+use controlplane::revocations::Whose;
 use proto::plane::RouteOpen;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal, Source, VideoCodec};
 
 use world::{Client, World, carried, error_of, grant, is_bye, names};
 
-fn relocate(world: &mut World, from: &str, client: &Client, to: &str) -> Result<(), OrderError> {
-    let order = Order::MovePeer { room: from.into(), peer: client.id.clone(), to: to.into() };
-    let moved = world.engine.administer(order);
+fn relocate(world: &mut World, from: &str, client: &Client, to: &str) -> Result<(), OperatorError> {
+    let order = OperatorRequest::MovePeer { room: from.into(), peer: client.id.clone(), to: to.into() };
+    let moved = world.operate(order);
     world.carry();
     moved
 }
 
 fn set_room(world: &mut World, room: &str, policy: RoomPolicy) {
-    world.engine.administer(Order::SetRoom { room: room.into(), policy }).unwrap();
+    world.operate(OperatorRequest::SetRoom { room: room.into(), policy }).unwrap();
     world.carry();
 }
 
@@ -96,7 +99,7 @@ fn the_last_one_takes_the_room_along() {
     relocate(&mut world, "red", &ada, "red").expect("it is there already");
     assert!(world.drain(ada.socket).is_empty());
     let bob = world.join("red", "Bob");
-    assert_eq!(relocate(&mut world, "red", &bob, "blue"), Err(OrderError::TooManyRooms));
+    assert_eq!(relocate(&mut world, "red", &bob, "blue"), Err(OperatorError::TooManyRooms));
     assert_eq!(pairs(&mut world, &[&ada, &bob]), [(0, 1), (1, 0)], "a refused move changes nothing");
 }
 
@@ -105,15 +108,15 @@ fn a_room_that_does_not_take_it_leaves_all_as_it_is() {
     let mut world = World::new();
     let (ada, bob) = (world.join("blue", "Ada"), world.join("blue", "Bob"));
     set_room(&mut world, "red", RoomPolicy { locked: true, ..RoomPolicy::default() });
-    assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OrderError::Locked));
+    assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OperatorError::Locked));
     let codecs = VideoCodecs::new(&[VideoCodec::Vp9]);
     set_room(&mut world, "green", RoomPolicy { codecs, ..RoomPolicy::default() });
-    assert_eq!(relocate(&mut world, "blue", &bob, "green"), Err(OrderError::OtherCodecs));
+    assert_eq!(relocate(&mut world, "blue", &bob, "green"), Err(OperatorError::OtherCodecs));
     set_room(&mut world, "red", RoomPolicy { peers_max: Some(1), ..RoomPolicy::default() });
     relocate(&mut world, "blue", &bob, "red").expect("a room that is made and empty is nobody's");
-    assert_eq!(relocate(&mut world, "blue", &ada, "red"), Err(OrderError::Full));
-    assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OrderError::NoPeer), "it is there no more");
-    assert_eq!(relocate(&mut world, "white", &bob, "red"), Err(OrderError::NoRoom));
+    assert_eq!(relocate(&mut world, "blue", &ada, "red"), Err(OperatorError::Full));
+    assert_eq!(relocate(&mut world, "blue", &bob, "red"), Err(OperatorError::NoPeer), "it is there no more");
+    assert_eq!(relocate(&mut world, "white", &bob, "red"), Err(OperatorError::NoRoom));
 }
 
 #[test]
@@ -151,11 +154,11 @@ fn a_revocation_finds_who_came_by_the_room_wherever_it_was_moved() {
     let (ada, bob) = (world.join("blue", "Ada"), world.join("red", "Bob"));
     relocate(&mut world, "blue", &ada, "red").unwrap();
     world.drain(ada.socket);
-    world.engine.administer(Order::DeleteRoom { room: "blue".into() }).expect_err("nobody is there");
-    world.engine.administer(Order::RemoveNamed { room: "blue".into(), name: Some("Bob".into()) }).unwrap();
+    world.operate(OperatorRequest::DeleteRoom { room: "blue".into() }).expect_err("nobody is there");
+    world.operate(OperatorRequest::Revoke { room: "blue".into(), whose: Whose::Name("Bob".into()) }).unwrap();
     world.carry();
     assert!(world.drain(ada.socket).is_empty());
-    world.engine.administer(Order::RemoveNamed { room: "blue".into(), name: Some("Ada".into()) }).unwrap();
+    world.operate(OperatorRequest::Revoke { room: "blue".into(), whose: Whose::Name("Ada".into()) }).unwrap();
     world.carry();
     assert!(is_bye(&world.drain(ada.socket)[0], LeaveReason::Removed, false));
     assert!(!world.drain(bob.socket).iter().any(|signal| matches!(signal, ServerSignal::Bye { .. })));
@@ -169,8 +172,8 @@ fn a_peer_with_a_resource_moves_and_its_resource_stays() {
     let mut camera = world.guest("elsewhere", grant.clone());
     world.close(camera.socket);
     let sdp = world::with_fingerprint(include_str!("offers/chromium_sendrecv.sdp"), &camera.identity);
-    let ask = Ask::Open { room: "blue".into(), grant, from: Vec::new(), sdp };
-    let Ok(Reply::Opened { resource, sdp, tag, .. }) = world.engine.ask(world.now, ask) else { panic!("opened") };
+    let ask = ResourceRequest::Open { room: "blue".into(), grant, from: Vec::new(), sdp };
+    let Ok(ResourceReply::Opened { resource, sdp, tag, .. }) = world.ask(ask) else { panic!("opened") };
     world.carry();
     let opened =
         world.worker().peers.values().find(|peer| peer.open.ufrag == tag.as_bytes()).map(|peer| peer.open.peer);
@@ -183,8 +186,8 @@ fn a_peer_with_a_resource_moves_and_its_resource_stays() {
     assert_eq!(pairs(&mut world, &[&bob, &camera]), [(1, 0)]);
     world.restart_controlplane();
     for (room, is_found) in [("green", false), ("blue", true)] {
-        let ask = Ask::Close { room: room.into(), resource: resource.clone() };
-        assert_eq!(world.engine.ask(world.now, ask).is_ok(), is_found, "{room}");
+        let ask = ResourceRequest::Close { room: room.into(), resource: resource.clone() };
+        assert_eq!(world.ask(ask).is_ok(), is_found, "{room}");
         world.carry();
     }
     assert_eq!(pairs(&mut world, &[&bob, &camera]), []);

@@ -51,6 +51,29 @@ fn the_habits_of_other_clients_are_known() {
     assert!(offer("libdatachannel").is_trickle, "ice-options with a comma");
 }
 
+/// NACK of audio is answered to who offers it, and to libwebrtc, which does not and uses it (docs/decisions/0048). Who offers
+/// neither gets what it knows.
+#[test]
+fn audio_nack_is_answered_to_those_who_use_it() {
+    let is_answered = |offer: &Offer| {
+        let answer = answer(offer);
+        let audio =
+            answer.split("m=audio").nth(1).expect("an m-section of audio").split("m=video").next().expect("text");
+        audio.contains(" nack\r\n")
+    };
+    for name in ["chromium_page", "chromium_recvonly", "firefox_page", "safari", "libwebrtc_106"] {
+        assert!(is_answered(&offer(name)), "{name}");
+    }
+    for name in ["aiortc", "werift", "ffmpeg", "gstreamer", "gstreamer_play", "libdatachannel"] {
+        assert!(!is_answered(&offer(name)), "{name}");
+    }
+    let text = fs::read_to_string(offers_dir().join("chromium_sendrecv.sdp")).unwrap();
+    let with = |from: &str, to: &str| is_answered(&parse_offer(&text.replace(from, to)).unwrap());
+    assert!(with("", ""));
+    assert!(!with("goog-remb", "x-other") && !with("a=rtcp-fb:111 transport-cc", "a=x:y"), "not the set of libwebrtc");
+    assert!(with("a=rtcp-fb:111 transport-cc", "a=rtcp-fb:111 nack"), "offered");
+}
+
 /// ffmpeg insists on being the DTLS server and has neither header extensions nor PLI.
 #[test]
 fn ffmpeg_is_called_and_known_by_its_ssrcs() {
@@ -114,7 +137,7 @@ fn answers_are_well_formed_sdp() {
                 let codecs: Vec<Codec> = ours.codecs.iter().map(|codec| codec.codec).collect();
                 let video = [Codec::H264, Codec::Vp8];
                 assert_eq!(codecs, if ours.kind == SectionKind::Audio { &[Codec::Opus][..] } else { &video });
-                assert!(!ours.has_simulcast && ours.rids.is_empty());
+                assert!(!ours.has_simulcast && ours.encodings.is_empty());
             }
         }
     }
@@ -142,7 +165,8 @@ fn our_page_has_three_senders_and_fifteen_slots() {
     let vp8 = choose_codecs(&offer.sections[1], &VIDEOS)[1];
     assert_eq!((vp8.codec, vp8.pt, vp8.rtx_pt, vp8.feedback), (Codec::Vp8, 96, Some(97), video.feedback));
     let audio = choose_codec(&offer.sections[0]).unwrap();
-    assert_eq!((audio.codec, audio.pt, audio.feedback), (Codec::Opus, 111, feedback::TRANSPORT_CC));
+    // NACK of audio is not offered by Chromium, and used if it is answered (docs/decisions/0048).
+    assert_eq!((audio.codec, audio.pt, audio.feedback), (Codec::Opus, 111, feedback::TRANSPORT_CC | feedback::NACK));
     // The screen sender has no track yet, and still its SSRCs.
     assert!(offer.sections[2].ssrcs.primary.is_some() && offer.sections[2].ssrcs.rtx.is_some());
     assert_eq!(offer.extensions[Extension::Mid as usize], 4);
@@ -166,11 +190,12 @@ fn firefox_without_h264_is_answered_with_vp8() {
 }
 
 #[test]
-fn simulcast_is_seen_and_not_answered() {
+fn simulcast_by_rid_is_answered() {
     let offer = offer("chromium_simulcast");
     assert!(offer.sections[1].has_simulcast);
-    assert_eq!(offer.sections[1].rids, ["q", "h", "f"]);
+    let rids: Vec<&str> = offer.sections[1].encodings.iter().map(|encoding| encoding.rid.as_str()).collect();
+    assert_eq!(rids, ["q", "h", "f"]);
     assert_eq!(offer.sections[1].ssrcs.primary, None);
     let answer = answer(&offer);
-    assert!(!answer.contains("simulcast") && !answer.contains("a=rid") && !answer.contains("stream-id"));
+    assert!(answer.contains("a=rid:f recv\r\na=simulcast:recv q;h;f\r\n") && answer.contains("stream-id"));
 }

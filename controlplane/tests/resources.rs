@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use controlplane::engine::{Ask, Denial, Grant, Reply};
+use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest};
 use controlplane::sdp::parse_fragment;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
 use world::{Client, World, error_of, grant};
@@ -25,14 +25,14 @@ fn player(name: &str) -> Grant {
 }
 
 /// Opens a resource; the client and the resource's id.
-fn open(world: &mut World, grant: Grant, from: &[&str], sdp: &str) -> Result<(Client, String), Denial> {
+fn open(world: &mut World, grant: Grant, from: &[&str], sdp: &str) -> Result<(Client, String), ResourceError> {
     let mut client = world.guest("elsewhere", grant.clone());
     world.close(client.socket);
     let sdp = world::with_fingerprint(sdp, &client.identity);
     let from = from.iter().map(|name| (*name).to_owned()).collect();
-    let reply = world.engine.ask(world.now, Ask::Open { room: "blue".into(), grant, from, sdp })?;
+    let reply = world.ask(ResourceRequest::Open { room: "blue".into(), grant, from, sdp })?;
     world.carry();
-    let Reply::Opened { resource, sdp, tag, .. } = reply else { panic!("{reply:?}") };
+    let ResourceReply::Opened { resource, sdp, tag, .. } = reply else { panic!("{reply:?}") };
     client.answer = sdp;
     client.peer =
         world.worker().peers.values().map(|peer| peer.open).find(|open| open.ufrag == tag.as_bytes()).map(|o| o.peer);
@@ -45,8 +45,8 @@ fn joined(world: &mut World, grant: Grant, from: &[&str], sdp: &str) -> (Client,
     (client, resource)
 }
 
-fn close(world: &mut World, resource: &str) -> Result<Reply, Denial> {
-    let closed = world.engine.ask(world.now, Ask::Close { room: "blue".into(), resource: resource.into() });
+fn close(world: &mut World, resource: &str) -> Result<ResourceReply, ResourceError> {
+    let closed = world.ask(ResourceRequest::Close { room: "blue".into(), resource: resource.into() });
     world.carry();
     closed
 }
@@ -78,11 +78,11 @@ fn it_is_a_member_like_any_other_and_leaves_when_it_is_deleted() {
     let told = world.drain(ada.socket);
     assert!(told.iter().any(|s| matches!(s, ServerSignal::PeerJoined { peer } if peer.name == "Encoder")), "{told:?}");
     assert!(told.iter().any(|s| matches!(s, ServerSignal::Slots { slots } if world::carried(slots).len() == 2)));
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)));
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)));
     let told = world.drain(ada.socket);
     assert!(told.iter().any(|s| matches!(s, ServerSignal::PeerLeft { reason: LeaveReason::Left, .. })), "{told:?}");
     assert_eq!(world.worker().peers.len(), 1);
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)), "asked again for want of an answer");
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)), "asked again for want of an answer");
     assert_eq!(world.drain(ada.socket), [], "nobody is told twice");
 }
 
@@ -95,20 +95,16 @@ fn a_delete_that_comes_after_the_end_is_answered_for_a_minute() {
     client.dtls.as_mut().unwrap().close();
     world.exchange(&mut client);
     assert!(world.worker().peers.is_empty());
-    let elsewhere = Ask::Close { room: "red".into(), resource: resource.clone() };
-    assert_eq!(world.engine.ask(world.now, elsewhere).unwrap_err(), Denial::UnknownResource);
+    let elsewhere = ResourceRequest::Close { room: "red".into(), resource: resource.clone() };
+    assert_eq!(world.ask(elsewhere).unwrap_err(), ResourceError::UnknownResource);
     let fragment = parse_fragment("a=ice-ufrag:later\r\na=ice-pwd:0123456789012345678901\r\n").unwrap();
-    let restart = Ask::Restart { room: "blue".into(), resource: resource.clone(), fragment };
-    assert_eq!(
-        world.engine.ask(world.now, restart).unwrap_err(),
-        Denial::UnknownResource,
-        "there is nothing to change"
-    );
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)));
+    let restart = ResourceRequest::Restart { room: "blue".into(), resource: resource.clone(), fragment };
+    assert_eq!(world.ask(restart).unwrap_err(), ResourceError::UnknownResource, "there is nothing to change");
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)));
     world.pass(Duration::from_secs(59));
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)));
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)));
     world.pass(Duration::from_secs(1));
-    assert_eq!(close(&mut world, &resource).unwrap_err(), Denial::UnknownResource);
+    assert_eq!(close(&mut world, &resource).unwrap_err(), ResourceError::UnknownResource);
 }
 
 #[test]
@@ -119,7 +115,7 @@ fn it_lives_as_long_as_its_consent_and_no_longer() {
     assert_eq!(world.worker().peers.len(), 1);
     world.expire(&client);
     assert!(world.worker().peers.is_empty() && world.journal.is_empty());
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)), "a late DELETE gets what it asks for");
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)), "a late DELETE gets what it asks for");
 }
 
 #[test]
@@ -128,7 +124,7 @@ fn who_does_not_complete_ice_and_dtls_in_time_is_let_go() {
     let (_, resource) = open(&mut world, publisher("Encoder"), &[], PAIR).unwrap();
     world.pass(Duration::from_secs(11));
     assert!(world.worker().peers.is_empty());
-    assert!(matches!(close(&mut world, &resource), Ok(Reply::Closed)));
+    assert!(matches!(close(&mut world, &resource), Ok(ResourceReply::Closed)));
 }
 
 #[test]
@@ -189,8 +185,8 @@ fn a_successor_knows_it_by_the_hash_of_its_id_and_keeps_its_order() {
     assert_eq!(world.worker().peers.len(), 3);
     // The successor restarts ICE under what its predecessor issued.
     let fragment = parse_fragment("a=ice-ufrag:later\r\na=ice-pwd:0123456789012345678901\r\n").unwrap();
-    let ask = Ask::Restart { room: "blue".into(), resource: resource.clone(), fragment };
-    let Ok(Reply::Restarted { tag, .. }) = world.engine.ask(world.now, ask) else { panic!("a restart") };
+    let ask = ResourceRequest::Restart { room: "blue".into(), resource: resource.clone(), fragment };
+    let Ok(ResourceReply::Restarted { tag, .. }) = world.ask(ask) else { panic!("a restart") };
     world.carry();
     let index = player.peer.unwrap().index;
     assert_eq!(world.worker().peers[&index].open.ufrag, tag.as_bytes());
@@ -206,13 +202,13 @@ fn a_socket_cannot_take_a_resource_over_nor_a_door_a_session() {
     let mut world = World::new();
     let ada = world.join("blue", "Ada");
     let (_, resource) = joined(&mut world, publisher("Encoder"), &[], PAIR);
-    assert_eq!(close(&mut world, &ada.session).unwrap_err(), Denial::UnknownResource);
+    assert_eq!(close(&mut world, &ada.session).unwrap_err(), ResourceError::UnknownResource);
     let socket = world.open("blue", grant("Eve"));
     world.drain(socket);
     world.say(socket, ClientSignal::Resume { session: resource.clone() });
     assert_eq!(error_of(world.next(socket)), (ErrorCode::UnknownSession, false));
-    let elsewhere = Ask::Close { room: "red".into(), resource };
-    assert_eq!(world.engine.ask(world.now, elsewhere).unwrap_err(), Denial::UnknownResource);
+    let elsewhere = ResourceRequest::Close { room: "red".into(), resource };
+    assert_eq!(world.ask(elsewhere).unwrap_err(), ResourceError::UnknownResource);
     assert_eq!(world.worker().peers.len(), 2);
 }
 
@@ -220,7 +216,7 @@ fn a_socket_cannot_take_a_resource_over_nor_a_door_a_session() {
 fn limits_hold_for_doors_too() {
     let mut world = World::new();
     let code = |denial| match denial {
-        Denial::Refused { code, .. } => code,
+        ResourceError::Refused { code, .. } => code,
         other => panic!("{other:?}"),
     };
     let names: Vec<String> = (0..17).map(|k| format!("peer{k}")).collect();

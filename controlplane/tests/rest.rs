@@ -3,15 +3,17 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
-use controlplane::engine::{PeerMeasured, PeerPlaces};
-use controlplane::http::{Limits, Site, Terms, serve};
-use controlplane::link::{self, Inbox, Request};
+use controlplane::driver::{self, Inbox, Request};
+use controlplane::engine::{Input, PeerIds, PeerMeasured, Reply};
+use controlplane::http::{Limits, Site, SiteSettings, serve};
 use controlplane::metrics::Sample;
 use controlplane::registry::Registry;
-use proto::plane::StreamTally;
+use controlplane::snapshot::together;
+use proto::plane::{PeerTally, StreamTally};
 use proto::signal::{LeaveReason, ServerSignal};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +38,7 @@ struct Server {
     address: String,
     world: World,
     inbox: Inbox,
+    site: Arc<Site>,
     /// Whose token the requests bring.
     token: String,
     _stopping: watch::Sender<bool>,
@@ -64,7 +67,7 @@ impl Answer {
 }
 
 /// What a worker would say: the same of each stream, nothing yet of slots.
-fn measured(PeerPlaces { peer, streams, slots, .. }: PeerPlaces) -> PeerMeasured {
+fn measured(PeerIds { id, peer, streams, slots, .. }: PeerIds) -> PeerMeasured {
     let tally = |stream| StreamTally {
         stream,
         packets: 1000,
@@ -73,14 +76,25 @@ fn measured(PeerPlaces { peer, streams, slots, .. }: PeerPlaces) -> PeerMeasured
         repaired: 1,
         nacks: 2,
         keyframe_requests: 3,
+        policed: 4,
         window_us: 2_000_000,
         window_packets: 90,
         window_bytes: 25_000,
         window_expected: 100,
     };
+    let path = PeerTally {
+        peer: id,
+        estimate_bps: Some(800_000),
+        acknowledged_bps: Some(500_000),
+        wanted_bps: 700_000,
+        loss_65536: 655,
+        paused: 0,
+        probes: 2,
+    };
     PeerMeasured {
         peer,
-        streams: streams.into_iter().map(|stream| Some(tally(stream))).collect(),
+        path: Some(path),
+        streams: streams.into_iter().map(|of_track| together(of_track.into_iter().map(&tally))).collect(),
         slots: slots.into_iter().map(|(_, info)| (info, None)).collect(),
     }
 }
@@ -91,17 +105,17 @@ impl Server {
     }
 
     async fn with(limits: Limits, registry: Registry, origins: &[&str]) -> Server {
-        let (handle, inbox) = link::channel();
+        let (handle, inbox) = driver::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let mut world = World::new();
-        world.engine.restore(registry.rules().rooms);
+        world.engine.restore(registry.rooms());
         let cors_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
-        let terms = Terms { registry, cors_origins, ..Terms::default() };
-        let site = Site::governed(handle, TokenKeys::from(key()), Default::default(), limits, terms);
+        let terms = SiteSettings { registry, cors_origins, ..SiteSettings::default() };
+        let site = Site::with(handle, TokenKeys::from(key()), Default::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
-        tokio::spawn(serve(listener, site, is_stopping));
-        Server { address, world, inbox, token: token("*", true), _stopping: stopping }
+        tokio::spawn(serve(listener, site.clone(), is_stopping));
+        Server { address, world, inbox, site, token: token("*", true), _stopping: stopping }
     }
 
     /// One request with the admin token, and the engine's part in it.
@@ -135,16 +149,15 @@ impl Server {
                         reply.send(Sample { snapshot, is_linked: true, ..Sample::default() }).unwrap();
                     }
                     Request::Measure { room, reply } => {
-                        let places = self.world.engine.places(&room).unwrap_or_default();
-                        reply.send(places.into_iter().map(measured).collect()).unwrap();
+                        let ids = self.world.engine.ids_in(&room).unwrap_or_default();
+                        reply.send(ids.into_iter().map(measured).collect()).unwrap();
                     }
                     Request::MayJoin { room, grant, reply } => {
                         reply.send(self.world.engine.may_join(&room, &grant)).unwrap();
                     }
-                    Request::Administer { order, reply } => {
-                        let done = self.world.engine.administer(order);
-                        self.world.carry();
-                        reply.send(done).unwrap();
+                    Request::Ask { input: Input::Operator { request, .. }, reply, .. } => {
+                        let done = self.world.operate(request);
+                        reply.send(Reply::Operator(done)).unwrap();
                     }
                     other => panic!("{other:?}"),
                 },
@@ -210,7 +223,7 @@ async fn a_newcomer_asks_by_plain_http_whether_there_is_a_place() {
     assert_eq!(server.send("GET", &address, "", "").await.problem(), (426, "upgrade_required".into()));
     server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": true}))).await;
     assert_eq!(server.send("GET", &address, "", "").await.problem(), (403, "room_locked".into()));
-    server.world.engine.handle(server.world.now, controlplane::engine::Input::Unlinked { worker: 0 });
+    server.world.engine.handle(server.world.now, Input::Unlinked { worker: 0 });
     server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": false}))).await;
     assert_eq!(server.send("GET", &address, "", "").await.problem(), (503, "no_dataplane".into()));
 }
@@ -242,6 +255,32 @@ async fn limits_change_one_by_one_while_a_room_is_in_use() {
     for body in [json!({"peers_max":1001}), json!({"locked": 1}), json!({"room": "red"})] {
         assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(body)).await.problem(), (422, "invalid".into()));
     }
+}
+
+/// A room's own admin takes nothing from other rooms.
+#[tokio::test]
+async fn a_room_admin_cannot_raise_its_room_above_the_ceilings() {
+    let mut server = Server::start().await;
+    let ops = std::mem::replace(&mut server.token, token("blue", true));
+    for body in [json!({"peers_max": 65}), json!({"client_bps_max": 10_000_001})] {
+        assert_eq!(server.ask("PUT", "/v1/rooms/blue", Some(body)).await.problem(), (403, "ceiling".into()));
+    }
+    assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.status, 404, "nothing was made");
+    let most = json!({"peers_max": 64, "client_bps_max": 10_000_000});
+    assert_eq!(server.ask("PUT", "/v1/rooms/blue", Some(most)).await.status, 201);
+    let more = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 65}))).await;
+    assert_eq!(more.problem(), (403, "ceiling".into()));
+
+    let room_admin = std::mem::replace(&mut server.token, ops);
+    assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 300}))).await.status, 200);
+    server.token = room_admin;
+    let locked = server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": true}))).await;
+    assert_eq!((locked.status, &locked.json()["peers_max"]), (200, &json!(300)), "what was given stays");
+    let kept = json!({"peers_max": 300, "client_bps_max": 64_000});
+    assert_eq!(server.ask("PUT", "/v1/rooms/blue", Some(kept)).await.status, 200);
+    assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 301}))).await.status, 403);
+    assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 2}))).await.status, 200);
+    assert_eq!(server.ask("PATCH", "/v1/rooms/blue", Some(json!({"peers_max": 300}))).await.status, 403, "given up");
 }
 
 #[tokio::test]
@@ -277,13 +316,15 @@ async fn a_peer_is_listed_and_removed_and_the_others_are_told() {
     let one = server.ask("GET", &address, None).await.json();
     assert_eq!((&one["state"], &one["has_socket"], &one["slots"]), (&json!("connected"), &json!(true), &json!(15)));
     let media = json!({"bps": 100_000, "packets_per_s": 45.0, "loss": 0.1, "packets": 1000, "bytes": 100_000,
-        "repaired": 1, "nacks": 2, "keyframe_requests": 3});
+        "repaired": 1, "nacks": 2, "keyframe_requests": 3, "policed": 4});
     let track = json!({"mid": "0", "kind": "audio", "source": "microphone", "active": true, "muted": false, "silent": false,
         "media": media});
     assert_eq!(one["tracks"][0], track);
     assert_eq!(one["up"], json!({"bps": 300_000, "packets_per_s": 135.0, "loss": 0.1}));
     let slot = json!({"mid": "3", "kind": "audio", "from": bob.id, "track": format!("{}/0", bob.id)});
     assert_eq!((&one["receives"][0], one.get("down"), one.get("rtt_ms")), (&slot, None, None), "not known yet");
+    let path = json!({"estimate_bps": 800_000, "acknowledged_bps": 500_000, "wanted_bps": 700_000, "loss": 0.01, "paused": 0, "probes": 2});
+    assert_eq!(one["path"], path);
 
     server.world.drain(bob.socket);
     assert_eq!(server.ask("DELETE", &address, None).await.status, 204);
@@ -371,10 +412,9 @@ async fn a_muted_track_has_no_routes_and_stays_muted_over_a_restart() {
 async fn a_revocation_removes_and_keeps_out() {
     let folder = std::env::temp_dir().join(format!("uprtc-rest-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let mut server = Server::with(Limits::default(), Registry::load(&folder).unwrap(), &[]).await;
+    let mut server = Server::with(Limits::default(), Registry::load(&folder, 0).unwrap(), &[]).await;
     let claims = Claims { publish: true, ..Claims::new("blue", "Ada", 60) };
     let before = key().sign(&claims).unwrap();
-    let after = key().sign(&Claims { iat: claims.iat + 3, ..claims }).unwrap();
     let door = |token: &str| format!("/v1/rooms/blue/signal?token={token}");
     let (ada, bob) = (server.world.join("blue", "Ada"), server.world.join("blue", "Bob"));
     assert_eq!(server.ask_bare("GET", &door(&before)).await.status, 426);
@@ -385,18 +425,260 @@ async fn a_revocation_removes_and_keeps_out() {
     assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
     assert!(!server.world.drain(bob.socket).iter().any(|signal| matches!(signal, ServerSignal::Bye { .. })));
     assert_eq!(server.ask_bare("GET", &door(&before)).await.problem(), (401, "token_revoked".into()));
+    let ahead = key().sign(&Claims { iat: claims.iat + 20, ..claims }).unwrap();
+    assert_eq!(server.ask_bare("GET", &door(&ahead)).await.problem(), (401, "token_revoked".into()), "another clock");
+    tokio::time::sleep(Duration::from_millis(1_100)).await; // The next second: `iat` counts whole ones.
+    let after = server.mint(json!({"room": "blue", "name": "Ada", "publish": true})).await;
     assert_eq!(server.ask_bare("GET", &door(&after)).await.status, 426, "one that is issued later is good");
 
     // The next controlplane knows both.
-    let mut next = Server::with(Limits::default(), Registry::load(&folder).unwrap(), &[]).await;
+    let mut next = Server::with(Limits::default(), Registry::load(&folder, 0).unwrap(), &[]).await;
     assert_eq!(next.ask_bare("GET", &door(&before)).await.problem(), (401, "token_revoked".into()));
     assert_eq!(next.ask("GET", "/v1/rooms/blue", None).await.json()["peers_max"], 3);
     let list = next.ask("GET", "/v1/rooms/blue/revocations", None).await.json();
     assert_eq!(list["revocations"][0]["name"], "Ada");
+    // And it is taken back.
+    let id = list["revocations"][0]["id"].as_str().unwrap();
+    let address = format!("/v1/rooms/blue/revocations/{id}");
+    assert_eq!(
+        next.ask("DELETE", &address.replace("blue", "red"), None).await.problem(),
+        (404, "no_revocation".into())
+    );
+    assert_eq!(next.ask("DELETE", &address, None).await.status, 204);
+    assert_eq!(next.ask("DELETE", &address, None).await.problem(), (404, "no_revocation".into()));
+    assert_eq!(next.ask_bare("GET", &door(&before)).await.status, 426);
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// An admin's rights end when they are revoked, and so does all that was made by them.
+#[tokio::test]
+async fn admin_rights_are_taken_back() {
+    let mut server = Server::start().await;
+    let thief = Claims { admin: true, ..Claims::new("*", "thief", 60) };
+    let ops = std::mem::replace(&mut server.token, key().sign(&thief).unwrap());
+    let made = server
+        .ask("POST", "/v1/tokens", Some(json!({"room": "*", "name": "more", "admin": true, "ttl_s": 2_592_000})))
+        .await;
+    assert_eq!((made.status, &made.json()["expires_at"]), (201, &json!(thief.exp)), "it does not outlive its maker");
+    let more = made.json()["token"].as_str().unwrap().to_owned();
+    server.token = more.clone();
+    let guest = server.mint(json!({"room": "blue", "name": "Eve", "publish": true, "subscribe": true})).await;
+    let door = format!("/v1/rooms/blue/signal?token={guest}");
+    assert_eq!(server.ask_bare("GET", &door).await.status, 426);
+
+    // A room's admin cannot revoke what governs everything, nor look at what is revoked there.
+    server.token = token("blue", true);
+    for path in ["/v1/revocations", "/v1/revocations/everybody"] {
+        let method = if path.ends_with("everybody") { "DELETE" } else { "GET" };
+        assert_eq!(server.ask(method, path, None).await.problem(), (403, "wrong_room".into()));
+    }
+    let jti = json!({"jti": thief.jti});
+    assert_eq!(server.ask("POST", "/v1/revocations", Some(jti.clone())).await.problem(), (403, "wrong_room".into()));
+    assert_eq!(server.ask("POST", "/v1/rooms/blue/revocations", Some(jti.clone())).await.status, 201);
+    server.token = more.clone();
+    assert_eq!(server.ask("GET", "/v1/server", None).await.status, 200);
+
+    server.token = ops;
+    for body in [
+        json!({}),
+        json!({"name": null}),
+        json!({"name": "a", "jti": "b"}),
+        json!({"jti": ""}),
+        json!({"token": "0123"}),
+        json!({"token": "0123456789ABCDEF"}),
+        json!({"token": "0123456789abcdef", "name": "a"}),
+    ] {
+        assert_eq!(server.ask("POST", "/v1/revocations", Some(body)).await.problem(), (422, "invalid".into()));
+    }
+    assert_eq!(server.ask("POST", "/v1/revocations", Some(jti)).await.status, 201);
+    let list = server.ask("GET", "/v1/revocations", None).await.json();
+    let id = list["revocations"][0]["id"].as_str().unwrap().to_owned();
+    for dead in [key().sign(&thief).unwrap(), more] {
+        server.token = dead;
+        assert_eq!(server.ask("GET", "/v1/server", None).await.problem(), (401, "token_revoked".into()));
+        assert_eq!(server.ask("POST", "/v1/tokens", Some(json!({"room": "blue", "name": "Eve"}))).await.status, 401);
+    }
+    assert_eq!(server.ask_bare("GET", &door).await.problem(), (401, "token_revoked".into()));
+    server.token = token("*", true);
+    assert_eq!(server.ask("DELETE", &format!("/v1/revocations/{id}"), None).await.status, 204);
+    assert_eq!(server.ask_bare("GET", &door).await.status, 426);
+}
+
+/// A disk that is full keeps nobody in, and the answer says what is done and what is not.
+#[tokio::test]
+async fn what_cannot_be_written_is_done_all_the_same() {
+    let folder = std::env::temp_dir().join(format!("uprtc-full-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut server = Server::with(Limits::default(), Registry::load(&folder, 0).unwrap(), &[]).await;
+    let door = format!("/v1/rooms/blue/signal?token={}", token("blue", false));
+    // Each write to this device fails with ENOSPC (full(4)).
+    let fill = || std::os::unix::fs::symlink("/dev/full", folder.join("registry.draft")).unwrap();
+    let not_kept = |answer: &Answer| {
+        assert_eq!(answer.problem(), (500, "not_kept".into()));
+        assert_eq!((&answer.json()["acted"], &answer.json()["kept"]), (&json!(true), &json!(false)));
+    };
+    let ada = server.world.join("blue", "ops");
+    fill();
+    not_kept(&server.ask("POST", "/v1/rooms/blue/revocations", Some(json!({"name": "ops"}))).await);
+    assert!(server.world.drain(ada.socket).iter().any(|signal| is_bye(signal, LeaveReason::Removed, false)));
+    assert_eq!(server.ask_bare("GET", &door).await.problem(), (401, "token_revoked".into()));
+    fill();
+    not_kept(&server.ask("PUT", "/v1/rooms/blue", Some(json!({"peers_max": 3}))).await);
+    assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.json()["peers_max"], 3);
+    fill();
+    not_kept(&server.ask("PATCH", "/v1/rooms/blue", Some(json!({"locked": true}))).await);
+    fill();
+    not_kept(&server.ask("DELETE", "/v1/rooms/blue", None).await);
+    assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.status, 404);
+    assert_eq!(Registry::load(&folder, 0).unwrap().revocation_count(), 0);
+    // With space again, the server writes it by itself.
+    server.site.save_again().await;
+    assert_eq!(Registry::load(&folder, 0).unwrap().revocation_count(), 1);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A link is passed on without an identity: guests come under their own names, and one of them is ended alone.
+#[tokio::test]
+async fn an_invitation_makes_guests_with_names_and_tokens_of_their_own() {
+    let mut server = Server::start().await;
+    let sign = |claims: Claims| key().sign(&claims).unwrap();
+    let host = Claims { publish: true, subscribe: true, invite: true, ..Claims::new("blue", "Ada", 60) };
+    let door = |token: &str| format!("/v1/rooms/blue/signal?token={token}");
+    let ops = std::mem::replace(&mut server.token, sign(host.clone()));
+
+    let made = server.ask("POST", "/v1/rooms/blue/invitations", Some(json!({}))).await;
+    assert_eq!((made.status, &made.json()["expires_at"]), (201, &json!(host.exp)), "{}", made.body);
+    let invitation = made.json()["token"].as_str().unwrap().to_owned();
+    // It admits nobody by itself; whoever has it may ask whether there is a place.
+    assert_eq!(server.ask_bare("GET", &door(&invitation)).await.problem(), (403, "invitation".into()));
+    assert_eq!(server.ask_bare("GET", &format!("{}&ask=1", door(&invitation))).await.status, 204);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let asked = format!("{}&ask=1", door(&invitation));
+    assert_eq!(server.send("GET", &asked, upgrade, "").await.problem(), (403, "invitation".into()));
+    let whip = format!("Authorization: Bearer {invitation}\r\nContent-Type: application/sdp\r\n");
+    assert_eq!(server.send("POST", "/whip/blue", &whip, "v=0").await.problem(), (403, "invitation".into()));
+
+    server.token = invitation.clone();
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/blue/invitations", Some(json!({}))).await.problem(),
+        (403, "not_inviting".into())
+    );
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/red/guests", Some(json!({"name": "Eve"}))).await.problem(),
+        (403, "wrong_room".into())
+    );
+    for name in ["*", "", "A\u{202e}da", " "] {
+        let answer = server.ask("POST", "/v1/rooms/blue/guests", Some(json!({"name": name}))).await;
+        assert_eq!(answer.problem(), (422, "invalid".into()), "{name:?}");
+    }
+    let mut guests = Vec::new();
+    for name in ["Bob", "Cyd"] {
+        let made = server.ask("POST", "/v1/rooms/blue/guests", Some(json!({"name": name}))).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        let token = made.json()["token"].as_str().unwrap().to_owned();
+        let claims = key().verify(&token).unwrap();
+        assert_eq!((claims.name.as_str(), claims.publish, claims.subscribe), (name, true, true));
+        assert!(!claims.invite && !claims.invitation && !claims.admin && claims.exp == host.exp);
+        assert_eq!(server.ask_bare("GET", &door(&token)).await.status, 426);
+        guests.push((token, claims));
+    }
+    server.token = guests[0].0.clone();
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/blue/guests", Some(json!({"name": "Eve"}))).await.problem(),
+        (403, "no_invitation".into())
+    );
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/blue/invitations", Some(json!({}))).await.problem(),
+        (403, "not_inviting".into())
+    );
+
+    // One guest, then the invitation with all who came by it; the host stays.
+    server.token = ops;
+    let revoked = async |server: &mut Server, jti: &str| {
+        let answer = server.ask("POST", "/v1/rooms/blue/revocations", Some(json!({"jti": jti}))).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    };
+    revoked(&mut server, &guests[0].1.jti).await;
+    assert_eq!(server.ask_bare("GET", &door(&guests[0].0)).await.problem(), (401, "token_revoked".into()));
+    assert_eq!(server.ask_bare("GET", &door(&guests[1].0)).await.status, 426);
+    revoked(&mut server, &key().verify(&invitation).unwrap().jti).await;
+    assert_eq!(server.ask_bare("GET", &door(&guests[1].0)).await.problem(), (401, "token_revoked".into()));
+    server.token = invitation;
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/blue/guests", Some(json!({"name": "Eve"}))).await.problem(),
+        (401, "token_revoked".into())
+    );
+    assert_eq!(server.ask_bare("GET", &door(&sign(host))).await.status, 426);
+}
+
+/// Whoever governs a room sees by which invitation somebody came, and ends one guest or all of them.
+#[tokio::test]
+async fn a_guest_or_the_invitation_is_revoked_by_what_the_list_of_peers_shows() {
+    let mut server = Server::start().await;
+    let host = Claims { invite: true, ..Claims::new("blue", "Ada", 60) };
+    let invitation = Claims { invitation: true, ..Claims::new("blue", "Ada", 60) };
+    let invitation = invitation.made_by(&host, host.as_inviter()).unwrap();
+    for name in ["Bob", "Cyd"] {
+        let guest = Claims::new("blue", name, 60).made_by(&invitation, invitation.as_inviter()).unwrap();
+        let grant = controlplane::engine::Grant {
+            token: guest.id(),
+            made_by: guest.made_by.clone().into(),
+            ..world::grant(name)
+        };
+        let mut client = server.world.guest("blue", grant);
+        server.world.offer(&mut client, world::PAGE, world::page_tracks()).unwrap();
+        server.world.connect(&mut client);
+    }
+    let peers =
+        async |server: &mut Server| server.ask("GET", "/v1/rooms/blue/peers", None).await.json()["peers"].clone();
+    let list = peers(&mut server).await;
+    assert_eq!(list[0]["made_by"], json!([host.identity(), invitation.identity()]));
+    let revoke = async |server: &mut Server, token: &Value| {
+        let answer = server.ask("POST", "/v1/rooms/blue/revocations", Some(json!({"token": token}))).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    };
+    revoke(&mut server, &list[0]["token"]).await;
+    let left = peers(&mut server).await;
+    assert_eq!((left.as_array().unwrap().len(), &left[0]["name"]), (1, &list[1]["name"]));
+    revoke(&mut server, &list[1]["made_by"][1]).await;
+    assert_eq!(peers(&mut server).await, json!([]));
+}
+
+/// Nobody gives more than there is to give.
+#[tokio::test]
+async fn an_invitation_has_at_most_the_rights_of_who_invites() {
+    let mut server = Server::start().await;
+    let watcher = Claims { subscribe: true, invite: true, ..Claims::new("blue", "Ada", 60) };
+    server.token = key().sign(&watcher).unwrap();
+    let address = "/v1/rooms/blue/invitations";
+    assert_eq!(server.ask("POST", address, Some(json!({"publish": true}))).await.problem(), (403, "forbidden".into()));
+    assert_eq!(server.ask("POST", address, Some(json!({"ttl_s": 604_801}))).await.problem(), (422, "invalid".into()));
+    let rights = |answer: &Answer| {
+        let claims = key().verify(answer.json()["token"].as_str().unwrap()).unwrap();
+        (claims.publish, claims.subscribe)
+    };
+    assert_eq!(rights(&server.ask("POST", address, Some(json!({}))).await), (false, true));
+    // A room's admin may make any token for the room.
+    server.token = key().sign(&Claims { admin: true, ..Claims::new("blue", "ops", 60) }).unwrap();
+    assert_eq!(rights(&server.ask("POST", address, Some(json!({}))).await), (true, true));
+    assert_eq!(rights(&server.ask("POST", address, Some(json!({"publish": false}))).await), (false, true));
+    assert_eq!(
+        server.ask("POST", "/v1/rooms/red/invitations", Some(json!({}))).await.problem(),
+        (403, "wrong_room".into())
+    );
+    server.token = token("blue", false);
+    assert_eq!(server.ask("POST", address, Some(json!({}))).await.problem(), (403, "not_inviting".into()));
+}
+
 impl Server {
+    /// A token that the server makes.
+    async fn mint(&mut self, wanted: Value) -> String {
+        let made = self.ask("POST", "/v1/tokens", Some(wanted)).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        made.json()["token"].as_str().unwrap().to_owned()
+    }
+
     async fn ask_bare(&mut self, method: &str, path: &str) -> Answer {
         self.send(method, path, "", "").await
     }
@@ -480,6 +762,16 @@ async fn each_admin_has_its_rate() {
     assert!(refused.header("retry-after").is_some());
     server.token = token("*", true);
     assert_eq!(server.ask("GET", "/v1/server", None).await.status, 200, "another token has its own");
+
+    // The tokens of one room have one rate together, whoever makes how many; another room's have theirs.
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        server.token = token("blue", true);
+        statuses.push(server.ask("GET", "/v1/rooms/blue/peers", None).await.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    server.token = token("red", true);
+    assert_eq!(server.ask("GET", "/v1/rooms/red/peers", None).await.status, 200);
 }
 
 #[tokio::test]
@@ -509,7 +801,8 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
     let mut operations = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         assert!(page.body.contains(path.as_str()), "{path} is on the page");
-        let concrete = path.replace("{room}", "blue").replace("{peer}", "p").replace("{mid}", "0");
+        let concrete =
+            path.replace("{room}", "blue").replace("{peer}", "p").replace("{mid}", "0").replace("{id}", "everybody");
         for (method, operation) in methods.as_object().unwrap() {
             operations += 1;
             let answer = server.ask_bare(&method.to_uppercase(), &concrete).await;
@@ -518,5 +811,5 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
             assert!(!operation["summary"].as_str().unwrap().is_empty());
         }
     }
-    assert_eq!(operations, 14, "a handler that is routed is documented: count it here");
+    assert_eq!(operations, 20, "a handler that is routed is documented: count it here");
 }

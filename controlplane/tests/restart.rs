@@ -177,7 +177,7 @@ fn nobody_joins_before_the_worker_has_said_what_it_has() {
     world.join("blue", "Ada");
     let journal: Vec<(u32, Vec<u8>)> = world.journal.iter().map(|((_, slot), bytes)| (*slot, bytes.clone())).collect();
     world.engine = Engine::new(Settings::default(), controlplane::dtls::Identity::generate().unwrap(), [9; 32]);
-    world.engine.handle(world.now, Input::Linked { worker: 0, addresses: vec![], journal });
+    world.engine.handle(world.now, Input::Linked { worker: 0, addresses: vec![].into(), journal });
     let mut commands = Vec::new();
     world.engine.reconcile(0, 100, &mut commands);
     assert!(matches!(commands[..], [Command::Describe(_), Command::Commit(_)]));

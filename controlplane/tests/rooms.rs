@@ -514,18 +514,52 @@ fn stopping_says_goodbye_and_lets_media_stand() {
 /// One step of a client that has read half of the documentation.
 #[derive(Clone, Debug)]
 enum Step {
-    Open { room: u8, publish: bool, subscribe: bool },
-    Offer { client: u8, page: bool },
-    Connect { client: u8 },
-    Say { client: u8, signal: u8, mid: u8, flag: bool },
-    Close { client: u8 },
-    Expire { client: u8 },
-    Pass { ms: u16 },
-    Junk { client: u8, bytes: Vec<u8> },
+    Open {
+        room: u8,
+        publish: bool,
+        subscribe: bool,
+    },
+    Offer {
+        client: u8,
+        page: bool,
+    },
+    Connect {
+        client: u8,
+    },
+    Say {
+        client: u8,
+        signal: u8,
+        mid: u8,
+        flag: bool,
+    },
+    Close {
+        client: u8,
+    },
+    Expire {
+        client: u8,
+    },
+    Pass {
+        ms: u16,
+    },
+    Junk {
+        client: u8,
+        bytes: Vec<u8>,
+    },
     Resync,
-    Space { space: u8 },
-    Silence { client: u8, is_all: bool },
-    Resume { client: u8 },
+    Space {
+        space: u8,
+    },
+    Silence {
+        client: u8,
+        is_all: bool,
+    },
+    Resume {
+        client: u8,
+    },
+    /// What follows from the next inputs is carried together.
+    Hold {
+        count: u8,
+    },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -543,6 +577,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, bytes)| Step::Junk { client, bytes }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(client, is_all)| Step::Silence { client, is_all }),
         1 => any::<u8>().prop_map(|client| Step::Resume { client }),
+        2 => (1u8..6).prop_map(|count| Step::Hold { count }),
         1 => Just(Step::Resync),
         1 => (2u8..40).prop_map(|space| Step::Space { space }),
     ]
@@ -560,6 +595,7 @@ proptest! {
         for step in steps {
             let at = |client: u8| (!clients.is_empty()).then(|| usize::from(client) % clients.len().max(1));
             match step {
+                Step::Hold { count } => world.held = count.into(),
                 Step::Open { room, publish, subscribe } => {
                     let grant = Grant { publish, subscribe, ..grant("x") };
                     clients.push(world.guest(if room == 0 { "blue" } else { "red" }, grant));
@@ -612,6 +648,10 @@ proptest! {
                 Step::Resync => world.input(Input::Resync { worker: 0 }),
                 Step::Space { space } => world.space = space.into(),
             }
+            if world.held > 0 {
+                continue;
+            }
+            world.carry();
             let snapshot = world.engine.snapshot();
             let peers: usize = snapshot.rooms.iter().map(|room| room.peers.len()).sum();
             prop_assert!(snapshot.rooms.iter().all(|room| (1..=4).contains(&room.peers.len())));
@@ -623,6 +663,8 @@ proptest! {
             prop_assert_eq!(world.journal.len(), connected.len());
             prop_assert!(world.worker().refused.is_empty());
         }
+        world.held = 0;
+        world.carry();
         for client in clients.iter().filter(|client| client.peer.is_some()) {
             world.expire(client);
         }
@@ -659,4 +701,46 @@ fn slots_are_told_by_kind_and_in_the_order_of_the_offer() {
     let mids: Vec<String> = (3..18).map(|mid| mid.to_string()).collect();
     assert_eq!(slots.iter().map(|slot| slot.mid.clone()).collect::<Vec<_>>(), mids);
     assert_eq!(slots.iter().filter(|slot| slot.kind == Kind::Audio).count(), 7);
+}
+
+/// Two people whose names look the same are both marked for everybody, one person in two windows is not.
+#[test]
+fn names_that_look_alike_are_marked_while_both_are_there() {
+    let mut world = World::new();
+    let by = |token: &str, name: &str| Grant { token: Some(token.into()), ..grant(name) };
+    let enter = |world: &mut World, grant: Grant| {
+        let mut client = world.guest("blue", grant);
+        world.offer(&mut client, PAGE, page_tracks()).unwrap();
+        world.connect(&mut client);
+        client
+    };
+    let marked = |world: &World| -> Vec<String> {
+        let peers = world.engine.snapshot().rooms[0].peers.iter().map(|peer| peer.info.clone()).collect::<Vec<_>>();
+        peers.into_iter().filter(|info| info.lookalike).map(|info| info.name).collect()
+    };
+    let ada = enter(&mut world, by("1", "Ada"));
+    let window = enter(&mut world, by("1", "Ada"));
+    let bob = enter(&mut world, by("2", "Bob"));
+    assert_eq!(marked(&world), [""; 0], "one token is one person");
+    world.drain(bob.socket);
+    let fake = enter(&mut world, by("3", "\u{410}d\u{430}"));
+    assert_eq!(marked(&world), ["Ada", "Ada", "\u{410}d\u{430}"]);
+    let told = world.drain(bob.socket);
+    let changed = |peer: &str| {
+        told.iter().any(
+            |signal| matches!(signal, ServerSignal::PeerChanged { peer: info } if info.peer == peer && info.lookalike),
+        )
+    };
+    assert!(changed(&ada.id) && changed(&window.id), "{told:?}");
+    let is_joined = |signal: &ServerSignal| matches!(signal, ServerSignal::PeerJoined { peer } if peer.peer == fake.id && peer.lookalike);
+    assert!(told.iter().any(is_joined), "{told:?}");
+
+    // A successor of the controlplane sees it too, and it ends when one of them leaves.
+    world.restart_controlplane();
+    assert_eq!(marked(&world).len(), 3);
+    let socket = world.open("blue", by("3", "\u{410}d\u{430}"));
+    world.say(socket, ClientSignal::Resume { session: fake.session.clone() });
+    world.say(socket, ClientSignal::Leave {});
+    world.carry();
+    assert_eq!(marked(&world), [""; 0]);
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use controlplane::dtls::Dtls;
-use controlplane::engine::{Ask, Denial, Grant, Reply};
+use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest};
 use proto::plane::{Codec, StreamOpen};
 use proto::signal::ErrorCode;
 use world::{Client, World, grant};
@@ -42,14 +42,14 @@ fn join_with(world: &mut World, name: &str, sdp: &str) -> Result<Client, ErrorCo
 }
 
 /// Publishes over WHIP.
-fn publish(world: &mut World, name: &str) -> Result<Client, Denial> {
+fn publish(world: &mut World, name: &str) -> Result<Client, ResourceError> {
     let grant = Grant { subscribe: false, ..grant(name) };
     let mut client = world.guest("elsewhere", grant.clone());
     world.close(client.socket);
     let sdp = world::with_fingerprint(&offer(name), &client.identity);
-    let reply = world.engine.ask(world.now, Ask::Open { room: "blue".into(), grant, from: Vec::new(), sdp })?;
+    let reply = world.ask(ResourceRequest::Open { room: "blue".into(), grant, from: Vec::new(), sdp })?;
     world.carry();
-    let Reply::Opened { sdp, tag, .. } = reply else { panic!("{reply:?}") };
+    let ResourceReply::Opened { sdp, tag, .. } = reply else { panic!("{reply:?}") };
     client.answer = sdp;
     let opens = world.worker().peers.values().map(|peer| peer.open);
     client.peer = opens.into_iter().find(|open| open.ufrag == tag.as_bytes()).map(|open| open.peer);
@@ -156,7 +156,7 @@ fn what_has_no_media_is_refused() {
     assert_eq!(join(&mut world, "chromium_datachannel_only").err(), Some(ErrorCode::UnsupportedOffer));
     let refused = publish(&mut world, "gstreamer_play").err();
     assert!(
-        matches!(refused, Some(Denial::Refused { code: ErrorCode::UnsupportedOffer, .. })),
+        matches!(refused, Some(ResourceError::Refused { code: ErrorCode::UnsupportedOffer, .. })),
         "a player at the publishers' door: {refused:?}"
     );
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, KEY_LEN, TokenKey};
-use controlplane::engine::Reply;
-use controlplane::http::{Limits, Site, Terms, serve};
-use controlplane::link::{self, Inbox, Request, ToSocket};
+use controlplane::driver::{self, Inbox, Request, ToSocket};
+use controlplane::engine::{Input, Reply, ResourceReply};
+use controlplane::http::{Limits, Site, SiteSettings, serve};
 use controlplane::tls::{Figures, Files, Tls, provider};
 use futures_util::{SinkExt, StreamExt};
 use proto::signal::{ClientSignal, ServerSignal};
@@ -68,11 +68,11 @@ impl Server {
         std::fs::write(&files.certificate, &issue.pem).unwrap();
         std::fs::write(&files.key, &issue.key).unwrap();
         let tls = Tls::load(files).unwrap();
-        let (handle, inbox) = link::channel();
+        let (handle, inbox) = driver::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let terms = Terms { tls: Some(tls.clone()), ..Terms::default() };
-        let site = Site::governed(handle, key().into(), Arc::default(), limits, terms);
+        let terms = SiteSettings { tls: Some(tls.clone()), ..SiteSettings::default() };
+        let site = Site::with(handle, key().into(), Arc::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         tokio::spawn(serve(listener, site.clone(), is_stopping));
         Server { folder, port, tls, site, inbox, _stopping: stopping }
@@ -90,13 +90,22 @@ impl Server {
 
     /// A handshake that trusts this certificate alone.
     async fn shake_hands(&self, trusted: &Issue, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake_hands_on(self.tcp().await, trusted, alpn).await
+    }
+
+    async fn shake_hands_on(
+        &self,
+        stream: TcpStream,
+        trusted: &Issue,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(trusted.certificate.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let name = ServerName::try_from("localhost").unwrap();
-        let connect = TlsConnector::from(Arc::new(config)).connect(name, self.tcp().await);
+        let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
         timeout(DEADLINE, connect).await.expect("an end of the handshake in time")
     }
 
@@ -156,8 +165,8 @@ async fn a_whip_resource_has_an_https_address() {
     let stream = server.shake_hands(&issue, &[]).await.unwrap();
     let asking = tokio::spawn(async move { ask(stream, &request).await });
     let Request::Ask { reply, .. } = server.request().await else { panic!("no offer came") };
-    let opened = Reply::Opened { resource: "0a".into(), sdp: "v=0".into(), tag: "t".into(), stun: None };
-    reply.send(Ok(opened)).unwrap();
+    let opened = ResourceReply::Opened { resource: "0a".into(), sdp: "v=0".into(), tag: "t".into(), stun: None };
+    reply.send(Reply::Resource(Ok(opened))).unwrap();
     let answer = asking.await.unwrap();
     assert!(answer.contains(&format!("location: https://localhost:{port}/whip/demo/sessions/0a\r\n")), "{answer}");
 }
@@ -170,17 +179,21 @@ async fn a_new_certificate_is_for_new_connections_and_an_open_socket_goes_on() {
     let request = format!("wss://localhost/v1/rooms/demo/signal?token={token}").into_client_request().unwrap();
     let stream = server.shake_hands(&first, &[]).await.unwrap();
     let (mut client, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    let Request::Opened { outgoing, .. } = server.request().await else { panic!("no socket was opened") };
+    let Request::Open { outgoing, .. } = server.request().await else { panic!("no socket was opened") };
 
     server.replace(&second);
     server.site.refresh_certificate(false);
     assert!(server.shake_hands(&first, &[]).await.is_err(), "the former certificate is not served any more");
     let stream = server.shake_hands(&second, &[]).await.unwrap();
-    assert!(ask(stream, HEALTHZ).await.starts_with("HTTP/1.1 200"));
+    let answer = ask(stream, HEALTHZ).await;
+    assert!(answer.starts_with("HTTP/1.1 200"));
+    for header in ["strict-transport-security: max-age=15768000\r\n", "cross-origin-opener-policy: same-origin\r\n"] {
+        assert!(answer.contains(header), "{header} is missing in {answer}");
+    }
 
     client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
-    assert!(matches!(server.request().await, Request::Signal { signal: ClientSignal::Ping {}, .. }));
-    outgoing.send(ToSocket::Signal(Box::new(ServerSignal::Pong {}))).await.unwrap();
+    assert!(matches!(server.request().await, Request::Input(Input::Signal { signal: ClientSignal::Ping {}, .. })));
+    outgoing.push(ToSocket::Signal(Box::new(ServerSignal::Pong {}))).unwrap();
     let message = timeout(DEADLINE, client.next()).await.expect("an answer in time").unwrap().unwrap();
     assert_eq!(message.into_text().unwrap().as_str(), r#"{"type":"pong"}"#);
 
@@ -212,4 +225,26 @@ async fn who_dawdles_at_the_handshake_is_shown_out() {
         let ended = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "the connection is closed");
     }
+}
+
+/// The attack by handshakes that are begun and left: those of one address displace each other, and a slow one of another address that
+/// began before them all completes.
+#[tokio::test]
+async fn handshakes_of_one_address_do_not_displace_anothers() {
+    let issue = Issue::new();
+    let server = Server::start("flood", &issue, Limits { tls_half_open_max: 4, ..Limits::default() }).await;
+    let from = async |source: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(([127, 0, 0, 1], server.port).into()).await.unwrap()
+    };
+    let slow = from([127, 0, 0, 2]).await;
+    server.until("it is taken", |figures| figures.half_open == 1).await;
+    let mut attack = Vec::new();
+    for _ in 0..50 {
+        attack.push(from([127, 0, 0, 66]).await);
+    }
+    server.until("they displaced each other", |figures| figures.handshakes[3] == 47 && figures.half_open == 4).await;
+    let stream = server.shake_hands_on(slow, &issue, &[]).await.expect("the oldest is another's, and completes");
+    assert!(ask(stream, HEALTHZ).await.starts_with("HTTP/1.1 200"));
 }

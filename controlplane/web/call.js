@@ -1,19 +1,20 @@
 // @ts-check
-/** In the room: tiles, and a word when something is not as it should be. */
+/** The call: tiles, and notices about problems. */
 
 import { Controls } from './controls.js';
 import { button, countDown, find, hide, notice, part, toast } from './elements.js';
 import { tileSize } from './grid.js';
 import { bindPeople, showPeople } from './people.js';
-import { Judge, numbers, summary } from './quality.js';
+import { History, Plots } from './plots.js';
+import { numbers, summary, words } from './quality.js';
 import { Tile } from './tile.js';
 
 /** @import { LeaveReason, Participant, Room, RoomStats } from './sdk/uprtc.js' */
 
 const STATS_MS = 2_000;
-/** A wait that is shorter is not worth a countdown. */
+/** Shorter waits have no countdown. */
 const COUNTED_MS_MIN = 1_500;
-/** Who is there already does not come, and who stays behind does not leave. */
+/** No messages about joins and leaves for this long after a join or a move: they concern the change of the room. */
 const ARRIVAL_MS = 1_500;
 
 /**
@@ -35,13 +36,13 @@ class Call {
     const { signal } = this.#ends;
     part('toasts').replaceChildren();
     this.#showName();
-    this.#controls = new Controls(room, { signal, releasePreview, onlook: () => void this.#look() });
+    this.#controls = new Controls(room, { signal, releasePreview, onstats: () => void this.#showStats() });
     bindPeople(room, signal);
     this.#bindRoom();
     this.#changed(room.local);
     for (const participant of room.participants.values()) this.#changed(participant);
     this.#observer.observe(part('stage'));
-    button('hear').addEventListener('click', () => this.#hear(), { signal });
+    button('hear').addEventListener('click', () => this.#playAll(), { signal });
     this.#stateChanged();
   }
 
@@ -54,8 +55,9 @@ class Call {
   #screens = new Map();
   #observer = new ResizeObserver(() => this.#layOut());
   #ends = new AbortController();
-  #judge = new Judge();
-  #saysWhoComes = false;
+  #history = new History();
+  #plots = new Plots(part('plots'));
+  #announcesJoins = false;
 
   #showName() {
     part('call-title').textContent = `Room ${this.#room.name}`;
@@ -64,8 +66,8 @@ class Call {
   }
 
   #arrive() {
-    this.#saysWhoComes = false;
-    setTimeout(() => (this.#saysWhoComes = true), ARRIVAL_MS);
+    this.#announcesJoins = false;
+    setTimeout(() => (this.#announcesJoins = true), ARRIVAL_MS);
   }
 
   #bindRoom() {
@@ -77,17 +79,18 @@ class Call {
     room.on('moved', () => {
       this.#arrive();
       this.#showName();
-      toast(`You are in the room ${room.name} now`);
+      toast(`You are now in the room ${room.name}`);
     });
     room.on('granted', () => this.#changed(room.local));
     room.on('peer-joined', ({ participant }) => {
       this.#changed(participant);
-      if (this.#saysWhoComes && participant.publishes && room.state === 'connected') toast(`${participant.name} joined`);
+      if (this.#announcesJoins && participant.publishes && room.state === 'connected') toast(`${participant.name} joined`);
     });
     room.on('peer-left', ({ participant, reason }) => this.#left(participant, reason));
     room.on('peer-changed', ({ participant }) => this.#changed(participant));
     room.on('track-changed', ({ participant }) => this.#changed(participant));
     room.on('stream-changed', ({ participant }) => this.#changed(participant));
+    room.on('quality-changed', ({ participant }) => this.#qualityChanged(participant));
     room.on('speaking', ({ participant }) => this.#tiles.get(participant)?.refresh());
     room.on('state', () => this.#stateChanged());
     room.on('retrying', ({ inMs }) => {
@@ -95,11 +98,11 @@ class Call {
     });
     room.on('error', ({ error }) => {
       if (error.fatal) return;
-      // What only a developer can act on is not for the eyes of everybody.
+      // Errors for developers are not shown to the person.
       if (error.isForPeople) toast(error.message, 'bad');
       else console.warn(`uprtc: ${error.code}: ${error.detail}`);
     });
-    const timer = setInterval(() => this.#look(), STATS_MS);
+    const timer = setInterval(() => this.#showStats(), STATS_MS);
     this.#ends.signal.addEventListener('abort', () => clearInterval(timer));
   }
 
@@ -114,17 +117,18 @@ class Call {
     this.#refresh();
     if (this.#room.state !== 'connected' || reason === 'media_restarted' || !participant.publishes) return;
     if (reason !== 'moved') toast(`${participant.name} ${reason === 'left' ? 'left' : 'lost the connection'}`);
-    else if (this.#saysWhoComes) toast(`${participant.name} went to another room`);
+    else if (this.#announcesJoins) toast(`${participant.name} moved to another room`);
   }
 
   /** @param {Participant} participant */
   #changed(participant) {
     const isShared = participant.active.screen && participant.screen.getVideoTracks().length > 0;
-    this.#have(this.#tiles, participant, false, participant.publishes);
-    this.#have(this.#screens, participant, true, participant.publishes && isShared);
+    this.#setTile(this.#tiles, participant, false, participant.publishes);
+    this.#setTile(this.#screens, participant, true, participant.publishes && isShared);
     const tile = this.#tiles.get(participant);
     if (tile) this.#play(tile);
     tile?.refresh();
+    this.#showQuality(participant);
     this.#screens.get(participant)?.refresh();
     this.#refresh();
   }
@@ -136,7 +140,7 @@ class Call {
    * @param {boolean} isScreen
    * @param {boolean} isWanted
    */
-  #have(tiles, participant, isScreen, isWanted) {
+  #setTile(tiles, participant, isScreen, isWanted) {
     const tile = tiles.get(participant);
     if (isWanted === !!tile) return;
     if (tile) {
@@ -147,7 +151,7 @@ class Call {
     const fresh = new Tile(participant, isScreen, () => this.#layOut());
     tiles.set(participant, fresh);
     const own = this.#tiles.get(this.#room.local)?.element;
-    // Oneself is the last.
+    // The own tile is the last one.
     if (isScreen) part('screens').append(fresh.element);
     else part('tiles').insertBefore(fresh.element, own === fresh.element ? null : (own ?? null));
     this.#play(fresh);
@@ -158,7 +162,7 @@ class Call {
     if (!(await tile.play()) && !this.#ends.signal.aborted) button('hear').hidden = false;
   }
 
-  async #hear() {
+  async #playAll() {
     hide(button('hear'), true, part('call-title'));
     for (const tile of this.#tiles.values()) await this.#play(tile);
   }
@@ -174,22 +178,22 @@ class Call {
     const isShared = this.#screens.size > 0;
     stage.toggleAttribute('data-shared', isShared);
     part('screens').hidden = !isShared;
-    // A list without items is none.
+    // A list without items is hidden from screen readers.
     tiles.hidden = this.#tiles.size === 0;
     const own = this.#tiles.get(this.#room.local);
     const others = [...this.#tiles.values()].filter((tile) => tile !== own);
     const isUpright = stage.clientWidth < stage.clientHeight;
     const ratios = [...this.#tiles.values()].map(({ ratio }) => ratio).filter(Boolean);
     const isWide = ratios.filter((ratio) => ratio > 1).length * 2 > ratios.length;
-    // Two people: the other one fills the page, oneself is in the corner; but on a phone that is held upright a wide
-    // picture would be cut to a strip, and the two share the page.
+    // Two people: the other one fills the page, the own tile is in the corner. But in portrait orientation a landscape
+    // picture would be cut to a strip, so the two share the page.
     const isFloating = !!own && others.length === 1 && !isShared && !(isUpright && (others[0]?.ratio ?? 0) > 1);
     own?.element.toggleAttribute('data-own-float', isFloating);
     const gap = Number.parseFloat(getComputedStyle(tiles).columnGap) || 0;
     const count = isFloating ? 1 : this.#tiles.size;
     const space = { width: tiles.clientWidth, height: tiles.clientHeight, gap };
     const { width, height, scrolls } = tileSize(count, space, isWide);
-    // Who cannot see all of them at once can scroll by the keyboard, too.
+    // If not all tiles are visible, the list can also be scrolled by keyboard.
     tiles.toggleAttribute('data-scrolls', scrolls);
     if (scrolls) tiles.tabIndex = 0;
     else tiles.removeAttribute('tabindex');
@@ -197,7 +201,7 @@ class Call {
     for (const tile of this.#screens.values()) tile.resize(0, 0);
   }
 
-  // How it goes
+  // State of the connection
 
   #stateChanged() {
     const { state } = this.#room;
@@ -207,18 +211,29 @@ class Call {
       kind: state === 'interrupted' ? 'bad' : '',
       retry: state === 'interrupted' || state === 'reconnecting' ? retry : undefined,
     });
-    // Not at the next look at the numbers, but now.
-    if (state === 'interrupted') this.#showCut();
+    for (const participant of this.#tiles.keys()) this.#showQuality(participant);
+    if (state === 'interrupted') part('bar-net').textContent = 'no connection';
     this.#refresh();
   }
 
-  /** Nothing arrives from anybody, and nothing of ours arrives. */
-  #showCut() {
-    for (const tile of this.#tiles.values()) tile.showQuality('none');
-    part('bar-net').textContent = 'no connection';
+  /** How good a connection is. While ours is interrupted, nothing comes from anybody. @param {Participant} participant */
+  #showQuality(participant) {
+    const { state } = this.#room;
+    const isKnown = state === 'connected' || state === 'reconnecting';
+    const quality = isKnown ? participant.quality : state === 'interrupted' ? 'lost' : undefined;
+    this.#tiles.get(participant)?.showQuality(quality);
   }
 
-  /** What is true now. */
+  /** @param {Participant} participant */
+  #qualityChanged(participant) {
+    this.#showQuality(participant);
+    showPeople(this.#room);
+    if (!participant.isLocal || this.#room.state !== 'connected') return;
+    if (participant.quality === 'weak') toast('Your connection is weak: the others may not see and hear you well.', 'bad');
+    else if (participant.quality === 'good') toast('Your connection is good again.');
+  }
+
+  /** The notice for the current state. */
   #words() {
     const { state, isServerStopping, participants } = this.#room;
     const others = participants.size ? ' You still hear and see the others.' : '';
@@ -236,21 +251,24 @@ class Call {
     }
   }
 
-  async #look() {
+  async #showStats() {
     const stats = await this.#room.getStats();
     if (this.#ends.signal.aborted) return;
-    for (const [participant, tile] of this.#tiles) tile.showQuality(this.#judge.quality(participant, stats));
-    part('bar-net').textContent = summary(stats);
-    if (this.#room.state === 'interrupted') this.#showCut();
-    if (find('devices', HTMLDialogElement).open) this.#showNumbers(stats);
+    this.#history.add(stats);
+    part('bar-net').textContent = this.#room.state === 'interrupted' ? 'no connection' : summary(stats);
+    if (!find('devices', HTMLDialogElement).open) return;
+    this.#showNumbers(stats);
+    this.#plots.show(this.#history);
   }
 
   /** @param {RoomStats} stats */
   #showNumbers(stats) {
-    const { participants, mayPublish } = this.#room;
+    const { local, participants, mayPublish } = this.#room;
     const body = find('numbers', HTMLTableElement).tBodies[0];
     body?.replaceChildren();
-    for (const [name, text] of numbers(stats, participants, mayPublish)) {
+    /** @type {[string, string]} */
+    const own = ['Your connection', words(local.quality) || 'good'];
+    for (const [name, text] of [own, ...numbers(stats, participants, mayPublish)]) {
       const row = body?.insertRow();
       const head = document.createElement('th');
       head.scope = 'row';

@@ -1,8 +1,9 @@
 // @ts-check
-/** The bar below the room: microphone, camera, screen, devices, link, and the way out. */
+/** The control bar: microphone, camera, screen, devices, link, and leave. */
 
 import { UprtcError } from './sdk/uprtc.js';
 import { button, find, hide, part, showSwitch, toast } from './elements.js';
+import { link } from './link.js';
 import { listDevices } from './pickers.js';
 
 /** @import { Participant, Room, SendSource } from './sdk/uprtc.js' */
@@ -12,12 +13,12 @@ const NAMES = { microphone: 'microphone', camera: 'camera', screen: 'screen' };
 export class Controls {
   /**
    * @param {Room} room
-   * @param {{ signal: AbortSignal, releasePreview: () => void, onlook: () => void }} options `releasePreview`: closes the
-   *   lobby's camera; `onlook`: the dialog of numbers was opened.
+   * @param {{ signal: AbortSignal, releasePreview: () => void, onstats: () => void }} options `releasePreview`: closes the
+   *   lobby's camera; `onstats`: the dialog with the statistics was opened.
    */
-  constructor(room, { signal, releasePreview, onlook }) {
+  constructor(room, { signal, releasePreview, onstats }) {
     this.#room = room;
-    this.#onlook = onlook;
+    this.#onstats = onstats;
     /** @param {string} id @param {() => unknown} action */
     const click = (id, action) => button(id).addEventListener('click', action, { signal });
     click('mic', () => this.#toggle('microphone'));
@@ -30,7 +31,7 @@ export class Controls {
     addEventListener('keydown', (event) => this.#key(event), { signal });
     const [mic, cam] = [find('call-mic', HTMLSelectElement), find('call-cam', HTMLSelectElement)];
     const choose = (/** @type {HTMLSelectElement} */ select) => ({ deviceId: { exact: select.value } });
-    // Another device is no wish to be heard or seen: what is off stays off.
+    // Choosing another device does not switch it on.
     mic.addEventListener('change', () => this.#try('mic', room.setMicrophone(room.local.active.microphone, choose(mic))), { signal });
     cam.addEventListener(
       'change',
@@ -46,8 +47,8 @@ export class Controls {
   }
 
   #room;
-  #onlook;
-  /** What an operator had muted when it was last looked. */
+  #onstats;
+  /** What an operator had muted at the last change. */
   #muted = { microphone: false, camera: false, screen: false };
 
   /** @param {KeyboardEvent} event */
@@ -71,12 +72,12 @@ export class Controls {
 
   /** @param {string} id @param {Promise<void>} work */
   async #try(id, work) {
-    // Not `disabled`: that would take the keyboard's focus away.
+    // Not `disabled`: the button would lose the keyboard focus.
     button(id).setAttribute('aria-busy', 'true');
     try {
       await work;
     } catch (error) {
-      // Whoever closed the browser's own question about the screen knows that nothing is shared.
+      // A person who closed the browser's screen picker knows that nothing is shared.
       const isCancelled = error instanceof UprtcError && error.code === 'screen_denied';
       if (!isCancelled) toast(error instanceof Error ? error.message : String(error), 'bad');
     } finally {
@@ -86,8 +87,8 @@ export class Controls {
   }
 
   /**
-   * An operator has muted something of ours, or freed it. It is switched off here too: who is freed is asked, and is not
-   * heard or seen again by surprise.
+   * An operator has muted or unmuted one of our sources. A muted source is also switched off here, so that after the unmute the
+   * person decides when to be heard or seen again.
    * @param {{ participant: Participant }} change
    */
   #muteChanged({ participant }) {
@@ -112,7 +113,7 @@ export class Controls {
     else await this.#room.stopScreen();
   }
 
-  /** Brings the buttons in line with what is sent. */
+  /** Updates the buttons to what is sent. */
   refresh() {
     const { local, mayPublish } = this.#room;
     const { active, muted } = local;
@@ -130,6 +131,7 @@ export class Controls {
       else button(id).removeAttribute('aria-disabled');
       hide(button(id), !mayPublish, button('leave'));
     }
+    hide(button('copy'), !link.mayInvite, button('leave'));
     if (!navigator.mediaDevices || !('getDisplayMedia' in navigator.mediaDevices)) hide(button('share'), true, button('leave'));
     hide(part('device-fields'), !mayPublish, button('devices-done'));
     part('devices-title').textContent = mayPublish ? 'Devices' : 'You watch and listen';
@@ -138,7 +140,7 @@ export class Controls {
   #showDevices() {
     this.#listDevices();
     find('devices', HTMLDialogElement).showModal();
-    this.#onlook();
+    this.#onstats();
   }
 
   #listDevices() {
@@ -148,13 +150,27 @@ export class Controls {
   }
 }
 
+/** Copies a link for other people. */
 async function copyLink() {
-  const link = new URL(location.href);
-  link.searchParams.delete('join');
+  const text = link.invitation();
   try {
-    await navigator.clipboard.writeText(link.href);
-    toast('Link copied');
-  } catch {
-    toast('The browser does not let the link be copied: take it from the address bar.', 'bad');
+    await copy(text);
+    toast('Link copied: whoever opens it chooses a name.');
+  } catch (error) {
+    if (error instanceof UprtcError) return toast(error.message, 'bad');
+    // Here it can still be copied by hand: the address bar does not have it.
+    prompt('The browser does not allow copying. Copy this link:', await text);
   }
+}
+
+/**
+ * Starts in the click and gets the text later: some browsers allow copying in the handler of a click only.
+ * @param {Promise<string>} text
+ */
+async function copy(text) {
+  if (typeof ClipboardItem !== 'function' || !navigator.clipboard.write) return navigator.clipboard.writeText(await text);
+  const blob = text.then((text) => new Blob([text], { type: 'text/plain' }));
+  const written = navigator.clipboard.write([new ClipboardItem({ 'text/plain': blob })]);
+  // An error of the text says more than the one of the copy that follows from it.
+  await Promise.all([text, written]);
 }

@@ -41,14 +41,14 @@ export function icon(name) {
   return svg;
 }
 
-/** Shows one of the page's screens and moves the keyboard's focus to its heading. @param {'lobby' | 'call' | 'end'} name */
+/** Shows one of the page's screens and moves the keyboard focus to its heading. @param {'lobby' | 'call' | 'end'} name */
 export function showScreen(name) {
   for (const id of ['lobby', 'call', 'end']) part(id).hidden = id !== name;
   if (name !== 'lobby') part(`${name}-title`).focus({ focusVisible: false });
 }
 
 /**
- * Hides or shows an element. The keyboard's focus does not vanish with it.
+ * Hides or shows an element without losing the keyboard focus.
  * @param {HTMLElement} element
  * @param {boolean} hidden
  * @param {HTMLElement} next Gets the focus that the element had.
@@ -59,7 +59,7 @@ export function hide(element, hidden, next) {
 }
 
 /**
- * Shows a switch as it is. Its name stays the same: whether it is on is told by `aria-pressed` (ARIA 1.2, button).
+ * Shows the state of a switch. Its name stays the same; `aria-pressed` gives the state (ARIA 1.2, button).
  * @param {HTMLButtonElement} element
  * @param {boolean} on
  * @param {string} symbol Its `-off` form is shown when off.
@@ -83,7 +83,7 @@ export function fillAvatar(avatar, name) {
   avatar.style.setProperty('--hue', String(hash));
 }
 
-/** More than two at once would reach down to the names of the upper row. */
+/** More than two at once would cover the names of the upper row. */
 const TOASTS_MAX = 2;
 
 /** @param {string} text @param {'bad' | ''} [kind] */
@@ -110,15 +110,15 @@ function coversAName(element) {
 let counting;
 
 /**
- * The one line at the top while something is not as it should be.
- * @param {string} text Empty: nothing to say.
+ * The line at the top while there is a problem.
+ * @param {string} text Empty: no notice.
  * @param {{ kind?: 'bad' | '', retry?: (() => void) | undefined }} [options] `retry`: what "Try now" does.
  */
 export function notice(text, { kind = '', retry } = {}) {
   const element = part('notice');
   hide(element, !text, part('call-title'));
   element.dataset.kind = kind;
-  // A screen reader says a text again that is set again.
+  // A screen reader repeats a text that is set again.
   if (part('notice-text').textContent !== text) part('notice-text').textContent = text;
   hide(button('notice-retry'), !retry, part('call-title'));
   button('notice-retry').onclick = () => retry?.();

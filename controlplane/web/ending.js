@@ -1,45 +1,45 @@
 // @ts-check
-/** The last word: why the call is over or has not begun, and, where waiting can help, the next try. */
+/** The end screen: why the call is over or cannot begin, and, if waiting can help, the next attempt. */
 
 import { UprtcError } from './sdk/uprtc.js';
 import { button, countDown, find, part, showScreen } from './elements.js';
 
-/** What a last word says besides the error's own sentence. */
+/** Advice besides the sentence of the error. */
 const ADVICE = /** @type {Record<string, string>} */ ({
   unsupported_offer: 'Please use a current Chrome, Edge, Firefox or Safari.',
   unsupported_browser: 'Please use a current Chrome, Edge, Firefox or Safari.',
-  room_full: 'You come in as soon as somebody leaves.',
-  room_locked: 'You come in as soon as the host opens it.',
-  server_full: 'You come in as soon as there is room.',
+  room_full: 'You will join as soon as somebody leaves.',
+  room_locked: 'You will join as soon as the host unlocks it.',
+  server_full: 'You will join as soon as there is a free place.',
   no_dataplane: 'It should be back shortly.',
   engine_busy: 'It should be back shortly.',
-  unreachable: 'Your network may be down, or the server restarts.',
-  token_missing: 'Ask whoever invited you for the whole link.',
-  token_expired: 'Ask whoever invited you for a new one.',
-  token_immature: 'You come in when its time has come.',
-  wrong_room: 'Ask whoever invited you for the right one.',
-  room_name: 'Ask whoever invited you for the right link.',
-  replaced: 'You can take it back here.',
+  unreachable: 'Your network may be down, or the server is restarting.',
+  token_missing: 'Ask the person who invited you for the complete link.',
+  token_expired: 'Ask the person who invited you for a new link.',
+  token_immature: 'You will join when it becomes valid.',
+  wrong_room: 'Ask the person who invited you for the right link.',
+  room_name: 'Ask the person who invited you for the right link.',
+  replaced: 'You can join here again.',
 });
 
-/** Waits between tries. A place that somebody leaves is found within the longest. */
+/** Waits between attempts. A free place is found within the longest one. */
 const WAITS_MS = [2_000, 4_000, 7_000, 12_000, 20_000, 30_000];
 
-/** @param {UprtcError} [error] Without one the person left by choice. */
+/** @param {UprtcError} [error] None if the person left. */
 export function showEnd(error) {
   show(error);
   part('end-count').hidden = true;
-  // Another try with the same link would end in the same way.
+  // With the same link another attempt would fail in the same way.
   button('again').hidden = !!error && /^(token_|wrong_room|room_name|unsupported|forbidden)/.test(error.code);
   button('again').textContent = error ? 'Try again' : 'Join again';
   button('again').onclick = () => location.reload();
 }
 
 /**
- * Says why not now, and asks again until it goes on.
+ * Shows the reason and asks again until a join is possible.
  * @param {UprtcError} refusal
- * @param {() => Promise<UprtcError | undefined>} ask Whether it goes on now, and if not, why.
- * @throws {UprtcError} What waiting cannot help against.
+ * @param {() => Promise<UprtcError | undefined>} ask Why a join is not possible now, if it is not.
+ * @throws {UprtcError} A reason that waiting does not change.
  */
 export async function waitFor(refusal, ask) {
   for (let attempt = 0; ; attempt++) {
@@ -56,7 +56,7 @@ export async function waitFor(refusal, ask) {
   }
 }
 
-/** @param {number} most A bit less, so that those who were refused at once do not come again at once. */
+/** @param {number} most Randomly reduced, so that clients refused at the same time do not retry at the same time. */
 async function pause(most) {
   const ms = most * (0.75 + Math.random() / 4);
   countDown('end-count-text', ms, (seconds) => `Trying again in ${seconds} s`);
@@ -78,13 +78,13 @@ function show(error) {
   const isNews = part('end').hidden || part('end-title').textContent !== title;
   find('end-icon', SVGElement).toggleAttribute('hidden', !error);
   part('end-title').textContent = title;
-  part('end-text').textContent = error ? adviceOn(error.code) : 'The link brings you back at any time.';
+  part('end-text').textContent = error ? adviceOn(error.code) : 'You can use the link again at any time.';
   part('end-detail').textContent = error ? [error.code, error.detail].filter(Boolean).join(': ') : '';
-  // The focus is on the heading, so that it is read; who has gone on to the button stays there.
+  // A new heading gets the focus, so that screen readers read it. Otherwise the focus stays, for example on the button.
   if (isNews) showScreen('end');
 }
 
 /** @param {string} code */
 function adviceOn(code) {
-  return ADVICE[code] ?? (code.startsWith('token_') ? 'Ask whoever invited you for a new one.' : '');
+  return ADVICE[code] ?? (code.startsWith('token_') ? 'Ask the person who invited you for a new link.' : '');
 }

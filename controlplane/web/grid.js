@@ -1,22 +1,22 @@
 // @ts-check
-/** Arithmetic of the grid: the largest tiles that let everybody be seen, and how a picture is cut to its tile. */
+/** Geometry of the grid: the largest tiles with which all participants are visible, and how a picture is cropped to its tile. */
 
-/** Smaller tiles show no face any more: then the grid scrolls. */
+/** Faces are not recognisable in smaller tiles: the grid scrolls instead. */
 const TILE_MIN = { width: 120, height: 90 };
-/** Share of a wide picture that an upright tile shows at least: people sit in the middle of it. */
+/** Minimum visible share of a landscape picture in a portrait tile: people are usually in the middle. */
 const VISIBLE_WIDTH_MIN = 0.56;
-/** Share of an upright picture that a wide tile shows at least: a face may be in its upper part. */
+/** Minimum visible share of a portrait picture in a landscape tile: a face may be in its upper part. */
 const VISIBLE_HEIGHT_MIN = 0.8;
 
 /**
  * @param {number} count
  * @param {{ width: number, height: number, gap: number }} space `gap`: between tiles.
- * @param {boolean} isWide Whether most of the pictures are wider than high.
- * @returns {{ width: number, height: number, scrolls: boolean }} Of one tile, and whether there is no room for all.
+ * @param {boolean} isWide Whether most pictures are in landscape format.
+ * @returns {{ width: number, height: number, scrolls: boolean }} The size of one tile, and whether not all tiles fit.
  */
 export function tileSize(count, { width, height, gap }, isWide) {
-  // A face may be cut to a portrait on a phone that is held upright, and to a square in a narrow column; of a wide
-  // picture that would be too little. One alone may have the whole of the space.
+  // In portrait orientation, portrait pictures may be cropped to 3:4; landscape pictures only to a square, because less would
+  // remain. A single tile may be as narrow as 9:16.
   const upright = isWide ? 1 : count === 1 ? 9 / 16 : 3 / 4;
   const [narrowest, widest] = width < height ? [upright, 16 / 9] : [1, 16 / 9];
   let best = { width: 0, height: 0 };
@@ -40,8 +40,8 @@ export function tileSize(count, { width, height, gap }, isWide) {
 }
 
 /**
- * The box that a picture fills, cut at its edges: the whole tile where enough of the picture is left, and else as much of
- * the tile as shows enough.
+ * The box that a cropped picture fills: the whole tile if enough of the picture stays visible, otherwise the part of the tile
+ * in which enough is visible.
  * @param {number} picture Width by height.
  * @param {number} tile Width by height.
  * @returns {{ width: number, height: number }} Shares of the tile.

@@ -1,17 +1,19 @@
 // @ts-check
-/** Before joining: see yourself, choose devices, go in. */
+/** The lobby: preview, choice of devices, join. */
 
 import { openDevices } from './sdk/uprtc.js';
 import { button, fillAvatar, find, part, showScreen, showSwitch } from './elements.js';
+import { visible } from './link.js';
 import { listDevices } from './pickers.js';
 
 /** @import { UprtcError } from './sdk/uprtc.js' */
 /** @typedef {MediaStreamTrack | MediaTrackConstraints | true} Wish */
 /**
- * What is to be sent. `isMuted`: the microphone is for later; `cameraId`: so is that camera, if there is no `camera`.
- * @typedef {{ microphone?: Wish, camera?: Wish, cameraId?: string, isMuted: boolean }} Choice
+ * What will be sent, and under which name, if the person chose one. `isMuted`: the microphone is kept for later; `cameraId`: so is this camera, if there is no `camera`.
+ * @typedef {{ microphone?: Wish, camera?: Wish, cameraId?: string, isMuted: boolean, name?: string }} Choice
  */
 /** @typedef {'microphone' | 'camera'} Source */
+/** `name` is that of whoever invites if `asksName`. @typedef {{ room: string, name: string, asksName: boolean, mayPublish: boolean, problem: string }} About */
 
 const lists = {
   microphone: find('lobby-mic', HTMLSelectElement),
@@ -21,8 +23,8 @@ const video = find('preview-video', HTMLVideoElement);
 const level = find('preview-level', HTMLMeterElement);
 
 /**
- * @param {{ room: string, name: string, mayPublish: boolean, problem: string }} about
- * @returns {Promise<Choice>} Once the person asks to join.
+ * @param {About} about
+ * @returns {Promise<Choice>} When the person presses Join.
  */
 export function chooseInLobby(about) {
   showScreen('lobby');
@@ -39,31 +41,39 @@ function inOneSentence(errors) {
 
 class Lobby {
   /**
-   * @param {{ room: string, name: string, mayPublish: boolean, problem: string }} about
+   * @param {About} about
    * @param {(choice: Choice) => void} done
    */
-  constructor({ room, name, mayPublish, problem }, done) {
+  constructor({ room, name, asksName, mayPublish, problem }, done) {
     part('lobby-room').textContent = room;
-    part('lobby-name').textContent = name ? `You join as ${name}.` : '';
+    const says = asksName ? `${name} invites you.` : `You join as ${name}.`;
+    part('lobby-name').textContent = name ? says : '';
+    const person = find('lobby-person', HTMLInputElement);
+    part('lobby-person-field').hidden = !asksName;
+    person.required = asksName;
     part('lobby-problem').textContent = problem;
     part('lobby-problem').hidden = !problem;
-    fillAvatar(part('preview-avatar'), name);
+    fillAvatar(part('preview-avatar'), asksName ? person.value : name);
+    person.oninput = () => fillAvatar(part('preview-avatar'), visible(person.value));
     button('preview-mic').onclick = () => this.#toggle('microphone');
     button('preview-cam').onclick = () => this.#toggle('camera');
     lists.microphone.onchange = () => this.#choose('microphone');
     lists.camera.onchange = () => this.#choose('camera');
     find('join-form', HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();
+      const chosen = visible(person.value);
+      if (asksName && !chosen) return person.focus();
       this.#leave();
-      done({ ...this.#tracks, cameraId: lists.camera.value, isMuted: !this.#on.microphone });
+      done({ ...this.#tracks, cameraId: lists.camera.value, isMuted: !this.#on.microphone, ...(asksName && { name: chosen }) });
     };
     for (const id of ['preview-mic', 'preview-cam', 'lobby-mic-field', 'lobby-cam-field']) part(id).hidden = !mayPublish;
     if (mayPublish) this.#openBoth();
-    else this.#note('You can watch and listen: this link does not let you speak.');
+    else this.#note('You can watch and listen. This link does not allow you to speak.');
     this.#refresh();
     navigator.mediaDevices?.addEventListener('devicechange', this.#onDevices);
-    // Enter joins.
-    button('join').focus({ focusVisible: false });
+    // The Enter key joins.
+    if (asksName) person.focus();
+    else button('join').focus({ focusVisible: false });
   }
 
   #on = { microphone: true, camera: true };
@@ -74,7 +84,7 @@ class Lobby {
   #context;
 
   async #openBoth() {
-    this.#note('Allow the camera and the microphone to be seen and heard.');
+    this.#note('Allow the camera and the microphone, so that others can see and hear you.');
     const { errors, ...tracks } = await openDevices({ microphone: true, camera: true });
     this.#tracks = tracks;
     this.#on = { microphone: !!tracks.microphone, camera: !!tracks.camera };
@@ -85,13 +95,13 @@ class Lobby {
 
   #onDevices = () => this.#refresh();
 
-  /** Another device is chosen: what is off stays off. @param {Source} source */
+  /** Another device was chosen. A source that is off stays off. @param {Source} source */
   async #choose(source) {
-    // A camera that is off is closed; a muted microphone stays open, and shows its level when it is unmuted.
+    // A camera that is off is closed. A muted microphone stays open, and shows its level when it is unmuted.
     if (this.#on[source] || this.#tracks[source]) await this.#open(source, lists[source].value);
   }
 
-  /** Opens a device, which is then on or off as it was. @param {Source} source @param {string} [deviceId] */
+  /** Opens a device without changing whether it is on. @param {Source} source @param {string} [deviceId] */
   async #open(source, deviceId) {
     this.#tracks[source]?.stop();
     const { errors, ...tracks } = await openDevices({ [source]: deviceId ? { deviceId: { exact: deviceId } } : true });
@@ -124,7 +134,7 @@ class Lobby {
 
   #refresh() {
     if (this.#isOver) {
-      // Permission came after Join was pressed; the room asks for its devices itself.
+      // The permission was given after Join was pressed; the room opens its devices itself.
       for (const track of Object.values(this.#tracks)) track.stop();
       return;
     }
@@ -154,7 +164,7 @@ class Lobby {
       if (context !== this.#context) return;
       analyser.getFloatTimeDomainData(samples);
       const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length;
-      // Decibels, since loudness is felt so: -60 dB is empty, -10 dB is full.
+      // In decibels, as loudness is perceived: -60 dB is empty, -10 dB is full.
       level.value = Math.min(1, Math.max(0, (10 * Math.log10(power + 1e-9) + 60) / 50));
       requestAnimationFrame(look);
     };

@@ -1,21 +1,23 @@
 // @ts-check
-/** Who is in the room: counted in the bar, and named in a list on demand. */
+/** The participants: their number in the bar, and a list of their names on demand. */
 
 import { button, find, hide, make, part } from './elements.js';
+import { link } from './link.js';
+import { words } from './quality.js';
 
 /** @import { Participant, Room } from './sdk/uprtc.js' */
 
 /**
- * Who can be seen or heard, and who only watches.
+ * The participants who send, and those who only watch.
  * @param {Room} room
- * @returns {{ people: Participant[], watchers: Participant[] }} Each with oneself first.
+ * @returns {{ people: Participant[], watchers: Participant[] }} Each with the local participant first.
  */
 export function everybody({ local, participants }) {
   const all = [local, ...participants.values()];
   return { people: all.filter(({ publishes }) => publishes), watchers: all.filter(({ publishes }) => !publishes) };
 }
 
-/** @param {Room} room @returns {boolean} Whether it is said that nobody else can be seen. */
+/** @param {Room} room @returns {boolean} Whether the notice that nobody else is visible is shown. */
 export function showPeople(room) {
   const { people, watchers } = everybody(room);
   const isAlone = people.length + watchers.length === 1;
@@ -31,18 +33,23 @@ export function showPeople(room) {
   return showAlone(room, people, watchers);
 }
 
+/** Said of a participant whose name could be taken for that of another one. */
+export const ALIKE = 'somebody else here has a name that looks the same';
+
 /** @param {string} id @param {Participant[]} participants */
 function showNames(id, participants) {
   if (!find('people', HTMLDialogElement).open) return;
-  const names = participants.map(({ name, isLocal }) => make('li', {}, isLocal ? `${name} (you)` : name));
-  part(id).replaceChildren(...names);
+  /** @param {Participant} participant */
+  const text = ({ name, isLocal, lookalike, quality }) =>
+    [name, isLocal && '(you)', lookalike && `(${ALIKE})`, words(quality) && `(${words(quality)})`].filter(Boolean).join(' ');
+  part(id).replaceChildren(...participants.map((participant) => make('li', {}, text(participant))));
 }
 
-/** Rooms in which somebody else has been. @type {WeakSet<Room>} */
+/** Rooms in which another participant was present. @type {WeakSet<Room>} */
 const hadOthers = new WeakSet();
 
 /**
- * A word where nobody else can be seen.
+ * The notice that nobody else is visible.
  * @param {Room} room
  * @param {Participant[]} people
  * @param {Participant[]} watchers
@@ -51,17 +58,17 @@ function showAlone(room, people, watchers) {
   if (room.participants.size) hadOthers.add(room);
   const others = people.filter(({ isLocal }) => !isLocal).length;
   const isKnown = room.state === 'connected' || room.state === 'reconnecting';
-  // While others watch, one who speaks is not alone.
+  // A participant who sends is not alone while others watch.
   const isShown = isKnown && others === 0 && (watchers.length === 0 || !room.mayPublish);
   const title = part('alone-title').firstElementChild;
   const nobody = hadOthers.has(room) ? 'Nobody else is here now.' : 'Nobody else is here yet.';
   if (title) title.textContent = room.participants.size ? 'Nobody can be seen or heard yet.' : nobody;
   part('alone-text').textContent = room.mayPublish
-    ? 'Send the link to those who should come.'
-    : 'You watch and listen. Who speaks will appear here.';
-  // A link for watching is somebody's own: to hand it on would not help.
-  hide(button('alone-copy'), !room.mayPublish, button('copy'));
-  hide(part('alone'), !isShown, button('copy'));
+    ? link.mayInvite ? 'Copy the link and send it to the people who should join.' : 'The others come by links of their own.'
+    : 'You watch and listen. Speakers will appear here.';
+  const next = link.mayInvite ? button('copy') : button('leave');
+  hide(button('alone-copy'), !link.mayInvite, next);
+  hide(part('alone'), !isShown, next);
   return isShown;
 }
 

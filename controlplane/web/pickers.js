@@ -7,11 +7,11 @@ import { make } from './elements.js';
  * Fills a list with the devices of a kind.
  * @param {HTMLSelectElement} select
  * @param {'audioinput' | 'videoinput'} kind
- * @param {string | undefined} current The one in use, or chosen for later. Without one the list stays where it is.
+ * @param {string | undefined} current The device in use, or chosen for later. Without it the selection does not change.
  */
 export async function listDevices(select, kind, current) {
   const all = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
-  // Without permission a browser tells neither names nor ids.
+  // Without permission a browser gives neither names nor ids.
   const devices = all.filter((device) => device.kind === kind && device.deviceId);
   const chosen = current ?? select.value;
   const noun = kind === 'audioinput' ? 'Microphone' : 'Camera';

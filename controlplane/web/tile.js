@@ -1,17 +1,18 @@
 // @ts-check
-/** One tile: somebody's camera (or shared screen), name, sound, and how well it arrives. */
+/** One tile: a participant's camera (or shared screen), name, audio, and connection quality. */
 
 import { fillAvatar, icon, make } from './elements.js';
 import { pictureBox } from './grid.js';
+import { ALIKE } from './people.js';
+import { words } from './quality.js';
 
-/** @import { Participant } from './sdk/uprtc.js' */
-/** @import { Quality } from './quality.js' */
+/** @import { Participant, Quality } from './sdk/uprtc.js' */
 
 export class Tile {
   /**
    * @param {Participant} participant
    * @param {boolean} isScreen
-   * @param {() => void} onshape The picture has another shape, is there now or is gone.
+   * @param {() => void} onshape The picture changed its aspect ratio, appeared or disappeared.
    */
   constructor(participant, isScreen, onshape) {
     this.participant = participant;
@@ -20,22 +21,26 @@ export class Tile {
     this.stream = isScreen ? participant.screen : participant.stream;
     this.video = make('video', { autoplay: true, playsInline: true, muted: true, srcObject: this.stream });
     this.video.classList.toggle('mirrored', participant.isLocal && !isScreen);
-    // What is in it is told by the tile's own name.
+    // The accessible name of the tile describes it.
     this.video.setAttribute('aria-hidden', 'true');
     this.#name = make('b');
     this.#muted = icon('mic-off');
+    this.#alike = make('span', { className: 'alike', hidden: true, title: ALIKE }, icon('alert'));
     this.#host = make('span', { className: 'by-host', textContent: 'muted by the host', hidden: true });
     this.#dots = make('span', { className: 'dots', hidden: true }, make('i'), make('i'), make('i'));
     this.#dots.setAttribute('role', 'img');
+    this.#quality = make('span', { className: 'quality', hidden: true });
+    // The dots have the same words as their name.
+    this.#quality.setAttribute('aria-hidden', 'true');
     this.#avatar = make('div', { className: 'avatar' });
     this.#avatar.setAttribute('aria-hidden', 'true');
-    const tag = make('div', { className: 'tag' }, this.#name, this.#host, this.#dots);
+    const tag = make('div', { className: 'tag' }, this.#name, this.#alike, this.#host, this.#quality, this.#dots);
     if (!isScreen) tag.prepend(this.#muted);
     this.element = make('div', { className: 'tile' }, this.video, tag);
     if (!isScreen) this.element.prepend(this.#avatar);
     this.element.setAttribute('role', 'listitem');
     this.element.dataset.participant = participant.id;
-    // Sound comes from an element of its own: a muted picture may always play, whatever the autoplay policy.
+    // Audio has a separate element: a muted video may always play, whatever the autoplay policy is.
     this.audio = participant.isLocal || isScreen ? undefined : make('audio', { autoplay: true, srcObject: this.stream });
     if (this.audio) this.element.append(this.audio);
     this.video.addEventListener('resize', () => this.#shapeChanged());
@@ -46,19 +51,21 @@ export class Tile {
   #onshape;
   #name;
   #muted;
+  #alike;
   #host;
   #dots;
+  #quality;
   #avatar;
 
-  /** Width by height of the picture; 0 if there is none. */
+  /** Width divided by height of the picture; 0 if there is none. */
   get ratio() {
     const { videoWidth, videoHeight } = this.video;
     return this.element.hasAttribute('data-video') && videoHeight ? videoWidth / videoHeight : 0;
   }
 
-  /** Brings what is shown in line with the participant. */
+  /** Updates the tile to the state of the participant. */
   refresh() {
-    const { name, isLocal, active, muted, speaking } = this.participant;
+    const { name, isLocal, lookalike, active, muted, speaking } = this.participant;
     const shownName = this.isScreen ? `${isLocal ? 'Your' : `${name}’s`} screen` : isLocal ? `${name} (you)` : name;
     if (this.#name.textContent !== shownName) {
       this.#name.textContent = shownName;
@@ -72,20 +79,25 @@ export class Tile {
     this.#muted.toggleAttribute('hidden', isHeard);
     const byHost = this.isScreen ? muted.screen : muted.microphone || muted.camera;
     this.#host.hidden = !(isLocal && byHost);
-    const says = [shownName];
+    this.#alike.hidden = !lookalike;
+    const says = [shownName, lookalike ? ALIKE : ''];
     if (!this.isScreen) says.push(isHeard ? '' : 'muted', active.camera && !muted.camera ? '' : 'camera off');
     if (byHost) says.push('by the host');
     const label = says.filter(Boolean).join(', ');
     if (this.element.getAttribute('aria-label') !== label) this.element.setAttribute('aria-label', label);
   }
 
-  /** @param {Quality} quality */
+  /** @param {Quality | undefined} quality Nothing: there is nothing to say yet. */
   showQuality(quality) {
     this.#dots.hidden = !quality;
+    if (!quality) return;
     this.#dots.dataset.quality = quality;
-    const says = quality === 'none' ? 'No connection' : `Connection: ${quality}`;
+    const says = quality === 'lost' ? 'No connection' : `Connection: ${quality}`;
     this.#dots.setAttribute('aria-label', says);
     this.#dots.title = says;
+    // Colours alone say nothing to many people, and the dots are small.
+    this.#quality.hidden = quality === 'good';
+    this.#quality.textContent = words(quality);
   }
 
   #shapeChanged() {
@@ -95,7 +107,7 @@ export class Tile {
     if (this.ratio !== before) this.#onshape();
   }
 
-  /** Fills the tile as far as enough of the picture stays to be seen. A screen is shown whole. */
+  /** Fills the tile as far as enough of the picture stays visible. A screen is shown completely. */
   #fit() {
     const { ratio, video } = this;
     const { clientWidth, clientHeight } = this.element;
@@ -112,7 +124,7 @@ export class Tile {
     this.#fit();
   }
 
-  /** @returns {Promise<boolean>} Whether the browser lets its sound be heard. */
+  /** @returns {Promise<boolean>} Whether the browser permits audio. */
   async play() {
     this.video.play().catch(() => {});
     if (!this.audio) return true;
@@ -120,7 +132,7 @@ export class Tile {
       await this.audio.play();
       return true;
     } catch (error) {
-      // Only a refusal counts: an element without a track yet plays once it has one.
+      // Only NotAllowedError counts: an element without a track plays when it gets one.
       return !(error instanceof DOMException && error.name === 'NotAllowedError');
     }
   }

@@ -61,7 +61,7 @@ pub fn vp8_starts_keyframe(payload: &[u8]) -> bool {
 }
 
 /// Whether this RTP payload begins a picture of VP9 that refers to none before it (RFC 9628 §4.2): the flags of its
-/// descriptor say that a frame begins (B) and is not predicted (P), and where layers are told, it is the lowest of space.
+/// descriptor say that a frame begins (B) and is not predicted (P), and where layers are given, it is the lowest spatial layer.
 pub fn vp9_starts_keyframe(payload: &[u8]) -> bool {
     let begins = payload.first().is_some_and(|flags| flags & 0x48 == 0x08);
     begins && picture::vp9(payload).is_some_and(|(_, layer)| layer == 0)
@@ -92,7 +92,7 @@ mod tests {
             let later = [&[key[0] & !0x08], &key[1..]].concat();
             assert!(!vp9_starts_keyframe(&later), "{later:02x?}");
         }
-        assert!(!vp9_starts_keyframe(&[0xa8, 0x05, 0x03, 7, 0x49]), "the second layer of space of a keyframe");
+        assert!(!vp9_starts_keyframe(&[0xa8, 0x05, 0x03, 7, 0x49]), "the second spatial layer of a keyframe");
         for cut in [&[][..], &[0x88], &[0x88, 0x81], &[0xa8, 5], &[0x28]] {
             assert!(!vp9_starts_keyframe(cut), "{cut:02x?}");
         }

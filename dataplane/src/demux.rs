@@ -1,13 +1,12 @@
 //! From a datagram's first byte to its kind (RFC 7983), and from its address or username to the peer it belongs to.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
-
-use proto::plane::UFRAG_LEN;
-use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
 
 use crate::config::PEER_PATHS_MAX;
-use crate::outbox::Path;
+use crate::hash::KeyedHash;
+use crate::path::Path;
+use proto::plane::UFRAG_LEN;
 
 /// What a datagram is, as far as its first bytes tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,25 +26,6 @@ pub(crate) fn kind(datagram: &[u8]) -> Option<Kind> {
         (128..=191, Some(192..=223)) => Some(Kind::Rtcp),
         (128..=191, Some(_)) => Some(Kind::Rtp),
         _ => None,
-    }
-}
-
-/// Hash of what strangers choose (addresses) or guess (usernames), keyed so that they cannot aim at one bucket.
-#[derive(Clone, Copy)]
-pub(crate) struct KeyedHash {
-    key: [u8; 16],
-}
-
-impl KeyedHash {
-    pub(crate) fn new(key: [u8; 16]) -> Self {
-        KeyedHash { key }
-    }
-}
-
-impl BuildHasher for KeyedHash {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.key)
     }
 }
 

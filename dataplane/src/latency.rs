@@ -1,12 +1,12 @@
 //! How long a packet takes through the worker: from the kernel's receive stamp until the send calls of the flush that it
-//! leaves in are done, for each of its copies. What another worker hands on keeps the stamp from there, and counts where it
+//! leaves in are done, for each of its copies. What another worker relays keeps the stamp from there, and counts where it
 //! leaves.
 
 use proto::histogram::Histogram;
 
 use crate::config::{BATCH_LEN_MAX, Micros, RELAYS_PER_TURN_MAX};
 
-/// Times of arrival that a turn may find: those of its batch, and those of what other workers hand on.
+/// Times of arrival that a turn may find: those of its batch, and those of what other workers relay.
 const WAITING_MAX: usize = BATCH_LEN_MAX + RELAYS_PER_TURN_MAX;
 
 /// Notes when packets arrived that wait in the outbox, and counts them when they have left.

@@ -1,26 +1,37 @@
 //! The dataplane moves packets. It knows transports, streams, routes and keys; it knows no room, no name, no SDP,
 //! no DTLS and no JSON.
 //!
-//! A packet's way, which is also the order of the modules: `io` takes it from the kernel, [`mod@forward`] gives it
-//! one of four fates (forwarded, consumed, punted, dropped with a name) by what `demux` says it is; SRTP is
-//! unprotected in place ([`srtp`]), written into each slot that its stream is routed to (`rewrite`), protected in
-//! the [`outbox`] and leaves in trains. RTCP ends in `feedback`, losses are mended by `repair`, and what only the
-//! controlplane can answer is punted. Receivers on another core get a packet by the lanes of [`relay`].
+//! The modules in the order of a packet's way: [`io`] receives datagrams from the kernel and [`mod@forward`] gives each of
+//! them one of four fates (forwarded, consumed, punted, dropped with a name) by what `demux` says it is. SRTP is
+//! unprotected in place ([`srtp`]), rewritten for each slot that its stream is routed to (`rewrite`), protected in the
+//! [`outbox`], and leaves in trains. RTCP ends in `forward::rtcp`, losses are repaired by `repair`, and datagrams that only
+//! the controlplane can answer are punted. Receivers on another core get a packet through the lanes of [`relay`].
 
 pub mod config;
-mod run;
-mod worker;
 
 mod latency;
+mod run;
+mod spin;
+mod worker;
 
 pub mod io;
-pub mod outbox;
 
-mod demux;
-mod packet;
-mod punt;
+mod asks;
+mod bucket;
+mod hash;
+pub mod path;
+mod slab;
 mod table;
 mod timer;
+mod transaction;
+
+mod demux;
+mod paths;
+mod police;
+mod punt;
+#[cfg(test)]
+#[path = "../../tests/require/mod.rs"]
+mod require;
 mod transport;
 
 pub mod codec;
@@ -28,23 +39,37 @@ pub mod picture;
 pub mod rtcp;
 pub mod rtp;
 pub mod sets;
-mod spin;
+pub mod size;
 pub mod srtp;
 pub mod twcc;
 
-mod feedback;
-mod remb;
-mod repair;
-mod rewrite;
-mod route;
+mod packet;
+
+mod choice;
+mod encodings;
+mod rate;
+mod reception;
 mod silence;
-mod ssrc;
+mod simulcast;
+mod slot;
+mod stream;
 mod tally;
 
-mod edit;
-mod fanout;
-pub mod forward;
+mod repair;
+mod rewrite;
+
+pub mod bwe;
+
+mod allocate;
+mod pacer;
+mod sending;
+
+pub mod store;
+
+pub mod outbox;
 pub mod relay;
+
+pub mod forward;
 
 pub use config::{Config, Micros};
 pub use run::{Dataplane, Error, run};

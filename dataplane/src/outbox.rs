@@ -1,51 +1,37 @@
-//! What leaves in a turn: packets sealed in one slab, chained by destination so that the io backend can send trains.
+//! What leaves in a turn: packets protected into one slab, chained by destination so that the io backend can send trains.
 //!
 //! A packet is written once, protected, into the slab, and the kernel may be given it where it lies. There are three doors
 //! in, and none of them lets plaintext RTP out: `push_rtp` and `push_rtcp` protect what the caller wrote, and `push_public`
-//! is for what is public or already sealed (STUN answers, injected DTLS).
+//! is for what is public or already protected (STUN answers, injected DTLS).
 
 use std::collections::VecDeque;
 use std::mem;
-use std::net::SocketAddr;
 
 use proto::id::StreamId;
 use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
     CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
-    REPORTS_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
+    REPORTS_MAX, SETS_LEN_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
-use crate::io::Slab;
 use crate::packet::Begun;
+use crate::path::{Destination, Path};
 use crate::relay::{Message, Packet as RelayedPacket};
-use crate::srtp::Crypto;
-
-/// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Path {
-    /// Index of the worker's socket (one for each media address).
-    pub socket: u8,
-    /// The peer's address.
-    pub remote: SocketAddr,
-}
-
-/// Whom a packet is for. Packets of one turn for one destination leave in order and, where they can, in trains.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Destination {
-    /// Index of the peer in the worker's table.
-    pub peer: u32,
-    /// The peer's path.
-    pub path: Path,
-}
+use crate::slab::Slab;
+use crate::srtp::{Crypto, RtcpSender, Sender, SentWindow};
+use crate::store::{Handle, Store};
 
 /// One packet in the slab, linked to the next for the same destination.
 struct Packet {
     start: u32,
-    len: u32,
+    len: u16,
+    /// See [`Sender::is_video`].
+    is_video: bool,
     next: u32,
 }
 
 const END: u32 = u32::MAX;
+const _: () = assert!(FRAME_LEN <= u16::MAX as usize);
 
 /// The start of a packet that was taken out.
 const TAKEN: u32 = u32::MAX;
@@ -67,44 +53,58 @@ pub(crate) const HEADROOM: usize = 96;
 const _: () = assert!(HEADROOM + FRAME_LEN <= CHUNK_LEN && HEADROOM.is_multiple_of(16));
 
 /// Where in the slab the next packet goes.
-enum Places {
+enum Space {
     /// One behind the other, until all are cleared: nothing refers to them after a flush.
     Dense { used: usize },
     /// Each in a chunk of its own, which may stay taken for as long as the kernel refers to it.
     Chunks { free: Vec<u32> },
 }
 
-impl Places {
+impl Space {
     /// Where the next packet would begin.
+    #[inline]
     fn next(&self) -> Option<usize> {
         match self {
-            Places::Dense { used } => (used + FRAME_LEN <= OUTBOX_LEN).then_some(*used),
-            Places::Chunks { free } => free.last().map(|&chunk| chunk as usize * CHUNK_LEN + HEADROOM),
+            Space::Dense { used } => (used + FRAME_LEN <= OUTBOX_LEN).then_some(*used),
+            Space::Chunks { free } => free.last().map(|&chunk| chunk as usize * CHUNK_LEN + HEADROOM),
         }
     }
 
-    /// Takes the place that `next` gave, for a packet of `len` bytes.
+    /// Takes the space that `next` gave, for a packet of `len` bytes.
+    #[inline]
     fn take(&mut self, len: usize) {
         match self {
             // Packets start on a multiple of 16 bytes: AES works on aligned blocks of the payload's start.
-            Places::Dense { used } => *used = (*used + len).next_multiple_of(16),
-            Places::Chunks { free } => drop(free.pop()),
+            Space::Dense { used } => *used = (*used + len).next_multiple_of(16),
+            Space::Chunks { free } => drop(free.pop()),
         }
     }
 
-    /// Whether a widest fan-out might not find room.
-    fn is_nearly_full(&self) -> bool {
+    /// Whether there is room for so many packets.
+    #[inline]
+    fn has_room(&self, count: usize) -> bool {
         match self {
-            Places::Dense { used } => used + STREAM_ROUTES_MAX * FRAME_LEN > OUTBOX_LEN,
-            Places::Chunks { free } => free.len() < STREAM_ROUTES_MAX,
+            Space::Dense { used } => used + count * FRAME_LEN <= OUTBOX_LEN,
+            Space::Chunks { free } => free.len() >= count,
         }
     }
+}
+
+/// What became of a packet that was to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pushed {
+    /// It leaves with the next flush.
+    Written,
+    /// There was nothing to write, or it may not leave under its index.
+    Nothing,
+    /// The outbox has no room for it. It was counted.
+    Full,
 }
 
 /// The packets, reports, punts and tallies of one turn.
 pub struct Outbox {
     slab: Slab,
-    places: Places,
+    space: Space,
     packets: Vec<Packet>,
     chains: Vec<ChainEnds>,
     /// By peer index: the chain that this turn began for it, valid if the stamp is this turn's.
@@ -117,20 +117,37 @@ pub struct Outbox {
     punted: Box<[u8]>,
     punts_used: usize,
     relays: VecDeque<Relay>,
-    /// Heads and payloads of the packets among them, and how many bytes.
-    relayed: Box<[u8]>,
-    relayed_used: usize,
+    /// The parameter sets among them, and how many bytes.
+    sets: Box<[u8]>,
+    sets_used: usize,
     tallies: Vec<Tally>,
     refused: u64,
 }
 
-/// A message for another worker. The bytes of a packet, head and payload, lie there once for all workers.
+/// A message for another worker, and where its bytes are.
 struct Relay {
     to: u16,
     message: Message<'static>,
-    start: u32,
-    head_len: u16,
-    payload_len: u16,
+    bytes: RelayBytes,
+}
+
+enum RelayBytes {
+    None,
+    /// Head and payload of a packet.
+    Stored(Handle),
+    /// Parameter sets, in the outbox.
+    Sets {
+        start: u32,
+        len: u16,
+    },
+}
+
+/// A message for another worker.
+pub struct Relayed<'a> {
+    /// Which.
+    pub to: usize,
+    /// `None`: the packet is not in the store any more.
+    pub message: Option<Message<'a>>,
 }
 
 impl Default for Outbox {
@@ -142,20 +159,20 @@ impl Default for Outbox {
 impl Outbox {
     /// An empty outbox; all of its memory is taken here.
     pub fn new() -> Self {
-        Outbox::over(Slab::new(OUTBOX_LEN).expect("the kernel has memory for a start"), Places::Dense { used: 0 })
+        Outbox::over(Slab::new(OUTBOX_LEN).expect("the kernel has memory for a start"), Space::Dense { used: 0 })
     }
 
     /// An outbox whose packets a kernel may go on reading where they lie.
     pub(crate) fn in_chunks(slab: Slab) -> Self {
         let count = (slab.len() / CHUNK_LEN).min(CHUNKS_MAX) as u32;
-        let chunks = Places::Chunks { free: (0..count).rev().collect() };
+        let chunks = Space::Chunks { free: (0..count).rev().collect() };
         Outbox::over(slab, chunks)
     }
 
-    fn over(slab: Slab, places: Places) -> Self {
+    fn over(slab: Slab, space: Space) -> Self {
         Outbox {
             slab,
-            places,
+            space,
             packets: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chains: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chain_of: vec![(0, 0); PEERS_MAX].into_boxed_slice(),
@@ -166,8 +183,8 @@ impl Outbox {
             punted: vec![0; PUNTS_PER_TURN_MAX * DATAGRAM_LEN_MAX].into_boxed_slice(),
             punts_used: 0,
             relays: VecDeque::with_capacity(OUTBOX_RELAYS_MAX),
-            relayed: vec![0; RELAYED_LEN].into_boxed_slice(),
-            relayed_used: 0,
+            sets: vec![0; OUTBOX_SETS_LEN].into_boxed_slice(),
+            sets_used: 0,
             tallies: Vec::with_capacity(TALLIES_MAX),
             refused: 0,
         }
@@ -180,11 +197,7 @@ impl Outbox {
 
     /// Whether there is room for so many packets more.
     pub(crate) fn has_room(&self, count: usize) -> bool {
-        let has_places = match &self.places {
-            Places::Dense { used } => used + count * FRAME_LEN <= OUTBOX_LEN,
-            Places::Chunks { free } => free.len() >= count,
-        };
-        has_places && self.packets.len() + count <= OUTBOX_PACKETS_MAX
+        self.space.has_room(count) && self.packets.len() + count <= OUTBOX_PACKETS_MAX
     }
 
     /// Packets that wait to be sent.
@@ -192,27 +205,28 @@ impl Outbox {
         self.packets.len()
     }
 
-    /// Whether nothing is gained by waiting for more packets, or there may not be room for them.
+    /// Length of the packet that was written last, bytes.
     #[inline]
-    pub fn has_enough(&self) -> bool {
-        self.packets.len() >= PACKETS_ENOUGH || self.places.is_nearly_full()
+    pub(crate) fn last_len(&self) -> usize {
+        self.packets.last().map_or(0, |packet| packet.len as usize)
     }
 
-    /// Whether to flush first: there are packets enough, or the next datagram's widest fan-out, or the next peer's tallies,
-    /// might not fit.
-    pub fn is_nearly_full(&self) -> bool {
-        self.has_enough()
+    /// Whether it is to be flushed: nothing is gained by waiting for more packets, or there may be no room for the widest
+    /// fan-out of one packet, for what one datagram has others do, or for the tallies of one peer.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.packets.len() >= PACKETS_ENOUGH
+            || !self.space.has_room(STREAM_ROUTES_MAX)
             || self.punts_used == PUNTS_PER_TURN_MAX
             || self.relays.len() + WORKERS_MAX > OUTBOX_RELAYS_MAX
-            || self.relayed_used + FRAME_LEN > RELAYED_LEN
             || self.tallies.len() + PEER_STREAMS_MAX + PEER_SLOTS_MAX > TALLIES_MAX
     }
 
     /// Forgets the packets, punts and tallies, which were handed over; reports stay until popped.
     pub fn clear(&mut self) {
-        match &mut self.places {
-            Places::Dense { used } => *used = 0,
-            Places::Chunks { free } => {
+        match &mut self.space {
+            Space::Dense { used } => *used = 0,
+            Space::Chunks { free } => {
                 let left = self.packets.iter().filter(|packet| packet.start != TAKEN);
                 free.extend(left.map(|packet| packet.start / CHUNK_LEN as u32));
             }
@@ -222,7 +236,7 @@ impl Outbox {
         self.punts.clear();
         self.punts_used = 0;
         self.relays.clear();
-        self.relayed_used = 0;
+        self.sets_used = 0;
         self.tallies.clear();
         self.stamp = self.stamp.wrapping_add(1);
         if self.stamp == 0 {
@@ -264,14 +278,14 @@ impl Outbox {
     /// # Panics
     /// If the outbox was not made with chunks.
     pub(crate) fn take_chain(&mut self, chain: usize, mut each: impl FnMut(&mut [u8], &[u8], usize)) -> u64 {
-        assert!(matches!(self.places, Places::Chunks { .. }), "packets that lie close have no room before them");
+        assert!(matches!(self.space, Space::Chunks { .. }), "dense packets have no room before them");
         let ends = &mut self.chains[chain];
         let mut at = mem::replace(&mut ends.head, END);
         let count = mem::take(&mut ends.count);
         while let Some(packet) = self.packets.get_mut(at as usize) {
             let start = mem::replace(&mut packet.start, TAKEN) as usize;
             let (before, rest) = self.slab.split_at_mut(start);
-            each(&mut before[start - HEADROOM..], &rest[..packet.len as usize], start);
+            each(&mut before[start - HEADROOM..], &rest[..usize::from(packet.len)], start);
             at = packet.next;
         }
         count.into()
@@ -279,26 +293,43 @@ impl Outbox {
 
     /// Takes back a chunk that the kernel is done with, by any address in it.
     pub(crate) fn give_back(&mut self, address: usize) {
-        if let Places::Chunks { free } = &mut self.places {
+        if let Space::Chunks { free } = &mut self.space {
             debug_assert!(free.len() < CHUNKS_MAX, "a chunk is given back once");
             free.push((address / CHUNK_LEN) as u32);
         }
     }
 
-    /// Writes an RTP packet and protects it. `write` puts what it begins with into the frame, and says where the header
-    /// ends and what comes behind. False if the outbox is full.
-    pub(crate) fn push_rtp<'a>(
+    /// Writes an RTP packet and protects it under an index of its sender. `write` puts what it begins with into the frame, and
+    /// says where the header ends and what comes behind.
+    #[inline]
+    pub(crate) fn push_rtp<'a, W: SentWindow>(
         &mut self,
         to: Destination,
         crypto: &Crypto,
-        ssrc: u32,
+        sender: &mut Sender<W>,
         index: u64,
         write: impl FnOnce(&mut [u8]) -> Begun<'a>,
-    ) -> bool {
-        self.push(to, |frame| {
+    ) -> Pushed {
+        self.push(to, sender.is_video(), |frame| {
             let Begun { header_len, len, rest } = write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]);
-            // No length: the key is used up (2^48 packets), and nothing leaves.
-            crypto.protect_rtp(ssrc, index, header_len, frame, len, rest).unwrap_or(0)
+            // No length: the index may not be used, and nothing leaves.
+            sender.protect(crypto, index, header_len, frame, len, rest).unwrap_or(0)
+        })
+    }
+
+    /// Writes an RTP packet that has left under this index, as it was written then, to leave again. Nothing leaves if it is not the
+    /// same bytes.
+    pub(crate) fn push_rtp_again<'a>(
+        &mut self,
+        to: Destination,
+        crypto: &Crypto,
+        sender: &mut Sender,
+        index: u64,
+        write: impl FnOnce(&mut [u8]) -> Begun<'a>,
+    ) -> Pushed {
+        self.push(to, sender.is_video(), |frame| {
+            let Begun { header_len, len, rest } = write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]);
+            sender.protect_again(crypto, index, header_len, frame, len, rest).unwrap_or(0)
         })
     }
 
@@ -307,35 +338,37 @@ impl Outbox {
         &mut self,
         to: Destination,
         crypto: &Crypto,
-        index: u32,
+        sender: &mut RtcpSender,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> bool {
-        self.push(to, |frame| match write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]) {
+        self.push(to, false, |frame| match write(&mut frame[..FRAME_LEN - Crypto::OVERHEAD_MAX]) {
             0 => 0,
-            len => crypto.protect_rtcp(index, frame, len).unwrap_or(0),
-        })
+            len => sender.protect(crypto, frame, len).unwrap_or(0),
+        }) != Pushed::Full
     }
 
     /// Sends bytes that need no protection of ours. `write` returns their length; 0 sends nothing.
     pub(crate) fn push_public(&mut self, to: Destination, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
-        self.push(to, write)
+        self.push(to, false, write) != Pushed::Full
     }
 
-    fn push(&mut self, to: Destination, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
-        let Some(start) = self.places.next().filter(|_| self.packets.len() < OUTBOX_PACKETS_MAX) else {
+    #[inline]
+    fn push(&mut self, to: Destination, is_video: bool, write: impl FnOnce(&mut [u8]) -> usize) -> Pushed {
+        let Some(start) = self.space.next().filter(|_| self.packets.len() < OUTBOX_PACKETS_MAX) else {
             self.refused += 1;
-            return false;
+            return Pushed::Full;
         };
         let len = write(&mut self.slab[start..start + FRAME_LEN]);
         if len == 0 {
-            return true;
+            return Pushed::Nothing;
         }
-        self.places.take(len);
-        self.link(to, Packet { start: start as u32, len: len as u32, next: END });
-        true
+        self.space.take(len);
+        self.link(to, Packet { start: start as u32, len: len as u16, is_video, next: END });
+        Pushed::Written
     }
 
     /// Appends a packet to its destination's chain, or begins one.
+    #[inline]
     fn link(&mut self, to: Destination, packet: Packet) {
         let (at, len) = (self.packets.len() as u32, packet.len);
         self.packets.push(packet);
@@ -348,12 +381,12 @@ impl Outbox {
                 ends.coupled += u32::from(last.len == len);
                 ends.tail = at;
                 ends.count += 1;
-                ends.len_max = ends.len_max.max(len);
+                ends.len_max = ends.len_max.max(len.into());
                 return;
             }
         }
         *mark = (self.stamp, self.chains.len() as u32);
-        self.chains.push(ChainEnds { to, head: at, tail: at, count: 1, len_max: len, coupled: 0 });
+        self.chains.push(ChainEnds { to, head: at, tail: at, count: 1, len_max: len.into(), coupled: 0 });
     }
 
     /// Queues a report for the controlplane. False if the queue is full: then the newest is lost and counted.
@@ -400,78 +433,70 @@ impl Outbox {
     }
 
     /// Queues a message without bytes for another worker. False if there is no room for it in this turn.
-    pub(crate) fn tell(&mut self, to: u16, message: Message<'static>) -> bool {
-        if self.relays.len() == OUTBOX_RELAYS_MAX {
-            return false;
-        }
-        self.relays.push_back(Relay { to, message, start: 0, head_len: 0, payload_len: 0 });
-        true
+    pub(crate) fn relay(&mut self, to: u16, message: Message<'static>) -> bool {
+        self.push_relay(Relay { to, message, bytes: RelayBytes::None })
     }
 
     /// Queues the parameter sets of a stream for the mirror of it on another worker; none of them are no message. False as in
-    /// [`tell`](Self::tell).
-    pub(crate) fn tell_sets(&mut self, to: u16, mirror: StreamId, sets: &[u8]) -> bool {
-        if self.relayed_used + sets.len() > RELAYED_LEN || self.relays.len() == OUTBOX_RELAYS_MAX {
+    /// [`relay`](Self::relay).
+    pub(crate) fn relay_sets(&mut self, to: u16, mirror: StreamId, sets: &[u8]) -> bool {
+        let (start, len) = (self.sets_used, sets.len());
+        if len == 0 {
+            return true;
+        }
+        if start + len > self.sets.len() {
             return false;
         }
-        if !sets.is_empty() {
-            let start = self.relayed_used;
-            self.relayed[start..start + sets.len()].copy_from_slice(sets);
-            self.relayed_used += sets.len();
-            let message = Message::Sets { mirror, sets: &[] };
-            self.relays.push_back(Relay {
-                to,
-                message,
-                start: start as u32,
-                head_len: 0,
-                payload_len: sets.len() as u16,
-            });
+        let bytes = RelayBytes::Sets { start: start as u32, len: len as u16 };
+        if !self.push_relay(Relay { to, message: Message::Sets { mirror, sets: &[] }, bytes }) {
+            return false;
         }
+        self.sets[start..start + len].copy_from_slice(sets);
+        self.sets_used += len;
         true
     }
 
-    /// Queues a packet for each of these workers and their mirrors; how many of them get it.
-    pub(crate) fn relay(
+    /// Queues a packet that is in the store for each of these so many workers and their mirrors; how many of them get it.
+    pub(crate) fn relay_packet(
         &mut self,
-        packet: &RelayedPacket<'_>,
-        mirrors: impl ExactSizeIterator<Item = (u16, StreamId)>,
+        packet: RelayedPacket<'static>,
+        handle: Handle,
+        count: usize,
+        mirrors: impl Iterator<Item = (u16, StreamId)>,
     ) -> usize {
-        let RelayedPacket { head, payload, .. } = *packet;
-        let len = head.len() + payload.len();
-        if self.relayed_used + len > RELAYED_LEN || self.relays.len() + mirrors.len() > OUTBOX_RELAYS_MAX {
+        if self.relays.len() + count > OUTBOX_RELAYS_MAX {
             return 0;
         }
-        let start = self.relayed_used;
-        let (of_head, of_payload) = self.relayed[start..start + len].split_at_mut(head.len());
-        of_head.copy_from_slice(head);
-        of_payload.copy_from_slice(payload);
-        self.relayed_used += len;
-        let count = mirrors.len();
-        self.relays.extend(mirrors.map(|(to, mirror)| Relay {
-            to,
-            message: Message::Packet(RelayedPacket { mirror, head: &[], payload: &[], ..*packet }),
-            start: start as u32,
-            head_len: head.len() as u16,
-            payload_len: payload.len() as u16,
-        }));
+        for (to, mirror) in mirrors {
+            let message = Message::Packet(RelayedPacket { mirror, ..packet });
+            self.relays.push_back(Relay { to, message, bytes: RelayBytes::Stored(handle) });
+        }
         count
     }
 
-    /// Takes the oldest message for another worker, and which.
-    pub fn pop_relay(&mut self) -> Option<(usize, Message<'_>)> {
-        let Relay { to, message, start, head_len, payload_len } = self.relays.pop_front()?;
-        let message = match message {
-            Message::Packet(packet) => {
-                let bytes = &self.relayed[start as usize..][..usize::from(head_len) + usize::from(payload_len)];
-                let (head, payload) = bytes.split_at(usize::from(head_len));
-                Message::Packet(RelayedPacket { head, payload, ..packet })
+    fn push_relay(&mut self, relay: Relay) -> bool {
+        let has_room = self.relays.len() < OUTBOX_RELAYS_MAX;
+        if has_room {
+            self.relays.push_back(relay);
+        }
+        has_room
+    }
+
+    /// Takes the oldest message for another worker.
+    #[expect(clippy::manual_map, reason = "rustc 1.95 fails on a closure that builds a packet from another one")]
+    pub fn pop_relay<'a>(&'a mut self, store: &'a Store) -> Option<Relayed<'a>> {
+        let Relay { to, message, bytes } = self.relays.pop_front()?;
+        let message = match (message, bytes) {
+            (Message::Packet(packet), RelayBytes::Stored(handle)) => match store.packet(handle) {
+                Some([head, payload]) => Some(Message::Packet(RelayedPacket { head, payload, ..packet })),
+                None => None,
+            },
+            (Message::Sets { mirror, .. }, RelayBytes::Sets { start, len }) => {
+                Some(Message::Sets { mirror, sets: &self.sets[start as usize..][..usize::from(len)] })
             }
-            Message::Sets { mirror, .. } => {
-                Message::Sets { mirror, sets: &self.relayed[start as usize..][..usize::from(payload_len)] }
-            }
-            other => other,
+            (other, _) => Some(other),
         };
-        Some((usize::from(to), message))
+        Some(Relayed { to: to.into(), message })
     }
 
     /// Leaves a tally for the link. One that finds no room is left out: the next comes in a second.
@@ -498,8 +523,9 @@ const PUNTS_PER_TURN_MAX: usize = 256;
 /// Messages for other workers that one turn hands over between two flushes. A packet may go to all of them.
 const OUTBOX_RELAYS_MAX: usize = 2 * WORKERS_MAX + 1024;
 
-/// Bytes of packets for other workers: those of a whole batch of single packets.
-const RELAYED_LEN: usize = 64 * FRAME_LEN;
+/// Bytes of parameter sets for other workers that one turn hands over between two flushes. What finds no room is made up for
+/// when a keyframe is requested.
+const OUTBOX_SETS_LEN: usize = 64 * SETS_LEN_MAX;
 
 /// The packets of one destination, in order.
 pub struct Chain<'a> {
@@ -515,18 +541,25 @@ impl<'a> Chain<'a> {
 
     /// The packets. Neighbours of equal length may leave as a train, of which the last may be shorter.
     pub fn packets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.packets_by_kind().map(|(packet, _)| packet)
+    }
+
+    /// The packets, and whether each is the first to be dropped: a packet of video.
+    pub(crate) fn packets_by_kind(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {
         let outbox = self.outbox;
         let mut at = self.ends.head;
         std::iter::from_fn(move || {
             let packet = outbox.packets.get(at as usize)?;
             at = packet.next;
-            Some(&outbox.slab[packet.start as usize..][..packet.len as usize])
+            Some((&outbox.slab[packet.start as usize..][..usize::from(packet.len)], packet.is_video))
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn to(peer: u32, port: u16) -> Destination {
@@ -571,7 +604,7 @@ mod tests {
             accepted += 1;
             assert!(accepted as usize <= OUTBOX_PACKETS_MAX);
         }
-        assert!(outbox.is_nearly_full());
+        assert!(outbox.is_full());
         assert_eq!(outbox.take_refused(), 1);
         assert_eq!(contents(&outbox).iter().map(|c| c.1.len()).sum::<usize>(), accepted as usize);
     }

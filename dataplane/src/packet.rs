@@ -4,12 +4,13 @@
 use proto::id::MID_LEN_MAX;
 use proto::plane::{Counter, EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 
+use crate::bucket::Bucket;
 use crate::config::{
     EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX, SECOND_TRIES_BURST, SECOND_TRIES_RATE,
 };
-use crate::punt::Bucket;
 use crate::rtp::{self, EXTENSION_VALUE_LEN_MAX, Header, HeaderWriter};
 use crate::srtp::{Crypto, Narrow, ReplayWindow};
+use crate::store::Payload;
 
 /// A packet from the network, its header readable and not yet believed.
 pub(crate) struct SrtpPacket<'a> {
@@ -179,14 +180,7 @@ pub(crate) struct RtpPacket<'a> {
 }
 
 impl<'a> RtpPacket<'a> {
-    /// Reads back a packet that the history kept: head, then payload without padding.
-    pub(crate) fn from_history(bytes: &'a [u8], index: u64) -> Option<Self> {
-        let header = Header::parse(bytes).ok()?;
-        let (head, payload) = bytes.split_at_checked(header.header_len)?;
-        Some(RtpPacket { header, index, head, payload, is_malformed: false })
-    }
-
-    /// A packet that another worker unprotected: head, and payload without padding.
+    /// A packet that was stored or that another worker unprotected: head, and payload without padding.
     pub(crate) fn from_parts(head: &'a [u8], payload: &'a [u8], index: u64) -> Option<Self> {
         let header = Header::parse(head).ok().filter(|header| header.header_len == head.len())?;
         Some(RtpPacket { header, index, head, payload, is_malformed: false })
@@ -253,7 +247,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) ids: &'a ExtensionIds,
     pub(crate) mid: &'a [u8],
     pub(crate) transport_cc_seq: u16,
-    pub(crate) now: Micros,
+    pub(crate) abs_send_time: [u8; 3],
     pub(crate) carried: &'a Carried,
     /// Whether packets like this one are likely to be its neighbours, so that equal lengths make one train of them:
     /// then it is padded (RFC 3550 §5.1) to a multiple of [`EVEN_LEN`].
@@ -270,65 +264,31 @@ pub(crate) struct Begun<'a> {
     pub(crate) rest: &'a [u8],
 }
 
-/// The payload of a packet on its way to many receivers. Each writes its own numbers and padding over those of the one
-/// before, and the packet is encrypted from here.
-pub(crate) struct Staged {
-    bytes: Box<[u8; STAGED_LEN]>,
-    len: usize,
-}
-
-const STAGED_LEN: usize = PAYLOAD_LEN_MAX + EVEN_LEN;
-
-impl Staged {
-    pub(crate) fn new() -> Self {
-        Staged { bytes: Box::new([0; STAGED_LEN]), len: 0 }
-    }
-
-    /// Takes the next payload; the caller has checked it against [`PAYLOAD_LEN_MAX`].
-    pub(crate) fn load(&mut self, payload: &[u8]) {
-        self.len = payload.len();
-        self.bytes[..self.len].copy_from_slice(payload);
-        self.bytes[self.len..self.len + EVEN_LEN].fill(0);
-    }
-
-    /// The payload, for a receiver's own numbers.
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
-    }
-
-    /// Payload and so many bytes of padding (RFC 3550 §5.1), fewer than [`EVEN_LEN`].
-    fn padded(&mut self, padding: usize) -> &[u8] {
-        let end = self.len + padding;
-        if padding > 0 {
-            // Counts of other receivers may stand before it: the bytes of padding before the last mean nothing.
-            self.bytes[end - 1] = padding as u8;
-        }
-        &self.bytes[..end]
-    }
-}
-
 impl Outgoing<'_> {
-    /// Writes header and `prefix` (an RTX packet's original sequence number) into a frame; payload and padding are to
-    /// follow.
-    pub(crate) fn write<'a>(&self, frame: &mut [u8], prefix: &[u8], payload: &'a mut Staged) -> Begun<'a> {
+    /// Writes header, `prefix` (an RTX packet's original sequence number) and the receiver's own start of the payload into a
+    /// frame; the rest of the payload and padding are to follow.
+    #[inline]
+    pub(crate) fn write<'a>(&self, frame: &mut [u8], prefix: &[u8], payload: Payload<'a>) -> Begun<'a> {
         let mut writer = HeaderWriter::new(frame, self.marker, self.pt, self.seq, self.timestamp, self.ssrc);
         // An id of 0 and an empty value write nothing.
         let id = |extension: Extension| self.ids[extension as usize];
         writer.extension(id(Extension::TransportCc), &self.transport_cc_seq.to_be_bytes());
-        writer.extension(id(Extension::AbsSendTime), &rtp::abs_send_time(self.now));
+        writer.extension(id(Extension::AbsSendTime), &self.abs_send_time);
         writer.extension(id(Extension::Mid), self.mid);
         for (extension, len, value) in &self.carried.items[..self.carried.count] {
             writer.extension(self.ids[usize::from(*extension)], &value[..usize::from(*len)]);
         }
         let header_len = writer.finish();
-        let len = header_len + prefix.len();
-        frame[header_len..len].copy_from_slice(prefix);
-        let whole = len + payload.len;
+        let prefix_end = header_len + prefix.len();
+        frame[header_len..prefix_end].copy_from_slice(prefix);
+        let whole = prefix_end + payload.len();
         let even = whole.next_multiple_of(EVEN_LEN);
-        let padding = if self.is_evened && even <= EVEN_LEN_MAX { even - whole } else { 0 };
+        let is_padded = self.is_evened && payload.may_be_padded() && even <= EVEN_LEN_MAX;
+        let padding = if is_padded { even - whole } else { 0 };
         if padding > 0 {
             frame[0] |= rtp::PADDING_BIT;
         }
-        Begun { header_len, len, rest: payload.padded(padding) }
+        let (start_len, rest) = payload.split(padding, &mut frame[prefix_end..]);
+        Begun { header_len, len: prefix_end + start_len, rest }
     }
 }

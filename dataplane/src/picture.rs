@@ -4,7 +4,8 @@
 //! Decoders order frames and find lost ones by them, so in a slot they go on like sequence numbers do: where the slot's
 //! source changes, the next picture has the next number. Within one source the numbers are shifted by a constant, so what
 //! the publisher's network lost stays missing, and every packet of a frame, also a repaired one, has the frame's number.
-//! They are written into the copy that leaves; the payload that arrived is shared by all receivers and stays as it is.
+//! They are written into the copy that leaves ([`Renumber`]); the payload that arrived is shared by all receivers and stays as
+//! it is.
 
 use proto::plane::Codec;
 
@@ -17,33 +18,39 @@ const KEY_MASK: u8 = 0x1f;
 
 /// One number in a payload: where it lies, and what the publisher wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Place<T> {
+struct Field<T> {
     at: u8,
     value: T,
 }
 
 /// The running numbers of one payload; none for codecs that have no such things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Pictures {
-    id: Option<Place<u16>>,
+pub struct PictureNumbers {
+    id: Option<Field<u16>>,
     /// Whether the id has 15 bits, not 7. A sender chooses, and keeps to its choice.
     is_long: bool,
     /// TL0PICIDX: counts the frames of the base layer.
-    base: Option<Place<u8>>,
+    base: Option<Field<u8>>,
     /// KEYIDX: counts keyframes.
-    key: Option<Place<u8>>,
+    key: Option<Field<u8>>,
 }
 
-impl Pictures {
+impl PictureNumbers {
     /// Reads what a payload has of them. A descriptor that ends early has none: its receiver will not read it either.
     #[inline]
-    pub fn read(codec: Codec, payload: &[u8]) -> Pictures {
+    pub fn read(codec: Codec, payload: &[u8]) -> PictureNumbers {
         match codec {
             Codec::Vp8 => vp8(payload).map(|(pictures, _)| pictures),
             Codec::Vp9 => vp9(payload).map(|(pictures, _)| pictures),
             Codec::Opus | Codec::H264 | Codec::Av1 => None,
         }
         .unwrap_or_default()
+    }
+
+    /// The same, if there are any.
+    #[inline]
+    pub(crate) fn of(codec: Codec, payload: &[u8]) -> Option<PictureNumbers> {
+        Some(PictureNumbers::read(codec, payload)).filter(|pictures| !pictures.is_empty())
     }
 
     /// Whether there are none.
@@ -69,19 +76,19 @@ impl Pictures {
 }
 
 /// PictureID at the front of `bytes`, which lies at `at` in the payload; the bytes after it.
-fn picture_id(bytes: &[u8], at: u8) -> Option<(Place<u16>, bool, &[u8])> {
+fn picture_id(bytes: &[u8], at: u8) -> Option<(Field<u16>, bool, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     if first & 0x80 == 0 {
-        return Some((Place { at, value: u16::from(first) }, false, rest));
+        return Some((Field { at, value: u16::from(first) }, false, rest));
     }
     let (&second, rest) = rest.split_first()?;
-    Some((Place { at, value: u16::from_be_bytes([first & 0x7f, second]) }, true, rest))
+    Some((Field { at, value: u16::from_be_bytes([first & 0x7f, second]) }, true, rest))
 }
 
 /// The numbers of a VP8 payload descriptor (RFC 7741 §4.2: `X`, then `I L T K` and what they announce), and what follows it.
-pub(crate) fn vp8(payload: &[u8]) -> Option<(Pictures, &[u8])> {
+pub(crate) fn vp8(payload: &[u8]) -> Option<(PictureNumbers, &[u8])> {
     let (&required, rest) = payload.split_first()?;
-    let mut pictures = Pictures::default();
+    let mut pictures = PictureNumbers::default();
     if required & 0x80 == 0 {
         return Some((pictures, rest));
     }
@@ -93,23 +100,23 @@ pub(crate) fn vp8(payload: &[u8]) -> Option<(Pictures, &[u8])> {
     }
     if extended & 0x40 != 0 {
         let (&value, after) = rest.split_first()?;
-        pictures.base = Some(Place { at: at(rest), value });
+        pictures.base = Some(Field { at: at(rest), value });
         rest = after;
     }
     // T and K share a byte; KEYIDX is meant by K alone.
     if extended & 0x30 != 0 {
         let (&byte, after) = rest.split_first()?;
-        pictures.key = (extended & 0x10 != 0).then_some(Place { at: at(rest), value: byte & KEY_MASK });
+        pictures.key = (extended & 0x10 != 0).then_some(Field { at: at(rest), value: byte & KEY_MASK });
         rest = after;
     }
     Some((pictures, rest))
 }
 
-/// The numbers of a VP9 payload descriptor (RFC 9628 §4.2), and the layer of space that the frame is of: 0 where none is told.
+/// The numbers of a VP9 payload descriptor (RFC 9628 §4.2), and the spatial layer of the frame: 0 where none is given.
 /// What follows them (references of the flexible mode, the scalability structure) counts from the picture itself.
-pub(crate) fn vp9(payload: &[u8]) -> Option<(Pictures, u8)> {
+pub(crate) fn vp9(payload: &[u8]) -> Option<(PictureNumbers, u8)> {
     let (&flags, mut rest) = payload.split_first()?;
-    let mut pictures = Pictures::default();
+    let mut pictures = PictureNumbers::default();
     let mut layer = 0;
     let at = |rest: &[u8]| (payload.len() - rest.len()) as u8;
     if flags & 0x80 != 0 {
@@ -123,7 +130,7 @@ pub(crate) fn vp9(payload: &[u8]) -> Option<(Pictures, u8)> {
         // TL0PICIDX is there unless the mode is flexible.
         if flags & 0x10 == 0 {
             let (&value, after) = rest.split_first()?;
-            pictures.base = Some(Place { at: at(rest), value });
+            pictures.base = Some(Field { at: at(rest), value });
             rest = after;
         }
     }
@@ -142,7 +149,7 @@ pub struct Shift {
 impl Shift {
     /// The shift that also covers `pictures`: a number that comes for the first time goes on after `last`.
     #[inline]
-    pub fn covering(self, pictures: &Pictures, last: &Last) -> Shift {
+    pub fn covering(self, pictures: &PictureNumbers, last: &Last) -> Shift {
         let after = |last: Option<u16>, value: u16| last.map_or(0, |last| last.wrapping_add(1).wrapping_sub(value));
         let after_octet = |last: Option<u8>, value: u8| last.map_or(0, |last| last.wrapping_add(1).wrapping_sub(value));
         Shift {
@@ -152,38 +159,58 @@ impl Shift {
         }
     }
 
-    fn id_of(&self, pictures: &Pictures) -> Option<u16> {
+    fn id_of(&self, pictures: &PictureNumbers) -> Option<u16> {
         let mask = if pictures.is_long { ID_MASK } else { SHORT_ID_MASK };
         Some(pictures.id()?.wrapping_add(self.id.unwrap_or(0)) & mask)
     }
 
-    fn base_of(&self, pictures: &Pictures) -> Option<u8> {
+    fn base_of(&self, pictures: &PictureNumbers) -> Option<u8> {
         Some(pictures.base()?.wrapping_add(self.base.unwrap_or(0)))
     }
 
-    fn key_of(&self, pictures: &Pictures) -> Option<u8> {
+    fn key_of(&self, pictures: &PictureNumbers) -> Option<u8> {
         Some(pictures.key()?.wrapping_add(self.key.unwrap_or(0)) & KEY_MASK)
     }
 
     /// Writes the shifted numbers over the publisher's, in a copy of the payload from which `pictures` were read.
     #[inline]
-    pub fn write(&self, pictures: &Pictures, payload: &mut [u8]) {
-        if let (Some(place), Some(id)) = (pictures.id, self.id_of(pictures)) {
+    pub fn write(&self, pictures: &PictureNumbers, payload: &mut [u8]) {
+        if let (Some(field), Some(id)) = (pictures.id, self.id_of(pictures)) {
             let [high, low] = id.to_be_bytes();
-            let at = usize::from(place.at);
+            let at = usize::from(field.at);
             if pictures.is_long {
                 payload[at..at + 2].copy_from_slice(&[0x80 | high, low]);
             } else {
                 payload[at] = low;
             }
         }
-        if let (Some(place), Some(base)) = (pictures.base, self.base_of(pictures)) {
-            payload[usize::from(place.at)] = base;
+        if let (Some(field), Some(base)) = (pictures.base, self.base_of(pictures)) {
+            payload[usize::from(field.at)] = base;
         }
-        if let (Some(place), Some(key)) = (pictures.key, self.key_of(pictures)) {
-            let byte = &mut payload[usize::from(place.at)];
+        if let (Some(field), Some(key)) = (pictures.key, self.key_of(pictures)) {
+            let byte = &mut payload[usize::from(field.at)];
             *byte = *byte & !KEY_MASK | key;
         }
+    }
+}
+
+/// The numbers that one payload's pictures get for one receiver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Renumber {
+    /// Those that the publisher wrote, and where.
+    pub pictures: PictureNumbers,
+    /// What is added to them.
+    pub shift: Shift,
+}
+
+impl Renumber {
+    /// Bytes at the start of a payload in which all numbers lie.
+    pub const LEN_MAX: usize = 16;
+
+    /// Writes the numbers into a copy of the start of the payload.
+    #[inline]
+    pub fn write(&self, start: &mut [u8]) {
+        self.shift.write(&self.pictures, start);
     }
 }
 
@@ -199,7 +226,7 @@ pub struct Last {
 impl Last {
     /// A newer packet left.
     #[inline]
-    pub fn sent(&mut self, pictures: &Pictures, shift: &Shift) {
+    pub fn sent(&mut self, pictures: &PictureNumbers, shift: &Shift) {
         if let Some(id) = shift.id_of(pictures) {
             self.id = Some(match self.id {
                 Some(last) if !pictures.is_long => {
@@ -240,7 +267,7 @@ mod tests {
     }
 
     fn shown(payload: &[u8]) -> (Option<u16>, Option<u8>, Option<u8>) {
-        let pictures = Pictures::read(Codec::Vp8, payload);
+        let pictures = PictureNumbers::read(Codec::Vp8, payload);
         (pictures.id(), pictures.base(), pictures.key())
     }
 
@@ -250,7 +277,7 @@ mod tests {
     }
 
     fn send_as(codec: Codec, last: &mut Last, shift: &mut Shift, payload: &[u8]) -> Vec<u8> {
-        let pictures = Pictures::read(codec, payload);
+        let pictures = PictureNumbers::read(codec, payload);
         *shift = shift.covering(&pictures, last);
         let mut copy = payload.to_vec();
         shift.write(&pictures, &mut copy);
@@ -272,7 +299,10 @@ mod tests {
         }
         assert_eq!(shown(&[0x10, 0x80, 0x05]), (None, None, None), "X is not set: the rest is the frame");
         assert_eq!(shown(&[]), (None, None, None));
-        assert_eq!(Pictures::read(Codec::H264, &vp8_payload(Some((7, true)), None, None)), Pictures::default());
+        assert_eq!(
+            PictureNumbers::read(Codec::H264, &vp8_payload(Some((7, true)), None, None)),
+            PictureNumbers::default()
+        );
     }
 
     #[test]
@@ -312,7 +342,7 @@ mod tests {
     #[test]
     fn vp9_has_picture_ids_and_the_base_layers_count() {
         let numbers = |payload: &[u8]| {
-            let pictures = Pictures::read(Codec::Vp9, payload);
+            let pictures = PictureNumbers::read(Codec::Vp9, payload);
             (pictures.id(), pictures.base(), pictures.key())
         };
         assert_eq!(numbers(&[0x8c, 0x92, 0x34, 0x49]), (Some(0x1234), None, None));
@@ -320,7 +350,7 @@ mod tests {
         assert_eq!(numbers(&[0xbc, 0x12, 0x20, 0x49]), (Some(0x12), None, None), "flexible mode");
         assert_eq!(numbers(&[0x0c, 0x49]), (None, None, None));
         let mut payload = [0xac, 0xff, 0xff, 0x20, 255, 0x49];
-        let pictures = Pictures::read(Codec::Vp9, &payload);
+        let pictures = PictureNumbers::read(Codec::Vp9, &payload);
         Shift { id: Some(2), base: Some(1), key: None }.write(&pictures, &mut payload);
         assert_eq!(payload, [0xac, 0x80, 0x01, 0x20, 0, 0x49]);
     }
@@ -336,7 +366,7 @@ mod tests {
             send_as(codec, &mut last, &mut Shift::default(), &before);
             let sent = send_as(codec, &mut last, &mut shift, &payload);
             prop_assert_eq!(sent.len(), payload.len());
-            let (was, is) = (Pictures::read(codec, &payload), Pictures::read(codec, &sent));
+            let (was, is) = (PictureNumbers::read(codec, &payload), PictureNumbers::read(codec, &sent));
             prop_assert_eq!((was.is_long, was.id.map(|p| p.at)), (is.is_long, is.id.map(|p| p.at)));
             prop_assert_eq!((was.base.map(|p| p.at), was.key.map(|p| p.at)), (is.base.map(|p| p.at), is.key.map(|p| p.at)));
             // Shifted back it is what it was.

@@ -1,104 +1,29 @@
-//! Repair of losses, both ways: the history from which subscribers' NACKs are answered by RTX (RFC 4585 §6.2.1,
-//! RFC 4588), and the holes of publishers' streams that we ask for ourselves.
-
-use proto::id::{Ssrc, StreamId};
+//! Repair of losses, both ways: what answers to receivers' NACKs may cost (RFC 4585 §6.2.1; video by RTX, RFC 4588, audio by
+//! the same packet again; the packets are in the [store](crate::store)), and the missing packets of publishers' streams that
+//! we ask for ourselves.
 
 use crate::config::{
-    FRAME_LEN, HISTORY_PACKETS, HISTORY_PER_STREAM, HOLES_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
+    AUDIO_MISSING_MAX, AUDIO_NACK_REPEAT, AUDIO_REPAIR_BURST, AUDIO_REPAIR_TIME, COPIES_HELD, COPIES_MAX,
+    COPIES_MOMENT, COPIES_REQUESTS, COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
     REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
 };
-
-/// The last packets of all video streams of a worker, in the clear, oldest overwritten first. It belongs to the
-/// worker, not to a stream: memory is bounded whatever the number of streams, and a quiet stream costs nothing.
-pub(crate) struct History {
-    bytes: Box<[u8]>,
-    entries: Box<[Entry]>,
-    next: usize,
-}
-
-/// Which packets an index counts: those of one SSRC of a stream. A stream that changes its SSRC counts anew, and a
-/// repair must not find the new packet under the old number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
-    pub(crate) stream: StreamId,
-    pub(crate) ssrc: Ssrc,
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    source: Source,
-    index: u64,
-    len: u32,
-}
-
-const EMPTY: Entry = Entry { source: Source { stream: StreamId::new(u32::MAX, 0), ssrc: 0 }, index: 0, len: 0 };
-
-/// Where a stream's packets lie in the [`History`], by the low bits of their index.
-pub(crate) type Places = Box<[u16; HISTORY_PER_STREAM]>;
-const _: () = assert!(HISTORY_PACKETS <= 1 << u16::BITS);
-
-impl History {
-    pub(crate) fn new() -> Self {
-        History {
-            bytes: vec![0; HISTORY_PACKETS * FRAME_LEN].into_boxed_slice(),
-            entries: vec![EMPTY; HISTORY_PACKETS].into_boxed_slice(),
-            next: 0,
-        }
-    }
-
-    /// Forgets all packets.
-    pub(crate) fn clear(&mut self) {
-        self.entries.fill(EMPTY);
-    }
-
-    /// The places of a new stream.
-    pub(crate) fn places() -> Places {
-        Box::new([0; HISTORY_PER_STREAM])
-    }
-
-    /// Keeps a packet of a stream, given as head and payload.
-    pub(crate) fn store(&mut self, source: Source, places: &mut Places, index: u64, parts: [&[u8]; 2]) {
-        let [head, payload] = parts;
-        let len = head.len() + payload.len();
-        let held = &self.entries[places[index as usize % HISTORY_PER_STREAM] as usize];
-        // A place that was never used points at somebody else's entry, or at an index that has another place.
-        let has_place = |held: u64| (held - index).is_multiple_of(HISTORY_PER_STREAM as u64);
-        let is_overtaken = held.source == source && held.index > index && has_place(held.index);
-        if len > FRAME_LEN || is_overtaken {
-            return;
-        }
-        let at = self.next;
-        self.next = (self.next + 1) % HISTORY_PACKETS;
-        let frame = &mut self.bytes[at * FRAME_LEN..][..len];
-        frame[..head.len()].copy_from_slice(head);
-        frame[head.len()..].copy_from_slice(payload);
-        self.entries[at] = Entry { source, index, len: len as u32 };
-        places[index as usize % HISTORY_PER_STREAM] = at as u16;
-    }
-
-    /// The packet of a stream with this index, if it is still there.
-    pub(crate) fn find(&self, source: Source, places: &Places, index: u64) -> Option<&[u8]> {
-        let at = places[index as usize % HISTORY_PER_STREAM] as usize;
-        let entry = self.entries.get(at)?;
-        (entry.source == source && entry.index == index).then(|| &self.bytes[at * FRAME_LEN..][..entry.len as usize])
-    }
-}
+use crate::srtp::SEALS;
 
 /// A packet of a publisher's stream that has not arrived.
 #[derive(Clone, Copy)]
-struct Hole {
+struct MissingPacket {
     ask_at: Micros,
-    /// Its index, which has 48 bits, and below that how often it was asked for: there is memory for [`HOLES_MAX`] of
+    /// Its index, which has 48 bits, and below that how often it was asked for: there is memory for [`MISSING_MAX`] of
     /// them in each stream.
     index_and_tries: u64,
 }
-const _: () = assert!(size_of::<Hole>() == 16);
+const _: () = assert!(size_of::<MissingPacket>() == 16);
 
-impl Hole {
+impl MissingPacket {
     const TRIES_BITS: u32 = 8;
 
-    fn new(index: u64, now: Micros) -> Hole {
-        Hole { ask_at: now + NACK_DELAY, index_and_tries: index << Self::TRIES_BITS }
+    fn new(index: u64, now: Micros) -> MissingPacket {
+        MissingPacket { ask_at: now + NACK_DELAY, index_and_tries: index << Self::TRIES_BITS }
     }
 
     fn index(&self) -> u64 {
@@ -110,9 +35,10 @@ impl Hole {
     }
 }
 
-/// The holes of one stream, in order of their index.
-pub(crate) struct Holes {
-    holes: Vec<Hole>,
+/// The missing packets of one stream, in order of their index.
+pub(crate) struct MissingPackets {
+    packets: Vec<MissingPacket>,
+    is_audio: bool,
     /// Where the stream began. The first packet that arrived is not always the first that was sent.
     lowest: Option<u64>,
     /// Sequence numbers of packets that came as RTX and have not come as themselves; the oldest is overwritten.
@@ -126,25 +52,41 @@ pub(crate) struct Holes {
 /// Repaired packets of one stream whose originals may still come. What was only late comes within a round trip.
 const REPAIRED_MAX: usize = u8::BITS as usize;
 
-/// What an arrival did to the holes.
+/// What an arrival did to the missing packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Arrival {
-    /// It filled a hole.
+    /// It was one of the missing packets.
     pub(crate) recovered: bool,
-    /// Holes that were given up because there were too many: the stream needs a keyframe.
+    /// Missing packets that were given up because there were too many: the stream needs a keyframe.
     pub(crate) lost: u32,
 }
 
-impl Holes {
+impl MissingPackets {
     /// None yet; the memory for all of them is taken here.
-    pub(crate) fn new() -> Self {
-        Holes {
-            holes: Vec::with_capacity(HOLES_MAX),
+    pub(crate) fn new(is_audio: bool) -> Self {
+        let max = if is_audio { AUDIO_MISSING_MAX } else { MISSING_MAX };
+        MissingPackets {
+            packets: Vec::with_capacity(max),
+            is_audio,
             lowest: None,
             repaired: [0; REPAIRED_MAX],
             are_repaired: 0,
             repaired_next: 0,
             is_timer_set: false,
+        }
+    }
+
+    /// How many are tracked, at most.
+    fn max(&self) -> u64 {
+        let max = if self.is_audio { AUDIO_MISSING_MAX } else { MISSING_MAX };
+        max as u64
+    }
+
+    /// How often one is asked for, at most: audio twice in each round trip, for as long as that can help.
+    fn tries_max(&self, rtt: Micros) -> u8 {
+        match self.is_audio {
+            true => 2 * (AUDIO_REPAIR_TIME / (rtt + AUDIO_NACK_REPEAT)).min(NACK_TRIES_MAX.into()) as u8,
+            false => NACK_TRIES_MAX,
         }
     }
 
@@ -160,8 +102,8 @@ impl Holes {
             return Arrival::default();
         }
         if index < highest {
-            if let Ok(at) = self.holes.binary_search_by_key(&index, Hole::index) {
-                self.holes.remove(at);
+            if let Ok(at) = self.packets.binary_search_by_key(&index, MissingPacket::index) {
+                self.packets.remove(at);
                 return Arrival { recovered: true, lost: 0 };
             }
             return Arrival::default();
@@ -170,12 +112,12 @@ impl Holes {
         if missing == 0 {
             return Arrival::default();
         }
-        if self.holes.len() as u64 + missing > HOLES_MAX as u64 {
-            let lost = self.holes.len() as u64 + missing;
-            self.holes.clear();
+        if self.packets.len() as u64 + missing > self.max() {
+            let lost = self.packets.len() as u64 + missing;
+            self.packets.clear();
             return Arrival { recovered: false, lost: lost.min(u64::from(u32::MAX)) as u32 };
         }
-        self.holes.extend((highest + 1..index).map(|index| Hole::new(index, now)));
+        self.packets.extend((highest + 1..index).map(|index| MissingPacket::new(index, now)));
         Arrival::default()
     }
 
@@ -198,59 +140,84 @@ impl Holes {
     /// The stream began with `index`, before what was thought to be its start: what lies between is missing too.
     fn began_earlier(&mut self, index: u64, lowest: u64, now: Micros) {
         let missing = lowest - index - 1;
-        if self.holes.len() as u64 + missing > HOLES_MAX as u64 {
+        if self.packets.len() as u64 + missing > self.max() {
             return;
         }
         self.lowest = Some(index);
-        self.holes.extend((index + 1..lowest).map(|index| Hole::new(index, now)));
-        self.holes.rotate_right(missing as usize);
+        self.packets.extend((index + 1..lowest).map(|index| MissingPacket::new(index, now)));
+        self.packets.rotate_right(missing as usize);
     }
 
     /// Whether nothing is missing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.holes.is_empty()
+        self.packets.is_empty()
     }
 
     /// How many packets are missing.
     pub(crate) fn len(&self) -> usize {
-        self.holes.len()
+        self.packets.len()
     }
 
-    /// When the next hole is to be asked for.
+    /// When the next missing packet is to be asked for.
     pub(crate) fn deadline(&self) -> Option<Micros> {
-        self.holes.iter().map(|h| h.ask_at).min()
+        self.packets.iter().map(|h| h.ask_at).min()
     }
 
-    /// Fills `seqs` with what is to be asked for now and returns how many; holes asked for too often are dropped
-    /// and counted in `lost`. Asked again a round trip later, a little later each time.
+    /// Fills `seqs` with what is to be asked for now and returns how many; missing packets asked for too often are dropped
+    /// and counted in `lost`. Asked again a round trip later, for video a little later each time.
     pub(crate) fn due(&mut self, now: Micros, rtt: Micros, seqs: &mut [u16], lost: &mut u32) -> usize {
-        let before = self.holes.len();
-        self.holes.retain(|h| h.ask_at > now || h.tries() < NACK_TRIES_MAX);
-        *lost += (before - self.holes.len()) as u32;
-        let mut count = 0;
-        for hole in self.holes.iter_mut().filter(|h| h.ask_at <= now) {
+        let (before, tries_max) = (self.packets.len(), self.tries_max(rtt));
+        self.packets.retain(|h| h.ask_at > now || h.tries() < tries_max);
+        *lost += (before - self.packets.len()) as u32;
+        let (mut count, rtt) = (0, rtt.max(REPAIR_REPEAT_MIN));
+        for packet in self.packets.iter_mut().filter(|h| h.ask_at <= now) {
             if count == seqs.len() {
                 break;
             }
-            seqs[count] = hole.index() as u16;
+            seqs[count] = packet.index() as u16;
             count += 1;
-            hole.index_and_tries += 1; // Never more than `NACK_TRIES_MAX` times.
-            hole.ask_at = now + rtt.max(REPAIR_REPEAT_MIN) * (4 + Micros::from(hole.tries())) / 4;
+            packet.index_and_tries += 1; // Never more than `tries_max` times.
+            let tries = Micros::from(packet.tries());
+            packet.ask_at = now
+                + match self.is_audio {
+                    true if tries % 2 == 1 => AUDIO_NACK_REPEAT,
+                    true => rtt,
+                    false => rtt * (4 + tries) / 4,
+                };
         }
         count
     }
 
-    /// Forgets all holes.
+    /// Forgets all missing packets.
     pub(crate) fn clear(&mut self) {
-        self.holes.clear();
+        self.packets.clear();
         self.lowest = None;
         self.are_repaired = 0;
     }
 }
 
-/// What repair may cost one receiver: a share of what it is sent, and each packet at most once a round trip.
+/// What repair may cost one receiver: a share of what it is sent. Bytes.
+struct Credit(u32);
+
+impl Credit {
+    /// A media packet of this many bytes was sent.
+    #[inline]
+    fn earn(&mut self, len: usize, burst: u32) {
+        self.0 = (self.0 + len as u32 / REPAIR_SHARE_DIVISOR).min(burst);
+    }
+
+    fn may_spend(&self, len: usize) -> bool {
+        self.0 as usize >= len
+    }
+
+    fn spend(&mut self, len: usize) {
+        self.0 -= len as u32;
+    }
+}
+
+/// Repairs of a slot by RTX: their share, and each packet at most once a round trip.
 pub(crate) struct Budget {
-    credit: u32,
+    credit: Credit,
     repaired: [Repaired; REPAIRED_LEN],
 }
 
@@ -285,23 +252,133 @@ impl Repaired {
 
 impl Budget {
     pub(crate) fn new() -> Self {
-        Budget { credit: REPAIR_BURST, repaired: [Repaired::default(); REPAIRED_LEN] }
+        Budget { credit: Credit(REPAIR_BURST), repaired: [Repaired::default(); REPAIRED_LEN] }
     }
 
     /// A media packet of this many bytes was sent.
     #[inline]
     pub(crate) fn earn(&mut self, len: usize) {
-        self.credit = (self.credit + len as u32 / REPAIR_SHARE_DIVISOR).min(REPAIR_BURST);
+        self.credit.earn(len, REPAIR_BURST);
     }
 
     /// Whether the packet `seq` of `len` bytes may be sent again now; if so it is accounted for.
     pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
         let (last, next) = (&mut self.repaired[usize::from(seq) % REPAIRED_LEN], Repaired::new(seq, now));
-        if last.forbids(next, rtt.max(REPAIR_REPEAT_MIN)) || (self.credit as usize) < len {
+        if last.forbids(next, rtt.max(REPAIR_REPEAT_MIN)) || !self.credit.may_spend(len) {
             return false;
         }
-        self.credit -= len as u32;
+        self.credit.spend(len);
         *last = next;
+        true
+    }
+}
+
+/// Repairs of a slot by the same packets again: what is known of the newest packets that left, by the low bits of their
+/// sequence number, and what sending them again may cost. The headers are written anew for that; here is what they said of
+/// the moment. [`crate::srtp`] sees to it that nothing else leaves than what left.
+pub(crate) struct Again {
+    credit: Credit,
+    transport_cc_seqs: [u16; SEALS],
+    abs_send_times: [[u8; 3]; SEALS],
+    /// When each left, at first or again, in units of 16 ms that come round after 4 s.
+    left_at: [u8; SEALS],
+    /// Bit n: the one in place n was asked for and has left again.
+    are_repaired: u64,
+    /// Moments at which the receiver asked since the first of them, when that was, and when the last was.
+    requests: u8,
+    requested_first: Micros,
+    requested_last: Micros,
+    /// Copies beside the first, and until when there are so many.
+    copies: u8,
+    held_until: Micros,
+}
+const _: () = assert!(size_of::<Again>() <= 516, "a peer in a meeting of eight has seven of them");
+
+impl Again {
+    const UNIT_BITS: u32 = 14;
+
+    pub(crate) fn new() -> Self {
+        Again {
+            credit: Credit(AUDIO_REPAIR_BURST),
+            transport_cc_seqs: [0; SEALS],
+            abs_send_times: [[0; 3]; SEALS],
+            left_at: [0; SEALS],
+            are_repaired: 0,
+            requests: 0,
+            requested_first: 0,
+            requested_last: 0,
+            copies: 0,
+            held_until: 0,
+        }
+    }
+
+    /// How many copies of each packet are sent beside the first, because so many are lost.
+    #[inline]
+    pub(crate) fn copies(&self, now: Micros) -> u8 {
+        match now.checked_sub(self.held_until) {
+            None => self.copies,
+            Some(since) => self.copies.saturating_sub(1 + (since / COPIES_HELD).min(COPIES_MAX.into()) as u8),
+        }
+    }
+
+    /// The receiver has asked for a packet that it lost.
+    fn requested(&mut self, now: Micros) {
+        self.copies = self.copies(now);
+        self.held_until = now + COPIES_HELD;
+        if self.requests > 0 && now < self.requested_last + COPIES_MOMENT {
+            return;
+        }
+        if self.requests == 0 || now > self.requested_first + COPIES_WINDOW {
+            (self.requests, self.requested_first) = (0, now);
+        }
+        self.requests += 1;
+        self.requested_last = now;
+        if self.requests >= COPIES_REQUESTS {
+            self.requests = 0;
+            self.copies = (self.copies + 1).min(COPIES_MAX);
+        }
+    }
+
+    /// A packet left now, with this transport-cc number and abs-send-time; its payload has so many bytes.
+    #[inline]
+    pub(crate) fn left(&mut self, seq: u16, moment: (u16, [u8; 3]), len: usize, now: Micros) {
+        let place = usize::from(seq) % SEALS;
+        (self.transport_cc_seqs[place], self.abs_send_times[place]) = moment;
+        self.left_at[place] = Self::unit(now);
+        self.are_repaired &= !(1 << place);
+        self.credit.earn(len, AUDIO_REPAIR_BURST);
+    }
+
+    fn unit(now: Micros) -> u8 {
+        (now >> Self::UNIT_BITS) as u8
+    }
+
+    /// What the header of a packet said of the moment when it left: transport-cc number and abs-send-time.
+    pub(crate) fn moment(&self, seq: u16) -> (u16, [u8; 3]) {
+        let place = usize::from(seq) % SEALS;
+        (self.transport_cc_seqs[place], self.abs_send_times[place])
+    }
+
+    /// Whether the packet `seq` with a payload of `len` bytes, which the receiver asks for, may be sent again now; if so it is
+    /// accounted for. Not while it is on its way: it was asked for before it could arrive, as happens where it came late from
+    /// its publisher.
+    pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
+        let (place, unit) = (usize::from(seq) % SEALS, Self::unit(now));
+        let since = Micros::from(unit.wrapping_sub(self.left_at[place])) << Self::UNIT_BITS;
+        let is_under_way = match self.are_repaired >> place & 1 {
+            0 => since + (1 << Self::UNIT_BITS) < rtt,
+            _ => since < rtt.max(REPAIR_REPEAT_MIN),
+        };
+        if is_under_way {
+            return false;
+        }
+        self.requested(now);
+        if !self.credit.may_spend(len) {
+            return false;
+        }
+        self.credit.spend(len);
+        self.left_at[place] = unit;
+        self.are_repaired |= 1 << place;
         true
     }
 }
@@ -311,80 +388,127 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_history_finds_what_is_recent_and_only_that() {
-        let [a, b, renamed] =
-            [(0, 7), (1, 7), (0, 8)].map(|(stream, ssrc)| Source { stream: StreamId::new(stream, 1), ssrc });
-        let mut history = History::new();
-        let (mut in_a, mut in_b) = (History::places(), History::places());
-        assert_eq!(history.find(a, &in_a, 0), None, "an unused place is not a packet");
-        for i in 0..HISTORY_PACKETS as u64 {
-            history.store(a, &mut in_a, i, [&i.to_be_bytes()[..3], &i.to_be_bytes()[3..]]);
-        }
-        let last = HISTORY_PACKETS as u64 - 1;
-        assert_eq!(history.find(a, &in_a, last), Some(&last.to_be_bytes()[..]));
-        assert_eq!(history.find(a, &in_a, last - HISTORY_PER_STREAM as u64), None);
-        history.store(b, &mut in_b, last, [b"", b"b"]);
-        assert_eq!(history.find(b, &in_b, last), Some(&b"b"[..]));
-        assert_eq!(history.find(a, &in_b, last), None, "another stream's packet is not found");
-        assert_eq!(history.find(renamed, &in_a, last), None, "nor that of the stream's former SSRC");
-        history.store(a, &mut in_a, last - HISTORY_PER_STREAM as u64, [b"", b"very late"]);
-        let (mut young, mut in_young) = (History::new(), History::places());
-        young.store(a, &mut in_young, 9, [b"", b"9"]);
-        young.store(a, &mut in_young, 8, [b"", b"8"]);
-        assert_eq!(young.find(a, &in_young, 8), Some(&b"8"[..]), "out of order, into a place that was never used");
-        assert!(history.find(a, &in_a, last).is_some(), "what comes very late does not push out what is newer");
-    }
-
-    #[test]
     fn holes_are_asked_for_after_a_delay_then_each_round_trip_then_given_up() {
-        let mut holes = Holes::new();
+        let mut missing = MissingPackets::new(false);
         let mut seqs = [0; 64];
         let mut lost = 0;
-        assert_eq!(holes.arrived(65_534, None, 0), Arrival::default());
-        assert_eq!(holes.arrived(65_538, Some(65_534), 0), Arrival::default());
-        assert_eq!(holes.due(NACK_DELAY - 1, 50_000, &mut seqs, &mut lost), 0, "reordering gets its chance");
-        assert!(holes.arrived(65_536, Some(65_538), 1).recovered);
-        assert_eq!(holes.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 2);
+        assert_eq!(missing.arrived(65_534, None, 0), Arrival::default());
+        assert_eq!(missing.arrived(65_538, Some(65_534), 0), Arrival::default());
+        assert_eq!(missing.due(NACK_DELAY - 1, 50_000, &mut seqs, &mut lost), 0, "reordering gets its chance");
+        assert!(missing.arrived(65_536, Some(65_538), 1).recovered);
+        assert_eq!(missing.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 2);
         assert_eq!(&seqs[..2], &[65_535, 1], "65537 is sequence number 1 of the next round");
-        assert_eq!(holes.due(NACK_DELAY + 50_000, 50_000, &mut seqs, &mut lost), 0);
+        assert_eq!(missing.due(NACK_DELAY + 50_000, 50_000, &mut seqs, &mut lost), 0);
         let mut now = NACK_DELAY;
         let mut asked = 1;
-        while !holes.is_empty() {
+        while !missing.is_empty() {
             now += 10_000;
-            asked += usize::from(holes.due(now, 50_000, &mut seqs, &mut lost) == 2);
+            asked += usize::from(missing.due(now, 50_000, &mut seqs, &mut lost) == 2);
         }
         assert_eq!((asked, lost), (usize::from(NACK_TRIES_MAX), 2));
     }
 
     #[test]
     fn a_stream_that_begins_out_of_order_is_asked_for_from_its_true_start() {
-        let mut holes = Holes::new();
+        let mut missing = MissingPackets::new(false);
         let (mut seqs, mut lost) = ([0; 64], 0);
-        holes.arrived(10, None, 0);
-        holes.arrived(12, Some(10), 0);
-        holes.arrived(7, Some(12), 0);
-        assert_eq!(holes.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 3);
+        missing.arrived(10, None, 0);
+        missing.arrived(12, Some(10), 0);
+        missing.arrived(7, Some(12), 0);
+        assert_eq!(missing.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 3);
         assert_eq!(seqs[..3], [8, 9, 11]);
-        assert!(holes.arrived(9, Some(12), 1).recovered && holes.arrived(8, Some(12), 1).recovered);
-        holes.clear();
-        assert_eq!(holes.arrived(40_000, Some(40_001), 2), Arrival::default(), "known from before: not its start");
-        assert_eq!(holes.len(), 0);
+        assert!(missing.arrived(9, Some(12), 1).recovered && missing.arrived(8, Some(12), 1).recovered);
+        missing.clear();
+        assert_eq!(missing.arrived(40_000, Some(40_001), 2), Arrival::default(), "known from before: not its start");
+        assert_eq!(missing.len(), 0);
     }
 
     #[test]
     fn what_came_as_rtx_may_come_once_more_as_itself() {
-        let mut holes = Holes::new();
-        assert!(!holes.take_repaired(0), "nothing came");
-        (0..10).for_each(|index| holes.repaired(0x1_0000 + index));
-        assert_eq!((0..11).filter(|seq| holes.take_repaired(*seq)).count(), REPAIRED_MAX, "the oldest are forgotten");
-        assert!(!holes.take_repaired(9), "said once");
+        let mut missing = MissingPackets::new(false);
+        assert!(!missing.take_repaired(0), "nothing came");
+        (0..10).for_each(|index| missing.repaired(0x1_0000 + index));
+        assert_eq!((0..11).filter(|seq| missing.take_repaired(*seq)).count(), REPAIRED_MAX, "the oldest are forgotten");
+        assert!(!missing.take_repaired(9), "said once");
     }
 
     #[test]
-    fn an_outage_is_not_tracked_hole_by_hole() {
-        let mut holes = Holes::new();
-        assert_eq!(holes.arrived(HOLES_MAX as u64 + 2, Some(0), 0).lost, HOLES_MAX as u32 + 1);
-        assert!(holes.is_empty());
+    fn an_outage_is_not_tracked_packet_by_packet() {
+        let mut missing = MissingPackets::new(false);
+        assert_eq!(missing.arrived(MISSING_MAX as u64 + 2, Some(0), 0).lost, MISSING_MAX as u32 + 1);
+        assert!(missing.is_empty());
+    }
+
+    /// How often a missing packet of audio is asked for, and when last.
+    fn asked_of_audio(rtt: Micros) -> (usize, Micros) {
+        let mut missing = MissingPackets::new(true);
+        let (mut seqs, mut lost, mut asked) = ([0; 64], 0, (0, 0));
+        missing.arrived(1, None, 0);
+        missing.arrived(3, Some(1), 0);
+        for now in (0..2_000_000).step_by(1000) {
+            if missing.due(now, rtt, &mut seqs, &mut lost) == 1 {
+                asked = (asked.0 + 1, now);
+            }
+        }
+        assert!(missing.is_empty() && lost == 1);
+        asked
+    }
+
+    #[test]
+    fn audio_is_asked_for_while_it_can_help() {
+        assert_eq!(asked_of_audio(100_000), (6, 255_000), "twice in each round trip");
+        assert_eq!(asked_of_audio(20_000).0, 2 * usize::from(NACK_TRIES_MAX));
+        assert_eq!(asked_of_audio(300_000), (2, NACK_DELAY + AUDIO_NACK_REPEAT));
+        assert_eq!(asked_of_audio(401_000).0, 0, "it would come too late");
+        let mut missing = MissingPackets::new(true);
+        missing.arrived(0, None, 0);
+        assert_eq!(missing.arrived(AUDIO_MISSING_MAX as u64 + 2, Some(0), 0).lost, AUDIO_MISSING_MAX as u32 + 1);
+    }
+
+    #[test]
+    fn what_leaves_again_is_a_share_and_never_twice_in_a_round_trip() {
+        let mut again = Again::new();
+        again.left(7, (700, [7; 3]), 0, 900_000);
+        again.left(8, (800, [8; 3]), 0, 900_000);
+        assert_eq!((again.moment(7), again.moment(8)), ((700, [7; 3]), (800, [8; 3])));
+        assert!(!again.spend(7, 100, 100_000, 960_000), "asked for before it could arrive");
+        assert!(again.copies(960_000) == 0 && again.requests == 0, "which is no loss");
+        let now = 1_020_000;
+        assert!(again.spend(7, 100, 100_000, now) && again.spend(8, 100, 100_000, now));
+        assert!(!again.spend(7, 100, 100_000, now + 80_000));
+        assert!(again.spend(7, 100, 100_000, now + 120_000));
+        let sent =
+            (0..1000).filter(|seq| again.spend(*seq, 100, 20_000, now + 1_000_000 + u64::from(*seq) * 1000)).count();
+        assert!(sent * 100 <= AUDIO_REPAIR_BURST as usize, "{sent} packets");
+        again.left(1001, (1, [0; 3]), 200, now + 2_500_000);
+        assert!(again.spend(1001, 100, 100_000, now + 3_000_000));
+        assert!(!again.spend(1001, 100, 100_000, now + 3_500_000), "half of what was sent");
+    }
+
+    #[test]
+    fn who_loses_much_gets_more_copies() {
+        let mut again = Again::new();
+        // One packet in a hundred, and a burst: seldom enough.
+        for ms in (0..20_000u64).step_by(2_000) {
+            (0..10).for_each(|n| again.requested(ms * 1000 + n * 5_000));
+            assert_eq!(again.copies(ms * 1000 + 60_000), 0, "{ms}");
+        }
+        let mut now = 30_000_000;
+        let mut ask = |again: &mut Again, count| {
+            for _ in 0..count {
+                now += 400_000;
+                again.requested(now);
+            }
+            now
+        };
+        let last = ask(&mut again, 3);
+        assert_eq!([last, last + COPIES_HELD - 1, last + COPIES_HELD].map(|at| again.copies(at)), [1, 1, 0]);
+        let last = ask(&mut again, 1);
+        assert_eq!(again.copies(last + COPIES_HELD - 1), 1, "it loses some all the same");
+        let last = ask(&mut again, 9);
+        assert_eq!(again.copies(last), COPIES_MAX);
+        let later = [1, 2, 3, 1000].map(|times| again.copies(last + times * COPIES_HELD));
+        assert_eq!(later, [1, 0, 0, 0], "one fewer after the other");
     }
 
     #[test]

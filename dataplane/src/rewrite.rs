@@ -6,9 +6,9 @@
 //! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
-use crate::picture::{Last, Pictures, Shift};
-use crate::repair::Source;
+use crate::picture::{Last, PictureNumbers, Renumber, Shift};
 use crate::srtp::Window;
+use crate::store::Source;
 
 /// How many earlier segments are remembered for repairs of packets sent before a switch.
 const SEGMENTS: usize = 4;
@@ -76,7 +76,10 @@ pub(crate) struct Input {
     pub(crate) timestamp: u32,
     /// Of the timestamp, Hz.
     pub(crate) clock_rate: u32,
-    pub(crate) pictures: Pictures,
+    /// What makes times on the clock that all streams share of the stream's timestamps, in ticks, if that is known.
+    pub(crate) wall: Option<u32>,
+    /// The numbers of its picture, if it carries any.
+    pub(crate) pictures: Option<PictureNumbers>,
 }
 
 /// The numbers under which a packet may leave. The slot knows nothing of them until it has ([`Rewriter::sent`]), so a
@@ -86,19 +89,17 @@ pub(crate) struct Input {
 pub(crate) struct Mapping {
     /// The segment that begins with it, unless it goes on in the live one.
     begun: Option<Segment>,
-    pictures: Pictures,
-    shift: Shift,
+    /// What the numbers of its picture become, if it carries any.
+    pub(crate) renumber: Option<Renumber>,
     pub(crate) out_index: u64,
     pub(crate) timestamp: u32,
+    wall: Option<u32>,
 }
 
 impl Mapping {
-    /// Writes the picture's numbers into the copy of the payload that leaves.
-    #[inline]
-    pub(crate) fn write_pictures(&self, payload: &mut [u8]) {
-        if !self.pictures.is_empty() {
-            self.shift.write(&self.pictures, payload);
-        }
+    /// Whether it is of the live segment.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.begun.is_none()
     }
 }
 
@@ -107,42 +108,60 @@ pub(crate) struct Rewriter {
     /// Newest first; the first is live while `is_live`.
     segments: [Option<Segment>; SEGMENTS],
     is_live: bool,
-    /// Highest output index so far.
-    highest: u64,
     /// Timestamp of the packet with the highest index, when it left, and its picture.
     timestamp_last: u32,
     sent_last: Option<Micros>,
     picture_last: Last,
     ahead: SentAhead,
+    /// As [`Input::wall`] of the packet that left last.
+    wall_last: Option<u32>,
+    /// The same, and the timestamp offset, of the encoding that the slot took before, whose track goes on with another one.
+    aligned: Option<(u32, u32)>,
+    /// A stream of which packets were left out, and its timestamp offset.
+    left_out: Option<(Source, u32)>,
 }
 
 impl Rewriter {
-    /// A slot that starts at `seq_first` and `timestamp_first`.
-    pub(crate) fn new(seq_first: u16, timestamp_first: u32) -> Self {
+    /// A slot whose first timestamp is `timestamp_first`.
+    pub(crate) fn new(timestamp_first: u32) -> Self {
         Rewriter {
             segments: [None; SEGMENTS],
             is_live: false,
-            // The first packet gets highest + 1. Starting one ROC up would break receivers that start at ROC 0, so
-            // a first sequence number of 0 is served as 1.
-            highest: u64::from(seq_first.max(1)) - 1,
             timestamp_last: timestamp_first,
             sent_last: None,
             picture_last: Last::default(),
             ahead: SentAhead::default(),
+            wall_last: None,
+            aligned: None,
+            left_out: None,
         }
     }
 
     /// The next packet begins a segment: another stream, or the same one after a pause.
     pub(crate) fn cut(&mut self) {
+        (self.is_live, self.aligned, self.left_out) = (false, None, None);
+    }
+
+    /// The next packet begins a segment with another encoding of the same track: a frame has the time at which it was captured,
+    /// whichever of them it comes by.
+    pub(crate) fn switch(&mut self) {
+        self.aligned = self.wall_last.zip(self.timestamp_offset());
+        self.is_live = false;
+    }
+
+    /// The next packet begins a segment of the same stream, of which packets were left out: their numbers close up, and the
+    /// timestamps go on.
+    pub(crate) fn leave_out(&mut self) {
+        self.left_out = self.live().map(|segment| (segment.source, segment.timestamp_offset)).or(self.left_out);
         self.is_live = false;
     }
 
     /// Whether an input packet is further ahead of the live segment than any loss that could still be repaired. Its gap
     /// closes up: a receiver's SRTP loses count where sequence numbers jump by half their range, and the slot would be
-    /// deaf for the rest of the call, whoever is routed into it.
+    /// deaf for the rest of the call, whoever is routed into it. `next` is the slot's next output index.
     #[inline]
-    pub(crate) fn is_jump(&self, index: u64) -> bool {
-        let highest = self.live().map(|segment| self.highest.wrapping_sub(segment.index_offset));
+    pub(crate) fn is_jump(&self, index: u64, next: u64) -> bool {
+        let highest = self.live().map(|segment| (next - 1).wrapping_sub(segment.index_offset));
         highest.is_some_and(|highest| index > highest + Window::WIDTH)
     }
 
@@ -151,55 +170,59 @@ impl Rewriter {
         self.segments[0].as_ref().filter(|_| self.is_live)
     }
 
-    /// Where a packet goes: on in the live segment, or else at the start of a new one. `None` if it is older than the
-    /// live segment.
+    /// Where a packet goes: on in the live segment, or else at the start of a new one, which begins with the output index
+    /// `next`. `None` if it is older than the live segment.
     #[inline]
-    pub(crate) fn map(&self, input: &Input, now: Micros) -> Option<Mapping> {
+    pub(crate) fn map(&self, input: &Input, next: u64, now: Micros) -> Option<Mapping> {
         let (mut begun, mut numbers) = (None, self.live().map(Segment::numbers));
         if numbers.is_none() {
-            begun = Some(self.segment_from(input, Ahead::default(), now));
+            begun = Some(self.segment_from(input, Ahead::default(), next, now));
             numbers = begun.as_ref().map(Segment::numbers);
         }
         let (in_first, index_offset, timestamp_offset, shift) = numbers?;
         if input.index < in_first {
             return None;
         }
-        let pictures = input.pictures;
+        let covering = |pictures| Renumber { pictures, shift: shift.covering(&pictures, &self.picture_last) };
         Some(Mapping {
             begun,
-            pictures,
-            shift: if pictures.is_empty() { shift } else { shift.covering(&pictures, &self.picture_last) },
+            renumber: input.pictures.map(covering),
             out_index: input.index.wrapping_add(index_offset),
             timestamp: input.timestamp.wrapping_add(timestamp_offset),
+            wall: input.wall,
         })
     }
 
-    /// Begins a segment with parameter sets and this packet behind them. Theirs are the numbers before its own.
-    pub(crate) fn map_behind(&mut self, ahead: Ahead, input: &Input, now: Micros) -> Mapping {
-        self.cut();
-        let segment = self.segment_from(input, ahead, now);
+    /// Begins a segment with parameter sets, from the output index `next` on, and this packet behind them.
+    pub(crate) fn map_behind(&mut self, ahead: Ahead, input: &Input, next: u64, now: Micros) -> Mapping {
+        self.is_live = false;
+        let segment = self.segment_from(input, ahead, next, now);
         let timestamp = input.timestamp.wrapping_add(segment.timestamp_offset);
         self.ahead = SentAhead { out_first: segment.out_first, timestamp, what: ahead };
         Mapping {
             begun: Some(segment),
-            pictures: input.pictures,
-            shift: segment.pictures,
+            renumber: input.pictures.map(|pictures| Renumber { pictures, shift: segment.pictures }),
             out_index: input.index.wrapping_add(segment.index_offset),
             timestamp,
+            wall: input.wall,
         }
     }
 
     /// A segment that begins with this packet, and with what is sent ahead of it.
-    fn segment_from(&self, input: &Input, ahead: Ahead, now: Micros) -> Segment {
+    fn segment_from(&self, input: &Input, ahead: Ahead, out_first: u64, now: Micros) -> Segment {
+        let left_out = self.left_out.filter(|(source, _)| *source == input.source);
         let timestamp_out = match self.sent_last {
+            _ if left_out.is_some() => input.timestamp.wrapping_add(left_out.map_or(0, |(_, offset)| offset)),
             None => self.timestamp_last,
             Some(sent) => {
-                // Elapsed wall time, and at least one tick, so that two frames never share a timestamp.
-                let elapsed = u128::from(now.saturating_sub(sent)) * u128::from(input.clock_rate) / 1_000_000;
-                self.timestamp_last.wrapping_add((elapsed as u32).max(1))
+                let elapsed = (u128::from(now.saturating_sub(sent)) * u128::from(input.clock_rate) / 1_000_000) as u32;
+                let ahead = self.captured_since(input).filter(|ticks| {
+                    ticks.wrapping_sub(elapsed as i32).unsigned_abs() < input.clock_rate // Else one clock is wrong.
+                });
+                // At least one tick, so that two frames never share a timestamp.
+                self.timestamp_last.wrapping_add(ahead.map_or(elapsed, |ticks| ticks.max(0) as u32).max(1))
             }
         };
-        let out_first = self.highest + 1;
         Segment {
             source: input.source,
             out_first,
@@ -210,27 +233,40 @@ impl Rewriter {
         }
     }
 
-    /// A packet left as it was mapped.
+    /// How much later a frame of another encoding of the same track was captured than the last one that left, in ticks, if both
+    /// have a common clock.
+    fn captured_since(&self, input: &Input) -> Option<i32> {
+        let ((wall_before, offset_before), wall) = self.aligned.zip(input.wall)?;
+        let as_before = input.timestamp.wrapping_add(wall).wrapping_sub(wall_before).wrapping_add(offset_before);
+        Some(as_before.wrapping_sub(self.timestamp_last) as i32)
+    }
+
+    /// A packet left as it was mapped; `is_newest` if none with a higher index had.
     #[inline]
-    pub(crate) fn sent(&mut self, mapping: &Mapping, now: Micros) {
+    pub(crate) fn sent(&mut self, mapping: &Mapping, is_newest: bool, now: Micros) {
         if let Some(segment) = mapping.begun {
             self.segments.rotate_right(1);
             self.segments[0] = Some(segment);
-            self.is_live = true;
+            (self.is_live, self.aligned, self.left_out) = (true, None, None);
         }
-        if let Some(live) = &mut self.segments[0]
-            && !mapping.pictures.is_empty()
-        {
-            live.pictures = mapping.shift;
-        }
-        if mapping.out_index > self.highest {
-            self.highest = mapping.out_index;
+        if is_newest {
+            self.wall_last = mapping.wall;
             self.timestamp_last = mapping.timestamp;
             self.sent_last = Some(now);
-            if !mapping.pictures.is_empty() {
-                self.picture_last.sent(&mapping.pictures, &mapping.shift);
+        }
+        if let Some(Renumber { pictures, shift }) = mapping.renumber {
+            if let Some(live) = &mut self.segments[0] {
+                live.pictures = shift;
+            }
+            if is_newest {
+                self.picture_last.sent(&pictures, &shift);
             }
         }
+    }
+
+    /// Timestamp of the packet with the highest index, or the first one.
+    pub(crate) fn timestamp_last(&self) -> u32 {
+        self.timestamp_last
     }
 
     /// Timestamp offset of the live segment, for sender reports.
@@ -238,11 +274,12 @@ impl Rewriter {
         self.live().map(|segment| segment.timestamp_offset)
     }
 
-    /// Where the packet with this output sequence number came from.
-    pub(crate) fn origin(&self, seq: u16) -> Option<Origin> {
+    /// Where the packet with this output sequence number came from; `next` is the slot's next output index.
+    pub(crate) fn origin(&self, seq: u16, next: u64) -> Option<Origin> {
         // The latest index with this sequence number that is not in the future.
-        let behind = (self.highest as u16).wrapping_sub(seq);
-        let out_index = self.highest.checked_sub(u64::from(behind))?;
+        let highest = next.checked_sub(1)?;
+        let behind = (highest as u16).wrapping_sub(seq);
+        let out_index = highest.checked_sub(u64::from(behind))?;
         let segment = self.segments.iter().flatten().find(|s| out_index >= s.out_first)?;
         let index = out_index.wrapping_sub(segment.index_offset);
         let mut set = None;
@@ -273,11 +310,37 @@ mod tests {
     const B: Source = Source { stream: StreamId::new(1, 1), ssrc: 8 };
 
     fn input(source: Source, index: u64, timestamp: u32) -> Input {
-        Input { source, index, timestamp, clock_rate: 90_000, pictures: Pictures::default() }
+        Input { source, index, timestamp, clock_rate: 90_000, wall: None, pictures: None }
+    }
+
+    /// A rewriter, and the next output index of its slot.
+    struct Slot(Rewriter, u64);
+
+    impl Slot {
+        fn new(next: u64, timestamp_first: u32) -> Slot {
+            Slot(Rewriter::new(timestamp_first), next)
+        }
+
+        fn map(&self, input: &Input, now: Micros) -> Option<Mapping> {
+            self.0.map(input, self.1, now)
+        }
+
+        fn sent(&mut self, mapping: &Mapping, now: Micros) {
+            self.0.sent(mapping, mapping.out_index >= self.1, now);
+            self.1 = self.1.max(mapping.out_index + 1);
+        }
+
+        fn cut(&mut self) {
+            self.0.cut();
+        }
+
+        fn origin(&self, seq: u16) -> Option<Origin> {
+            self.0.origin(seq, self.1)
+        }
     }
 
     /// A packet that leaves: its index and timestamp.
-    fn pass(r: &mut Rewriter, source: Source, index: u64, timestamp: u32, now: Micros) -> Option<(u64, u32)> {
+    fn pass(r: &mut Slot, source: Source, index: u64, timestamp: u32, now: Micros) -> Option<(u64, u32)> {
         let mapping = r.map(&input(source, index, timestamp), now)?;
         r.sent(&mapping, now);
         Some((mapping.out_index, mapping.timestamp))
@@ -285,33 +348,56 @@ mod tests {
 
     #[test]
     fn gaps_stay_and_switches_close_up() {
-        let mut r = Rewriter::new(100, 5000);
+        let mut r = Slot::new(100, 5000);
         assert_eq!(pass(&mut r, A, 70_000, 1_000_000, 0), Some((100, 5000)));
         assert_eq!(pass(&mut r, A, 70_003, 1_003_000, 33_000), Some((103, 8000)), "the gap of two stays");
         assert_eq!(pass(&mut r, A, 70_001, 1_000_000, 34_000), Some((101, 5000)), "a late packet fills it");
         assert_eq!(pass(&mut r, A, 69_999, 1, 0), None, "older than the segment");
         r.cut();
-        assert_eq!(r.timestamp_offset(), None, "no segment runs");
+        assert_eq!(r.0.timestamp_offset(), None, "no segment runs");
         assert_eq!(pass(&mut r, B, 9, 77, 133_000), Some((104, 8000 + 9000)), "next number, 100 ms later");
         assert_eq!(pass(&mut r, B, 8, 0, 133_000), None, "nothing of before the switch passes");
     }
 
     #[test]
     fn a_switch_without_time_still_moves_the_timestamp() {
-        let mut r = Rewriter::new(1, u32::MAX);
+        let mut r = Slot::new(1, u32::MAX);
         assert_eq!(pass(&mut r, A, 5, 10, 50), Some((1, u32::MAX)));
         r.cut();
         assert_eq!(pass(&mut r, B, 5, 10, 50), Some((2, 0)));
     }
 
     #[test]
+    fn another_encoding_goes_on_at_the_time_of_its_capture() {
+        let mut r = Slot::new(100, 5000);
+        let at = |source, index, timestamp, wall| Input { wall, ..input(source, index, timestamp) };
+        let pass = |r: &mut Slot, input: Input, now| {
+            let mapping = r.map(&input, now).unwrap();
+            r.sent(&mapping, now);
+            (mapping.out_index, mapping.timestamp)
+        };
+        assert_eq!(pass(&mut r, at(A, 7, 1000, Some(90_000)), 0), (100, 5000));
+        // Captured 50 ms later, as both clocks say, and sent 10 ms later.
+        r.0.switch();
+        assert_eq!(pass(&mut r, at(B, 9, 500, Some(95_000)), 10_000), (101, 5000 + 4500));
+        // The same frame again: no two share a timestamp.
+        r.0.switch();
+        assert_eq!(pass(&mut r, at(A, 8, 5500, Some(90_000)), 20_000), (102, 9501));
+        // Clocks that are apart by more than a second are not believed, nor is one that is not known.
+        r.0.switch();
+        assert_eq!(pass(&mut r, at(B, 10, 500, Some(500_000)), 30_000), (103, 9501 + 900));
+        r.0.switch();
+        assert_eq!(pass(&mut r, at(A, 9, 500, None), 40_000), (104, 9501 + 1800));
+    }
+
+    #[test]
     fn what_is_sent_ahead_has_numbers_of_its_own() {
-        let mut r = Rewriter::new(100, 5000);
+        let mut r = Slot::new(100, 5000);
         pass(&mut r, B, 9, 77, 0);
-        let mapping = r.map_behind(Ahead { count: 2, version: 7 }, &input(A, 70_000, 1_000_000), 10_000);
+        let mapping = r.0.map_behind(Ahead { count: 2, version: 7 }, &input(A, 70_000, 1_000_000), r.1, 10_000);
         assert_eq!((mapping.out_index, mapping.timestamp), (103, 5900));
         r.sent(&mapping, 10_000);
-        let of = |r: &Rewriter, seq| r.origin(seq).map(|o| (o.source, o.set, o.index));
+        let of = |r: &Slot, seq| r.origin(seq).map(|o| (o.source, o.set, o.index));
         assert_eq!(of(&r, 100), Some((B, None, 9)));
         assert_eq!([101, 102].map(|seq| r.origin(seq).and_then(|o| o.set)), [Some((0, 7, 5900)), Some((1, 7, 5900))]);
         assert_eq!(of(&r, 103), Some((A, None, 70_000)));
@@ -321,9 +407,9 @@ mod tests {
 
     #[test]
     fn what_did_not_leave_leaves_no_trace() {
-        let mut r = Rewriter::new(100, 5000);
+        let mut r = Slot::new(100, 5000);
         assert!(r.map(&input(A, 7, 70), 0).is_some(), "and found no room");
-        assert_eq!((r.timestamp_offset(), r.origin(100)), (None, None));
+        assert_eq!((r.0.timestamp_offset(), r.origin(100)), (None, None));
         assert_eq!(pass(&mut r, A, 9, 90, 0), Some((100, 5000)), "the segment begins with what left first");
         assert!(r.map(&input(A, 10, 120), 1).is_some(), "no room again");
         assert_eq!(pass(&mut r, A, 11, 150, 2), Some((102, 5060)), "a gap that a repair can fill");
@@ -331,7 +417,7 @@ mod tests {
 
     #[test]
     fn repairs_find_the_origin_across_a_switch_and_a_wrap() {
-        let mut r = Rewriter::new(32_000, 0);
+        let mut r = Slot::new(32_000, 0);
         for i in 10..10 + 40_000u64 {
             pass(&mut r, A, i, 0, 0);
         }
@@ -341,7 +427,7 @@ mod tests {
         pass(&mut r, B, 500, 0, 0);
         assert_eq!(r.origin(highest as u16).map(|o| (o.source, o.index)), Some((A, 40_009)));
         assert_eq!(r.origin((highest + 1) as u16).map(|o| (o.source, o.index)), Some((B, 500)));
-        assert_eq!(Rewriter::new(10, 0).origin(9), None, "nothing left yet");
-        assert_eq!(Rewriter::new(10, 0).origin(60_000), None, "nothing left yet");
+        assert_eq!(Slot::new(10, 0).origin(9), None, "nothing left yet");
+        assert_eq!(Slot::new(10, 0).origin(60_000), None, "nothing left yet");
     }
 }

@@ -8,13 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, iter};
 
-use proto::link::{LinkError, LinkServer, WorkerLink};
+use proto::link::{Addresses, LinkError, LinkServer, WorkerLink};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
 use crate::config::{Config, MEDIA_IPS_MAX, WORKERS_MAX};
-use crate::io::{BindError, Socket};
+use crate::io::{BindError, Listener, Socket};
 use crate::relay::Exchange;
-use crate::worker::{self, Order, Seat};
+use crate::worker::{self, Control, WorkerSetup};
 
 /// Why a dataplane cannot start. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -73,34 +73,35 @@ pub struct Dataplane {
     attacher: Option<JoinHandle<()>>,
     end: OwnedFd,
     addresses: Vec<Vec<SocketAddr>>,
+    tcp_addresses: Vec<Vec<SocketAddr>>,
 }
 
 /// A worker's thread and how to reach it.
 struct Running {
-    door: Door,
+    handle: WorkerHandle,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How to give a worker orders.
-struct Door {
-    orders: Sender<Order>,
-    knock: OwnedFd,
+/// How to control a worker.
+struct WorkerHandle {
+    control: Sender<Control>,
+    wake: OwnedFd,
 }
 
-impl Door {
-    fn give(&self, order: Order) {
-        // A worker that has ended needs no orders.
-        if self.orders.send(order).is_ok() {
-            knock(&self.knock);
+impl WorkerHandle {
+    fn send(&self, control: Control) {
+        // A worker that has ended needs no control.
+        if self.control.send(control).is_ok() {
+            wake(&self.wake);
         }
     }
 
-    fn try_clone(&self) -> io::Result<Door> {
-        Ok(Door { orders: self.orders.clone(), knock: self.knock.try_clone()? })
+    fn try_clone(&self) -> io::Result<WorkerHandle> {
+        Ok(WorkerHandle { control: self.control.clone(), wake: self.wake.try_clone()? })
     }
 }
 
-fn knock(fd: &OwnedFd) {
+fn wake(fd: &OwnedFd) {
     // An eventfd refuses only when its count is full, and then it is readable anyway.
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }
@@ -116,36 +117,42 @@ impl Dataplane {
         let sockets = bind_all(config)?;
         let addresses: Vec<Vec<SocketAddr>> =
             sockets.iter().map(|sockets| sockets.iter().map(Socket::local).collect()).collect();
-        let server = LinkServer::bind(&config.socket_path, addresses.clone())?;
+        let listeners = listen_all(config, &addresses);
+        let tcp_addresses: Vec<Vec<SocketAddr>> =
+            listeners.iter().map(|listeners| listeners.iter().map(Listener::local).collect()).collect();
+        let both = iter::zip(addresses.clone(), tcp_addresses.clone()).map(|(udp, tcp)| Addresses { udp, tcp });
+        let server = LinkServer::bind(config.link.clone(), both)?;
         advise(&sockets);
-        let mut dataplane = Dataplane { workers: Vec::new(), attacher: None, end: new_eventfd()?, addresses };
+        let end = new_eventfd()?;
+        let mut dataplane = Dataplane { workers: Vec::new(), attacher: None, end, addresses, tcp_addresses };
         let cores = cores(config);
-        let knocks = (0..config.workers).map(|_| new_eventfd()).collect::<io::Result<Vec<_>>>()?;
-        let exchange = Exchange::new(knocks.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
-        for (index, (sockets, knock)) in sockets.into_iter().zip(knocks).enumerate() {
+        let wakes = (0..config.workers).map(|_| new_eventfd()).collect::<io::Result<Vec<_>>>()?;
+        let exchange = Exchange::new(wakes.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
+        for (index, ((sockets, listeners), wake)) in sockets.into_iter().zip(listeners).zip(wakes).enumerate() {
             let core = cores.get(index % cores.len().max(1)).copied();
-            let (orders, received) = channel();
-            let seat = Seat {
+            let (control, received) = channel();
+            let setup = WorkerSetup {
                 index,
                 core,
                 driver: config.driver,
                 backend: config.backend,
                 spin_us: config.spin_us,
                 sockets,
+                listeners,
                 seed: new_seed()?,
-                orders: received,
-                knock: knock.try_clone()?,
+                control: received,
+                wake: wake.try_clone()?,
                 exchange: exchange.clone(),
             };
-            let thread = start_worker(seat)?;
-            dataplane.workers.push(Running { door: Door { orders, knock }, thread: Some(thread) });
+            let thread = start_worker(setup)?;
+            dataplane.workers.push(Running { handle: WorkerHandle { control, wake }, thread: Some(thread) });
         }
-        let doors = dataplane.workers.iter().map(|w| w.door.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        let handles = dataplane.workers.iter().map(|w| w.handle.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let end = dataplane.end.try_clone()?;
-        let attacher = thread::Builder::new().name("attach".into()).spawn(move || attach(server, &doors, &end))?;
+        let attacher = thread::Builder::new().name("attach".into()).spawn(move || attach(server, &handles, &end))?;
         dataplane.attacher = Some(attacher);
-        for (worker, addresses) in dataplane.addresses.iter().enumerate() {
-            tracing::info!(worker, ?addresses, "listens for media");
+        for (worker, (addresses, tcp)) in iter::zip(&dataplane.addresses, &dataplane.tcp_addresses).enumerate() {
+            tracing::info!(worker, ?addresses, ?tcp, "listens for media");
         }
         Ok(dataplane)
     }
@@ -153,6 +160,11 @@ impl Dataplane {
     /// The addresses of each worker, in the order of the configured media addresses.
     pub fn addresses(&self) -> &[Vec<SocketAddr>] {
         &self.addresses
+    }
+
+    /// Where each worker accepts connections; as many as it has addresses, unless some could not be had.
+    pub fn tcp_addresses(&self) -> &[Vec<SocketAddr>] {
+        &self.tcp_addresses
     }
 
     /// Stops serving and waits for the threads to end.
@@ -163,9 +175,9 @@ impl Dataplane {
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
-        knock(&self.end);
+        wake(&self.end);
         for worker in &self.workers {
-            worker.door.give(Order::Stop);
+            worker.handle.send(Control::Stop);
         }
         let threads = self.workers.iter_mut().map(|worker| &mut worker.thread).chain([&mut self.attacher]);
         for thread in threads.filter_map(Option::take) {
@@ -220,6 +232,42 @@ fn bind(address: SocketAddr, deadline: Instant) -> Result<Socket, BindError> {
     }
 }
 
+/// The listeners of each worker, at the ports of its UDP sockets. What cannot be had is left out: UDP is the rule, and no reason
+/// not to start.
+fn listen_all(config: &Config, addresses: &[Vec<SocketAddr>]) -> Vec<Vec<Listener>> {
+    let deadline = Instant::now() + TAKEN_PORT_PATIENCE;
+    let of = |addresses: &Vec<SocketAddr>| match config.ice_tcp {
+        true => addresses.iter().filter_map(|&address| listen(address, deadline)).collect(),
+        false => Vec::new(),
+    };
+    addresses.iter().map(of).collect()
+}
+
+/// Listens at one address, or at another port of it if that one stays taken.
+fn listen(address: SocketAddr, deadline: Instant) -> Option<Listener> {
+    let taken = loop {
+        match Listener::bind(address) {
+            Ok(listener) => return Some(listener),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => break error,
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(error) => break error,
+        }
+    };
+    let other = SocketAddr::new(address.ip(), 0);
+    match Listener::bind(other).map(|listener| (listener.local().port(), listener)) {
+        Ok((port, listener)) => {
+            tracing::warn!("cannot listen on TCP {address} ({taken}): ICE over TCP is at port {port} instead");
+            Some(listener)
+        }
+        Err(_) => {
+            tracing::warn!(
+                "cannot listen on TCP {address} ({taken}): peers whose network blocks UDP cannot join there"
+            );
+            None
+        }
+    }
+}
+
 /// Says once what would make this machine carry more.
 fn advise(sockets: &[Vec<Socket>]) {
     let Some(socket) = sockets.iter().flatten().next() else { return };
@@ -256,10 +304,10 @@ fn new_seed() -> io::Result<[u8; 16]> {
 }
 
 /// Starts a worker's thread and waits until it has begun.
-fn start_worker(seat: Seat) -> io::Result<JoinHandle<()>> {
-    let name = format!("worker-{}", seat.index);
+fn start_worker(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
+    let name = format!("worker-{}", setup.index);
     let (started, outcome) = channel();
-    let body = move || worker::run(seat, |result| drop(started.send(result)));
+    let body = move || worker::run(setup, |result| drop(started.send(result)));
     let thread = thread::Builder::new().name(name).spawn(body)?;
     match outcome.recv() {
         Ok(Ok(())) => Ok(thread),
@@ -269,7 +317,7 @@ fn start_worker(seat: Seat) -> io::Result<JoinHandle<()>> {
 }
 
 /// The body of the thread that serves the link socket: attaches one controlplane after the other.
-fn attach(mut server: LinkServer, doors: &[Door], end: &OwnedFd) {
+fn attach(mut server: LinkServer, handles: &[WorkerHandle], end: &OwnedFd) {
     loop {
         let mut polled = [PollFd::new(&server, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
         match rustix::event::poll(&mut polled, None) {
@@ -283,15 +331,15 @@ fn attach(mut server: LinkServer, doors: &[Door], end: &OwnedFd) {
         let is_waiting = !polled[0].revents().is_empty();
         if is_waiting {
             match server.accept() {
-                Ok(links) => hand_out(links, doors),
+                Ok(links) => hand_out(links, handles),
                 Err(error) => tracing::warn!("a controlplane could not attach: {error}"),
             }
         }
     }
 }
 
-fn hand_out(links: Vec<WorkerLink>, doors: &[Door]) {
-    for (link, door) in iter::zip(links, doors) {
-        door.give(Order::Attach(Box::new(link)));
+fn hand_out(links: Vec<WorkerLink>, handles: &[WorkerHandle]) {
+    for (link, handle) in iter::zip(links, handles) {
+        handle.send(Control::Attach(Box::new(link)));
     }
 }

@@ -1,9 +1,9 @@
 //! The parameter sets of an H.264 stream (RFC 6184 §8.4): a decoder can do nothing with a picture without the sequence and
 //! the picture parameter set that it refers to. Browsers send both before each IDR picture; encoders may send them once, at
-//! the start, or tell them in SDP alone (`sprop-parameter-sets`, §8.2.2), and then who comes later would see nothing.
+//! the start, or only in SDP (`sprop-parameter-sets`, §8.2.2), and then receivers that come later could decode nothing.
 //!
 //! So they are remembered, and sent ahead of an IDR picture that comes without them to each receiver that has not had them.
-//! What the stream brings takes the place of what SDP told, set by set. The memory is small and fixed: where the sets of
+//! Sets from the stream replace those from SDP, one by one. The memory is small and fixed: where the sets of
 //! an encoder are longer than [`SETS_LEN_MAX`], receivers wait for sets in the stream, as they would without it.
 
 use proto::plane::{STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, StreamSets};
@@ -26,12 +26,12 @@ const fn nal_type(byte: u8) -> u8 {
 
 /// Whether a receiver that knows nothing of the stream may begin with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Entry {
+pub enum KeyframeStart {
     /// No.
     #[default]
     No,
     /// Yes.
-    Whole,
+    Complete,
     /// If it is given the parameter sets first, as they are in this version.
     NeedsSets(u16),
 }
@@ -68,7 +68,7 @@ pub struct ParameterSets {
     /// Bytes of all sets, and where the first one begins that is not an SPS.
     len: usize,
     sps_end: usize,
-    /// What the controlplane told.
+    /// The parts that the controlplane sent.
     pub(crate) of_sdp: Vec<StreamSets>,
     /// Index of the newest packet that brought one.
     newest: Option<u64>,
@@ -101,18 +101,18 @@ impl ParameterSets {
 
     /// A packet of the stream came: remembers the sets in it. Whether it begins a picture that a newcomer can decode.
     #[inline]
-    pub fn saw(&mut self, index: u64, timestamp: u32, marker: bool, payload: &[u8]) -> Entry {
+    pub fn saw(&mut self, index: u64, timestamp: u32, marker: bool, payload: &[u8]) -> KeyframeStart {
         let is_newest = self.next.is_none_or(|next| index >= next);
         if is_newest {
             self.enter_unit(index, timestamp, marker);
         }
-        let Some((&first, rest)) = payload.split_first() else { return Entry::No };
+        let Some((&first, rest)) = payload.split_first() else { return KeyframeStart::No };
         let found = match nal_type(first) {
             nal::SPS | nal::PPS => self.found_set(index, payload),
             nal::IDR => Found { has_idr: is_first_slice(rest), has_sps: false },
             nal::STAP_A => self.found_in_aggregate(index, rest),
             nal::FU_A => self.found_fragment(index, first, rest),
-            _ => return Entry::No,
+            _ => return KeyframeStart::No,
         };
         self.entry(found, is_newest)
     }
@@ -129,7 +129,7 @@ impl ParameterSets {
         self.next = Some(index + 1);
     }
 
-    fn entry(&mut self, found: Found, is_newest: bool) -> Entry {
+    fn entry(&mut self, found: Found, is_newest: bool) -> KeyframeStart {
         let is_first_idr = found.has_idr && is_newest && !self.unit.has_idr;
         // Without what came before it in the same access unit, nobody knows whether new sets were among that.
         let needs_sets = is_first_idr && self.unit.is_whole && !self.unit.has_sps && self.is_complete();
@@ -138,9 +138,9 @@ impl ParameterSets {
             self.unit.has_sps |= found.has_sps;
         }
         match (found.has_sps, needs_sets) {
-            (true, _) => Entry::Whole,
-            (false, true) => Entry::NeedsSets(self.version),
-            (false, false) => Entry::No,
+            (true, _) => KeyframeStart::Complete,
+            (false, true) => KeyframeStart::NeedsSets(self.version),
+            (false, false) => KeyframeStart::No,
         }
     }
 
@@ -201,8 +201,8 @@ impl ParameterSets {
         Found { has_idr: false, has_sps: is_start && kind == nal::SPS }
     }
 
-    /// Takes the sets that SDP told, or another worker: each behind its length. What the stream itself brought stays.
-    pub fn told(&mut self, mut sets: &[u8]) {
+    /// Adds the sets of SDP or of another worker, each behind its length. Sets from the stream itself stay.
+    pub fn merge(&mut self, mut sets: &[u8]) {
         if self.newest.is_some() {
             return;
         }
@@ -213,14 +213,14 @@ impl ParameterSets {
         }
     }
 
-    /// All sets, as [`told`](Self::told) takes them.
-    pub fn as_told(&self) -> &[u8] {
+    /// All sets, as [`merge`](Self::merge) takes them.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
     /// The sets, in the order in which a decoder takes them.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.as_told();
+        let mut rest = self.as_bytes();
         std::iter::from_fn(move || {
             let (&len, after) = rest.split_first()?;
             let (unit, after) = after.split_at(len.into());
@@ -251,7 +251,7 @@ impl ParameterSets {
         self.version = self.version.wrapping_add(1);
     }
 
-    /// Takes what SDP told, as far as the stream itself has brought nothing.
+    /// Adds the sets of SDP, as far as the stream itself has brought none.
     pub(crate) fn recall_sdp(&mut self) {
         let mut bytes = [0; STREAM_SETS_PART_LEN * STREAM_SETS_PARTS_MAX];
         let mut len = 0;
@@ -260,7 +260,7 @@ impl ParameterSets {
             bytes[len..len + part.len()].copy_from_slice(part);
             len += part.len();
         }
-        self.told(&bytes[..len]);
+        self.merge(&bytes[..len]);
     }
 
     /// Puts a set into its place: that of the set with the same id, or behind the others of its kind.
@@ -310,7 +310,7 @@ struct Found {
     has_sps: bool,
 }
 
-/// Sets of one stream: encoders have one of each kind, or one for each of a few layers. Each is a packet to who needs them.
+/// Sets of one stream: encoders have one of each kind, or one for each of a few layers. Each is a packet to the receivers that need them.
 pub const SETS_MAX: usize = 8;
 
 /// Whether a slice is the first of its picture: first_mb_in_slice, which is the first number in it, is 0, a single 1 as ue(v)
@@ -402,7 +402,7 @@ mod tests {
             assert_eq!(sets(&known), [SPS, PPS], "{packets:02x?}");
             let index = 7 + packets.len() as u64;
             known.saw(index, 0, true, IDR);
-            assert_eq!(known.saw(index + 1, 3000, false, IDR), Entry::NeedsSets(known.version()));
+            assert_eq!(known.saw(index + 1, 3000, false, IDR), KeyframeStart::NeedsSets(known.version()));
         }
         // A fragment is lost: what is left is no set.
         let mut known = ParameterSets::new();
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn others_of_the_same_id_take_the_place_and_of_another_stand_beside() {
         let mut known = ParameterSets::new();
-        known.told(&[&[7], SPS, &[4], PPS].concat());
+        known.merge(&[&[7], SPS, &[4], PPS].concat());
         assert_eq!((sets(&known), known.is_complete()), (vec![SPS.to_vec(), PPS.to_vec()], true));
         let before = known.version();
         known.saw(1, 0, false, SPS);
@@ -428,7 +428,7 @@ mod tests {
         assert_ne!(known.version(), before);
         known.saw(1, 0, false, &set(nal::SPS, 0, b"late"));
         assert_eq!(sets(&known)[0], other, "what is late is older");
-        known.told(&[&[7], SPS].concat());
+        known.merge(&[&[7], SPS].concat());
         assert_eq!(sets(&known)[0], other, "the stream's own come before those of SDP");
         known.clear();
         assert!(!known.is_complete());
@@ -455,25 +455,25 @@ mod tests {
     fn a_picture_begins_only_where_nothing_before_it_is_missing() {
         let known = || {
             let mut known = ParameterSets::new();
-            known.told(&[&[7], SPS, &[4], PPS].concat());
+            known.merge(&[&[7], SPS, &[4], PPS].concat());
             known
         };
-        let needs = |sets: &ParameterSets| Entry::NeedsSets(sets.version());
+        let needs = |sets: &ParameterSets| KeyframeStart::NeedsSets(sets.version());
         let mut sets = known();
-        assert_eq!(sets.saw(5, 0, true, SLICE), Entry::No);
-        assert_eq!(sets.saw(6, 3000, false, &[0x06, 5, 0x80]), Entry::No, "SEI");
+        assert_eq!(sets.saw(5, 0, true, SLICE), KeyframeStart::No);
+        assert_eq!(sets.saw(6, 3000, false, &[0x06, 5, 0x80]), KeyframeStart::No, "SEI");
         assert_eq!(sets.saw(7, 3000, false, IDR), needs(&sets));
-        assert_eq!(sets.saw(8, 3000, true, IDR), Entry::No, "the second slice");
-        assert_eq!(sets.saw(10, 6000, true, IDR), Entry::No, "9 may have had other sets");
-        assert_eq!(sets.saw(9, 6000, true, IDR), Entry::No, "late");
-        assert_eq!(sets.saw(11, 9000, false, SPS), Entry::Whole);
-        assert_eq!(sets.saw(12, 9000, false, IDR), Entry::No, "its SPS came before it");
+        assert_eq!(sets.saw(8, 3000, true, IDR), KeyframeStart::No, "the second slice");
+        assert_eq!(sets.saw(10, 6000, true, IDR), KeyframeStart::No, "9 may have had other sets");
+        assert_eq!(sets.saw(9, 6000, true, IDR), KeyframeStart::No, "late");
+        assert_eq!(sets.saw(11, 9000, false, SPS), KeyframeStart::Complete);
+        assert_eq!(sets.saw(12, 9000, false, IDR), KeyframeStart::No, "its SPS came before it");
         assert_eq!(sets.saw(13, 12_000, false, &[0x7c, 0x85, 0x88]), needs(&sets), "FU-A");
-        assert_eq!(sets.saw(14, 12_000, true, &[0x7c, 0x45, 0x88]), Entry::No, "its end");
+        assert_eq!(sets.saw(14, 12_000, true, &[0x7c, 0x45, 0x88]), KeyframeStart::No, "its end");
         assert_eq!(sets.saw(15, 15_000, true, &aggregate(&[&[0x06, 1], IDR])), needs(&sets), "STAP-A");
-        assert_eq!(sets.saw(16, 18_000, true, &[0x65, 0x40]), Entry::No, "a slice in the midst of a picture");
-        assert_eq!(sets.saw(17, 21_000, true, SLICE), Entry::No);
-        assert_eq!(ParameterSets::new().saw(1, 0, true, IDR), Entry::No, "no sets are known");
+        assert_eq!(sets.saw(16, 18_000, true, &[0x65, 0x40]), KeyframeStart::No, "a slice in the midst of a picture");
+        assert_eq!(sets.saw(17, 21_000, true, SLICE), KeyframeStart::No);
+        assert_eq!(ParameterSets::new().saw(1, 0, true, IDR), KeyframeStart::No, "no sets are known");
     }
 
     proptest! {
@@ -486,23 +486,23 @@ mod tests {
             told in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut known = ParameterSets::new();
-            known.told(&told);
+            known.merge(&told);
             let mut index = 0;
             for (first, body, step) in packets {
                 index += step;
-                let before = (known.version(), known.as_told().to_vec());
+                let before = (known.version(), known.as_bytes().to_vec());
                 let payload = [&[first], &body[..]].concat();
                 let entry = known.saw(index, (index / 4) as u32, body.len() % 2 == 0, &payload);
-                prop_assert!(known.as_told().len() <= SETS_LEN_MAX && known.count() <= SETS_MAX);
+                prop_assert!(known.as_bytes().len() <= SETS_LEN_MAX && known.count() <= SETS_MAX);
                 let kinds: Vec<u8> = known.iter().map(|set| nal_type(set[0])).collect();
                 prop_assert!(kinds.is_sorted() && kinds.iter().all(|kind| [nal::SPS, nal::PPS].contains(kind)));
                 let keys: std::collections::BTreeSet<_> = known.iter().map(key).collect();
                 prop_assert_eq!(keys.len(), known.count(), "each id once");
-                prop_assert!(known.version() != before.0 || known.as_told() == before.1, "a change has a version");
-                prop_assert_eq!(entry == Entry::Whole, crate::codec::h264_starts_keyframe(&payload));
+                prop_assert!(known.version() != before.0 || known.as_bytes() == before.1, "a change has a version");
+                prop_assert_eq!(entry == KeyframeStart::Complete, crate::codec::h264_starts_keyframe(&payload));
             }
             let mut again = ParameterSets::new();
-            again.told(known.as_told());
+            again.merge(known.as_bytes());
             prop_assert_eq!(sets(&again), sets(&known), "another worker has the same");
         }
     }

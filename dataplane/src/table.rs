@@ -4,7 +4,7 @@ use proto::plane::Refusal;
 
 /// Objects by index; each knows the generation under which it was opened.
 pub(crate) struct Table<T> {
-    places: Vec<Option<(u32, T)>>,
+    entries: Vec<Option<(u32, T)>>,
     len_max: usize,
     occupied: usize,
 }
@@ -12,22 +12,22 @@ pub(crate) struct Table<T> {
 impl<T> Table<T> {
     /// An empty table that admits indices below `len_max`.
     pub(crate) fn new(len_max: usize) -> Self {
-        Table { places: Vec::new(), len_max, occupied: 0 }
+        Table { entries: Vec::new(), len_max, occupied: 0 }
     }
 
-    /// Puts an object at its place.
+    /// Puts an object at its index.
     pub(crate) fn open(&mut self, index: u32, generation: u32, object: T) -> Result<(), Refusal> {
         let at = index as usize;
         if at >= self.len_max {
             return Err(Refusal::TableFull);
         }
-        if at >= self.places.len() {
-            self.places.resize_with(at + 1, || None);
+        if at >= self.entries.len() {
+            self.entries.resize_with(at + 1, || None);
         }
-        if self.places[at].is_some() {
+        if self.entries[at].is_some() {
             return Err(Refusal::Occupied);
         }
-        self.places[at] = Some((generation, object));
+        self.entries[at] = Some((generation, object));
         self.occupied += 1;
         Ok(())
     }
@@ -36,12 +36,12 @@ impl<T> Table<T> {
     pub(crate) fn close(&mut self, index: u32, generation: u32) -> Option<T> {
         self.find(index, generation)?;
         self.occupied -= 1;
-        self.places[index as usize].take().map(|(_, object)| object)
+        self.entries[index as usize].take().map(|(_, object)| object)
     }
 
     /// The object of an id.
     pub(crate) fn find(&self, index: u32, generation: u32) -> Option<&T> {
-        match self.places.get(index as usize) {
+        match self.entries.get(index as usize) {
             Some(Some((g, object))) if *g == generation => Some(object),
             _ => None,
         }
@@ -49,7 +49,7 @@ impl<T> Table<T> {
 
     /// The object of an id, to change.
     pub(crate) fn find_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
-        match self.places.get_mut(index as usize) {
+        match self.entries.get_mut(index as usize) {
             Some(Some((g, object))) if *g == generation => Some(object),
             _ => None,
         }
@@ -57,12 +57,12 @@ impl<T> Table<T> {
 
     /// The object at an index, whoever it is now.
     pub(crate) fn at(&self, index: u32) -> Option<&T> {
-        self.places.get(index as usize)?.as_ref().map(|(_, object)| object)
+        self.entries.get(index as usize)?.as_ref().map(|(_, object)| object)
     }
 
     /// The object at an index, whoever it is now, to change.
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.places.get_mut(index as usize)?.as_mut().map(|(_, object)| object)
+        self.entries.get_mut(index as usize)?.as_mut().map(|(_, object)| object)
     }
 
     /// How many objects there are.
@@ -72,12 +72,12 @@ impl<T> Table<T> {
 
     /// One past the highest index ever used.
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     /// Takes everything out.
     pub(crate) fn clear(&mut self) {
-        self.places.clear();
+        self.entries.clear();
         self.occupied = 0;
     }
 }

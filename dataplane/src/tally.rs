@@ -2,12 +2,7 @@
 //! are made of them when a peer's reports are due, about once a second. They cost a packet a few additions; a tally is
 //! about twenty words into the outbox and from there into the link's memory.
 
-use proto::plane::{SlotTally, StreamTally, Tally};
-
-use crate::config::{Micros, REPORT_HELD, TALLY_MARK_INTERVAL};
-use crate::forward::Forwarder;
-use crate::outbox::Outbox;
-use crate::route::{Slot, Stream};
+use crate::config::{Micros, TALLY_MARK_INTERVAL};
 
 /// Counts that only grow, at one moment.
 #[derive(Clone, Copy, Default, Debug)]
@@ -28,7 +23,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// What has come since the older mark, `at` being how long that is: two to four seconds, less at the beginning.
-    fn window(&mut self, now: Mark) -> Mark {
+    pub(crate) fn window(&mut self, now: Mark) -> Mark {
         if self.newer.is_none_or(|newer| now.at >= newer.at + TALLY_MARK_INTERVAL) {
             self.older = self.newer.replace(now);
         }
@@ -49,7 +44,8 @@ pub(crate) struct StreamCounts {
     pub(crate) repaired: u64,
     pub(crate) nacks: u64,
     pub(crate) keyframe_requests: u64,
-    marks: Marks,
+    pub(crate) policed: u64,
+    pub(crate) marks: Marks,
 }
 
 /// What is counted of a slot beside its packets.
@@ -62,68 +58,7 @@ pub(crate) struct SlotCounts {
     pub(crate) loss: Option<(Micros, u8)>,
     /// The round trip by the last report that told it, and when that came.
     pub(crate) rtt: Option<(Micros, Micros)>,
-    marks: Marks,
-}
-
-impl Forwarder {
-    /// Writes down what a peer's streams and slots have carried.
-    pub(crate) fn tally(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
-        let Forwarder { peers, streams, slots, .. } = self;
-        let Some(transport) = peers.at(peer) else { return };
-        for &index in &transport.streams {
-            if let Some(stream) = streams.at_mut(index) {
-                out.tally(Tally::Stream(stream.tally(now)));
-            }
-        }
-        for &(_, index) in &transport.slots {
-            if let Some(slot) = slots.at_mut(index) {
-                out.tally(Tally::Slot(slot.tally(now)));
-            }
-        }
-    }
-}
-
-impl Stream {
-    fn tally(&mut self, now: Micros) -> StreamTally {
-        let (packets, expected) = self.reception.totals(self.window.highest());
-        let StreamCounts { bytes, repaired, nacks, keyframe_requests, ref mut marks } = self.counts;
-        let window = marks.window(Mark { at: now, packets, bytes, expected });
-        StreamTally {
-            stream: self.open.stream,
-            packets,
-            bytes,
-            expected,
-            repaired,
-            nacks,
-            keyframe_requests,
-            window_us: window.at,
-            window_packets: window.packets,
-            window_bytes: window.bytes,
-            window_expected: window.expected,
-        }
-    }
-}
-
-impl Slot {
-    fn tally(&mut self, now: Micros) -> SlotTally {
-        let (packets, bytes) = (self.packets, self.octets);
-        let SlotCounts { nacks, retransmitted, keyframe_requests, loss, rtt, ref mut marks } = self.counts;
-        let window = marks.window(Mark { at: now, packets, bytes, expected: 0 });
-        let is_recent = |at: Micros| now.saturating_sub(at) <= REPORT_HELD;
-        SlotTally {
-            slot: self.open.slot,
-            packets,
-            bytes,
-            retransmitted,
-            nacks,
-            keyframe_requests,
-            loss_256: loss.filter(|(at, _)| is_recent(*at)).map(|(_, loss)| u64::from(loss)),
-            rtt_us: rtt.filter(|(at, _)| is_recent(*at)).map(|(_, rtt)| rtt),
-            window_us: window.at,
-            window_packets: window.packets,
-            window_bytes: window.bytes,
-        }
-    }
+    pub(crate) marks: Marks,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use proto::id::{PeerId, StreamId};
 use crate::config::{MILLISECOND, Micros};
 
 /// Width of a bucket. Nothing that a timer drives is finer than this.
-const BUCKET: Micros = 10 * MILLISECOND;
+pub(crate) const BUCKET: Micros = 10 * MILLISECOND;
 /// Buckets of the wheel; timers further away go round.
 const BUCKETS: usize = 256;
 
@@ -17,18 +17,24 @@ pub(crate) enum Timer {
     Report { peer: PeerId },
     /// Transport-cc feedback to a publisher.
     TransportCc { peer: PeerId },
-    /// Whether a peer still consents.
+    /// Whether a peer still consents, which it is asked.
     Consent { peer: PeerId },
-    /// Holes of a stream to ask for.
+    /// Addresses of a peer to ask again.
+    Check { peer: PeerId },
+    /// Packets of video that wait for a receiver, and its probe.
+    Pace { peer: PeerId },
+    /// Missing packets of a stream to ask for.
     Nack { stream: StreamId },
     /// A keyframe request of a stream that was held back, or not answered.
     Keyframe { stream: StreamId },
+    /// The worker that receives an encoding is told again whether its mirror is taken.
+    Taken { stream: StreamId },
 }
 
 /// Timers that one peer has pending at most: one of each kind.
-pub(crate) const PEER_TIMERS: usize = 3;
-/// Timers that one stream has pending at most: one for its holes, and one for keyframes with those that earlier ones
-/// have overtaken within a second.
+pub(crate) const PEER_TIMERS: usize = 5;
+/// Timers that one stream has pending at most: one for its missing packets or, of a mirror, for whether it is taken, and one for
+/// keyframes with those that earlier ones have overtaken within a second.
 pub(crate) const STREAM_TIMERS: usize = 8;
 
 /// A pending timer, linked to the next in its bucket.

@@ -1,19 +1,26 @@
-//! A peer as its worker sees it: credentials, the addresses it has proved, its SRTP keys, and its consent.
+//! A peer as its worker sees it: credentials, addresses, SRTP keys, and SSRCs.
 
 use proto::id::{PeerId, Ssrc};
-use proto::plane::{Direction, ExtensionIds, PeerExtensions, PeerIce, PeerKeys, PeerOpen, Refusal, UFRAG_LEN};
+use proto::plane::{
+    Direction, Extension, ExtensionIds, PEER_REMOTE_PARTS_MAX, PeerExtensions, PeerIce, PeerKeys, PeerOpen, PeerRate,
+    PeerRemote, Refusal, UFRAG_LEN,
+};
 use proto::stun::IntegrityKey;
 
+use crate::asks::Asks;
+use crate::bucket::Bucket;
+use crate::bwe::Estimate;
 use crate::config::{
-    CONSENT_TIMEOUT, HEARD_INTERVAL, Micros, PEER_PATHS_MAX, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX,
-    PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
+    FRAME_LEN, Micros, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX, PEER_SLOTS_MAX, PEER_SSRCS_MAX,
+    PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
-use crate::outbox::{Destination, Path};
 use crate::packet::SecondTries;
-use crate::punt::Bucket;
-use crate::remb::Estimate;
+use crate::path::Destination;
+use crate::paths::Paths;
+use crate::police::Police;
+use crate::sending::{Kind, Sending};
 use crate::silence::Silence;
-use crate::srtp::{Crypto, Narrow, RtcpWindows, Window};
+use crate::srtp::{Crypto, Narrow, RtcpSender, RtcpWindows, Window};
 use crate::twcc::ArrivalLog;
 
 /// Which of a publisher's streams an SSRC belongs to.
@@ -52,16 +59,14 @@ pub(crate) struct Transport {
     pub(crate) extension_ids: ExtensionIds,
     pub(crate) extensions_open: Option<PeerExtensions>,
 
-    /// Addresses that authenticated checks came from, and when last.
-    paths: Vec<(Path, Micros)>,
-    /// Where its packets go.
-    pub(crate) path: Option<Path>,
-    pub(crate) is_nominated: bool,
-    /// The last authenticated check, or authentic packet on the selected path; the consent clock (RFC 7675 §5.1) starts
-    /// with the first check.
-    last_heard: Option<Micros>,
+    /// Its own credentials, as the controlplane told them, and what our checks are made with.
+    pub(crate) remote_parts: Vec<PeerRemote>,
+    pub(crate) remote: Option<Box<Remote>>,
+    /// Where its packets come from and go to.
+    pub(crate) paths: Paths,
     pub(crate) silence: Silence,
     pub(crate) is_consent_timer_set: bool,
+    pub(crate) is_check_timer_set: bool,
     pub(crate) is_expired: bool,
 
     pub(crate) rx: Option<Crypto>,
@@ -69,7 +74,7 @@ pub(crate) struct Transport {
     pub(crate) keys_open: [Option<PeerKeys>; 2],
     /// SRTCP indices count for each sender SSRC (RFC 3711 §3.2.1); made with the keys.
     pub(crate) rtcp_rx_windows: Option<RtcpWindows>,
-    rtcp_tx_index: u32,
+    rtcp_sender: RtcpSender,
 
     /// What it publishes and receives, by index in the worker's tables.
     pub(crate) streams: Vec<u32>,
@@ -92,7 +97,10 @@ pub(crate) struct Transport {
     /// Next transport-wide sequence number towards it.
     transport_cc_seq: u16,
 
-    /// What it may send, if it is to be told by REMB.
+    /// What it may be sent, once it has a slot and takes transport-wide sequence numbers.
+    pub(crate) sending: Option<Box<Sending>>,
+
+    /// The estimate of what it may send, if it is sent REMB.
     pub(crate) estimate: Option<Box<Estimate>>,
 
     pub(crate) is_report_timer_set: bool,
@@ -102,17 +110,19 @@ pub(crate) struct Transport {
     /// that its audio and video stay together.
     pub(crate) ntp_offset: Option<u64>,
     pub(crate) punts: Bucket,
+    /// Keyframes that it has asked for as a receiver.
+    pub(crate) asks: Asks,
+    /// What it may send in all, and as the controlplane said it.
+    pub(crate) police: Option<Box<Police>>,
+    pub(crate) rate_open: Option<PeerRate>,
 }
 
-/// What an authenticated check changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Checked {
-    /// The address is newly validated: bind it.
-    pub(crate) is_new: bool,
-    /// An older address made room: unbind it.
-    pub(crate) evicted: Option<Path>,
-    /// The peer's packets go elsewhere now, or its path became nominated.
-    pub(crate) is_moved: bool,
+/// What our checks of a peer are made with.
+pub(crate) struct Remote {
+    /// Its username fragment and ours (RFC 8445 §7.2.2).
+    pub(crate) username: Vec<u8>,
+    /// Of its password: for our requests and its answers.
+    pub(crate) key: IntegrityKey,
 }
 
 impl Transport {
@@ -123,18 +133,18 @@ impl Transport {
             open,
             extension_ids: ExtensionIds::default(),
             extensions_open: None,
-            paths: Vec::with_capacity(PEER_PATHS_MAX),
-            path: None,
-            is_nominated: false,
-            last_heard: None,
+            remote_parts: Vec::new(),
+            remote: None,
+            paths: Paths::new(),
             silence: Silence::default(),
             is_consent_timer_set: false,
+            is_check_timer_set: false,
             is_expired: false,
             rx: None,
             tx: None,
             keys_open: [None; 2],
             rtcp_rx_windows: None,
-            rtcp_tx_index: 0,
+            rtcp_sender: RtcpSender::default(),
             streams: Vec::with_capacity(4),
             slots: Vec::with_capacity(PEER_SLOTS_MAX / 4),
             by_ssrc: Vec::with_capacity(2 * PEER_STREAMS_MAX),
@@ -145,11 +155,15 @@ impl Transport {
             is_transport_cc_timer_set: false,
             transport_cc_ssrc: 0,
             transport_cc_seq: 1,
+            sending: None,
             estimate: None,
             is_report_timer_set: false,
             rtt: RTT_DEFAULT,
             ntp_offset: None,
             punts: Bucket::new(PEER_PUNT_BURST, PEER_PUNT_RATE, now),
+            asks: Asks::new(),
+            police: None,
+            rate_open: None,
         }
     }
 
@@ -158,7 +172,33 @@ impl Transport {
         let before = self.open.ufrag;
         self.open = PeerOpen { peer: self.open.peer, ufrag: ice.ufrag, pwd: ice.pwd };
         self.integrity = IntegrityKey::new(&ice.pwd);
+        self.paths.restart();
+        self.join_remote();
         before
+    }
+
+    /// Takes a part of the peer's own credentials.
+    pub(crate) fn set_remote(&mut self, told: &PeerRemote) -> Result<(), Refusal> {
+        if !told.is_valid() {
+            return Err(Refusal::Malformed);
+        }
+        match self.remote_parts.iter_mut().find(|part| part.part == told.part) {
+            Some(part) => *part = *told,
+            None => {
+                debug_assert!(self.remote_parts.len() < PEER_REMOTE_PARTS_MAX, "each number is there once");
+                self.remote_parts.push(*told);
+            }
+        }
+        self.join_remote();
+        Ok(())
+    }
+
+    fn join_remote(&mut self) {
+        let joined = PeerRemote::join(&self.remote_parts);
+        self.remote = joined.map(|(ufrag, key)| {
+            let username = [&ufrag[..], b":", &self.open.ufrag].concat();
+            Box::new(Remote { username, key: IntegrityKey::new(&key) })
+        });
     }
 
     /// Installs the keys of one direction, once. A peer's keys live as long as the peer: an index space that began
@@ -183,98 +223,50 @@ impl Transport {
         Ok(())
     }
 
-    /// A check from `path` passed MESSAGE-INTEGRITY. The first one selects its path, later ones only with
-    /// USE-CANDIDATE: the controlling side decides, and it may decide anew at any time (Wi-Fi to mobile).
-    pub(crate) fn checked(&mut self, path: Path, use_candidate: bool, now: Micros) -> Checked {
-        let mut result = Checked::default();
-        self.last_heard = Some(now);
-        match self.paths.iter_mut().find(|(p, _)| *p == path) {
-            Some((_, at)) => *at = now,
-            None => {
-                if self.paths.len() == PEER_PATHS_MAX {
-                    let selected = self.path;
-                    let oldest = (0..self.paths.len())
-                        .filter(|&i| Some(self.paths[i].0) != selected)
-                        .min_by_key(|&i| self.paths[i].1)
-                        .expect("more than one path is kept, and one is selected");
-                    result.evicted = Some(self.paths.swap_remove(oldest).0);
-                }
-                self.paths.push((path, now));
-                result.is_new = true;
-            }
-        }
-        let is_selected = self.path.is_none() || use_candidate;
-        if is_selected && (self.path != Some(path) || (use_candidate && !self.is_nominated)) {
-            self.path = Some(path);
-            self.is_nominated |= use_candidate;
-            result.is_moved = true;
-        }
-        result
-    }
-
-    /// The validated path with this remote address, on whichever socket.
-    pub(crate) fn path_to(&self, remote: std::net::SocketAddr) -> Option<Path> {
-        self.paths.iter().map(|(p, _)| *p).find(|p| p.remote == remote)
-    }
-
-    /// An authentic packet came by this path. If it is the selected one, the peer is still there and consents: agents
-    /// before RFC 7675 check no more once they have nominated, and keep the path by indications (RFC 8445 §11), which
-    /// prove nothing. Media selects no path and takes no lost consent back. True if this renewed it.
-    #[inline]
-    pub(crate) fn heard(&mut self, path: Path, now: Micros) -> bool {
-        let is_due = self.last_heard.is_some_and(|at| now >= at + HEARD_INTERVAL);
-        if !is_due || self.path != Some(path) || self.is_expired {
-            return false;
-        }
-        self.last_heard = Some(now);
-        if let Some((_, at)) = self.paths.iter_mut().find(|(p, _)| *p == path) {
-            *at = now;
-        }
-        true
-    }
-
-    /// The last check, or authentic packet on the selected path, to within [`HEARD_INTERVAL`].
-    pub(crate) fn last_heard(&self) -> Option<Micros> {
-        self.last_heard
-    }
-
-    /// When this path was last checked from or, if it is the selected one, heard from.
-    pub(crate) fn checked_at(&self, path: Path) -> Option<Micros> {
-        self.paths.iter().find(|(p, _)| *p == path).map(|(_, at)| *at)
-    }
-
-    /// All validated paths.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = Path> + '_ {
-        self.paths.iter().map(|(p, _)| *p)
-    }
-
-    /// When consent ends if nothing more is heard.
-    pub(crate) fn consent_ends(&self) -> Option<Micros> {
-        self.last_heard.map(|at| at + CONSENT_TIMEOUT)
-    }
-
     /// Where to send and with which keys, if it may be sent to.
     #[inline]
     pub(crate) fn outgoing(&self) -> Option<(Destination, &Crypto)> {
         if self.is_expired {
             return None;
         }
-        Some((Destination { peer: self.id.index, path: self.path? }, self.tx.as_ref()?))
+        Some((Destination { peer: self.id.index, path: self.paths.selected()? }, self.tx.as_ref()?))
     }
 
-    /// The next SRTCP index towards the peer, one count for all of our SSRCs. It is 31 bits long and does not wrap
-    /// (RFC 3711 §9.2): at its end, decades of reports away, nothing more is protected.
-    pub(crate) fn next_rtcp_index(&mut self) -> u32 {
-        self.rtcp_tx_index = self.rtcp_tx_index.saturating_add(1);
-        self.rtcp_tx_index
+    /// Whether it may be sent RTCP.
+    pub(crate) fn may_report(&self) -> bool {
+        !self.is_expired && self.tx.is_some() && self.paths.reports_to(FRAME_LEN).is_some()
     }
 
-    /// The next transport-wide sequence number towards the peer.
+    /// Where to send RTCP, with which keys and by which sender, if it may be sent to.
+    pub(crate) fn outgoing_rtcp(&mut self) -> Option<(Destination, &Crypto, &mut RtcpSender)> {
+        if self.is_expired {
+            return None;
+        }
+        let crypto = self.tx.as_ref()?;
+        let to = Destination { peer: self.id.index, path: self.paths.report(FRAME_LEN)? };
+        Some((to, crypto, &mut self.rtcp_sender))
+    }
+
+    /// The transport-wide sequence number of the next packet to the peer.
     #[inline]
-    pub(crate) fn next_transport_cc_seq(&mut self) -> u16 {
-        let seq = self.transport_cc_seq;
-        self.transport_cc_seq = seq.wrapping_add(1);
-        seq
+    pub(crate) fn transport_cc_seq(&self) -> u16 {
+        self.transport_cc_seq
+    }
+
+    /// A packet of so many bytes has left with that number.
+    #[inline]
+    pub(crate) fn transport_cc_sent(&mut self, now: Micros, len: usize, kind: Kind) {
+        if let Some(sending) = &mut self.sending {
+            sending.sent(now, self.transport_cc_seq, len, kind);
+        }
+        self.transport_cc_seq = self.transport_cc_seq.wrapping_add(1);
+    }
+
+    /// Takes memory for the estimate of what it may be sent, once there is something to estimate.
+    pub(crate) fn prepare_sending(&mut self, now: Micros) {
+        if self.extension_ids[Extension::TransportCc as usize] != 0 && !self.slots.is_empty() {
+            self.sending.get_or_insert_with(|| Box::new(Sending::new(now)));
+        }
     }
 
     /// The stream that owns an SSRC. At most 2 × [`PEER_STREAMS_MAX`] are bound, so the search is bounded.
@@ -375,45 +367,5 @@ impl Transport {
     /// Takes a measured round trip into the smoothed one (RFC 6298 §2: one eighth).
     pub(crate) fn measured_rtt(&mut self, rtt: Micros) {
         self.rtt = (7 * self.rtt + rtt.min(10_000_000)) / 8;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proto::plane::PWD_LEN;
-
-    fn path(port: u16) -> Path {
-        Path { socket: 0, remote: std::net::SocketAddr::from(([10, 0, 0, 1], port)) }
-    }
-
-    fn transport() -> Transport {
-        Transport::new(PeerOpen { peer: PeerId::new(3, 1), ufrag: [b'u'; UFRAG_LEN], pwd: [b'p'; PWD_LEN] }, 0)
-    }
-
-    #[test]
-    fn the_first_check_selects_and_later_ones_only_by_nomination() {
-        let mut t = transport();
-        assert_eq!(t.checked(path(1), false, 0), Checked { is_new: true, evicted: None, is_moved: true });
-        assert!(!t.is_nominated);
-        assert!(!t.checked(path(2), false, 1).is_moved);
-        assert_eq!(t.path, Some(path(1)));
-        assert!(t.checked(path(2), true, 2).is_moved);
-        assert!(!t.checked(path(2), true, 3).is_moved, "consent is not a move");
-        assert_eq!(t.path, Some(path(2)));
-        assert!(t.checked(path(1), true, 4).is_moved, "and back");
-    }
-
-    #[test]
-    fn addresses_are_bounded_and_the_selected_one_stays() {
-        let mut t = transport();
-        t.checked(path(0), true, 0);
-        for port in 1..100u16 {
-            let checked = t.checked(path(port), false, Micros::from(port));
-            assert_eq!(checked.evicted.is_some(), usize::from(port) >= PEER_PATHS_MAX, "{port}");
-            assert_ne!(checked.evicted, Some(path(0)));
-        }
-        let kept = |port| t.path_to(path(port).remote).is_some();
-        assert!(kept(0) && kept(99) && !kept(1));
     }
 }

@@ -209,7 +209,7 @@ fn described(call: &mut Call) -> Vec<Command> {
     call.world.commit(&[Describe {}.into()]);
     call.world.take_reports();
     while call.world.forwarder.is_describing() {
-        call.world.forwarder.describe(16, &mut call.world.outbox);
+        call.world.forwarder.describe(16, &mut call.world.egress.outbox);
         call.world.collect();
     }
     let reports = call.world.take_reports();

@@ -219,14 +219,15 @@ fn nothing_is_sent_to_a_peer_before_it_has_keys_and_a_path_and_after_its_consent
     world.take_sent(bob.remote);
     let datagrams = talk(&mut world, &mut alice, bob.remote);
     assert_eq!(bob.unprotect(&datagrams).len(), 1);
+    world.mute.insert(bob.remote);
     world.advance(29_000_000);
     world.take_sent(bob.remote);
     assert_eq!(talk(&mut world, &mut alice, bob.remote).len(), 1);
-    let check = alice.check(true);
-    world.receive(alice.remote, &check);
+    let check = bob.check(true);
+    world.receive(bob.remote, &check);
     world.advance(2_000_000);
     world.take_sent(bob.remote);
-    assert!(talk(&mut world, &mut alice, bob.remote).is_empty(), "30 s without a check");
+    assert!(talk(&mut world, &mut alice, bob.remote).is_empty(), "30 s without an answer, whoever checked from there");
     let expired = PeerExpired { peer: bob.id };
     assert!(world.reports.contains(&Report::Event(expired.into())));
     assert!(!world.reports.contains(&Report::Event(PeerExpired { peer: alice.id }.into())));
@@ -235,35 +236,50 @@ fn nothing_is_sent_to_a_peer_before_it_has_keys_and_a_path_and_after_its_consent
     assert!(world.take_sent(bob.remote).is_empty(), "consent does not come back by itself");
 }
 
-/// libnice, under GStreamer, checks no more once it has nominated, and keeps its pair alive by indications.
+/// libnice, under GStreamer, checks no more once it has nominated, and keeps its pair alive by indications. It answers checks.
+/// ffmpeg does not even that.
 #[test]
-fn a_peer_that_sends_media_is_there_without_checks() {
+fn a_peer_that_answers_or_sends_is_there_without_checks_and_media_goes_only_to_who_answers() {
     let mut world = World::new();
     let mut alice = world.connect(SrtpProfile::Aes128CmHmacSha1_80);
     let mut bob = world.connect(SrtpProfile::AeadAes128Gcm);
-    let stream = world.publish(&alice, Codec::Opus);
+    let stream = world.publish(&alice, Codec::H264);
+    let slot = world.slot(&bob);
+    world.route(stream, slot);
     let ssrc = world.ssrc_of(stream);
     let expired =
         |world: &World, peer: &Peer| world.reports.contains(&Report::Event(PeerExpired { peer: peer.id }.into()));
+    world.advance(100_000_000);
+    assert!(!expired(&world, &alice) && !expired(&world, &bob), "both answer");
+
+    world.mute.extend([alice.remote, bob.remote]);
     let mut last = Vec::new();
+    let (mut heard, mut to_alice) = (0, 0);
     for second in 0..100 {
-        last = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"still here"));
+        last = alice.protect(&packet(ssrc, H264_PT, second, u32::from(second), SPS));
         world.receive(alice.remote, &last);
         let report = rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() };
         let report = bob.protect_rtcp(&report);
         world.receive(bob.remote, &report);
         world.advance(1_000_000);
+        let datagrams = world.take_sent(bob.remote);
+        heard += bob.unprotect(&datagrams).len();
+        to_alice += world.take_sent(alice.remote).iter().map(Vec::len).sum::<usize>();
     }
     assert!(!expired(&world, &alice), "media");
     assert!(!expired(&world, &bob), "reports");
+    assert!((25..=36).contains(&heard), "a receiver that answers no more is sent nothing after 30 s: {heard}");
+    assert!(to_alice > 0);
+    assert_eq!(world.counter(Counter::ConsentsLapsed), 2);
 
-    // What is replayed is not heard, nor what comes by a path that is not the selected one.
+    // What is replayed is not heard, nor what comes by a path that is not the selected one, nor checks.
     let elsewhere = "127.0.0.2:4444".parse().unwrap();
     let check = alice.check(false);
     world.receive(elsewhere, &check);
     for second in 100..132 {
+        world.receive(alice.remote, &check);
         world.receive(alice.remote, &last);
-        let aside = alice.protect(&packet(ssrc, OPUS_PT, second, 0, b"by another way"));
+        let aside = alice.protect(&packet(ssrc, H264_PT, second, 0, DELTA));
         world.receive(elsewhere, &aside);
         world.advance(1_000_000);
     }
@@ -272,9 +288,8 @@ fn a_peer_that_sends_media_is_there_without_checks() {
     world.reports.clear();
     let late = bob.protect_rtcp(&rtcp::receiver_report::ReceiverReport { ssrc: 5, ..Default::default() });
     world.receive(bob.remote, &late);
-    let slot = world.slot(&bob);
-    world.route(stream, slot);
-    let unseen = alice.protect(&packet(ssrc, OPUS_PT, 200, 0, b"for nobody"));
+    world.take_sent(bob.remote);
+    let unseen = alice.protect(&packet(ssrc, H264_PT, 200, 200, SPS));
     world.receive(alice.remote, &unseen);
     assert!(world.take_sent(bob.remote).is_empty(), "media does not take lost consent back");
 }

@@ -302,9 +302,9 @@ fn two_workers_have_a_queue_each_and_a_third_the_socket() {
             backend: Backend::Frames,
             ..config(&folder, drivers().next().unwrap())
         };
-        let socket_path = config.socket_path.clone();
+        let link = config.link.clone();
         let running = network.at_edge(move || Dataplane::start(&Config { media_port: 40_000, ..config }).unwrap());
-        let mut attached = attach(&socket_path).unwrap();
+        let mut attached = attach(link.clone()).unwrap();
         let mut by_frames = Vec::new();
         for (link, hello) in &mut attached.workers {
             let client = Client::new(1, CLIENTS[0], hello.addresses[0]);
@@ -327,7 +327,7 @@ fn on_loopback_the_sockets_serve() {
     let folder = Folder::new();
     let config = Config { backend: Backend::Frames, ..config(&folder, drivers().next().unwrap()) };
     let running = Dataplane::start(&config).expect("frames are no condition");
-    let mut attached = attach(&config.socket_path).unwrap();
+    let mut attached = attach(config.link.clone()).unwrap();
     let link = &mut attached.workers[0].0;
     let client = Client::new(1, V4, running.addresses()[0][0]);
     open(link, &client);

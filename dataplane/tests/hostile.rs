@@ -88,8 +88,8 @@ impl Siege {
         assert_eq!(sizes.ufrags, peers);
         assert!(sizes.paths <= peers * PEER_PATHS_MAX, "{sizes:?}");
         assert!(sizes.ssrcs <= peers * PEER_SSRCS_MAX, "{sizes:?}");
-        assert!(sizes.holes <= streams * HOLES_MAX, "{sizes:?}");
-        assert!(sizes.timers <= 3 * peers + 8 * streams, "{sizes:?}");
+        assert!(sizes.missing <= streams * MISSING_MAX, "{sizes:?}");
+        assert!(sizes.timers <= 4 * peers + 8 * streams, "{sizes:?}");
         assert_eq!(sizes.staged, 0);
     }
 
@@ -183,7 +183,7 @@ impl Siege {
         match attack {
             Attack::Bytes { from, bytes } => {
                 let from = self.source(*from, self.mallory.remote);
-                self.world.take_in(from, bytes);
+                self.world.receive_in_turn(from, bytes);
             }
             Attack::Mutated { kind, n, from, flips, len } => {
                 let (usual, mut bytes) = self.valid(*kind, *n);
@@ -195,11 +195,11 @@ impl Siege {
                     bytes.truncate(usize::from(*len) % (bytes.len() + 1));
                 }
                 let from = self.source(*from, usual);
-                self.world.take_in(from, &bytes);
+                self.world.receive_in_turn(from, &bytes);
             }
             Attack::Authentic { header, payload } => {
                 let bytes = self.authentic_nonsense(header, payload);
-                self.world.take_in(self.mallory.remote, &bytes);
+                self.world.receive_in_turn(self.mallory.remote, &bytes);
             }
             Attack::AuthenticRtcp { bytes } => {
                 let mut bytes = bytes.clone();
@@ -208,7 +208,7 @@ impl Siege {
                 let words = (bytes.len() / 4 - 1) as u16;
                 bytes[2..4].copy_from_slice(&words.to_be_bytes());
                 let protected = self.mallory.protect_rtcp(&Raw(bytes));
-                self.world.take_in(self.mallory.remote, &protected);
+                self.world.receive_in_turn(self.mallory.remote, &protected);
             }
             Attack::Wait { ms } => {
                 self.world.advance(u64::from(*ms) * 1000);
@@ -290,7 +290,24 @@ fn command() -> impl Strategy<Value = Command> {
             pwd: [2; PWD_LEN]
         }
         .into()),
+        (id(), any::<[u8; 3]>(), any::<[u8; 11]>()).prop_map(|((i, g), [part, count, len], bytes)| {
+            let bytes = [bytes; 4].concat().try_into().expect("four of them");
+            let (part, count) = (part % 10, count % 10);
+            PeerRemote { peer: PeerId::new(i, g), part, count, len: len % 50, bytes }.into()
+        }),
         (id(), any::<ExtensionIds>()).prop_map(|((i, g), ids)| PeerExtensions { peer: PeerId::new(i, g), ids }.into()),
+        (id(), any::<u32>(), any::<u32>()).prop_map(|((i, g), bps_max, packets_max)| PeerRate {
+            peer: PeerId::new(i, g),
+            bps_max,
+            packets_max
+        }
+        .into()),
+        (id(), any::<u32>(), any::<u32>()).prop_map(|((i, g), bps_max, packets_max)| StreamRate {
+            stream: StreamId::new(i, g),
+            bps_max,
+            packets_max
+        }
+        .into()),
         (id(), any::<u32>()).prop_map(|((i, g), bps_max)| PeerLimit { peer: PeerId::new(i, g), bps_max }.into()),
         (id(), any::<bool>(), any::<[u8; 32]>()).prop_map(|((i, g), is_rx, key)| PeerKeys {
             peer: PeerId::new(i, g),
@@ -360,8 +377,7 @@ fn command() -> impl Strategy<Value = Command> {
             stream: StreamId::new(s.0, s.1),
             slot: SlotId::new(t.0, t.1),
             pt,
-            rtx_pt,
-            feedback: 0
+            rtx_pt
         }
         .into()),
         (id()).prop_map(|(i, g)| RouteClose { route: RouteId::new(i, g) }.into()),
@@ -376,6 +392,9 @@ fn is_about(command: &Command, alice: &Peer, bob: &Peer) -> bool {
     match command {
         Command::PeerExtensions(c) => is_theirs(c.peer),
         Command::PeerIce(c) => is_theirs(c.peer),
+        Command::PeerRemote(c) => is_theirs(c.peer),
+        Command::PeerRate(c) => is_theirs(c.peer),
+        Command::StreamRate(c) => c.stream.index == 8,
         Command::PeerClose(c) => is_theirs(c.peer),
         // The streams, slots and routes of the siege, in order of their indices: 5 to 8, then slot and route by turns.
         Command::StreamClose(c) => c.stream.index == 8,
@@ -423,14 +442,14 @@ proptest! {
                 let is_harmless = Command::read(&record)
                     .is_none_or(|c| !is_about(&c, &siege.alice, &siege.bob) && !matches!(c, Command::Reset(_)));
                 if is_harmless {
-                    siege.world.forwarder.apply(siege.world.now, &record, &mut siege.world.outbox);
+                    siege.world.forwarder.apply(siege.world.now, &record, &mut siege.world.egress);
                     siege.world.collect();
                 }
             }
             if let Some(attack) = attacks.next() {
                 siege.suffer(attack);
             }
-            siege.world.forwarder.describe(7, &mut siege.world.outbox);
+            siege.world.forwarder.describe(7, &mut siege.world.egress.outbox);
             siege.world.collect();
             siege.talk();
         }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::srtp::Crypto;
 use proto::plane::{Counter, DatagramHeader, DatagramKind};
+use rig::tcp::TcpClient;
 use rig::{Client, Rig, on_every_ground, write_packet};
 
 /// Counts what threads other than the test's own allocate.
@@ -67,6 +68,8 @@ const DTLS: &[u8] = &[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9];
 struct Call {
     alice: Client,
     bob: Client,
+    /// She is there over TCP, hears bob, and is heard by alice.
+    carol: Option<TcpClient>,
     sender: Crypto,
     ssrc: u32,
     seq: u16,
@@ -85,6 +88,22 @@ fn round(rig: &mut Rig, call: &mut Call, strangers: &[UdpSocket]) {
     }
     for _ in 0..20 {
         call.bob.receive_rtp(&mut buffer);
+    }
+    if let Some(carol) = &mut call.carol {
+        carol.check();
+        for (sender, ssrc) in [(carol.client.sender(), 0x1003), (call.bob.sender(), 0x1002)] {
+            for packet in 0..20 {
+                let len = write_packet(&mut buffer, &sender, ssrc, call.seq + packet, &[packet as u8; 700]);
+                match ssrc {
+                    0x1003 => carol.send(&buffer[..len]),
+                    _ => drop(call.bob.socket.send(&buffer[..len]).unwrap()),
+                }
+            }
+        }
+        for _ in 0..20 {
+            carol.receive_rtp(&mut buffer);
+            call.alice.receive_rtp(&mut buffer);
+        }
     }
     for (stranger, address) in strangers.iter().zip(rig.addresses()) {
         for junk in [&b""[..], &[0xff; 9], &[0x80; 40], &[0; 20], DTLS] {
@@ -111,7 +130,12 @@ fn a_turn_does_not_allocate() {
             (rig.connect(1, IpAddr::V4(Ipv4Addr::LOCALHOST)), rig.connect(2, IpAddr::V6(Ipv6Addr::LOCALHOST)));
         let (ssrc, _) = rig.carry(&alice, &bob);
         let sender = alice.sender();
-        let mut call = Call { alice, bob, sender, ssrc, seq: 0 };
+        let carol = (!ground.are_frames()).then(|| rig.connect_tcp(3, IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        if let Some(carol) = &carol {
+            assert_eq!(rig.carry(&bob, &carol.client).0, 0x1002);
+            assert_eq!(rig.carry(&carol.client, &alice).0, 0x1003);
+        }
+        let mut call = Call { alice, bob, carol, sender, ssrc, seq: 0 };
         let strangers = [Ipv4Addr::LOCALHOST.into(), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             .map(|family: IpAddr| UdpSocket::bind((ground.clients(family), 0)).unwrap());
         // What is taken on first use is taken in the first rounds. Now and then a timer takes memory for good (its wheel
@@ -125,7 +149,7 @@ fn a_turn_does_not_allocate() {
                 ALLOCATIONS.load(Ordering::Relaxed) - before
             })
             .collect();
-        rig.wait_for_counter(Counter::Sent, 8 * 25 * 20);
+        rig.wait_for_counter(Counter::Sent, 8 * 25 * 20 * if call.carol.is_some() { 3 } else { 1 });
         assert!(
             windows[2..].contains(&0),
             "{:?}, {:?}: allocations in windows of 25 rounds: {windows:?}",

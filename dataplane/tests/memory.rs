@@ -7,8 +7,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use dataplane::forward::Forwarder;
+use dataplane::Micros;
+use dataplane::forward::{Counters, Flush, Forwarder};
 use dataplane::outbox::Outbox;
+use dataplane::store::Store;
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
 use proto::plane::*;
 
@@ -61,12 +63,33 @@ const MEETINGS: u32 = 8;
 /// A worker that has commands of its own in hand.
 struct Worker {
     forwarder: Forwarder,
+    egress: Egress,
+}
+
+/// A way out on which only refusals are counted.
+#[derive(Default)]
+struct Egress {
     outbox: Outbox,
+    refused: usize,
+}
+
+impl Flush for Egress {
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    fn flush(&mut self, _: Micros, _: &Store, _: &mut Counters) {
+        let refused = |report: &Report| matches!(report, Report::Event(Event::Refused(_)));
+        self.refused += std::iter::from_fn(|| self.outbox.pop_report()).filter(refused).count();
+        self.outbox.clear();
+    }
+
+    fn note_latency(&mut self, _: Micros, _: u64) {}
 }
 
 impl Worker {
     fn apply(&mut self, command: impl Into<Command>) {
-        self.forwarder.apply(0, &command.into().write(), &mut self.outbox);
+        self.forwarder.apply(0, &command.into().write(), &mut self.egress);
     }
 
     /// A peer of the meeting page that is connected: keys, microphone and camera, and a slot for each of seven others' tracks.
@@ -74,6 +97,8 @@ impl Worker {
         let peer = PeerId::new(index, 1);
         let ufrag = format!("{index:08}").into_bytes().try_into().expect("eight digits");
         self.apply(PeerOpen { peer, ufrag, pwd: [b'p'; PWD_LEN] });
+        let remote = PeerRemote::parts(peer, b"abcd", &[b'q'; 24]).expect("credentials");
+        remote.into_iter().for_each(|part| self.apply(part));
         self.apply(PeerExtensions { peer, ids: ExtensionIds::default() });
         for direction in [Direction::Rx, Direction::Tx] {
             let (key, salt) = ([index as u8; KEY_LEN_MAX], [0; SALT_LEN_MAX]);
@@ -117,14 +142,15 @@ impl Worker {
             let number = 2 * (EIGHT - 1) * index + n as u32;
             let (route, slot) = (RouteId::new(number, 1), SlotId::new(number, 1));
             let stream = StreamId::new(stream, 1);
-            self.apply(RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 });
+            // Audio comes again as itself.
+            self.apply(RouteOpen { route, stream, slot, pt: 120, rtx_pt: if n % 2 == 0 { 120 } else { 121 } });
         }
     }
 }
 
 /// Bytes that a worker with so many meetings holds.
 fn worker_with(meetings: u32, is_receiving: bool) -> i64 {
-    let mut worker = Worker { forwarder: Forwarder::new([7; 16], 0), outbox: Outbox::new() };
+    let mut worker = Worker { forwarder: Forwarder::new([7; 16], 0), egress: Egress::default() };
     // Routes need both their ends, so everybody is there before anybody receives.
     for index in 0..meetings * EIGHT {
         worker.join(index);
@@ -134,10 +160,8 @@ fn worker_with(meetings: u32, is_receiving: bool) -> i64 {
         (0..meetings * EIGHT).for_each(|index| worker.receive(index));
         worker.apply(Commit { batch: 2 });
     }
-    let refused = std::iter::from_fn(|| worker.outbox.pop_report())
-        .filter(|report| matches!(report, Report::Event(Event::Refused(_))))
-        .count();
-    assert_eq!(refused, 0, "all of it is installed");
+    worker.forwarder.flush(0, &mut worker.egress);
+    assert_eq!(worker.egress.refused, 0, "all of it is installed");
     held_by(worker.forwarder)
 }
 
@@ -150,6 +174,7 @@ fn bytes_per_peer(is_receiving: bool) -> i64 {
 fn a_peer_in_a_meeting_of_eight_takes_its_worker_so_much_memory() {
     let (idle, receiving) = (bytes_per_peer(false), bytes_per_peer(true));
     println!("{idle} bytes idle, {receiving} in a meeting of eight");
-    assert!(idle <= 32_300, "{idle} bytes for an idle peer with its slots");
-    assert!(receiving <= 33_300, "{receiving} bytes for a peer that receives seven others");
+    assert!(idle <= 37_000, "{idle} bytes for an idle peer with its slots");
+    // Of it 7 KB for what may leave again of the audio of seven others.
+    assert!(receiving <= 45_000, "{receiving} bytes for a peer that receives seven others");
 }

@@ -5,7 +5,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use dataplane::picture::Pictures;
+use dataplane::picture::PictureNumbers;
 use proptest::prelude::*;
 use proto::id::{RouteId, SlotId, StreamId};
 use proto::plane::*;
@@ -141,14 +141,14 @@ impl Call {
     }
 
     /// The numbers of each frame that left, in the order of sequence numbers.
-    fn frames(&self) -> Vec<(u32, Pictures)> {
-        let mut frames: Vec<(u32, Pictures)> = Vec::new();
+    fn frames(&self) -> Vec<(u32, PictureNumbers)> {
+        let mut frames: Vec<(u32, PictureNumbers)> = Vec::new();
         // The slot begins at 1000 and these calls are short.
         for (label, payload) in self.seen.values() {
-            let pictures = Pictures::read(Codec::Vp8, payload);
+            let pictures = PictureNumbers::read(Codec::Vp8, payload);
             match frames.last() {
                 Some((last, of_last)) if last == label => {
-                    let numbers = |p: &Pictures| (p.id(), p.base(), p.key());
+                    let numbers = |p: &PictureNumbers| (p.id(), p.base(), p.key());
                     assert_eq!(numbers(of_last), numbers(&pictures), "a frame has one number");
                 }
                 _ => frames.push((*label, pictures)),
@@ -188,12 +188,12 @@ fn one_arrival_is_rewritten_for_each_receiver_by_itself() {
     call.world.receive(call.cameras[1].peer.remote, &bytes);
     let [mine, theirs] = [&mut call.receiver, &mut other].map(|peer| {
         let sent = call.world.take_sent(peer.remote);
-        Pictures::read(Codec::Vp8, &peer.unprotect(&sent)[0].payload).id()
+        PictureNumbers::read(Codec::Vp8, &peer.unprotect(&sent)[0].payload).id()
     });
     assert_eq!((mine, theirs), (Some(502), Some(9001)), "the second has seen nothing else, and has it as it came");
 }
 
-/// VP9 of one layer of space and two of time, and AV1, which has no such numbers.
+/// VP9 of one spatial layer and two of time, and AV1, which has no such numbers.
 #[test]
 fn vp9_goes_on_too_and_av1_begins_where_a_sequence_does() {
     for (codec, key, inter, numbers) in [
@@ -223,7 +223,7 @@ fn vp9_goes_on_too_and_av1_begins_where_a_sequence_does() {
         }
         assert_eq!(left.len(), 4, "what came before each keyframe was withheld");
         let read = |payload: &Vec<u8>| {
-            let pictures = Pictures::read(codec, payload);
+            let pictures = PictureNumbers::read(codec, payload);
             (pictures.id(), pictures.base())
         };
         if numbers {

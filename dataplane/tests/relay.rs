@@ -271,7 +271,7 @@ fn what_comes_late_reaches_nobody() {
     call.advance(1500 * MS);
     let asked = call.worlds[0].counter(Counter::KeyframeRequestsSent);
     call.worlds[1].advance(1500 * MS);
-    assert!(!call.worlds[1].told.is_empty(), "the newcomer wants a keyframe");
+    assert!(!call.worlds[1].relayed.is_empty(), "the newcomer wants a keyframe");
     let newcomer =
         StreamOpen { stream: StreamId::new(call.stream.stream.index, 2), ssrc: 77, rtx_ssrc: 78, ..call.stream };
     call.worlds[0].commit(&[StreamClose { stream: call.stream.stream }.into(), newcomer.into()]);
@@ -334,7 +334,7 @@ fn a_description_tells_taps_and_mirrors() {
         world.take_reports();
         world.commit(&[Describe {}.into()]);
         while world.forwarder.is_describing() {
-            world.forwarder.describe(100, &mut world.outbox);
+            world.forwarder.describe(100, &mut world.egress.outbox);
             world.collect();
         }
         let echoed: Vec<Command> = world

@@ -157,7 +157,7 @@ fn a_limit_is_described_and_goes_with_its_peer() {
         call.world.commit(&[Describe {}.into()]);
         call.world.take_reports();
         while call.world.forwarder.is_describing() {
-            call.world.forwarder.describe(32, &mut call.world.outbox);
+            call.world.forwarder.describe(32, &mut call.world.egress.outbox);
             call.world.collect();
         }
         let limits = call.world.take_reports().into_iter().filter_map(|report| match report {

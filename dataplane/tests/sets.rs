@@ -82,7 +82,7 @@ impl Call {
 
     fn arrive(&mut self, datagrams: &[Vec<u8>]) {
         for datagram in datagrams {
-            self.world.take_in(self.alice.remote, datagram);
+            self.world.receive_in_turn(self.alice.remote, datagram);
         }
         self.world.fan_out();
         for receiver in &mut self.receivers {
@@ -351,7 +351,7 @@ fn sets_are_described_in_their_order_and_refused_out_of_it() {
     assert!(refusals(StreamSets { stream: StreamId::new(999, 1), part: 0, len: 1, ..too_long }.into()));
     call.world.commit(&[Describe {}.into()]);
     call.world.take_reports();
-    call.world.forwarder.describe(100, &mut call.world.outbox);
+    call.world.forwarder.describe(100, &mut call.world.egress.outbox);
     call.world.collect();
     let echoes: Vec<Command> = call
         .world

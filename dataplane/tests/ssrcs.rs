@@ -62,7 +62,7 @@ impl Call {
 
     /// A datagram arrives; the payloads that Bob gets of it.
     fn arrives(&mut self, datagram: &[u8]) -> Vec<Bytes> {
-        self.world.take_in(self.alice.remote, datagram);
+        self.world.receive_in_turn(self.alice.remote, datagram);
         self.world.fan_out();
         let datagrams = self.world.take_sent(self.bob.remote);
         let packets = self.bob.unprotect(&datagrams);
@@ -314,7 +314,7 @@ fn encodings_are_described_refused_when_taken_and_go_with_their_stream() {
     call.arrives(&replayed);
     assert_eq!(call.world.counter(Counter::DroppedSrtpReplay), 1, "its window went on");
     call.world.commit(&[Describe {}.into()]);
-    call.world.forwarder.describe(100, &mut call.world.outbox);
+    call.world.forwarder.describe(100, &mut call.world.egress.outbox);
     call.world.collect();
     let echo = Report::Echo(encodings_of(again.stream, &[MIDDLE, LOW]).into());
     assert!(call.world.take_reports().contains(&echo));

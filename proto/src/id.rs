@@ -1,4 +1,4 @@
-//! Names of things that both planes speak of: small copyable newtypes, checked where they enter.
+//! Names of things that both planes know: small copyable newtypes, checked where they enter.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ slab_id! {
     PeerId
 }
 slab_id! {
-    /// One stream that a peer publishes (one track without simulcast).
+    /// One stream that a peer publishes: a track, or one encoding of it where it is sent in several.
     StreamId
 }
 slab_id! {
@@ -100,6 +100,9 @@ impl Mid {
         self.len == 0
     }
 }
+
+/// Name of an encoding within its m-section (RFC 8851), of the same form.
+pub type Rid = Mid;
 
 impl fmt::Debug for Mid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

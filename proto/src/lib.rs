@@ -1,5 +1,5 @@
 //! What crosses a boundary in uprtc: two languages ([`plane`] between the planes, [`signal`] between client and
-//! controlplane), the STUN wire format that both planes speak, and the one medium, the shared-memory [`link`].
+//! controlplane), the STUN wire format that both planes use, and the one medium, the shared-memory [`link`].
 //! There is no policy here.
 
 pub mod histogram;

@@ -1,7 +1,7 @@
 //! JSON messages of the signalling socket (`GET /v1/rooms/{room}/signal`, WebSocket text frames, one object each).
 //!
 //! The client speaks first: an `offer` makes a peer, `resume` takes one back after the socket was lost. One offer
-//! and one answer serve a peer for the whole call; who is heard or seen in which slot comes by `slots`. A client that
+//! and one answer serve a peer for the whole call; which track is in which slot comes by `slots`. A client that
 //! wants other sections, or other ICE credentials, offers again. docs/PROTOCOL.md tells the story.
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub enum ClientSignal {
         /// SDP (RFC 8866) of an RTCPeerConnection, best one whose senders and receive slots all exist.
         sdp: String,
         /// What each sending m-section carries; a section not named is `microphone` or `camera` by its kind, in a
-        /// further offer what it was.
+        /// subsequent offer what it was.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tracks: Vec<TrackDescription>,
     },
@@ -161,7 +161,7 @@ pub enum ServerSignal {
         /// Who.
         peer: PeerInfo,
     },
-    /// A peer publishes other tracks than before: it has offered again.
+    /// A peer publishes other tracks than before, because it has offered again, or is a look-alike now or not any more.
     PeerChanged {
         /// The peer as it is now, with all its tracks.
         peer: PeerInfo,
@@ -188,6 +188,11 @@ pub enum ServerSignal {
         /// The track as it is now.
         track: TrackInfo,
     },
+    /// How good the connections of some in the room are now, perhaps also of the receiver: only of those for whom it has changed.
+    Quality {
+        /// Whose.
+        peers: Vec<PeerQuality>,
+    },
     /// What each receive slot carries now. Whole, not a difference.
     Slots {
         /// One entry for each slot.
@@ -207,6 +212,13 @@ pub enum ServerSignal {
     Codec {
         /// The one that everybody in the room can show.
         video: VideoCodec,
+    },
+    /// Encodings of this peer's tracks that nobody receives: it should not send them. Whole, not a difference: an encoding that
+    /// is not named is to be sent. Told when that changes, and, by a peer with such tracks, after a resumed `welcome` and after
+    /// each further `answer`.
+    Encodings {
+        /// The tracks of which some are paused.
+        paused: Vec<PausedEncodings>,
     },
     /// What the peer may do from now on: answer to `token`.
     Granted {
@@ -277,6 +289,15 @@ impl VideoCodec {
     }
 }
 
+/// Encodings of one track that are paused.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct PausedEncodings {
+    /// The track's m-section in the peer's own offer.
+    pub mid: String,
+    /// Their RIDs.
+    pub rids: Vec<String>,
+}
+
 /// How many slots of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlotCount {
@@ -293,8 +314,42 @@ pub struct PeerInfo {
     pub peer: String,
     /// Its name.
     pub name: String,
+    /// Whether somebody else in the room, by another token, has a name that looks the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lookalike: bool,
+    /// How good its connection is.
+    #[serde(default, skip_serializing_if = "Quality::is_good")]
+    pub quality: Quality,
     /// What it publishes.
     pub tracks: Vec<TrackInfo>,
+}
+
+/// How good the connection between a peer and the server is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Nothing to be seen or heard of it, or nothing known yet.
+    #[default]
+    Good,
+    /// Pictures stand still and words are lost, one way or the other.
+    Weak,
+    /// Nothing comes from the peer.
+    Lost,
+}
+
+impl Quality {
+    fn is_good(&self) -> bool {
+        *self == Quality::Good
+    }
+}
+
+/// How good a peer's connection is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerQuality {
+    /// Its id.
+    pub peer: String,
+    /// As it is now.
+    pub quality: Quality,
 }
 
 /// A track as others see it.
@@ -401,7 +456,7 @@ pub enum ErrorCode {
     UnknownTrack,
     /// The token does not allow it.
     Forbidden,
-    /// The token of `token` is no good; the message begins with the code that the door would give.
+    /// The token of `token` is no good; the message begins with the code that a request for the socket would be refused with.
     TokenRefused,
 }
 

@@ -1,4 +1,4 @@
-//! STUN (RFC 8489) as both planes speak it: a view of a received message and a writer of ours.
+//! STUN (RFC 8489) for both planes: a view of a received message and a writer of ours.
 //!
 //! The worker answers connectivity checks with it (RFC 8445 §7.3), the controlplane answers plain Binding requests.
 //! Both work on bytes in place; nothing here allocates. Short-term credentials only, with HMAC-SHA1, because that is
@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha1::Sha1;
+use sha1::{Digest, Sha1};
 
 /// Bytes of a STUN header (RFC 8489 §5).
 pub const HEADER_LEN: usize = 20;
@@ -148,6 +148,11 @@ impl IntegrityKey {
     /// OpaqueString leaves as it is).
     pub fn new(password: &[u8]) -> Self {
         Self(Hmac::new_from_slice(password).expect("HMAC takes keys of any length"))
+    }
+
+    /// What makes the same key of a password and is no longer than a block of SHA-1: a longer password is hashed (RFC 2104 §2).
+    pub fn shortened(password: &[u8]) -> Vec<u8> {
+        if password.len() > 64 { Sha1::digest(password).to_vec() } else { password.to_vec() }
     }
 
     /// HMAC over a message up to an attribute at `end`, with the header's length reaching to `len`.

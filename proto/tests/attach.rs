@@ -4,12 +4,17 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::{fs, thread};
+use std::process::{Command as Process, Stdio};
+use std::{env, fs, thread};
 
-use proto::link::{CONTRACT, LinkError, LinkServer, Lost, attach};
+use proto::link::{Access, CONTRACT, Endpoint, LinkError, LinkServer, Lost, attach};
 use proto::plane::{Command, Commit, Counter, Reset};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+
+#[path = "../../tests/require/mod.rs"]
+mod require;
 
 /// A state folder of its own for one test, gone afterwards.
 struct State(PathBuf);
@@ -38,6 +43,61 @@ impl Drop for State {
 
 fn addresses() -> Vec<Vec<SocketAddr>> {
     vec![vec!["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()], vec![]]
+}
+
+/// Names the socket for [`as_another_user`], and whether the group is enough.
+const SOCKET: &str = "UPRTC_TEST_SOCKET";
+const ACCESS: &str = "UPRTC_TEST_ACCESS";
+
+fn access(name: &str) -> Access {
+    if name == "group" { Access::Group } else { Access::User }
+}
+
+/// Not a test by itself: what the next test runs as another user.
+#[test]
+fn as_another_user() {
+    let (Ok(path), Ok(name)) = (env::var(SOCKET), env::var(ACCESS)) else { return };
+    let endpoint = Endpoint { path: path.into(), access: access(&name) };
+    if let Err(error) = attach(endpoint) {
+        println!("refused: {error}");
+    }
+}
+
+/// Another user's process reaches the socket, and is taken for a plane, only where its primary group is that of the dataplane
+/// and `link-group` is set.
+#[test]
+fn another_user_attaches_by_its_group_only() {
+    if !rustix::process::geteuid().is_root() {
+        return require::left_out("root", "planes of two users", "not root");
+    }
+    let (user, own, other) = (65_534, rustix::process::getegid().as_raw(), 65_534);
+    for (name, gid, is_taken) in [("user", own, false), ("group", own, true), ("group", other, false)] {
+        let state = State::new("users");
+        fs::set_permissions(&state.0, fs::Permissions::from_mode(0o711)).unwrap();
+        let endpoint = Endpoint { path: state.socket(), access: access(name) };
+        let mut server = LinkServer::bind(endpoint, addresses()).unwrap();
+        let mode = if name == "group" { 0o660 } else { 0o600 };
+        assert_eq!(fs::metadata(state.socket()).unwrap().permissions().mode() & 0o777, mode);
+        // Even one that the file's mode lets through is asked who it is.
+        fs::set_permissions(state.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+        let child = Process::new(env::current_exe().unwrap())
+            .args(["--exact", "as_another_user", "--nocapture", "--test-threads=1"])
+            .envs([(SOCKET, state.socket().to_str().unwrap()), (ACCESS, name)])
+            .gid(gid)
+            .uid(user)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let accepted = server.accept();
+        let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        match is_taken {
+            true => assert!(accepted.is_ok() && !output.contains("refused"), "{name} {gid}: {accepted:?} {output}"),
+            false => {
+                let is_stranger = matches!(accepted, Err(LinkError::Stranger { uid, .. }) if uid == user);
+                assert!(is_stranger && output.contains("refused"), "{name} {gid}: {accepted:?} {output}");
+            }
+        }
+    }
 }
 
 /// A controlplane that knows only the socket, to say what an honest one would not.
@@ -139,7 +199,7 @@ fn another_contract_is_refused_with_a_sentence_for_both() {
     rustix::net::send(&socket, hello, SendFlags::empty()).unwrap();
     let error = server.accept().unwrap_err();
     let sentence = error.to_string();
-    let begin = format!("controlplane speaks contract 77/01234567, dataplane {}/", CONTRACT.version);
+    let begin = format!("controlplane has contract 77/01234567, dataplane {}/", CONTRACT.version);
     assert!(sentence.starts_with(&begin), "{sentence}");
     assert!(sentence.ends_with("restart both from the same uprtc executable"), "{sentence}");
 

@@ -1,5 +1,5 @@
-//! The documents' blocks of code: commands are run by a test (`console`, see bench/e2e/commands.mjs) or marked as an example
-//! (`console example`); there is no third kind, and no command hides in a block of another name.
+//! The documents: every relative link leads to a file and a heading that exist. Commands are run by a test (`console`, see
+//! bench/e2e/commands.mjs) or marked as an example (`console example`); blocks of other kinds contain no commands.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,23 +11,31 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every document of the repository by its path.
-fn documents() -> Vec<(String, String)> {
+/// Path of every file of the repository, but of what is hidden, built or installed.
+fn files() -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder can be read").flatten() {
             let (path, name) = (entry.path(), entry.file_name().into_string().unwrap_or_default());
-            if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
+            if !path.is_dir() {
+                found.push(path.strip_prefix(root()).unwrap_or(&path).display().to_string());
+            } else if !name.starts_with('.') && name != "target" && name != "node_modules" {
                 folders.push(path);
-            } else if name.ends_with(".md") {
-                let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                found.push((path.strip_prefix(root()).unwrap_or(&path).display().to_string(), text));
             }
         }
     }
     found.sort();
     found
+}
+
+/// Every document of the repository by its path.
+fn documents() -> Vec<(String, String)> {
+    let read = |path: String| {
+        let text = fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        (path, text)
+    };
+    files().into_iter().filter(|path| path.ends_with(".md")).map(read).collect()
 }
 
 /// The blocks of a document: line, what stands behind the fence, and the lines between the fences.
@@ -95,4 +103,94 @@ fn a_third_kind_is_noticed() {
     ] {
         assert!(complaint(info, &lines).is_some(), "{info}");
     }
+}
+
+/// The targets of the links outside of code blocks, without those of other sites.
+fn links(text: &str) -> Vec<&str> {
+    let mut targets = Vec::new();
+    let mut is_code = false;
+    for line in text.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        if is_code {
+            continue;
+        }
+        let parts = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        targets.extend(parts.map(|(target, _)| target).filter(|target| !target.contains("://")));
+    }
+    targets
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let anchor = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_of_a_document_has_a_target() {
+    let (mut complaints, mut checked) = (Vec::new(), 0);
+    for (path, text) in documents() {
+        let folder = root().join(&path).parent().expect("a file is in a folder").to_owned();
+        for target in links(&text) {
+            checked += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { root().join(&path) } else { folder.join(file) };
+            if !file.exists() {
+                complaints.push(format!("{path}: {target}: no such file"));
+            } else if !anchor.is_empty() {
+                let page = fs::read_to_string(&file).unwrap_or_default();
+                if !anchors(&page).iter().any(|known| known == anchor) {
+                    complaints.push(format!("{path}: {target}: no such heading"));
+                }
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+    assert!(checked > 100, "only {checked} links were found");
+}
+
+#[test]
+fn links_and_anchors_are_found() {
+    let text = "[a](B.md#c-d) ![e](f.svg)\n```\n[g](h)\n```\n[i](https://j)";
+    assert_eq!(links(text), ["B.md#c-d", "f.svg"]);
+    assert_eq!(anchors("# A b\ntext\n### C's (d-e): 1.5"), ["a-b", "cs-d-e-15"]);
+}
+
+/// Names in `code` that are those of files or folders of ours: `demux.rs`, `io/`, `tests/store.rs`. Placeholders are none.
+fn file_names(text: &str) -> Vec<&str> {
+    let inline =
+        text.lines().filter(|line| !line.starts_with("```")).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
+    inline
+        .filter(|name| (name.ends_with(".rs") || name.ends_with('/')) && !name.starts_with('/'))
+        .filter(is_plain)
+        .collect()
+}
+
+/// Whether a file or folder of the repository has this path, or ends in it.
+fn is_there(files: &[String], name: &str) -> bool {
+    let name = name.trim_end_matches('/');
+    files.iter().any(|path| {
+        path == name
+            || path.ends_with(&format!("/{name}"))
+            || path.contains(&format!("/{name}/"))
+            || path.starts_with(&format!("{name}/"))
+    })
+}
+
+/// A reader follows the way of a packet, or of a call, by these names.
+#[test]
+fn every_file_that_the_architecture_names_is_there() {
+    let files = files();
+    for document in ["docs/ARCHITECTURE.md", "docs/SPECIFICATION.md", "docs/RFC.md"] {
+        let text = fs::read_to_string(root().join(document)).expect("it can be read");
+        let missing: Vec<&str> = file_names(&text).into_iter().filter(|name| !is_there(&files, name)).collect();
+        assert!(missing.is_empty(), "{document} names what is not there: {missing:?}");
+    }
+    assert!(!is_there(&files, "nowhere.rs") && !is_there(&files, "nowhere/"));
+    assert_eq!(file_names("`a.rs`, `b/`, `make x`, `/v1/rooms/`, `c/{d}.rs`"), ["a.rs", "b/"]);
 }

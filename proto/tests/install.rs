@@ -204,7 +204,7 @@ fn libclang_path_names_a_file_or_a_folder_and_nothing_else_is_looked_at() {
 
 #[test]
 fn debian_gets_its_packages_and_ubuntu_no_browser_that_is_a_snap() {
-    let parts = ["build", "node", "rust", "test", "strangers", "bench", "fresh"];
+    let parts = ["build", "node", "rust", "test", "interop", "bench", "fresh"];
     let (debian, said) = Machine::new("debian").missing(&parts);
     assert_eq!(said, "");
     let (ubuntu, said) = Machine::new("ubuntu").missing(&parts);
@@ -258,6 +258,19 @@ fn what_no_package_mends_is_said_before_anything_is_installed() {
     assert_eq!(refusal(old, "build"), "cmake is 3.18.4, and BoringSSL needs 3.22\n");
     let old = Machine::new("ubuntu").complete_but(&[]).with("python3", "#!/bin/sh\necho 3.10");
     assert!(refusal(old, "test").contains("python3 is 3.10, and the tests need 3.11"));
+}
+
+/// rustup's minimal profile has neither; `make lint` adds them, and `--list` only says so.
+#[test]
+fn rustfmt_and_clippy_are_added_where_rustup_can() {
+    const BARE: &str = "#!/bin/sh\ncase $1 in --version) echo 'cargo 1.99.0';; *) exit 101;; esac";
+    let machine = || Machine::new("debian").with("cargo", BARE);
+    let (added, packaged) = (machine().with("rustup", "#!/bin/sh\nexit 0"), machine());
+    assert_eq!(added.run("install", &["lint"]).code, 0);
+    let listed = added.run("install", &["--list", "lint"]);
+    assert!(listed.code == 1 && listed.err.contains("rustup component add clippy"), "{}", listed.err);
+    let refused = packaged.run("install", &["lint"]);
+    assert!(refused.code == 1 && refused.err.contains("rustup component add rustfmt"), "{}", refused.err);
 }
 
 #[test]

@@ -88,7 +88,24 @@ fn command() -> impl Strategy<Value = Command> {
         (peer(), any::<ExtensionIds>()).prop_map(|(peer, ids)| PeerExtensions { peer, ids }.into()),
         keys().prop_map(Command::from),
         peer().prop_map(|peer| PeerClose { peer }.into()),
+        (peer(), any::<[u8; 3]>(), any::<[u8; PEER_REMOTE_PART_LEN / 2]>(), any::<[u8; PEER_REMOTE_PART_LEN / 2]>())
+            .prop_map(|(peer, [part, count, len], first, second)| {
+                let bytes = [first, second].concat().try_into().expect("both halves");
+                PeerRemote { peer, part, count, len, bytes }.into()
+            }),
         (peer(), any::<u32>()).prop_map(|(peer, bps_max)| PeerLimit { peer, bps_max }.into()),
+        (peer(), any::<u32>(), any::<u32>()).prop_map(|(peer, bps_max, packets_max)| PeerRate {
+            peer,
+            bps_max,
+            packets_max
+        }
+        .into()),
+        (stream(), any::<u32>(), any::<u32>()).prop_map(|(stream, bps_max, packets_max)| StreamRate {
+            stream,
+            bps_max,
+            packets_max
+        }
+        .into()),
         stream_open().prop_map(Command::from),
         (stream(), codec(), any::<[u8; 2]>()).prop_map(|(stream, codec, [pt, rtx_pt])| StreamCodec {
             stream,
@@ -114,9 +131,8 @@ fn command() -> impl Strategy<Value = Command> {
         stream().prop_map(|stream| StreamClose { stream }.into()),
         slot_open().prop_map(Command::from),
         slot().prop_map(|slot| SlotClose { slot }.into()),
-        (route(), stream(), slot(), any::<[u8; 3]>()).prop_map(|(route, stream, slot, [pt, rtx_pt, feedback])| {
-            RouteOpen { route, stream, slot, pt, rtx_pt, feedback }.into()
-        }),
+        (route(), stream(), slot(), any::<[u8; 2]>())
+            .prop_map(|(route, stream, slot, [pt, rtx_pt])| { RouteOpen { route, stream, slot, pt, rtx_pt }.into() }),
         route().prop_map(|route| RouteClose { route }.into()),
         (tap(), stream(), any::<u16>(), stream()).prop_map(|(tap, stream, worker, mirror)| TapOpen {
             tap,
@@ -158,7 +174,6 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(peer, remote, nominated)| PeerPath { peer, remote, nominated }.into()),
         peer().prop_map(|peer| PeerExpired { peer }.into()),
         any::<u64>().prop_map(|count| Described { count }.into()),
-        (stream(), any::<u32>()).prop_map(|(stream, ssrc)| StreamStarted { stream, ssrc }.into()),
         stream().prop_map(|stream| StreamSilent { stream }.into()),
         stream().prop_map(|stream| StreamResumed { stream }.into()),
         peer().prop_map(|peer| PeerSilent { peer }.into()),

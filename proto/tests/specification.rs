@@ -1,4 +1,4 @@
-//! docs/SPECIFICATION.md against the tree: each test that it names exists, and each promise has one or says that it is
+//! docs/SPECIFICATION.md and docs/SECURITY.md against the tree: each test that it names exists, and each promise has one or says that it is
 //! pending.
 
 use std::collections::BTreeSet;
@@ -45,21 +45,31 @@ fn tests() -> BTreeSet<String> {
     names
 }
 
-/// The rows of all tables: promise and what holds it.
+/// The rows of all tables of promises: promise and what holds it.
 fn rows(page: &str) -> Vec<(&str, &str)> {
-    let cells = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Promise"));
+    let mut is_of_promises = false;
+    let cells = page.lines().filter(|line| {
+        is_of_promises = line.starts_with('|') && (is_of_promises || line.starts_with("| Promise"));
+        is_of_promises && line.starts_with("| ") && !line.starts_with("| Promise")
+    });
     cells.map(|line| line.trim_matches(['|', ' ']).split_once(" | ").expect("a row has two cells")).collect()
 }
 
 #[test]
 fn every_promise_is_held_by_a_test_that_exists_or_pending() {
-    let page = fs::read_to_string(root().join("docs/SPECIFICATION.md")).unwrap();
+    let pages =
+        ["docs/SPECIFICATION.md", "docs/SECURITY.md"].map(|page| fs::read_to_string(root().join(page)).unwrap());
+    assert!(pages.iter().all(|page| rows(page).len() > 10), "the pages have tables of promises");
     let (tests, mut missing) = (tests(), Vec::new());
-    for (promise, held) in rows(&page) {
+    for (promise, held) in pages.iter().flat_map(|page| rows(page)) {
         let names: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty() || held.contains("*pending*"), "nothing holds: {promise}");
-        let is_known = |name: &str| tests.contains(name) || name.starts_with("make ") || root().join(name).exists();
+        let is_known = |name: &str| {
+            tests.contains(name)
+                || ["make ", "cargo bench "].iter().any(|command| name.starts_with(command))
+                || root().join(name).exists()
+        };
         missing.extend(names.into_iter().filter(|name| !is_known(name)));
     }
-    assert!(missing.is_empty(), "docs/SPECIFICATION.md names tests that are not there: {missing:#?}");
+    assert!(missing.is_empty(), "the pages name tests that are not there: {missing:#?}");
 }

@@ -9,13 +9,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use controlplane::dtls::{DtlsVersion, Identity};
+use client::dtls::Version;
+use client::srtp::Profile;
+use controlplane::driver::{self, Driver, SOCKET_FILE};
+use controlplane::dtls::Identity;
 use controlplane::engine::Engine;
-use controlplane::link::{self, Driver, SOCKET_FILE};
 use controlplane::stun_server;
 use dataplane::Dataplane;
 use dataplane::config::Backend;
-use proto::plane::SrtpProfile;
 use tokio::time::{sleep, timeout};
 
 use super::Finding;
@@ -33,8 +34,8 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// What the call showed.
 struct Outcome {
     join: Duration,
-    version: DtlsVersion,
-    profile: SrtpProfile,
+    version: Version,
+    profile: Option<Profile>,
     /// Each packet's way from peer to peer, in order of length.
     delays: Vec<Duration>,
 }
@@ -48,10 +49,10 @@ pub(super) fn look(options: &Options) -> Finding {
         Ok(outcome) => Finding::ok(
             CHECK,
             format!(
-                "{} packets between two peers on {ip}: {}, {:?}, joined in {} ms, {} µs from peer to peer",
+                "{} packets between two peers on {ip}: {}, {}, joined in {} ms, {} µs from peer to peer",
                 outcome.delays.len(),
                 outcome.version,
-                outcome.profile,
+                outcome.profile.map_or("no SRTP".to_owned(), |profile| format!("{profile:?}")),
                 outcome.join.as_millis(),
                 outcome.delays[outcome.delays.len() / 2].as_micros(),
             ),
@@ -69,8 +70,10 @@ fn try_call(options: &Options, ip: IpAddr) -> Result<Outcome, Failure> {
     let config = dataplane::Config {
         media_ips: vec![ip],
         media_port: 0,
+        // Its peers use UDP.
+        ice_tcp: false,
         workers: 1,
-        socket_path: folder.0.join(SOCKET_FILE),
+        link: (&folder.0.join(SOCKET_FILE)).into(),
         is_pinned: false,
         driver: options.driver,
         // The peers of this call are on loopback, where there are no frames.
@@ -92,11 +95,11 @@ fn try_call(options: &Options, ip: IpAddr) -> Result<Outcome, Failure> {
 
 /// Runs an engine for as long as the call takes.
 async fn converse(options: &Options, ip: IpAddr, state: &Path) -> Result<Outcome, Failure> {
-    let (handle, inbox) = link::channel();
+    let (handle, inbox) = driver::channel();
     let mut settings = options.rooms.clone();
     settings.peers_max = settings.peers_max.max(2);
     let engine = Engine::new(settings, Identity::generate()?, seed()?);
-    let driver = Driver::new(engine, inbox, state).run();
+    let driver = Driver::new(engine, inbox, (&state.join(SOCKET_FILE)).into()).run();
     let stun = tokio::net::UdpSocket::bind((ip, 0)).await?;
     let stun_address = stun.local_addr()?;
     let counts = stun_server::Counts::default();
@@ -115,8 +118,8 @@ async fn converse(options: &Options, ip: IpAddr, state: &Path) -> Result<Outcome
     }
 }
 
-/// Two peers join; one sends until the other has heard enough.
-async fn talk(handle: &link::Handle, ip: IpAddr, stun: SocketAddr) -> Result<Outcome, Failure> {
+/// Two peers join; one sends until the other has received enough.
+async fn talk(handle: &driver::Handle, ip: IpAddr, stun: SocketAddr) -> Result<Outcome, Failure> {
     let begun = Instant::now();
     let mut ada = Peer::join(handle, "Ada", Role::Sends, ip, stun).await?;
     let mut bob = Peer::join(handle, "Bob", Role::Receives, ip, stun).await?;
@@ -142,7 +145,7 @@ async fn talk(handle: &link::Handle, ip: IpAddr, stun: SocketAddr) -> Result<Out
 }
 
 /// Randomness for the engine's passwords and sessions.
-pub(super) fn seed() -> Result<[u8; 32], Failure> {
+fn seed() -> Result<[u8; 32], Failure> {
     let mut seed = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut seed)?;
     Ok(seed)
@@ -175,7 +178,7 @@ mod tests {
     fn two_peers_talk_through_both_planes() {
         let outcome = try_call(&Options::default(), Ipv4Addr::LOCALHOST.into()).unwrap();
         assert!(outcome.delays.len() >= PACKETS);
-        assert_eq!(outcome.version, DtlsVersion::V1_3);
+        assert_eq!(outcome.version, Version::V1_3);
         let finding = look(&Options { media_ips: vec!["192.0.2.77".parse().unwrap()], ..Options::default() });
         assert_eq!(finding.level, Level::Ok, "an address of another machine is not tried: {finding}");
     }

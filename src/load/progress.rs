@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use bench::load::run::Progress;
+use super::run::Progress;
 
 /// Cells of the bar.
 const WIDTH: usize = 24;

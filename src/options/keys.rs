@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
-use controlplane::policy::{PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING, VideoCodecs};
+use controlplane::policy::{
+    CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING,
+    VideoCodecs,
+};
 use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
 use tracing_subscriber::EnvFilter;
@@ -35,7 +38,7 @@ pub(crate) struct Key {
     kind: Kind,
 }
 
-/// What a value may be, and its place in [`Options`].
+/// What a value may be, and its field in [`Options`].
 enum Kind {
     Whole { range: RangeInclusive<u64>, get: fn(&Options) -> u64, set: fn(&mut Options, u64) },
     Time { seconds: RangeInclusive<u64>, get: fn(&Options) -> Duration, set: fn(&mut Options, Duration) },
@@ -71,17 +74,17 @@ pub(crate) enum Written<'a> {
 }
 
 macro_rules! whole {
-    ($name:literal, $plane:ident, $live:literal, $range:expr, $($place:ident).+) => {
+    ($name:literal, $plane:ident, $live:literal, $range:expr, $($field:ident).+) => {
         Key { name: $name, plane: Plane::$plane, is_live: $live, kind: Kind::Whole {
-            range: $range, get: |o| o.$($place).+ as u64, set: |o, value| o.$($place).+ = value as _,
+            range: $range, get: |o| o.$($field).+ as u64, set: |o, value| o.$($field).+ = value as _,
         } }
     };
 }
 
 macro_rules! time {
-    ($name:literal, $plane:ident, $live:literal, $seconds:expr, $($place:ident).+) => {
+    ($name:literal, $plane:ident, $live:literal, $seconds:expr, $($field:ident).+) => {
         Key { name: $name, plane: Plane::$plane, is_live: $live, kind: Kind::Time {
-            seconds: $seconds, get: |o| o.$($place).+, set: |o, value| o.$($place).+ = value,
+            seconds: $seconds, get: |o| o.$($field).+, set: |o, value| o.$($field).+ = value,
         } }
     };
 }
@@ -89,11 +92,35 @@ macro_rules! time {
 /// All settings, in the order of deploy/uprtc.toml.
 pub(crate) const KEYS: &[Key] = &[
     Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
+    Key {
+        name: "link-socket",
+        plane: Plane::Both,
+        is_live: false,
+        kind: Kind::File { get: |o| &o.link_socket, set: |o, value| o.link_socket = value },
+    },
+    Key {
+        name: "link-group",
+        plane: Plane::Both,
+        is_live: false,
+        kind: Kind::Flag { get: |o| o.link_group, set: |o, value| o.link_group = value },
+    },
+    Key {
+        name: "seccomp",
+        plane: Plane::Both,
+        is_live: false,
+        kind: Kind::Flag { get: |o| o.seccomp, set: |o, value| o.seccomp = value },
+    },
     Key { name: "log", plane: Plane::Both, is_live: true, kind: Kind::Log },
     Key { name: "log-format", plane: Plane::Both, is_live: true, kind: Kind::LogFormat },
     Key { name: "media-ip", plane: Plane::Both, is_live: false, kind: Kind::MediaIps },
     Key { name: "announce", plane: Plane::Control, is_live: false, kind: Kind::Announce },
     whole!("media-port", Data, false, 0..=65_535, media_port),
+    Key {
+        name: "ice-tcp",
+        plane: Plane::Data,
+        is_live: false,
+        kind: Kind::Flag { get: |o| o.ice_tcp, set: |o, value| o.ice_tcp = value },
+    },
     whole!("workers", Data, false, 0..=WORKERS_MAX as u64, workers),
     Key {
         name: "pinned",
@@ -140,6 +167,14 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "metrics", plane: Plane::Control, is_live: false, kind: Kind::Audience },
     whole!("peers-max", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.peers_max),
     whole!("client-bps-max", Control, true, 100_000..=1_000_000_000, rooms.client_bps_max),
+    whole!("rooms-peers-ceiling", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.room_peers_ceiling),
+    whole!(
+        "rooms-client-bps-ceiling",
+        Control,
+        true,
+        CLIENT_BPS_FLOOR as u64..=CLIENT_BPS_CEILING as u64,
+        rooms.room_client_bps_ceiling
+    ),
     Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
     whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
@@ -164,7 +199,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Whole {
             range: 1..=65_000,
             get: |o| o.limits.sockets_max as u64,
-            // The doors bound their tasks and the engine its table: one number for both.
+            // HTTP bounds its tasks and the engine its table: one number for both.
             set: |o, value| (o.limits.sockets_max, o.rooms.sockets_max) = (value as usize, value as usize),
         },
     },
@@ -177,6 +212,8 @@ pub(crate) const KEYS: &[Key] = &[
     whole!("signal-len-max", Control, false, 16_384..=262_144, limits.signal_len_max),
     whole!("signals-per-second", Control, false, 1..=10_000, limits.signals_per_second),
     whole!("requests-per-second", Control, false, 1..=10_000, limits.requests_per_second),
+    whole!("source-requests-per-second", Control, false, 1..=100_000, limits.source_requests_per_second),
+    whole!("posts-per-second", Control, false, 1..=10_000, limits.posts_per_second),
     time!("ping-interval", Control, false, 1..=300, limits.ping_interval),
     time!("idle-timeout", Control, false, 2..=3600, limits.idle_timeout),
     time!("write-timeout", Control, false, 1..=120, limits.write_timeout),
@@ -231,7 +268,7 @@ impl Key {
         }
     }
 
-    /// Puts a value in its place.
+    /// Sets the field.
     pub(crate) fn apply(&self, options: &mut Options, written: &Written<'_>) -> Result<(), String> {
         let wrong = || format!("{} must be {}", self.name, self.range());
         let text = match written {

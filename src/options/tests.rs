@@ -110,7 +110,7 @@ fn variables_stand_above_the_file_and_the_command_line_above_both() {
     assert!(remarks[0].contains("UPRTC_LISEN is ignored") && remarks[0].contains("\"listen\""), "{remarks:?}");
     let sources = Sources {
         common: Common { set: vec!["rooms-max=5".into(), "stun=127.0.0.1:9".into()], ..Common::default() },
-        doors: Doors { stun: Some("127.0.0.1:3".parse().unwrap()), ..Doors::default() },
+        endpoints: Endpoints { stun: Some("127.0.0.1:3".parse().unwrap()), ..Endpoints::default() },
         ..Sources::default()
     };
     sources.apply_command_line(&mut options).unwrap();

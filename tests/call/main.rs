@@ -2,19 +2,21 @@
 //! `uprtc run`, which prove by marks in the media that each hears and sees the others to the byte, in order and
 //! without a hole, while things happen around them.
 
+#[path = "../require/mod.rs"]
+mod require;
 mod server;
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bench::dtls_srtp::{CHROMIUM, Profile};
 use bench::media::Kind;
 use bench::peer::{Loss, Peer, Settings};
 use bench::report::{OddReport, Report};
-use bench::secure::Profile;
 use bench::send::CameraSettings;
 use bench::signal::Socket;
-use proto::signal::{ErrorCode, LeaveReason, PeerState};
+use proto::signal::{ErrorCode, LeaveReason, PeerState, Quality};
 
 use server::{Cable, Server, until};
 
@@ -158,6 +160,21 @@ async fn three_hear_and_see_each_other_and_a_fourth_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn who_cannot_use_udp_is_heard_and_seen_over_tcp() {
+    let server = Server::start();
+    let over_tcp = |id| Settings { is_tcp: true, ..Settings::new(id) };
+    let guests = join_all(&server, "tcp", [over_tcp(1), Settings::new(2), over_tcp(3)]).await;
+    for (guest, report) in guests.iter().zip(converse(&guests, 200, 80).await) {
+        let others = others(&guests, guest.id);
+        assert_sound(&report);
+        assert_complete(&report, &others);
+        assert_slots(&report, &others);
+        assert_in_sync(&report, &others);
+        assert!(report.sent.arrivals > 100 && report.sent.arrivals_lost == 0, "{:?}", report.sent);
+    }
+}
+
+#[tokio::test]
 async fn eight_fill_a_room_and_a_ninth_is_told() {
     let server = Server::start();
     let camera = CameraSettings { fps: 10, frame_len: 1500 };
@@ -230,6 +247,34 @@ async fn what_is_lost_both_ways_is_repaired() {
 }
 
 #[tokio::test]
+async fn who_loses_packets_is_shown_as_weak_and_then_as_good_again() {
+    let server = Server::start();
+    let guests = join_all(&server, "weak", (1..=3).map(Settings::new)).await;
+    converse(&guests, 10, 10).await;
+    // Packets are lost on their way from the first, and on their way to the second.
+    guests[0].peer.set_loss(Loss { sent_every: Some(6), received_every: None });
+    guests[1].peer.set_loss(Loss { sent_every: None, received_every: Some(6) });
+    let ids: Vec<String> = guests.iter().map(|guest| guest.peer.report().peer).collect();
+    let shown = |report: &Report, at: usize| report.others[&ids[at]].quality;
+    guests[2].sees("two weak connections", |report| [0, 1].iter().all(|&at| shown(report, at) == Quality::Weak)).await;
+    // What the first loses is lost for all who receive it, but none of them has a bad connection for that.
+    let (begun, mut is_good) = (Instant::now(), true);
+    let look = |report: &Report| {
+        is_good &= shown(report, 2) == Quality::Good;
+        shown(report, 1) == Quality::Weak && begun.elapsed() > Duration::from_secs(8)
+    };
+    guests[0].sees("the others", look).await;
+    assert!(is_good, "the third loses nothing of its own");
+    // Who comes now knows it from the list.
+    let late = Guest::join(&server, "weak", Settings::new(4)).await;
+    late.sees("who is weak", |report| report.others.len() == 3 && shown(report, 0) == Quality::Weak).await;
+    guests.iter().for_each(|guest| guest.peer.set_loss(Loss::default()));
+    for guest in [&guests[2], &late] {
+        guest.sees("good ones again", |report| [0, 1].iter().all(|&at| shown(report, at) == Quality::Good)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_muted_track_is_told_and_comes_back() {
     let server = Server::start();
     let guests = join_all(&server, "mute", (1..=2).map(Settings::new)).await;
@@ -266,7 +311,7 @@ async fn a_muted_track_is_told_and_comes_back() {
 async fn peers_of_all_srtp_profiles_interwork() {
     let server = Server::start();
     let offers: [(&[Profile], Profile); 4] = [
-        (&Profile::CHROMIUM, Profile::Gcm128),
+        (&CHROMIUM, Profile::Gcm128),
         (&[Profile::Cm80], Profile::Cm80),
         (&[Profile::Gcm256], Profile::Gcm256),
         (&[Profile::Gcm128, Profile::Gcm256, Profile::Cm80], Profile::Gcm128),
@@ -530,10 +575,10 @@ fn a_call_over_frames() {
     match outcome {
         Ok(output) if output.status.success() => {}
         Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            eprintln!("no network of its own for this test, which takes root");
+            require::left_out("namespaces", "a call over frames, which takes root", "unshare failed");
         }
         Ok(output) => panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-        Err(error) => eprintln!("no unshare (util-linux) for this test: {error}"),
+        Err(error) => require::left_out("namespaces", "a call over frames, which takes unshare (util-linux)", error),
     }
 }
 

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 
 use dataplane::rtp::{HeaderWriter, WRITTEN_LEN_MAX};
 use dataplane::srtp::Crypto;
-use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
+use proto::id::{Mid, PeerId, Rid, RouteId, SlotId, StreamId};
 use proto::plane::{
     Codec, Command, Commit, Direction, ExtensionIds, KEY_LEN_MAX, PWD_LEN, PeerExtensions, PeerKeys, PeerOpen,
-    RouteOpen, SALT_LEN_MAX, SlotOpen, SrtpProfile, StreamOpen, UFRAG_LEN, feedback,
+    RouteOpen, SALT_LEN_MAX, SlotOpen, SrtpProfile, StreamEncoding, StreamOpen, UFRAG_LEN, feedback,
 };
 use proto::stun;
 
@@ -31,6 +31,8 @@ pub(crate) struct Broadcast {
     receivers: Vec<SocketAddr>,
     /// How many receivers each stream is routed to, and the index of its next packet.
     streams: Vec<(usize, u64)>,
+    /// Whether the streams are encodings of one track: then each receiver has one slot, with a route from each.
+    is_one_track: bool,
     tx: Crypto,
 }
 
@@ -49,8 +51,20 @@ impl Broadcast {
             publisher,
             receivers: receivers.to_vec(),
             streams: fan_outs.iter().map(|&n| (n, 1)).collect(),
+            is_one_track: false,
             tx: Crypto::new(profile, &key, &salt),
         }
+    }
+
+    /// One track in so many encodings, for all of the receivers.
+    pub(crate) fn in_encodings(
+        profile: SrtpProfile,
+        publisher: SocketAddr,
+        receivers: &[SocketAddr],
+        encodings: usize,
+    ) -> Self {
+        let fan_outs = vec![receivers.len(); encodings];
+        Self { is_one_track: true, ..Self::new(profile, publisher, receivers, &fan_outs) }
     }
 
     /// Everything that a controlplane would say, a commit at the end.
@@ -70,10 +84,17 @@ impl Broadcast {
         for (index, &(fan_out, _)) in self.streams.iter().enumerate() {
             let stream = StreamId::new(index as u32, 1);
             commands.push(open_stream(stream));
+            if self.is_one_track {
+                let (track, rid) = (StreamId::new(0, 1), Rid::parse(&[b'a' + index as u8]).expect("a short name"));
+                commands.push(StreamEncoding { stream, track, place: index as u8, rid }.into());
+            }
             for receiver in 1..=fan_out as u32 {
-                let (slot, route) = (SlotId::new(place, 1), RouteId::new(place, 1));
-                commands.push(open_slot(slot, PeerId::new(receiver, 1)));
-                commands.push(RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 }.into());
+                let slot = SlotId::new(if self.is_one_track { receiver - 1 } else { place }, 1);
+                let route = RouteId::new(place, 1);
+                if slot.index == place {
+                    commands.push(open_slot(slot, PeerId::new(receiver, 1)));
+                }
+                commands.push(RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121 }.into());
                 place += 1;
             }
         }

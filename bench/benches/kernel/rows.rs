@@ -134,6 +134,7 @@ impl Edge {
         let (address, source) = (socket.local(), seat.bind());
         let (link, mut control) = link::pair().expect("shared memory");
         let mut worker = Stepped::new(vec![socket], link, backend, [7; 16]).expect("a worker");
+        worker.assume_consent();
         let broadcast = Broadcast::new(profile, local(&source), seat.sinks.addresses(), &seat.fan_outs);
         for command in broadcast.commands() {
             while !control.push_command(&command) {

@@ -3,17 +3,15 @@
 //! Claims that uprtc does not know (`sub`, `iss`, an application's own) are ignored (RFC 7519 §4). One that is `null` counts as
 //! absent: many libraries write an optional value so.
 
-use std::fmt;
-
 use ring::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{ANY_ROOM, LEEWAY_S, TokenError, hex, is_participant_name, is_room_name};
-
-/// The first time that is not taken for seconds since 1970: it would be in the year 33658, and is September 2001 in
-/// milliseconds, the unit that `Date.now()` counts in.
-pub const TIME_MAX_S: u64 = 1_000_000_000_000;
+use super::error::{ClaimError, ClaimFault, TokenError};
+use super::maker::{MAKERS_MAX, Maker};
+use super::names::{ANY_ROOM, is_participant_name, is_room_name};
+use super::times::{LEEWAY_S, TIME_MAX_S, TTL_MAX_S};
+use crate::hex;
 
 /// Bytes of the hash that stands for a token's `jti`, or for a name. Who finds another text for one can have no more of it
 /// than to be removed together.
@@ -32,12 +30,22 @@ pub struct Claims {
     pub subscribe: bool,
     /// Whether its bearer may see and change rooms through the API.
     pub admin: bool,
+    /// Whether its bearer may make invitations to its room.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub invite: bool,
+    /// Whether it is an invitation: it admits nobody, and is exchanged for a token with a name that its bearer chooses. Its own
+    /// name is that of whoever invites, its rights are those of the guests.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub invitation: bool,
     /// When it stops being good.
     pub exp: u64,
     /// When it was made.
     pub iat: u64,
     /// Its own identity, random.
     pub jti: String,
+    /// The tokens by which it was made, the oldest first. Empty: it was signed by who has the key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub made_by: Vec<Maker>,
 }
 
 impl Claims {
@@ -52,10 +60,25 @@ impl Claims {
             publish: false,
             subscribe: false,
             admin: false,
+            invite: false,
+            invitation: false,
             exp: iat.saturating_add(ttl_s),
             iat,
-            jti: hex(&identity),
+            jti: hex::write(&identity),
+            made_by: Vec::new(),
         }
+    }
+
+    /// The same, made by the bearer of `parent`, which it does not outlive. `None`: there are [`MAKERS_MAX`] makers already.
+    pub fn made_by(self, parent: &Claims, maker: Maker) -> Option<Claims> {
+        let made_by: Vec<Maker> = parent.made_by.iter().cloned().chain([maker]).collect();
+        (made_by.len() <= MAKERS_MAX).then(|| Claims { exp: self.exp.min(parent.exp), made_by, ..self })
+    }
+
+    /// By how much its `iat` may be ahead of our clock, seconds. A token that was made by another token was made by this server,
+    /// and by the clock that revokes.
+    pub fn leeway_s(&self) -> u64 {
+        if self.made_by.is_empty() { LEEWAY_S } else { 0 }
     }
 
     /// Whether it is good for `room`.
@@ -75,6 +98,16 @@ impl Claims {
         self.id().unwrap_or_else(|| id_of(&format!("\0{room}\0{name}\0{iat}\0{exp}")))
     }
 
+    /// What is kept of it in a token that its bearer makes by the right to govern everything, or a room.
+    pub fn as_governor(&self) -> Maker {
+        Maker { governs_everything: self.room == ANY_ROOM, ..self.as_inviter() }
+    }
+
+    /// What is kept of it in a token that its bearer makes for a room, by being good for that room.
+    pub fn as_inviter(&self) -> Maker {
+        Maker { token: self.identity(), name: id_of(&self.name), iat: self.iat, governs_everything: false }
+    }
+
     pub(super) fn check(&self) -> Result<(), TokenError> {
         let fault = |claim, fault| Err(TokenError::Claims(ClaimError { claim, fault }));
         if self.room != ANY_ROOM && !is_room_name(&self.room) {
@@ -87,6 +120,12 @@ impl Claims {
             if time >= TIME_MAX_S {
                 return fault(claim, fault_of_time(time as f64));
             }
+        }
+        if self.exp > self.iat.saturating_add(TTL_MAX_S) {
+            return fault("exp", ClaimFault::TooLong);
+        }
+        if self.made_by.len() > MAKERS_MAX {
+            return fault("made_by", ClaimFault::NotMakers);
         }
         Ok(())
     }
@@ -105,7 +144,12 @@ impl Claims {
             return Err(TokenError::Expired);
         }
         if claims.time("nbf")?.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_S) as f64) {
-            return Err(TokenError::Immature);
+            return Err(TokenError::Immature("nbf"));
+        }
+        let iat = claims.time("iat")?.map(whole_seconds);
+        // A time of issue that is to come would let a token escape from revocations of what was issued until now.
+        if iat.is_some_and(|iat| iat > now.saturating_add(LEEWAY_S)) {
+            return Err(TokenError::Immature("iat"));
         }
         let read = Claims {
             room: claims.text("room")?.ok_or(missing("room"))?.to_owned(),
@@ -113,74 +157,26 @@ impl Claims {
             publish: claims.flag("publish")?,
             subscribe: claims.flag("subscribe")?,
             admin: claims.flag("admin")?,
+            invite: claims.flag("invite")?,
+            invitation: claims.flag("invitation")?,
             exp: whole_seconds(exp),
-            iat: whole_seconds(claims.time("iat")?.unwrap_or_default()),
+            iat: iat.unwrap_or(now),
             jti: claims.text("jti")?.unwrap_or_default().to_owned(),
+            made_by: claims.makers("made_by")?,
         };
         read.check()?;
-        Ok(read)
+        Ok(Claims { iat: iat.unwrap_or_default(), ..read })
     }
 }
 
 /// What stands for a `jti` that is known by itself, or for a name.
 pub fn id_of(jti: &str) -> String {
-    hex(&digest::digest(&digest::SHA256, jti.as_bytes()).as_ref()[..ID_LEN])
+    hex::write(&digest::digest(&digest::SHA256, jti.as_bytes()).as_ref()[..ID_LEN])
 }
 
 /// The second in which a time lies. A time before 1970 is as good as 1970: both are long ago.
 fn whole_seconds(time: f64) -> u64 {
     time as u64 // Rounds down, and negative ones up to 0.
-}
-
-/// A claim that is wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ClaimError {
-    /// Its name.
-    pub claim: &'static str,
-    /// What is wrong.
-    pub fault: ClaimFault,
-}
-
-/// What is wrong with a claim.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClaimFault {
-    /// It is not there.
-    Missing,
-    /// It should be a number, as a NumericDate is (RFC 7519 §2).
-    NotANumber,
-    /// It should be true or false.
-    NotABoolean,
-    /// It should be a string.
-    NotAString,
-    /// A time that seems to be in milliseconds.
-    Milliseconds,
-    /// A time that is too far away to be one.
-    FarAway,
-    /// No name of a room, and not `*`.
-    NotARoom,
-    /// No name that could be shown.
-    NotAName,
-    /// The token is for somebody else.
-    OtherAudience,
-}
-
-impl fmt::Display for ClaimError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let claim = self.claim;
-        match self.fault {
-            ClaimFault::Missing => write!(f, "{claim} is missing"),
-            ClaimFault::NotANumber => write!(f, "{claim} is not a number of seconds since 1970"),
-            ClaimFault::NotABoolean => write!(f, "{claim} is neither true nor false (without quotes)"),
-            ClaimFault::NotAString => write!(f, "{claim} is not a string"),
-            ClaimFault::Milliseconds => {
-                write!(f, "{claim} is in seconds since 1970, and this looks like milliseconds: divide it by 1000")
-            }
-            ClaimFault::FarAway => write!(f, "{claim} is in seconds since 1970, and this is too far away to be a time"),
-            ClaimFault::NotARoom => write!(f, "{claim} is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"),
-            ClaimFault::NotAName => write!(f, "{claim} is not 1 to 64 characters without control characters"),
-            ClaimFault::OtherAudience => write!(f, "{claim} is for somebody else: leave it out"),
-        }
-    }
 }
 
 /// Why a time of [`TIME_MAX_S`] or more is refused.
@@ -212,6 +208,12 @@ impl<'a> Reader<'a> {
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(_) => Err(TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotABoolean })),
         }
+    }
+
+    fn makers(&self, claim: &'static str) -> Result<Vec<Maker>, TokenError> {
+        let Some(value) = self.find(claim) else { return Ok(Vec::new()) };
+        let fault = TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotMakers });
+        serde_json::from_value(value.clone()).map_err(|_| fault)
     }
 
     /// A NumericDate: any JSON number, whole or not (RFC 7519 §2).

@@ -1,4 +1,4 @@
-//! Several signing keys at once, so that keys can be changed while tokens of the old one are still about (rotation).
+//! Several signing keys at once, so that keys can be changed while tokens of the old one are still in use (rotation).
 //!
 //! `token.key` is the first key; tokens without a `kid` are of that one. Each `token-keys.d/{kid}.key` beside it is
 //! another, named by the `kid` in a token's header (RFC 7515 §4.1.4). The newest, by the order of names, signs. To
@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::{Claims, KEY_FILE, KeyError, TokenError, TokenKey, create_key, decode_header, is_room_name, read_key};
+use super::claims::Claims;
+use super::error::TokenError;
+use super::key::{KEY_FILE, KeyError, TokenKey, create_key, decode_header, read_key};
+use super::names::is_room_name;
 
 /// Folder of the further keys in the state folder.
 pub const KEYS_FOLDER: &str = "token-keys.d";

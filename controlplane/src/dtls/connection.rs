@@ -28,7 +28,7 @@ pub enum DtlsEvent {
 /// What a finished handshake gives.
 #[derive(Debug)]
 pub struct Connected {
-    /// Which DTLS was spoken.
+    /// The version of DTLS.
     pub version: DtlsVersion,
     /// How SRTP is protected, both ways.
     pub profile: SrtpProfile,

@@ -1,6 +1,6 @@
-//! Peers that are gone without a word: a tab that crashed, an encoder that was killed, a machine that lost its network.
+//! Peers that end without a signal: a tab that crashed, an encoder that was killed, a machine that lost its network.
 //!
-//! Their ICE consent goes on for 30 s, and until then they may be back. Meanwhile they stand in nobody's way:
+//! Their ICE consent goes on for 30 s, and until then they may be back. In this time they block nobody:
 //!
 //! - **A successor** takes the place of what is left of it: who comes by the same token under the same name, after a
 //!   socket was lost. A name alone, or a token that several people use, is not enough for that: then nothing may come
@@ -9,57 +9,44 @@
 //!   which nothing has come for longer than the longest interval of consent checks.
 //! - **The others** keep seeing who is silent as long as nobody else needs the slot ([`crate::slots`]).
 //!
-//! What is silent, the workers say. A socket says nothing when its machine vanishes, so it is asked when the media is silent.
+//! What is silent, the workers report. A socket says nothing when its machine vanishes, so it is asked when the media is silent.
 
 use std::time::{Duration, Instant};
 
 use proto::plane::Event;
-use proto::signal::{LeaveReason, PeerState, ServerSignal};
+use proto::signal::LeaveReason;
 
-use super::{Engine, Handle, Output, SocketId};
+use super::sockets::Sockets;
+use super::{Engine, Handle, Output};
+use crate::ids::SlabId;
+use crate::member::Member;
+use crate::placement::Workers;
 use crate::policy::Grant;
-use crate::room::Member;
+use crate::room::{Absence, Room};
 
-/// Who came so long before its former fell silent, or lost its socket, may still be its successor: a process is back within a
-/// second, and its former is known to be silent some seconds after that.
+/// A peer that joined at most so long before another one fell silent, or lost its socket, may still be its successor: a process
+/// is back within a second, and the peer of the process before it is reported silent some seconds later.
 const SUCCESSION: Duration = Duration::from_secs(10);
 
 impl Engine {
-    /// A worker says that a peer or one of its streams has fallen silent, or is heard again.
+    /// A worker says that a peer or one of its streams has fallen silent, or sends again.
     pub(super) fn silence_changed(&mut self, now: Instant, handle: Handle, event: &Event) {
         let Some(peer) = self.peers.get(&handle) else { return };
-        let (room, socket) = (peer.room.clone(), peer.socket);
+        let (room, socket) = (peer.room.clone(), self.sockets.of(handle));
         if let (Event::PeerSilent(_), Some(socket)) = (event, socket) {
             self.outputs.push_back(Output::ProbeSocket { socket });
         }
-        match event {
-            Event::PeerSilent(_) => self.tell(handle, ServerSignal::State { state: PeerState::Interrupted }),
-            Event::PeerResumed(_) => self.tell(handle, ServerSignal::State { state: PeerState::Connected }),
-            _ => {}
-        }
+        self.peer_changed(handle);
         if !self.is_ready() {
             return; // Who else is there is not known yet.
         }
         if self.is_succeeded(now, handle) {
             return self.replace(handle);
         }
-        self.settle_if_short(&room);
+        self.silence_in_room_changed(&room);
     }
 
-    /// Notes where a peer's signals go from now on.
-    pub(super) fn set_socket(&mut self, now: Instant, handle: Handle, socket: Option<SocketId>) -> Option<SocketId> {
-        let peer = self.peers.get_mut(&handle)?;
-        let before = std::mem::replace(&mut peer.socket, socket);
-        peer.socket_lost_at = if socket.is_none() { Some(now) } else { None };
-        let room = peer.room.clone();
-        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.member_mut(handle.peer)) {
-            member.has_socket = socket.is_some();
-        }
-        self.settle_if_short(&room);
-        before
-    }
-
-    /// Lets those go who stand in the way of a newcomer with so many streams and slots. True if anybody went.
+    /// Ends the peers that block a newcomer with so many streams and slots. True if anybody went.
     pub(super) fn make_way(&mut self, room: &str, grant: &Grant, needs: (usize, usize)) -> bool {
         if !self.is_ready() || self.policies.get(room).is_some_and(|policy| policy.locked) {
             return false;
@@ -77,7 +64,7 @@ impl Engine {
     /// Whether somebody would go for a newcomer to a room that is full, or to one that the server has no place for.
     pub(super) fn would_make_way(&self, room: &str, grant: &Grant) -> bool {
         if !self.rooms.contains_key(room) {
-            return self.rooms.values().any(|room| self.is_over(room.members()));
+            return self.rooms.values().any(|hosted| self.is_over(hosted.room.members()));
         }
         let members = self.members_of(room);
         let goes = |handle: &&Handle| self.gives_way(handle) || self.is_former(**handle, grant, None);
@@ -91,17 +78,20 @@ impl Engine {
 
     /// Whether a peer is what is left of who comes by `grant`, and is in already as `successor`.
     fn is_former(&self, handle: Handle, grant: &Grant, successor: Option<Handle>) -> bool {
-        let Some(peer) = self.peers.get(&handle).filter(|peer| peer.grant.name == grant.name) else { return false };
+        let Some((peer, own)) = self.peers.get(&handle).zip(self.grant_of(handle)) else { return false };
+        if own.name != grant.name {
+            return false;
+        }
         if !peer.is_resource && peer.socket_lost_at.is_none() {
             return false;
         }
         let is_alike = |other: &Handle| {
             let is_another = *other != handle && Some(*other) != successor;
-            is_another && self.peers.get(other).is_some_and(|peer| peer.grant.name == grant.name)
+            is_another && self.grant_of(*other).is_some_and(|of_other| of_other.name == grant.name)
         };
         // A name that others here have, too, and a link that was given to them tell little of who somebody is.
         let is_its_own = !self.members_of(&peer.room).iter().any(|other| is_alike(other) && !self.is_gone(*other));
-        let is_same_token = peer.grant.token.is_some() && peer.grant.token == grant.token;
+        let is_same_token = own.token.is_some() && own.token == grant.token;
         match (is_same_token, is_its_own) {
             (true, true) if !peer.is_resource => true,
             (false, false) => false,
@@ -116,10 +106,14 @@ impl Engine {
         let members = self.members_of(&peer.room);
         let mut later = members.into_iter().skip_while(|other| *other != handle).skip(1);
         later.any(|other| {
-            let Some(candidate) = self.peers.get(&other) else { return false };
+            let Some((candidate, grant)) = self.peers.get(&other).zip(self.grant_of(other)) else { return false };
             let is_in_time = candidate.joined_at.is_some_and(|joined_at| joined_at + SUCCESSION >= lost_at);
-            is_in_time && !self.is_gone(other) && self.is_former(handle, &candidate.grant, Some(other))
+            is_in_time && !self.is_gone(other) && self.is_former(handle, grant, Some(other))
         })
+    }
+
+    fn grant_of(&self, handle: Handle) -> Option<&Grant> {
+        self.member(handle).map(|member| &member.grant)
     }
 
     fn replace(&mut self, handle: Handle) {
@@ -129,16 +123,14 @@ impl Engine {
 
     /// Whether nothing comes from a peer that has no socket.
     fn is_gone(&self, handle: Handle) -> bool {
-        let member = self.room_of(handle).and_then(|room| room.member(handle.peer));
-        let plan = self.workers.get(&handle.worker).map(|worker| &worker.plan);
-        self.peers.get(&handle).is_none_or(|peer| peer.socket.is_none())
-            && member.zip(plan).is_some_and(|(member, plan)| member.is_gone(plan))
+        self.sockets.of(handle).is_none()
+            && self.member(handle).is_some_and(|member| is_gone(member, &self.workers, &self.sockets))
     }
 
     /// Whether a peer goes when another one would be refused for it.
     fn gives_way(&self, handle: &Handle) -> bool {
         let is_silent = |peer| self.workers.get(&handle.worker).is_some_and(|worker| worker.plan.is_peer_silent(peer));
-        self.peers.get(handle).is_some_and(|peer| peer.socket.is_none()) && is_silent(handle.peer)
+        self.sockets.of(*handle).is_none() && is_silent(handle.peer)
     }
 
     fn give_way(&mut self, handle: Handle) {
@@ -160,7 +152,8 @@ impl Engine {
         if self.rooms.contains_key(room) || self.rooms.len() < self.settings.rooms_max {
             return;
         }
-        let over = self.rooms.iter().find(|(_, room)| self.is_over(room.members())).map(|(name, _)| name.clone());
+        let over =
+            self.rooms.iter().find(|(_, hosted)| self.is_over(hosted.room.members())).map(|(name, _)| name.clone());
         for handle in over.map(|name| self.members_of(&name)).unwrap_or_default() {
             self.give_way(handle);
         }
@@ -185,4 +178,27 @@ impl Engine {
             self.give_way(handle);
         }
     }
+}
+
+/// Of whom in a room nothing comes.
+pub(super) fn of_room(room: &Room, workers: &Workers, sockets: &Sockets) -> Absence {
+    let mut absence = Absence::default();
+    for member in room.members() {
+        let Some(worker) = workers.get(&member.peer.worker()) else { continue };
+        let silent = member.published().filter(|track| track.is_silent(&worker.plan));
+        absence.silent.extend(silent.map(|track| track.stream));
+        if is_gone(member, workers, sockets) {
+            absence.gone.insert(member.peer);
+        }
+    }
+    absence
+}
+
+/// Whether a member may not be there any more: nothing at all comes from it, or nothing of what it says it sends, and it
+/// has no socket.
+fn is_gone(member: &Member, workers: &Workers, sockets: &Sockets) -> bool {
+    let Some(plan) = workers.get(&member.peer.worker()).map(|worker| &worker.plan) else { return false };
+    let mut active = member.published().filter(|track| track.is_active).peekable();
+    let is_mute = active.peek().is_some() && active.all(|track| track.is_silent(plan));
+    plan.is_peer_silent(member.peer) || (is_mute && sockets.of(Handle::of(member.peer)).is_none())
 }

@@ -1,7 +1,7 @@
 //! Tokens of those who are in: another one that is brought over the socket, the word before one expires, and what
 //! happens when it has.
 //!
-//! A token opens the door, and may change what its bearer may do once inside: a peer whose right to publish is
+//! A token is needed to join, and another one may change what a peer may do afterwards: a peer whose right to publish is
 //! withdrawn is not passed on, one whose right to subscribe is withdrawn receives nothing, from the next packet on and
 //! without SDP. What is granted anew holds for the m-sections that were answered.
 
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use proto::signal::{ErrorCode, LeaveReason, ServerSignal};
 
-use super::{Engine, Handle, Seat, SocketId, Timer};
+use super::sockets::Client;
+use super::{Engine, Handle, SocketId, Timer};
 use crate::auth::LEEWAY_S;
-use crate::negotiation::Refusal;
 use crate::policy::Grant;
+use crate::refusal::Refusal;
 
 /// How long before its token expires a client is told. Enough to ask an application's server twice.
 const WARNING: Duration = Duration::from_secs(60);
@@ -21,64 +22,49 @@ const WARNING: Duration = Duration::from_secs(60);
 const LEEWAY: Duration = Duration::from_secs(LEEWAY_S);
 
 impl Engine {
-    /// What the wall clock says, since 1970. Tokens expire by it; without it none does.
-    pub(super) fn set_wall_clock(&mut self, now: Instant, since_epoch: Duration) {
-        self.wall_clock = Some((now, since_epoch));
-    }
-
     /// The client at a socket brought another token, which is good for its room.
     pub(super) fn granted(&mut self, now: Instant, socket: SocketId, grant: Grant) {
         let grant = grant.with_plain_name();
-        let result = match self.sockets.get_mut(&socket) {
+        let result = match self.sockets.client(socket) {
             None => return,
-            Some(Seat::Guest(guest)) => fit(&guest.grant, &[&guest.room], &grant).map(|()| guest.grant = grant.clone()),
-            Some(&mut Seat::Peer(handle)) => self.regrant(now, handle, grant.clone()),
+            Some(Client::Guest(guest)) => fit(&guest.grant, &[&guest.room], &grant),
+            Some(&Client::Peer(handle)) => self.regrant(now, handle, grant.clone()),
         };
         match result {
             Ok(()) => {
                 let expires_in_ms = self.left_of(now, &grant).map(in_ms);
                 let (may_publish, may_subscribe) = (grant.publish, grant.subscribe);
-                self.send(socket, ServerSignal::Granted { may_publish, may_subscribe, expires_in_ms });
+                self.answer_last(socket, ServerSignal::Granted { may_publish, may_subscribe, expires_in_ms });
+                if let Some(guest) = self.sockets.guest_mut(socket) {
+                    guest.grant = grant;
+                }
             }
             Err(refusal) => self.refuse(socket, refusal, false),
         }
     }
 
-    /// A peer goes on with another grant.
+    /// A peer goes on with another grant. Rights that are others now change which tracks are passed on.
     pub(super) fn regrant(&mut self, now: Instant, handle: Handle, grant: Grant) -> Result<(), Refusal> {
-        let Some(peer) = self.peers.get_mut(&handle) else { return Ok(()) };
-        fit(&peer.grant, &[&peer.home, &peer.room], &grant)?;
+        let Some(peer) = self.peers.get(&handle) else { return Ok(()) };
+        let (home, room) = (peer.home.clone(), peer.room.clone());
+        let Some(member) = self.member_mut(handle) else { return Ok(()) };
+        fit(&member.grant, &[&home, &room], &grant)?;
         let rights = (grant.publish, grant.subscribe);
-        let before = std::mem::replace(&mut peer.grant, grant);
+        let before = std::mem::replace(&mut member.grant, grant);
         if rights != (before.publish, before.subscribe) {
-            self.apply_rights(handle, rights);
+            self.slots_changed(&room);
         }
         self.watch_token(now, handle);
         self.journal(handle);
         Ok(())
     }
 
-    /// Everybody is told which tracks are passed on now, and the slots follow.
-    fn apply_rights(&mut self, handle: Handle, (may_publish, may_subscribe): (bool, bool)) {
-        let Some(name) = self.peers.get(&handle).map(|peer| peer.room.clone()) else { return };
-        let Some(member) = self.rooms.get_mut(&name).and_then(|room| room.member_mut(handle.peer)) else { return };
-        let before = member.info().tracks;
-        (member.may_publish, member.may_subscribe) = (may_publish, may_subscribe);
-        let (id, after) = (member.id.clone(), member.info().tracks);
-        let members = self.members_of(&name);
-        for (_, track) in before.into_iter().zip(after).filter(|(before, after)| before != after) {
-            for &other in &members {
-                self.tell(other, ServerSignal::TrackChanged { peer: id.clone(), track: track.clone() });
-            }
-        }
-        self.settle(&name);
-    }
-
     /// Notes when to look at a peer's token. Its client is to be told (again) before it expires.
     pub(super) fn watch_token(&mut self, now: Instant, handle: Handle) {
-        let Some(peer) = self.peers.get_mut(&handle) else { return };
-        peer.is_warned = false;
-        let grant = peer.grant.clone();
+        let Some(grant) = self.member(handle).map(|member| member.grant.clone()) else { return };
+        if let Some(peer) = self.peers.get_mut(&handle) {
+            peer.is_warned = false;
+        }
         let at = self.left_of(now, &grant).and_then(|left| now.checked_add(left.saturating_sub(WARNING)));
         self.timers.set(Timer::Token(handle), at);
     }
@@ -86,8 +72,8 @@ impl Engine {
     /// It is time to look at a peer's token.
     pub(super) fn token_due(&mut self, now: Instant, handle: Handle) {
         let Some(peer) = self.peers.get(&handle) else { return };
-        let (is_warned, has_socket) = (peer.is_warned, peer.socket.is_some());
-        let grant = peer.grant.clone();
+        let (is_warned, has_socket) = (peer.is_warned, self.sockets.of(handle).is_some());
+        let Some(grant) = self.member(handle).map(|member| member.grant.clone()) else { return };
         let Some(left) = self.left_of(now, &grant) else { return };
         if left > WARNING {
             return self.watch_token(now, handle); // The clock was set back.

@@ -1,5 +1,5 @@
-//! Peers that come by an HTTP resource instead of a signalling socket (WHIP, WHEP): a door answers each request at once,
-//! and nothing is ever told to them.
+//! Peers that come by an HTTP resource instead of a signalling socket (WHIP, WHEP): each request is answered at once,
+//! and no signal is ever sent to them.
 //!
 //! Such a peer lives as long as its ICE consent, until it is deleted, or until ICE and DTLS did not complete in time.
 //! Its resource's id is a secret like a session, kept as a hash, so the journal keeps it good at a successor.
@@ -9,28 +9,29 @@ use std::time::Instant;
 use proto::plane::PeerOpen;
 use proto::signal::{ErrorCode, LeaveReason};
 
-use super::signalling::no_dataplane;
-use super::{Engine, Guest, Handle};
-use crate::happening::Door;
+use super::sockets::Guest;
+use super::{Engine, Handle};
+use crate::happening::Access;
 use crate::ice::Credentials;
-use crate::negotiation::{Before, Negotiation, Refusal};
+use crate::negotiation::{Before, Negotiation};
 use crate::policy::{FROM_LEN_MAX, FROM_MAX, Grant, ROOM_CHARS_MAX};
+use crate::refusal::Refusal;
 use crate::room::Room;
 use crate::sdp::Fragment;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
 
-/// To an offer in which nothing flows as the door has it.
-const OTHER_WAY: &str =
+/// To an offer in which nothing flows in the direction of the protocol.
+const OTHER_DIRECTION: &str =
     "no m-section goes the way of this address: WHIP takes what is sent, WHEP gives what is received";
 
-/// What a door asks.
+/// What a client of WHIP or WHEP asks.
 #[derive(Debug)]
-pub enum Ask {
+pub enum ResourceRequest {
     /// Take a peer in.
     Open {
         /// The room of the address.
         room: String,
-        /// What the token allows, narrowed to what the door is for.
+        /// What the token allows, narrowed to what the protocol is for.
         grant: Grant,
         /// Names or ids of those to receive, in the order of the slots. Empty: everybody.
         from: Vec<String>,
@@ -64,12 +65,12 @@ pub enum Ask {
     },
 }
 
-/// What a door is answered.
+/// What it is answered.
 #[derive(Debug)]
-pub enum Reply {
+pub enum ResourceReply {
     /// The peer is in.
     Opened {
-        /// The id of its resource: whoever has it, and a token, can end the peer.
+        /// The id of its resource: a client that has it can end the peer.
         resource: String,
         /// The answer, with all candidates.
         sdp: String,
@@ -95,9 +96,9 @@ pub enum Reply {
     Closed,
 }
 
-/// Why a door is denied what it asks.
+/// Why it does not get what it asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Denial {
+pub enum ResourceError {
     /// As a signalling socket would be told.
     Refused {
         /// Its stable name.
@@ -111,41 +112,44 @@ pub enum Denial {
     OtherTag,
 }
 
-impl From<Refusal> for Denial {
+impl From<Refusal> for ResourceError {
     fn from(Refusal { code, message }: Refusal) -> Self {
-        Denial::Refused { code, message }
+        ResourceError::Refused { code, message }
     }
 }
 
 impl Engine {
-    /// Answers a door. What follows for others comes out of [`Engine::poll_output`] as always.
-    pub fn ask(&mut self, now: Instant, ask: Ask) -> Result<Reply, Denial> {
-        self.now = Some(now);
-        match ask {
-            Ask::Open { room, grant, from, sdp } => {
+    /// Does what a client of WHIP or WHEP asks.
+    pub(super) fn resource_request(
+        &mut self,
+        now: Instant,
+        request: ResourceRequest,
+    ) -> Result<ResourceReply, ResourceError> {
+        match request {
+            ResourceRequest::Open { room, grant, from, sdp } => {
                 let opened = self.open_resource(now, room, grant, from, &sdp);
                 self.totals.offers_refused += u64::from(opened.is_err());
                 Ok(opened?)
             }
-            Ask::Trickle { room, resource, tags } => {
+            ResourceRequest::Trickle { room, resource, tags } => {
                 let handle = self.resource(&room, &resource)?;
                 match self.tag_of(handle) {
-                    Some(tag) if tags.contains(&tag) => Ok(Reply::Trickled),
-                    _ => Err(Denial::OtherTag),
+                    Some(tag) if tags.contains(&tag) => Ok(ResourceReply::Trickled),
+                    _ => Err(ResourceError::OtherTag),
                 }
             }
-            Ask::Restart { room, resource, fragment } => {
+            ResourceRequest::Restart { room, resource, fragment } => {
                 let handle = self.resource(&room, &resource)?;
                 self.restart_ice(handle, &fragment)
             }
-            Ask::Close { room, resource } => match self.resource(&room, &resource) {
+            ResourceRequest::Close { room, resource } => match self.resource(&room, &resource) {
                 Ok(handle) => {
                     self.end_peer(handle, LeaveReason::Left, false);
-                    Ok(Reply::Closed)
+                    Ok(ResourceReply::Closed)
                 }
-                // What the client wants is so: it closed its connection first, or asks again for want of an answer.
-                Err(_) if self.ended.knows(now, SessionHash::of(&resource), &room) => Ok(Reply::Closed),
-                Err(denial) => Err(denial),
+                // The peer is gone, which is what is asked: the client closed its connection first, or got no answer.
+                Err(_) if self.ended.knows(now, SessionHash::of(&resource), &room) => Ok(ResourceReply::Closed),
+                Err(error) => Err(error),
             },
         }
     }
@@ -157,7 +161,7 @@ impl Engine {
         grant: Grant,
         from: Vec<String>,
         sdp: &str,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<ResourceReply, Refusal> {
         if self.is_stopping {
             return Err(Refusal::new(ErrorCode::ServerFull, "the server is stopping"));
         }
@@ -180,18 +184,13 @@ impl Engine {
         }
         let mut admitted = self.admit(now, guest, negotiation)?;
         admitted.peer.is_resource = true;
-        (admitted.peer.since, admitted.peer.joined_at) = (Some(now), Some(now));
-        let door = if admitted.peer.grant.publish { Door::Whip } else { Door::Whep };
         admitted.member.from = from;
+        let access = if admitted.member.grant.publish { Access::Whip } else { Access::Whep };
         let handle = admitted.handle;
-        self.sessions.insert(admitted.peer.session, handle);
-        self.peers.insert(handle, admitted.peer);
-        self.set_clock(handle);
-        self.watch_token(now, handle);
-        self.join(handle, &room, admitted.member);
-        self.has_joined(handle, door);
+        self.enter(now, handle, admitted.peer, admitted.member);
+        self.has_joined(handle, access);
         let tag = self.tag_of(handle).expect("the peer was opened just now");
-        Ok(Reply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })
+        Ok(ResourceReply::Opened { resource, sdp: admitted.sdp, tag, stun: self.settings.stun.clone() })
     }
 
     /// An offer that is served in every m-section of media: the client is told nothing later (RFC 9725 §4.4.3).
@@ -200,12 +199,12 @@ impl Engine {
         let negotiation = Negotiation::read(sdp, &[], grant, &self.settings, codecs, Before::default());
         let negotiation = negotiation.map_err(|refusal| {
             match refusal.code == ErrorCode::Forbidden && (grant.publish || grant.subscribe) {
-                true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_WAY),
+                true => Refusal::new(ErrorCode::UnsupportedOffer, OTHER_DIRECTION),
                 false => refusal,
             }
         })?;
         let mut negotiation = negotiation;
-        negotiation.fix_video(self.rooms.get(room).map(Room::video));
+        negotiation.fix_video(self.room(room).map(Room::video));
         match negotiation.first_unserved() {
             None => Ok(negotiation),
             Some(index) => {
@@ -217,14 +216,14 @@ impl Engine {
     }
 
     /// The peer of a resource.
-    fn resource(&self, room: &str, resource: &str) -> Result<Handle, Denial> {
+    fn resource(&self, room: &str, resource: &str) -> Result<Handle, ResourceError> {
         let handle = self.sessions.get(&SessionHash::of(resource)).copied();
         let is_it = |handle: &Handle| self.peers.get(handle).is_some_and(|peer| peer.is_resource && peer.is_at(room));
         match handle.filter(is_it) {
             Some(handle) => Ok(handle),
             // One of our predecessor is known as soon as its worker has told what is installed.
-            None if !self.is_ready() => Err(no_dataplane().into()),
-            None => Err(Denial::UnknownResource),
+            None if !self.is_ready() => Err(Refusal::no_dataplane().into()),
+            None => Err(ResourceError::UnknownResource),
         }
     }
 
@@ -235,18 +234,19 @@ impl Engine {
     }
 
     /// The worker takes other credentials for the peer; SRTP and DTLS stand (RFC 8842 §5.5).
-    fn restart_ice(&mut self, handle: Handle, fragment: &Fragment) -> Result<Reply, Denial> {
-        let Some(peer) = self.peers.get_mut(&handle) else { return Err(Denial::UnknownResource) };
-        let Some(ice) = fragment.ice.as_ref().filter(|ice| peer.terms.is_restart(ice)) else {
-            // Not another ICE session: some clients name any tag for want of one.
-            return Ok(Reply::Trickled);
+    fn restart_ice(&mut self, handle: Handle, fragment: &Fragment) -> Result<ResourceReply, ResourceError> {
+        let Some(peer) = self.peers.get_mut(&handle) else { return Err(ResourceError::UnknownResource) };
+        let Some(ice) = fragment.ice.as_ref().filter(|ice| peer.negotiated.is_restart(ice)) else {
+            // Not another ICE session: clients that have no tag name any.
+            return Ok(ResourceReply::Trickled);
         };
-        peer.terms.restarted(ice);
+        peer.negotiated.restarted(ice);
         self.journal(handle);
         let credentials = Credentials::from_random(&self.random.bytes());
-        let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(no_dataplane().into()) };
+        let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(Refusal::no_dataplane().into()) };
         worker.plan.want(PeerOpen { peer: handle.peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
-        Ok(Reply::Restarted {
+        worker.plan.want_remote(handle.peer, &ice.ufrag, &ice.pwd);
+        Ok(ResourceReply::Restarted {
             tag: credentials.ufrag_str().to_owned(),
             ufrag: credentials.ufrag_str().to_owned(),
             pwd: credentials.pwd_str().to_owned(),

@@ -1,14 +1,18 @@
 //! What workers tell the engine: paths, punted DTLS, expiry; and the clock of each transport.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::plane::{Command, DatagramHeader, DatagramKind, Event, Report};
-use proto::signal::{LeaveReason, PeerState, ServerSignal};
+use proto::signal::LeaveReason;
 
 use super::{Engine, Handle, Output, TIMER_MIN, Timer};
 use crate::dtls::Connected;
+use crate::gate::PassedOver;
 use crate::happening::Happening;
 use crate::peer::{Progress, keys_of};
+
+/// How often the log is told at most of a room that has its part of the handshakes: its clients repeat their hellos all the while.
+const OVER_SHARE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// A record of a worker's event ring.
@@ -39,11 +43,16 @@ impl Engine {
                     }
                 }
                 Event::StreamSilent(_) | Event::StreamResumed(_) | Event::PeerSilent(_) | Event::PeerResumed(_) => {
-                    if let Some(peer) = worker.plan.heard_of(&event) {
+                    if let Some(peer) = worker.plan.silence_changed(&event) {
                         self.silence_changed(now, handle(peer), &event);
                     }
                 }
-                Event::Committed(_) | Event::StreamStarted(_) => {}
+                Event::EncodingIdle(_) | Event::EncodingWanted(_) => {
+                    if let Some(peer) = worker.plan.silence_changed(&event) {
+                        self.peer_changed(handle(peer));
+                    }
+                }
+                Event::Committed(committed) => worker.plan.committed(committed.batch),
             },
         }
     }
@@ -51,11 +60,8 @@ impl Engine {
     /// An address of a peer was validated.
     fn path(&mut self, now: Instant, handle: Handle, remote: std::net::SocketAddr) {
         let Some(peer) = self.peers.get_mut(&handle) else { return };
-        let was = peer.transport.state();
         peer.transport.validated(remote);
-        if was == PeerState::New {
-            self.tell(handle, ServerSignal::State { state: PeerState::Connecting });
-        }
+        self.peer_changed(handle);
         self.begin_handshake(now, handle, false);
         self.advance(now, handle);
     }
@@ -78,13 +84,27 @@ impl Engine {
         if !peer.transport.wants_handshake(has_datagram) {
             return;
         }
-        if !self.gate.admit(now, handle) {
-            self.totals.handshakes_passed_over += 1;
-            return;
+        if let Err(why) = self.gate.admit(now, handle, &peer.room) {
+            let room = peer.room.clone();
+            return self.passed_over(now, room, why);
         }
         self.totals.handshakes_begun += 1;
         if let Err(reason) = peer.transport.begin(&self.identity, now) {
             self.transport_failed(handle, &reason);
+        }
+    }
+
+    fn passed_over(&mut self, now: Instant, room: String, why: PassedOver) {
+        match why {
+            PassedOver::Full => self.totals.handshakes_passed_over += 1,
+            PassedOver::Share => {
+                self.totals.handshakes_over_share += 1;
+                if self.over_share_told.is_none_or(|told| now >= told + OVER_SHARE_INTERVAL) {
+                    self.over_share_told = Some(now);
+                    let count = self.totals.handshakes_over_share;
+                    self.happened(Happening::HandshakesOverShare { room, count });
+                }
+            }
         }
     }
 
@@ -124,11 +144,7 @@ impl Engine {
             let (after, dtls) = (self.time_since(since), connected.version.to_string());
             self.happened(Happening::Connected { who, after, dtls });
         }
-        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.member_mut(handle.peer)) {
-            member.is_connected = true;
-        }
-        self.settle(&room);
-        self.tell(handle, ServerSignal::State { state: PeerState::Connected });
+        self.slots_changed(&room);
         self.journal(handle);
     }
 

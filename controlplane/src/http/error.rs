@@ -3,9 +3,9 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::auth::TokenError;
+use crate::auth::{MAKERS_MAX, TokenError};
 
-/// What the signalling socket's door says to who brings no token: a browser's WebSocket cannot send `Authorization`.
+/// What a request for the signalling socket without a token is told: a browser's WebSocket cannot send `Authorization`.
 const SOCKET_TOKEN_MISSING: &str =
     "no token: send one as `Authorization: Bearer TOKEN`, or as ?token=TOKEN behind the address";
 
@@ -15,14 +15,23 @@ pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+    /// Of a change: whether it was acted on, and whether it is kept over a restart.
+    done: Option<Done>,
+}
+
+/// What became of a change that was not done whole. Extension members of the problem (RFC 9457 §3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Done {
+    acted: bool,
+    kept: bool,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, code, detail: detail.into() }
+        Problem { status, code, detail: detail.into(), done: None }
     }
 
-    /// One of the signalling socket's door, which takes a token in its address too.
+    /// One of the signalling socket, whose token may be in the address too.
     pub(super) fn at_socket(self) -> Problem {
         match self.code == TokenError::Missing.code() {
             true => Problem { detail: SOCKET_TOKEN_MISSING.to_owned(), ..self },
@@ -77,6 +86,26 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
 
+    /// A change that holds and was acted on, and could not be written down.
+    pub(super) fn not_kept() -> Problem {
+        let detail = "it is done and holds now, but could not be written down, so it does not hold after a restart: free \
+                      space on the disk of the state folder; the server tries again by itself";
+        let done = Some(Done { acted: true, kept: false });
+        Problem { done, ..Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not_kept", detail) }
+    }
+
+    /// An invitation, where a token must be.
+    pub(super) fn invitation() -> Problem {
+        let detail = "this is an invitation: exchange it for a token with a name, by POST /v1/rooms/{room}/guests";
+        Problem::new(StatusCode::FORBIDDEN, "invitation", detail)
+    }
+
+    /// A token that was made by a token, and so on, and may make no more.
+    pub(super) fn too_many_makers() -> Problem {
+        let detail = format!("{MAKERS_MAX} tokens made this one, each by the one before: make a token by one of those");
+        Problem::new(StatusCode::FORBIDDEN, "too_many_makers", detail)
+    }
+
     pub(super) fn wrong_room() -> Problem {
         Problem::new(StatusCode::FORBIDDEN, "wrong_room", "the token is for another room")
     }
@@ -94,19 +123,22 @@ impl From<TokenError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": format!("urn:uprtc:problem:{}", self.code),
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "code": self.code,
             "detail": self.detail,
         });
+        if let Some(Done { acted, kept }) = self.done {
+            (body["acted"], body["kept"]) = (acted.into(), kept.into());
+        }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
-            // RFC 6750 §3: whoever sent no token is told no error.
+            // RFC 6750 §3: a request without a token is told no error.
             StatusCode::UNAUTHORIZED if self.code == TokenError::Missing.code() => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }

@@ -1,17 +1,21 @@
-//! The doors: the page and its files, the signalling socket, health, readiness and metrics. The only code that knows
+//! The HTTP server: the page and its files, the signalling socket, health, readiness and metrics. The only code that knows
 //! axum.
 //!
 //! A call begins here: `socket` checks the token once, then hands signals to the engine's task and back; `whip` does
-//! so for those who come without a socket. Nothing here decides anything about rooms. TLS is spoken with the certificate
+//! so for those who come without a socket. Nothing here decides anything about rooms. TLS uses the certificate
 //! that the operator gives ([`crate::tls`]), or by a proxy in front (docs/OPERATING.md).
 //!
 //! Everything has a limit ([`Limits`]): connections, the time for a request's head and its size, the size and rate
 //! of signals, the time a socket may be silent, and what may wait for it.
 
+mod admission;
 mod error;
+mod neighbour;
 mod origins;
+mod pace;
 mod pages;
 mod people;
+mod places;
 mod proxies;
 mod public_url;
 mod rest;
@@ -26,32 +30,42 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use self::error::Problem;
 use self::origins::Origins;
 pub use self::origins::{ORIGINS_MAX, is_origin};
+use self::pace::Pace;
+use self::places::{Places, Turns};
 pub use self::proxies::{NETWORKS_MAX, Network};
 pub use self::public_url::PublicUrl;
-pub use self::serve::serve;
+pub use self::serve::{listen, serve};
+#[doc(hidden)]
+pub use self::websocket::read_all as read_websocket;
 use crate::auth::TokenKeys;
-use crate::link::Handle;
+use crate::driver::Handle;
+use crate::limited::{Limited, Owner, What};
+use crate::memory::Memory;
+use crate::rates::Rule;
 use crate::registry::Registry;
+use crate::shares::Gives;
 use crate::tls::Tls;
 use crate::{metrics, stun_server};
 
-/// Limits of the doors.
+/// Limits of the HTTP server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// TCP connections that are being served, sockets not counted. Further ones wait in the kernel's queue.
+    /// TCP connections that are being served, sockets not counted. One more displaces the one that has not been used for longest of the
+    /// source that holds most.
     pub connections_max: usize,
-    /// TLS handshakes under way. One more displaces the oldest.
+    /// TLS handshakes under way. One more displaces the oldest of the source that has most.
     pub tls_half_open_max: usize,
-    /// Signalling sockets. The engine has its own limit; this one bounds the tasks.
+    /// Signalling sockets. One more is refused, or displaces the newest of an owner that holds more: room against room, in a room source
+    /// against source, of a source token against token. The engine has its own limit; this one bounds the tasks.
     pub sockets_max: usize,
     /// From the first byte of a connection, or the end of the previous answer, until a request's head is whole. A TLS
     /// handshake before that may take as long.
@@ -64,7 +78,7 @@ pub struct Limits {
     pub signal_len_max: usize,
     /// Signals of one socket per second, candidates aside; a burst of as many is allowed.
     pub signals_per_second: u32,
-    /// REST requests of one admin token per second; a burst of as many is allowed.
+    /// REST requests per second of one token for `*`, and of the tokens of one room together; a burst of as many is allowed.
     pub requests_per_second: u32,
     /// How often a socket is pinged (RFC 6455 §5.5.2), so that proxies and both ends see that it lives.
     pub ping_interval: Duration,
@@ -73,8 +87,24 @@ pub struct Limits {
     /// How long a socket may take to answer a ping when nothing comes by its peer's media path any more. A round trip, and time
     /// for TCP to repeat what was lost; who is slower connects again and resumes.
     pub probe_timeout: Duration,
-    /// How long one write to a socket may take.
+    /// How long one write to a socket may take, and how long a client may take nothing of its answers.
     pub write_timeout: Duration,
+    /// Bytes a second that a client must take of its answers, or send of a message, on the average. GPRS had 4 KiB/s.
+    pub bytes_per_second_min: u32,
+    /// HTTP requests of one source per second; more wait. A page and its files are 25.
+    pub source_requests_per_second: u32,
+    /// HTTP requests of all together. One costs 50 to 500 µs, and the engine runs on the same thread.
+    pub all_requests_per_second: u32,
+    /// TLS handshakes of all together per second; more wait. One costs about 0.2 ms.
+    pub all_tls_handshakes_per_second: u32,
+    /// What signals of all sockets may cost per second: one for a signal and each of its 4 KiB, and eight for an offer, which costs
+    /// about 1 ms. More are read later. One owner may have four fifths of it.
+    pub all_signal_costs_per_second: u32,
+    /// Offers of WHIP and WHEP of one token per second, and 25 times as many of one source, which may be an office or a load
+    /// generator.
+    pub posts_per_second: u32,
+    /// Bytes for messages of sockets that are not whole yet: 32 of the longest signals. Who finds none free waits.
+    pub message_memory_max: usize,
 }
 
 impl Default for Limits {
@@ -93,6 +123,52 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(45),
             probe_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
+            bytes_per_second_min: 4 * 1024,
+            source_requests_per_second: 400,
+            all_requests_per_second: 1_000,
+            all_tls_handshakes_per_second: 1_000,
+            all_signal_costs_per_second: 10_000,
+            posts_per_second: 20,
+            message_memory_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// How slowly a client may take what it asked for.
+    fn pace(&self) -> Pace {
+        Pace { grace: self.write_timeout, least: self.bytes_per_second_min }
+    }
+
+    fn requests(&self) -> Rule {
+        Rule { per_owner: self.source_requests_per_second, total: self.all_requests_per_second, assured: 0 }
+    }
+
+    fn tls_handshakes(&self) -> Rule {
+        Rule { per_owner: self.all_tls_handshakes_per_second, total: self.all_tls_handshakes_per_second, assured: 0 }
+    }
+
+    fn signal_costs(&self) -> Rule {
+        let total = self.all_signal_costs_per_second;
+        Rule { per_owner: total / 5 * 4, total, assured: 0 }
+    }
+
+    /// Of sources.
+    fn posts(&self) -> Rule {
+        let per_owner = self.posts_per_second.saturating_mul(25);
+        Rule { per_owner, total: self.all_requests_per_second, assured: 0 }
+    }
+
+    fn posts_of_token(&self) -> Rule {
+        Rule { per_owner: self.posts_per_second, ..self.posts() }
+    }
+
+    /// Of admin tokens.
+    fn rest(&self) -> Rule {
+        Rule {
+            per_owner: self.requests_per_second,
+            total: self.all_requests_per_second.max(self.requests_per_second),
+            assured: 0,
         }
     }
 }
@@ -103,15 +179,15 @@ pub enum Audience {
     /// Who asks from this machine, and not through a proxy that says so.
     #[default]
     Machine,
-    /// Everybody who reaches the door.
+    /// Every client that reaches the server.
     All,
     /// Who brings an admin token for `*`.
     Admin,
 }
 
-/// What an operator gives the doors.
+/// What an operator sets of the HTTP server.
 #[derive(Debug)]
-pub struct Terms {
+pub struct SiteSettings {
     /// Rooms and revocations.
     pub registry: Registry,
     /// Origins of pages, `*` for any; see docs/OPERATING.md for what each of them means.
@@ -120,17 +196,17 @@ pub struct Terms {
     pub frame_origins: Vec<String>,
     /// From which networks what a proxy says of its client is believed.
     pub trusted_proxies: Vec<Network>,
-    /// The certificate to speak TLS with.
+    /// The certificate for TLS.
     pub tls: Option<Arc<Tls>>,
     /// Who may read `/metrics`.
     pub metrics: Audience,
-    /// Where clients reach the doors, if the operator says so.
+    /// Where clients reach the server, if the operator says so.
     pub public_url: Option<PublicUrl>,
 }
 
-impl Default for Terms {
+impl Default for SiteSettings {
     fn default() -> Self {
-        Terms {
+        SiteSettings {
             registry: Registry::default(),
             cors_origins: Vec::new(),
             frame_origins: Vec::new(),
@@ -141,6 +217,13 @@ impl Default for Terms {
         }
     }
 }
+
+/// Half a year, without subdomains, which may be of others (RFC 6797 §6.1).
+const HSTS: &str = "max-age=15768000";
+
+/// To whom a request is charged: its client, as far as a trusted proxy says who that is, else who holds the connection.
+#[derive(Clone, Debug)]
+struct Client(Owner);
 
 /// Where a request comes from: the other end of its connection, which may be a proxy.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +246,9 @@ impl Caller {
     }
 }
 
+/// How often what could not be written down is written again.
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What every request may need.
 #[derive(Debug)]
 pub struct Site {
@@ -170,7 +256,7 @@ pub struct Site {
     keys: TokenKeys,
     registry: Registry,
     origins: Origins,
-    /// Who may frame the page; see [`Terms::frame_origins`].
+    /// Who may frame the page; see [`SiteSettings::frame_origins`].
     framers: Origins,
     trusted_proxies: Vec<Network>,
     tls: Option<Arc<Tls>>,
@@ -178,10 +264,21 @@ pub struct Site {
     public_url: Option<PublicUrl>,
     /// One change of the registry at a time, with the order that goes with it.
     administering: tokio::sync::Mutex<()>,
-    budgets: rest::Budgets,
+    /// REST requests, by admin token.
+    rest: Turns,
+    /// HTTP requests, by source.
+    requests: Turns,
+    /// Signals, by room or token.
+    signals: Turns,
+    /// Offers of WHIP and WHEP, by source and by token.
+    posts: [Turns; 2],
     stun: Arc<stun_server::Counts>,
     limits: Limits,
-    sockets: Arc<Semaphore>,
+    limited: Arc<Limited>,
+    /// Room, source, token: guests of an invitation get tokens as they like, but not addresses.
+    sockets: Places<3>,
+    /// For messages of sockets that are not whole yet.
+    memory: Arc<Memory>,
 }
 
 impl Site {
@@ -193,21 +290,19 @@ impl Site {
         stun: Arc<stun_server::Counts>,
         limits: Limits,
     ) -> Arc<Site> {
-        Self::governed(handle, keys.into(), stun, limits, Terms::default())
+        Self::with(handle, keys.into(), stun, limits, SiteSettings::default())
     }
 
-    /// A site on these terms.
-    pub fn governed(
+    /// A site with these settings.
+    pub fn with(
         handle: Handle,
         keys: TokenKeys,
         stun: Arc<stun_server::Counts>,
         limits: Limits,
-        terms: Terms,
+        settings: SiteSettings,
     ) -> Arc<Site> {
-        let sockets = Arc::new(Semaphore::new(limits.sockets_max));
-        let (administering, budgets) = Default::default();
-        let Terms { registry, cors_origins, frame_origins, trusted_proxies, public_url, tls, metrics: audience } =
-            terms;
+        let SiteSettings { registry, cors_origins, frame_origins, trusted_proxies, public_url, tls, metrics: audience } =
+            settings;
         let (origins, framers) = (Origins::new(cors_origins), Origins::new(frame_origins));
         Arc::new(Site {
             handle,
@@ -219,15 +314,20 @@ impl Site {
             public_url,
             tls,
             audience,
-            administering,
-            budgets,
+            administering: tokio::sync::Mutex::default(),
+            rest: Turns::new(limits.rest()),
+            requests: Turns::new(limits.requests()),
+            signals: Turns::new(limits.signal_costs()),
+            posts: [Turns::new(limits.posts()), Turns::new(limits.posts_of_token())],
+            sockets: Places::new(limits.sockets_max, Gives::Newest),
+            memory: Memory::new(limits.message_memory_max),
+            limited: Arc::default(),
             stun,
             limits,
-            sockets,
         })
     }
 
-    /// Where clients reach the doors, if the operator says so: scheme, host, port and path prefix.
+    /// Where clients reach the server, if the operator says so: scheme, host, port and path prefix.
     pub fn public_url(&self) -> Option<&PublicUrl> {
         self.public_url.as_ref()
     }
@@ -247,17 +347,27 @@ impl Site {
         self.trusted_proxies.iter().any(|network| network.contains(proxy))
     }
 
-    /// Looks whether there is another certificate; `is_asked` by an operator, it says what is amiss at once.
+    /// Looks whether there is another certificate; `is_asked` by an operator, it logs at once what is wrong.
     pub fn refresh_certificate(&self, is_asked: bool) {
         if let Some(tls) = &self.tls {
             tls.refresh(is_asked);
         }
     }
 
+    /// Writes down what an operator decided and could not be written when it came into force.
+    pub async fn save_again(self: &Arc<Self>) {
+        if self.registry.is_unsaved() {
+            let site = self.clone();
+            match tokio::task::spawn_blocking(move || site.registry.save()).await {
+                Ok(Ok(())) => tracing::info!("the registry is written"),
+                failed => tracing::error!(?failed, "the registry still cannot be written"),
+            }
+        }
+    }
+
     /// Waits until no signalling socket is left.
     async fn is_quiet(&self) {
-        let all = u32::try_from(self.limits.sockets_max).unwrap_or(u32::MAX);
-        let _ = self.sockets.acquire_many(all).await; // The semaphore is never closed.
+        self.sockets.are_free().await;
     }
 }
 
@@ -285,8 +395,32 @@ fn router(site: Arc<Site>) -> Router {
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(axum::middleware::from_fn_with_state(site.clone(), origins::cross_origin))
         .layer(axum::middleware::from_fn(people::explain))
+        .layer(axum::middleware::from_fn_with_state(site.clone(), wait_for_turn))
         .layer(axum::middleware::from_fn_with_state(site.clone(), proxies::look))
+        .layer(axum::middleware::from_fn_with_state(site.clone(), strictly_secure))
         .with_state(site)
+}
+
+/// Lets each source ask as often as is its part. Who asks more often waits, and with it all that it has sent on the connection.
+async fn wait_for_turn(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    if let Some(Client(source)) = request.extensions().get::<Client>()
+        && site.requests.wait(source, 1).await
+    {
+        site.limited.note(What::Request, source);
+    }
+    next.run(request).await
+}
+
+/// What browsers are told where our own TLS answers: to come by HTTPS alone from now on (RFC 6797), and to keep windows of other origins
+/// apart from ours (HTML §7.1.3). Behind a proxy's TLS it is the proxy's to say.
+async fn strictly_secure(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if site.tls.is_some() {
+        let headers = response.headers_mut();
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+        headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    }
+    response
 }
 
 /// Whether a join can be served now.
@@ -306,8 +440,9 @@ async fn show_metrics(State(site): State<Arc<Site>>, request: Request) -> Respon
     let tls = site.tls.as_ref().map(|tls| tls.figures());
     match tokio::time::timeout(Duration::from_secs(2), site.handle.sample()).await {
         Ok(Some(sample)) => {
-            ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&sample, &site.stun, tls.as_ref()))
-                .into_response()
+            let sample = metrics::Sample { registry: site.registry.figures(), ..sample };
+            let page = metrics::render(&sample, &site.stun, tls.as_ref(), &site.limited);
+            ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
         }
         _ => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "engine_busy", "the engine does not answer").into_response(),
     }
@@ -319,11 +454,12 @@ async fn admit_to_metrics(site: &Arc<Site>, request: Request) -> Result<(), Prob
         Audience::All => Ok(()),
         Audience::Admin => rest::Admin::from_request_parts(&mut parts, site).await?.of_everything(),
         Audience::Machine => {
-            let is_near = parts.extensions.get().is_some_and(|caller: &Caller| caller.is_near);
-            match is_near && !is_forwarded(&parts.headers) {
+            let caller = parts.extensions.get::<Caller>();
+            match caller.is_some_and(neighbour::is_ours) && !is_forwarded(&parts.headers) {
                 true => Ok(()),
                 false => {
-                    let detail = "metrics are for this machine: the setting `metrics` opens them";
+                    let detail = "metrics are for this machine's root and the user that runs the server: the setting \
+                                  `metrics` opens them to admin tokens, or to all";
                     Err(Problem::new(StatusCode::FORBIDDEN, "metrics", detail))
                 }
             }
@@ -333,5 +469,7 @@ async fn admit_to_metrics(site: &Arc<Site>, request: Request) -> Result<(), Prob
 
 /// Whether a proxy says that it asks for somebody else.
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
 }

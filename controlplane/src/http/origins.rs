@@ -106,7 +106,7 @@ async fn rest(origins: &Origins, request: Request, next: Next) -> Response {
     response
 }
 
-/// Whoever may open a socket may read why not. Nothing in the answer is more than the token in the address already tells.
+/// A page that may open a socket may read why it was refused. Nothing in the answer is more than the token in the address already tells.
 async fn asking(origins: &Origins, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.run(request).await;
@@ -122,7 +122,7 @@ async fn asking(origins: &Origins, request: Request, next: Next) -> Response {
     response
 }
 
-/// What these doors say to pages of any origin is narrowed to those that are named.
+/// What is allowed to pages of any origin is narrowed to those that are named.
 async fn media(origins: &Origins, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.run(request).await;

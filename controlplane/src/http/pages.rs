@@ -1,15 +1,17 @@
 //! The meeting page, the client module and their files, compiled into the executable: one file to copy, nothing to
 //! mount, and the page is always of the same version as the server.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Path, State};
 use axum::http::HeaderValue;
 use axum::http::header::{self, HeaderName};
 use axum::response::{IntoResponse, Response};
+use ring::digest::{SHA256, digest};
 
 use super::Site;
 use super::error::Problem;
+use super::websocket::base64;
 use crate::auth::is_room_name;
 
 /// A file of the page: name, media type, content.
@@ -36,9 +38,11 @@ const WEB: &[Asset] = assets! {
     "elements.js": JAVASCRIPT,
     "ending.js": JAVASCRIPT,
     "grid.js": JAVASCRIPT,
+    "link.js": JAVASCRIPT,
     "lobby.js": JAVASCRIPT,
     "people.js": JAVASCRIPT,
     "pickers.js": JAVASCRIPT,
+    "plots.js": JAVASCRIPT,
     "quality.js": JAVASCRIPT,
     "style.css": CSS,
     "tile.js": JAVASCRIPT,
@@ -49,6 +53,7 @@ const SDK: &[Asset] = assets! {
     "sdk/",
     "device.js": JAVASCRIPT,
     "error.js": JAVASCRIPT,
+    "invitation.js": JAVASCRIPT,
     "participant.js": JAVASCRIPT,
     "people.js": JAVASCRIPT,
     "retry.js": JAVASCRIPT,
@@ -69,11 +74,19 @@ const TYPES: Asset =
 const ROOM: &str = include_str!("../../web/index.html");
 const START: &str = include_str!("start.html");
 
-/// Everything comes from this origin and nothing is inline; whose pages may frame this one is added behind it
+/// Everything comes from this origin, and nothing is inline but the script that loads the meeting page again ([`INLINE`]); whose pages may frame this one is added behind it
 /// ([`frame_ancestors`]). `connect-src 'self'` covers the signalling socket (CSP 3 §6.7.2.8: ws and wss match the page's own
 /// http and https).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      media-src 'self' blob: mediastream:; connect-src 'self'; base-uri 'none'; form-action 'none'";
+
+/// What `script-src` permits besides: the hash of the meeting page's one inline script (CSP 3 §6.7.3.3). It handles files
+/// that do not come, so it cannot be one of them.
+static INLINE: LazyLock<String> = LazyLock::new(|| {
+    let script =
+        ROOM.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>")).map_or("", |(script, _)| script);
+    format!("'sha256-{}'", base64(digest(&SHA256, script.as_bytes()).as_ref()))
+});
 
 /// The page needs these three devices and no other. `self` is the page's own origin, in a frame too: there the framing page
 /// must also hand them on, by `allow="camera; microphone; display-capture"` (Permissions Policy §4.8, §5.1).
@@ -113,7 +126,8 @@ fn frame_ancestors(named: &[String]) -> String {
 }
 
 fn page(html: &'static str, ancestors: &str) -> Response {
-    let policy = format!("{CONTENT_SECURITY_POLICY}; {ancestors}");
+    let policy = CONTENT_SECURITY_POLICY.replace("script-src 'self'", &format!("script-src 'self' {}", *INLINE));
+    let policy = format!("{policy}; {ancestors}");
     // Origins are plain ASCII (`is_origin`); if one were not, nobody may frame the page.
     let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("frame-ancestors 'none'"));
     let headers = [
@@ -121,7 +135,7 @@ fn page(html: &'static str, ancestors: &str) -> Response {
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::CONTENT_SECURITY_POLICY, policy),
         (HeaderName::from_static("permissions-policy"), HeaderValue::from_static(PERMISSIONS_POLICY)),
-        // The address holds the token: it must not travel on in a Referer.
+        // The address holds a token until the page takes it out: it must not travel on in a Referer.
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];

@@ -1,4 +1,4 @@
-//! Refusals for people: whoever opens an address in a browser and is refused sees a page with a sentence, where a program
+//! Refusals for people: a person who opens an address in a browser and is refused sees a page with a sentence, where a program
 //! sees problem+json (RFC 9457). Every refusal passes here, the framework's own too, which are given a body.
 
 use axum::body::Body;

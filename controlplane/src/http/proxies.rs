@@ -1,4 +1,4 @@
-//! Proxies in front of the doors: where the client believes to be, which only they know. A proxy says so by `Forwarded`
+//! Proxies in front of the server: the address that the client used, which only they know. A proxy says so by `Forwarded`
 //! (RFC 7239) or by `X-Forwarded-Proto`, `-Host`, `-For` and `-Prefix`. Anybody can write these fields, so they are believed
 //! only from the addresses that the setting `trusted-proxies` names.
 //!
@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
-use super::{Caller, Site};
+use super::error::Problem;
+use super::{Caller, Client, Site};
+use crate::limited::Owner;
 
 /// Networks that can be named, at most.
 pub const NETWORKS_MAX: usize = 64;
@@ -88,11 +90,18 @@ pub(super) struct Base(pub(super) Option<Arc<str>>);
 /// Looks once at each request how it came here. Handlers find the outcome as [`Base`], and in `Host` the host that the client
 /// asked.
 pub(super) async fn look(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = check_host(request.version(), request.headers()) {
+        return problem.into_response();
+    }
     let caller = request.extensions().get::<Caller>().copied();
     let told = caller.filter(|caller| caller.remote.is_some_and(|remote| site.trusts(remote.ip())));
     let told = told.and_then(|_| Told::read(request.headers(), |address| site.trusts(address)));
     if let Some(host) = told.as_ref().and_then(|told| HeaderValue::from_str(told.host.as_ref()?.as_str()).ok()) {
         request.headers_mut().insert(header::HOST, host);
+    }
+    let remote = || Some(caller?.remote?.ip());
+    if let Some(client) = told.as_ref().and_then(|told| told.client).or_else(remote) {
+        request.extensions_mut().insert(Client(Owner::Source(client.into())));
     }
     let public_url = || site.public_url().map(|url| url.as_str().to_owned());
     let base = match told {
@@ -106,6 +115,18 @@ pub(super) async fn look(State(site): State<Arc<Site>>, mut request: Request, ne
     next.run(request).await
 }
 
+/// One `Host`, which says where the request was sent (RFC 9112 §3.2). HTTP/1.0 has none.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let is_good = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(|host| host.is_empty() || authority(host).is_some()),
+        (None, _) => version < Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    };
+    let detail = "a request has one Host, which says where it was sent (RFC 9112 section 3.2)";
+    is_good.then_some(()).ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "host", detail))
+}
+
 /// The base of a client that came without a proxy: `Host` has the port that it came to. A proxy that passes `Host` on has
 /// another port, and does not say which scheme it was asked by.
 fn direct(headers: &HeaderMap, local: SocketAddr, is_secure: bool) -> Option<String> {
@@ -117,6 +138,8 @@ fn direct(headers: &HeaderMap, local: SocketAddr, is_secure: bool) -> Option<Str
 /// What trusted proxies say of the client's request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
+    /// Who asked the outermost trusted proxy.
+    client: Option<IpAddr>,
     /// `http` or `https`.
     scheme: Option<&'static str>,
     host: Option<Authority>,
@@ -141,6 +164,7 @@ impl Told {
                 }
                 let hop = outermost(clients.iter().map(|client| node(client)), is_trusted);
                 Told {
+                    client: at(&clients, hop).and_then(|client| node(client)),
                     scheme: at(&schemes, hop).and_then(|scheme| known_scheme(scheme)),
                     host: at(&hosts, hop).and_then(|host| authority(host)),
                     prefix: String::new(),
@@ -158,6 +182,7 @@ impl Told {
         let clients = elements.iter().map(|element| value(element, "for").and_then(|client| node(&client)));
         let element = at(elements, outermost(clients, is_trusted));
         Told {
+            client: element.and_then(|element| node(&value(element, "for")?)),
             scheme: element.and_then(|element| known_scheme(&value(element, "proto")?)),
             host: element.and_then(|element| authority(&value(element, "host")?)),
             prefix: String::new(),
@@ -252,6 +277,8 @@ fn plain_prefix(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     #[test]
@@ -337,6 +364,39 @@ mod tests {
             assert_eq!(base(fields).as_deref(), expected, "{fields:?}");
         }
         assert_eq!(Told::read(&HeaderMap::new(), |_| true), None);
+    }
+
+    #[test]
+    fn a_request_has_one_host() {
+        let has = |version, hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, HeaderValue::from_static(host));
+            }
+            check_host(version, &headers).is_ok()
+        };
+        assert!(has(Version::HTTP_11, &["edge.example"]) && has(Version::HTTP_11, &["[::1]:8080"]));
+        assert!(has(Version::HTTP_10, &[]), "it did not know Host yet");
+        for bad in [&[][..], &["a", "a"], &["a", "b"], &["a b"], &["a/b"]] {
+            assert!(!has(Version::HTTP_11, bad), "{bad:?}");
+        }
+        assert!(!has(Version::HTTP_10, &["a", "b"]));
+    }
+
+    #[test]
+    fn the_client_is_who_asked_the_outermost_trusted_proxy() {
+        for (fields, client) in [
+            (&[("x-forwarded-for", "198.51.100.1, 192.0.2.7")][..], Some("192.0.2.7")),
+            (&[("x-forwarded-for", "198.51.100.1, 192.0.2.7, 127.0.0.1")], Some("192.0.2.7")),
+            (&[("forwarded", "for=\"[2001:db8::1]:4711\";proto=https")], Some("2001:db8::1")),
+            (&[("forwarded", "for=unknown")], None),
+            (&[("x-forwarded-proto", "https")], None),
+        ] {
+            let headers =
+                fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            let told = Told::read(&headers.collect(), |address| address.is_loopback()).unwrap();
+            assert_eq!(told.client, client.map(|client| client.parse().unwrap()), "{fields:?}");
+        }
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! order goes to the engine, and what must outlive a restart into the registry.
 
 pub(super) mod document;
+mod invitations;
 mod media;
 mod peers;
+mod revocations;
 mod rooms;
 mod service;
 mod views;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -21,24 +22,22 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Router, middleware};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::Site;
+use super::admission::bearer;
 use super::error::Problem;
-use super::socket::{Budget, bearer};
-use crate::auth::{Claims, TokenError, is_room_name};
-use crate::engine::{Order, OrderError};
+use crate::auth::{ANY_ROOM, Claims, TokenError, is_room_name};
+use crate::engine::{OperatorError, OperatorRequest};
+use crate::limited::{Owner, What};
 use crate::metrics::Sample;
 
 /// Bytes of a request's body. The largest that makes sense has about 300.
 const BODY_LEN_MAX: usize = 16 * 1024;
-
-/// Tokens whose rate is watched at a time.
-const BUDGETS_MAX: usize = 1024;
 
 /// Entries of a page.
 const PAGE_MAX: usize = 100;
@@ -49,7 +48,12 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
     Router::new()
         .route("/v1/rooms", get(rooms::list))
         .route("/v1/rooms/{room}", put(rooms::put).patch(rooms::patch).get(rooms::get).delete(rooms::delete))
-        .route("/v1/rooms/{room}/revocations", post(rooms::revoke).get(rooms::revocations))
+        .route("/v1/rooms/{room}/revocations", post(revocations::revoke).get(revocations::list))
+        .route("/v1/rooms/{room}/revocations/{id}", delete(revocations::delete))
+        .route("/v1/rooms/{room}/invitations", post(invitations::invite))
+        .route("/v1/rooms/{room}/guests", post(invitations::accept))
+        .route("/v1/revocations", post(revocations::revoke_everywhere).get(revocations::list_everywhere))
+        .route("/v1/revocations/{id}", delete(revocations::delete_everywhere))
         .route("/v1/rooms/{room}/peers", get(peers::list))
         .route("/v1/rooms/{room}/peers/{peer}", get(peers::get).delete(peers::delete))
         .route("/v1/rooms/{room}/peers/{peer}/move", post(peers::relocate))
@@ -69,7 +73,7 @@ async fn bounded(State(site): State<Arc<Site>>, request: Request, next: Next) ->
     }
 }
 
-/// Whoever asks, let in: the claims of an admin token that came as `Authorization: Bearer`. Never in an address,
+/// The operator that asks: the claims of an admin token that came as `Authorization: Bearer`. Never in an address,
 /// which proxies write into their logs.
 pub(super) struct Admin(Claims);
 
@@ -87,7 +91,7 @@ impl Admin {
 
     /// Whether it governs everything.
     pub(super) fn of_everything(&self) -> Result<(), Problem> {
-        match self.0.room == crate::auth::ANY_ROOM {
+        match self.0.room == ANY_ROOM {
             true => Ok(()),
             false => Err(Problem::wrong_room()),
         }
@@ -105,34 +109,26 @@ impl FromRequestParts<Arc<Site>> for Admin {
         if !claims.admin {
             return Err(Problem::new(StatusCode::FORBIDDEN, "not_admin", "the token has no admin claim"));
         }
-        match site.budgets.take(&claims, site.limits.requests_per_second) {
-            true => Ok(Admin(claims)),
-            false => Err(Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_requests",
-                format!("more than {} requests in a second with this token", site.limits.requests_per_second),
-            )),
-        }
+        limited(site, &claims)?;
+        Ok(Admin(claims))
     }
 }
 
-/// How many requests each admin token may still make.
-#[derive(Debug, Default)]
-pub(super) struct Budgets(std::sync::Mutex<std::collections::HashMap<String, Budget>>);
-
-impl Budgets {
-    fn take(&self, claims: &Claims, per_second: u32) -> bool {
-        let now = Instant::now();
-        let mut budgets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut key = format!("{}\n{}\n{}", claims.room, claims.name, claims.jti);
-        if budgets.len() >= BUDGETS_MAX && !budgets.contains_key(&key) {
-            budgets.retain(|_, budget| !budget.is_full(now));
-            if budgets.len() >= BUDGETS_MAX {
-                key.clear(); // So many at once share one.
-            }
-        }
-        budgets.entry(key).or_insert_with(|| Budget::new(per_second, now)).take(now)
+/// Counts a request against the rate that its token belongs to: each token for `*` has one, all admins of a room together, and all who
+/// invite and are invited to it. Whoever governs a room can make as many tokens for it as he likes, so none of these has its own.
+fn limited(site: &Site, claims: &Claims) -> Result<(), Problem> {
+    let owner = match claims {
+        Claims { room, .. } if room == ANY_ROOM => Owner::Token(claims.identity()),
+        Claims { room, admin: true, .. } => Owner::Room(room.clone()),
+        Claims { room, .. } => Owner::Room(format!("{room}, guests")),
+    };
+    if site.rest.take(&owner, 1) {
+        return Ok(());
     }
+    site.limited.note(What::Rest, &owner);
+    let whose = if claims.room == ANY_ROOM { "with this token" } else { "with the tokens of this room" };
+    let detail = format!("more than {} requests in a second {whose}", site.limits.requests_per_second);
+    Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail))
 }
 
 /// What the address says between its slashes.
@@ -238,22 +234,38 @@ impl Page {
     }
 }
 
+/// Writes down what an operator decided, which holds already, on a thread that may wait for the disk. If it cannot be written,
+/// that is said, and it is written again later.
+async fn keep(site: &Arc<Site>) -> Result<(), Problem> {
+    let writer = site.clone();
+    let written = tokio::task::spawn_blocking(move || writer.registry.save()).await;
+    match written {
+        Ok(Ok(())) => Ok(()),
+        failed => {
+            tracing::error!(?failed, "the registry cannot be written: what was decided holds, but not after a restart");
+            Err(Problem::not_kept())
+        }
+    }
+}
+
 /// What the engine's task holds now.
 async fn sample(site: &Site) -> Result<Sample, Problem> {
     site.handle.sample().await.ok_or_else(engine_gone)
 }
 
-/// Has an order carried out.
-async fn order(site: &Site, order: Order) -> Result<(), Problem> {
-    site.handle.administer(order).await.ok_or_else(engine_gone)?.map_err(|error| match error {
-        OrderError::TooManyRooms => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_rooms", error.to_string()),
-        OrderError::NoRoom => Problem::new(StatusCode::NOT_FOUND, "no_room", error.to_string()),
-        OrderError::NoPeer => Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string()),
-        OrderError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
-        OrderError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
-        OrderError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),
-        OrderError::OtherCodecs => Problem::new(StatusCode::CONFLICT, "other_codecs", error.to_string()),
-        OrderError::NotReady => Problem::not_ready("not_ready", &error.to_string()),
+/// Has a request of an operator done.
+async fn ask_engine(site: &Site, request: OperatorRequest) -> Result<(), Problem> {
+    site.handle.ask_operator(request).await.ok_or_else(engine_gone)?.map_err(|error| match error {
+        OperatorError::TooManyRooms => {
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_rooms", error.to_string())
+        }
+        OperatorError::NoRoom => Problem::new(StatusCode::NOT_FOUND, "no_room", error.to_string()),
+        OperatorError::NoPeer => Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string()),
+        OperatorError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
+        OperatorError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
+        OperatorError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),
+        OperatorError::OtherCodecs => Problem::new(StatusCode::CONFLICT, "other_codecs", error.to_string()),
+        OperatorError::NotReady => Problem::not_ready("not_ready", &error.to_string()),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The signalling socket: `GET /v1/rooms/{room}/signal`, one JSON signal in each text frame (docs/PROTOCOL.md).
 //!
-//! The door is here: room name, token, room of the token, upgrade, in this order and each with its own answer, so that
+//! Room name, token, room of the token and upgrade are checked here, in this order and each with its own answer, so that
 //! a browser, whose WebSocket hides the answer's body, can ask the same address by `fetch` why it was refused, and before
 //! it opens a camera whether it would be let in. What is inside belongs to the engine; this task only parses, bounds and
 //! carries.
@@ -16,24 +16,32 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use proto::signal::{Candidate, ClientSignal, ErrorCode, ServerSignal};
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
+use super::admission::{
+    ENGINE_TIMEOUT, OFFER_COST, admit, admit_to_ask, admit_token, bearer, denied, engine_busy, grant, owner_of,
+    turned_away,
+};
 use super::error::Problem;
-use super::websocket::{self, Message, close_code};
-use super::whip::{ENGINE_TIMEOUT, denied, engine_busy};
-use super::{Limits, Site};
-use crate::auth::{Claims, TokenError, is_room_name};
-use crate::engine::{Grant, SocketId};
-use crate::happening::Door;
+use super::places::Ticket;
+use super::websocket::{self, Bounds, Message, close_code};
+use super::{Client, Limits, Site};
+use crate::auth::Claims;
+use crate::bucket::TokenBucket;
+use crate::driver::{Closing, Outlet, Queued, text_of};
+use crate::engine::SocketId;
+use crate::happening::Access;
 use crate::ice::is_candidate;
-use crate::link::{Closing, ToSocket};
+use crate::limited::{Owner, What};
 
 /// How much longer than the limit a frame may be and still be answered by an error instead of a torn connection.
 const FRAME_LEN_FACTOR: usize = 2;
 
-/// Bytes for which a frame counts at least: what the frame itself costs, however little is in it.
-const FRAME_COST_MIN: usize = 256;
+/// Frames that are handled before the other tasks have their turn.
+const FRAMES_PER_TURN_MAX: u32 = 16;
+
+/// Bytes of a signal that count as one more ([`Limits::all_signal_costs_per_second`]).
+const COST_LEN: usize = 4096;
 
 /// A signalling socket.
 type WebSocket = websocket::WebSocket<TokioIo<Upgraded>>;
@@ -46,28 +54,33 @@ pub(super) struct Parameters {
     ask: Option<String>,
 }
 
-/// The door.
+/// The address of the signalling socket.
 pub(super) async fn signal(
     State(site): State<Arc<Site>>,
     Path(room): Path<String>,
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
     (method, headers): (Method, HeaderMap),
     upgrade: Option<Extension<OnUpgrade>>,
+    client: Option<Extension<Client>>,
 ) -> Response {
     let (in_address, asks) = match parameters {
         Ok(Query(Parameters { token, ask })) => (token, ask.is_some()),
         Err(_) => (None, false),
     };
     let token = bearer(&headers).or(in_address.as_deref());
+    let admit = if asks && !headers.contains_key(header::UPGRADE) { admit_to_ask } else { admit };
     let answer = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
     {
-        Ok(claims) => let_in(&site, &room, claims, (&method, &headers), asks, upgrade).await,
+        Ok(claims) => {
+            let source = client.map(|Extension(Client(source))| source);
+            let_in(&site, &room, (claims, source), (&method, &headers), asks, upgrade).await
+        }
         Err(problem) => Err(problem.at_socket()),
     };
     answer.unwrap_or_else(|problem| {
         // A browser whose socket was refused asks once more to read why: that is no other try to join.
         if asks || headers.contains_key(header::UPGRADE) {
-            turned_away(&site, Door::Socket, &room, token, &problem);
+            turned_away(&site, Access::Socket, &room, token, &problem);
         }
         problem.into_response()
     })
@@ -77,32 +90,42 @@ pub(super) async fn signal(
 async fn let_in(
     site: &Arc<Site>,
     room: &str,
-    claims: Claims,
+    (claims, source): (Claims, Option<Owner>),
     (method, headers): (&Method, &HeaderMap),
     asks: bool,
     upgrade: Option<Extension<OnUpgrade>>,
 ) -> Result<Response, Problem> {
+    let token = Owner::Token(claims.identity());
+    let owner = [Owner::Room(claims.room.clone()), source.unwrap_or_else(|| token.clone()), token];
     let Some((answer, Extension(upgrade))) = websocket::shake_hands(method, headers).zip(upgrade) else {
-        without_upgrade(site, room, &claims).await?;
+        if headers.contains_key(header::SEC_WEBSOCKET_KEY) && !websocket::has_key(headers) {
+            let detail = "Sec-WebSocket-Key is not one key of 16 bytes in base64 (RFC 6455 section 4.2.1)";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_key", detail));
+        }
+        without_upgrade(site, room, &claims, owner).await?;
         return if asks { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(Problem::upgrade_required()) };
     };
-    let permit = site.sockets.clone().try_acquire_owned().map_err(|_| sockets_full())?;
-    let frame_len_max = site.limits.signal_len_max * FRAME_LEN_FACTOR;
+    let (ticket, given) = site.sockets.enter(owner);
+    if let Some([.., token]) = given {
+        site.limited.note(What::Socket, &token);
+    }
+    let ticket = ticket.ok_or_else(sockets_full)?;
+    let bounds = Bounds { len_max: site.limits.signal_len_max * FRAME_LEN_FACTOR, pace: site.limits.pace() };
+    let lease = site.memory.lease(owner_of(&claims));
     let (site, room) = (site.clone(), room.to_owned());
     tokio::spawn(async move {
         // It fails if the client has gone before it was answered.
         if let Ok(upgraded) = upgrade.await {
-            converse(WebSocket::new(TokioIo::new(upgraded), frame_len_max), &site, &room, claims).await;
+            converse(WebSocket::new(TokioIo::new(upgraded), bounds, lease), &site, &room, claims, ticket).await;
         }
-        drop(permit);
     });
     Ok(answer)
 }
 
 /// What an offer of this bearer would be refused for now, to a request that is no WebSocket's. A WebSocket itself is not
 /// refused for it, because it may bring a `resume`, which needs no place.
-async fn without_upgrade(site: &Site, room: &str, claims: &Claims) -> Result<(), Problem> {
-    if site.sockets.available_permits() == 0 {
+async fn without_upgrade(site: &Site, room: &str, claims: &Claims, owner: [Owner; 3]) -> Result<(), Problem> {
+    if !site.sockets.admits(owner) {
         return Err(sockets_full());
     }
     match timeout(ENGINE_TIMEOUT, site.handle.may_join(room, grant(claims))).await {
@@ -115,53 +138,6 @@ fn sockets_full() -> Problem {
     Problem::not_ready("server_full", "the server has its limit of signalling sockets")
 }
 
-/// Writes down that somebody could not join. A token of ours names him even after it has expired.
-pub(super) fn turned_away(site: &Site, door: Door, room: &str, token: Option<&str>, problem: &Problem) {
-    let name = token.and_then(|token| site.keys.verify_late(token).ok()).map(|claims| claims.name);
-    let room = is_room_name(room).then_some(room);
-    site.handle.logbook().refused(door, room, name.as_deref(), (problem.code(), problem.detail()));
-}
-
-/// The claims of a request's bearer, who may come into the room.
-pub(super) fn admit(site: &Site, room: &str, headers: &HeaderMap, in_address: Option<&str>) -> Result<Claims, Problem> {
-    if !is_room_name(room) {
-        return Err(Problem::room_name());
-    }
-    admit_token(site, room, bearer(headers).or(in_address).ok_or(TokenError::Missing)?)
-}
-
-/// The claims of a token that is good for the room now.
-fn admit_token(site: &Site, room: &str, token: &str) -> Result<Claims, Problem> {
-    let claims = site.keys.verify(token)?;
-    if !claims.is_for(room) {
-        return Err(Problem::wrong_room());
-    }
-    if site.registry.is_revoked(room, &claims) {
-        return Err(TokenError::Revoked.into());
-    }
-    Ok(claims)
-}
-
-/// What the engine is told of a token.
-pub(super) fn grant(claims: &Claims) -> Grant {
-    Grant {
-        room: claims.room.clone(),
-        name: claims.name.clone(),
-        publish: claims.publish,
-        subscribe: claims.subscribe,
-        admin: claims.admin,
-        expires_at: Some(claims.exp),
-        issued_to: None,
-        token: Some(claims.identity()),
-    }
-}
-
-/// The token of `Authorization: Bearer …` (RFC 6750 §2.1); the scheme's name has no case.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 /// Why a conversation ended.
 enum End {
     /// The connection is gone: there is nobody to say anything to.
@@ -172,7 +148,7 @@ enum End {
     TooMuch(u16, String),
 }
 
-async fn converse(mut websocket: WebSocket, site: &Site, room: &str, claims: Claims) {
+async fn converse(mut websocket: WebSocket, site: &Site, room: &str, claims: Claims, mut ticket: Ticket<3>) {
     // A revocation comes into force before its removals stand in the engine's queue. So who passes here stands in that
     // queue before them and is removed, however long the upgrade took.
     if site.registry.is_revoked(room, &claims) {
@@ -181,14 +157,17 @@ async fn converse(mut websocket: WebSocket, site: &Site, room: &str, claims: Cla
     let Some((socket, mut outgoing)) = site.handle.open(room, grant(&claims)).await else {
         return close(&mut websocket, &site.limits, close_code::RESTART, "the server restarts").await;
     };
-    let end = carry(&mut websocket, site, (socket, room), &mut outgoing).await;
+    let end = tokio::select! {
+        end = carry(&mut websocket, site, (socket, room), &claims, &mut outgoing) => end,
+        () = ticket.displaced() => End::Close(close_code::AGAIN, "others need sockets, and your room or token has most"),
+    };
     site.handle.close(socket).await;
     match end {
         End::Gone => {}
         End::Close(code, reason) => close(&mut websocket, &site.limits, code, reason).await,
         End::TooMuch(code, message) => {
             let signal = ServerSignal::Error { code: ErrorCode::TooMuch, message, fatal: true };
-            if send(&mut websocket, &site.limits, Message::Text(text(&signal))).await.is_ok() {
+            if send(&mut websocket, &site.limits, Message::Text(text_of(&signal))).await.is_ok() {
                 close(&mut websocket, &site.limits, code, "too much").await;
             }
         }
@@ -200,39 +179,60 @@ async fn carry(
     websocket: &mut WebSocket,
     site: &Site,
     (socket, room): (SocketId, &str),
-    outgoing: &mut mpsc::Receiver<ToSocket>,
+    claims: &Claims,
+    outgoing: &mut Outlet,
 ) -> End {
     let limits = &site.limits;
+    let owner = owner_of(claims);
+    let mut frames = 0;
     let mut pings = interval_at(tokio::time::Instant::now() + limits.ping_interval, limits.ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
-    let mut budget = SocketBudget::new(limits, heard);
+    let mut received_at = Instant::now();
+    let mut budget = SocketBudget::new(limits);
     let mut probed_until: Option<tokio::time::Instant> = None;
     loop {
+        let mut charge = None; // Memory of the signal that is being sent.
         let message = tokio::select! {
             received = websocket.recv() => match received {
                 None => return End::Gone,
-                // Lost, not WebSocket, or a frame of more than `FRAME_LEN_FACTOR` limits.
-                Some(Err(_)) => return End::Close(close_code::PROTOCOL, "not a frame that is accepted here"),
+                Some(Err(error)) => {
+                    match error {
+                        websocket::Error::NoMemory => site.limited.note(What::Memory, &owner),
+                        websocket::Error::TooManyFrames | websocket::Error::TooSlow => {
+                            site.limited.note(What::Message, &owner);
+                        }
+                        _ => {}
+                    }
+                    return error.close().map_or(End::Gone, |(code, reason)| End::Close(code, reason));
+                }
                 Some(Ok(message)) => {
-                    heard = Instant::now();
+                    received_at = Instant::now();
                     probed_until = None;
+                    frames += 1;
+                    if frames % FRAMES_PER_TURN_MAX == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    let cost = websocket.take_cost();
                     // Boxed, so that a socket that waits does not hold the room for all that a signal may be.
-                    match Box::pin(take(message, site, (socket, room), &mut budget, heard)).await {
+                    match Box::pin(take((message, cost), site, (socket, room, &owner), &mut budget, received_at)).await {
                         Taken::Done => continue,
-                        Taken::Answer(signal) => Message::Text(text(&signal)),
+                        Taken::Answer(signal) => Message::Text(text_of(&signal)),
                         Taken::End(end) => return end,
                     }
                 }
             },
             queued = outgoing.recv() => match queued {
-                Some(ToSocket::Signal(signal)) => Message::Text(text(&signal)),
-                Some(ToSocket::Probe) => {
+                Some(Queued::Signal(signal)) => {
+                    let (text, its_memory) = signal.into_parts();
+                    charge = Some(its_memory);
+                    Message::Text(text)
+                }
+                Some(Queued::Probe) => {
                     probed_until.get_or_insert(tokio::time::Instant::now() + limits.probe_timeout);
                     Message::Ping
                 }
-                Some(ToSocket::Close(Closing::Done)) => return End::Close(close_code::NORMAL, ""),
-                Some(ToSocket::Close(Closing::Restarting)) => {
+                Some(Queued::Close(Closing::Done)) => return End::Close(close_code::NORMAL, ""),
+                Some(Queued::Close(Closing::Restarting)) => {
                     return End::Close(close_code::RESTART, "the server restarts");
                 }
                 None => return End::Close(close_code::AGAIN, "signals are not being read fast enough"),
@@ -241,13 +241,15 @@ async fn carry(
                 return End::Close(close_code::AWAY, "neither media nor a pong came");
             }
             _ = pings.tick() => {
-                if heard.elapsed() >= limits.idle_timeout {
-                    return End::Close(close_code::AWAY, "nothing was heard for too long");
+                if received_at.elapsed() >= limits.idle_timeout {
+                    return End::Close(close_code::AWAY, "nothing was received for too long");
                 }
                 Message::Ping
             }
         };
-        if send(websocket, limits, message).await.is_err() {
+        let sent = send(websocket, limits, message).await;
+        drop(charge);
+        if sent.is_err() {
             return End::Gone;
         }
     }
@@ -261,9 +263,9 @@ enum Taken {
 }
 
 async fn take(
-    message: Message,
+    (message, cost): (Message, usize),
     site: &Site,
-    (socket, room): (SocketId, &str),
+    (socket, room, owner): (SocketId, &str, &Owner),
     budget: &mut SocketBudget,
     now: Instant,
 ) -> Taken {
@@ -271,10 +273,17 @@ async fn take(
     if matches!(message, Message::Close(..)) {
         return Taken::End(End::Gone); // The protocol layer has answered it.
     }
-    let len = if let Message::Text(text) = &message { text.len() } else { 0 };
-    let wait = budget.bytes.spend(now, len.max(FRAME_COST_MIN));
+    let wait = budget.bytes.spend(now, cost);
     if !wait.is_zero() {
         sleep(wait).await; // Nothing is read from the socket meanwhile.
+    }
+    if matches!(message, Message::Part) {
+        return Taken::Done;
+    }
+    if let Message::Text(text) = &message
+        && site.signals.wait(owner, 1 + (text.len() / COST_LEN) as u32).await
+    {
+        site.limited.note(What::Signal, owner);
     }
     let signal = match &message {
         Message::Text(text) if text.len() > limits.signal_len_max => {
@@ -300,6 +309,9 @@ async fn take(
         Some(Ok(ClientSignal::Candidate(candidate))) => gathered(&[candidate]),
         Some(Ok(ClientSignal::Candidates { candidates })) => gathered(&candidates),
         Some(Ok(signal)) => {
+            if matches!(signal, ClientSignal::Offer { .. }) && site.signals.wait(owner, OFFER_COST).await {
+                site.limited.note(What::Signal, owner);
+            }
             site.handle.signal(socket, signal).await;
             Taken::Done
         }
@@ -334,10 +346,6 @@ fn too_large(limits: &Limits) -> String {
     format!("a signal of more than {} bytes", limits.signal_len_max)
 }
 
-fn text(signal: &ServerSignal) -> String {
-    serde_json::to_string(signal).expect("signals have nothing that JSON cannot say")
-}
-
 async fn send(websocket: &mut WebSocket, limits: &Limits, message: Message) -> Result<(), ()> {
     match timeout(limits.write_timeout, websocket.send(message)).await {
         Ok(Ok(())) => Ok(()),
@@ -358,56 +366,17 @@ async fn close(websocket: &mut WebSocket, limits: &Limits, code: u16, reason: &'
 #[derive(Debug)]
 struct SocketBudget {
     /// Signals, all but candidates. Who sends more is told, and may come again.
-    signals: Budget,
+    signals: TokenBucket,
     /// Bytes of all frames: one signal of the largest size a second. Who sends more is read more slowly.
-    bytes: Budget,
+    bytes: TokenBucket,
 }
 
 impl SocketBudget {
-    fn new(limits: &Limits, now: Instant) -> SocketBudget {
+    fn new(limits: &Limits) -> SocketBudget {
         let bytes = u32::try_from(limits.signal_len_max).unwrap_or(u32::MAX);
-        SocketBudget { signals: Budget::new(limits.signals_per_second, now), bytes: Budget::new(bytes, now) }
-    }
-}
-
-/// A bucket that holds a second's worth.
-#[derive(Debug)]
-pub(super) struct Budget {
-    per_second: f64,
-    left: f64,
-    at: Instant,
-}
-
-impl Budget {
-    pub(super) fn new(per_second: u32, now: Instant) -> Budget {
-        Budget { per_second: f64::from(per_second), left: f64::from(per_second), at: now }
-    }
-
-    /// Whether it would be whole by now.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.left + now.duration_since(self.at).as_secs_f64() * self.per_second >= self.per_second
-    }
-
-    /// Takes one, if it is there.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        let has_any = self.left >= 1.0;
-        if has_any {
-            self.left -= 1.0;
+        SocketBudget {
+            signals: TokenBucket::per_second(limits.signals_per_second),
+            bytes: TokenBucket::per_second(bytes),
         }
-        has_any
-    }
-
-    /// Takes so much in any case, and says how long it lasts until that is there.
-    fn spend(&mut self, now: Instant, cost: usize) -> Duration {
-        self.fill(now);
-        self.left -= cost as f64;
-        Duration::from_secs_f64((-self.left / self.per_second).max(0.0))
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
-        self.at = now;
-        self.left = (self.left + earned).min(self.per_second);
     }
 }

@@ -2,15 +2,24 @@
 //!
 //! A signalling socket is open for hours and says something for a second. What it costs is therefore what it holds while
 //! nothing is said: here the few bytes into which the next frame's beginning is read. An offer of a browser and its answer
-//! are tens of kilobytes each; the memory for them is taken when they come and given back when they are through.
-//! Extensions are not negotiated.
+//! are tens of kilobytes each; the memory for them is taken when they come, from what all sockets share ([`Lease`]), and given back when
+//! they are through. Extensions are not negotiated.
+//!
+//! Each byte is moved, unmasked and checked once or twice, however the frames are cut, and each frame is handed to the caller
+//! ([`Message::Part`]), who can charge it ([`WebSocket::take_cost`]) before the next one is looked at.
 
 use std::io;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ring::digest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::pace::Pace;
+use crate::limited::Owner;
+use crate::memory::{Lease, Memory};
 
 /// What a client's key is hashed with (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -19,7 +28,19 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const IDLE_LEN: usize = 256;
 
 /// Most that is made room for at once, whatever a frame says of its length: who means it sends it.
-const READ_LEN_MAX: usize = 16 * 1024;
+const READ_LEN_MAX: usize = 8 * 1024;
+
+/// Bytes of a message that are not charged to anybody: each socket may have them.
+const UNCHARGED_LEN: usize = 1024;
+
+/// Frames of a message. Clients cut at 4 KiB or more, if at all; the longest message has 512.
+const FRAMES_MAX: u32 = 4096;
+
+/// Bytes for which a frame counts at least: what the frame itself costs, however little is in it.
+const FRAME_COST_MIN: usize = 256;
+
+/// How soon a message that finds no memory looks again.
+const MEMORY_RETRY: Duration = Duration::from_millis(20);
 
 /// Longest payload of a control frame (§5.5).
 const CONTROL_LEN_MAX: usize = 125;
@@ -44,8 +65,10 @@ pub(super) mod close_code {
     pub(crate) const NORMAL: u16 = 1000;
     /// This side goes away.
     pub(crate) const AWAY: u16 = 1001;
-    /// What came is not WebSocket, or not as it is spoken here.
+    /// What came is not WebSocket, or not what is accepted here.
     pub(crate) const PROTOCOL: u16 = 1002;
+    /// A text that is not UTF-8.
+    pub(crate) const NOT_TEXT: u16 = 1007;
     /// What came is against the rules of this server.
     pub(crate) const POLICY: u16 = 1008;
     /// What came is too long.
@@ -63,6 +86,8 @@ pub(super) enum Message {
     Text(String),
     /// Bytes. None are sent here, so they are let go of at once.
     Binary,
+    /// A frame came, and its message is not whole yet.
+    Part,
     /// The other side asks whether we are there; it has its answer.
     Ping,
     /// It answers.
@@ -80,9 +105,36 @@ pub(super) enum Error {
     /// What came is not WebSocket.
     #[error("not WebSocket: {0}")]
     Protocol(&'static str),
+    /// A text, or the reason of an end, is not UTF-8.
+    #[error("a text that is not UTF-8")]
+    NotText,
     /// A message or a frame is longer than the bound.
     #[error("a message of more than {0} bytes")]
     TooLong(usize),
+    /// A message is cut into too many frames.
+    #[error("a message of too many frames")]
+    TooManyFrames,
+    /// A message does not come on.
+    #[error("a message that comes too slowly")]
+    TooSlow,
+    /// The owner's other messages take all the memory that it may have.
+    #[error("no memory for the message")]
+    NoMemory,
+}
+
+impl Error {
+    /// What the other side is told, if it is still there (§7.4.1).
+    pub(super) fn close(&self) -> Option<(u16, &'static str)> {
+        match self {
+            Error::Gone(_) => None,
+            Error::Protocol(why) => Some((close_code::PROTOCOL, why)),
+            Error::NotText => Some((close_code::NOT_TEXT, "not UTF-8")),
+            Error::TooLong(_) => Some((close_code::SIZE, "too long")),
+            Error::TooManyFrames => Some((close_code::POLICY, "too many frames in a message")),
+            Error::TooSlow => Some((close_code::POLICY, "a message comes too slowly")),
+            Error::NoMemory => Some((close_code::AGAIN, "too many messages at the same time")),
+        }
+    }
 }
 
 /// The answer that begins a WebSocket, if these are the headers of a client that wants one (§4.2.1).
@@ -95,7 +147,7 @@ pub(super) fn shake_hands(method: &Method, headers: &HeaderMap) -> Option<Respon
         && has(header::CONNECTION, "upgrade")
         && has(header::UPGRADE, "websocket")
         && has(header::SEC_WEBSOCKET_VERSION, "13");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_wanted)?;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_wanted && has_key(headers))?;
     let accept = HeaderValue::try_from(accept(key.as_bytes())).expect("base64 is of printable characters");
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -103,6 +155,14 @@ pub(super) fn shake_hands(method: &Method, headers: &HeaderMap) -> Option<Respon
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ];
     Some((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// Whether there is one key: the base64 of 16 bytes (§4.2.1).
+pub(super) fn has_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let digits = keys.next().and_then(|key| key.as_bytes().strip_suffix(b"=="));
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    digits.is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit)) && keys.next().is_none()
 }
 
 /// What proves that we took the key for one of WebSocket (§4.2.2). SHA-1 is no secret keeper here, only a format.
@@ -114,7 +174,7 @@ fn accept(key: &[u8]) -> String {
 }
 
 /// RFC 4648 §4.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let group = |chunk: &[u8]| {
         let bits = chunk.iter().enumerate().fold(0, |bits, (n, byte)| bits | u32::from(*byte) << (16 - 8 * n));
@@ -124,29 +184,61 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).flat_map(group).map(char::from).collect()
 }
 
+/// How much a client may send, and how slowly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Longest message, bytes, and so the longest frame.
+    pub(super) len_max: usize,
+    /// How slowly a message may come.
+    pub(super) pace: Pace,
+}
+
 /// The server's end of a WebSocket.
 pub(super) struct WebSocket<S> {
     stream: S,
-    /// Longest message, bytes, and so the longest frame.
-    len_max: usize,
-    /// What was read and not taken yet: the beginning of a frame, or several.
+    bounds: Bounds,
+    /// Memory for the message that is not whole yet, beyond what each socket may have.
+    lease: Lease,
+    /// What was read; the first `taken` bytes of it are through.
     input: Vec<u8>,
-    /// What waits to be written.
+    taken: usize,
+    /// What waits to be written; the first `written` bytes of it are.
     output: Vec<u8>,
+    written: usize,
     /// Whether the stream has let go of everything that was written.
     is_flushed: bool,
     /// The message whose last frame has not come yet.
-    begun: Option<(Kind, Vec<u8>)>,
+    begun: Option<Begun>,
+    /// The frame of it whose payload is being read.
+    frame: Option<Frame>,
+    /// Since when a message or a frame has been coming.
+    since: Option<Instant>,
     /// What came, and is handed out once its answer has left.
     answered: Option<Message>,
+    /// What the frames since the last [`WebSocket::take_cost`] count for.
+    cost: usize,
     has_sent_close: bool,
     has_ended: bool,
+    /// Bytes moved, unmasked and checked, and frames: what the input has cost.
+    #[cfg(test)]
+    work: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Binary,
+/// A message whose end has not come.
+struct Begun {
+    /// The bytes of a text; those of a binary message are not kept.
+    text: Option<Vec<u8>>,
+    /// How much of the text is known to be UTF-8.
+    valid_to: usize,
+    len: usize,
+    frames: u32,
+}
+
+/// A frame of a message whose payload has not come whole.
+struct Frame {
+    is_final: bool,
+    mask: [u8; 4],
+    left: usize,
 }
 
 /// The first bytes of a frame.
@@ -161,21 +253,34 @@ struct Head {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// A socket after its handshake.
-    pub(super) fn new(stream: S, len_max: usize) -> Self {
+    pub(super) fn new(stream: S, bounds: Bounds, lease: Lease) -> Self {
         WebSocket {
             stream,
-            len_max,
+            bounds,
+            lease,
             input: Vec::new(),
+            taken: 0,
             output: Vec::new(),
+            written: 0,
             is_flushed: true,
             begun: None,
+            frame: None,
+            since: None,
             answered: None,
+            cost: 0,
             has_sent_close: false,
             has_ended: false,
+            #[cfg(test)]
+            work: 0,
         }
     }
 
-    /// The next message; `None` after the end. Pings and the other side's end are answered here. Nothing is lost when the
+    /// What the frames that came since the last time count for, in bytes.
+    pub(super) fn take_cost(&mut self) -> usize {
+        std::mem::take(&mut self.cost)
+    }
+
+    /// The next message, or that a frame of it came; `None` after the end. Pings and the other side's end are answered here. Nothing is lost when the
     /// future is dropped before it is ready.
     pub(super) async fn recv(&mut self) -> Option<Result<Message, Error>> {
         if self.has_ended {
@@ -190,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub(super) async fn send(&mut self, message: Message) -> Result<(), Error> {
         match message {
             Message::Text(text) => self.put(opcode::TEXT, &[text.as_bytes()]),
-            Message::Binary => self.put(opcode::BINARY, &[]),
+            Message::Binary | Message::Part => self.put(opcode::BINARY, &[]),
             Message::Ping => self.put(opcode::PING, &[]),
             Message::Pong => self.put(opcode::PONG, &[]),
             Message::Close(code, reason) => self.put_close(code, reason),
@@ -204,47 +309,103 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             if let Some(message) = self.answered.take() {
                 return Ok(message);
             }
-            match self.take_frame()? {
+            match self.take()? {
                 Taken::Message(message) => return Ok(message),
-                Taken::Frame => {}
-                Taken::Incomplete(missing) => {
-                    self.make_room(missing);
-                    if self.stream.read_buf(&mut self.input).await? == 0 {
-                        return Err(Error::Gone(io::ErrorKind::UnexpectedEof.into()));
+                Taken::Nothing => {}
+                Taken::Incomplete(missing) => self.read(missing).await?,
+                Taken::NoMemory => {
+                    if self.deadline().is_none_or(|deadline| deadline <= Instant::now()) {
+                        return Err(Error::NoMemory);
                     }
+                    sleep(MEMORY_RETRY).await; // Nothing more is read meanwhile.
                 }
             }
         }
     }
 
-    /// Room for what is to be read next, and no more than that while there is nothing.
-    fn make_room(&mut self, missing: usize) {
-        if self.input.is_empty() && self.input.capacity() > IDLE_LEN {
-            self.input = Vec::new();
-        }
-        if self.input.capacity() - self.input.len() < missing.min(READ_LEN_MAX) {
-            self.input.reserve(missing.clamp(IDLE_LEN, READ_LEN_MAX));
+    /// Reads more. What has begun to come must go on.
+    async fn read(&mut self, missing: usize) -> Result<(), Error> {
+        self.make_room(missing);
+        let read = match self.deadline() {
+            None => self.stream.read_buf(&mut self.input).await?,
+            Some(deadline) => {
+                timeout_at(deadline, self.stream.read_buf(&mut self.input)).await.map_err(|_| Error::TooSlow)??
+            }
+        };
+        match read {
+            0 => Err(Error::Gone(io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
         }
     }
 
-    /// Takes a frame out of what was read.
-    fn take_frame(&mut self) -> Result<Taken, Error> {
-        let Some(head) = self.head()? else { return Ok(Taken::Incomplete(1)) };
-        let len = head.len + head.payload_len;
-        let Some(payload) = self.input.get_mut(head.len..len) else {
-            return Ok(Taken::Incomplete(len - self.input.len()));
-        };
-        for (n, byte) in payload.iter_mut().enumerate() {
-            *byte ^= head.mask[n % 4];
+    /// Until when the message must be whole, if one has begun.
+    fn deadline(&self) -> Option<Instant> {
+        let len = self.begun.as_ref().map_or(0, |begun| begun.len);
+        self.since.map(|since| since + self.bounds.pace.grace + self.bounds.pace.time_for(len))
+    }
+
+    /// Room for what is to be read next, and no more than that while there is nothing.
+    fn make_room(&mut self, missing: usize) {
+        let waiting = self.input.len() - self.taken;
+        if waiting == 0 {
+            self.input.clear();
+            if self.input.capacity() > IDLE_LEN.max(missing.min(READ_LEN_MAX)) {
+                self.input = Vec::new();
+            }
+        } else {
+            // At most the beginning of one frame: whatever is whole has been taken.
+            self.note_work(waiting);
+            self.input.drain(..self.taken);
         }
-        let taken = if head.opcode & 0x8 == 0 { self.take_data(&head) } else { self.take_control(&head) };
-        self.input.drain(..len);
-        taken
+        self.taken = 0;
+        let room = missing.clamp(IDLE_LEN, READ_LEN_MAX);
+        if self.input.capacity() - self.input.len() < missing.min(READ_LEN_MAX) {
+            self.input.reserve_exact(room);
+        }
+    }
+
+    #[cfg(test)]
+    fn note_work(&mut self, bytes: usize) {
+        self.work += bytes;
+    }
+
+    #[cfg(not(test))]
+    fn note_work(&mut self, _: usize) {}
+
+    /// Takes what it can of what was read: a frame, its head, or a part of its payload.
+    fn take(&mut self) -> Result<Taken, Error> {
+        if self.frame.is_some() {
+            return self.take_payload();
+        }
+        if self.begun.is_none() {
+            self.lease.set(0); // The message before has been handled.
+        }
+        let Some(head) = self.head()? else { return Ok(Taken::Incomplete(1)) };
+        let is_control = head.opcode & 0x8 != 0;
+        let (waiting, len) = (self.input.len() - self.taken, head.len + head.payload_len);
+        if is_control && waiting < len {
+            return Ok(Taken::Incomplete(len - waiting));
+        }
+        self.note_work(head.len);
+        self.cost += head.payload_len.max(FRAME_COST_MIN);
+        self.taken += head.len;
+        if is_control {
+            let mut payload = [0; CONTROL_LEN_MAX];
+            let payload = &mut payload[..head.payload_len];
+            payload.copy_from_slice(&self.input[self.taken..][..head.payload_len]);
+            unmask(payload, head.mask);
+            self.taken += head.payload_len;
+            self.note_work(head.payload_len);
+            return self.take_control(head.opcode, payload);
+        }
+        self.begin_frame(&head)?;
+        Ok(Taken::Nothing)
     }
 
     /// The head of the next frame, once it is there.
     fn head(&self) -> Result<Option<Head>, Error> {
-        let &[first, second, ref rest @ ..] = &self.input[..] else { return Ok(None) };
+        let input = &self.input[self.taken..];
+        let &[first, second, ref rest @ ..] = input else { return Ok(None) };
         let (opcode, short_len) = (first & 0xf, usize::from(second & !MASKED));
         if first & RESERVED != 0 {
             return Err(Error::Protocol("a reserved bit is set"));
@@ -267,55 +428,101 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             len => (len as u64, rest),
         };
         let payload_len = usize::try_from(payload_len).unwrap_or(usize::MAX);
-        if payload_len > self.len_max {
-            return Err(Error::TooLong(self.len_max));
+        if payload_len > self.bounds.len_max {
+            return Err(Error::TooLong(self.bounds.len_max));
         }
         let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        let len = self.input.len() - rest.len();
+        let len = input.len() - rest.len();
         Ok(Some(Head { is_final: first & FIN != 0, opcode, mask: *mask, len, payload_len }))
     }
 
-    /// A frame of a message, which is the first of `input` and unmasked.
-    fn take_data(&mut self, head: &Head) -> Result<Taken, Error> {
-        let payload = &self.input[head.len..][..head.payload_len];
-        let (kind, bytes) = match (head.opcode, self.begun.take()) {
-            (opcode::TEXT, None) => (Kind::Text, payload.to_vec()),
-            (opcode::BINARY, None) => (Kind::Binary, payload.to_vec()),
-            (opcode::CONTINUATION, Some((kind, mut bytes))) => {
-                if bytes.len() + payload.len() > self.len_max {
-                    return Err(Error::TooLong(self.len_max));
-                }
-                bytes.extend_from_slice(payload);
-                (kind, bytes)
-            }
+    /// A frame of a message begins.
+    fn begin_frame(&mut self, head: &Head) -> Result<(), Error> {
+        let new = |text| Begun { text, valid_to: 0, len: 0, frames: 0 };
+        let begun = match (head.opcode, self.begun.take()) {
+            (opcode::TEXT, None) => new(Some(Vec::new())),
+            (opcode::BINARY, None) => new(None),
+            (opcode::CONTINUATION, Some(begun)) => begun,
             (opcode::TEXT | opcode::BINARY, Some(_)) => return Err(Error::Protocol("a message begins within another")),
             (opcode::CONTINUATION, None) => return Err(Error::Protocol("nothing is there to go on with")),
             _ => return Err(Error::Protocol("a frame of no known kind")),
         };
-        if !head.is_final {
-            self.begun = Some((kind, bytes));
-            return Ok(Taken::Frame);
+        if begun.len + head.payload_len > self.bounds.len_max {
+            return Err(Error::TooLong(self.bounds.len_max));
         }
-        Ok(Taken::Message(match kind {
-            Kind::Text => {
-                Message::Text(String::from_utf8(bytes).map_err(|_| Error::Protocol("a text that is not UTF-8"))?)
-            }
-            Kind::Binary => Message::Binary,
-        }))
+        if begun.frames >= FRAMES_MAX {
+            return Err(Error::TooManyFrames);
+        }
+        self.since.get_or_insert_with(Instant::now);
+        self.begun = Some(Begun { frames: begun.frames + 1, ..begun });
+        self.frame = Some(Frame { is_final: head.is_final, mask: head.mask, left: head.payload_len });
+        Ok(())
     }
 
-    /// A frame between those of messages, which is the first of `input` and unmasked.
-    fn take_control(&mut self, head: &Head) -> Result<Taken, Error> {
-        let payload = self.input[head.len..][..head.payload_len].to_vec();
-        match head.opcode {
+    /// As much of a frame's payload as was read. A text is checked as it comes, so that the end comes with the first bad byte (§8.1).
+    fn take_payload(&mut self) -> Result<Taken, Error> {
+        let (Some(frame), Some(begun)) = (&mut self.frame, &mut self.begun) else { return Ok(Taken::Nothing) };
+        let payload = &self.input[self.taken..];
+        let payload = &payload[..payload.len().min(frame.left)];
+        if payload.is_empty() && frame.left > 0 {
+            return Ok(Taken::Incomplete(frame.left));
+        }
+        let mut work = payload.len();
+        if let Some(text) = &mut begun.text {
+            let len = text.len() + payload.len();
+            if len > text.capacity() {
+                let capacity = len.max(2 * text.capacity()).clamp(IDLE_LEN, self.bounds.len_max.max(len));
+                if !self.lease.set(capacity.saturating_sub(UNCHARGED_LEN)) {
+                    return Ok(Taken::NoMemory);
+                }
+                work += text.len();
+                text.reserve_exact(capacity - text.len());
+            }
+            let new = text.len();
+            text.extend_from_slice(payload);
+            unmask(&mut text[new..], frame.mask);
+            work += text.len() - begun.valid_to;
+            begun.valid_to += match std::str::from_utf8(&text[begun.valid_to..]) {
+                Ok(valid) => valid.len(),
+                Err(error) if error.error_len().is_none() => error.valid_up_to(), // A letter goes on in what comes.
+                Err(_) => return Err(Error::NotText),
+            };
+        }
+        let len = payload.len();
+        frame.mask.rotate_left(len % 4);
+        frame.left -= len;
+        begun.len += len;
+        self.taken += len;
+        let (is_whole, is_final) = (frame.left == 0, frame.is_final);
+        self.note_work(work);
+        if !is_whole {
+            return Ok(Taken::Nothing);
+        }
+        self.frame = None;
+        if !is_final {
+            return Ok(Taken::Message(Message::Part));
+        }
+        self.since = None;
+        match self.begun.take().and_then(|begun| begun.text) {
+            Some(text) => Ok(Taken::Message(Message::Text(String::from_utf8(text).map_err(|_| Error::NotText)?))),
+            None => Ok(Taken::Message(Message::Binary)),
+        }
+    }
+
+    /// A frame between those of messages.
+    fn take_control(&mut self, opcode: u8, payload: &[u8]) -> Result<Taken, Error> {
+        match opcode {
             opcode::PONG => return Ok(Taken::Message(Message::Pong)),
             opcode::PING => {
-                self.put(opcode::PONG, &[&payload]);
+                self.put(opcode::PONG, &[payload]);
                 self.answered = Some(Message::Ping);
             }
             opcode::CLOSE => {
-                let code = match payload.first_chunk() {
-                    Some(code) => u16::from_be_bytes(*code),
+                let code = match payload.split_first_chunk() {
+                    Some((code, reason)) => {
+                        std::str::from_utf8(reason).map_err(|_| Error::NotText)?;
+                        u16::from_be_bytes(*code)
+                    }
                     None if payload.is_empty() => close_code::NORMAL,
                     None => return Err(Error::Protocol("half a code")),
                 };
@@ -332,7 +539,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             _ => return Err(Error::Protocol("a frame of no known kind")),
         }
-        Ok(Taken::Frame)
+        Ok(Taken::Nothing)
     }
 
     fn put_close(&mut self, code: u16, reason: &str) {
@@ -366,15 +573,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Writes what waits. Where it is left off, the next call goes on.
     async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            let written = self.stream.write(&self.output).await?;
+        while self.written < self.output.len() {
+            let written = self.stream.write(&self.output[self.written..]).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.output.drain(..written);
+            self.written += written;
             self.is_flushed = false;
         }
-        self.output = Vec::new();
+        (self.output, self.written) = (Vec::new(), 0);
         if !self.is_flushed {
             self.stream.flush().await?; // TLS keeps what the connection has not taken yet.
             self.is_flushed = true;
@@ -383,209 +590,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 }
 
+/// All that a stream brings: its texts, what its frames count for, and the code with which it is closed. It is public for
+/// `fuzz/targets` alone, which cannot name the types of this module.
+#[doc(hidden)]
+pub async fn read_all(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    len_max: usize,
+) -> (Vec<String>, usize, Option<u16>) {
+    let pace = Pace { grace: Duration::from_secs(10), least: 4096 };
+    let lease = Memory::new(4 * len_max).lease(Owner::Room(String::new()));
+    let mut socket = WebSocket::new(stream, Bounds { len_max, pace }, lease);
+    let (mut texts, mut code) = (Vec::new(), None);
+    while let Some(received) = socket.recv().await {
+        match received {
+            Ok(Message::Text(text)) => texts.push(text),
+            Ok(Message::Close(said, _)) => code = Some(said),
+            Ok(_) => {}
+            Err(error) => code = error.close().map(|(code, _)| code),
+        }
+    }
+    (texts, socket.take_cost(), code)
+}
+
+/// Takes the mask off (§5.3).
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        *byte ^= mask[n % 4];
+    }
+}
+
 /// What became of the bytes that were read.
 enum Taken {
     Message(Message),
-    /// A frame that is no whole message.
-    Frame,
+    /// Something that is no whole frame of a message.
+    Nothing,
     /// So many bytes are missing, or more.
     Incomplete(usize),
+    /// There is no memory now for what was read.
+    NoMemory,
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use tokio::io::DuplexStream;
-
-    use super::*;
-
-    const LEN_MAX: usize = 100_000;
-
-    /// A frame as a client sends it.
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![first];
-        match payload.len() {
-            len @ 0..126 => bytes.push(MASKED | len as u8),
-            len @ 126..65_536 => bytes.extend([&[MASKED | 126][..], &(len as u16).to_be_bytes()].concat()),
-            len => bytes.extend([&[MASKED | 127][..], &(len as u64).to_be_bytes()].concat()),
-        }
-        let mask = [7, 0xff, 0, 0x55];
-        bytes.extend(mask);
-        bytes.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ mask[n % 4]));
-        bytes
-    }
-
-    fn pair() -> (WebSocket<DuplexStream>, DuplexStream) {
-        let (ours, theirs) = tokio::io::duplex(1 << 20);
-        (WebSocket::new(ours, LEN_MAX), theirs)
-    }
-
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-    }
-
-    /// What comes out of these bytes until their end.
-    async fn read(bytes: &[u8]) -> Vec<Result<Message, Error>> {
-        let (mut socket, mut client) = pair();
-        client.write_all(bytes).await.unwrap();
-        client.shutdown().await.unwrap();
-        let mut read = Vec::new();
-        while let Some(received) = socket.recv().await {
-            read.push(received);
-        }
-        read
-    }
-
-    #[test]
-    fn the_handshake_is_that_of_the_rfc() {
-        let mut headers = HeaderMap::new();
-        let lines = [
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket"),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ];
-        for (name, value) in lines {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        let answer = shake_hands(&Method::GET, &headers).unwrap();
-        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455 §1.3");
-        assert!(shake_hands(&Method::HEAD, &headers).is_none());
-        for (name, _) in lines {
-            let mut without = headers.clone();
-            without.remove(name);
-            assert!(shake_hands(&Method::GET, &without).is_none(), "without {name}");
-        }
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(bytes.as_bytes()), text, "RFC 4648 §10");
-        }
-    }
-
-    #[test]
-    fn an_idle_socket_holds_next_to_nothing_however_much_was_said() {
-        block_on(async {
-            let (mut socket, mut client) = pair();
-            let offer = "o".repeat(70_000);
-            client.write_all(&frame(FIN | opcode::TEXT, offer.as_bytes())).await.unwrap();
-            assert_eq!(socket.recv().await.unwrap().unwrap(), Message::Text(offer.clone()));
-            socket.send(Message::Text(offer)).await.unwrap();
-            // It waits, as it does for hours.
-            let waited = tokio::time::timeout(std::time::Duration::from_millis(1), socket.recv()).await;
-            assert!(waited.is_err());
-            let held = socket.input.capacity() + socket.output.capacity() + size_of_val(&socket);
-            assert!(held <= 600, "{held} bytes");
-        });
-    }
-
-    #[test]
-    fn a_ping_between_the_parts_of_a_message_is_answered() {
-        block_on(async {
-            let (mut socket, mut client) = pair();
-            let parts = [frame(opcode::TEXT, b"he"), frame(FIN | opcode::PING, b"?"), frame(FIN, b"llo")].concat();
-            client.write_all(&parts).await.unwrap();
-            assert_eq!(socket.recv().await.unwrap().unwrap(), Message::Ping);
-            assert_eq!(socket.recv().await.unwrap().unwrap(), Message::Text("hello".into()));
-            let mut pong = [0; 3];
-            client.read_exact(&mut pong).await.unwrap();
-            assert_eq!(pong, [FIN | opcode::PONG, 1, b'?']);
-        });
-    }
-
-    #[test]
-    fn an_end_is_answered_once_and_is_the_end() {
-        block_on(async {
-            let (mut socket, mut client) = pair();
-            client.write_all(&frame(FIN | opcode::CLOSE, &[3, 0xe8, b'x'])).await.unwrap();
-            assert_eq!(socket.recv().await.unwrap().unwrap(), Message::Close(close_code::NORMAL, ""));
-            assert!(socket.recv().await.is_none());
-            drop(socket);
-            let mut said = Vec::new();
-            client.read_to_end(&mut said).await.unwrap();
-            assert_eq!(said, [FIN | opcode::CLOSE, 2, 3, 0xe8]);
-
-            let (mut socket, mut client) = pair();
-            socket.send(Message::Close(close_code::POLICY, "no")).await.unwrap();
-            client.write_all(&frame(FIN | opcode::CLOSE, &[3, 0xf0])).await.unwrap();
-            assert_eq!(socket.recv().await.unwrap().unwrap(), Message::Close(close_code::POLICY, ""));
-            drop(socket);
-            let mut said = Vec::new();
-            client.read_to_end(&mut said).await.unwrap();
-            assert_eq!(said, [&[FIN | opcode::CLOSE, 4, 3, 0xf0][..], b"no"].concat(), "it is not said twice");
-        });
-    }
-
-    #[test]
-    fn what_is_not_websocket_is_named() {
-        let unmasked = vec![FIN | opcode::TEXT, 1, b'x'];
-        let half_of_a_letter = frame(FIN | opcode::TEXT, &[0xc3]);
-        let bad = [
-            unmasked,
-            half_of_a_letter,
-            frame(FIN | 0x40 | opcode::TEXT, b"x"),
-            frame(FIN | 0x3, b"x"),
-            frame(FIN | 0xb, b"x"),
-            frame(FIN, b"x"),
-            frame(opcode::PING, b"x"),
-            frame(FIN | opcode::PING, &[0; 126]),
-            frame(FIN | opcode::CLOSE, &[3]),
-            frame(FIN | opcode::CLOSE, &1005u16.to_be_bytes()),
-            [frame(opcode::TEXT, b"x"), frame(FIN | opcode::TEXT, b"y")].concat(),
-        ];
-        for bytes in bad {
-            let read = block_on(read(&bytes));
-            assert!(matches!(&read[..], [Err(Error::Protocol(_))]), "{bytes:x?} gives {read:?}");
-        }
-        let too_long = [FIN | opcode::TEXT, MASKED | 127, 0xff, 0, 0, 0, 0, 0, 0, 0];
-        assert!(matches!(&block_on(read(&too_long))[..], [Err(Error::TooLong(LEN_MAX))]), "before its mask has come");
-        let in_parts = [frame(opcode::TEXT, &[b'x'; LEN_MAX]), frame(FIN, b"x")].concat();
-        assert!(matches!(&block_on(read(&in_parts))[..], [Err(Error::TooLong(LEN_MAX))]));
-        assert!(matches!(&block_on(read(&[FIN]))[..], [Err(Error::Gone(_))]));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        /// Messages come out as they went in, wherever they are cut into frames and however the bytes arrive, and a wait
-        /// that is given up loses nothing.
-        #[test]
-        fn messages_survive_any_cut(
-            texts in prop::collection::vec("[a-zäß]{0,400}", 1..5),
-            parts in 1usize..5,
-            chunk in 1usize..300,
-        ) {
-            let mut bytes = Vec::new();
-            for text in &texts {
-                let text = text.as_bytes();
-                let len = (text.len() / parts).max(1);
-                let pieces: Vec<&[u8]> = if text.is_empty() { vec![text] } else { text.chunks(len).collect() };
-                for (n, piece) in pieces.iter().enumerate() {
-                    let opcode = if n == 0 { opcode::TEXT } else { opcode::CONTINUATION };
-                    let fin = if n + 1 == pieces.len() { FIN } else { 0 };
-                    bytes.extend(frame(fin | opcode, piece));
-                }
-            }
-            let received = block_on(async {
-                let (mut socket, mut client) = pair();
-                let mut received = Vec::new();
-                for chunk in bytes.chunks(chunk) {
-                    client.write_all(chunk).await.unwrap();
-                    let soon = std::time::Duration::ZERO;
-                    while let Ok(Some(message)) = tokio::time::timeout(soon, socket.recv()).await {
-                        received.push(message.unwrap());
-                    }
-                }
-                received
-            });
-            let expected: Vec<Message> = texts.into_iter().map(Message::Text).collect();
-            prop_assert_eq!(received, expected);
-        }
-
-        /// Whatever arrives, there is an end, and nobody is hurt.
-        #[test]
-        fn hostile_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let read = block_on(read(&bytes));
-            prop_assert!(matches!(read.last(), Some(Err(_) | Ok(Message::Close(..)))));
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
-//! WHIP (RFC 9725) and WHEP (draft-ietf-wish-whep): encoders and players that speak HTTP instead of a signalling socket.
+//! WHIP (RFC 9725) and WHEP (draft-ietf-wish-whep): encoders and players that use HTTP instead of a signalling socket.
 //!
 //! `POST` of an offer makes a peer and is answered by the answer with all of our candidates and by the address of the
 //! peer's **resource**, where `PATCH` trickles candidates and restarts ICE, and `DELETE` ends it. What a peer may do and
-//! what becomes of it is the engine's business ([`Ask`]); this reads requests and says what came of them.
+//! what becomes of it is the engine's business ([`ResourceRequest`]); this reads requests and says what came of them.
 //!
 //! A resource's address holds a secret, and is good without a token: some clients send theirs to the endpoint only
 //! (docs/decisions/0027). A token that comes with it must be good, but may have expired since: who is in stays in, and must be
@@ -15,16 +15,17 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use proto::signal::ErrorCode;
 use tokio::time::timeout;
 
-use super::Site;
+use super::admission::{ENGINE_TIMEOUT, OFFER_COST, admit, bearer, denied, engine_busy, grant, owner_of, turned_away};
 use super::error::Problem;
-use super::proxies::{self, Base};
-use super::socket::{admit, bearer, grant, turned_away};
-use crate::auth::{ANY_NAME, Claims, TokenError, id_of, is_participant_name, is_room_name};
-use crate::engine::{Ask, Denial, Grant, Reply};
+use super::places::Turns;
+use super::proxies::Base;
+use super::{Client, Site};
+use crate::auth::{ANY_NAME, Claims, NAME_RULE, TokenError, id_of, is_participant_name, is_room_name};
+use crate::engine::{Grant, ResourceReply, ResourceRequest};
 use crate::happening;
+use crate::limited::{Owner, What};
 use crate::sdp::{self, Fragment, IceCredentials, SDP_LEN_MAX};
 
 /// Media type of offers and answers.
@@ -36,44 +37,41 @@ const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 /// How long a body may take, from the end of the head.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the engine may take to answer. It never takes milliseconds.
-pub(super) const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// What a page of another origin may read of an answer (Fetch §3.2).
 const EXPOSED: &str = "Location, ETag, Link, Accept-Post, Accept-Patch, Allow, Retry-After, WWW-Authenticate";
 
 /// What a page of another origin may send.
 const ALLOWED_HEADERS: &str = "Authorization, Content-Type, If-Match";
 
-/// Which of the two doors.
+/// Which of the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Door {
+enum Protocol {
     /// The client sends.
     Whip,
     /// The client receives.
     Whep,
 }
 
-impl Door {
+impl Protocol {
     fn path(self) -> &'static str {
         match self {
-            Door::Whip => "whip",
-            Door::Whep => "whep",
+            Protocol::Whip => "whip",
+            Protocol::Whep => "whep",
         }
     }
 
     /// As the operator's log names it.
-    fn of_log(self) -> happening::Door {
+    fn access(self) -> happening::Access {
         match self {
-            Door::Whip => happening::Door::Whip,
-            Door::Whep => happening::Door::Whep,
+            Protocol::Whip => happening::Access::Whip,
+            Protocol::Whep => happening::Access::Whep,
         }
     }
 }
 
 /// `/whip/{room}`: the peer is named by the token.
 pub(super) async fn whip(State(site): State<Arc<Site>>, Path(room): Path<String>, request: Request<Body>) -> Response {
-    endpoint(&site, Door::Whip, &room, None, request).await
+    endpoint(&site, Protocol::Whip, &room, None, request).await
 }
 
 /// `/whip/{room}/{peer}`: the peer is named by the address.
@@ -82,12 +80,12 @@ pub(super) async fn whip_as(
     Path((room, peer)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    endpoint(&site, Door::Whip, &room, Some(&peer), request).await
+    endpoint(&site, Protocol::Whip, &room, Some(&peer), request).await
 }
 
 /// `/whep/{room}`: everybody.
 pub(super) async fn whep(State(site): State<Arc<Site>>, Path(room): Path<String>, request: Request<Body>) -> Response {
-    endpoint(&site, Door::Whep, &room, None, request).await
+    endpoint(&site, Protocol::Whep, &room, None, request).await
 }
 
 /// `/whep/{room}/{peer}[,{peer}…]`: these.
@@ -96,10 +94,10 @@ pub(super) async fn whep_of(
     Path((room, peers)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    endpoint(&site, Door::Whep, &room, Some(&peers), request).await
+    endpoint(&site, Protocol::Whep, &room, Some(&peers), request).await
 }
 
-/// `/whip/{room}/sessions/{resource}` and `/whep/…`: one peer. The doors are one here: the id says which peer it is.
+/// `/whip/{room}/sessions/{resource}` and `/whep/…`: one peer. Both protocols share it: the id says which peer it is.
 pub(super) async fn resource(
     State(site): State<Arc<Site>>,
     Path((room, resource)): Path<(String, String)>,
@@ -115,14 +113,20 @@ pub(super) async fn resource(
     finish(answer, METHODS, (HeaderName::from_static("accept-patch"), FRAGMENT))
 }
 
-async fn endpoint(site: &Site, door: Door, room: &str, peers: Option<&str>, request: Request<Body>) -> Response {
+async fn endpoint(
+    site: &Site,
+    protocol: Protocol,
+    room: &str,
+    peers: Option<&str>,
+    request: Request<Body>,
+) -> Response {
     const METHODS: &str = "POST, OPTIONS";
     let answer = match *request.method() {
         Method::POST => {
             let token = bearer(request.headers()).map(str::to_owned);
-            let answer = post(site, door, room, peers, request).await;
+            let answer = post(site, protocol, room, peers, request).await;
             if let Err(problem) = &answer {
-                turned_away(site, door.of_log(), room, token.as_deref(), problem);
+                turned_away(site, protocol.access(), room, token.as_deref(), problem);
             }
             answer
         }
@@ -135,26 +139,31 @@ async fn endpoint(site: &Site, door: Door, room: &str, peers: Option<&str>, requ
 /// An offer: a peer is made and gets a resource.
 async fn post(
     site: &Site,
-    door: Door,
+    protocol: Protocol,
     room: &str,
     peers: Option<&str>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
+    // The source first: who guesses tokens is limited too.
+    if let Some(Client(source)) = request.extensions().get::<Client>() {
+        take_turn(site, &site.posts[0], source)?;
+    }
     let claims = admit(site, room, request.headers(), None)?;
+    take_turn(site, &site.posts[1], &Owner::Token(claims.identity()))?;
+    site.signals.wait(&owner_of(&claims), OFFER_COST).await;
     let mut grant = grant(&claims);
-    let from = narrow(&mut grant, door, peers)?;
+    let from = narrow(&mut grant, protocol, peers)?;
     let headers = request.headers().clone();
     check_content_type(&headers, SDP)?;
     check_accept(&headers)?;
-    check_host(&headers)?;
     let base = request.extensions().get::<Base>().cloned().unwrap_or_default();
     let sdp = text_of(request).await?;
     if site.registry.is_revoked(room, &claims) {
         return Err(TokenError::Revoked.into()); // While the body came. From here on the engine's queue keeps the order.
     }
-    let reply = ask(site, Ask::Open { room: room.to_owned(), grant, from, sdp }).await?;
-    let Reply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
-    let location = location(&base, door, room, peers.is_some(), &resource);
+    let reply = ask(site, ResourceRequest::Open { room: room.to_owned(), grant, from, sdp }).await?;
+    let ResourceReply::Opened { resource, sdp, tag, stun } = reply else { return Err(engine_busy()) };
+    let location = location(&base, protocol, room, peers.is_some(), &resource);
     let mut response = (StatusCode::CREATED, sdp).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
@@ -166,24 +175,34 @@ async fn post(
     Ok(response)
 }
 
-/// Leaves of the token's grant what the door is for, takes the name from the address, or whom to receive.
-fn narrow(grant: &mut Grant, door: Door, peers: Option<&str>) -> Result<Vec<String>, Problem> {
-    let is_allowed = match door {
-        Door::Whip => grant.publish,
-        Door::Whep => grant.subscribe,
+/// One offer of so many a second.
+fn take_turn(site: &Site, turns: &Turns, owner: &Owner) -> Result<(), Problem> {
+    if turns.take(owner, 1) {
+        return Ok(());
+    }
+    site.limited.note(What::Post, owner);
+    let detail = format!("too many offers in a second from this {}", owner.kind_name());
+    Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail))
+}
+
+/// Leaves of the token's grant what the protocol is for, takes the name from the address, or whom to receive.
+fn narrow(grant: &mut Grant, protocol: Protocol, peers: Option<&str>) -> Result<Vec<String>, Problem> {
+    let is_allowed = match protocol {
+        Protocol::Whip => grant.publish,
+        Protocol::Whep => grant.subscribe,
     };
     if !is_allowed {
-        let what = if door == Door::Whip { "publish" } else { "subscribe" };
+        let what = if protocol == Protocol::Whip { "publish" } else { "subscribe" };
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("the token does not allow to {what}")));
     }
-    (grant.publish, grant.subscribe) = (door == Door::Whip, door == Door::Whep);
+    (grant.publish, grant.subscribe) = (protocol == Protocol::Whip, protocol == Protocol::Whep);
     let Some(peers) = peers else { return Ok(Vec::new()) };
-    let names: Vec<&str> = if door == Door::Whep { peers.split(',').collect() } else { vec![peers] };
+    let names: Vec<&str> = if protocol == Protocol::Whep { peers.split(',').collect() } else { vec![peers] };
     if !names.iter().all(|name| is_participant_name(name)) {
-        let detail = "a peer's name is 1 to 64 characters, none of them a control character";
+        let detail = format!("a peer's name is {NAME_RULE}");
         return Err(Problem::new(StatusCode::BAD_REQUEST, "peer_name", detail));
     }
-    if door == Door::Whip {
+    if protocol == Protocol::Whip {
         rename(grant, peers)?;
         return Ok(Vec::new());
     }
@@ -217,11 +236,11 @@ async fn patch(site: &Site, room: String, resource: String, request: Request<Bod
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_sdp", error.to_string()))?;
     let mid = fragment.mid;
     let reply = match tags {
-        Some(tags) => ask(site, Ask::Trickle { room, resource, tags }).await?,
-        None => ask(site, Ask::Restart { room, resource, fragment: with_credentials(fragment)? }).await?,
+        Some(tags) => ask(site, ResourceRequest::Trickle { room, resource, tags }).await?,
+        None => ask(site, ResourceRequest::Restart { room, resource, fragment: with_credentials(fragment)? }).await?,
     };
     Ok(match reply {
-        Reply::Restarted { tag, ufrag, pwd, candidates } => {
+        ResourceReply::Restarted { tag, ufrag, pwd, candidates } => {
             let body = sdp::write_fragment(&IceCredentials { ufrag, pwd }, &mid, &candidates);
             let headers = [(header::CONTENT_TYPE, value(FRAGMENT)), (header::ETAG, value(&format!("\"{tag}\"")))];
             (StatusCode::OK, headers, body).into_response()
@@ -244,7 +263,7 @@ fn with_credentials(fragment: Fragment) -> Result<Fragment, Problem> {
 
 async fn delete(site: &Site, room: String, resource: String, headers: &HeaderMap) -> Result<Response, Problem> {
     check_bearer(site, &room, headers)?;
-    ask(site, Ask::Close { room, resource }).await?;
+    ask(site, ResourceRequest::Close { room, resource }).await?;
     Ok(StatusCode::OK.into_response())
 }
 
@@ -264,40 +283,11 @@ fn check_bearer(site: &Site, room: &str, headers: &HeaderMap) -> Result<Option<C
 }
 
 /// Asks the engine and says in HTTP what it denies.
-async fn ask(site: &Site, ask: Ask) -> Result<Reply, Problem> {
-    match timeout(ENGINE_TIMEOUT, site.handle.ask(ask)).await {
+async fn ask(site: &Site, request: ResourceRequest) -> Result<ResourceReply, Problem> {
+    match timeout(ENGINE_TIMEOUT, site.handle.ask_resource(request)).await {
         Ok(Some(Ok(reply))) => Ok(reply),
         Ok(Some(Err(denial))) => Err(denied(denial)),
         Ok(None) | Err(_) => Err(engine_busy()),
-    }
-}
-
-pub(super) fn engine_busy() -> Problem {
-    Problem::not_ready("engine_busy", "the engine does not answer")
-}
-
-/// What the engine denies, as a refusal of these doors and of the signalling socket's.
-pub(super) fn denied(denial: Denial) -> Problem {
-    match denial {
-        Denial::UnknownResource => Problem::not_found("no such session, or it has ended: offer anew"),
-        Denial::OtherTag => Problem::new(
-            StatusCode::PRECONDITION_FAILED,
-            "other_tag",
-            "If-Match names another ICE session than the present one",
-        ),
-        Denial::Refused { code, message } => {
-            let (status, code) = match code {
-                ErrorCode::BadSdp => (StatusCode::BAD_REQUEST, "bad_sdp"),
-                ErrorCode::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
-                ErrorCode::RoomLocked => (StatusCode::FORBIDDEN, "room_locked"),
-                ErrorCode::RoomFull => (StatusCode::SERVICE_UNAVAILABLE, "room_full"),
-                ErrorCode::ServerFull => (StatusCode::SERVICE_UNAVAILABLE, "server_full"),
-                ErrorCode::NoDataplane => (StatusCode::SERVICE_UNAVAILABLE, "no_dataplane"),
-                ErrorCode::TooMuch => (StatusCode::UNPROCESSABLE_ENTITY, "too_much"),
-                _ => (StatusCode::UNPROCESSABLE_ENTITY, "unsupported_offer"),
-            };
-            Problem::new(status, code, message)
-        }
     }
 }
 
@@ -395,19 +385,11 @@ async fn text_of(request: Request<Body>) -> Result<String, Problem> {
 
 /// The address of a session: absolute where it is known how the client reached us, else relative to the endpoint that it
 /// asked, which is right behind any proxy (RFC 9110 §10.2.2).
-fn location(base: &Base, door: Door, room: &str, has_peers: bool, resource: &str) -> String {
+fn location(base: &Base, protocol: Protocol, room: &str, has_peers: bool, resource: &str) -> String {
     match &base.0 {
-        Some(base) => format!("{base}/{}/{room}/sessions/{resource}", door.path()),
+        Some(base) => format!("{base}/{}/{room}/sessions/{resource}", protocol.path()),
         None if has_peers => format!("sessions/{resource}"),
         None => format!("{room}/sessions/{resource}"),
-    }
-}
-
-/// HTTP/1.1 wants it (RFC 9110 §7.2), and who does not say it is told so instead of an address that leads nowhere.
-fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::HOST).and_then(|host| proxies::authority(host.to_str().ok()?)) {
-        Some(_) => Ok(()),
-        None => Err(Problem::new(StatusCode::BAD_REQUEST, "host", "Host must say where the request was sent")),
     }
 }
 

@@ -78,9 +78,33 @@ pub fn host_candidates(addresses: &[SocketAddr]) -> Vec<String> {
         .collect()
 }
 
+/// The passive TCP candidates of a worker (RFC 6544 §4.5), less preferred than all that UDP has; otherwise as
+/// [`host_candidates`]. `others` is how many of those there are: candidates of two transports differ in foundation, too.
+pub fn tcp_candidates(addresses: &[SocketAddr], others: usize) -> Vec<String> {
+    addresses
+        .iter()
+        .zip(0u16..)
+        .map(|(address, i)| {
+            let (foundation, priority) = (others + usize::from(i) + 1, tcp_priority(i));
+            format!(
+                "candidate:{foundation} 1 tcp {priority} {} {} typ host tcptype passive",
+                address.ip(),
+                address.port()
+            )
+        })
+        .collect()
+}
+
 /// Priority of a host candidate of component 1 (RFC 8445 §5.1.2.1, type preference 126).
 const fn host_priority(local_preference: u16) -> u32 {
     126 << 24 | (local_preference as u32) << 8 | (256 - 1)
+}
+
+/// Priority of a passive host candidate over TCP of component 1 (RFC 6544 §4.2): its type preference is below that of any UDP
+/// candidate without a relay (libwebrtc `ICE_TYPE_PREFERENCE_HOST_TCP`), and its local preference has the direction preference
+/// of passive ones, 4, in front.
+const fn tcp_priority(position: u16) -> u32 {
+    90 << 24 | (4 << 13 | (8191 - position as u32)) << 8 | (256 - 1)
 }
 
 /// Whether a client may say this of its candidates (RFC 8838): a candidate, of whatever address, transport and extensions, or

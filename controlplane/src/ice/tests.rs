@@ -31,6 +31,14 @@ fn host_candidates_follow_the_formula() {
 }
 
 #[test]
+fn tcp_candidates_are_passive_and_come_after_udp() {
+    let lines = tcp_candidates(&["192.0.2.1:40000".parse().unwrap(), "[2001:db8::1]:40001".parse().unwrap()], 2);
+    // RFC 6544 §4.2: 90 * 2^24 + (2^13 * 4 + 8191) * 2^8 + 255
+    assert_eq!(lines[0], "candidate:3 1 tcp 1520435199 192.0.2.1 40000 typ host tcptype passive");
+    assert_eq!(lines[1], "candidate:4 1 tcp 1520434943 2001:db8::1 40001 typ host tcptype passive");
+}
+
+#[test]
 fn whatever_a_candidate_says_it_is_one() {
     for text in [
         // Chromium, mDNS, Firefox, ICE-TCP.

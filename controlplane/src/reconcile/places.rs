@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use proto::plane::Command;
 
-use super::Place;
+use super::place::Place;
 
 /// Places of one class that lie together.
 const ROW_LEN: u32 = 16;
@@ -64,7 +64,7 @@ mod tests {
     use proto::id::PeerId;
     use proto::plane::PeerClose;
 
-    use super::super::Class;
+    use super::super::place::Class;
     use super::*;
 
     proptest! {

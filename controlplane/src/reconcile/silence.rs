@@ -1,4 +1,4 @@
-//! Which peers and streams of a worker are silent, as the worker has said it. Kept here, because a description says it
+//! Which peers and streams of a worker are silent, and which encodings nobody wants, as the worker has said it. Kept here, because a description says it
 //! anew, whole, as it says what is installed.
 
 use std::collections::BTreeSet;
@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use proto::id::{PeerId, StreamId};
 use proto::plane::{Command, Event};
 
-use super::{Class, Place, Plan};
+use super::Plan;
+use super::place::{Class, Place};
 
-/// Who is silent.
+/// Who is silent, and what is of no use to anybody.
 #[derive(Clone, Default)]
 pub(super) struct Silence {
     peers: BTreeSet<PeerId>,
     streams: BTreeSet<StreamId>,
+    /// Encodings that nobody wants.
+    idle: BTreeSet<StreamId>,
 }
 
 impl Silence {
@@ -23,12 +26,14 @@ impl Silence {
             Event::StreamResumed(event) => self.streams.remove(&event.stream),
             Event::PeerSilent(event) => self.peers.insert(event.peer),
             Event::PeerResumed(event) => self.peers.remove(&event.peer),
+            Event::EncodingIdle(event) => self.idle.insert(event.stream),
+            Event::EncodingWanted(event) => self.idle.remove(&event.stream),
             _ => false,
         }
     }
 
     fn count(&self) -> usize {
-        self.peers.len() + self.streams.len()
+        self.peers.len() + self.streams.len() + self.idle.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -37,14 +42,17 @@ impl Silence {
 }
 
 impl Plan {
-    /// The worker says that a peer or a stream has fallen silent, or is heard again. Returns whose it is, if that is news.
-    pub(crate) fn heard_of(&mut self, event: &Event) -> Option<PeerId> {
-        if self.is_asked() && self.heard_silence.count() < self.silence_max {
-            self.heard_silence.take(event); // It may be of somebody who is about to be adopted.
+    /// The worker says that a peer or a stream has fallen silent, or sends again, or that nobody wants an encoding, or somebody does
+    /// again. Returns whose it is, if that is news.
+    pub(crate) fn silence_changed(&mut self, event: &Event) -> Option<PeerId> {
+        if self.is_asked() && self.described_silence.count() < self.silence_max {
+            self.described_silence.take(event); // It may be of somebody who is about to be adopted.
         }
         let peer = match event {
             Event::StreamSilent(event) => self.publisher(event.stream),
             Event::StreamResumed(event) => self.publisher(event.stream),
+            Event::EncodingIdle(event) => self.publisher(event.stream),
+            Event::EncodingWanted(event) => self.publisher(event.stream),
             Event::PeerSilent(event) => self.credentials(event.peer).map(|open| open.peer),
             Event::PeerResumed(event) => self.credentials(event.peer).map(|open| open.peer),
             _ => None,
@@ -62,16 +70,22 @@ impl Plan {
         self.silence.streams.contains(&stream)
     }
 
+    /// Whether nobody wants an encoding.
+    pub(crate) fn is_encoding_idle(&self, stream: StreamId) -> bool {
+        self.silence.idle.contains(&stream)
+    }
+
     /// A description is complete: what it said of silence is all there is.
     pub(super) fn take_described_silence(&mut self) {
-        self.silence = std::mem::take(&mut self.heard_silence);
+        self.silence = std::mem::take(&mut self.described_silence);
     }
 
     /// Drops what is said of those who were not adopted: they are closed, and nobody would say more of them.
-    pub(crate) fn forget_strangers_silence(&mut self) {
+    pub(crate) fn forget_unknown_silence(&mut self) {
         let mut silence = std::mem::take(&mut self.silence);
         silence.peers.retain(|&peer| self.credentials(peer).is_some());
         silence.streams.retain(|&stream| self.publisher(stream).is_some());
+        silence.idle.retain(|&stream| self.publisher(stream).is_some());
         self.silence = silence;
     }
 
@@ -81,6 +95,7 @@ impl Plan {
 
     pub(super) fn forget_stream_silence(&mut self, stream: StreamId) {
         self.silence.streams.remove(&stream);
+        self.silence.idle.remove(&stream);
     }
 
     fn publisher(&self, stream: StreamId) -> Option<PeerId> {

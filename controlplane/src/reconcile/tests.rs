@@ -4,7 +4,9 @@ use super::worker::Worker;
 use super::*;
 use proptest::prelude::*;
 use proto::id::Mid;
-use proto::plane::{Codec, Event, PWD_LEN, PeerExtensions, Report, RouteCodec, SrtpProfile, StreamCodec, UFRAG_LEN};
+use proto::plane::{
+    Codec, Direction, Event, PWD_LEN, PeerExtensions, PeerIce, Report, RouteCodec, SrtpProfile, StreamCodec, UFRAG_LEN,
+};
 
 const CAPACITY: Capacity = Capacity { peers: 4, streams: 8, slots: 8 };
 
@@ -26,13 +28,13 @@ fn converge(plan: &mut Plan, worker: &mut Worker, space: usize) -> usize {
         }
         assert!(commands.len() <= space && matches!(commands.last(), Some(Command::Commit(_))));
         for command in commands {
-            hear(plan, worker.apply(command));
+            handle_reports(plan, worker.apply(command));
         }
     }
     unreachable!("the difference shrinks with each pull")
 }
 
-fn hear(plan: &mut Plan, reports: Vec<Report>) {
+fn handle_reports(plan: &mut Plan, reports: Vec<Report>) {
     for report in reports {
         match report {
             Report::Echo(command) => plan.echo(command),
@@ -58,7 +60,7 @@ fn other_credentials_change_a_peer_and_close_nothing() {
     let mut commands = Vec::new();
     plan.reconcile(100, &mut commands);
     assert!(matches!(commands[..], [Command::PeerIce(ice), Command::Commit(_)] if ice.ufrag == [b'1'; UFRAG_LEN]));
-    commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
+    commands.into_iter().for_each(|command| handle_reports(&mut plan, worker.apply(command)));
     plan.resync();
     converge(&mut plan, &mut worker, 100);
     assert_eq!((worker.dump(), plan.pending()), (before, 0));
@@ -103,7 +105,7 @@ fn want_peer(plan: &mut Plan, key: u8) -> (PeerId, StreamId, SlotId) {
 }
 
 fn want_route(plan: &mut Plan, stream: StreamId, slot: SlotId) -> RouteId {
-    let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 };
+    let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0 };
     let route = plan.want_route(open).unwrap();
     plan.want(RouteCodec { route, codec: Codec::Vp8, pt: 98, rtx_pt: 99 });
     route
@@ -126,7 +128,7 @@ fn keys_go_down_once_and_are_forgotten() {
     plan.resync();
     let mut commands = Vec::new();
     plan.reconcile(100, &mut commands);
-    commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
+    commands.into_iter().for_each(|command| handle_reports(&mut plan, worker.apply(command)));
     assert_eq!(plan.broken_peers(), [peer]);
 }
 
@@ -158,7 +160,7 @@ fn an_answer_that_comes_up_short_is_asked_for_again() {
             if lose && reports.len() > 2 {
                 reports.remove(1);
             }
-            hear(&mut plan, reports);
+            handle_reports(&mut plan, reports);
         }
     }
     assert_eq!((asked, converge(&mut plan, &mut worker, 100)), (3, 0));
@@ -208,7 +210,7 @@ proptest! {
                     let (stream, slot) = (peers[index.index(peers.len())].1, peers[n % peers.len()].2);
                     if routes.iter().all(|route| route.slot != slot) {
                         let route = want_route(&mut plan, stream, slot);
-                        routes.push(RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, feedback: 0 });
+                        routes.push(RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0});
                     }
                 }
                 4 => plan.resync(),
@@ -216,7 +218,7 @@ proptest! {
                     let mut commands = Vec::new();
                     plan.reconcile(space, &mut commands);
                     prop_assert!(commands.len() <= space);
-                    commands.into_iter().for_each(|command| hear(&mut plan, worker.apply(command)));
+                    commands.into_iter().for_each(|command| handle_reports(&mut plan, worker.apply(command)));
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use proto::id::Ssrc;
+use proto::id::{Rid, Ssrc};
 use proto::plane::{Codec, Extension, feedback};
 
 use super::{Av1Params, Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
@@ -37,14 +37,16 @@ pub enum AnswerSection<'a> {
         /// The codecs that would be used, at least one, the best first. So in the other variants.
         codecs: Vec<&'a OfferedCodec>,
         /// A slot that the client does not want to receive through now.
-        resting: Option<SlotDescription>,
+        paused: Option<SlotDescription>,
     },
     /// The client sends.
     Receive {
         /// In the first of these codecs, or in another when it is told to.
         codecs: Vec<&'a OfferedCodec>,
+        /// In these encodings, or in one if there are none. They are of those that it offers.
+        encodings: &'a [Rid],
         /// As above.
-        resting: Option<SlotDescription>,
+        paused: Option<SlotDescription>,
     },
     /// We send through a slot.
     Send {
@@ -57,6 +59,8 @@ pub enum AnswerSection<'a> {
     Both {
         /// In these codecs, both ways.
         codecs: Vec<&'a OfferedCodec>,
+        /// As above.
+        encodings: &'a [Rid],
         /// The slot.
         slot: SlotDescription,
     },
@@ -92,8 +96,15 @@ impl AnswerSection<'_> {
     fn slot(&self) -> Option<&SlotDescription> {
         match self {
             AnswerSection::Send { slot, .. } | AnswerSection::Both { slot, .. } => Some(slot),
-            AnswerSection::Inactive { resting, .. } | AnswerSection::Receive { resting, .. } => resting.as_ref(),
+            AnswerSection::Inactive { paused, .. } | AnswerSection::Receive { paused, .. } => paused.as_ref(),
             AnswerSection::Rejected => None,
+        }
+    }
+
+    fn encodings(&self) -> &[Rid] {
+        match self {
+            AnswerSection::Receive { encodings, .. } | AnswerSection::Both { encodings, .. } => encodings,
+            _ => &[],
         }
     }
 
@@ -108,7 +119,7 @@ impl AnswerSection<'_> {
     }
 }
 
-/// Header extensions that are answered when offered. Those of rids are not, because simulcast is not.
+/// Header extensions that are answered when offered. Those of RIDs are besides, in sections with several encodings.
 const EXTENSIONS_ANSWERED: [Extension; 7] = [
     Extension::Mid,
     Extension::AbsSendTime,
@@ -207,10 +218,11 @@ fn write_section(
     if section.is_rtcp_reduced {
         write!(out, "a=rtcp-rsize\r\n")?;
     }
-    write_extensions(out, section)?;
+    write_extensions(out, section, !answer.encodings().is_empty())?;
     for codec in codecs {
         write_codec(out, codec, answer.direction())?;
     }
+    write_encodings(out, answer.encodings())?;
     if let Some(opus) = codecs.iter().find_map(|codec| codec.opus) {
         opus.write_packet_times(out)?;
     }
@@ -239,8 +251,10 @@ fn write_transport(out: &mut String, params: &AnswerParams<'_>) -> std::fmt::Res
 }
 
 /// With the client's ids; an extension that it only sends is one that we only receive (RFC 8285 §5).
-fn write_extensions(out: &mut String, section: &Section) -> std::fmt::Result {
-    for extension in section.extensions.iter().filter(|e| EXTENSIONS_ANSWERED.contains(&e.extension)) {
+fn write_extensions(out: &mut String, section: &Section, has_rids: bool) -> std::fmt::Result {
+    let is_of_rids = |extension| has_rids && [Extension::Rid, Extension::RepairedRid].contains(&extension);
+    let is_answered = |extension| EXTENSIONS_ANSWERED.contains(&extension) || is_of_rids(extension);
+    for extension in section.extensions.iter().filter(|offered| is_answered(offered.extension)) {
         write!(out, "a=extmap:{}", extension.id)?;
         if extension.direction != Direction::SendRecv {
             write!(out, "/{}", extension.direction.reversed().as_str())?;
@@ -248,6 +262,18 @@ fn write_extensions(out: &mut String, section: &Section) -> std::fmt::Result {
         write!(out, " {}\r\n", extension.extension.uri())?;
     }
     Ok(())
+}
+
+/// The encodings that the client may send (RFC 8853 §5.3.2). None is paused, also if the client offers it so: browsers never send
+/// one again that an answer has paused.
+fn write_encodings(out: &mut String, encodings: &[Rid]) -> std::fmt::Result {
+    for rid in encodings {
+        write!(out, "a=rid:{} recv\r\n", rid.as_str())?;
+    }
+    match encodings {
+        [] => Ok(()),
+        rids => write!(out, "a=simulcast:recv {}\r\n", rids.iter().map(Rid::as_str).collect::<Vec<_>>().join(";")),
+    }
 }
 
 fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> std::fmt::Result {
@@ -302,8 +328,9 @@ fn write_feedback(out: &mut String, codec: &OfferedCodec, direction: Direction) 
     if has(feedback::FIR) {
         write!(out, "a=rtcp-fb:{pt} ccm fir\r\n")?;
     }
-    // Losses on our way to a client are repaired by RTX alone: without it, asking again would be in vain.
-    if has(feedback::NACK) && (codec.rtx_pt.is_some() || !direction.may_send()) {
+    // Losses of video on our way to a client are repaired by RTX alone: without it, asking again would be in vain.
+    let is_repaired = codec.repair_pt() != 0;
+    if has(feedback::NACK) && (is_repaired || !direction.may_send()) {
         write!(out, "a=rtcp-fb:{pt} nack\r\n")?;
     }
     if has(feedback::PLI) {

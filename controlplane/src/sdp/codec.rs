@@ -167,11 +167,28 @@ impl<'a> CodecLines<'a> {
     }
 }
 
-/// What feedback uprtc gives or takes for a codec. Opus has none but transport-cc: a lost packet is repaired by its own
-/// in-band FEC, not by asking again.
+/// What feedback uprtc gives or takes for a codec.
 const fn feedback_served(codec: Codec) -> u8 {
     use feedback::{FIR, NACK, PLI, REMB, TRANSPORT_CC};
-    if codec.is_video() { NACK | PLI | FIR | TRANSPORT_CC | REMB } else { TRANSPORT_CC }
+    if codec.is_video() { NACK | PLI | FIR | TRANSPORT_CC | REMB } else { NACK | TRANSPORT_CC }
+}
+
+/// Adds NACK of audio where it is not offered, but the client is one that uses it if it is answered: libwebrtc answers NACKs of audio
+/// always, and sends them if the other side says that it takes them, and offers neither (docs/decisions/0048). Such an offer has
+/// transport-cc for Opus, and video in the same BUNDLE group with both `nack` and `goog-remb`.
+pub(super) fn add_audio_nack(sections: &mut [Section]) {
+    const LIBWEBRTC: u8 = feedback::NACK | feedback::REMB;
+    let of_group = |section: &&Section| section.is_bundled;
+    let mut offered = sections.iter().filter(of_group).flat_map(|section| &section.codecs);
+    if !offered.any(|codec| codec.codec.is_video() && codec.feedback & LIBWEBRTC == LIBWEBRTC) {
+        return;
+    }
+    let bundled = sections.iter_mut().filter(|section| section.is_bundled);
+    for codec in bundled.flat_map(|section| &mut section.codecs).filter(|codec| !codec.codec.is_video()) {
+        if codec.feedback & feedback::TRANSPORT_CC != 0 {
+            codec.feedback |= feedback::NACK;
+        }
+    }
 }
 
 /// Leaves a section one of the two kinds of feedback on bandwidth: transport-cc, which needs its header extension, or else

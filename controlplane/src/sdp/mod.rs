@@ -8,7 +8,7 @@
 //! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264, VP8, VP9 and AV1 with RTX, of which
 //! a room uses one or two. What else stands
 //! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs, RED and
-//! FEC, simulcast, data channels, m-sections outside the BUNDLE group.
+//! FEC, simulcast beyond what [`choose_encodings`] takes, data channels, m-sections outside the BUNDLE group.
 //!
 //! Text from a client is never copied into an answer but for MIDs, protocols and format numbers, whose alphabets
 //! are checked.
@@ -19,6 +19,7 @@ mod fragment;
 mod offered;
 mod opus;
 mod parse;
+mod simulcast;
 mod sprop;
 
 #[cfg(test)]
@@ -26,8 +27,8 @@ mod tests;
 
 use std::fmt;
 
-use proto::id::{Mid, Pt, Ssrc};
-use proto::plane::{Codec, Extension, ExtensionIds, STREAM_ENCODINGS_MAX};
+use proto::id::{Mid, Pt, Rid, Ssrc};
+use proto::plane::{Codec, Extension, ExtensionIds, STREAM_ENCODINGS_MAX, feedback};
 
 pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
 pub use codec::{choose_codec, choose_codecs};
@@ -35,6 +36,7 @@ pub use fragment::{Fragment, parse_fragment, write_fragment};
 pub use offered::codec_names;
 pub use opus::OpusParams;
 pub use parse::parse_offer;
+pub use simulcast::choose_encodings;
 
 /// Longest SDP that is read, bytes. Chromium 156 writes 55,771 for 2 senders, a screen sender and 15 slots when it
 /// lists every codec it has, and phones with hardware codecs list more.
@@ -299,8 +301,8 @@ pub struct Section {
     pub ssrcs: SectionSsrcs,
     /// Whether the client would send several encodings.
     pub has_simulcast: bool,
-    /// Ids of those encodings, in the client's order (RFC 8851).
-    pub rids: Vec<String>,
+    /// Those encodings if it names them by RID (RFC 8853), in its order.
+    pub encodings: Vec<OfferedEncoding>,
     /// The header extensions of it that we serve and that agree with [`Offer::extensions`].
     pub extensions: Vec<SectionExtension>,
     /// The first word of the m-line, a token.
@@ -309,6 +311,15 @@ pub struct Section {
     pub protocol: String,
     /// The first of its formats, a token: a rejected m-line must still have one.
     pub format: String,
+}
+
+/// An encoding that a client would send (RFC 8851).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfferedEncoding {
+    /// Its id.
+    pub rid: Rid,
+    /// The payload types that it keeps to; `None`: all of the section.
+    pub pts: Option<Vec<Pt>>,
 }
 
 /// A header extension of an m-section (RFC 8285 §5).
@@ -363,6 +374,14 @@ pub struct OfferedCodec {
     pub parameter_sets: Vec<Vec<u8>>,
     /// Bits of [`proto::plane::feedback`] that both sides know. REMB is among them only where transport-cc is not.
     pub feedback: u8,
+}
+
+impl OfferedCodec {
+    /// Payload type of what repairs it: that of RTX, its own where lost packets are sent again as they are, or 0.
+    pub fn repair_pt(&self) -> Pt {
+        let is_resent = !self.codec.is_video() && self.feedback & feedback::NACK != 0;
+        self.rtx_pt.unwrap_or(if is_resent { self.pt } else { 0 })
+    }
 }
 
 /// Format parameters of AV1's main profile (AV1 RTP payload format §7.2).

@@ -9,7 +9,7 @@ const NAME_LEN_MAX: usize = 16;
 /// What goes along with a codec and is none.
 const COMPANIONS: &[&str] = &["rtx", "red", "ulpfec", "flexfec-03", "CN", "telephone-event"];
 
-/// The names in the `rtpmap` lines of an m-section, in their order, each once. They come from a stranger: only names of
+/// The names in the `rtpmap` lines of an m-section, in their order, each once. They are peer input: only names of
 /// plain characters are told.
 pub fn codec_names(sdp: &str, section: usize) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();

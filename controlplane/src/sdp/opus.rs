@@ -120,7 +120,7 @@ impl OpusParams {
         }
     }
 
-    /// What a receiver that declares `self` is answered: whoever asks for stereo gets it from whom sends it.
+    /// What a receiver that declares `self` is answered: a receiver that asks for stereo gets it from publishers that send it.
     pub fn sent(self) -> OpusParams {
         OpusParams { sprop_stereo: self.stereo, minptime: self.minptime, ..OpusParams::default() }
     }

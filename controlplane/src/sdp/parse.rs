@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use proto::id::{Mid, Ssrc};
 use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds, STREAM_ENCODINGS_MAX};
 
-use super::codec::{CodecLines, choose_estimate, parse_pt};
+use super::codec::{CodecLines, add_audio_nack, choose_estimate, parse_pt};
+use super::simulcast::{offered_encodings, parse_rid};
 use super::{
-    Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, Offer, RIDS_MAX, SDP_LEN_MAX,
-    SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs, Setup, choose_codec,
+    Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, Offer, OfferedEncoding, RIDS_MAX,
+    SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs, Setup,
+    choose_codec,
 };
 
 /// Reads a client's offer.
@@ -109,8 +111,8 @@ struct SectionLines<'a> {
     codecs: CodecLines<'a>,
     ssrcs: Vec<Ssrc>,
     groups: Vec<(&'a str, Vec<Ssrc>)>,
-    rids: Vec<&'a str>,
-    sends_simulcast: bool,
+    rids: Vec<OfferedEncoding>,
+    simulcast: Option<&'a str>,
 }
 
 impl<'a> SectionLines<'a> {
@@ -147,7 +149,7 @@ impl<'a> SectionLines<'a> {
             ssrcs: Vec::new(),
             groups: Vec::new(),
             rids: Vec::new(),
-            sends_simulcast: false,
+            simulcast: None,
         })
     }
 }
@@ -234,7 +236,7 @@ fn section_attribute<'a>(
         "ssrc" => add_ssrc(value.split(' ').next().unwrap_or(value), &mut section.ssrcs),
         "ssrc-group" if section.groups.len() < SSRCS_MAX => section.groups.extend(parse_ssrc_group(value)),
         "rid" if section.rids.len() < RIDS_MAX => section.rids.extend(parse_rid(value)),
-        "simulcast" => section.sends_simulcast |= value.split(' ').any(|word| word == "send"),
+        "simulcast" => section.simulcast = section.simulcast.or(Some(value)),
         _ => {}
     }
     Ok(())
@@ -254,14 +256,6 @@ fn parse_ssrc_group(value: &str) -> Option<(&str, Vec<Ssrc>)> {
     let mut ssrcs = Vec::new();
     words.for_each(|word| add_ssrc(word, &mut ssrcs));
     Some((semantics, ssrcs))
-}
-
-/// `rid:<id> send|recv …` (RFC 8851 §4), if the client sends it.
-fn parse_rid(value: &str) -> Option<&str> {
-    let mut words = value.split(' ');
-    let (id, direction) = (words.next()?, words.next()?);
-    let is_id = (1..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    (is_id && direction == "send").then_some(id)
 }
 
 /// A username fragment or a password of the client. They are in its checks, which our own credentials protect, so neither
@@ -313,6 +307,7 @@ fn assemble(session: SessionLines<'_>, lines: Vec<SectionLines<'_>>) -> Result<O
     }
     check_ssrcs(&sections)?;
     let extensions = number_extensions(&mut sections);
+    add_audio_nack(&mut sections);
     sections.iter_mut().for_each(choose_estimate);
 
     let is_answerable = |&&i: &&usize| choose_codec(&sections[i]).is_some();
@@ -372,6 +367,7 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
         _ => SectionKind::Other,
     };
     let direction = lines.shared.direction.or(session.shared.direction).unwrap_or(Direction::SendRecv);
+    let encodings = offered_encodings(lines.simulcast, &lines.rids);
     let has_sim_group = lines.groups.iter().any(|(semantics, ssrcs)| *semantics == "SIM" && ssrcs.len() > 1);
     Section {
         mid: lines.mid,
@@ -383,8 +379,8 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
         is_rtcp_reduced: lines.is_rtcp_reduced,
         codecs: lines.codecs.assemble(kind),
         ssrcs: section_ssrcs(lines),
-        has_simulcast: has_sim_group || (lines.sends_simulcast && lines.rids.len() > 1),
-        rids: lines.rids.iter().map(|&rid| rid.to_owned()).collect(),
+        has_simulcast: has_sim_group || encodings.len() > 1,
+        encodings,
         extensions: section_extensions(session, lines),
         media: lines.media.to_owned(),
         protocol: lines.protocol.to_owned(),

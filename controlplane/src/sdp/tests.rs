@@ -284,7 +284,12 @@ fn everything_is_counted() {
     };
     assert_eq!(with(&|i| format!("a=ssrc:{i} cname:x")).sections[1].ssrcs.primary, Some(1));
     assert_eq!(with(&|i| format!("a=ssrc-group:FID {i} {}", i + 1000)).sections[1].ssrcs.rtx, Some(1001));
-    assert_eq!(with(&|i| format!("a=rid:{i} send")).sections[1].rids.len(), RIDS_MAX);
+    let all: Vec<String> = (1..=1000).map(|i| i.to_string()).collect();
+    let rid = |i| match i {
+        1 => format!("a=rid:{i} send\r\na=simulcast:send {}", all.join(";")),
+        _ => format!("a=rid:{i} send"),
+    };
+    assert_eq!(with(&rid).sections[1].encodings.len(), RIDS_MAX);
     assert_eq!(with(&|i| format!("a=extmap:{} urn:{i}", i % 14 + 1)).sections[1].extensions.len(), 0);
     assert_eq!(with(&|i| format!("a=fingerprint:sha-256 0{}", i % 9)).fingerprints.len(), FINGERPRINTS_MAX);
     with(&|i| format!("a=candidate:{i} 1 udp 1 192.0.2.1 1 typ host"));
@@ -312,7 +317,7 @@ fn answered(text: &str, candidates: &[String]) -> String {
     let section = |section| match choose_codecs(section, &VIDEOS) {
         none if none.is_empty() => AnswerSection::Rejected,
         codecs if section.direction.may_receive() => AnswerSection::Send { codecs, slot: slot.clone() },
-        codecs => AnswerSection::Receive { codecs, resting: None },
+        codecs => AnswerSection::Receive { codecs, encodings: &[], paused: None },
     };
     let params = AnswerParams {
         session_id: u64::MAX,

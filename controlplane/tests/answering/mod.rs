@@ -5,7 +5,7 @@ use proto::plane::Codec;
 
 use controlplane::sdp::{
     AnswerParams, AnswerSection, Direction, Fingerprint, IceCredentials, Offer, OpusParams, SlotDescription,
-    choose_codecs, write_answer,
+    choose_codecs, choose_encodings, write_answer,
 };
 
 /// What a room uses that nobody set otherwise.
@@ -25,11 +25,13 @@ fn sections(offer: &Offer) -> Vec<AnswerSection<'_>> {
             msid_stream: format!("uprtc-{i}"),
             msid_track: format!("slot-{i}"),
         };
+        let chosen: Vec<_> = codecs.iter().map(|codec| (*codec).clone()).collect();
+        let encodings = choose_encodings(section, &chosen).leak();
         match section.direction {
-            Direction::SendRecv => AnswerSection::Both { codecs, slot },
-            Direction::SendOnly => AnswerSection::Receive { codecs, resting: None },
+            Direction::SendRecv => AnswerSection::Both { codecs, encodings, slot },
+            Direction::SendOnly => AnswerSection::Receive { codecs, encodings, paused: None },
             Direction::RecvOnly => AnswerSection::Send { codecs, slot },
-            Direction::Inactive => AnswerSection::Inactive { codecs, resting: None },
+            Direction::Inactive => AnswerSection::Inactive { codecs, paused: None },
         }
     };
     (0u32..).zip(&offer.sections).map(answered).collect()

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use controlplane::driver::SOCKET_FILE;
 use controlplane::dtls::{Dtls, DtlsEvent, Identity};
-use controlplane::link::SOCKET_FILE;
 use controlplane::{Config, Listening};
 use proto::id::PeerId;
 use proto::link::{LinkServer, WorkerLink};

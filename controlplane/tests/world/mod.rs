@@ -10,7 +10,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use controlplane::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
-use controlplane::engine::{Engine, Grant, Input, Output, Settings, SocketId};
+use controlplane::engine::{
+    Engine, Grant, Input, OperatorError, OperatorRequest, Output, Reply, RequestId, ResourceError, ResourceReply,
+    ResourceRequest, Settings, SocketId,
+};
 use proto::id::PeerId;
 use proto::plane::{
     DatagramHeader, DatagramKind, Event, PeerExpired, PeerPath, PeerSilent, Report, StreamResumed, StreamSilent,
@@ -38,10 +41,15 @@ pub struct World {
     /// Datagrams for clients, by worker and peer.
     injected: VecDeque<(usize, DatagramHeader, Vec<u8>)>,
     sockets: u64,
+    /// So many inputs more are given before anything that follows from them is carried, as where a driver finds several waiting.
+    pub held: usize,
     /// Command ring space at each pull.
     pub space: usize,
     settings: Settings,
     seed: u8,
+    /// Requests that were asked, and answers that nobody has taken.
+    asked: u64,
+    replies: BTreeMap<RequestId, Reply>,
     /// Whether what happens is kept in `happened`: tests of memory do without.
     pub is_watched: bool,
     pub happened: Vec<controlplane::happening::Happening>,
@@ -110,9 +118,12 @@ impl World {
             probed: Vec::new(),
             injected: VecDeque::new(),
             sockets: 0,
+            held: 0,
             space: 4096,
             settings,
             seed: 1,
+            asked: 0,
+            replies: BTreeMap::new(),
             is_watched: false,
             happened: Vec::new(),
         }
@@ -130,6 +141,7 @@ impl World {
         let of_worker = self.journal.iter().filter(|((index, _), _)| *index == worker);
         let journal = of_worker.map(|((_, slot), bytes)| (*slot, bytes.clone())).collect();
         let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 40_000 + worker as u16))];
+        let addresses = addresses.into();
         self.engine.handle(self.now, Input::Linked { worker, addresses, journal });
     }
 
@@ -152,7 +164,34 @@ impl World {
     /// Gives the engine an input and carries what follows from it.
     pub fn input(&mut self, input: Input) {
         self.engine.handle(self.now, input);
-        self.carry();
+        match self.held.checked_sub(1) {
+            Some(held) => self.held = held,
+            None => self.carry(),
+        }
+    }
+
+    /// Asks as a client of WHIP or WHEP, and carries what follows from it.
+    pub fn ask(&mut self, request: ResourceRequest) -> Result<ResourceReply, ResourceError> {
+        match self.answer_to(|id| Input::Resource { id, request }) {
+            Reply::Resource(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks as an operator, and carries what follows from it.
+    pub fn operate(&mut self, request: OperatorRequest) -> Result<(), OperatorError> {
+        match self.answer_to(|id| Input::Operator { id, request }) {
+            Reply::Operator(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer_to(&mut self, input: impl FnOnce(RequestId) -> Input) -> Reply {
+        self.asked += 1;
+        let id = RequestId(self.asked);
+        self.held = 0;
+        self.input(input(id));
+        self.replies.remove(&id).expect("a request is answered at once")
     }
 
     /// Carries outputs and commands until the engine has none; nothing is given to clients here.
@@ -188,6 +227,9 @@ impl World {
                 self.signals.entry(socket.0).or_default().push_back(serde_json::from_str(&text).unwrap());
             }
             Output::Happened(happening) => self.happened.extend(self.is_watched.then_some(*happening)),
+            Output::Reply { id, reply } => {
+                assert!(self.replies.insert(id, reply).is_none(), "a request is answered once");
+            }
             Output::CloseSocket { socket } => assert!(self.closed.insert(socket.0), "a socket is closed once"),
             Output::ProbeSocket { socket } => {
                 assert!(!self.closed.contains(&socket.0), "a closed socket is probed");
@@ -220,6 +262,7 @@ impl World {
     /// A socket that was let in.
     pub fn open(&mut self, room: &str, grant: Grant) -> u64 {
         self.sockets += 1;
+        self.held = 0; // The welcome is read at once.
         let socket = SocketId(self.sockets);
         self.input(Input::SocketOpened { socket, room: room.into(), grant });
         socket.0

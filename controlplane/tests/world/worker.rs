@@ -1,32 +1,41 @@
 //! A worker's tables as the plane contract says them, strictly: a command that names what is not there, or opens what
-//! is, is refused. It forwards nothing; it answers Describe and remembers everything.
+//! is, is refused. It forwards nothing; it answers Describe and remembers everything. The simulator (`bench/sim`)
+//! gives it each command that the real worker gets, and fails if the two do not refuse, commit and describe the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
-    Codec, Command, Committed, Described, Direction, Event, MirrorOpen, PeerExpired, PeerExtensions, PeerKeys,
-    PeerLimit, PeerOpen, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen, SlotOpen, StreamCodec,
-    StreamEncodings, StreamOpen, StreamSets, StreamSilent, TapOpen,
+    Codec, Command, Committed, Described, Direction, EncodingIdle, Event, MirrorOpen, PeerExpired, PeerExtensions,
+    PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen,
+    SlotOpen, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate, StreamSets, StreamSilent,
+    TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
+#[derive(Clone)]
 pub struct Peer {
     pub open: PeerOpen,
     pub extensions: Option<PeerExtensions>,
+    /// Its own ICE credentials, in parts.
+    pub remote: Vec<PeerRemote>,
     pub limit: Option<PeerLimit>,
+    pub rate: Option<PeerRate>,
     pub rx: Option<PeerKeys>,
     pub tx: Option<PeerKeys>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Worker {
     pub peers: BTreeMap<u32, Peer>,
     pub streams: BTreeMap<u32, StreamOpen>,
     /// In the same places as streams.
     pub mirrors: BTreeMap<u32, MirrorOpen>,
     pub taps: BTreeMap<u32, TapOpen>,
+    pub stream_rates: BTreeMap<u32, StreamRate>,
     pub stream_codecs: BTreeMap<u32, StreamCodec>,
+    /// What makes a stream one of several encodings of a track.
+    pub encodings: BTreeMap<u32, StreamEncoding>,
     pub stream_encodings: BTreeMap<u32, StreamEncodings>,
     /// By stream, and in order.
     pub stream_sets: BTreeMap<u32, Vec<StreamSets>>,
@@ -48,6 +57,8 @@ pub struct Worker {
     /// Peers and streams that are silent; said again at Describe.
     pub silent_peers: BTreeSet<PeerId>,
     pub silent_streams: BTreeSet<StreamId>,
+    /// Encodings that nobody wants; said again, too.
+    pub idle_encodings: BTreeSet<StreamId>,
 }
 
 impl Worker {
@@ -91,7 +102,8 @@ impl Worker {
                 if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
                     return Err((open.peer.index, Refusal::TableFull));
                 }
-                let peer = Peer { open, extensions: None, limit: None, rx: None, tx: None };
+                let peer =
+                    Peer { open, remote: Vec::new(), extensions: None, limit: None, rate: None, rx: None, tx: None };
                 vacant(self.peers.insert(open.peer.index, peer).is_some(), open.peer.index)
             }
             Command::PeerIce(c) => {
@@ -99,12 +111,30 @@ impl Worker {
                 self.peer(c.peer)?.open = PeerOpen { peer: c.peer, ufrag: c.ufrag, pwd: c.pwd };
                 vacant(is_taken, c.peer.index)
             }
+            Command::PeerRemote(c) => {
+                let peer = self.peer(c.peer)?;
+                peer.remote.retain(|part| part.part != c.part);
+                peer.remote.push(c);
+                Ok(())
+            }
             Command::PeerExtensions(c) => {
                 self.peer(c.peer)?.extensions = Some(c);
                 Ok(())
             }
             Command::PeerLimit(c) => {
                 self.peer(c.peer)?.limit = Some(c);
+                Ok(())
+            }
+            Command::PeerRate(c) => {
+                self.peer(c.peer)?.rate = Some(c);
+                Ok(())
+            }
+            Command::StreamRate(c) => {
+                let is_open = self.streams.get(&c.stream.index).is_some_and(|open| open.stream == c.stream);
+                if !is_open {
+                    return Err((c.stream.index, Refusal::Unknown));
+                }
+                self.stream_rates.insert(c.stream.index, c);
                 Ok(())
             }
             Command::PeerKeys(c) => {
@@ -154,6 +184,11 @@ impl Worker {
                 assert!(codec != c.codec && pt != c.pt && c.pt != 0, "{codec:?} {pt} {c:?}");
                 vacant(self.stream_codecs.insert(c.stream.index, c).is_some(), c.stream.index)
             }
+            Command::StreamEncoding(c) => {
+                let (codec, _) = self.stream(c.stream)?;
+                assert!(codec.is_video() && usize::from(c.place) < TRACK_ENCODINGS_MAX && !c.rid.is_empty(), "{c:?}");
+                vacant(self.encodings.insert(c.stream.index, c).is_some(), c.stream.index)
+            }
             Command::StreamEncodings(c) => {
                 self.stream(c.stream)?;
                 vacant(self.stream_encodings.insert(c.stream.index, c).is_some(), c.stream.index)
@@ -185,7 +220,9 @@ impl Worker {
                 let slot = self.slot(c.slot)?;
                 let keys = self.peer(slot.peer)?.tx;
                 assert!(keys.is_some(), "a route to somebody who has no keys yet");
-                let is_taken = self.routes.values().any(|route| route.slot == c.slot);
+                let is_another =
+                    |other: &RouteOpen| other.stream == c.stream || self.track(other.stream) != self.track(c.stream);
+                let is_taken = self.routes.values().any(|route| route.slot == c.slot && is_another(route));
                 vacant(is_taken || self.routes.insert(c.route.index, c).is_some(), c.route.index)
             }
             Command::RouteCodec(c) => {
@@ -215,12 +252,16 @@ impl Worker {
         };
         for peer in self.peers.values() {
             echo(peer.open.into());
+            peer.remote.iter().for_each(|&c| echo(c.into()));
             peer.extensions.into_iter().for_each(|c| echo(c.into()));
             peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
             peer.limit.into_iter().for_each(|c| echo(c.into()));
+            peer.rate.into_iter().for_each(|c| echo(c.into()));
         }
         self.streams.values().for_each(|&c| echo(c.into()));
+        self.stream_rates.values().for_each(|&c| echo(c.into()));
         self.stream_codecs.values().for_each(|&c| echo(c.into()));
+        self.encodings.values().for_each(|&c| echo(c.into()));
         self.stream_encodings.values().for_each(|&c| echo(c.into()));
         self.stream_sets.values().flatten().for_each(|&c| echo(c.into()));
         self.slots.values().for_each(|&c| echo(c.into()));
@@ -232,7 +273,8 @@ impl Worker {
         reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
         let peers = self.silent_peers.iter().map(|&peer| Event::from(PeerSilent { peer }));
         let streams = self.silent_streams.iter().map(|&stream| Event::from(StreamSilent { stream }));
-        reports.extend(peers.chain(streams).map(Report::Event));
+        let idle = self.idle_encodings.iter().map(|&stream| Event::from(EncodingIdle { stream }));
+        reports.extend(peers.chain(streams).chain(idle).map(Report::Event));
         reports.push(Report::Event(Event::Described(Described { count })));
     }
 
@@ -243,6 +285,8 @@ impl Worker {
             Event::StreamResumed(event) => self.silent_streams.remove(&event.stream),
             Event::PeerSilent(event) => self.silent_peers.insert(event.peer),
             Event::PeerResumed(event) => self.silent_peers.remove(&event.peer),
+            Event::EncodingIdle(event) => self.idle_encodings.insert(event.stream),
+            Event::EncodingWanted(event) => self.idle_encodings.remove(&event.stream),
             other => panic!("{other:?} is no event of silence"),
         };
     }
@@ -258,6 +302,11 @@ impl Worker {
         stream.or(mirror).ok_or((id.index, Refusal::Unknown))
     }
 
+    /// The track that a stream is of.
+    fn track(&self, id: StreamId) -> StreamId {
+        self.encodings.get(&id.index).map_or(id, |encoding| encoding.track)
+    }
+
     fn slot(&self, id: SlotId) -> Result<SlotOpen, (u32, Refusal)> {
         self.slots.get(&id.index).filter(|c| c.slot == id).copied().ok_or((id.index, Refusal::Unknown))
     }
@@ -265,9 +314,12 @@ impl Worker {
     fn close_stream(&mut self, id: StreamId) {
         self.streams.remove(&id.index);
         self.silent_streams.remove(&id);
+        self.idle_encodings.remove(&id);
         self.mirrors.remove(&id.index);
         self.taps.retain(|_, tap| tap.stream != id);
+        self.stream_rates.remove(&id.index);
         self.stream_codecs.remove(&id.index);
+        self.encodings.remove(&id.index);
         self.stream_encodings.remove(&id.index);
         self.stream_sets.remove(&id.index);
         self.close_routes(|route| route.stream == id);

@@ -1,25 +1,25 @@
 // @ts-check
-/** A microphone, a camera or a screen of this client: opened, switched, and let go. */
+/** A microphone, a camera or a screen of this client: opening, switching, closing. */
 
 import { asUprtcError, UprtcError } from './error.js';
 
 /** @import { SendSource } from './uprtc.js' */
 
-/** What is asked of a device unless the application says otherwise. */
-const WISHES = {
+/** Default constraints of a device. */
+const DEFAULTS = {
   microphone: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
   camera: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30, max: 30 } },
   screen: { frameRate: { ideal: 15, max: 30 } },
 };
 
-/** One source of media. Switches come one after the other, however fast the person clicks. */
+/** One media source. Switch operations run one after the other, however fast the person clicks. */
 export class Device {
   /** @param {SendSource} source */
   constructor(source) {
     this.source = source;
     /** @type {MediaStreamTrack | null} */
     this.track = null;
-    /** Whether media comes out of it. */
+    /** Whether it sends media. */
     this.isActive = false;
     /** The device ended by itself. */
     this.onlost = () => {};
@@ -28,7 +28,7 @@ export class Device {
   #isOurs = false;
   /** @type {Promise<unknown>} */
   #queue = Promise.resolve();
-  /** @type {MediaTrackConstraints} What was chosen last: switching on again means the same device. */
+  /** @type {MediaTrackConstraints} The last choice: switching on again uses the same device. */
   #chosen = {};
   /** @type {MediaStreamTrack | undefined} The application's own track, if it gave one. */
   #given;
@@ -62,12 +62,12 @@ export class Device {
   }
 
   /**
-   * Another device takes the place of this one. If it cannot be had, the former goes on.
+   * Changes to another device. If that cannot be opened, the former one stays in use.
    * @param {MediaTrackConstraints} choice
    */
   async #change(choice) {
     const [former, wasActive] = [this.#chosen, this.isActive];
-    // Many phones open one camera at a time.
+    // Many phones can open only one camera at a time.
     const mustClose = this.source === 'camera' && this.#isOurs && this.track !== null;
     if (mustClose) this.#release();
     try {
@@ -86,7 +86,7 @@ export class Device {
     }
   }
 
-  /** Which device is in use, or will be. */
+  /** The device that is in use, or that will be used when it is switched on. */
   get deviceId() {
     const { deviceId } = this.track?.getSettings() ?? {};
     const chosen = this.#chosen.deviceId;
@@ -95,7 +95,7 @@ export class Device {
     return chosen && 'exact' in chosen && typeof chosen.exact === 'string' ? chosen.exact : undefined;
   }
 
-  /** Takes a track that was opened for this device by {@link openDevices}. @param {MediaStreamTrack} track */
+  /** Uses a track that {@link openDevices} opened for this device. @param {MediaStreamTrack} track */
   adopt(track) {
     const { deviceId } = track.getSettings();
     if (deviceId) this.#chosen = { deviceId };
@@ -113,7 +113,7 @@ export class Device {
       this.#given = choice;
       if (isMute && choice !== this.track) this.#release();
     } else if (typeof choice === 'object') {
-      // A muted microphone stays open, so that unmuting is instant: that is the chosen one from now on.
+      // A muted microphone stays open, so that unmuting is immediate. From now on this is the chosen one.
       if (isMute) await this.#change(choice);
       else [this.#given, this.#chosen] = [undefined, choice];
     }
@@ -128,7 +128,7 @@ export class Device {
     this.track = track;
     this.#isOurs = isOurs;
     track.addEventListener('ended', this.#onEnded);
-    // A shared screen is read: sharp at few frames, rather than fluent and blurred.
+    // A shared screen is read: sharp at a low frame rate is better than fluent and blurred.
     if (this.source === 'screen') track.contentHint = 'detail';
   }
 
@@ -145,8 +145,8 @@ export class Device {
 }
 
 /**
- * Opens microphone and camera with one question to the person, for a preview before joining. What cannot be had is
- * missing from the result, and the reason is among the errors.
+ * Opens microphone and camera with one permission prompt, for a preview before joining. A device that cannot be opened is
+ * missing in the result, and `errors` has the reason.
  * @param {{ microphone?: boolean | MediaTrackConstraints, camera?: boolean | MediaTrackConstraints }} wanted
  * @returns {Promise<{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }>}
  */
@@ -154,12 +154,12 @@ export async function openDevices({ microphone, camera }) {
   /** @type {{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }} */
   const opened = { errors: [] };
   if (microphone && camera && navigator.mediaDevices) {
-    const audio = { ...WISHES.microphone, ...(typeof microphone === 'object' && microphone) };
-    const video = { ...WISHES.camera, ...(typeof camera === 'object' && camera) };
+    const audio = { ...DEFAULTS.microphone, ...(typeof microphone === 'object' && microphone) };
+    const video = { ...DEFAULTS.camera, ...(typeof camera === 'object' && camera) };
     const stream = await navigator.mediaDevices.getUserMedia({ audio, video }).catch(() => undefined);
     if (stream) return { microphone: stream.getAudioTracks()[0], camera: stream.getVideoTracks()[0], errors: [] };
   }
-  // One of the two is the obstacle: ask for each alone, and say which.
+  // One of the two failed: request each alone, and report which.
   const wishes = { microphone, camera };
   for (const source of /** @type {const} */ (['microphone', 'camera'])) {
     const wish = wishes[source];
@@ -181,7 +181,7 @@ export async function openDevices({ microphone, camera }) {
 async function open(source, chosen) {
   const { mediaDevices } = navigator;
   if (!mediaDevices) throw new UprtcError('insecure_context');
-  const wish = { ...WISHES[source], ...chosen };
+  const wish = { ...DEFAULTS[source], ...chosen };
   try {
     const stream = await (source === 'microphone'
       ? mediaDevices.getUserMedia({ audio: wish })
@@ -192,16 +192,16 @@ async function open(source, chosen) {
     if (track) return track;
     throw new DOMException('the stream is empty', 'NotFoundError');
   } catch (error) {
-    throw whyNot(source, error);
+    throw deviceError(source, error);
   }
 }
 
 /**
- * What `getUserMedia` and `getDisplayMedia` throw, in our words.
+ * Translates the exceptions of `getUserMedia` and `getDisplayMedia`.
  * @param {SendSource} source
  * @param {unknown} error
  */
-function whyNot(source, error) {
+function deviceError(source, error) {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
   const ends = /** @type {Record<string, string>} */ ({
     NotAllowedError: 'denied',

@@ -1,7 +1,7 @@
 // @ts-check
 /** Errors of the client module: a stable code for programs, a sentence for people. */
 
-/** What can go wrong, in a sentence for the person at the screen. Codes of the server have the same names. */
+/** A sentence for the user for each error. The server's error codes have the same names. */
 const SENTENCES = /** @type {Record<string, string>} */ ({
   unsupported_browser: 'This browser has no WebRTC.',
   insecure_context: 'Camera and microphone need https (or localhost).',
@@ -16,35 +16,39 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   screen_busy: 'The screen cannot be captured.',
   microphone_lost: 'The microphone was unplugged or switched off.',
   camera_lost: 'The camera was unplugged or switched off.',
-  codec_missing: 'This browser has none of the video codecs of this room: you can hear and be heard, but there is no video.',
+  codec_missing: 'This browser supports none of the video codecs of this room: audio works, video does not.',
   media_failed: 'No media can be exchanged with the server; a firewall may block UDP.',
   unreachable: 'The server does not answer.',
   token_missing: 'This link has no token in it.',
   token_expired: 'This link has expired.',
   token_immature: 'This link is not valid yet.',
-  token_unavailable: 'No permission could be had to stay in this room.',
+  token_unavailable: 'The permission to stay in this room could not be renewed.',
   token_refused: 'The new permission for this room was refused.',
-  origin: 'This server does not serve pages of this address.',
+  origin: 'This server does not accept pages from this address.',
+  invitation: 'This is an invitation: choose a name first.',
+  not_inviting: 'You may not invite others to this room.',
+  too_many_requests: 'The server gets too many requests with this link.',
   wrong_room: 'This link is for another room.',
-  room_name: 'There is no room of this name.',
+  room_name: 'There is no room with this name.',
   room_full: 'The room is full.',
-  room_locked: 'The room is locked: nobody else may come in.',
+  room_locked: 'The room is locked: nobody else can join.',
   server_full: 'The server is full.',
   engine_busy: 'The server is too busy to answer.',
-  too_much: 'This browser asked the server for too much at once.',
+  too_much: 'This browser sent too many requests to the server.',
   no_dataplane: 'The server cannot carry media right now.',
-  unsupported_offer: 'The server can do nothing with what this browser offers.',
+  unsupported_offer: 'The server supports none of the media formats that this browser offers.',
   forbidden: 'The token does not allow this.',
   replaced: 'This room was taken over by another window.',
   left: 'You left the room.',
-  removed: 'The server ended your stay in this room.',
+  removed: 'The server removed you from this room.',
 });
 
-/** What waiting may help against. */
+/** Errors that may disappear by themselves. */
 const TEMPORARY = new Set([
   'unreachable',
   'no_dataplane',
   'engine_busy',
+  'too_many_requests',
   'room_full',
   'room_locked',
   'server_full',
@@ -52,7 +56,7 @@ const TEMPORARY = new Set([
   'media_failed',
 ]);
 
-/** An error with a stable `code`, a sentence for people in `message`, and for developers a `detail`. */
+/** An error with a stable `code`, a sentence for the user in `message`, and a `detail` for developers. */
 export class UprtcError extends Error {
   /**
    * @param {string} code
@@ -67,17 +71,17 @@ export class UprtcError extends Error {
     this.code = code;
     /** For developers; may be empty. */
     this.detail = detail;
-    /** Whether the room is closed by it. */
+    /** Whether it closes the room. */
     this.fatal = fatal;
-    /** Whether it may be over in a while without anybody's doing: then it is worth to try again. */
+    /** Whether it may disappear by itself: then it is useful to try again later. */
     this.isTemporary = TEMPORARY.has(code);
-    /** Whether `message` says something to the person at the screen; if not, it is a bug, and `detail` says which. */
+    /** Whether `message` is useful to the user; if not, it is a bug, which `detail` describes. */
     this.isForPeople = code in SENTENCES || code.startsWith('token_');
   }
 }
 
 /**
- * Whatever was thrown, as one of ours.
+ * Converts any thrown value to a {@link UprtcError}.
  * @param {unknown} error
  */
 export function asUprtcError(error) {

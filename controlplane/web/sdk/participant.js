@@ -1,9 +1,9 @@
 // @ts-check
-/** Somebody in the room, and the tracks of their streams. */
+/** A participant, and the tracks of its streams. */
 
-/** @import { Source } from './uprtc.js' */
+/** @import { Quality, Source } from './uprtc.js' */
 
-/** Somebody in the room: another participant, or this client itself (`room.local`). */
+/** A participant of the room: another one, or this client itself (`room.local`). */
 export class Participant {
   /**
    * @param {string} id
@@ -16,20 +16,24 @@ export class Participant {
     /** From the token. */
     this.name = name;
     this.isLocal = isLocal;
-    /** Whether it can send anything. Who cannot only watches and listens. */
+    /** Whether another participant, who has another token, has a name that looks the same. Show it to the others: one of them may pretend. */
+    this.lookalike = false;
+    /** Whether it may send. If not, it only watches and listens. */
     this.publishes = true;
-    /** Microphone and camera. The object stays the same; its tracks come and go. */
+    /** Microphone and camera. The object stays the same; its tracks are added and removed. */
     this.stream = new MediaStream();
     /** The shared screen. The object stays the same too. */
     this.screen = new MediaStream();
     /**
-     * Which sources are on. What is on may still lack a track in the stream, if there are too few slots. Of `room.local`
-     * it says what this client sends, whether or not an operator lets it pass.
+     * Which sources are on. A source that is on may have no track in the stream if there are too few slots. For `room.local`
+     * it says what this client sends, also if an operator has muted it.
      */
     this.active = { microphone: false, camera: false, screen: false, screen_audio: false };
-    /** Which sources an operator has muted: nobody gets them, whatever their owner does. */
+    /** Which sources an operator has muted: the server does not forward them. */
     this.muted = { microphone: false, camera: false, screen: false, screen_audio: false };
-    /** How loud, 0 to 1. */
+    /** How good its connection is. @type {Quality} */
+    this.quality = 'good';
+    /** Audio level, 0 to 1. */
     this.audioLevel = 0;
     this.speaking = false;
   }
@@ -41,11 +45,11 @@ export class Participant {
 }
 
 /**
- * Leaves exactly those of `tracks` that are of `kind` in the stream.
+ * Makes the tracks of `kind` in the stream equal to those of `kind` in `tracks`.
  * @param {MediaStream} stream
  * @param {'audio' | 'video'} kind
  * @param {MediaStreamTrack[]} tracks
- * @returns {boolean} Whether anything moved.
+ * @returns {boolean} Whether anything changed.
  */
 export function moveTracks(stream, kind, tracks) {
   const wanted = tracks.filter((track) => track.kind === kind);

@@ -1,14 +1,14 @@
 // @ts-check
-/** Who else is in the room, what they publish, and which track is in whose stream now. */
+/** The other participants, what they publish, and which track is in which stream. */
 
 import { moveTracks, Participant } from './participant.js';
 
 /** @import { PeerInfo, SlotInfo, TrackInfo } from './socket.js' */
-/** @import { LeaveReason, RoomEvents, Source } from './uprtc.js' */
+/** @import { LeaveReason, Quality, RoomEvents, Source } from './uprtc.js' */
 
 const SOURCES = /** @type {Source[]} */ (['microphone', 'camera', 'screen', 'screen_audio']);
 
-/** The others, as the server's signals tell of them. */
+/** The other participants, as the server's signals describe them. */
 export class People {
   /** @param {<K extends keyof RoomEvents>(type: K, detail: RoomEvents[K]) => void} emit */
   constructor(emit) {
@@ -16,13 +16,18 @@ export class People {
   }
 
   #emit;
-  /** @type {Map<string, Participant>} By id, in the order in which they came. */
+  /** @type {Map<string, Participant>} By id, in the order in which they joined. */
   byId = new Map();
-  /** @type {SlotInfo[]} What each receiving section carries. */
+  /** @type {SlotInfo[]} What each receiving m-section carries. */
   slots = [];
 
-  /** Everybody who is there. @param {PeerInfo[]} peers */
-  set(peers) {
+  /**
+   * Sets the complete list.
+   * @param {PeerInfo[]} peers
+   * @param {Participant} local Its connection is good unless a signal after this one says otherwise.
+   */
+  set(peers, local) {
+    this.#setQuality(local, 'good');
     const here = new Set(peers.map(({ peer }) => peer));
     for (const id of [...this.byId.keys()]) if (!here.has(id)) this.remove(id, 'left');
     for (const peer of peers) this.add(peer);
@@ -36,6 +41,8 @@ export class People {
     this.byId.set(info.peer, participant);
     if (known) return this.change(info);
     participant.publishes = info.tracks.length > 0;
+    participant.lookalike = info.lookalike ?? false;
+    participant.quality = info.quality ?? 'good';
     for (const { source, active, muted = false } of info.tracks) {
       participant.active[source] = active;
       participant.muted[source] = muted;
@@ -43,18 +50,39 @@ export class People {
     this.#emit('peer-joined', { participant });
   }
 
-  /** Other tracks than before, or fewer: what is not told of any more is off. @param {PeerInfo} info */
-  change({ peer, tracks }) {
+  /** Changes the tracks of a participant. A track that is not in the list is off. @param {PeerInfo} info */
+  change({ peer, tracks, lookalike = false, quality = 'good' }) {
     const participant = this.byId.get(peer);
     if (!participant) return;
+    this.#setQuality(participant, quality);
     for (const source of SOURCES) {
       const all = tracks.filter((track) => track.source === source);
       const [active, muted] = [all.some((track) => track.active), all.some((track) => track.muted)];
       this.setTrack(participant, { source, active, muted });
     }
-    if (participant.publishes === tracks.length > 0) return;
+    if (participant.publishes === tracks.length > 0 && participant.lookalike === lookalike) return;
     participant.publishes = tracks.length > 0;
+    participant.lookalike = lookalike;
     this.#emit('peer-changed', { participant });
+  }
+
+  /**
+   * Connections are better or worse than before.
+   * @param {{ peer: string, quality: Quality }[]} peers
+   * @param {Participant} local
+   */
+  rate(peers, local) {
+    for (const { peer, quality } of peers) {
+      const participant = peer === local.id ? local : this.byId.get(peer);
+      if (participant) this.#setQuality(participant, quality);
+    }
+  }
+
+  /** @param {Participant} participant @param {Quality} quality */
+  #setQuality(participant, quality) {
+    if (participant.quality === quality) return;
+    participant.quality = quality;
+    this.#emit('quality-changed', { participant, quality });
   }
 
   /**
@@ -70,7 +98,7 @@ export class People {
     this.#emit('peer-left', { participant, reason });
   }
 
-  /** Everybody is somewhere else. */
+  /** All others are in another room than we are. */
   clear() {
     this.slots = [];
     for (const id of [...this.byId.keys()]) this.remove(id, 'moved');
@@ -88,7 +116,7 @@ export class People {
   }
 
   /**
-   * Brings every participant's streams to what the slots say.
+   * Updates the streams of all participants to the slots.
    * @param {(mid: string) => MediaStreamTrack | undefined} trackOf
    */
   place(trackOf) {
@@ -104,7 +132,7 @@ export class People {
     }
   }
 
-  /** The section through which somebody's microphone is received. @param {Participant} participant */
+  /** The MID through which a participant's microphone is received. @param {Participant} participant */
   microphoneOf({ id }) {
     return this.slots.find(({ peer, source }) => peer === id && source === 'microphone')?.mid;
   }

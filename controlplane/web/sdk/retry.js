@@ -1,19 +1,19 @@
 // @ts-check
-/** When to try again: longer each time, at another moment than the neighbours, and at once when there is a reason to. */
+/** Waits between attempts: increasing, random, and ended early when there is a reason. */
 
 const RETRY_MS_MIN = 250;
 const RETRY_MS_MAX = 3_000;
 
-/** The waits between attempts to get in. */
+/** The waits between attempts to join. */
 export class Retry {
-  /** Attempts since the last one that brought media. */
+  /** Attempts since media was last connected. */
   attempt = 0;
 
   #wake = () => {};
 
   /**
-   * Waits longer each time, and never as long as the neighbour, so that a restarted server is not stormed.
-   * @param {(inMs: number) => void} onwait Is told how long.
+   * Waits longer each time, with a random part, so that not all clients reconnect to a restarted server at once.
+   * @param {(inMs: number) => void} onwait Gets the length of the wait.
    */
   async pause(onwait) {
     const most = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** this.attempt);

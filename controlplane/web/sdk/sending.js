@@ -1,5 +1,5 @@
 // @ts-check
-/** What this client sends: its microphone, camera and screen, and what is told of them. */
+/** What this client sends: its microphone, camera and screen, and the signals about them. */
 
 import { Device, openDevices } from './device.js';
 import { UprtcError } from './error.js';
@@ -9,14 +9,14 @@ import { moveTracks } from './participant.js';
 /** @import { RoomEvents, RoomOptions, SendSource } from './uprtc.js' */
 
 /**
- * What the devices need of their room.
+ * What the devices need from their room.
  * @typedef {object} Host
  * @property {Participant} local
  * @property {<K extends keyof RoomEvents>(type: K, detail: RoomEvents[K]) => void} emit
  * @property {(error: unknown) => void} report
  * @property {() => boolean} isClosed
  * @property {() => boolean} mayPublish
- * @property {(device: Device) => Promise<void> | undefined} carry Puts its track, or none, into the sender.
+ * @property {(device: Device) => Promise<void> | undefined} carry Puts its track, or no track, into the sender.
  * @property {(source: SendSource, active: boolean) => void} announce Tells the server.
  */
 
@@ -39,7 +39,7 @@ export class Sending {
     return Object.values(this.devices);
   }
 
-  /** Opens what is to be sent from the start. @param {RoomOptions} options */
+  /** Opens the devices that send from the start. @param {RoomOptions} options */
   async open({ microphone, camera }) {
     const { report, isClosed } = this.#host;
     const wishes = { microphone, camera };
@@ -71,7 +71,7 @@ export class Sending {
     try {
       await device.switch(on, choice);
     } finally {
-      // One that could not be opened may have taken the former with it: what is shown is what there is.
+      // If the new device could not be opened, the former one may be closed too: show the actual state.
       if (isClosed()) device.close();
       else {
         await carry(device);
@@ -84,7 +84,7 @@ export class Sending {
   #show(device) {
     const { source, isActive } = device;
     const { local, emit, announce } = this.#host;
-    // A muted microphone keeps its track, a camera that is off shows nothing.
+    // A muted microphone keeps its track, a camera that is off has none.
     const shown = device.track ? [device.track] : [];
     const stream = local.streamOf(source);
     if (moveTracks(stream, source === 'microphone' ? 'audio' : 'video', shown)) {
@@ -99,7 +99,7 @@ export class Sending {
   /** The device ended by itself. @param {SendSource} source */
   #lost(source) {
     const { report } = this.#host;
-    // Ending the share by the browser's own button is no accident.
+    // The person ended the screen share with the browser's button: this is not an error.
     if (source !== 'screen') report(new UprtcError(`${source}_lost`));
     this.switch(source, false).catch(report);
   }

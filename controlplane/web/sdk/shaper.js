@@ -1,10 +1,10 @@
 // @ts-check
-/** How large, how fast and in which codec our senders send: the room's limits, and what the browser makes of them. */
+/** Size, frame rate, bit rate and codec of our senders: applies the room's limits and corrects the browser's adaptation. */
 
 /** @import { VideoCodec } from './socket.js' */
 /** @import { Limits, SendSource } from './uprtc.js' */
 
-/** A camera's lines (its shorter side) that the bit rate can fill with H.264, from the best down. */
+/** Lines of a camera's video (its shorter side) that are useful with H.264 at a bit rate, the best first. */
 const LINES = [
   { bps: 700_000, lines: 720 },
   { bps: 400_000, lines: 540 },
@@ -12,28 +12,47 @@ const LINES = [
   { bps: 0, lines: 180 },
 ];
 
-/** How often the camera's sender is looked at: its picture is whole at most so long after the network allows it. */
-const LOOK_MS = 500;
+/** The camera's encodings, the smallest first. The browser fixes their number when the connection begins; which are sent is decided here. */
+export const RIDS = ['l', 'm', 'h'];
+/** Shorter sides of the picture from which libwebrtc sends so many encodings (`kSimulcastFormats`): of more it leaves out the last. */
+const ENCODINGS_MIN = [
+  { lines: 540, count: 3 },
+  { lines: 270, count: 2 },
+  { lines: 0, count: 1 },
+];
+/** Others in the room from which on they may need different encodings: with one other, the one that is sent is for that one. */
+const OTHERS_MIN = 2;
+/** Shares from which a second and a third encoding leave enough for the largest. */
+const TWO_BPS_MIN = 350_000;
+const THREE_BPS_MIN = 1_200_000;
+/** Lines and bit rates of the encodings below the largest: enough for a tile, and for links that carry no more. */
+const SMALL = [
+  { lines: 180, bps: 100_000 },
+  { lines: 360, bps: 350_000 },
+];
+
+/** How often the camera's sender is checked: at most this long after the network allows it, the video has its full size. */
+const CHECK_MS = 500;
 /**
- * The encoder's target, as a share of `maxBitrate`, from which on the network carries what the room allows. libwebrtc sets
- * the target up to a fifth below what it has, to make up for an encoder that overshoots.
+ * Share of `maxBitrate` that the encoder's target must reach: then the network can carry what the room allows. libwebrtc sets
+ * the target up to a fifth below its estimate, to compensate for an encoder that overshoots.
  */
 const CARRIED = 0.7;
-/** Below this share the network has become the limit; what the browser adapts then may be undone when it has recovered. */
+/** Below this share the network is the limit; the browser's reductions in this state may be reverted after it has recovered. */
 const SHORT = 0.5;
-/** After a change of ours, the browser has reduced the picture by then if it does so because of that change. */
+/** If the browser reduces the video because of a change of ours, it does so within this time. */
 const SETTLED_MS = 4_000;
-/** A network that comes and goes has the picture enlarged once in this time: it costs a keyframe. */
+/** On an unstable network the video is enlarged at most once in this time, because this costs a keyframe. */
 const RECOVERY_MS = 10_000;
 
-/** What libwebrtc's own first probes take, with room. */
+/** Duration of libwebrtc's own first probes, with a margin. */
 const PROBED_MS = 1_000;
-/** How often it is made to probe again, at the start and when the share has grown. */
+/** How often libwebrtc is made to probe again, at the start and when the share has grown. */
 const PROBES_MAX = 2;
-/** How long video is held back for that: longer than the 500 ms over which libwebrtc judges whether less is sent than could be. */
-const QUIET_MS = 800;
-/** And to what: with a voice much less than the 300 kb/s of the first estimate, and still a picture. */
-const QUIET_BPS = 50_000;
+/** How long video is limited for that: longer than the 500 ms in which libwebrtc checks whether it sends less than it could. */
+const PROBE_MS = 800;
+/** The rate during that time: with audio still far below the first estimate of 300 kb/s, and enough for video. */
+const PROBE_BPS = 50_000;
 
 /** Keeps the senders of a transport within the limits of the room. */
 export class Shaper {
@@ -47,41 +66,52 @@ export class Shaper {
   #limits;
   /** @type {VideoCodec | undefined} */
   #codec;
-  /** A sender's parameters are read and written by one at a time. @type {Promise<void>} */
+  /** Serialises reading and writing of a sender's parameters. @type {Promise<void>} */
   #shaping = Promise.resolve();
   /** @type {ReturnType<typeof setInterval> | undefined} */
-  #looking;
-  /** What was last wished for the camera, to see what is a change. */
-  #wish = '';
+  #checking;
+  /** The last parameters of the camera, to detect changes. */
+  #lastParameters = '';
   #changedAt = -Infinity;
-  /** Whether the picture, if it is reduced, is so for a reason that may have gone. */
-  #isFresh = false;
-  #freedAt = -Infinity;
-  /** Whether the network carried the share when the sender was last looked at. */
+  /** Whether a reduction of the video may have a cause that no longer exists. */
+  #mayRevert = false;
+  #revertedAt = -Infinity;
+  /** Whether the network carried the share at the last check. */
   #isCarried = false;
   #probesLeft = 0;
   #probedAt = -Infinity;
-  /** Video is held back. */
-  #isQuiet = false;
-  /** Statistics can take longer than `LOOK_MS` on a busy machine. */
-  #isLooking = false;
+  /** Video is limited for a probe. */
+  #isProbing = false;
+  /** Statistics can take longer than `CHECK_MS` on a busy machine. */
+  #isChecking = false;
 
-  /** @param {Limits} limits */
-  limit(limits) {
-    // Where the network has not carried the smaller share, there is no reason to look for a larger one.
+  /** @param {Limits} limits @param {number} others */
+  limit(limits, others) {
+    this.#others = others;
+    // If the network did not carry the smaller share, it is useless to probe for a larger one.
     if (this.#isCarried && limits.video > (this.#limits?.video ?? 0)) this.#expectMore();
     this.#limits = limits;
   }
 
-  /** Video goes out in another codec from now on; both are negotiated. @param {VideoCodec} codec */
+  /** The server says which encodings of the camera nobody receives. @type {string[]} */
+  #paused = [];
+  /** Others in the room. */
+  #others = 0;
+
+  /** @param {string[]} rids */
+  pause(rids) {
+    this.#paused = rids;
+  }
+
+  /** Sends video in another codec from now on; both are negotiated. @param {VideoCodec} codec */
   sendIn(codec) {
     this.#codec = codec;
   }
 
-  /** Media flows, perhaps by another way than before: the camera's picture is looked after from now on. */
+  /** Media flows, possibly over another path than before: starts checking the camera's sender. */
   start() {
     this.#expectMore();
-    this.#looking ??= setInterval(() => this.#lookOnce(), LOOK_MS);
+    this.#checking ??= setInterval(() => this.#checkOnce(), CHECK_MS);
   }
 
   #expectMore() {
@@ -90,21 +120,21 @@ export class Shaper {
   }
 
   stop() {
-    clearInterval(this.#looking);
-    this.#looking = undefined;
+    clearInterval(this.#checking);
+    this.#checking = undefined;
   }
 
   shapeAll() {
     for (const source of this.#senders.keys()) this.shape(source);
   }
 
-  /** Makes a sender obey the limits and the codec. @param {SendSource} source */
+  /** Applies the limits and the codec to a sender. @param {SendSource} source */
   shape(source) {
-    return this.#inTurn(() => this.#setParameters(source));
+    return this.#serialised(() => this.#setParameters(source));
   }
 
   /** @param {() => Promise<void>} change */
-  #inTurn(change) {
+  #serialised(change) {
     this.#shaping = this.#shaping.then(change);
     return this.#shaping;
   }
@@ -113,87 +143,111 @@ export class Shaper {
   async #setParameters(source) {
     const sender = this.#senders.get(source)?.sender;
     const parameters = /** @type {SendParameters | undefined} */ (sender?.getParameters());
-    const encoding = parameters?.encodings[0];
-    if (!sender || !parameters || !encoding) return;
-    if (this.#limits) limit(parameters, source, this.#limits, sender.track);
-    if (source === 'camera' && this.#isQuiet) encoding.maxBitrate = QUIET_BPS;
+    if (!sender || !parameters?.encodings.length) return;
+    if (this.#limits) this.#limit(parameters, source, this.#limits, sender.track);
     const mimeType = `video/${this.#codec}`;
     const codec = parameters.codecs.find((known) => known.mimeType.toLowerCase() === mimeType);
-    if (codec && source !== 'microphone') {
-      const { mimeType, clockRate, sdpFmtpLine } = codec;
-      encoding.codec = sdpFmtpLine === undefined ? { mimeType, clockRate } : { mimeType, clockRate, sdpFmtpLine };
+    for (const encoding of parameters.encodings) {
+      if (source === 'camera' && this.#isProbing) encoding.maxBitrate = PROBE_BPS;
+      if (codec && source !== 'microphone') {
+        const { mimeType, clockRate, sdpFmtpLine } = codec;
+        encoding.codec = sdpFmtpLine === undefined ? { mimeType, clockRate } : { mimeType, clockRate, sdpFmtpLine };
+      }
     }
-    if (source === 'camera') this.#note(sender.track, encoding);
-    // A sender that has ended meanwhile needs nothing any more.
+    if (source === 'camera') this.#noteChange(sender.track, parameters.encodings);
+    // A sender that was stopped meanwhile needs no parameters.
     await sender.setParameters(parameters).catch(() => {});
   }
 
   /**
+   * @param {SendParameters} parameters
+   * @param {SendSource} source
+   * @param {Limits} limits
    * @param {MediaStreamTrack | null} track
-   * @param {Encoding} encoding
    */
-  #note(track, { scaleResolutionDownBy, codec }) {
-    const wish = [track?.id, this.#limits?.video, scaleResolutionDownBy, codec?.mimeType].join();
-    if (wish === this.#wish) return;
-    this.#wish = wish;
-    this.#isFresh = true;
-    this.#changedAt = performance.now();
-  }
-
-  async #lookOnce() {
-    if (this.#isLooking) return;
-    this.#isLooking = true;
-    // Of a connection that is closed meanwhile there is nothing to see.
-    await this.#look().catch(() => {});
-    this.#isLooking = false;
-  }
-
-  /** Whether the network carries what the room allows, and what the browser makes of it. */
-  async #look() {
-    const sender = this.#senders.get('camera')?.sender;
-    const max = this.#limits?.video;
-    if (!sender?.track || !max) return;
-    const stats = [...(await sender.getStats()).values()].find(({ type }) => type === 'outbound-rtp');
-    const { targetBitrate, qualityLimitationReason } = stats ?? {};
-    if (!targetBitrate) return;
-    const now = performance.now();
-    this.#isCarried = targetBitrate >= CARRIED * max;
-    if (!this.#isCarried) {
-      if (targetBitrate < SHORT * max && now - this.#freedAt > RECOVERY_MS) this.#isFresh = true;
-      if (this.#probesLeft && now - this.#probedAt > PROBED_MS) await this.#probe();
-    } else if (this.#isFresh && qualityLimitationReason === 'bandwidth') {
-      await this.#inTurn(() => this.#free(sender));
-    } else if (now - this.#changedAt > SETTLED_MS && qualityLimitationReason !== 'cpu') {
-      this.#isFresh = false;
+  #limit(parameters, source, limits, track) {
+    if (source === 'camera' && parameters.encodings.length > 1) {
+      spread(parameters.encodings, track, limits.video, this.#others, this.#paused);
+      parameters.degradationPreference = CAMERA_PREFERENCE;
+    } else {
+      limit(parameters, source, limits, track);
     }
   }
 
   /**
-   * Makes libwebrtc probe the network again. It does so when a connection begins, but probably drops these probes if the machine is too
-   * busy to send them in time, as it may be just then; its estimate of 300 kb/s then grows by 8 % a second. It also probes
-   * when `maxBitrate` rises while much less is sent than the estimate, so video is held back for a moment.
+   * @param {MediaStreamTrack | null} track
+   * @param {Encoding[]} encodings
+   */
+  #noteChange(track, encodings) {
+    const of = encodings.filter(({ active }) => active).map((e) => [e.rid, e.scaleResolutionDownBy, e.codec?.mimeType].join());
+    const current = [track?.id, this.#limits?.video, ...of].join();
+    if (current === this.#lastParameters) return;
+    this.#lastParameters = current;
+    this.#mayRevert = true;
+    this.#changedAt = performance.now();
+  }
+
+  async #checkOnce() {
+    if (this.#isChecking) return;
+    this.#isChecking = true;
+    // A connection that was closed meanwhile has no statistics.
+    await this.#check().catch(() => {});
+    this.#isChecking = false;
+  }
+
+  /** Checks whether the network carries what the room allows, and whether the browser still reduces the video. */
+  async #check() {
+    const sender = this.#senders.get('camera')?.sender;
+    const share = this.#limits?.video;
+    if (!sender?.track || !share || this.#isProbing) return;
+    const active = sender.getParameters().encodings.filter(({ active }) => active);
+    const isActive = (/** @type {any} */ { type, rid }) =>
+      type === 'outbound-rtp' && (rid === undefined || active.some((encoding) => encoding.rid === rid));
+    const stats = [...(await sender.getStats()).values()].filter(isActive);
+    const targetBitrate = stats.reduce((sum, of) => sum + (of.targetBitrate ?? 0), 0);
+    const reasons = stats.map((of) => of.qualityLimitationReason);
+    const qualityLimitationReason = reasons.find((reason) => reason !== 'none') ?? 'none';
+    // What the room allows, less what encodings that nobody receives would have.
+    const max = Math.min(share, active.reduce((sum, { maxBitrate = share }) => sum + maxBitrate, 0));
+    if (!targetBitrate) return;
+    const now = performance.now();
+    this.#isCarried = targetBitrate >= CARRIED * max;
+    if (!this.#isCarried) {
+      if (targetBitrate < SHORT * max && now - this.#revertedAt > RECOVERY_MS) this.#mayRevert = true;
+      if (this.#probesLeft && now - this.#probedAt > PROBED_MS) await this.#probe();
+    } else if (this.#mayRevert && qualityLimitationReason === 'bandwidth') {
+      await this.#serialised(() => this.#revertReductions(sender));
+    } else if (now - this.#changedAt > SETTLED_MS && qualityLimitationReason !== 'cpu') {
+      this.#mayRevert = false;
+    }
+  }
+
+  /**
+   * Makes libwebrtc probe the network again. It probes when a connection begins, but probably drops these probes if the machine is too
+   * busy to send them in time; its estimate then grows from 300 kb/s by 8 % per second. It also probes
+   * when `maxBitrate` rises while it sends much less than its estimate, so video is limited for a moment.
    */
   async #probe() {
     this.#probesLeft -= 1;
-    this.#isQuiet = true;
+    this.#isProbing = true;
     await this.shape('camera');
-    await new Promise((resolve) => setTimeout(resolve, QUIET_MS));
-    this.#isQuiet = false;
+    await new Promise((resolve) => setTimeout(resolve, PROBE_MS));
+    this.#isProbing = false;
     await this.shape('camera');
     this.#probedAt = performance.now();
   }
 
   /**
-   * Makes the browser drop its reductions. libwebrtc reduces a picture that is too large for the bit rate of the moment: at
-   * the start, where that is 300 kb/s, and when the size that we ask for changes. It goes back in up to six steps of 2 s and
-   * more, because each waits for the quantisers of 60 frames. But it drops all reductions at once when `degradationPreference`
-   * changes to or from `balanced`. This is done once for each change, as soon as the network carries the share; what is
-   * reduced after that is reduced because of the picture itself.
+   * Makes the browser revert its reductions. libwebrtc reduces video that is too large for the current bit rate: at
+   * the start, at 300 kb/s, and when the size that we request changes. It reverts this in up to six steps of 2 s or
+   * more, because each step waits for the quantisers of 60 frames. But it discards all reductions at once when `degradationPreference`
+   * changes to or from `balanced`. This is done once per change, as soon as the network carries the share. A
+   * reduction after that is caused by the content of the video.
    * @param {RTCRtpSender} sender
    */
-  async #free(sender) {
-    this.#isFresh = false;
-    this.#freedAt = performance.now();
+  async #revertReductions(sender) {
+    this.#mayRevert = false;
+    this.#revertedAt = performance.now();
     for (const preference of /** @type {const} */ (['balanced', CAMERA_PREFERENCE])) {
       const parameters = sender.getParameters();
       parameters.degradationPreference = preference;
@@ -202,11 +256,11 @@ export class Shaper {
   }
 }
 
-/** Where the bit rate or the processor cannot bear both, a face is smaller, not jerky. */
+/** If bit rate or processor are not sufficient, the size is reduced and not the frame rate. */
 const CAMERA_PREFERENCE = 'maintain-framerate';
 
 /**
- * As the WebRTC Extensions have them: TypeScript does not know the codec of an encoding yet.
+ * Types of WebRTC Extensions: TypeScript does not have the codec of an encoding yet.
  * @typedef {{ mimeType: string, clockRate: number, sdpFmtpLine?: string }} EncodingCodec
  * @typedef {RTCRtpEncodingParameters & { codec?: EncodingCodec }} Encoding
  * @typedef {RTCRtpSendParameters & { encodings: Encoding[] }} SendParameters
@@ -232,7 +286,37 @@ function limit(parameters, source, limits, track) {
 }
 
 /**
- * How far to shrink a camera's picture, so that it is rather small and clear than large and blocky.
+ * Which encodings of a camera are sent, in which size, and at most at which rate. Together they stay within the share. Encodings that
+ * nobody receives are paused, but for the smallest of several, from which a receiver can go on when its link becomes narrow.
+ * @param {Encoding[]} encodings The smallest first.
+ * @param {MediaStreamTrack | null} track
+ * @param {number} bps
+ * @param {number} others
+ * @param {string[]} paused
+ */
+function spread(encodings, track, bps, others, paused) {
+  const { width, height } = track?.getSettings() ?? {};
+  const lines = width && height ? Math.min(width, height) : 720;
+  const possible = ENCODINGS_MIN.find((step) => lines >= step.lines)?.count ?? 1;
+  const top = Math.min(possible, encodings.length) - 1;
+  /** @type {number[]} */
+  let used = [top];
+  if (others >= OTHERS_MIN && top > 0 && bps >= TWO_BPS_MIN) {
+    used = top > 1 && bps >= THREE_BPS_MIN ? [0, 1, top] : [0, top];
+    used = used.filter((at, n) => n === 0 || !paused.includes(encodings[at]?.rid ?? ''));
+  }
+  const small = used.filter((at) => at < top).map((at) => SMALL[at]);
+  const rest = bps - small.reduce((sum, step) => sum + (step?.bps ?? 0), 0);
+  encodings.forEach((encoding, at) => {
+    const step = at < top ? SMALL[at] : undefined;
+    encoding.active = used.includes(at);
+    encoding.maxBitrate = step ? step.bps : rest;
+    encoding.scaleResolutionDownBy = step ? Math.max(1, lines / step.lines) : downscale(track, rest);
+  });
+}
+
+/**
+ * The scale factor of a camera's video: small and clear is better than large and blocky.
  * @param {MediaStreamTrack | null} track
  * @param {number} bps
  */

@@ -1,13 +1,13 @@
 // @ts-check
-/** The signalling socket: opening it, and if the door stays shut, finding out why; signals both ways; keeping watch. */
+/** The signalling socket: opening it and finding out why it was refused, signals in both directions, detecting a dead connection. */
 
 import { UprtcError } from './error.js';
 
-/** @import { LeaveReason, Source } from './uprtc.js' */
+/** @import { LeaveReason, Quality, Source } from './uprtc.js' */
 
 /** @typedef {{ mid: string, kind: 'audio' | 'video', peer?: string, track?: string, source?: Source }} SlotInfo */
 /** @typedef {{ track: string, kind: 'audio' | 'video', source: Source, active: boolean, muted?: boolean }} TrackInfo */
-/** @typedef {{ peer: string, name: string, tracks: TrackInfo[] }} PeerInfo */
+/** @typedef {{ peer: string, name: string, lookalike?: boolean, quality?: Quality, tracks: TrackInfo[] }} PeerInfo */
 /**
  * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
@@ -15,7 +15,7 @@ import { UprtcError } from './error.js';
  */
 /** @typedef {'h264' | 'vp8' | 'vp9' | 'av1'} VideoCodec */
 /**
- * What the server says (docs/PROTOCOL.md).
+ * Signals from the server (docs/PROTOCOL.md).
  * @typedef {Welcome
  *   | { type: 'answer', sdp: string }
  *   | { type: 'candidate' } & RTCIceCandidateInit
@@ -25,9 +25,11 @@ import { UprtcError } from './error.js';
  *   | { type: 'peer_left', peer: string, reason: LeaveReason }
  *   | { type: 'moved', room: string, peers_max: number }
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
+ *   | { type: 'quality', peers: { peer: string, quality: Quality }[] }
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
  *   | { type: 'codec', video: VideoCodec }
+ *   | { type: 'encodings', paused: { mid: string, rids: string[] }[] }
  *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, expires_in_ms?: number }
  *   | { type: 'token_expiring', expires_in_ms: number }
  *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }
@@ -36,7 +38,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'pong' }} ServerSignal
  */
 /**
- * What we say.
+ * Signals from the client.
  * @typedef {{ type: 'offer', sdp: string, tracks?: { mid: string | undefined, source: Source, active: boolean }[] }
  *   | { type: 'resume', session: string }
  *   | { type: 'candidates', candidates: RTCIceCandidateInit[] }
@@ -46,19 +48,19 @@ import { UprtcError } from './error.js';
  *   | { type: 'leave' }} ClientSignal
  */
 
-/** What a newcomer is refused for, and one who resumes is not. */
-const PLACE_CODES = new Set(['room_full', 'room_locked', 'no_dataplane', 'engine_busy']);
+/** Reasons for which a newcomer is refused, and a client that resumes is not. */
+const NEWCOMER_CODES = new Set(['room_full', 'room_locked', 'no_dataplane', 'engine_busy']);
 const OPEN_MS_MAX = 8_000;
 const PING_MS = 10_000;
-/** Two pings without any answer: the path is dead, whatever TCP thinks. */
+/** Two pings without an answer: the connection is dead, also if TCP has not noticed. */
 const SILENCE_MS_MAX = 25_000;
 
 /** One signalling socket, from its opening to its end. */
 export class Socket {
   /**
-   * Asks the address by plain HTTP whether a newcomer would be let in now (RFC 9457 problems; docs/PROTOCOL.md, 1.1).
+   * Asks by plain HTTP whether a newcomer could join now (RFC 9457 problems; docs/PROTOCOL.md, 1.1).
    * @param {URL} url Of http or https.
-   * @returns {Promise<UprtcError | undefined>} Why not.
+   * @returns {Promise<UprtcError | undefined>} The reason if not.
    */
   static async ask(url) {
     const asking = new URL(url);
@@ -69,7 +71,7 @@ export class Socket {
       const problem = await response.json();
       if (typeof problem.code === 'string') return new UprtcError(problem.code, problem.detail);
     } catch {
-      // No answer, or none of uprtc's: it is not there.
+      // No answer, or not an answer of uprtc: it is unreachable.
     }
     return new UprtcError('unreachable');
   }
@@ -91,14 +93,14 @@ export class Socket {
     });
     if (isOpen) return socket;
     socket.close();
-    throw await Socket.#whyNot(url);
+    throw await Socket.#refusalOf(url);
   }
 
-  /** A WebSocket hides why it was refused; the same address, asked by plain HTTP, says it. @param {URL} url */
-  static async #whyNot(url) {
+  /** A WebSocket does not tell why it was refused. A plain HTTP request to the same address does. @param {URL} url */
+  static async #refusalOf(url) {
     const refusal = await Socket.ask(url);
-    // For want of a place offers are refused and WebSockets are not: this one failed for another reason.
-    return refusal && !PLACE_CODES.has(refusal.code) ? refusal : new UprtcError('unreachable');
+    // These reasons refuse offers and not WebSockets: this one failed for another reason.
+    return refusal && !NEWCOMER_CODES.has(refusal.code) ? refusal : new UprtcError('unreachable');
   }
 
   /** @type {WebSocket} */
@@ -113,36 +115,36 @@ export class Socket {
    */
   constructor(ws, onsignal) {
     this.#ws = ws;
-    let heardAt = performance.now();
+    let receivedAt = performance.now();
     const pings = setInterval(() => {
-      if (performance.now() - heardAt > SILENCE_MS_MAX) this.close();
+      if (performance.now() - receivedAt > SILENCE_MS_MAX) this.close();
       else this.send({ type: 'ping' });
     }, PING_MS);
     ws.onmessage = ({ data }) => {
-      heardAt = performance.now();
-      this.#hand(/** @type {ServerSignal} */ (JSON.parse(data)), onsignal);
+      receivedAt = performance.now();
+      this.#dispatch(/** @type {ServerSignal} */ (JSON.parse(data)), onsignal);
     };
-    /** Resolves when it is over, for whatever reason. @type {Promise<void>} */
-    this.closed = new Promise((resolve) => (this.#over = resolve));
-    ws.onclose = () => this.#over();
+    /** Resolves when the socket is closed, for any reason. @type {Promise<void>} */
+    this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
+    ws.onclose = () => this.#resolveClosed();
     this.closed.then(() => {
       clearInterval(pings);
       ws.onmessage = null;
-      this.#isOver = true;
+      this.#isClosed = true;
       for (const { reject } of this.#waiting.splice(0)) reject(this.#refusal);
     });
   }
 
-  #over = () => {};
-  #isOver = false;
-  /** What a wait for something that cannot come any more ends with. */
+  #resolveClosed = () => {};
+  #isClosed = false;
+  /** The error with which pending waits end when the socket is closed. */
   #refusal = new UprtcError('unreachable', 'the socket was closed');
 
   /**
    * @param {ServerSignal} signal
    * @param {(signal: ServerSignal, socket: Socket) => void} onsignal
    */
-  #hand(signal, onsignal) {
+  #dispatch(signal, onsignal) {
     onsignal(signal, this);
     const waiting = this.#waiting;
     if (signal.type === 'error' && (signal.fatal || signal.code === 'unknown_session')) {
@@ -154,12 +156,12 @@ export class Socket {
   }
 
   /**
-   * The next signal of that kind. Rejects when the server refuses, or the socket ends before.
+   * The next signal that `wants` selects. Rejects if the server refuses or the socket closes before.
    * @param {(signal: ServerSignal) => boolean} wants
    * @returns {Promise<ServerSignal>}
    */
   next(wants) {
-    if (this.#isOver) return Promise.reject(this.#refusal);
+    if (this.#isClosed) return Promise.reject(this.#refusal);
     return new Promise((resolve, reject) => this.#waiting.push({ wants, resolve, reject }));
   }
 
@@ -168,9 +170,9 @@ export class Socket {
     if (this.#ws.readyState === WebSocket.OPEN) this.#ws.send(JSON.stringify(signal));
   }
 
-  /** Over at once for us; the closing handshake may take its time. */
+  /** Closed at once for us; the closing handshake may take longer. */
   close() {
     this.#ws.close();
-    this.#over();
+    this.#resolveClosed();
   }
 }

@@ -1,28 +1,28 @@
 // @ts-check
-/** Who speaks: from the audio level that every RTP packet carries (RFC 6464), or else from what is played. */
+/** Detects who speaks, from the audio level in RTP packets (RFC 6464), or otherwise from the decoded audio. */
 
 /** @import { Participant } from './participant.js' */
 
-const LISTEN_MS = 150;
-/** Speech lies above it, a quiet room below: about -36 dBov. */
-const LOUD = 0.016;
+const CHECK_MS = 150;
+/** Speech is above this level, a quiet room below: about -36 dBov. */
+const SPEECH_LEVEL_MIN = 0.016;
 /** Longer than the pauses within a sentence. */
 const HOLD_MS = 600;
 
-/** Looks at everybody's level, and tells who begins or stops to speak. */
+/** Watches the audio levels, and reports who starts or stops speaking. */
 export class Speaking {
   /**
-   * @param {() => Iterable<[Participant, number | Promise<number>]>} levels Everybody, and how loud, 0 to 1.
+   * @param {() => Iterable<[Participant, number | Promise<number>]>} levels All participants with their levels, 0 to 1.
    * @param {(participant: Participant, speaking: boolean) => void} onchange
    */
   constructor(levels, onchange) {
     this.#onchange = onchange;
     this.#timer = setInterval(() => {
       for (const [participant, level] of levels()) {
-        if (typeof level === 'number') this.#hear(participant, level);
-        else level.then((level) => this.#hear(participant, level), () => {});
+        if (typeof level === 'number') this.#update(participant, level);
+        else level.then((level) => this.#update(participant, level), () => {});
       }
-    }, LISTEN_MS);
+    }, CHECK_MS);
   }
 
   #timer;
@@ -34,10 +34,10 @@ export class Speaking {
    * @param {Participant} participant
    * @param {number} level
    */
-  #hear(participant, level) {
+  #update(participant, level) {
     const now = performance.now();
     participant.audioLevel = level;
-    if (level > LOUD) this.#loudAt.set(participant, now);
+    if (level > SPEECH_LEVEL_MIN) this.#loudAt.set(participant, now);
     const speaking = now - (this.#loudAt.get(participant) ?? -Infinity) < HOLD_MS;
     if (participant.speaking === speaking) return;
     participant.speaking = speaking;

@@ -1,32 +1,36 @@
 // @ts-check
-/** The one RTCPeerConnection of a stay in the room: its offer, its slots, its senders, its statistics. */
+/** The RTCPeerConnection of a call: its offer, its slots, its senders, its statistics. */
 
-import { Shaper } from './shaper.js';
+import { RIDS, Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
-/** @import { SlotInfo, VideoCodec, Welcome } from './socket.js' */
+/** @import { ServerSignal, SlotInfo, Welcome } from './socket.js' */
+/** @typedef {Extract<ServerSignal, { type: 'codec' | 'encodings' }>} Told */
 /** @import { AudioOptions, AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
-/** How long ICE may look for its way back by itself before it is restarted. */
+/** How long ICE may take to recover by itself before it is restarted. */
 const RESTART_MS = 3_000;
-/** How long candidates are gathered before they are sent together: a browser finds those of all its networks at once. */
+/** How long candidates are collected before they are sent together: a browser finds those of all its networks at once. */
 const GATHER_MS = 20;
-/** How long all of that may take before the room is entered anew. */
+/** How long recovery may take before the module joins again. */
 const DISCONNECTED_MS_MAX = 12_000;
 
-/** How often it is looked whether anything arrives. */
-const LOOK_MS = 1_000;
-/** Nothing arrives for so long although media leaves, which is answered by RTCP several times a second: there is no way. */
+/** How often to check whether anything arrives. */
+const CHECK_MS = 1_000;
+/** If nothing arrives for this long while media is sent, the path is dead: media is answered by RTCP several times per second. */
 const SILENCE_MS_MAX = 3_000;
-/** The same while nothing leaves but ICE's checks, of which a browser may send one in 2.5 s only (RFC 7675). */
+/** The same while only ICE checks are sent, of which a browser may send only one in 2.5 s (RFC 7675). */
 const IDLE_SILENCE_MS_MAX = 8_000;
 
-/** A peer as the browser has it. Its sections are made once; what may be negotiated again is the way of its packets. */
+/** Codecs with which the server takes several encodings of a track (docs/PROTOCOL.md, 1.6). */
+const SIMULCAST_CODECS = ['video/h264', 'video/vp8'];
+
+/** The browser's side of a peer. Its m-sections are created once; only ICE is negotiated again. */
 export class Transport {
   /**
    * @param {Welcome} welcome
    * @param {{ oncandidates: (candidates: RTCIceCandidateInit[]) => void, onstate: () => void, onlost: () => void }} handlers
-   *   `onlost`: ICE does not find its way back by itself; {@link Transport.restart} is the next thing to try.
+   *   `onlost`: ICE did not recover by itself; try {@link Transport.restart} next.
    * @param {AudioOptions} [audio]
    */
   constructor(welcome, { oncandidates, onstate, onlost }, audio = {}) {
@@ -36,7 +40,7 @@ export class Transport {
       rtcpMuxPolicy: 'require',
       iceServers: welcome.stun ? [{ urls: welcome.stun }] : [],
     });
-    /** Of no more use: what takes its place is under way. */
+    /** No longer used: its replacement is being set up. */
     this.isRetired = false;
     /** Whether the edge forwards our media now. */
     this.isServed = true;
@@ -49,10 +53,10 @@ export class Transport {
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
     this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
     this.#addSections(welcome);
-    this.#looking = setInterval(() => this.#look().catch(() => {}), LOOK_MS);
+    this.#checking = setInterval(() => this.#check().catch(() => {}), CHECK_MS);
   }
 
-  /** What the room uses, the best first, in lower case. @type {{ video: string[], audio: string[] }} */
+  /** The codecs of the room, the preferred first, in lower case. @type {{ video: string[], audio: string[] }} */
   #wanted;
   #onstate;
   #audio;
@@ -60,18 +64,18 @@ export class Transport {
   #onlost;
   #isAnswered = false;
   #isLastCandidate = false;
-  /** @type {RTCIceCandidateInit[]} Ours, to be sent together. */
+  /** @type {RTCIceCandidateInit[]} Our candidates, to be sent together. */
   #gathered = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #gathering;
-  /** @type {RTCIceCandidateInit[]} Came before the answer. */
+  /** @type {RTCIceCandidateInit[]} Candidates that arrived before the answer. */
   #early = [];
   /** @type {Map<SendSource, RTCRtpTransceiver>} */
   #senders = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #patience;
+  #giveUpTimer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #restarting;
+  #restartTimer;
   #shaper = new Shaper(this.#senders);
   /** @type {Map<string, Sample>} By the statistics object's id. */
   #samples = new Map();
@@ -80,13 +84,13 @@ export class Transport {
     return this.pc.connectionState === 'connected' && this.isServed && !this.isSilent;
   }
 
-  /** Nothing has been heard of the server for a while: ICE takes longer to say so. */
+  /** Nothing has arrived from the server for a while. ICE would report this later. */
   isSilent = false;
-  #looking;
-  #heard = { at: performance.now(), received: -1, sent: 0 };
+  #checking;
+  #lastReceived = { at: performance.now(), received: -1, sent: 0 };
 
-  /** Whether anything arrives at all: media, RTCP or answers to checks. */
-  async #look() {
+  /** Checks whether anything arrives: media, RTCP or answers to ICE checks. */
+  async #check() {
     if (!this.wasConnected || this.isRetired) return;
     let [received, sent] = [0, 0];
     for (const report of (await this.pc.getStats()).values()) {
@@ -95,34 +99,41 @@ export class Transport {
       if (report.type === 'outbound-rtp') sent += report.packetsSent ?? 0;
     }
     const now = performance.now();
-    if (received !== this.#heard.received) this.#heard = { at: now, received, sent };
-    const most = sent > this.#heard.sent ? SILENCE_MS_MAX : IDLE_SILENCE_MS_MAX;
-    const isSilent = now - this.#heard.at >= most;
+    if (received !== this.#lastReceived.received) this.#lastReceived = { at: now, received, sent };
+    const most = sent > this.#lastReceived.sent ? SILENCE_MS_MAX : IDLE_SILENCE_MS_MAX;
+    const isSilent = now - this.#lastReceived.at >= most;
     if (isSilent === this.isSilent) return;
     this.isSilent = isSilent;
     this.#onstate();
   }
 
-  /** This browser has no codec of video that the room uses. */
+  /** This browser supports no video codec of the room. */
   get lacksVideo() {
     return !codecs('video').some(({ mimeType }) => this.#wanted.video.includes(mimeType.toLowerCase()));
   }
 
   /**
-   * Three senders and as many slots as the room asks for, always in this order. A sender without a device is there
-   * too, so that the device can come later without a new offer.
+   * Three senders and as many slots as the server proposes, always in this order. A sender without a device is created
+   * too, so that a device can be added later without a new offer.
    * @param {Welcome} welcome
    */
   #addSections(welcome) {
     if (welcome.may_publish) {
-      const [voice, screen] = [new MediaStream(), new MediaStream()];
-      this.#senders.set('microphone', this.#add('audio', { direction: 'sendonly', streams: [voice] }));
-      this.#senders.set('camera', this.#add('video', { direction: 'sendonly', streams: [voice] }));
+      const [own, screen] = [new MediaStream(), new MediaStream()];
+      this.#senders.set('microphone', this.#add('audio', { direction: 'sendonly', streams: [own] }));
+      this.#senders.set('camera', this.#add('video', { direction: 'sendonly', streams: [own], ...this.#simulcast }));
       this.#senders.set('screen', this.#add('video', { direction: 'sendonly', streams: [screen] }));
     }
     if (!welcome.may_subscribe) return;
     for (let n = 0; n < welcome.slots.audio; n++) this.#add('audio', { direction: 'recvonly' });
     for (let n = 0; n < welcome.slots.video; n++) this.#add('video', { direction: 'recvonly' });
+  }
+
+  /** Several encodings of the camera, if the room's codecs are those with which the server takes them. */
+  get #simulcast() {
+    const isTaken = this.#wanted.video.every((codec) => SIMULCAST_CODECS.includes(codec));
+    const encodings = RIDS.map((rid, n) => ({ rid, scaleResolutionDownBy: 2 ** (RIDS.length - 1 - n) }));
+    return isTaken && { sendEncodings: encodings };
   }
 
   /**
@@ -138,14 +149,14 @@ export class Transport {
 
   /**
    * @param {Device[]} devices
-   * @returns {Promise<string>} The first offer.
+   * @returns {Promise<string>} The initial offer.
    */
   async offer(devices) {
     await Promise.all(devices.map((device) => this.#senders.get(device.source)?.sender.replaceTrack(device.track)));
     return this.#describe();
   }
 
-  /** ICE begins anew; media goes on by the old way until there is a new one. @returns {Promise<string>} A further offer. */
+  /** Restarts ICE; media continues on the old path until there is a new one. @returns {Promise<string>} A subsequent offer. */
   restart() {
     this.pc.restartIce();
     this.#isAnswered = this.#isLastCandidate = false;
@@ -170,13 +181,13 @@ export class Transport {
   addCandidate({ candidate, sdpMid, sdpMLineIndex, usernameFragment }) {
     const init = { candidate, sdpMid, sdpMLineIndex, usernameFragment };
     if (!this.#isAnswered) this.#early.push(init);
-    // One that the browser cannot use is no loss: the answer has them all.
+    // If the browser cannot use one, nothing is lost: the answer has all candidates.
     else this.pc.addIceCandidate(init).catch(() => {});
   }
 
   /** @param {RTCIceCandidate | null} candidate */
   #trickle(candidate) {
-    // Some browsers say the end twice: by an empty candidate and by null.
+    // Some browsers report the end twice: by an empty candidate and by null.
     if (this.#isLastCandidate) return;
     this.#isLastCandidate = !candidate?.candidate;
     this.#gathered.push(candidate?.candidate ? candidate.toJSON() : { candidate: '' });
@@ -199,44 +210,44 @@ export class Transport {
     } else if (connectionState === 'disconnected') {
       this.#wait(RESTART_MS);
     } else if (connectionState === 'failed') {
-      // What has never worked, or what DTLS has ended, is not mended by another way.
+      // A connection that never worked, or that DTLS has ended, is not repaired by an ICE restart.
       if (this.wasConnected && iceConnectionState === 'failed') this.#wait(0);
       else this.hasFailed = true;
     }
     this.#onstate();
   }
 
-  /** Media has no way: ICE may find one by itself, then it is restarted, then it is given up. @param {number} ms */
+  /** The path is lost: ICE may recover by itself, then it is restarted, then the connection is given up. @param {number} ms */
   #wait(ms) {
-    this.#patience ??= setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
-    this.#restarting ??= setTimeout(() => this.#onlost(), ms);
+    this.#giveUpTimer ??= setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
+    this.#restartTimer ??= setTimeout(() => this.#onlost(), ms);
   }
 
   #endWait() {
-    clearTimeout(this.#patience);
-    clearTimeout(this.#restarting);
-    this.#patience = this.#restarting = undefined;
+    clearTimeout(this.#giveUpTimer);
+    clearTimeout(this.#restartTimer);
+    this.#giveUpTimer = this.#restartTimer = undefined;
   }
 
-  /** The network is another one, or the socket is back: if media has no way, now is the time to look for one. */
-  hurry() {
+  /** The network changed, or the socket is back: restarts ICE now if the path is lost. */
+  restartIfLost() {
     if (this.isLost) this.#onlost();
   }
 
-  /** Media had a way and has none now. */
+  /** Media had a path and has none now. */
   get isLost() {
     return this.wasConnected && !this.hasFailed && this.pc.connectionState !== 'connected';
   }
 
   #giveUp() {
     this.#endWait();
-    // While the edge says that it is the one who is away, it is the one who ends the wait.
+    // While the edge reports `interrupted`, it decides when to give up.
     if (!this.isServed) return;
     this.hasFailed = true;
     this.#onstate();
   }
 
-  /** Sends what the device has now: its track, another one, or nothing. @param {Device} device */
+  /** Sends the device's current track, or nothing. @param {Device} device */
   async carry(device) {
     const sender = this.#senders.get(device.source)?.sender;
     if (!sender || this.isRetired) return;
@@ -244,15 +255,27 @@ export class Transport {
     await this.#shaper.shape(device.source);
   }
 
-  /** @param {Limits} limits */
-  limit(limits) {
-    this.#shaper.limit(limits);
+  /**
+   * @param {Limits} limits
+   * @param {number} others How many others are in the room: for several of them several encodings may be of use.
+   */
+  limit(limits, others) {
+    this.#shaper.limit(limits, others);
     this.#shapeAll();
   }
 
-  /** Sends video in another codec from now on; both are negotiated. @param {VideoCodec} codec */
-  sendIn(codec) {
-    this.#shaper.sendIn(codec);
+  /**
+   * Sends video as the server says: in another codec from now on, of which both are negotiated; or not in the encodings that nobody
+   * receives now, of which it names all.
+   * @param {Told} signal
+   */
+  follow(signal) {
+    if (signal.type === 'codec') {
+      this.#shaper.sendIn(signal.video);
+    } else {
+      const mine = signal.paused.filter(({ mid }) => mid === this.midOf('camera'));
+      this.#shaper.pause(mine.flatMap(({ rids }) => rids));
+    }
     this.#shapeAll();
   }
 
@@ -303,7 +326,10 @@ export class Transport {
         if (report.currentRoundTripTime !== undefined) stats.rttMs = report.currentRoundTripTime * 1000;
         stats.availableBps = report.availableOutgoingBitrate;
       } else if (report.type === 'outbound-rtp' && sources.has(report.mid)) {
-        this.#measure(stats.outgoing, /** @type {SendSource} */ (sources.get(report.mid)), report, reports);
+        const source = /** @type {SendSource} */ (sources.get(report.mid));
+        const others = stats.outgoing[source];
+        this.#measure(stats.outgoing, source, report, reports);
+        if (report.rid && others) stats.outgoing.camera = together(others, stats.outgoing.camera);
       } else if (report.type === 'inbound-rtp') {
         const slot = slots.find(({ mid }) => mid === report.mid);
         const into = slot?.peer && stats.incoming.get(slot.peer);
@@ -356,13 +382,24 @@ export class Transport {
 
   close() {
     this.#endWait();
-    clearInterval(this.#looking);
+    clearInterval(this.#checking);
     clearTimeout(this.#gathering);
     this.#shaper.stop();
     this.isRetired = true;
     this.pc.onconnectionstatechange = this.pc.onicecandidate = null;
     this.pc.close();
   }
+}
+
+/**
+ * The encodings of a camera as one: the size and frame rate are those of the largest.
+ * @param {any} one
+ * @param {any} other
+ * @returns {VideoStats}
+ */
+function together(one, other) {
+  const larger = other.fps > 0 && other.width > one.width ? other : one;
+  return { ...larger, bps: one.bps + other.bps, loss: Math.max(one.loss, other.loss) };
 }
 
 /** @typedef {{ at: number, bytes: number, packets: number, lost: number }} Sample */
@@ -372,21 +409,21 @@ function codecs(kind) {
 }
 
 /**
- * Opus and the one or two codecs of video that the room uses: an offer of everything would be several times as long. The
- * forms of H.264 that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is left out: packets that
- * are forwarded are repaired by retransmission.
+ * Opus and the one or two video codecs of the room: an offer of all codecs would be several times as long. The
+ * H.264 profiles that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is omitted: forwarded
+ * packets are repaired by retransmission.
  * @param {'audio' | 'video'} kind
- * @param {string[]} used Types that the room uses, the best first.
+ * @param {string[]} used MIME types of the room's codecs, the preferred first.
  */
 function preferred(kind, used) {
   const all = codecs(kind).filter(({ mimeType }) => !/\/(red|ulpfec|flexfec-03|CN|telephone-event)$/i.test(mimeType));
-  const place = (/** @type {RTCRtpCodec} */ { mimeType }) => used.indexOf(mimeType.toLowerCase());
-  const wanted = all.filter((codec) => place(codec) >= 0);
-  // A browser without any of them offers what it has; the server says what it makes of it.
+  const rankOf = (/** @type {RTCRtpCodec} */ { mimeType }) => used.indexOf(mimeType.toLowerCase());
+  const wanted = all.filter((codec) => rankOf(codec) >= 0);
+  // A browser that supports none of them offers what it has, and the server decides.
   if (!wanted.length) return all;
-  const order = (/** @type {RTCRtpCodec} */ codec) =>
-    place(codec) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
-  wanted.sort((a, b) => order(a) - order(b));
+  const orderOf = (/** @type {RTCRtpCodec} */ codec) =>
+    rankOf(codec) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
+  wanted.sort((a, b) => orderOf(a) - orderOf(b));
   return [...wanted, ...all.filter(({ mimeType }) => /\/rtx$/.test(mimeType))];
 }
 
@@ -398,7 +435,7 @@ function rank(fmtp = '') {
 }
 
 /**
- * Declares for Opus what the application wants to send and to hear (RFC 7587 §6.1). Browsers have no other way to say it.
+ * Adds the application's Opus settings to the offer (RFC 7587 §6.1). Browsers have no other interface for this.
  * @param {string} sdp
  * @param {AudioOptions} audio
  */

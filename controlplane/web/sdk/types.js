@@ -1,5 +1,5 @@
 // @ts-check
-/** The words of the client module: what an application gives, gets and is told. */
+/** The types of the client module: options, events and statistics. */
 
 /** @import { UprtcError } from './error.js' */
 /** @import { Participant } from './participant.js' */
@@ -8,11 +8,19 @@
 /** @typedef {'microphone' | 'camera' | 'screen'} SendSource What this client can send. */
 
 /**
- * How the room is doing.
- * - `new`: not asked to join yet; `connecting`: joining for the first time;
+ * How good the connection between a participant and the server is, as the server sees it: everybody in the room is told the same.
+ * - `weak`: 5 % or more of the packets are lost one way or the other, before repairs, or the round trip takes 400 ms or more;
+ * - `lost`: nothing comes from the participant, or nothing of a microphone and a camera that are on;
+ * - `good`: everything else, also while nothing is known yet.
+ * @typedef {'good' | 'weak' | 'lost'} Quality
+ */
+
+/**
+ * State of the connection to the room.
+ * - `new`: `join` has not been called; `connecting`: joining for the first time;
  * - `connected`: signals and media flow;
  * - `reconnecting`: the signalling socket is lost, media still flows;
- * - `interrupted`: media does not flow now, or nothing has been heard of the server for 3 s; it is being restored;
+ * - `interrupted`: media does not flow now, or nothing has arrived from the server for 3 s; the module restores it;
  * - `closed`: left, or ended by an error. Final.
  * @typedef {'new' | 'connecting' | 'connected' | 'reconnecting' | 'interrupted' | 'closed'} RoomState
  */
@@ -22,29 +30,29 @@
 /**
  * @typedef {object} RoomOptions
  * @property {string} room Name of the room.
- * @property {string | (() => string | Promise<string>)} token A JWT, or a function that brings a fresh one: it is asked
- *   each time a socket is opened, and a minute before the last one expires.
- * @property {string} [server] `https://…` of the uprtc edge, with the path that a proxy may put before it.
+ * @property {string | (() => string | Promise<string>)} token A JWT, or a function that returns a valid one: it is called
+ *   each time a socket is opened, and a minute before the current token expires.
+ * @property {string} [server] `https://…` of the uprtc edge, with the path prefix of a proxy if there is one.
  *   The page's own origin by default.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
- *   is passed in stays yours: it is never stopped here.
+ *   you pass in stays yours: the module never stops it.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [camera] Send video from the start.
- * @property {AudioOptions} [audio] Music instead of speech. Who listens says so, too: `stereo` is what a browser sends and plays.
- * @property {number} [joinTimeout] Milliseconds for which an unreachable server is tried before `join` fails; 15000
+ * @property {AudioOptions} [audio] Settings for music instead of speech. Receivers must set `stereo` too: it applies to sending and playing.
+ * @property {number} [joinTimeout] How long `join` tries to reach the server before it fails, milliseconds; 15000
  *   by default.
  */
 
 /**
- * How audio is sent and heard. A microphone gives two channels only with constraints such as `{ channelCount: 2,
+ * How audio is sent and played. A microphone gives two channels only with constraints such as `{ channelCount: 2,
  * echoCancellation: false, noiseSuppression: false, autoGainControl: false }`.
  * @typedef {object} AudioOptions
  * @property {boolean} [stereo] Send two channels, if the source has them, and play two.
- * @property {number} [bps] Bit rate of audio, 6000 to 510000 bit/s; 32000 by default, which is for speech. The server grants up to half of
+ * @property {number} [bps] Bit rate of audio, 6000 to 510000 bit/s; 32000 by default, which is for speech. The server permits up to half of
  *   what this client may send.
  */
 
 /**
- * Most that this client should send, bit/s. The senders obey without your help.
+ * Maximum bit rates that this client should send, bit/s. The module applies them to its senders.
  * @typedef {object} Limits
  * @property {number} total
  * @property {number} video Each video track.
@@ -52,26 +60,29 @@
  */
 
 /**
- * Events of a room; each comes as a CustomEvent whose `detail` is given here. `room.on` hands over the detail.
+ * Events of a room: CustomEvents with this `detail`. `room.on` passes the detail to the listener.
  * @typedef {object} RoomEvents
- * @property {{ rejoined: boolean }} joined The room was entered; `rejoined` if it had been before.
- * @property {{ participant: Participant }} peer-joined Somebody came.
- * @property {{ participant: Participant, reason: LeaveReason }} peer-left Somebody is gone.
- * @property {{ participant: Participant }} peer-changed Somebody publishes now, or does not any more: see `publishes`.
- * @property {{ room: string, previous: string }} moved An operator moved us to another room; who was with us is told by
- *   `peer-left` with the reason `moved`, who is there by `peer-joined`. Media and devices go on.
- * @property {{ participant: Participant, source: Source, active: boolean, muted: boolean }} track-changed Somebody, or
- *   this client itself, switched a microphone, camera or screen on or off; or an operator muted or freed one (`muted`).
- *   An application that is told of its own `muted` shows it to the person, and switches the source off, so that
- *   nobody is live again by surprise.
+ * @property {{ rejoined: boolean }} joined We joined the room; `rejoined` if not for the first time.
+ * @property {{ participant: Participant }} peer-joined A participant joined.
+ * @property {{ participant: Participant, reason: LeaveReason }} peer-left A participant left.
+ * @property {{ participant: Participant }} peer-changed A participant started or stopped publishing, or another
+ *   one has a name that looks the same, or not any more: see `publishes` and `lookalike`.
+ * @property {{ room: string, previous: string }} moved An operator moved us to another room. `peer-left` with the reason
+ *   `moved` follows for the participants of the former room, `peer-joined` for those of the new one. Media and devices continue.
+ * @property {{ participant: Participant, source: Source, active: boolean, muted: boolean }} track-changed A participant, or
+ *   this client itself, switched a microphone, camera or screen on or off; or an operator muted or unmuted one (`muted`).
+ *   An application should show the `muted` of its own sources to the user, and switch the source off, so that
+ *   the user decides when to be live again.
  * @property {{ participant: Participant, stream: MediaStream }} stream-changed A track moved into or out of a stream.
- * @property {{ participant: Participant, speaking: boolean }} speaking Somebody begins or stops to speak.
+ * @property {{ participant: Participant, quality: Quality }} quality-changed The connection of a participant, or of this client itself
+ *   (`room.local`), is better or worse than before.
+ * @property {{ participant: Participant, speaking: boolean }} speaking A participant started or stopped speaking.
  * @property {{ state: RoomState, previous: RoomState }} state
  * @property {Limits} limits
- * @property {{ expiresInMs: number }} token-expiring The token runs out. With `token` a function, another one is brought
- *   by itself; with a string, `room.setToken` takes one.
- * @property {{ mayPublish: boolean, maySubscribe: boolean }} granted Another token holds, with these rights.
- * @property {{ inMs: number }} retrying The server is tried again then; `room.retryNow()` does it at once.
+ * @property {{ expiresInMs: number }} token-expiring The token expires soon. If `token` is a function, the module calls it for another one;
+ *   if it is a string, use `room.setToken`.
+ * @property {{ mayPublish: boolean, maySubscribe: boolean }} granted Another token is in effect, with these rights.
+ * @property {{ inMs: number }} retrying The next attempt is in this time; `room.retryNow()` makes it at once.
  * @property {{ error: UprtcError }} error Something went wrong; if `error.fatal`, the room is closed.
  */
 
@@ -81,9 +92,9 @@
  * @property {number} height
  * @property {number} fps
  * @property {number} bps Bits per second.
- * @property {number} loss Lost share of the packets since the last look, 0 to 1.
+ * @property {number} loss Lost share of the packets since the last call, 0 to 1.
  * @property {number} jitterMs
- * @property {number} frames Frames decoded or encoded since the beginning.
+ * @property {number} frames Frames decoded or encoded since the start.
  * @property {string} codec Such as `video/H264`.
  */
 
@@ -99,8 +110,8 @@
 
 /**
  * @typedef {object} RoomStats
- * @property {number | undefined} rttMs Round trip to the server.
- * @property {number | undefined} availableBps What the network is thought to carry outwards.
+ * @property {number | undefined} rttMs Round-trip time to the server.
+ * @property {number | undefined} availableBps Estimated bandwidth for sending.
  * @property {ParticipantStats} outgoing
  * @property {Map<string, ParticipantStats>} incoming By participant's id.
  */

@@ -12,20 +12,21 @@
  *     function show(participant) {
  *       const video = document.createElement('video');
  *       video.autoplay = video.playsInline = true;
- *       video.srcObject = participant.stream;   // the same MediaStream for as long as the participant is there
+ *       video.srcObject = participant.stream;   // the same MediaStream until the participant leaves
  *       document.body.append(video);
  *     }
  *
- * How it works (docs/PROTOCOL.md): one RTCPeerConnection, one offer, one answer. The offer holds three senders
- * (microphone, camera, screen) and enough receive slots for the whole room; who is in which slot comes later by
- * signals, and tracks move between the participants' streams. Devices are switched by `replaceTrack`, so no section is
- * ever negotiated again. When the signalling socket is lost the media runs on and the socket is taken up again; when
- * the media is lost, ICE is restarted, and if that does not help the room is entered anew, with the same streams in the
+ * How it works (docs/PROTOCOL.md): one RTCPeerConnection, one offer, one answer. The offer has three senders
+ * (microphone, camera, screen) and enough receive slots for the whole room. Signals assign participants to slots
+ * later, and the module moves tracks between the participants' streams. Devices are switched by `replaceTrack`, so no m-section
+ * is negotiated again. If the signalling socket is lost, media continues and the socket is resumed. If
+ * the media path is lost, ICE is restarted; if that fails, the module joins again and keeps the same streams in the
  * page's elements.
  */
 
 import { openDevices } from './device.js';
 import { asUprtcError, UprtcError } from './error.js';
+import { acceptInvitation, addressOf, invite } from './invitation.js';
 import { Participant } from './participant.js';
 import { People } from './people.js';
 import { Retry } from './retry.js';
@@ -34,7 +35,7 @@ import { Socket } from './socket.js';
 import { Speaking } from './speaking.js';
 import { Transport } from './transport.js';
 
-export { openDevices, Participant, UprtcError };
+export { acceptInvitation, invite, openDevices, Participant, UprtcError };
 
 /** @import { ServerSignal, TrackInfo, Welcome } from './socket.js' */
 
@@ -42,6 +43,7 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
 
 /** @typedef {import('./types.js').Source} Source */
 /** @typedef {import('./types.js').SendSource} SendSource */
+/** @typedef {import('./types.js').Quality} Quality */
 /** @typedef {import('./types.js').RoomState} RoomState */
 /** @typedef {import('./types.js').LeaveReason} LeaveReason */
 /** @typedef {import('./types.js').RoomOptions} RoomOptions */
@@ -67,20 +69,17 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
 const RoomTarget = /** @type {new () => TypedTarget} */ (/** @type {unknown} */ (EventTarget));
 
 /**
- * Asks whether a newcomer would be let in now, before anybody is asked for a camera.
+ * Asks whether a newcomer could join now, before the user is asked for a camera.
  * @param {{ room: string, token: string, server?: string }} options
- * @returns {Promise<UprtcError | undefined>} Why not. If it `isTemporary`, ask again later.
+ * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
  */
 export async function mayJoin(options) {
   return Socket.ask(signalAddress(options));
 }
 
 /** @param {{ room: string, token: string, server?: string }} options */
-function signalAddress({ room, token, server = location.origin }) {
-  // The edge may be under a path of its server: https://example.com/calls.
-  const base = new URL(server, location.href);
-  if (!base.pathname.endsWith('/')) base.pathname += '/';
-  const url = new URL(`v1/rooms/${encodeURIComponent(room)}/signal`, base);
+function signalAddress({ room, token, server }) {
+  const url = addressOf(`v1/rooms/${encodeURIComponent(room)}/signal`, server);
   url.searchParams.set('token', token);
   return url;
 }
@@ -88,7 +87,7 @@ function signalAddress({ room, token, server = location.origin }) {
 /**
  * Joins a room.
  * @param {RoomOptions} options
- * @returns {Promise<Room>} Once the server has let us in and said who is there. Rejects with an {@link UprtcError}.
+ * @returns {Promise<Room>} When we have joined and know the participants. Rejects with a {@link UprtcError}.
  */
 export async function connect(options) {
   const room = new Room(options);
@@ -96,25 +95,25 @@ export async function connect(options) {
   return room;
 }
 
-/** A room that this client is in. Made by {@link connect}, or by hand to listen to events before {@link Room.join}. */
+/** A room with this client in it. Created by {@link connect}, or directly, to listen to events before {@link Room.join}. */
 export class Room extends RoomTarget {
   /** @param {RoomOptions} options */
   constructor(options) {
     super();
     if (typeof RTCPeerConnection === 'undefined') throw new UprtcError('unsupported_browser', '', { fatal: true });
-    /** Its name. Another one than was asked for after a `moved`. */
+    /** Its name. It changes with the event `moved`. */
     this.name = options.room;
-    /** @type {Map<string, Participant>} The others, by id, in the order in which they came. */
+    /** @type {Map<string, Participant>} The other participants by id, in the order in which they joined. */
     this.participants = this.#people.byId;
     /** @type {RoomState} */
     this.state = 'new';
     /** @type {Limits | undefined} */
     this.limits = undefined;
-    /** Whether the token lets this client send. Known once joined. */
+    /** Whether the token permits sending. Known after the join. */
     this.mayPublish = true;
-    /** Whether it lets this client receive. */
+    /** Whether the token permits receiving. */
     this.maySubscribe = true;
-    /** Whether the server has said that it stops, and none has been back since. It is tried again until there is one. */
+    /** Whether the server announced its stop and is not back yet. The module tries to reconnect until it is. */
     this.isServerStopping = false;
     this.#options = options;
   }
@@ -135,16 +134,16 @@ export class Room extends RoomTarget {
       if (mid) this.#socket?.send({ type: 'track', mid, active });
     },
   });
-  /** @type {Socket | undefined} The socket, once the server has greeted us on it. */
+  /** @type {Socket | undefined} The socket, after the join or resume on it. */
   #socket;
   /** @type {Transport | undefined} */
   #transport;
-  /** @type {Transport | undefined} The one before, whose last pictures stay until the new one has taken over. */
+  /** @type {Transport | undefined} The previous transport, whose last pictures stay until the new one is in use. */
   #former;
   #session = '';
   #hasJoined = false;
   /** @type {string | undefined} */
-  #askedWith;
+  #checkedToken;
   #deadline = 0;
   #retry = new Retry();
   #people = new People((type, detail) => this.#emit(type, detail));
@@ -153,13 +152,13 @@ export class Room extends RoomTarget {
   #onPageHide = () => this.leave();
   #onOnline = () => this.retryNow();
 
-  /** The RTCPeerConnection, for what this module has no method for. Another one after the room was entered anew. */
+  /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
   get peerConnection() {
     return this.#transport?.pc;
   }
 
   /**
-   * Like `addEventListener`, with the event's detail handed over and a function that ends it handed back.
+   * Like `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
    * @template {keyof RoomEvents} K
    * @param {K} type
    * @param {(detail: RoomEvents[K]) => void} listener
@@ -170,12 +169,12 @@ export class Room extends RoomTarget {
     return () => this.removeEventListener(type, wrapped);
   }
 
-  /** Enters the room. A microphone or camera that cannot be had is an `error` event, not a failure to join. */
+  /** Joins the room. If a microphone or camera cannot be opened, there is an `error` event, and the join continues. */
   async join() {
     if (this.state !== 'new') throw new Error('a Room is joined once');
     this.#deadline = Date.now() + (this.#options.joinTimeout ?? 15_000);
     this.#setState('connecting');
-    await this.#askFirst();
+    await this.#checkFirst();
     await this.#sending.open(this.#options);
     if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
     addEventListener('pagehide', this.#onPageHide);
@@ -190,25 +189,25 @@ export class Room extends RoomTarget {
     await joined;
   }
 
-  /** Does now what would be tried again later: after a `retrying`, for a person who would rather not wait. */
+  /** Makes the next attempt now, after a `retrying` event. */
   retryNow() {
     this.#retry.wake();
-    this.#transport?.hurry();
+    this.#transport?.restartIfLost();
   }
 
-  /** Which microphone, camera or screen is in use, or will be when it is switched on. @param {SendSource} source */
+  /** The device that is in use, or that will be used when the source is switched on. @param {SendSource} source */
   deviceIdOf(source) {
     return this.#sending.devices[source].deviceId;
   }
 
-  /** Leaves for good, and lets go of the devices that were opened here. */
+  /** Leaves the room, and closes the devices that the module opened. */
   leave() {
     this.#socket?.send({ type: 'leave' });
     this.#end(undefined);
   }
 
   /**
-   * Mutes or unmutes. The device stays open while muted, so that unmuting is instant.
+   * Mutes or unmutes. The device stays open while muted, so that unmuting is immediate.
    * @param {boolean} on
    * @param {MediaTrackConstraints | MediaStreamTrack} [choice] Which device, or a track of your own.
    */
@@ -217,7 +216,7 @@ export class Room extends RoomTarget {
   }
 
   /**
-   * Switches the camera. Off means off: the device is let go.
+   * Switches the camera. When it is off, the device is closed.
    * @param {boolean} on
    * @param {MediaTrackConstraints | MediaStreamTrack} [choice]
    */
@@ -226,7 +225,7 @@ export class Room extends RoomTarget {
   }
 
   /**
-   * Asks the person for a screen or window and shows it to the others. Call it from a click.
+   * Asks the user for a screen or window and shares it. Call it in a click handler.
    * @param {MediaStreamTrack} [track] A track of your own instead.
    */
   async shareScreen(track) {
@@ -238,15 +237,15 @@ export class Room extends RoomTarget {
   }
 
   /**
-   * Goes on with another token, for the same room and name: what it allows holds from now on. Rejects with
-   * `token_refused`, and the former one stays.
+   * Changes to another token for the same room and name; its rights take effect at once. If the server refuses it, the promise
+   * rejects with `token_refused`, and the former token stays in effect.
    * @param {string} token
    */
   async setToken(token) {
     if (this.state === 'closed') throw new UprtcError('left');
     if (typeof this.#options.token !== 'function') this.#options = { ...this.#options, token };
     const socket = this.#socket;
-    if (!socket) return; // The next one is opened with it.
+    if (!socket) return; // The next socket is opened with it.
     const answer = socket.next(
       (signal) => signal.type === 'granted' || (signal.type === 'error' && signal.code === 'token_refused'),
     );
@@ -255,7 +254,7 @@ export class Room extends RoomTarget {
     if (signal.type === 'error') throw new UprtcError(signal.code, signal.message);
   }
 
-  /** What is being sent and received. Rates are means since the last call. @returns {Promise<RoomStats>} */
+  /** Statistics of sending and receiving. Rates are means since the last call. @returns {Promise<RoomStats>} */
   async getStats() {
     /** @type {RoomStats} */
     const stats = { rttMs: undefined, availableBps: undefined, outgoing: {}, incoming: new Map() };
@@ -264,8 +263,8 @@ export class Room extends RoomTarget {
     return this.#transport.stats(stats, this.#people.slots);
   }
 
-  /** Nobody is asked for a camera to be told afterwards that there is no place. */
-  async #askFirst() {
+  /** The join check before the user is asked for a camera. */
+  async #checkFirst() {
     const { microphone, camera } = this.#options;
     if (![microphone, camera].some((wish) => wish && !(wish instanceof MediaStreamTrack))) return;
     while (!this.#isClosed()) {
@@ -273,34 +272,34 @@ export class Room extends RoomTarget {
       try {
         const token = await this.#freshToken();
         refusal = await mayJoin({ ...this.#options, token });
-        this.#askedWith = token;
+        this.#checkedToken = token;
       } catch (error) {
         refusal = asUprtcError(error);
       }
       if (!refusal) return;
-      this.#askedWith = undefined;
+      this.#checkedToken = undefined;
       if (!this.#mayRetry(refusal) || Date.now() > this.#deadline) throw this.#end(refusal);
       await this.#retry.pause((inMs) => this.#emit('retrying', { inMs }));
     }
   }
 
-  // The way in, and in again
+  // Joining and reconnecting
 
   /**
-   * Keeps us in the room until the end: one round for each socket.
+   * Keeps us in the room until the call ends: one iteration per socket.
    * @param {() => void} resolve
    * @param {(error: UprtcError) => void} reject
    */
   async #run(resolve, reject) {
     while (this.state !== 'closed') {
       try {
-        const socket = await this.#greet();
+        const socket = await this.#joinOrResume();
         resolve();
         await socket.closed;
       } catch (error) {
         const why = asUprtcError(error);
-        const isPatient = this.#hasJoined || Date.now() < this.#deadline;
-        if (!this.#mayRetry(why) || !isPatient) return reject(this.#end(why));
+        const mayWait = this.#hasJoined || Date.now() < this.#deadline;
+        if (!this.#mayRetry(why) || !mayWait) return reject(this.#end(why));
         if (TOKEN_CODES.test(why.code)) this.#report(why);
       }
       this.#socket = undefined;
@@ -317,15 +316,15 @@ export class Room extends RoomTarget {
   /** @param {UprtcError} error */
   #mayRetry({ code }) {
     if (['unreachable', 'no_dataplane', 'engine_busy', 'unknown_session'].includes(code)) return true;
-    // After an interruption everybody comes back at once, and our own ghost may still hold our place.
+    // After an interruption all clients reconnect at once, and our own former peer may still take a place.
     if (code === 'room_full' || code === 'server_full') return this.#hasJoined && this.#retry.attempt < 10;
-    // A limit on the rate of signals: the server has kept our place.
+    // The limit of the signal rate: the server still has our peer.
     if (code === 'too_much') return this.#retry.attempt < 10;
-    // A door that closed behind us is no reason to hang up while media flows.
+    // A token that is refused now does not end a call while media flows.
     return TOKEN_CODES.test(code) && this.#transport?.isConnected === true;
   }
 
-  /** A token that should be good. An application's server that fails is no reason to hang up while media flows. */
+  /** A valid token. A failure of the application's server does not end a call while media flows. */
   async #freshToken() {
     const { token } = this.#options;
     if (typeof token !== 'function') return token;
@@ -336,19 +335,19 @@ export class Room extends RoomTarget {
     }
   }
 
-  /** The token runs out. @param {number} expiresInMs */
+  /** The token expires soon. @param {number} expiresInMs */
   async #renewToken(expiresInMs) {
     this.#emit('token-expiring', { expiresInMs });
     if (typeof this.#options.token !== 'function') return;
     try {
       await this.setToken(await this.#freshToken());
     } catch (error) {
-      // A socket that closes meanwhile is opened again with a fresh one.
+      // If the socket closed meanwhile, it is opened again with a new token.
       if (!this.#isClosed() && asUprtcError(error).code !== 'unreachable') this.#report(error);
     }
   }
 
-  /** What the token of this client allows now. @param {boolean} mayPublish @param {boolean} maySubscribe */
+  /** Sets the rights of this client's token. @param {boolean} mayPublish @param {boolean} maySubscribe */
   async #setRights(mayPublish, maySubscribe) {
     this.mayPublish = this.local.publishes = mayPublish;
     this.maySubscribe = maySubscribe;
@@ -357,20 +356,20 @@ export class Room extends RoomTarget {
     this.#sending.close();
   }
 
-  /** With a fresh token, or with the one that has just been asked with. */
+  /** The address with a new token, or with the token of the join check just made. */
   async #address() {
-    const token = this.#askedWith ?? (await this.#freshToken());
-    this.#askedWith = undefined;
+    const token = this.#checkedToken ?? (await this.#freshToken());
+    this.#checkedToken = undefined;
     return signalAddress({ ...this.#options, token });
   }
 
-  /** Opens a socket and gets in: by the session if our media still stands, by an offer if not. */
-  async #greet() {
-    const socket = await Socket.open(await this.#address(), (signal, socket) => this.#take(signal, socket));
+  /** Opens a socket, and resumes the session if the media connection still exists, or joins by an offer if not. */
+  async #joinOrResume() {
+    const socket = await Socket.open(await this.#address(), (signal, socket) => this.#handle(signal, socket));
     try {
       if (this.#isClosed()) throw new UprtcError('unreachable', 'left while joining');
       if (this.#transport && !this.#transport.isRetired && this.#session) await this.#resume(socket);
-      else await this.#enter(socket);
+      else await this.#joinAnew(socket);
       return socket;
     } catch (error) {
       socket.close();
@@ -385,21 +384,21 @@ export class Room extends RoomTarget {
     this.#socket = socket;
     if (welcome.type === 'welcome') await this.#setRights(welcome.may_publish, welcome.may_subscribe);
     if (this.#transport?.isConnected) this.#retry.attempt = 0;
-    // What was switched while nobody listened.
+    // Sources that were switched while there was no socket.
     for (const { source, isActive } of this.#sending.all) {
       const mid = this.#transport?.midOf(source);
       if (mid) socket.send({ type: 'track', mid, active: isActive });
     }
-    this.#transport?.hurry();
+    this.#transport?.restartIfLost();
     this.#refresh();
   }
 
-  /** The one that restarts ICE now. @type {Socket | undefined} */
+  /** The socket on which ICE is being restarted. @type {Socket | undefined} */
   #restarting;
 
   /**
-   * Media has lost its way: the same connection looks for another one (PROTOCOL.md, 1.10). Whatever goes wrong here, the
-   * transport's patience ends, and the room is entered anew.
+   * The media path is lost: restarts ICE on the same connection (PROTOCOL.md, 1.10). If this fails, the
+   * transport gives up after a time, and the module joins again.
    * @param {Transport} transport
    */
   async #restartIce(transport) {
@@ -413,21 +412,21 @@ export class Room extends RoomTarget {
       const answer = await answered;
       if (answer.type === 'answer') await transport.accept(answer.sdp);
     } catch {
-      // The socket is lost as well: when it is back, this is tried again.
+      // The socket is lost as well: the restart is tried again when it is back.
     } finally {
       if (this.#restarting === socket) this.#restarting = undefined;
     }
   }
 
   /** @param {Socket} socket */
-  async #enter(socket) {
+  async #joinAnew(socket) {
     const welcome = await socket.next((signal) => signal.type === 'welcome');
     if (welcome.type !== 'welcome') return;
     if (!welcome.may_publish && !welcome.may_subscribe) {
       throw new UprtcError('forbidden', 'the token allows neither to publish nor to subscribe');
     }
     await this.#setRights(welcome.may_publish, welcome.may_subscribe);
-    // One that was offered and never answered.
+    // A transport whose offer was never answered.
     if (this.#transport !== this.#former) this.#transport?.close();
     this.#people.slots = [];
     const transport = new Transport(welcome, {
@@ -448,19 +447,19 @@ export class Room extends RoomTarget {
     if (answer.type === 'answer') await transport.accept(answer.sdp);
     this.#session = welcome.session;
     this.#socket = socket;
-    this.#isIn(welcome.room);
+    this.#setRoom(welcome.room);
     this.local.id = welcome.peer;
     this.local.name = welcome.name;
     const rejoined = this.#hasJoined;
     this.#hasJoined = true;
     this.#former?.close();
     this.#former = undefined;
-    if (this.limits) transport.limit(this.limits);
+    if (this.limits) transport.limit(this.limits, this.participants.size);
     this.#refresh();
     this.#emit('joined', { rejoined });
   }
 
-  /** The transport is of no more use: the next round offers a new one. */
+  /** Stops using the transport: the next iteration offers a new one. */
   #retire() {
     if (!this.#transport) return;
     this.#transport.isRetired = true;
@@ -484,7 +483,7 @@ export class Room extends RoomTarget {
   }
 
   /**
-   * The end, by choice or by an error.
+   * Ends the call, by `leave` or by an error.
    * @template {UprtcError | undefined} E
    * @param {E} error
    * @returns {E}
@@ -502,7 +501,7 @@ export class Room extends RoomTarget {
     this.#socket?.close();
     this.#retry.wake();
     this.#sending.close();
-    // First the reason, then the end.
+    // The error event comes before the state event.
     if (error) {
       error.fatal = true;
       this.#report(error);
@@ -517,12 +516,12 @@ export class Room extends RoomTarget {
    * @param {ServerSignal} signal
    * @param {Socket} socket
    */
-  #take(signal, socket) {
+  #handle(signal, socket) {
     if (this.state === 'closed') return;
     switch (signal.type) {
       case 'welcome':
-        // One that was moved while its socket was lost.
-        if (signal.resumed) this.#isIn(signal.room);
+        // We may have been moved while the socket was lost.
+        if (signal.resumed) this.#setRoom(signal.room);
         this.isServerStopping = false;
         this.#setOwnMutes(signal);
         break;
@@ -530,7 +529,7 @@ export class Room extends RoomTarget {
         this.#transport?.addCandidate(signal);
         break;
       case 'peers':
-        this.#people.set(signal.peers);
+        this.#people.set(signal.peers, this.local);
         this.#placeTracks();
         break;
       case 'peer_joined':
@@ -544,10 +543,13 @@ export class Room extends RoomTarget {
         this.#people.remove(signal.peer, signal.reason);
         break;
       case 'moved':
-        this.#isIn(signal.room);
+        this.#setRoom(signal.room);
         break;
       case 'track_changed':
         this.#trackChanged(signal.peer, signal.track);
+        break;
+      case 'quality':
+        this.#people.rate(signal.peers, this.local);
         break;
       case 'slots':
         this.#people.slots = signal.slots;
@@ -555,7 +557,7 @@ export class Room extends RoomTarget {
         break;
       case 'limits':
         this.limits = { total: signal.send_bps_max, video: signal.video_bps_max, audio: signal.audio_bps_max };
-        this.#transport?.limit(this.limits);
+        this.#transport?.limit(this.limits, this.participants.size);
         this.#emit('limits', this.limits);
         break;
       case 'token_expiring':
@@ -568,16 +570,17 @@ export class Room extends RoomTarget {
         );
         break;
       case 'codec':
-        this.#transport?.sendIn(signal.video);
+      case 'encodings':
+        this.#transport?.follow(signal);
         break;
       case 'state':
         if (this.#transport) this.#transport.isServed = signal.state !== 'interrupted';
         this.#refresh();
         break;
       case 'error':
-        // A fatal one before we are in, and a session that is gone, end the attempt that waits for an answer.
+        // A fatal error before the join, and an unknown session, end the attempt that waits for an answer.
         if (signal.code === 'unknown_session') this.#retire();
-        else if (signal.code === 'token_refused') break; // Who brought the token waits for it.
+        else if (signal.code === 'token_refused') break; // `setToken` waits for it.
         else if (!signal.fatal) this.#report(new UprtcError(signal.code, signal.message));
         else if (socket === this.#socket) this.#refused(new UprtcError(signal.code, signal.message));
         break;
@@ -599,7 +602,7 @@ export class Room extends RoomTarget {
    * @param {boolean} rejoin
    */
   #bye(reason, rejoin) {
-    // Media may go on, and the successor may know our session: that is seen when there is one.
+    // Media may continue, and the restarted server may know our session: try it when it is back.
     if (reason === 'server_stopping') {
       this.isServerStopping = true;
       return;
@@ -609,8 +612,8 @@ export class Room extends RoomTarget {
     else this.#end(reason === 'replaced' ? new UprtcError('replaced') : new UprtcError('removed', reason));
   }
 
-  /** Everybody else is somewhere else, if it is another room than before. @param {string} room */
-  #isIn(room) {
+  /** Notes the room that we are in. If it changed, all other participants are in another room. @param {string} room */
+  #setRoom(room) {
     const previous = this.name;
     if (room === previous) return;
     this.name = room;
@@ -625,27 +628,27 @@ export class Room extends RoomTarget {
     else if (peer === this.local.id) this.#setOwnMute(track.source, track.muted ?? false);
   }
 
-  /** A new peer is muted by nobody; one that was taken back may have been meanwhile. @param {Welcome} welcome */
+  /** Takes the mutes from `welcome`: a resumed peer may have been muted meanwhile. @param {Welcome} welcome */
   #setOwnMutes({ muted = [] }) {
     for (const { source } of this.#sending.all) {
       this.#setOwnMute(source, muted.includes(this.#transport?.midOf(source) ?? ''));
     }
   }
 
-  /** What an operator lets pass of what this client sends. @param {Source} source @param {boolean} muted */
+  /** An operator muted or unmuted one of our sources. @param {Source} source @param {boolean} muted */
   #setOwnMute(source, muted) {
     if (this.local.muted[source] === muted) return;
     this.local.muted[source] = muted;
     this.#emit('track-changed', { participant: this.local, source, active: this.local.active[source], muted });
   }
 
-  /** Brings every participant's streams to what the slots say. */
+  /** Updates the streams of all participants to the slots. */
   #placeTracks() {
     const transport = this.#transport;
     if (transport && !transport.isRetired) this.#people.place((mid) => transport.trackOf(mid));
   }
 
-  // What the page is told
+  // State and events
 
   #refresh() {
     if (this.#isClosed() || this.state === 'new') return;
@@ -677,7 +680,7 @@ export class Room extends RoomTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** Everybody, and how loud. @returns {Iterable<[Participant, number | Promise<number>]>} */
+  /** All participants with their audio levels. @returns {Iterable<[Participant, number | Promise<number>]>} */
   *#levels() {
     if (this.#transport) yield [this.local, this.#transport.ownLevel()];
     for (const participant of this.participants.values()) {
@@ -688,7 +691,7 @@ export class Room extends RoomTarget {
 }
 
 /**
- * The network of this device, where the browser tells of it (Network Information API, not in TypeScript's library).
+ * The network of this device, if the browser supports the Network Information API (not in TypeScript's library).
  * @param {Navigator & { connection?: EventTarget }} navigator
  */
 function networkOf({ connection }) {

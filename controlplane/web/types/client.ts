@@ -1,4 +1,4 @@
-// A client in TypeScript, as an application has it: type-checked under `strict` against the types that the server ships
+// A client in TypeScript, type-checked with `strict` against the types that the server ships
 // (bench/e2e/types.test.mjs). It is not run.
 
 import type { Participant, RoomStats, UprtcError } from './uprtc.js';
@@ -28,16 +28,16 @@ export async function call(edge: string, token: () => Promise<string>): Promise<
   for (const [id, { camera }] of stats.incoming) console.log(id, camera?.fps.toFixed(1), stats.rttMs?.toFixed());
   const connection: RTCPeerConnection | undefined = room.peerConnection;
 
-  // What is wrong must be seen: each of these lines fails if the types say less than they should.
+  // Each of these lines is an error; the check fails if the types accept it.
   // @ts-expect-error the room's name is missing
   await connect({ token });
   // @ts-expect-error there is no such event
   room.on('peer-vanished', () => undefined);
-  // @ts-expect-error a state is one of six words
+  // @ts-expect-error a state is one of six strings
   if (room.state === 'open') stop();
-  // @ts-expect-error a token is a text
+  // @ts-expect-error a token is a string
   await room.setToken(42);
-  // @ts-expect-error it may not be there yet
+  // @ts-expect-error it may be undefined
   connection.getSenders();
   return () => {
     stop();

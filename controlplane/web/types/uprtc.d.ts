@@ -13,21 +13,46 @@
  *     function show(participant) {
  *       const video = document.createElement('video');
  *       video.autoplay = video.playsInline = true;
- *       video.srcObject = participant.stream;   // the same MediaStream for as long as the participant is there
+ *       video.srcObject = participant.stream;   // the same MediaStream until the participant leaves
  *       document.body.append(video);
  *     }
  *
- * How it works (docs/PROTOCOL.md): one RTCPeerConnection, one offer, one answer. The offer holds three senders
- * (microphone, camera, screen) and enough receive slots for the whole room; who is in which slot comes later by
- * signals, and tracks move between the participants' streams. Devices are switched by `replaceTrack`, so no section is
- * ever negotiated again. When the signalling socket is lost the media runs on and the socket is taken up again; when
- * the media is lost, ICE is restarted, and if that does not help the room is entered anew, with the same streams in the
+ * How it works (docs/PROTOCOL.md): one RTCPeerConnection, one offer, one answer. The offer has three senders
+ * (microphone, camera, screen) and enough receive slots for the whole room. Signals assign participants to slots
+ * later, and the module moves tracks between the participants' streams. Devices are switched by `replaceTrack`, so no m-section
+ * is negotiated again. If the signalling socket is lost, media continues and the socket is resumed. If
+ * the media path is lost, ICE is restarted; if that fails, the module joins again and keeps the same streams in the
  * page's elements.
  */
 
 /**
- * Opens microphone and camera with one question to the person, for a preview before joining. What cannot be had is
- * missing from the result, and the reason is among the errors.
+ * Accepts an invitation under a name.
+ * @param {{ room: string, invitation: string, name: string, server?: string }} options
+ * @returns {Promise<string>} The token of this guest. Rejects with a {@link UprtcError}.
+ */
+export declare function acceptInvitation({ room, invitation, name, server }: {
+    room: string;
+    invitation: string;
+    name: string;
+    server?: string;
+}): Promise<string>;
+
+/**
+ * Makes an invitation to a room. The token needs the claim `invite` or `admin`.
+ * @param {{ room: string, token: string, server?: string, ttlS?: number }} options `ttlS`: how long it is valid, in seconds; twelve
+ *   hours by default, and not longer than the token.
+ * @returns {Promise<string>} The invitation, for the link that guests get. Rejects with a {@link UprtcError}.
+ */
+export declare function invite({ room, token, server, ttlS }: {
+    room: string;
+    token: string;
+    server?: string;
+    ttlS?: number;
+}): Promise<string>;
+
+/**
+ * Opens microphone and camera with one permission prompt, for a preview before joining. A device that cannot be opened is
+ * missing in the result, and `errors` has the reason.
  * @param {{ microphone?: boolean | MediaTrackConstraints, camera?: boolean | MediaTrackConstraints }} wanted
  * @returns {Promise<{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }>}
  */
@@ -40,17 +65,17 @@ export declare function openDevices({ microphone, camera }: {
     errors: UprtcError[];
 }>;
 
-/** An error with a stable `code`, a sentence for people in `message`, and for developers a `detail`. */
+/** An error with a stable `code`, a sentence for the user in `message`, and a `detail` for developers. */
 export declare class UprtcError extends Error {
     /** Stable name. */
     code: string;
     /** For developers; may be empty. */
     detail: string;
-    /** Whether the room is closed by it. */
+    /** Whether it closes the room. */
     fatal: boolean;
-    /** Whether it may be over in a while without anybody's doing: then it is worth to try again. */
+    /** Whether it may disappear by itself: then it is useful to try again later. */
     isTemporary: boolean;
-    /** Whether `message` says something to the person at the screen; if not, it is a bug, and `detail` says which. */
+    /** Whether `message` is useful to the user; if not, it is a bug, which `detail` describes. */
     isForPeople: boolean;
     /**
      * @param {string} code
@@ -63,22 +88,24 @@ export declare class UprtcError extends Error {
     });
 }
 
-/** Somebody in the room: another participant, or this client itself (`room.local`). */
+/** A participant of the room: another one, or this client itself (`room.local`). */
 export declare class Participant {
     /** Unique in the room. */
     id: string;
     /** From the token. */
     name: string;
     isLocal: boolean;
-    /** Whether it can send anything. Who cannot only watches and listens. */
+    /** Whether another participant, who has another token, has a name that looks the same. Show it to the others: one of them may pretend. */
+    lookalike: boolean;
+    /** Whether it may send. If not, it only watches and listens. */
     publishes: boolean;
-    /** Microphone and camera. The object stays the same; its tracks come and go. */
+    /** Microphone and camera. The object stays the same; its tracks are added and removed. */
     stream: MediaStream;
     /** The shared screen. The object stays the same too. */
     screen: MediaStream;
     /**
-     * Which sources are on. What is on may still lack a track in the stream, if there are too few slots. Of `room.local`
-     * it says what this client sends, whether or not an operator lets it pass.
+     * Which sources are on. A source that is on may have no track in the stream if there are too few slots. For `room.local`
+     * it says what this client sends, also if an operator has muted it.
      */
     active: {
         microphone: boolean;
@@ -86,14 +113,16 @@ export declare class Participant {
         screen: boolean;
         screen_audio: boolean;
     };
-    /** Which sources an operator has muted: nobody gets them, whatever their owner does. */
+    /** Which sources an operator has muted: the server does not forward them. */
     muted: {
         microphone: boolean;
         camera: boolean;
         screen: boolean;
         screen_audio: boolean;
     };
-    /** How loud, 0 to 1. */
+    /** How good its connection is. @type {Quality} */
+    quality: Quality;
+    /** Audio level, 0 to 1. */
     audioLevel: number;
     speaking: boolean;
     /**
@@ -105,6 +134,8 @@ export declare class Participant {
     /** @param {Source} source */
     streamOf(source: Source): MediaStream;
 }
+
+export type Quality = 'good' | 'weak' | 'lost';
 
 export type Source = 'microphone' | 'camera' | 'screen' | 'screen_audio';
 
@@ -120,18 +151,18 @@ export type RoomOptions = {
      */
     room: string;
     /**
-     * A JWT, or a function that brings a fresh one: it is asked
-     * each time a socket is opened, and a minute before the last one expires.
+     * A JWT, or a function that returns a valid one: it is called
+     * each time a socket is opened, and a minute before the current token expires.
      */
     token: string | (() => string | Promise<string>);
     /**
-     * `https://…` of the uprtc edge, with the path that a proxy may put before it.
+     * `https://…` of the uprtc edge, with the path prefix of a proxy if there is one.
      * The page's own origin by default.
      */
     server?: string;
     /**
      * Send audio from the start. A track that
-     * is passed in stays yours: it is never stopped here.
+     * you pass in stays yours: the module never stops it.
      */
     microphone?: boolean | MediaTrackConstraints | MediaStreamTrack;
     /**
@@ -139,11 +170,11 @@ export type RoomOptions = {
      */
     camera?: boolean | MediaTrackConstraints | MediaStreamTrack;
     /**
-     * Music instead of speech. Who listens says so, too: `stereo` is what a browser sends and plays.
+     * Settings for music instead of speech. Receivers must set `stereo` too: it applies to sending and playing.
      */
     audio?: AudioOptions;
     /**
-     * Milliseconds for which an unreachable server is tried before `join` fails; 15000
+     * How long `join` tries to reach the server before it fails, milliseconds; 15000
      * by default.
      */
     joinTimeout?: number;
@@ -155,7 +186,7 @@ export type AudioOptions = {
      */
     stereo?: boolean;
     /**
-     * Bit rate of audio, 6000 to 510000 bit/s; 32000 by default, which is for speech. The server grants up to half of
+     * Bit rate of audio, 6000 to 510000 bit/s; 32000 by default, which is for speech. The server permits up to half of
      * what this client may send.
      */
     bps?: number;
@@ -175,43 +206,44 @@ export type Limits = {
 
 export type RoomEvents = {
     /**
-     * The room was entered; `rejoined` if it had been before.
+     * We joined the room; `rejoined` if not for the first time.
      */
     joined: {
         rejoined: boolean;
     };
     /**
-     * Somebody came.
+     * A participant joined.
      */
     "peer-joined": {
         participant: Participant;
     };
     /**
-     * Somebody is gone.
+     * A participant left.
      */
     "peer-left": {
         participant: Participant;
         reason: LeaveReason;
     };
     /**
-     * Somebody publishes now, or does not any more: see `publishes`.
+     * A participant started or stopped publishing, or another
+     * one has a name that looks the same, or not any more: see `publishes` and `lookalike`.
      */
     "peer-changed": {
         participant: Participant;
     };
     /**
-     * An operator moved us to another room; who was with us is told by
-     * `peer-left` with the reason `moved`, who is there by `peer-joined`. Media and devices go on.
+     * An operator moved us to another room. `peer-left` with the reason
+     * `moved` follows for the participants of the former room, `peer-joined` for those of the new one. Media and devices continue.
      */
     moved: {
         room: string;
         previous: string;
     };
     /**
-     * Somebody, or
-     * this client itself, switched a microphone, camera or screen on or off; or an operator muted or freed one (`muted`).
-     * An application that is told of its own `muted` shows it to the person, and switches the source off, so that
-     * nobody is live again by surprise.
+     * A participant, or
+     * this client itself, switched a microphone, camera or screen on or off; or an operator muted or unmuted one (`muted`).
+     * An application should show the `muted` of its own sources to the user, and switch the source off, so that
+     * the user decides when to be live again.
      */
     "track-changed": {
         participant: Participant;
@@ -227,7 +259,15 @@ export type RoomEvents = {
         stream: MediaStream;
     };
     /**
-     * Somebody begins or stops to speak.
+     * The connection of a participant, or of this client itself
+     * (`room.local`), is better or worse than before.
+     */
+    "quality-changed": {
+        participant: Participant;
+        quality: Quality;
+    };
+    /**
+     * A participant started or stopped speaking.
      */
     speaking: {
         participant: Participant;
@@ -239,21 +279,21 @@ export type RoomEvents = {
     };
     limits: Limits;
     /**
-     * The token runs out. With `token` a function, another one is brought
-     * by itself; with a string, `room.setToken` takes one.
+     * The token expires soon. If `token` is a function, the module calls it for another one;
+     * if it is a string, use `room.setToken`.
      */
     "token-expiring": {
         expiresInMs: number;
     };
     /**
-     * Another token holds, with these rights.
+     * Another token is in effect, with these rights.
      */
     granted: {
         mayPublish: boolean;
         maySubscribe: boolean;
     };
     /**
-     * The server is tried again then; `room.retryNow()` does it at once.
+     * The next attempt is in this time; `room.retryNow()` makes it at once.
      */
     retrying: {
         inMs: number;
@@ -275,12 +315,12 @@ export type VideoStats = {
      */
     bps: number;
     /**
-     * Lost share of the packets since the last look, 0 to 1.
+     * Lost share of the packets since the last call, 0 to 1.
      */
     loss: number;
     jitterMs: number;
     /**
-     * Frames decoded or encoded since the beginning.
+     * Frames decoded or encoded since the start.
      */
     frames: number;
     /**
@@ -304,11 +344,11 @@ export type ParticipantStats = {
 
 export type RoomStats = {
     /**
-     * Round trip to the server.
+     * Round-trip time to the server.
      */
     rttMs: number | undefined;
     /**
-     * What the network is thought to carry outwards.
+     * Estimated bandwidth for sending.
      */
     availableBps: number | undefined;
     outgoing: ParticipantStats;
@@ -337,9 +377,9 @@ export type TypedTarget = {
 declare const RoomTarget: new () => TypedTarget;
 
 /**
- * Asks whether a newcomer would be let in now, before anybody is asked for a camera.
+ * Asks whether a newcomer could join now, before the user is asked for a camera.
  * @param {{ room: string, token: string, server?: string }} options
- * @returns {Promise<UprtcError | undefined>} Why not. If it `isTemporary`, ask again later.
+ * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
  */
 export declare function mayJoin(options: {
     room: string;
@@ -350,72 +390,72 @@ export declare function mayJoin(options: {
 /**
  * Joins a room.
  * @param {RoomOptions} options
- * @returns {Promise<Room>} Once the server has let us in and said who is there. Rejects with an {@link UprtcError}.
+ * @returns {Promise<Room>} When we have joined and know the participants. Rejects with a {@link UprtcError}.
  */
 export declare function connect(options: RoomOptions): Promise<Room>;
 
-/** A room that this client is in. Made by {@link connect}, or by hand to listen to events before {@link Room.join}. */
+/** A room with this client in it. Created by {@link connect}, or directly, to listen to events before {@link Room.join}. */
 export declare class Room extends RoomTarget {
     #private;
-    /** Its name. Another one than was asked for after a `moved`. */
+    /** Its name. It changes with the event `moved`. */
     name: string;
-    /** @type {Map<string, Participant>} The others, by id, in the order in which they came. */
+    /** @type {Map<string, Participant>} The other participants by id, in the order in which they joined. */
     participants: Map<string, Participant>;
     /** @type {RoomState} */
     state: RoomState;
     /** @type {Limits | undefined} */
     limits: Limits | undefined;
-    /** Whether the token lets this client send. Known once joined. */
+    /** Whether the token permits sending. Known after the join. */
     mayPublish: boolean;
-    /** Whether it lets this client receive. */
+    /** Whether the token permits receiving. */
     maySubscribe: boolean;
-    /** Whether the server has said that it stops, and none has been back since. It is tried again until there is one. */
+    /** Whether the server announced its stop and is not back yet. The module tries to reconnect until it is. */
     isServerStopping: boolean;
     /** @param {RoomOptions} options */
     constructor(options: RoomOptions);
     /** This client. */
     local: Participant;
-    /** The RTCPeerConnection, for what this module has no method for. Another one after the room was entered anew. */
+    /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
     get peerConnection(): RTCPeerConnection | undefined;
     /**
-     * Like `addEventListener`, with the event's detail handed over and a function that ends it handed back.
+     * Like `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
      * @template {keyof RoomEvents} K
      * @param {K} type
      * @param {(detail: RoomEvents[K]) => void} listener
      */
     on<K extends keyof RoomEvents>(type: K, listener: (detail: RoomEvents[K]) => void): () => void;
-    /** Enters the room. A microphone or camera that cannot be had is an `error` event, not a failure to join. */
+    /** Joins the room. If a microphone or camera cannot be opened, there is an `error` event, and the join continues. */
     join(): Promise<void>;
-    /** Does now what would be tried again later: after a `retrying`, for a person who would rather not wait. */
+    /** Makes the next attempt now, after a `retrying` event. */
     retryNow(): void;
-    /** Which microphone, camera or screen is in use, or will be when it is switched on. @param {SendSource} source */
+    /** The device that is in use, or that will be used when the source is switched on. @param {SendSource} source */
     deviceIdOf(source: SendSource): string | undefined;
-    /** Leaves for good, and lets go of the devices that were opened here. */
+    /** Leaves the room, and closes the devices that the module opened. */
     leave(): void;
     /**
-     * Mutes or unmutes. The device stays open while muted, so that unmuting is instant.
+     * Mutes or unmutes. The device stays open while muted, so that unmuting is immediate.
      * @param {boolean} on
      * @param {MediaTrackConstraints | MediaStreamTrack} [choice] Which device, or a track of your own.
      */
     setMicrophone(on: boolean, choice?: MediaTrackConstraints | MediaStreamTrack): Promise<void>;
     /**
-     * Switches the camera. Off means off: the device is let go.
+     * Switches the camera. When it is off, the device is closed.
      * @param {boolean} on
      * @param {MediaTrackConstraints | MediaStreamTrack} [choice]
      */
     setCamera(on: boolean, choice?: MediaTrackConstraints | MediaStreamTrack): Promise<void>;
     /**
-     * Asks the person for a screen or window and shows it to the others. Call it from a click.
+     * Asks the user for a screen or window and shares it. Call it in a click handler.
      * @param {MediaStreamTrack} [track] A track of your own instead.
      */
     shareScreen(track?: MediaStreamTrack): Promise<void>;
     stopScreen(): Promise<void>;
     /**
-     * Goes on with another token, for the same room and name: what it allows holds from now on. Rejects with
-     * `token_refused`, and the former one stays.
+     * Changes to another token for the same room and name; its rights take effect at once. If the server refuses it, the promise
+     * rejects with `token_refused`, and the former token stays in effect.
      * @param {string} token
      */
     setToken(token: string): Promise<void>;
-    /** What is being sent and received. Rates are means since the last call. @returns {Promise<RoomStats>} */
+    /** Statistics of sending and receiving. Rates are means since the last call. @returns {Promise<RoomStats>} */
     getStats(): Promise<RoomStats>;
 }

@@ -9,11 +9,13 @@
 
 #![allow(unsafe_code)] // The cage; see above for the reason and the proofs.
 
+mod address;
 mod clock;
 mod frames;
 mod park;
 pub mod probe;
-mod slab;
+
+mod tcp;
 mod train;
 mod udp;
 mod uring;
@@ -25,13 +27,16 @@ use std::time::Instant;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use self::{clock::Clock, frames::Frames, park::Parking, train::Egress, uring::Inlet, uring::Uring};
+use self::{clock::Clock, frames::Frames, park::Parking, tcp::Tcp, train::Egress, uring::Inlet, uring::Uring};
 use crate::config::{CHUNKS_MAX, Driver, FRAMES_RETRY, Micros, REFUSED_TRAINS_TIMEOUT};
 use crate::outbox::{CHUNK_LEN, Outbox};
+use crate::path::Path;
+use crate::slab::Slab;
 
 pub use self::frames::Unsuited;
 pub use self::park::Watch;
-pub use self::slab::Slab;
+pub use self::tcp::{Counts as TcpCounts, Inbox, Listener};
+
 pub use self::udp::{Batch, BindError, Granted, Socket};
 pub use self::uring::Refused;
 
@@ -57,6 +62,8 @@ pub struct Io {
     egress: Egress,
     /// The way out as frames, where it was asked for and can be.
     frames: Option<Frames>,
+    /// Connections, where they are accepted.
+    tcp: Option<Tcp>,
     parking: Parking,
     /// The socket that the next batch begins with, so that a busy one cannot starve the others.
     first: usize,
@@ -65,7 +72,7 @@ pub struct Io {
 }
 
 impl Io {
-    /// Takes over a worker's sockets; [`Path::socket`](crate::outbox::Path::socket) is the index in this list. Clocks
+    /// Takes over a worker's sockets; [`Path::socket`](crate::path::Path::socket) is the index in this list. Clocks
     /// made from one `origin` agree. Must be called inside [`block_on`].
     pub fn new(sockets: Vec<Socket>, origin: Instant) -> io::Result<Self> {
         let mut parking = Parking::new();
@@ -74,7 +81,14 @@ impl Io {
         }
         let clock = Clock::new(origin);
         let forgive_at = clock.now() + REFUSED_TRAINS_TIMEOUT;
-        Ok(Self { clock, inlet: None, sockets, egress: Egress::new(), frames: None, parking, first: 0, forgive_at })
+        let egress = Egress::new();
+        Ok(Self { clock, inlet: None, sockets, egress, frames: None, tcp: None, parking, first: 0, forgive_at })
+    }
+
+    /// Accepts connections from here on. `seed` keys tables.
+    pub fn open_tcp(&mut self, listeners: Vec<Listener>, seed: [u8; 16]) -> io::Result<()> {
+        self.tcp = Some(Tcp::open(listeners, &mut self.parking, seed)?);
+        Ok(())
     }
 
     /// Lets packets leave as frames from here on, and makes the outbox for that. `queue` is the device's queue that is
@@ -123,10 +137,31 @@ impl Io {
         self.first = (self.first + 1) % self.sockets.len().max(1);
     }
 
+    /// Takes what connections have for us, as much as fits the inbox, and new connections. `is_owned` says whether a path belongs
+    /// to a peer: a connection that does not has not long to stay. Never waits.
+    pub fn fill_tcp(&mut self, now: Micros, inbox: &mut Inbox, is_owned: impl FnMut(Path) -> bool) {
+        if let Some(tcp) = &mut self.tcp {
+            tcp.look(now, inbox, is_owned);
+        }
+    }
+
+    /// What became of connections and their packets since this was asked last; `None` if none are accepted.
+    pub fn take_tcp_counts(&mut self) -> Option<TcpCounts> {
+        self.tcp.as_mut().map(Tcp::take_counts)
+    }
+
+    /// When [`fill_tcp`](Self::fill_tcp) is due, if nothing comes before.
+    pub fn tcp_deadline(&self) -> Option<Micros> {
+        self.tcp.as_ref().and_then(Tcp::deadline)
+    }
+
     /// Gives the packets of the outbox to the kernel. Waits a millisecond at most, if send buffers are full; what does
     /// not go then is lost.
     pub fn flush(&mut self, now: Micros, outbox: &mut Outbox) -> Flushed {
         let mut flushed = Flushed::default();
+        if let Some(tcp) = &mut self.tcp {
+            tcp.send(outbox);
+        }
         if let Some(backend) = &mut self.frames {
             let sent = backend.send(now, &self.sockets, outbox);
             flushed = Flushed { trains: sent.frames, failed: 0, frames: sent.frames, left: sent.left };
@@ -197,6 +232,7 @@ impl Io {
     /// Closes the sockets; their ports are free when this is done and the runtime has ended.
     pub async fn close(mut self) {
         self.inlet = None;
+        self.tcp = None;
         self.egress.set_outlet(None);
         self.parking.close().await;
     }

@@ -203,7 +203,7 @@ mod tests {
     fn drivers() -> impl Iterator<Item = Driver> {
         let uring = monoio::utils::detect_uring().then_some(Driver::Uring);
         if uring.is_none() {
-            eprintln!("no io_uring here: only the epoll driver is tested");
+            crate::require::left_out("uring", "the io_uring driver", "monoio finds no io_uring");
         }
         uring.into_iter().chain([Driver::Epoll])
     }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::{Batch, Io, Refused, Socket, block_on, clock};
 use crate::config::{Backend, Driver};
-use crate::outbox::{Destination, Outbox, Path};
+use crate::outbox::Outbox;
+use crate::path::{Destination, Path};
 
 /// Bytes of each packet: those of a full packet of video.
 const PACKET_LEN: usize = 1200;

@@ -28,7 +28,7 @@ impl Aead {
     /// # Panics
     /// If `out` is shorter than `rest` and the tag.
     #[inline]
-    pub(super) fn seal(
+    pub(super) fn encrypt(
         &self,
         nonce: &[u8; NONCE_LEN],
         associated: &[u8],
@@ -41,7 +41,7 @@ impl Aead {
         let mut written = 0;
         // SAFETY: each pointer comes with the length of the live slice that it is of. `text` is both input and output, which
         // may be the same; `out` is borrowed exclusively, so it overlaps none of the others.
-        let is_sealed = unsafe {
+        let is_encrypted = unsafe {
             boring_sys::EVP_AEAD_CTX_seal_scatter(
                 self.0.as_ptr(),
                 text.as_mut_ptr(),
@@ -59,7 +59,7 @@ impl Aead {
             )
         };
         assert!(
-            is_sealed == 1 && written == len,
+            is_encrypted == 1 && written == len,
             "there is room, and a datagram is shorter than GCM's limit of 64 GiB"
         );
         len
@@ -74,7 +74,7 @@ impl Aead {
         text: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), AuthError> {
-        // SAFETY: as in `seal`.
+        // SAFETY: as in `encrypt`.
         let is_authentic = unsafe {
             boring_sys::EVP_AEAD_CTX_open_gather(
                 self.0.as_ptr(),

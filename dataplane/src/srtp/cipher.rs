@@ -40,8 +40,8 @@ impl Gcm {
         Gcm { key: Aead::new(algorithm, &keys.cipher), salt: keys.salt_96() }
     }
 
-    /// As [`Aead::seal`].
-    pub(super) fn seal(
+    /// As [`Aead::encrypt`].
+    pub(super) fn encrypt(
         &self,
         ssrc: u32,
         index: u64,
@@ -50,7 +50,7 @@ impl Gcm {
         rest: &[u8],
         out: &mut [u8],
     ) -> usize {
-        self.key.seal(&self.nonce(ssrc, index), associated, text, rest, out)
+        self.key.encrypt(&self.nonce(ssrc, index), associated, text, rest, out)
     }
 
     /// Authenticates, then decrypts `text` in place.

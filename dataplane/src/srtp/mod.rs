@@ -2,8 +2,9 @@
 //!
 //! A packet passes here twice: unprotected as soon as its stream is known, and protected once for each route, from one
 //! plaintext into the outgoing slab. [`Crypto`] holds the session keys of one direction of one peer and no state
-//! of any stream, so one serves all SSRCs of the peer and is only read. What a stream must remember is a [`Window`];
-//! the packet index comes from there. The senders of RTCP have theirs in [`RtcpWindows`].
+//! of any stream, so one serves all SSRCs of the peer and is only read. What a stream that is received must remember is a
+//! [`Window`]; the packet index comes from there. The senders of RTCP have theirs in [`RtcpWindows`]. What a stream that is sent
+//! must remember is its `Sender`, through which the dataplane protects.
 //!
 //! The receiver's order (RFC 3711 §3.3) is *check the window, then authenticate, then update*. A replay costs no
 //! cryptography, and a forgery changes nothing:
@@ -26,6 +27,7 @@
 mod aead;
 mod cipher;
 mod kdf;
+mod sender;
 mod window;
 
 use std::fmt;
@@ -35,7 +37,9 @@ use proto::plane::{KEY_LEN_MAX, SALT_LEN_MAX, SrtpProfile};
 
 use cipher::{Cm, Gcm};
 pub use kdf::SessionKeys;
-pub(crate) use window::{Narrow, ReplayWindow};
+pub use sender::{Backwards, Position};
+pub(crate) use sender::{OrderedSender, RtcpSender, SEALS, Sender};
+pub(crate) use window::{Narrow, ReplayWindow, SentWindow};
 pub use window::{Replayed, RtcpWindows, Window};
 
 /// Highest packet index of SRTP: ROC and SEQ are 48 bits together (RFC 3711 §3.3.1).
@@ -171,7 +175,7 @@ impl Crypto {
             Suite::Gcm { rtp, .. } => {
                 let (packet, room) = buffer.split_at_mut(len);
                 let (header, text) = packet.split_at_mut(header_len);
-                Some(len + rtp.seal(ssrc, index, header, text, rest, room))
+                Some(len + rtp.encrypt(ssrc, index, header, text, rest, room))
             }
         }
     }
@@ -249,7 +253,7 @@ impl Crypto {
             }
             Suite::Gcm { rtcp, .. } => {
                 let associated = rtcp_associated_data(header, &word);
-                let tag_len = rtcp.seal(ssrc, index.into(), &associated, text, &[], room);
+                let tag_len = rtcp.encrypt(ssrc, index.into(), &associated, text, &[], room);
                 Some(len + tag_len + append(&mut room[tag_len..], &[&word]))
             }
         }

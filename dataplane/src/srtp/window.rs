@@ -39,6 +39,7 @@ impl Window {
     }
 
     /// Whether a packet with this index may be taken, if it authenticates. Changes nothing.
+    #[inline]
     pub fn check(&self, index: u64) -> Result<(), Replayed> {
         let Some(highest) = self.highest else {
             return Ok(());
@@ -52,6 +53,7 @@ impl Window {
     }
 
     /// Remembers an index that was checked and has authenticated since. One that is too old leaves no trace.
+    #[inline]
     pub fn update(&mut self, index: u64) {
         match self.highest {
             Some(highest) if index <= highest => {
@@ -70,11 +72,13 @@ impl Window {
     }
 
     /// The highest index authenticated so far.
+    #[inline]
     pub fn highest(&self) -> Option<u64> {
         self.highest
     }
 
     /// Forgets what the ring held where the window now enters; a jump beyond the ring clears each word once.
+    #[inline]
     fn clear_words(&mut self, first: u64, last: u64) {
         for word in first..=last.min(first + WORDS - 1) {
             self.bits[(word % WORDS) as usize] = 0;
@@ -206,6 +210,22 @@ impl RtcpWindows {
             window.update(index.into());
             self.senders.push((ssrc, window));
         }
+    }
+}
+
+/// A window in which a sender may begin anywhere.
+pub(crate) trait SentWindow: ReplayWindow + Default {
+    /// A window that has seen `highest` and everything before it.
+    fn up_to(highest: u64) -> Self;
+}
+
+impl SentWindow for Window {
+    fn up_to(highest: u64) -> Window {
+        let mut window = Window { highest: Some(highest), bits: [u64::MAX; WORDS as usize] };
+        // Words are cleared as the window enters them, but for the one that it ends in.
+        let (word, bit) = place(highest);
+        window.bits[word] = bit | (bit - 1);
+        window
     }
 }
 

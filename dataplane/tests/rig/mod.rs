@@ -13,12 +13,15 @@ use dataplane::{Config, Dataplane};
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId};
 use proto::link::{Attached, ControlLink, attach};
 use proto::plane::{
-    Codec, Command, Commit, Committed, Counter, Direction, Event, KEY_LEN_MAX, PWD_LEN, PeerKeys, PeerOpen, Report,
-    RouteOpen, SALT_LEN_MAX, SlotOpen, SrtpProfile, StreamOpen, UFRAG_LEN,
+    Codec, Command, Commit, Committed, Counter, Direction, Event, KEY_LEN_MAX, PWD_LEN, PeerKeys, PeerOpen, PeerRemote,
+    Report, RouteOpen, SALT_LEN_MAX, SlotOpen, SrtpProfile, StreamOpen, UFRAG_LEN,
 };
 use proto::stun;
 
 pub mod network;
+#[path = "../../../tests/require/mod.rs"]
+mod require;
+pub mod tcp;
 
 use network::{Network, in_network};
 
@@ -29,7 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub fn drivers() -> impl Iterator<Item = Driver> {
     let uring = monoio::utils::detect_uring().then_some(Driver::Uring);
     if uring.is_none() {
-        eprintln!("no io_uring here: only the epoll driver is tested");
+        require::left_out("uring", "the io_uring driver", "monoio finds no io_uring");
     }
     uring.into_iter().chain([Driver::Epoll])
 }
@@ -38,7 +41,7 @@ pub fn drivers() -> impl Iterator<Item = Driver> {
 pub fn has_uring() -> bool {
     let sockets = vec![Socket::bind((LOOPBACK[0], 0).into()).unwrap()];
     let opened = block_on(Driver::Auto, async { Io::new(sockets, Instant::now()).unwrap().open_uring().map(drop) });
-    opened.unwrap().map_err(|error| eprintln!("the uring backend is not tested: {error}")).is_ok()
+    opened.unwrap().map_err(|error| require::left_out("uring", "the uring backend", error)).is_ok()
 }
 
 /// Where a test takes place: how the worker waits, and how packets leave it.
@@ -119,8 +122,9 @@ pub fn config(folder: &Folder, driver: Driver) -> Config {
     Config {
         media_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
         media_port: 0,
+        ice_tcp: true,
         workers: 1,
-        socket_path: folder.0.join("dataplane.sock"),
+        link: (&folder.0.join("dataplane.sock")).into(),
         // The machines that run tests have few cores and many tests.
         is_pinned: false,
         driver,
@@ -158,7 +162,7 @@ impl Rig {
                 network.at_edge(move || Dataplane::start(&config).unwrap())
             }
         };
-        let attached = attach(&config.socket_path).unwrap();
+        let attached = attach(config.link.clone()).unwrap();
         let clients = LOOPBACK.map(|family| ground.clients(family));
         Rig { attached, dataplane, config, clients, worker: 0, batch: 0, _folder: folder }
     }
@@ -223,27 +227,27 @@ impl Rig {
         let client = Client::new(index, self.clients[place], self.addresses()[place]);
         self.commit(&client.commands());
         client.check();
+        let answered = self.counter(Counter::ChecksAnswered);
+        client.consent();
+        self.wait_for_counter(Counter::ChecksAnswered, answered + 1);
         client
     }
 
     /// A microphone of `from` in a slot of `to`; the stream's SSRC and the slot's.
     pub fn carry(&mut self, from: &Client, to: &Client) -> (u32, u32) {
-        let (ssrc, slot_ssrc) = (0x1000 + from.id.index, 0x2000 + to.id.index);
+        let (ssrc, stream) = (0x1000 + from.id.index, StreamId::new(from.id.index, 1));
+        let (rtx_ssrc, rtx_pt, mid, feedback) = (0, 0, Mid::NONE, 0);
+        let (peer, pt, codec) = (from.id, 111, Codec::Opus);
+        self.commit(&[StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback }.into()]);
+        (ssrc, self.route(from, to))
+    }
+
+    /// The microphone of `from`, which was carried to another peer, in a slot of `to`, too; the slot's SSRC.
+    pub fn route(&mut self, from: &Client, to: &Client) -> u32 {
+        let slot_ssrc = 0x2000 + to.id.index;
         let stream = StreamId::new(from.id.index, 1);
         let slot = SlotId::new(to.id.index, 1);
         self.commit(&[
-            StreamOpen {
-                stream,
-                peer: from.id,
-                ssrc,
-                rtx_ssrc: 0,
-                mid: Mid::NONE,
-                pt: 111,
-                rtx_pt: 0,
-                codec: Codec::Opus,
-                feedback: 0,
-            }
-            .into(),
             SlotOpen {
                 slot,
                 peer: to.id,
@@ -255,9 +259,9 @@ impl Rig {
                 timestamp_first: 1,
             }
             .into(),
-            RouteOpen { route: RouteId::new(to.id.index, 1), stream, slot, pt: 111, rtx_pt: 0, feedback: 0 }.into(),
+            RouteOpen { route: RouteId::new(to.id.index, 1), stream, slot, pt: 111, rtx_pt: 0 }.into(),
         ]);
-        (ssrc, slot_ssrc)
+        slot_ssrc
     }
 }
 
@@ -281,6 +285,9 @@ pub struct Client {
     pwd: [u8; PWD_LEN],
 }
 
+/// The password that each gives for itself.
+const PEERS_PWD: &[u8] = b"the-password-of-the-peer";
+
 const PROFILE: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 
 impl Client {
@@ -297,13 +304,14 @@ impl Client {
     }
 
     /// What opens it and gives it keys.
-    pub fn commands(&self) -> [Command; 3] {
+    pub fn commands(&self) -> [Command; 4] {
         let keys = |direction| {
             let (key, salt) = self.keys(direction);
             PeerKeys { peer: self.id, direction, profile: PROFILE, key, salt }.into()
         };
         let open = PeerOpen { peer: self.id, ufrag: self.ufrag, pwd: self.pwd };
-        [open.into(), keys(Direction::Rx), keys(Direction::Tx)]
+        let remote = PeerRemote::parts(self.id, b"them", PEERS_PWD).expect("they are credentials")[0];
+        [open.into(), remote.into(), keys(Direction::Rx), keys(Direction::Tx)]
     }
 
     /// A nominating connectivity check into `out`; its length.
@@ -345,10 +353,25 @@ impl Client {
         let mut buffer = [0; 512];
         let len = self.write_check(&mut buffer);
         self.socket.send(&buffer[..len]).unwrap();
-        let len = self.receive(&mut buffer, |bytes| bytes[0] < 4);
+        let len = self.receive(&mut buffer, |bytes| bytes[..2] == [1, 1]);
         let answer = stun::Message::parse(&buffer[..len]).unwrap();
         assert_eq!(answer.transaction_id(), stun::TransactionId([7; 12]));
         assert!(answer.check_integrity(&stun::IntegrityKey::new(&self.pwd)));
+    }
+
+    /// Waits until the worker asks its address, and answers.
+    pub fn consent(&self) {
+        let mut buffer = [0; 512];
+        let len = self.receive(&mut buffer, |bytes| bytes[..2] == [0, 1]);
+        let len = self.write_answer(&mut buffer, len);
+        self.socket.send(&buffer[..len]).unwrap();
+    }
+
+    /// Replaces a check of the worker's by its answer; the length of that.
+    pub fn write_answer(&self, buffer: &mut [u8], len: usize) -> usize {
+        let id = stun::Message::parse(&buffer[..len]).unwrap().transaction_id();
+        let writer = stun::Writer::binding_success(buffer, id, self.socket.local_addr().unwrap());
+        writer.integrity(&stun::IntegrityKey::new(PEERS_PWD)).fingerprint().finish().unwrap()
     }
 
     /// What protects the packets that it sends.

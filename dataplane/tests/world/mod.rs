@@ -2,14 +2,17 @@
 //! and RTP and RTCP by the `rtp` and `rtcp` crates.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::collections::{BTreeMap, VecDeque};
+mod egress;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 use dataplane::Micros;
-use dataplane::forward::{Datagram, Forwarder};
-use dataplane::outbox::{Outbox, Path};
-use dataplane::relay::{Message, Packet};
+use dataplane::forward::Forwarder;
+use dataplane::path::{Datagram, Path};
+use dataplane::relay::Message;
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::*;
 use proto::stun;
@@ -17,6 +20,8 @@ use webrtc_srtp::context::Context;
 use webrtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
 use webrtc_srtp::protection_profile::ProtectionProfile;
 use webrtc_util::marshal::{Marshal, Unmarshal};
+
+pub use self::egress::Collector;
 
 /// Ids under which the peers of these tests negotiate header extensions: mid 4, transport-cc 3, abs-send-time 2,
 /// audio level 1, video orientation 13.
@@ -26,65 +31,41 @@ pub const OPUS_PT: u8 = 111;
 pub const H264_PT: u8 = 102;
 pub const RTX_PT: u8 = 103;
 
-/// One worker and what it said.
+/// One worker's core, and what left it.
 pub struct World {
     pub now: Micros,
     pub forwarder: Forwarder,
-    pub outbox: Outbox,
-    /// What left: where to, and the bytes.
-    pub sent: VecDeque<(SocketAddr, Vec<u8>)>,
-    pub reports: Vec<Report>,
-    pub punts: Vec<(DatagramHeader, Vec<u8>)>,
-    /// What it told other workers: which, and what.
-    pub told: VecDeque<(usize, Told)>,
-    /// When packets arrived that were fanned out together, and how many copies of them were written.
-    pub written: Vec<(Micros, u64)>,
-    /// The newest tallies.
-    pub streams: BTreeMap<StreamId, StreamTally>,
-    pub slots: BTreeMap<SlotId, SlotTally>,
+    pub egress: Collector,
+    /// Addresses where nobody answers the worker's checks. Everywhere else somebody does, at once.
+    pub mute: BTreeSet<SocketAddr>,
     batch: u64,
     next_index: u32,
 }
 
-/// A message between workers, with bytes of its own.
-#[derive(Clone, Debug)]
-pub struct Told {
-    message: Message<'static>,
-    head: Vec<u8>,
-    payload: Vec<u8>,
-}
+impl Deref for World {
+    type Target = Collector;
 
-impl Told {
-    fn new(message: Message<'_>) -> Told {
-        let (message, head, payload) = match message {
-            Message::Packet(packet) => {
-                let bare = Packet { head: &[], payload: &[], ..packet };
-                (Message::Packet(bare), packet.head.to_vec(), packet.payload.to_vec())
-            }
-            Message::Clock { mirror, ssrc, ntp, rtp, at } => {
-                (Message::Clock { mirror, ssrc, ntp, rtp, at }, Vec::new(), Vec::new())
-            }
-            Message::Sets { mirror, sets } => (Message::Sets { mirror, sets: &[] }, Vec::new(), sets.to_vec()),
-            Message::KeyframeWanted { stream } => (Message::KeyframeWanted { stream }, Vec::new(), Vec::new()),
-        };
-        Told { message, head, payload }
-    }
-
-    /// As it was told.
-    pub fn message(&self) -> Message<'_> {
-        match self.message {
-            Message::Packet(bare) => Message::Packet(Packet { head: &self.head, payload: &self.payload, ..bare }),
-            Message::Sets { mirror, .. } => Message::Sets { mirror, sets: &self.payload },
-            other => other,
-        }
+    fn deref(&self) -> &Collector {
+        &self.egress
     }
 }
 
-/// What workers told each other arrives.
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Collector {
+        &mut self.egress
+    }
+}
+
+/// A counter of all workers together.
+pub fn total(worlds: &mut [World], counter: Counter) -> u64 {
+    worlds.iter_mut().map(|world| world.counter(counter)).sum()
+}
+
+/// What workers relayed to each other arrives.
 pub fn exchange(worlds: &mut [World]) {
     for from in 0..worlds.len() {
-        for (to, told) in std::mem::take(&mut worlds[from].told) {
-            worlds[to].hear(&told.message());
+        for (to, relayed) in std::mem::take(&mut worlds[from].relayed) {
+            worlds[to].receive_relayed(&relayed.message());
         }
     }
     for world in worlds {
@@ -104,14 +85,8 @@ impl World {
         World {
             now,
             forwarder: Forwarder::new([9; 16], now),
-            outbox: Outbox::new(),
-            sent: VecDeque::new(),
-            reports: Vec::new(),
-            punts: Vec::new(),
-            told: VecDeque::new(),
-            written: Vec::new(),
-            streams: BTreeMap::new(),
-            slots: BTreeMap::new(),
+            egress: Collector::default(),
+            mute: BTreeSet::new(),
             batch: 0,
             next_index: 0,
         }
@@ -124,11 +99,9 @@ impl World {
         World { forwarder, next_index: index as u32 * 400, ..world }
     }
 
-    /// A message of another worker arrives.
-    pub fn hear(&mut self, message: &Message<'_>) {
-        while !self.forwarder.hear(self.now, *message, &mut self.outbox) {
-            self.fan_out();
-        }
+    /// A message of another worker arrives in the midst of a turn, which [`fan_out`](Self::fan_out) ends.
+    pub fn receive_relayed(&mut self, message: &Message<'_>) {
+        self.forwarder.receive_relayed(self.now, *message, &mut self.egress);
         self.collect();
     }
 
@@ -136,7 +109,7 @@ impl World {
     pub fn stage(&mut self, commands: &[Command]) {
         self.fan_out();
         for command in commands {
-            self.forwarder.apply(self.now, &command.write(), &mut self.outbox);
+            self.forwarder.apply(self.now, &command.write(), &mut self.egress);
         }
         self.collect();
     }
@@ -155,37 +128,28 @@ impl World {
         std::mem::take(&mut self.reports)
     }
 
-    /// A datagram from `remote` arrives.
+    /// A turn of one datagram from `remote`.
     pub fn receive(&mut self, remote: SocketAddr, bytes: &[u8]) {
         self.fan_out();
+        self.receive_in_turn(remote, bytes);
+        self.fan_out();
+    }
+
+    /// A datagram from `remote` arrives in the midst of a turn, which [`fan_out`](Self::fan_out) ends.
+    pub fn receive_in_turn(&mut self, remote: SocketAddr, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
         let datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
-        self.forwarder.receive(self.now, datagram, &mut self.outbox);
+        self.forwarder.receive(self.now, datagram, &mut self.egress);
         self.collect();
     }
 
-    /// Takes a datagram in as a worker does in the midst of a turn, which [`fan_out`](Self::fan_out) ends.
-    pub fn take_in(&mut self, remote: SocketAddr, bytes: &[u8]) {
-        let mut bytes = bytes.to_vec();
-        let mut datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
-        while !self.forwarder.take_in(self.now, &mut datagram, &mut self.outbox) {
-            self.fan_out();
-        }
-        self.collect();
-    }
-
-    /// Fans out what was taken in; how often the outbox had to be handed over before the end.
+    /// Fans out what is pending; how often the outbox had to be flushed before the end.
     pub fn fan_out(&mut self) -> usize {
-        let mut handed_over = 0;
-        loop {
-            let World { now, forwarder, outbox, written, .. } = self;
-            let is_done = forwarder.fan_out(*now, outbox, |at, copies| written.push((at, copies)));
-            self.collect();
-            if is_done {
-                return handed_over;
-            }
-            handed_over += 1;
-        }
+        let before = self.flushes;
+        self.forwarder.fan_out(self.now, &mut self.egress);
+        let flushes = self.flushes - before;
+        self.collect();
+        flushes
     }
 
     /// Time passes, timers fire.
@@ -194,37 +158,29 @@ impl World {
         let end = self.now + by;
         while let Some(deadline) = self.forwarder.deadline().filter(|d| *d <= end) {
             self.now = self.now.max(deadline);
-            self.forwarder.tick(self.now, &mut self.outbox);
+            self.forwarder.tick(self.now, &mut self.egress);
             self.collect();
         }
         self.now = end;
-        self.forwarder.tick(self.now, &mut self.outbox);
+        self.forwarder.tick(self.now, &mut self.egress);
         self.collect();
     }
 
+    /// Lets leave what was written.
     pub fn collect(&mut self) {
-        for chain in self.outbox.chains() {
-            let remote = chain.path().remote;
-            self.sent.extend(chain.packets().map(|p| (remote, p.to_vec())));
-        }
-        while let Some(report) = self.outbox.pop_report() {
-            // What crosses the link is bytes.
-            self.reports.push(Report::read(&report.write()).expect("a report survives the link"));
-        }
-        while let Some((header, payload)) = self.outbox.pop_punt() {
-            self.punts.push((header, payload.to_vec()));
-        }
-        while let Some((to, message)) = self.outbox.pop_relay() {
-            self.told.push_back((to, Told::new(message)));
-        }
-        for tally in self.outbox.tallies() {
-            match tally {
-                Tally::Stream(tally) => drop(self.streams.insert(tally.stream, *tally)),
-                Tally::Slot(tally) => drop(self.slots.insert(tally.slot, *tally)),
-            }
-        }
-        self.outbox.clear();
+        self.forwarder.flush(self.now, &mut self.egress);
         self.check_conservation();
+        self.answer_checks();
+    }
+
+    /// Peers answer the worker's checks, which tests otherwise do not see.
+    fn answer_checks(&mut self) {
+        let is_asked = |(to, bytes): &(SocketAddr, Vec<u8>)| !self.mute.contains(to) && is_check(bytes);
+        let (asked, others) = self.egress.sent.drain(..).partition::<Vec<_>, _>(is_asked);
+        self.egress.sent = others.into();
+        for (to, check) in asked {
+            self.receive_in_turn(to, &answer(&check, to, PEERS_PWD));
+        }
     }
 
     pub fn counter(&mut self, counter: Counter) -> u64 {
@@ -259,12 +215,22 @@ impl World {
         peer
     }
 
+    /// The same without transport-wide sequence numbers: nothing is known of its path, and nothing limits what it is sent.
+    pub fn connect_unlimited(&mut self, profile: SrtpProfile) -> Peer {
+        let peer = self.connect(profile);
+        let mut ids = IDS;
+        ids[Extension::TransportCc as usize] = 0;
+        self.commit(&[PeerExtensions { peer: peer.id, ids }.into()]);
+        peer
+    }
+
     /// A peer that is opened and no more.
     pub fn open(&mut self, profile: SrtpProfile) -> Peer {
         self.next_index += 1;
         let peer = Peer::new(self.next_index, profile);
         self.commit(&[
             PeerOpen { peer: peer.id, ufrag: peer.ufrag, pwd: peer.pwd }.into(),
+            remote_of(peer.id),
             PeerExtensions { peer: peer.id, ids: IDS }.into(),
         ]);
         peer
@@ -343,8 +309,33 @@ impl World {
     pub fn route_open(&mut self, stream: StreamId, slot: SlotId) -> RouteOpen {
         self.next_index += 1;
         let route = RouteId::new(self.next_index, 1);
-        RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, feedback: 0 }
+        RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121 }
     }
+}
+
+/// The credentials that every peer of these tests gives for itself.
+pub const PEERS_UFRAG: &[u8] = b"them";
+pub const PEERS_PWD: &[u8] = b"the-password-of-the-peer";
+
+/// The command that tells them.
+pub fn remote_of(peer: PeerId) -> Command {
+    let parts = PeerRemote::parts(peer, PEERS_UFRAG, PEERS_PWD).expect("they are credentials");
+    assert_eq!(parts.len(), 1, "they are one part");
+    parts[0].into()
+}
+
+/// Whether a datagram that left is a check of the worker's own.
+pub fn is_check(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && stun::Message::parse(bytes).is_ok_and(|message| message.is_binding_request())
+}
+
+/// What a peer at an address answers to a check, with this password.
+pub fn answer(check: &[u8], at: SocketAddr, pwd: &[u8]) -> Vec<u8> {
+    let id = stun::Message::parse(check).expect("a check").transaction_id();
+    let mut out = [0; 128];
+    let writer = stun::Writer::binding_success(&mut out, id, at);
+    let len = writer.integrity(&stun::IntegrityKey::new(pwd)).fingerprint().finish().expect("an answer is short");
+    out[..len].to_vec()
 }
 
 /// A client of another implementation.
@@ -353,6 +344,8 @@ pub struct Peer {
     pub remote: SocketAddr,
     pub ufrag: [u8; UFRAG_LEN],
     pub pwd: [u8; PWD_LEN],
+    /// The fragment that it gave for itself.
+    pub own_ufrag: Vec<u8>,
     profile: SrtpProfile,
     tx: Context,
     rx: Context,
@@ -367,6 +360,7 @@ impl Peer {
             remote: SocketAddr::from(([127, 0, 0, 1], 10_000 + index as u16)),
             ufrag,
             pwd: *b"password-of-24-character",
+            own_ufrag: PEERS_UFRAG.to_vec(),
             profile,
             tx: context(profile, Self::key(profile, index, 1)),
             rx: context(profile, Self::key(profile, index, 2)),
@@ -391,9 +385,8 @@ impl Peer {
 
     /// A connectivity check with its credentials.
     pub fn check(&self, nominate: bool) -> Vec<u8> {
-        let mut out = [0; 256];
-        let mut name = self.ufrag.to_vec();
-        name.extend(b":them");
+        let mut out = [0; 512];
+        let name = [&self.ufrag, &b":"[..], &self.own_ufrag].concat();
         let mut writer = stun::Writer::binding_request(&mut out, stun::TransactionId([7; 12]))
             .username(&name)
             .priority(1)

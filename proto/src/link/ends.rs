@@ -9,15 +9,16 @@ use rustix::io::{IoSliceMut, ReadWriteFlags};
 use super::atomic::{AtomicU64, Ordering};
 use super::journal::{self, JournalError};
 use super::region::{
-    COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, LATENCY, PAGE, PUNTS, RESYNC, Region, SLOT_TALLIES,
-    STREAM_TALLIES, WORKER_ASLEEP,
+    COMMANDS, CONTROL_ASLEEP, EVENTS, INJECTS, JOURNAL, LATENCY, PAGE, PEER_TALLIES, PUNTS, RESYNC, Region,
+    SLOT_TALLIES, STREAM_TALLIES, WORKER_ASLEEP,
 };
 use super::ring::{Consumer, Producer};
 use super::{COMMANDS_MAX, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, page, wake};
 use crate::histogram::{BUCKETS, Histogram};
-use crate::id::{SlotId, StreamId};
+use crate::id::{PeerId, SlotId, StreamId};
 use crate::plane::{
-    Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, RECORD_LEN, Record, Report, SlotTally, StreamTally, Tally,
+    Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, PeerTally, RECORD_LEN, Record, Report, SlotTally,
+    StreamTally, Tally,
 };
 
 /// The other side wrote a record that is not of this contract. It was popped; the next one may be fine.
@@ -35,7 +36,7 @@ pub(super) struct Wakes {
 }
 
 impl Wakes {
-    /// Fresh descriptors: a ghost that still holds the old ones cannot wake anybody.
+    /// Fresh descriptors: an earlier process that still holds the old ones cannot wake anybody.
     pub(super) fn create() -> rustix::io::Result<Wakes> {
         Ok(Wakes {
             worker: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
@@ -126,6 +127,7 @@ impl WorkerLink {
                 page::publish_row(&self.region[STREAM_TALLIES], tally.stream.index, &tally.write());
             }
             Tally::Slot(tally) => page::publish_row(&self.region[SLOT_TALLIES], tally.slot.index, &tally.write()),
+            Tally::Peer(tally) => page::publish_row(&self.region[PEER_TALLIES], tally.peer.index, &tally.write()),
         }
     }
 
@@ -265,6 +267,11 @@ impl ControlLink {
     /// What a slot has carried; as [`Self::stream_tally`].
     pub fn slot_tally(&self, slot: SlotId) -> Option<SlotTally> {
         SlotTally::read(slot, &page::read_row(&self.region[SLOT_TALLIES], slot.index)?)
+    }
+
+    /// What a peer's path carries; as [`Self::stream_tally`].
+    pub fn peer_tally(&self, peer: PeerId) -> Option<PeerTally> {
+        PeerTally::read(peer, &page::read_row(&self.region[PEER_TALLIES], peer.index)?)
     }
 
     /// Whether the worker had to drop an event since this was last asked. Then its state must be read again.
@@ -475,6 +482,7 @@ mod tests {
             repaired: 4,
             nacks: 5,
             keyframe_requests: 6,
+            policed: 11,
             window_us: 7,
             window_packets: 8,
             window_bytes: 9,
@@ -495,6 +503,7 @@ mod tests {
             window_us: 0,
             window_packets: 0,
             window_bytes: 0,
+            allocation: Some(0),
         };
         worker.publish_tally(&Tally::Slot(of_slot));
         assert_eq!(control.slot_tally(slot), Some(of_slot));

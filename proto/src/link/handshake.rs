@@ -37,7 +37,7 @@ const DESCRIPTORS: usize = 3;
 /// Controlplanes that may wait to be accepted.
 const BACKLOG: i32 = 8;
 
-/// What a build speaks: both must agree.
+/// The contract of a build: both must agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Contract {
     /// [`CONTRACT_VERSION`](crate::plane::CONTRACT_VERSION).
@@ -58,12 +58,12 @@ impl fmt::Display for Contract {
 pub enum LinkError {
     /// The two processes are of different builds.
     #[error(
-        "controlplane speaks contract {controlplane}, dataplane {dataplane}: restart both from the same uprtc executable"
+        "controlplane has contract {controlplane}, dataplane {dataplane}: restart both from the same uprtc executable"
     )]
     Contract {
-        /// What the controlplane speaks.
+        /// That of the controlplane.
         controlplane: Contract,
-        /// What the dataplane speaks.
+        /// That of the dataplane.
         dataplane: Contract,
     },
     /// A dataplane already serves this socket.
@@ -81,10 +81,15 @@ pub enum LinkError {
         source: io::Error,
     },
     /// The other process belongs to another user.
-    #[error("the other plane runs as user {uid}: start both as the same user")]
+    #[error(
+        "the other plane runs as user {uid}, group {gid}: start both as the same user, or as two users with one primary \
+         group and `link-group`"
+    )]
     Stranger {
         /// Its user.
         uid: u32,
+        /// Its primary group.
+        gid: u32,
     },
     /// The other process said something that the handshake does not have.
     #[error("the other plane broke the handshake: {0}")]
@@ -103,6 +108,62 @@ impl LinkError {
     /// For `map_err`: the kernel refused `what`.
     pub(super) fn os<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> LinkError + Copy {
         move |source| LinkError::Os { what, source: source.into() }
+    }
+}
+
+/// Which processes a plane takes for the other plane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// Those of the same user, and of root.
+    #[default]
+    User,
+    /// Also those of another user whose primary group is the same. So the two planes can be two users, and the one that reads
+    /// strangers' packets cannot read the signing key of the other.
+    Group,
+}
+
+impl Access {
+    /// The mode of the link socket.
+    fn mode(self) -> Mode {
+        match self {
+            Access::User => Mode::RUSR | Mode::WUSR,
+            Access::Group => Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP,
+        }
+    }
+
+    /// Refuses a peer of the socket that is neither.
+    fn check(self, socket: &OwnedFd) -> Result<(), LinkError> {
+        let peer = sockopt::socket_peercred(socket)
+            .map_err(LinkError::os("ask who is at the other end of the link socket"))?;
+        let is_user = peer.uid == rustix::process::geteuid() || peer.uid.is_root();
+        let is_group = self == Access::Group && peer.gid == rustix::process::getegid();
+        match is_user || is_group {
+            true => Ok(()),
+            false => Err(LinkError::Stranger { uid: peer.uid.as_raw(), gid: peer.gid.as_raw() }),
+        }
+    }
+}
+
+/// Where the planes meet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The socket.
+    pub path: PathBuf,
+    /// Who may be at its other end.
+    pub access: Access,
+}
+
+/// At this path, for one user.
+impl From<&Path> for Endpoint {
+    fn from(path: &Path) -> Endpoint {
+        Endpoint { path: path.to_owned(), access: Access::User }
+    }
+}
+
+/// At this path, for one user.
+impl From<&PathBuf> for Endpoint {
+    fn from(path: &PathBuf) -> Endpoint {
+        path.as_path().into()
     }
 }
 
@@ -131,14 +192,32 @@ enum Answer {
 pub struct WorkerInfo {
     /// The UDP addresses that it is bound to, one for each media address.
     pub addresses: Vec<SocketAddr>,
+    /// The TCP addresses at which it accepts connections (RFC 6544); empty if it accepts none.
+    pub tcp_addresses: Vec<SocketAddr>,
     /// Which attachment this is; each later one has a higher number, also after a restart of the dataplane.
     pub epoch: u64,
+}
+
+/// Where a worker receives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Addresses {
+    /// See [`WorkerInfo::addresses`].
+    pub udp: Vec<SocketAddr>,
+    /// See [`WorkerInfo::tcp_addresses`].
+    pub tcp: Vec<SocketAddr>,
+}
+
+/// By UDP alone.
+impl From<Vec<SocketAddr>> for Addresses {
+    fn from(udp: Vec<SocketAddr>) -> Addresses {
+        Addresses { udp, tcp: Vec::new() }
+    }
 }
 
 /// A worker as the server keeps it.
 #[derive(Debug)]
 struct Worker {
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
     /// The memory of the current attachment: the next one inherits its journal.
     region: Option<Arc<Region>>,
 }
@@ -147,7 +226,7 @@ struct Worker {
 #[derive(Debug)]
 pub struct LinkServer {
     listener: OwnedFd,
-    path: PathBuf,
+    endpoint: Endpoint,
     /// Locked while this dataplane lives; holds the last epoch.
     lock: File,
     epoch: u64,
@@ -156,11 +235,17 @@ pub struct LinkServer {
 }
 
 impl LinkServer {
-    /// Listens at `path` (mode 0600) for a controlplane, on behalf of workers bound to these addresses.
+    /// Listens for a controlplane, on behalf of workers bound to these addresses. The mode of the socket is 0600, or 0660 for
+    /// [`Access::Group`].
     ///
-    /// A lock file beside the socket, `path` + `.lock`, tells a live dataplane from the socket that a dead one left
+    /// A lock file beside the socket, its path + `.lock`, tells a live dataplane from the socket that a dead one left
     /// behind; it also keeps the epoch, so that epochs rise across restarts.
-    pub fn bind(path: &Path, workers: Vec<Vec<SocketAddr>>) -> Result<LinkServer, LinkError> {
+    pub fn bind(
+        endpoint: impl Into<Endpoint>,
+        workers: impl IntoIterator<Item: Into<Addresses>>,
+    ) -> Result<LinkServer, LinkError> {
+        let endpoint = endpoint.into();
+        let path = &endpoint.path;
         let (lock, epoch) = take_lock(path)?;
         match fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -172,11 +257,14 @@ impl LinkServer {
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(os)?;
         // Before bind, Linux gives the socket's own mode to the file: no moment in which others could connect.
-        rustix::fs::fchmod(&listener, Mode::RUSR | Mode::WUSR).map_err(os)?;
+        rustix::fs::fchmod(&listener, endpoint.access.mode()).map_err(os)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new(path).map_err(os)?).map_err(os)?;
+        // The umask may have taken the group's rights from it.
+        rustix::fs::chmod(path, endpoint.access.mode()).map_err(os)?;
         rustix::net::listen(&listener, BACKLOG).map_err(os)?;
-        let workers = workers.into_iter().map(|addresses| Worker { addresses, region: None }).collect();
-        Ok(LinkServer { listener, path: path.to_owned(), lock, epoch, workers, attached: None })
+        let workers =
+            workers.into_iter().map(|addresses| Worker { addresses: addresses.into(), region: None }).collect();
+        Ok(LinkServer { listener, endpoint, lock, epoch, workers, attached: None })
     }
 
     /// Waits for a controlplane and attaches it: one link for each worker, in order, to be handed to the workers.
@@ -188,7 +276,7 @@ impl LinkServer {
         let socket = rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC))
             .map_err(LinkError::os("accept a controlplane"))?;
         set_timeout(&socket, Some(HANDSHAKE_TIMEOUT))?;
-        check_peer(&socket)?;
+        self.endpoint.access.check(&socket)?;
         let (hello, _) = receive::<Hello>(&socket)?;
         if hello.contract != CONTRACT {
             send(&socket, &Answer::Refused { contract: CONTRACT }, &[])?;
@@ -217,7 +305,8 @@ impl LinkServer {
                 }
             }
             let wakes = Wakes::create().map_err(eventfd)?;
-            let info = WorkerInfo { addresses: worker.addresses.clone(), epoch: self.epoch };
+            let Addresses { udp, tcp } = worker.addresses.clone();
+            let info = WorkerInfo { addresses: udp, tcp_addresses: tcp, epoch: self.epoch };
             send(socket, &Answer::Worker { info }, &[memory.as_fd(), wakes.worker.as_fd(), wakes.control.as_fd()])?;
             links.push((Arc::new(region), wakes));
         }
@@ -247,7 +336,7 @@ impl AsFd for LinkServer {
 impl Drop for LinkServer {
     fn drop(&mut self) {
         // The lock is still held, so this cannot be a successor's socket.
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.endpoint.path);
     }
 }
 
@@ -327,15 +416,16 @@ impl AsFd for LinkSocket {
     }
 }
 
-/// Attaches to the dataplane that listens at `path`. Waits at most a few seconds, never for ever.
-pub fn attach(path: &Path) -> Result<Attached, LinkError> {
+/// Attaches to the dataplane that listens there. Waits at most a few seconds, never for ever.
+pub fn attach(endpoint: impl Into<Endpoint>) -> Result<Attached, LinkError> {
+    let Endpoint { path, access } = &endpoint.into();
     let os = LinkError::os("open the link socket");
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(os)?;
     set_timeout(&socket, Some(HANDSHAKE_TIMEOUT))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(os)?)
         .map_err(|errno| LinkError::Absent { path: path.to_owned(), source: errno.into() })?;
-    check_peer(&socket)?;
+    access.check(&socket)?;
     send(&socket, &Hello { contract: CONTRACT }, &[])?;
     let workers = match receive::<Answer>(&socket)?.0 {
         Answer::Welcome { workers } if workers <= WORKERS_MAX => workers,
@@ -360,16 +450,6 @@ fn receive_worker(socket: &OwnedFd) -> Result<(ControlLink, WorkerInfo), LinkErr
         return Err(LinkError::Protocol("the shared memory is of another epoch"));
     }
     Ok((ControlLink::new(Arc::new(region), Wakes { worker, control }), info))
-}
-
-/// The same user, or root, which may do anything anyway.
-fn check_peer(socket: &OwnedFd) -> Result<(), LinkError> {
-    let peer =
-        sockopt::socket_peercred(socket).map_err(LinkError::os("ask who is at the other end of the link socket"))?;
-    if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
-        return Err(LinkError::Stranger { uid: peer.uid.as_raw() });
-    }
-    Ok(())
 }
 
 fn set_timeout(socket: &OwnedFd, timeout: Option<Duration>) -> Result<(), LinkError> {

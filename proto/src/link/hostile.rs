@@ -36,6 +36,7 @@ const TALLY: StreamTally = StreamTally {
     repaired: 1,
     nacks: 1,
     keyframe_requests: 1,
+    policed: 1,
     window_us: 1,
     window_packets: 1,
     window_bytes: 1,

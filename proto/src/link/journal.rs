@@ -7,9 +7,10 @@
 
 use super::atomic::{AtomicU64, Ordering};
 use super::ring::{copy_in, copy_out};
+use crate::plane::PEERS_MAX;
 
 /// Entries of a worker's journal: one per peer that a worker can carry.
-pub const JOURNAL_SLOTS: u32 = 4096;
+pub const JOURNAL_SLOTS: u32 = PEERS_MAX as u32;
 
 /// Longest entry, bytes.
 pub const JOURNAL_ENTRY_LEN_MAX: usize = (COPY_WORDS - ENTRY_HEADER_WORDS) * 8;

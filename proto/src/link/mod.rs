@@ -20,8 +20,8 @@
 //! Who is trusted: nobody. Every word of the other process is read atomically, copied out, and checked; a lying
 //! index stops its own ring; no input makes this module panic, wait, or touch memory outside the region.
 //!
-//! Who is fenced: every attachment gets *fresh* memory with a higher epoch, into which the journal is copied. A late
-//! ghost of an earlier controlplane writes into memory that nobody reads any more.
+//! Who is fenced: every attachment gets *fresh* memory with a higher epoch, into which the journal is copied. An
+//! earlier controlplane that still runs writes into memory that nobody reads any more.
 //!
 //! The CAGE is `region.rs`: mmap has no safe form, so `unsafe` stands there and only there. Everything above it is
 //! safe code over `&[AtomicU64]`. It was worth it: a ring costs 5 to 216 ns a record, a socket 22 to 46 µs a wake.
@@ -60,7 +60,9 @@ mod region;
 #[cfg(not(loom))]
 pub use self::{
     ends::{ControlLink, Malformed, WorkerLink, pair},
-    handshake::{Attached, Contract, LinkError, LinkServer, LinkSocket, Lost, WorkerInfo, attach},
+    handshake::{
+        Access, Addresses, Attached, Contract, Endpoint, LinkError, LinkServer, LinkSocket, Lost, WorkerInfo, attach,
+    },
     journal::{JOURNAL_ENTRY_LEN_MAX, JOURNAL_SLOTS, JournalError},
     lane::{Bell, LANE_LEN, LANE_RECORD_LEN, Lane, LaneReceiver, LaneSender},
 };
@@ -78,8 +80,10 @@ pub const PUNTS_MAX: usize = 512;
 pub const STREAM_TALLIES_MAX: usize = 32_768;
 /// Slots of a worker that have a row for their tally.
 pub const SLOT_TALLIES_MAX: usize = 131_072;
+/// Peers of a worker that have a row for their tally.
+pub const PEER_TALLIES_MAX: usize = 4096;
 
-/// The contract that this build speaks.
+/// The contract of this build.
 #[cfg(not(loom))]
 pub const CONTRACT: Contract = Contract { version: crate::plane::CONTRACT_VERSION, layout: layout_hash() };
 
@@ -93,6 +97,7 @@ const fn layout_hash() -> u64 {
         PUNTS_MAX,
         STREAM_TALLIES_MAX,
         SLOT_TALLIES_MAX,
+        PEER_TALLIES_MAX,
         JOURNAL_SLOTS as usize,
         JOURNAL_ENTRY_LEN_MAX,
         region::WORDS,

@@ -18,7 +18,8 @@ use super::journal::JOURNAL_WORDS;
 use super::page::{LATENCY_WORDS, PAGE_WORDS, rows_words};
 use super::ring::{LINE, ring_words};
 use super::{
-    COMMANDS_MAX, CONTRACT, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, SLOT_TALLIES_MAX, STREAM_TALLIES_MAX,
+    COMMANDS_MAX, CONTRACT, EVENTS_MAX, INJECTS_MAX, LinkError, PEER_TALLIES_MAX, PUNTS_MAX, SLOT_TALLIES_MAX,
+    STREAM_TALLIES_MAX,
 };
 use crate::plane::{DATAGRAM_RECORD_LEN, RECORD_LEN};
 
@@ -45,7 +46,8 @@ pub(super) const PAGE: Range<usize> = after(PUNTS.end, PAGE_WORDS);
 pub(super) const JOURNAL: Range<usize> = after(PAGE.end.next_multiple_of(PAGE_SIZE_WORDS), JOURNAL_WORDS);
 pub(super) const STREAM_TALLIES: Range<usize> = after(JOURNAL.end, rows_words(STREAM_TALLIES_MAX));
 pub(super) const SLOT_TALLIES: Range<usize> = after(STREAM_TALLIES.end, rows_words(SLOT_TALLIES_MAX));
-pub(super) const LATENCY: Range<usize> = after(SLOT_TALLIES.end, LATENCY_WORDS);
+pub(super) const PEER_TALLIES: Range<usize> = after(SLOT_TALLIES.end, rows_words(PEER_TALLIES_MAX));
+pub(super) const LATENCY: Range<usize> = after(PEER_TALLIES.end, LATENCY_WORDS);
 
 const PAGE_SIZE_WORDS: usize = 4096 / 8;
 

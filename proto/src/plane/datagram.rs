@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{DATAGRAM_LEN_MAX, DATAGRAM_RECORD_LEN, DatagramKind, Field};
+use super::field::Field;
+use super::value::DatagramKind;
+use super::{DATAGRAM_LEN_MAX, DATAGRAM_RECORD_LEN};
 use crate::id::PeerId;
 
 /// A datagram that crosses the planes: punted up or injected down.

@@ -1,10 +1,10 @@
-//! Tallies: what one stream or one slot has carried, as its worker counts it. A worker writes each about once a second
-//! into the link's memory, where whoever wants to know looks; nothing is sent, so no number can push out an event.
+//! Tallies: what one stream or one slot has carried, or the path of a peer carries, as its worker counts it. A worker writes each about once a second
+//! into the link's memory, and readers look there; nothing is sent, so no number can push out an event.
 //!
 //! A tally is a row of words. Its first word is the id of whom it is about, so a reader with the id of the next
 //! occupant of a place finds nothing rather than the numbers of the one before.
 
-use crate::id::{SlotId, StreamId};
+use crate::id::{PeerId, SlotId, StreamId};
 
 /// Words of a tally at most. With the sequence that guards them they are a row of two cache lines.
 pub const TALLY_WORDS_MAX: usize = 15;
@@ -91,6 +91,8 @@ tally! {
         nacks: u64,
         /// Keyframes that were asked for.
         keyframe_requests: u64,
+        /// Packets dropped because more came than the room allows.
+        policed: u64,
         /// How long the window was in which the rest was counted, microseconds: the last two to four seconds. 0: too new.
         window_us: u64,
         /// Packets in the window.
@@ -127,20 +129,44 @@ tally! {
         window_packets: u64,
         /// Bytes in the window.
         window_bytes: u64,
+        /// Which encoding of the video the receiver's path allows: 0 is none, it is paused; 1 is the lowest. Not known of sound.
+        allocation: Option<u64>,
     }
 }
 
-/// A tally of either kind, on its way to its row.
+tally! {
+    /// What a peer's path carries towards it, as far as its transport-cc feedback tells.
+    PeerTally, PEER_LAYOUT of
+    /// Which peer.
+    peer: PeerId {
+        /// The estimate, bit/s, of all that leaves: media, repairs, padding and headers. None without feedback.
+        estimate_bps: Option<u64>,
+        /// What arrives, bit/s.
+        acknowledged_bps: Option<u64>,
+        /// What its videos would take if there were no limit, with sound and repairs, bit/s.
+        wanted_bps: u64,
+        /// Lost of the last seconds, in 65536ths.
+        loss_65536: u64,
+        /// Videos that are paused because its path does not carry them.
+        paused: u64,
+        /// Probes so far.
+        probes: u64,
+    }
+}
+
+/// A tally of any kind, on its way to its row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tally {
     /// Of a stream.
     Stream(StreamTally),
     /// Of a slot.
     Slot(SlotTally),
+    /// Of a peer's path.
+    Peer(PeerTally),
 }
 
 /// The declarations above, for the layout hash.
-pub(super) const LAYOUTS: [&str; 2] = [STREAM_LAYOUT, SLOT_LAYOUT];
+pub(super) const LAYOUTS: [&str; 3] = [STREAM_LAYOUT, SLOT_LAYOUT, PEER_LAYOUT];
 
 #[cfg(test)]
 mod tests {
@@ -161,6 +187,7 @@ mod tests {
             window_us,
             window_packets,
             window_bytes,
+            allocation: loss_256,
         }
     }
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{peers, rooms, service, views};
+use super::{invitations, peers, revocations, rooms, service, views};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,8 +20,14 @@ use super::{peers, rooms, service, views};
         rooms::patch,
         rooms::get,
         rooms::delete,
-        rooms::revoke,
-        rooms::revocations,
+        revocations::revoke,
+        revocations::list,
+        revocations::delete,
+        revocations::revoke_everywhere,
+        revocations::list_everywhere,
+        revocations::delete_everywhere,
+        invitations::invite,
+        invitations::accept,
         peers::list,
         peers::get,
         peers::delete,
@@ -38,10 +44,10 @@ struct Interface;
 const REFUSALS: &[(&str, &str)] = &[
     ("400", "The address or the body cannot be read"),
     ("401", "No token, or not one that is good here"),
-    ("403", "Not an admin token, or for another room"),
+    ("403", "Not an admin token, or for another room, or beyond what it may do"),
     ("404", "There is no such thing"),
     ("408", "The request did not come whole in time"),
-    ("429", "Too many requests with this token"),
+    ("429", "Too many requests with this token, or with those of this room"),
     ("503", "The server is stopping"),
 ];
 
@@ -50,7 +56,10 @@ const BODY_REFUSALS: &[(&str, &str)] = &[
     ("413", "The body is too long"),
     ("415", "The body is not application/json"),
     ("422", "A field is missing, unknown, or out of its bounds"),
-    ("500", "It holds, but could not be written down"),
+    (
+        "500",
+        "It is done and holds (`acted`), but could not be written down (`kept`), so it does not hold after a restart",
+    ),
     ("507", "A limit of the server is reached"),
 ];
 
@@ -90,8 +99,9 @@ fn document() -> Value {
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
         let of_body: &[_] = if operation.get("requestBody").is_some() { BODY_REFUSALS } else { &[] };
-        let is_delete = operation["operationId"] == "delete" && operation["tags"][0] == "rooms";
-        let not_kept = BODY_REFUSALS.iter().filter(|(status, _)| is_delete && *status == "500");
+        let is_kept = operation["tags"][0] == "rooms" || operation["tags"][0] == "revocations";
+        let is_delete = operation["operationId"].as_str().is_some_and(|id| id.starts_with("delete"));
+        let not_kept = BODY_REFUSALS.iter().filter(|(status, _)| is_kept && is_delete && *status == "500");
         for (status, description) in REFUSALS.iter().chain(of_body).chain(not_kept) {
             operation["responses"][status] = json!({
                 "description": description,
@@ -114,7 +124,8 @@ fn page(document: &Value) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><title>uprtc REST</title><link rel=\"stylesheet\" href=\"web/docs.css\">\
          <main><h1>uprtc REST</h1><p>Every request brings <code>Authorization: Bearer</code> with an admin token \
-         (<code>uprtc token --admin --room '*' --name ops</code>). Refusals are <code>application/problem+json</code> \
+         (<code>uprtc token --admin --room '*' --name ops</code>); to invite and to accept an invitation, other \
+         tokens do. Refusals are <code>application/problem+json</code> \
          with a stable <code>code</code>. The same for programs: <a href=\"openapi.json\">openapi.json</a>.</p>",
     );
     for (path, operations) in document["paths"].as_object().into_iter().flatten() {

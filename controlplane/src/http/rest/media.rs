@@ -1,17 +1,14 @@
 //! What flows from and to a peer, in the units of the interface. The tallies are numbers of another process: what
 //! makes no sense is left out, and so is what is not known yet.
 
-use proto::plane::{SlotTally, StreamTally};
+use std::time::Duration;
+
+use proto::plane::{PeerTally, SlotTally, StreamTally};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::PeerMeasured;
-
-/// A worker's window is two to four seconds long, and shorter only at a beginning; one outside of this is none.
-const WINDOW_US: std::ops::RangeInclusive<u64> = 200_000..=60_000_000;
-
-/// No round trip that is worth the name takes longer, microseconds.
-const RTT_US_MAX: u64 = 60_000_000;
+use crate::quality::{WINDOW_US, loss_of, lost_of, rtt_of};
 
 /// What comes from a peer in a track. Rates are of the last two to four seconds, counts since the track began. What is
 /// not known is left out.
@@ -40,6 +37,8 @@ pub(super) struct UpMedia {
     nacks: u64,
     /// Keyframes that the server asked for.
     keyframe_requests: u64,
+    /// Packets that the server dropped because the track, or the peer, sends more than the room allows.
+    policed: u64,
 }
 
 /// What goes to a peer through a slot; as the media of a track.
@@ -72,6 +71,46 @@ pub(super) struct DownMedia {
     nacks: u64,
     /// Keyframes that the peer asked for.
     keyframe_requests: u64,
+    /// Which encoding of the video the peer's path allows: 1 is the lowest, 0 is none, the video is paused. Left out for sound, and
+    /// where nothing limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 3)]
+    allocation: Option<u64>,
+}
+
+/// What the path towards a peer carries, by its transport-cc feedback.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PathView {
+    /// The estimate, bit/s, of all that is sent: media, repairs, padding and headers.
+    estimate_bps: u64,
+    /// What arrives, bit/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    acknowledged_bps: Option<u64>,
+    /// What would be sent if nothing limited it, bit/s.
+    wanted_bps: u64,
+    /// Fraction of the last seconds' packets that was lost, 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    loss: f64,
+    /// Videos that are paused because the path does not carry them.
+    paused: u64,
+    /// Probes so far.
+    probes: u64,
+}
+
+impl PathView {
+    /// Of a peer's tally, if it has sent feedback.
+    pub(super) fn of(tally: &PeerTally) -> Option<PathView> {
+        let PeerTally { estimate_bps, acknowledged_bps, wanted_bps, loss_65536, paused, probes, .. } = *tally;
+        Some(PathView {
+            estimate_bps: estimate_bps?,
+            acknowledged_bps,
+            wanted_bps,
+            loss: fraction(loss_65536.min(65_536) as f64, 65_536.0)?,
+            paused,
+            probes,
+        })
+    }
 }
 
 /// All media of a peer in one direction, over the last two to four seconds. What is not known is left out.
@@ -99,6 +138,7 @@ impl UpMedia {
             repaired: tally.repaired,
             nacks: tally.nacks,
             keyframe_requests: tally.keyframe_requests,
+            policed: tally.policed,
         }
     }
 
@@ -117,12 +157,13 @@ impl DownMedia {
             bps: per_second(tally.window_bytes, tally.window_us).map(bits),
             packets_per_s: per_second(tally.window_packets, tally.window_us).map(tenths),
             loss: loss_of(tally).and_then(|loss| fraction(loss, 1.0)),
-            rtt_ms: rtt_of(tally).map(tenths),
+            rtt_ms: rtt_of(tally).map(millis),
             packets: tally.packets,
             bytes: tally.bytes,
             retransmitted: tally.retransmitted,
             nacks: tally.nacks,
             keyframe_requests: tally.keyframe_requests,
+            allocation: tally.allocation.filter(|allocation| *allocation <= 3),
         }
     }
 
@@ -136,8 +177,8 @@ impl DownMedia {
 
     /// The round trip to a peer, milliseconds: the mean of what its slots tell.
     pub(super) fn rtt_ms(peer: &PeerMeasured) -> Option<f64> {
-        let told: Vec<f64> = peer.slots.iter().filter_map(|(_, tally)| rtt_of(tally.as_ref()?)).collect();
-        (!told.is_empty()).then(|| tenths(told.iter().sum::<f64>() / told.len() as f64))
+        let told: Vec<Duration> = peer.slots.iter().filter_map(|(_, tally)| rtt_of(tally.as_ref()?)).collect();
+        (!told.is_empty()).then(|| millis(told.iter().sum::<Duration>() / told.len() as u32))
     }
 }
 
@@ -152,19 +193,8 @@ fn per_second(count: u64, window_us: u64) -> Option<f64> {
     WINDOW_US.contains(&window_us).then(|| count as f64 * 1e6 / window_us as f64)
 }
 
-/// Lost and expected packets of a stream's window.
-fn lost_of(tally: &StreamTally) -> Option<(f64, f64)> {
-    let expected = tally.window_expected;
-    let is_known = WINDOW_US.contains(&tally.window_us) && expected > 0;
-    is_known.then(|| (expected.saturating_sub(tally.window_packets) as f64, expected as f64))
-}
-
-fn loss_of(tally: &SlotTally) -> Option<f64> {
-    tally.loss_256.filter(|&loss| loss < 256).map(|loss| loss as f64 / 256.0)
-}
-
-fn rtt_of(tally: &SlotTally) -> Option<f64> {
-    tally.rtt_us.filter(|&rtt| rtt <= RTT_US_MAX).map(|rtt| rtt as f64 / 1000.0)
+fn millis(time: Duration) -> f64 {
+    tenths(time.as_micros() as f64 / 1000.0)
 }
 
 /// Bytes as bits; a float that is too large ends at the largest integer.
@@ -185,9 +215,9 @@ fn fraction(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::id::{SlotId, StreamId};
+    use proto::id::{PeerId, SlotId, StreamId};
     use proto::plane::TALLY_WORDS_MAX;
-    use proto::signal::{Kind, PeerInfo, PeerState, SlotInfo};
+    use proto::signal::{Kind, PeerInfo, PeerState, Quality, SlotInfo};
 
     use crate::engine::PeerSnapshot;
 
@@ -210,11 +240,20 @@ mod tests {
     }
 
     fn peer(streams: Vec<StreamTally>, slots: Vec<SlotTally>) -> PeerMeasured {
-        let info = PeerInfo { peer: "0a".into(), name: "Ada".into(), tracks: Vec::new() };
+        let info = PeerInfo {
+            peer: "0a".into(),
+            name: "Ada".into(),
+            lookalike: false,
+            quality: Quality::Good,
+            tracks: Vec::new(),
+        };
         let carried = SlotInfo { mid: "3".into(), kind: Kind::Audio, peer: None, track: None, source: None };
         PeerMeasured {
+            path: None,
             peer: PeerSnapshot {
                 info,
+                token: None,
+                made_by: Vec::new(),
                 state: PeerState::Connected,
                 has_socket: true,
                 silent_tracks: Vec::new(),
@@ -229,26 +268,39 @@ mod tests {
     #[test]
     fn a_window_becomes_rates() {
         let media =
-            serde_json::to_value(UpMedia::of(&stream(&[900, 90_000, 1000, 5, 6, 7, 2_000_000, 90, 12_500, 100])));
+            serde_json::to_value(UpMedia::of(&stream(&[900, 90_000, 1000, 5, 6, 7, 8, 2_000_000, 90, 12_500, 100])));
         let wanted = serde_json::json!({"bps": 50_000, "packets_per_s": 45.0, "loss": 0.1, "packets": 900,
-            "bytes": 90_000, "repaired": 5, "nacks": 6, "keyframe_requests": 7});
+            "bytes": 90_000, "repaired": 5, "nacks": 6, "keyframe_requests": 7, "policed": 8});
         assert_eq!(media.unwrap(), wanted);
-        let words = [50, 5000, 1, 2, 3, 64, 12_340, 4_000_000, 50, 5000];
+        let words = [50, 5000, 1, 2, 3, 64, 12_340, 4_000_000, 50, 5000, 2];
         let media = serde_json::to_value(DownMedia::of(&slot(&words))).unwrap();
         let wanted = serde_json::json!({"bps": 10_000, "packets_per_s": 12.5, "loss": 0.25, "rtt_ms": 12.3,
-            "packets": 50, "bytes": 5000, "retransmitted": 1, "nacks": 2, "keyframe_requests": 3});
+            "packets": 50, "bytes": 5000, "retransmitted": 1, "nacks": 2, "keyframe_requests": 3, "allocation": 2});
         assert_eq!(media, wanted);
+        let path = PeerTally {
+            peer: PeerId::new(3, 1),
+            estimate_bps: Some(600_000),
+            acknowledged_bps: None,
+            wanted_bps: 900_000,
+            loss_65536: 32_768,
+            paused: 1,
+            probes: 4,
+        };
+        let wanted =
+            serde_json::json!({"estimate_bps": 600_000, "wanted_bps": 900_000, "loss": 0.5, "paused": 1, "probes": 4});
+        assert_eq!(serde_json::to_value(PathView::of(&path).unwrap()).unwrap(), wanted);
+        assert!(PathView::of(&PeerTally { estimate_bps: None, ..path }).is_none(), "who sends no feedback has no path");
     }
 
     #[test]
     fn what_is_not_known_is_not_said() {
-        let media = serde_json::to_value(UpMedia::of(&stream(&[0; 10]))).unwrap();
+        let media = serde_json::to_value(UpMedia::of(&stream(&[0; 11]))).unwrap();
         for field in ["bps", "packets_per_s", "loss"] {
             assert_eq!(media.get(field), None, "{field}");
         }
-        let quiet = UpMedia::of(&stream(&[9, 9, 9, 0, 0, 0, 2_000_000, 0, 0, 0]));
+        let quiet = UpMedia::of(&stream(&[9, 9, 9, 0, 0, 0, 0, 2_000_000, 0, 0, 0]));
         assert_eq!((quiet.bps, quiet.loss), (Some(0), None), "nothing was to come, so nothing is lost");
-        let unreported = DownMedia::of(&slot(&[1, 1, 0, 0, 0, u64::MAX, u64::MAX, 2_000_000, 1, 1]));
+        let unreported = DownMedia::of(&slot(&[1, 1, 0, 0, 0, u64::MAX, u64::MAX, 2_000_000, 1, 1, u64::MAX]));
         assert_eq!((unreported.loss, unreported.rtt_ms), (None, None));
         let nobody = peer(Vec::new(), Vec::new());
         assert!(UpMedia::total(&nobody).is_none() && DownMedia::total(&nobody).is_none());
@@ -258,8 +310,8 @@ mod tests {
     #[test]
     fn totals_add_up() {
         let tracks = vec![
-            stream(&[0, 0, 0, 0, 0, 0, 1_000_000, 90, 1000, 100]),
-            stream(&[0, 0, 0, 0, 0, 0, 2_000_000, 100, 1000, 100]),
+            stream(&[0, 0, 0, 0, 0, 0, 0, 1_000_000, 90, 1000, 100]),
+            stream(&[0, 0, 0, 0, 0, 0, 0, 2_000_000, 100, 1000, 100]),
         ];
         let slots = vec![
             slot(&[0, 0, 0, 0, 0, 128, 10_000, 1_000_000, 30, 500]),

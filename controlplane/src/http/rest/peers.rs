@@ -7,9 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::views::{PeerMove, PeerPage, PeerView, ProblemDetails, TrackChange, TrackView};
-use super::{Admin, Asked, At, Body, Page, Problem, Site, engine_gone, order};
+use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, engine_gone};
 use crate::auth::is_room_name;
-use crate::engine::Order;
+use crate::engine::OperatorRequest;
 
 /// Who is in a room, by id, and what flows.
 #[utoipa::path(get, path = "/v1/rooms/{room}/peers", tag = "peers", params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), Page),
@@ -55,7 +55,7 @@ pub(super) async fn delete(
     At((room, peer)): At<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     admin.of_room(&room)?;
-    order(&site, Order::RemovePeer { room, peer }).await?;
+    ask_engine(&site, OperatorRequest::RemovePeer { room, peer }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -80,11 +80,11 @@ pub(super) async fn relocate(
         return Err(Problem::invalid("room is not 1 to 64 of A-Z a-z 0-9 . _ -"));
     }
     admin.of_room(&to)?;
-    order(&site, Order::MovePeer { room, peer: peer.clone(), to: to.clone() }).await?;
+    ask_engine(&site, OperatorRequest::MovePeer { room, peer: peer.clone(), to: to.clone() }).await?;
     Ok(Json(find(&site, &to, &peer).await?))
 }
 
-/// Mute a track, or let it be heard and seen again.
+/// Mute a track, or unmute it.
 ///
 /// It is not passed on to anybody; everybody is told by `track_changed`. Its owner cannot undo that.
 #[utoipa::path(patch, path = "/v1/rooms/{room}/peers/{peer}/tracks/{mid}", tag = "peers",
@@ -97,8 +97,8 @@ pub(super) async fn mute(
     Body(TrackChange { muted }): Body<TrackChange>,
 ) -> Result<Json<TrackView>, Problem> {
     admin.of_room(&room)?;
-    let mute = Order::MuteTrack { room: room.clone(), peer: peer.clone(), mid: mid.clone(), is_muted: muted };
-    order(&site, mute).await?;
+    let mute = OperatorRequest::MuteTrack { room: room.clone(), peer: peer.clone(), mid: mid.clone(), is_muted: muted };
+    ask_engine(&site, mute).await?;
     let track = find(&site, &room, &peer).await?.tracks.into_iter().find(|track| track.mid == mid);
     track.map(Json).ok_or_else(no_peer)
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use proto::plane::{CONTRACT_VERSION, Counter};
 
-use super::views::{ServerView, TokenOrder, TokenView, WorkerView, bad_name};
+use super::views::{ServerView, TokenRequest, TokenView, WorkerView, bad_name};
 use super::{Admin, Body, Problem, Site, sample};
 use crate::auth::{ANY_ROOM, Claims, is_participant_name};
 
@@ -16,14 +16,15 @@ const TTL_MAX_S: u64 = 2_592_000;
 
 /// Make a token.
 ///
-/// For the room of the admin token; for any room, or `*`, with one for `*`.
-#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = TokenOrder, responses((status = 201, description = "The token", body = TokenView)))]
+/// For the room of the admin token; for any room, or `*`, with one for `*`. It does not outlive the token that it is made by,
+/// and is revoked with it.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = TokenRequest, responses((status = 201, description = "The token", body = TokenView)))]
 pub(super) async fn mint(
     admin: Admin,
     State(site): State<Arc<Site>>,
-    Body(asked): Body<TokenOrder>,
+    Body(asked): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<TokenView>), Problem> {
-    let TokenOrder { room, name, publish, subscribe, admin: is_admin, ttl_s } = asked;
+    let TokenRequest { room, name, publish, subscribe, admin: is_admin, invite, ttl_s } = asked;
     match room.as_str() {
         ANY_ROOM => admin.of_everything()?,
         room if !crate::auth::is_room_name(room) => {
@@ -37,7 +38,8 @@ pub(super) async fn mint(
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(Problem::invalid(format!("ttl_s is not 1 to {TTL_MAX_S}")));
     }
-    let claims = Claims { publish, subscribe, admin: is_admin, ..Claims::new(&room, &name, ttl_s) };
+    let claims = Claims { publish, subscribe, admin: is_admin, invite, ..Claims::new(&room, &name, ttl_s) };
+    let claims = claims.made_by(&admin.0, admin.0.as_governor()).ok_or_else(Problem::too_many_makers)?;
     let token = site.keys.sign(&claims).map_err(|error| Problem::invalid(error.to_string()))?;
     Ok((StatusCode::CREATED, Json(TokenView { token, expires_at: claims.exp })))
 }

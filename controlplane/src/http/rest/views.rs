@@ -4,13 +4,14 @@
 use proto::signal::VideoCodec;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 
 use super::Problem;
-use super::media::{DownMedia, TotalMedia, UpMedia};
-use crate::auth::is_participant_name;
+use super::media::{DownMedia, PathView, TotalMedia, UpMedia};
+use crate::auth::{NAME_PATTERN, NAME_RULE, id_of, is_participant_name};
 use crate::engine::{PeerMeasured, RoomPolicy, Snapshot};
 use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VideoCodecs};
-use crate::registry::Revocation;
+use crate::revocations::{Revocation, Whose};
 
 /// A refusal (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -25,6 +26,14 @@ pub(super) struct ProblemDetails {
     code: String,
     /// One sentence for a developer.
     detail: String,
+    /// Of a change that was not done whole: whether it holds now, and who is concerned was told or removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    acted: Option<bool>,
+    /// And whether it holds after a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    kept: Option<bool>,
 }
 
 /// A room that an operator made, or that somebody is in.
@@ -224,6 +233,15 @@ pub(super) struct PeerView {
     pub(super) peer: String,
     /// Its name.
     name: String,
+    /// Whether somebody else in the room, by another token, has a name that looks the same.
+    lookalike: bool,
+    /// How good its connection is, as everybody in the room is shown: `good`, `weak`, or `lost` while nothing comes from it.
+    #[schema(pattern = "^(good|weak|lost)$")]
+    quality: String,
+    /// What stands for the token that it came by: a revocation may name it.
+    token: Option<String>,
+    /// The same of the tokens that made that one, the oldest first: of a guest, the last one is the invitation.
+    made_by: Vec<String>,
     /// How far its transport is: `new`, `connecting`, `connected`, or `interrupted` while nothing at all comes from it.
     #[schema(pattern = "^(new|connecting|connected|interrupted)$")]
     state: String,
@@ -245,6 +263,10 @@ pub(super) struct PeerView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     down: Option<TotalMedia>,
+    /// What the path towards it carries. Known of who sends transport-cc feedback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    path: Option<PathView>,
     /// What it publishes.
     pub(super) tracks: Vec<TrackView>,
     /// What it receives.
@@ -254,7 +276,7 @@ pub(super) struct PeerView {
 impl PeerView {
     /// As the engine sees it.
     pub(super) fn of(measured: &PeerMeasured) -> PeerView {
-        let PeerMeasured { peer, streams, slots } = measured;
+        let PeerMeasured { peer, path, streams, slots } = measured;
         let track = |(n, (track, tally)): (usize, (&proto::signal::TrackInfo, &Option<_>))| TrackView {
             mid: track.track.split_once('/').map_or("", |(_, mid)| mid).to_owned(),
             kind: word(&track.kind),
@@ -274,6 +296,10 @@ impl PeerView {
         PeerView {
             peer: peer.info.peer.clone(),
             name: peer.info.name.clone(),
+            lookalike: peer.info.lookalike,
+            quality: word(&peer.info.quality),
+            token: peer.token.clone(),
+            made_by: peer.made_by.clone(),
             state: word(&peer.state),
             has_socket: peer.has_socket,
             slots: peer.slots,
@@ -281,6 +307,7 @@ impl PeerView {
             rtt_ms: DownMedia::rtt_ms(measured),
             up: UpMedia::total(measured),
             down: DownMedia::total(measured),
+            path: path.as_ref().and_then(PathView::of),
             tracks: peer.info.tracks.iter().zip(streams).enumerate().map(track).collect(),
             receives: slots.iter().map(slot).collect(),
         }
@@ -368,11 +395,13 @@ const JTI_LEN_MAX: usize = 256;
 /// Whose tokens to revoke: those of a name or of everybody, or a single one.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, try_from = "RevocationFields")]
-pub(super) enum RevocationOrder {
+pub(super) enum RevocationRequest {
     /// All tokens until now.
     Named(NamedTokens),
     /// One token.
     Single(SingleToken),
+    /// One token.
+    Known(KnownToken),
 }
 
 /// All tokens until now.
@@ -380,7 +409,7 @@ pub(super) enum RevocationOrder {
 #[serde(deny_unknown_fields)]
 pub(super) struct NamedTokens {
     /// Tokens with this name; everybody's if it is left out or null.
-    #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
+    #[schema(schema_with = name_or_everybody, required = false)]
     pub(super) name: Option<String>,
 }
 
@@ -393,6 +422,15 @@ pub(super) struct SingleToken {
     pub(super) jti: String,
 }
 
+/// One token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KnownToken {
+    /// What stands for it: a peer's `token`, or one of its `made_by`.
+    #[schema(pattern = "^[0-9a-f]{16}$")]
+    pub(super) token: String,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RevocationFields {
@@ -400,32 +438,95 @@ struct RevocationFields {
     name: Option<Option<String>>,
     #[serde(default, deserialize_with = "said")]
     jti: Option<Option<String>>,
+    #[serde(default, deserialize_with = "said")]
+    token: Option<Option<String>>,
 }
 
-impl TryFrom<RevocationFields> for RevocationOrder {
+impl TryFrom<RevocationFields> for RevocationRequest {
     type Error = String;
 
     fn try_from(fields: RevocationFields) -> Result<Self, String> {
-        match (fields.name, fields.jti) {
-            (Some(_), Some(_)) => Err("name and jti: one of them says whose tokens are meant".into()),
-            (None, Some(jti)) => match jti.filter(|jti| (1..=JTI_LEN_MAX).contains(&jti.chars().count())) {
-                Some(jti) => Ok(RevocationOrder::Single(SingleToken { jti })),
+        let is_id =
+            |id: &String| id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match (fields.name, fields.jti, fields.token) {
+            (None, None, Some(token)) => match token.filter(is_id) {
+                Some(token) => Ok(RevocationRequest::Known(KnownToken { token })),
+                None => Err("token is not 16 hexadecimal digits".into()),
+            },
+            (name, jti, token)
+                if [name.is_some(), jti.is_some(), token.is_some()].iter().filter(|&&is| is).count() > 1 =>
+            {
+                Err("name, jti and token: one of them says whose tokens are meant".into())
+            }
+            (None, Some(jti), _) => match jti.filter(|jti| (1..=JTI_LEN_MAX).contains(&jti.chars().count())) {
+                Some(jti) => Ok(RevocationRequest::Single(SingleToken { jti })),
                 None => Err(format!("jti is not 1 to {JTI_LEN_MAX} characters")),
             },
-            (name, None) => Ok(RevocationOrder::Named(NamedTokens { name: name.flatten() })),
+            (name, ..) => Ok(RevocationRequest::Named(NamedTokens { name: name.flatten() })),
         }
     }
 }
 
-impl RevocationOrder {
-    /// The name and the `jti`, of which one may be given, if they can be such.
-    pub(super) fn whose(self) -> Result<(Option<String>, Option<String>), Problem> {
+impl RevocationRequest {
+    /// Whose tokens are meant, if they can be such.
+    pub(super) fn whose(self) -> Result<Whose, Problem> {
         match self {
-            RevocationOrder::Single(SingleToken { jti }) => Ok((None, Some(jti))),
-            RevocationOrder::Named(NamedTokens { name }) if !name.as_deref().is_none_or(is_participant_name) => {
-                Err(bad_name())
+            RevocationRequest::Single(SingleToken { jti }) => Ok(Whose::Token(id_of(&jti))),
+            RevocationRequest::Known(KnownToken { token }) => Ok(Whose::Token(token)),
+            RevocationRequest::Named(NamedTokens { name: None }) => Ok(Whose::Everybody),
+            RevocationRequest::Named(NamedTokens { name: Some(name) }) if is_participant_name(&name) => {
+                Ok(Whose::Name(name))
             }
-            RevocationOrder::Named(NamedTokens { name }) => Ok((name, None)),
+            RevocationRequest::Named(_) => Err(bad_name()),
+        }
+    }
+}
+
+/// Whose tokens to revoke everywhere: those of a name, or a single one.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, try_from = "RevocationFields")]
+pub(super) enum AnyRevocationRequest {
+    /// All tokens until now with a name.
+    Named(TokensOfName),
+    /// One token.
+    Single(SingleToken),
+    /// One token.
+    Known(KnownToken),
+}
+
+/// All tokens until now with a name.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokensOfName {
+    /// Tokens with this name.
+    #[schema(schema_with = name_of_tokens)]
+    pub(super) name: String,
+}
+
+impl TryFrom<RevocationFields> for AnyRevocationRequest {
+    type Error = String;
+
+    fn try_from(fields: RevocationFields) -> Result<Self, String> {
+        match RevocationRequest::try_from(fields)? {
+            RevocationRequest::Single(single) => Ok(AnyRevocationRequest::Single(single)),
+            RevocationRequest::Known(known) => Ok(AnyRevocationRequest::Known(known)),
+            RevocationRequest::Named(NamedTokens { name: Some(name) }) => {
+                Ok(AnyRevocationRequest::Named(TokensOfName { name }))
+            }
+            RevocationRequest::Named(_) => Err("name, jti or token: one of them says whose tokens are meant".into()),
+        }
+    }
+}
+
+impl AnyRevocationRequest {
+    /// Whose tokens are meant, if they can be such.
+    pub(super) fn whose(self) -> Result<Whose, Problem> {
+        match self {
+            AnyRevocationRequest::Single(single) => RevocationRequest::Single(single).whose(),
+            AnyRevocationRequest::Known(known) => RevocationRequest::Known(known).whose(),
+            AnyRevocationRequest::Named(TokensOfName { name }) => {
+                RevocationRequest::Named(NamedTokens { name: Some(name) }).whose()
+            }
         }
     }
 }
@@ -433,22 +534,25 @@ impl RevocationOrder {
 /// Tokens that are not good any more.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationView {
+    /// By what it is found: `everybody`, or `name.` or `token.` with the first 16 hexadecimal digits of the SHA-256 of the name
+    /// or the `jti`.
+    #[schema(max_length = 64)]
+    id: String,
     /// With this name, or with any.
     name: Option<String>,
     /// Issued until then, seconds since 1970. Of a revocation by `jti`: when it was made.
     issued_until: u64,
-    /// The one token that is meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jti: Option<String>,
 }
 
 impl From<Revocation> for RevocationView {
-    fn from(Revocation { name, issued_until, jti, .. }: Revocation) -> Self {
-        RevocationView { name, issued_until, jti }
+    fn from(Revocation { whose, issued_until, .. }: Revocation) -> Self {
+        let id = whose.id();
+        let name = if let Whose::Name(name) = whose { Some(name) } else { None };
+        RevocationView { id, name, issued_until }
     }
 }
 
-/// A page of revocations, by name, then those by `jti`.
+/// A page of revocations, by id.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationPage {
     /// The revocations of the room.
@@ -460,12 +564,12 @@ pub(super) struct RevocationPage {
 /// What a token is to say.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TokenOrder {
+pub(super) struct TokenRequest {
     /// The room, or `*` for every room.
     #[schema(pattern = "^([A-Za-z0-9._-]{1,64}|[*])$", example = "standup")]
     pub(super) room: String,
     /// The name that others see.
-    #[schema(min_length = 1, max_length = 64, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", example = "Ada")]
+    #[schema(schema_with = name_of_person)]
     pub(super) name: String,
     /// May send media.
     #[serde(default)]
@@ -476,10 +580,42 @@ pub(super) struct TokenOrder {
     /// May use this interface for that room.
     #[serde(default)]
     pub(super) admin: bool,
+    /// May make invitations to that room.
+    #[serde(default)]
+    pub(super) invite: bool,
     /// How long it is good, seconds.
     #[schema(minimum = 1, maximum = 2_592_000)]
     #[serde(default = "an_hour")]
     pub(super) ttl_s: u64,
+}
+
+/// What an invitation is to allow.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InvitationRequest {
+    /// Whether guests may send media; as the one who invites if it is left out.
+    #[serde(default)]
+    pub(super) publish: Option<bool>,
+    /// Whether guests may receive media; as the one who invites if it is left out.
+    #[serde(default)]
+    pub(super) subscribe: Option<bool>,
+    /// How long it is good, and what guests get for it, seconds. Twelve hours if it is left out.
+    #[schema(minimum = 1, maximum = 604_800)]
+    #[serde(default = "half_a_day")]
+    pub(super) ttl_s: u64,
+}
+
+/// Who accepts an invitation.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuestRequest {
+    /// The name that others see.
+    #[schema(schema_with = name_of_person)]
+    pub(super) name: String,
+}
+
+fn half_a_day() -> u64 {
+    12 * 3600
 }
 
 fn an_hour() -> u64 {
@@ -538,5 +674,24 @@ pub(super) struct WorkerView {
 }
 
 pub(super) fn bad_name() -> Problem {
-    Problem::invalid("name is not 1 to 64 characters without control characters")
+    Problem::invalid(format!("name is not {NAME_RULE}"))
+}
+
+/// A name in the document: utoipa's attributes take the pattern as a literal only, and it has one place.
+fn name_schema(description: &str, types: &[Type]) -> Object {
+    let text = ObjectBuilder::new().schema_type(SchemaType::from_iter(types.iter().cloned()));
+    let bounded = text.min_length(Some(1)).max_length(Some(64)).pattern(Some(NAME_PATTERN));
+    bounded.description(Some(description)).build()
+}
+
+fn name_of_person() -> Object {
+    name_schema("The name that others see.", &[Type::String])
+}
+
+fn name_of_tokens() -> Object {
+    name_schema("Tokens with this name.", &[Type::String])
+}
+
+fn name_or_everybody() -> Object {
+    name_schema("Tokens with this name; everybody's if it is left out or null.", &[Type::String, Type::Null])
 }

@@ -1,6 +1,6 @@
 //! The `frames` backend: packets leave as whole Ethernet frames, past the kernel's UDP and IP.
 //!
-//! A packet is sealed in memory that the kernel shares; its header is written just before it, and the frame is queued
+//! A packet is protected in memory that the kernel shares; its header is written just before it, and the frame is queued
 //! where it lies. What takes the UDP socket two thirds of its time (routing, neighbour, netfilter, queueing) is done
 //! once for each destination and not for each packet. Datagrams still come in by the socket, which also takes whatever
 //! cannot leave as a frame: to unknown neighbours, on other devices, longer than the path's MTU.
@@ -12,7 +12,7 @@ mod header;
 mod neighbours;
 mod netlink;
 mod ring;
-mod ways;
+mod routes;
 
 use std::io;
 use std::net::IpAddr;
@@ -21,13 +21,13 @@ use std::os::fd::AsFd;
 use rustix::net::sockopt;
 
 use self::header::{Checksums, HEADER_LEN_MAX};
-use self::netlink::{Device, Dump, Netlink, Said};
+use self::netlink::{Device, Dump, Message, Netlink};
 use self::ring::{METADATA_LEN, Ring};
-use self::ways::{Local, Ways};
-use super::slab::Slab;
+use self::routes::{Local, PeerRoutes};
 use super::udp::Socket;
 use crate::config::{FRAMES_PAUSE, Micros};
 use crate::outbox::{HEADROOM, Outbox};
+use crate::slab::Slab;
 
 const _: () = assert!(HEADER_LEN_MAX + METADATA_LEN <= HEADROOM);
 
@@ -71,7 +71,7 @@ pub(super) struct Sent {
 /// One worker's way out as frames.
 pub(super) struct Frames {
     ring: Ring,
-    ways: Ways,
+    ways: PeerRoutes,
     device_name: String,
     queue: u32,
     checksums: Checksums,
@@ -87,7 +87,7 @@ impl Frames {
         let device_name = name_of(device.index)?;
         let (ring, queue, checksums) = open_ring(slab, device.index, &device_name, index)?;
         let locals = sockets.iter().map(|socket| Local { address: socket.local(), hops: hops(socket) }).collect();
-        let ways = Ways::new(device, locals, seed)?;
+        let ways = PeerRoutes::new(device, locals, seed)?;
         Ok(Frames { ring, ways, device_name, queue, checksums, paused_until: 0, error: None })
     }
 
@@ -103,7 +103,7 @@ impl Frames {
     /// Sends the chains whose peers can be reached by frames, and takes their packets out of the outbox. The others stay
     /// there, and so do long trains, which cost less by a socket.
     pub(super) fn send(&mut self, now: Micros, sockets: &[Socket], outbox: &mut Outbox) -> Sent {
-        self.ways.keep_up(now);
+        self.ways.refresh(now);
         let mut sent = Sent::default();
         if now >= self.paused_until && self.ring.pending() > 0 {
             // What an error left behind goes first; if that fails again, nothing is added to it.
@@ -115,6 +115,9 @@ impl Frames {
         }
         for chain in 0..outbox.chain_count() {
             let (to, len_max) = outbox.chain_to(chain);
+            if to.path.is_tcp() {
+                continue;
+            }
             let may_train = sockets.get(usize::from(to.path.socket)).is_some_and(Socket::has_gso);
             if may_train && outbox.is_train(chain) {
                 sent.trains += outbox.chain_len(chain);
@@ -189,10 +192,10 @@ fn open_ring(slab: &Slab, device: u32, name: &str, index: u32) -> Result<(Ring, 
 
 /// The device of the first media address that is on one which carries frames.
 fn device_of(sockets: &[Socket]) -> Result<Device, Unsuited> {
-    let mut netlink = Netlink::to_ask()?;
+    let mut netlink = Netlink::for_queries()?;
     let (mut devices, mut addresses) = (Vec::new(), Vec::new());
-    netlink.dump(Dump::Devices, |said| devices.extend(device_in(said)))?;
-    netlink.dump(Dump::Addresses, |said| addresses.extend(address_in(said)))?;
+    netlink.dump(Dump::Devices, |message| devices.extend(device_in(message)))?;
+    netlink.dump(Dump::Addresses, |message| addresses.extend(address_in(message)))?;
     let on = |ip: IpAddr| addresses.iter().filter(move |(_, other)| *other == ip).map(|(device, _)| *device);
     sockets
         .iter()
@@ -202,12 +205,12 @@ fn device_of(sockets: &[Socket]) -> Result<Device, Unsuited> {
         .ok_or(Unsuited::NoDevice)
 }
 
-fn device_in(said: Said) -> Option<Device> {
-    if let Said::Device(device) = said { Some(device) } else { None }
+fn device_in(message: Message) -> Option<Device> {
+    if let Message::Device(device) = message { Some(device) } else { None }
 }
 
-fn address_in(said: Said) -> Option<(u32, IpAddr)> {
-    if let Said::Address(device, ip) = said { Some((device, ip)) } else { None }
+fn address_in(message: Message) -> Option<(u32, IpAddr)> {
+    if let Message::Address(device, ip) = message { Some((device, ip)) } else { None }
 }
 
 fn name_of(device: u32) -> io::Result<String> {

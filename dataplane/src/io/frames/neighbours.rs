@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::header::Mac;
 use super::netlink::Neighbour;
 use crate::config::{Micros, SECOND};
-use crate::demux::KeyedHash;
+use crate::hash::KeyedHash;
 
 /// Neighbours that are remembered; the kernel's own table has 1024 by default (gc_thresh3).
 const NEIGHBOURS_MAX: usize = 2048;
@@ -25,7 +25,7 @@ struct Known {
 /// All of them. A place once given is never another neighbour's.
 pub(super) struct Neighbours {
     list: Vec<Known>,
-    place_of: HashMap<IpAddr, u32, KeyedHash>,
+    index_of: HashMap<IpAddr, u32, KeyedHash>,
 }
 
 impl Neighbours {
@@ -33,13 +33,13 @@ impl Neighbours {
     pub(super) fn new(seed: [u8; 16]) -> Neighbours {
         Neighbours {
             list: Vec::with_capacity(NEIGHBOURS_MAX),
-            place_of: HashMap::with_capacity_and_hasher(2 * NEIGHBOURS_MAX, KeyedHash::new(seed)),
+            index_of: HashMap::with_capacity_and_hasher(2 * NEIGHBOURS_MAX, KeyedHash::new(seed)),
         }
     }
 
     /// The place of a neighbour, a new one unknown as yet; `None` if there are too many.
-    pub(super) fn place(&mut self, ip: IpAddr) -> Option<u32> {
-        if let Some(&place) = self.place_of.get(&ip) {
+    pub(super) fn index(&mut self, ip: IpAddr) -> Option<u32> {
+        if let Some(&place) = self.index_of.get(&ip) {
             return Some(place);
         }
         if self.list.len() == NEIGHBOURS_MAX {
@@ -47,13 +47,13 @@ impl Neighbours {
         }
         let place = self.list.len() as u32;
         self.list.push(Known { mac: None, is_fresh: false, nudge_at: 0 });
-        self.place_of.insert(ip, place);
+        self.index_of.insert(ip, place);
         Some(place)
     }
 
     /// Takes in what the kernel told.
     pub(super) fn learn(&mut self, told: &Neighbour) {
-        if let Some(place) = self.place(told.ip) {
+        if let Some(place) = self.index(told.ip) {
             let known = &mut self.list[place as usize];
             (known.mac, known.is_fresh) = (told.mac, told.is_fresh);
         }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_stale_neighbour_has_one_packet_a_second_by_the_socket() {
         let mut neighbours = Neighbours::new([0; 16]);
-        let place = neighbours.place(told(2, None, false).ip).unwrap();
+        let place = neighbours.index(told(2, None, false).ip).unwrap();
         assert_eq!(neighbours.mac(place, SECOND), None, "nothing is known");
         neighbours.learn(&told(2, Some(MAC), true));
         assert_eq!(neighbours.mac(place, SECOND), Some(MAC));
@@ -108,9 +108,9 @@ mod tests {
     fn the_table_has_an_end() {
         let mut neighbours = Neighbours::new([0; 16]);
         for index in 0..NEIGHBOURS_MAX as u32 {
-            assert_eq!(neighbours.place(IpAddr::V4(index.into())), Some(index));
+            assert_eq!(neighbours.index(IpAddr::V4(index.into())), Some(index));
         }
-        assert_eq!(neighbours.place(IpAddr::V4(u32::MAX.into())), None);
-        assert_eq!(neighbours.place(IpAddr::V4(7.into())), Some(7));
+        assert_eq!(neighbours.index(IpAddr::V4(u32::MAX.into())), None);
+        assert_eq!(neighbours.index(IpAddr::V4(7.into())), Some(7));
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Device {
 
 /// What a message says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Said {
+pub(super) enum Message {
     Route(Route),
     /// Somewhere, routes, rules or addresses have changed.
     RoutesChanged,
@@ -99,21 +99,21 @@ pub(super) struct Netlink {
 
 /// Why there is nothing to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Nothing {
+pub(super) enum ReadError {
     /// There is nothing.
-    Yet,
+    Empty,
     /// The kernel had more to say than the socket holds: what is known may be wrong.
     Overrun,
 }
 
 impl Netlink {
     /// A socket to ask with.
-    pub(super) fn to_ask() -> io::Result<Netlink> {
+    pub(super) fn for_queries() -> io::Result<Netlink> {
         Netlink::open(0)
     }
 
     /// A socket that is told of changes.
-    pub(super) fn to_hear() -> io::Result<Netlink> {
+    pub(super) fn subscribed() -> io::Result<Netlink> {
         Netlink::open(GROUPS)
     }
 
@@ -140,15 +140,15 @@ impl Netlink {
         self.ask(&question).ok()?;
         let mut route = None;
         let sequence = self.sequence;
-        let _ = self.read(|answered, said| match said {
-            Said::Route(found) if answered == sequence => route = Some(found),
+        let _ = self.read(|answered, message| match message {
+            Message::Route(found) if answered == sequence => route = Some(found),
             _ => {}
         });
         route
     }
 
     /// Asks for everything of one kind and gives it to `each`. May wait for the kernel: for the start.
-    pub(super) fn dump(&mut self, what: Dump, mut each: impl FnMut(Said)) -> io::Result<()> {
+    pub(super) fn dump(&mut self, what: Dump, mut each: impl FnMut(Message)) -> io::Result<()> {
         let sequence = self.next_sequence();
         let mut question = Question::new(what as u16, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, sequence);
         // The header of the kind: family "any", and zeros.
@@ -156,13 +156,13 @@ impl Netlink {
         self.ask(&question)?;
         let mut is_done = false;
         while !is_done {
-            let outcome = self.read(|answered, said| match said {
+            let outcome = self.read(|answered, message| match message {
                 _ if answered != sequence => {}
-                Said::Done | Said::Refused(_) => is_done = true,
-                said => each(said),
+                Message::Done | Message::Refused(_) => is_done = true,
+                message => each(message),
             });
             match outcome {
-                Ok(()) | Err(Nothing::Yet) if is_done => {}
+                Ok(()) | Err(ReadError::Empty) if is_done => {}
                 Ok(()) => {}
                 Err(_) => return Err(io::Error::other("the kernel's answer was cut short")),
             }
@@ -171,8 +171,8 @@ impl Netlink {
     }
 
     /// Takes what there is to hear.
-    pub(super) fn hear(&mut self, mut each: impl FnMut(Said)) -> Result<(), Nothing> {
-        self.read(|_, said| each(said))
+    pub(super) fn read_changes(&mut self, mut each: impl FnMut(Message)) -> Result<(), ReadError> {
+        self.read(|_, message| each(message))
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -187,16 +187,16 @@ impl Netlink {
     }
 
     /// Reads once, and gives each message with its sequence number.
-    fn read(&mut self, mut each: impl FnMut(u32, Said)) -> Result<(), Nothing> {
+    fn read(&mut self, mut each: impl FnMut(u32, Message)) -> Result<(), ReadError> {
         let len = loop {
             match rustix::net::recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((len, _)) => break len,
                 Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => return Err(Nothing::Overrun),
-                Err(_) => return Err(Nothing::Yet),
+                Err(Errno::NOBUFS) => return Err(ReadError::Overrun),
+                Err(_) => return Err(ReadError::Empty),
             }
         };
-        messages(&self.buffer[..len], |_, sequence, said| each(sequence, said));
+        messages(&self.buffer[..len], |_, sequence, message| each(sequence, message));
         Ok(())
     }
 }
@@ -269,7 +269,7 @@ impl Question {
 }
 
 /// Gives each message of what was read: its kind, its sequence number, what it says.
-fn messages(mut bytes: &[u8], mut each: impl FnMut(u16, u32, Said)) {
+fn messages(mut bytes: &[u8], mut each: impl FnMut(u16, u32, Message)) {
     while let (Some(len), Some(kind), Some(sequence)) = (u32_at(bytes, 0), u16_at(bytes, 4), u32_at(bytes, 8)) {
         let len = len as usize;
         let Some(body) = bytes.get(MESSAGE_HEADER_LEN..len) else { return };
@@ -278,22 +278,22 @@ fn messages(mut bytes: &[u8], mut each: impl FnMut(u16, u32, Said)) {
     }
 }
 
-fn parse(kind: u16, body: &[u8]) -> Said {
-    let said = match kind {
-        libc::RTM_NEWROUTE => Some(parse_route(body).map_or(Said::RoutesChanged, Said::Route)),
-        libc::RTM_NEWNEIGH => parse_neighbour(body).map(Said::Neighbour),
+fn parse(kind: u16, body: &[u8]) -> Message {
+    let message = match kind {
+        libc::RTM_NEWROUTE => Some(parse_route(body).map_or(Message::RoutesChanged, Message::Route)),
+        libc::RTM_NEWNEIGH => parse_neighbour(body).map(Message::Neighbour),
         libc::RTM_DELNEIGH => {
-            parse_neighbour(body).map(|gone| Said::Neighbour(Neighbour { mac: None, is_fresh: false, ..gone }))
+            parse_neighbour(body).map(|gone| Message::Neighbour(Neighbour { mac: None, is_fresh: false, ..gone }))
         }
-        libc::RTM_NEWLINK => parse_device(body).map(Said::Device),
-        libc::RTM_DELLINK => u32_at(body, 4).map(Said::DeviceGone),
+        libc::RTM_NEWLINK => parse_device(body).map(Message::Device),
+        libc::RTM_DELLINK => u32_at(body, 4).map(Message::DeviceGone),
         libc::RTM_NEWADDR => parse_address(body),
-        libc::RTM_DELROUTE | libc::RTM_DELADDR | libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Said::RoutesChanged),
-        kind if kind == libc::NLMSG_DONE as u16 => Some(Said::Done),
-        kind if kind == libc::NLMSG_ERROR as u16 => u32_at(body, 0).map(|code| Said::Refused(-(code as i32))),
+        libc::RTM_DELROUTE | libc::RTM_DELADDR | libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Message::RoutesChanged),
+        kind if kind == libc::NLMSG_DONE as u16 => Some(Message::Done),
+        kind if kind == libc::NLMSG_ERROR as u16 => u32_at(body, 0).map(|code| Message::Refused(-(code as i32))),
         _ => None,
     };
-    said.unwrap_or(Said::Other)
+    message.unwrap_or(Message::Other)
 }
 
 /// struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
@@ -357,7 +357,7 @@ fn parse_device(body: &[u8]) -> Option<Device> {
 }
 
 /// struct ifaddrmsg: family, prefix length, flags, scope, index.
-fn parse_address(body: &[u8]) -> Option<Said> {
+fn parse_address(body: &[u8]) -> Option<Message> {
     let (family, device) = (*body.first()?, u32_at(body, 4)?);
     let (mut local, mut address) = (None, None);
     for (kind, value) in attributes(body.get(8..)?) {
@@ -368,7 +368,7 @@ fn parse_address(body: &[u8]) -> Option<Said> {
         }
     }
     // On a point-to-point link IFA_ADDRESS is the other end's.
-    Some(Said::Address(device, local.or(address)?))
+    Some(Message::Address(device, local.or(address)?))
 }
 
 /// The attributes in a message: kind without its flags, and value.
@@ -403,9 +403,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn say(bytes: &[u8]) -> Vec<Said> {
+    fn say(bytes: &[u8]) -> Vec<Message> {
         let mut all = Vec::new();
-        messages(bytes, |_, _, said| all.push(said));
+        messages(bytes, |_, _, message| all.push(message));
         all
     }
 
@@ -420,7 +420,7 @@ mod tests {
             message.attribute_ip(libc::NDA_DST, "10.0.0.2".parse().unwrap());
             message.attribute(libc::NDA_LLADDR, &[2, 0, 0, 0, 0, 9]);
             match say(message.bytes())[..] {
-                [Said::Neighbour(told)] => told,
+                [Message::Neighbour(told)] => told,
                 ref other => panic!("{other:?}"),
             }
         };
@@ -446,29 +446,27 @@ mod tests {
         let next = "10.0.0.1".parse().unwrap();
         assert_eq!(
             say(message.bytes()),
-            [Said::Route(Route { device: 3, next, mtu: Some(1400), is_plain: true })],
+            [Message::Route(Route { device: 3, next, mtu: Some(1400), is_plain: true })],
             "on a little-endian machine"
         );
         message.attribute(libc::RTA_VIA, &[10, 0, 1, 2]);
-        assert!(matches!(say(message.bytes())[..], [Said::Route(Route { is_plain: false, .. })]));
+        assert!(matches!(say(message.bytes())[..], [Message::Route(Route { is_plain: false, .. })]));
     }
 
     #[test]
     fn the_kernel_knows_the_way_to_itself() {
-        let mut netlink = Netlink::to_ask().unwrap();
+        let mut netlink = Netlink::for_queries().unwrap();
         let local = "127.0.0.1:9".parse().unwrap();
         let route = netlink.route(local, local).expect("loopback is up");
         assert!(!route.is_plain, "what stays on this machine is not for frames: {route:?}");
         let mut devices = Vec::new();
-        netlink.dump(Dump::Devices, |said| devices.push(said)).unwrap();
-        assert!(
-            devices
-                .iter()
-                .any(|said| matches!(said, Said::Device(device) if device.index == route.device && !device.is_suited))
-        );
+        netlink.dump(Dump::Devices, |message| devices.push(message)).unwrap();
+        assert!(devices.iter().any(
+            |message| matches!(message, Message::Device(device) if device.index == route.device && !device.is_suited)
+        ));
         let mut addresses = Vec::new();
-        netlink.dump(Dump::Addresses, |said| addresses.push(said)).unwrap();
-        assert!(addresses.contains(&Said::Address(route.device, local.ip())));
+        netlink.dump(Dump::Addresses, |message| addresses.push(message)).unwrap();
+        assert!(addresses.contains(&Message::Address(route.device, local.ip())));
     }
 
     proptest! {

@@ -15,8 +15,8 @@ use libc::{c_int, c_void};
 
 use super::header::{CHECKSUM_OFFSET, Checksums, Header};
 use crate::config::{CHUNKS_MAX, SOCKET_BUFFER_BYTES};
-use crate::io::slab::Slab;
 use crate::outbox::CHUNK_LEN;
+use crate::slab::Slab;
 
 /// Places of both rings. There are no more frames than that, so neither can run over.
 const RING_LEN: u32 = CHUNKS_MAX as u32;

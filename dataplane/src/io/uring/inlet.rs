@@ -12,9 +12,10 @@ use io_uring::{IoUring, cqueue, opcode};
 
 use super::open_ring;
 use crate::config::{BATCH_LEN_MAX, Micros};
+use crate::io::address::remote_of;
 use crate::io::clock::Clock;
-use crate::io::slab::Slab;
-use crate::io::udp::{Arrival, BUFFER_LEN, Batch, CONTROL_WORDS, Control, Socket, remote_of};
+use crate::io::udp::{Arrival, BUFFER_LEN, Batch, CONTROL_WORDS, Control, Socket};
+use crate::slab::Slab;
 
 /// Buffers that the kernel and the batch share: a batch full with each of them. A power of two.
 const BUFFERS: usize = 2 * BATCH_LEN_MAX;

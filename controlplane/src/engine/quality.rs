@@ -1,0 +1,75 @@
+//! How good the connections of people are: whose links are to be reported, and what becomes of a report ([`crate::quality`]).
+
+use std::collections::BTreeMap;
+
+use proto::id::{PeerId, StreamId};
+use proto::signal::Source;
+
+use super::{Engine, Handle};
+use crate::ids::SlabId;
+use crate::member::{Member, Track};
+use crate::placement::Workers;
+use crate::quality::Link;
+use crate::room::Room;
+use crate::snapshot::LinkIds;
+
+impl Engine {
+    /// Whether there is anybody whose link may be worth a report.
+    pub fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// Whose links are to be reported: of those who are connected and not alone, because nobody else would be shown it.
+    pub fn links(&self) -> Vec<LinkIds> {
+        let rooms = self.rooms.values().map(|hosted| &hosted.room).filter(|room| room.members().len() > 1);
+        let connected = |room: &'_ Room| {
+            let several = room.tracks_in_several();
+            let members = room.members().iter().filter(|member| self.is_connected(member.peer));
+            members.map(|member| link_ids(member, &several)).collect::<Vec<_>>()
+        };
+        rooms.flat_map(connected).collect()
+    }
+
+    fn is_connected(&self, peer: PeerId) -> bool {
+        self.peers.get(&Handle::of(peer)).is_some_and(|peer| peer.transport.is_connected())
+    }
+
+    /// Judges links, and notes the rooms that do not know of it yet.
+    pub(super) fn links_reported(&mut self, links: &[(PeerId, Link)]) {
+        for (peer, link) in links {
+            let Some(name) = self.peers.get(&Handle::of(*peer)).map(|peer| peer.room.clone()) else { continue };
+            let Engine { rooms, workers, .. } = self;
+            let Some(hosted) = rooms.get_mut(&name) else { continue };
+            let Some(member) = hosted.room.member_mut(*peer) else { continue };
+            let is_lost = is_lost(member, workers);
+            member.judge.report(link, is_lost);
+            if !hosted.roster.knows_quality_of(member) {
+                self.qualities_changed(&name);
+            }
+        }
+    }
+}
+
+/// What a member sends and receives; `several` are the tracks that come in several encodings.
+fn link_ids(member: &Member, several: &BTreeMap<StreamId, &Track>) -> LinkIds {
+    let streams_of = |carried: StreamId| match several.get(&carried) {
+        Some(track) => track.streams().collect(),
+        None => vec![carried],
+    };
+    let slots = member.slots.iter().filter_map(|slot| Some((slot.slot, slot.kind, streams_of(slot.carries?))));
+    LinkIds {
+        peer: member.peer,
+        streams: member.published().flat_map(|track| track.streams()).collect(),
+        slots: slots.collect(),
+    }
+}
+
+/// Whether nothing comes from a member, or nothing of all the microphones and cameras that it says are on. A screen that stands still
+/// sends nothing.
+fn is_lost(member: &Member, workers: &Workers) -> bool {
+    let Some(plan) = workers.get(&member.peer.worker()).map(|worker| &worker.plan) else { return false };
+    let of_person = |track: &&Track| track.is_active && matches!(track.source, Source::Microphone | Source::Camera);
+    let mut live = member.published().filter(of_person).peekable();
+    let is_mute = live.peek().is_some() && live.all(|track| track.is_silent(plan));
+    plan.is_peer_silent(member.peer) || is_mute
+}

@@ -1,0 +1,320 @@
+//! What of an estimate each video of one receiver gets: which encoding of its track, or none.
+//!
+//! Videos are served in the order of their weight. First each gets its lowest encoding; then, one step after the other, the
+//! better ones, as long as they fit. So nobody has the best picture while another person is not seen, and the one that weighs
+//! most is raised first. What does not fit even in its lowest encoding is paused, the lightest first.
+//!
+//! An encoding costs what it was measured to send. Rates move all the time, and a receiver that goes up and down with them sees
+//! a keyframe each time: so what is taken may exceed the budget a little, what would be new must leave some of it free,
+//! and nothing is raised soon after something was lowered.
+
+use proto::plane::TRACK_ENCODINGS_MAX;
+
+use crate::config::{Micros, PEER_SLOTS_MAX, SECOND};
+
+/// What is taken already stays until all together exceed the budget by this fraction: measured rates move by as much.
+const KEEP: f64 = 1.05;
+/// ... and the lowest encodings by this one, of what the path has just carried: a video that is paused is worse than a queue for a
+/// moment. Overuse lowers an estimate by more than it has to, several times in a row; if the path is really that narrow, it
+/// carries less soon.
+const KEEP_LOWEST: f64 = 1.15;
+/// What would be new is taken if all together leave this fraction of the budget free: its first keyframe has to fit.
+const RAISE: f64 = 0.92;
+/// What is taken already ends at once if all together exceed the budget by this factor: a queue grows while a keyframe is waited
+/// for.
+const URGENT: f64 = 1.5;
+/// Nothing is raised for this long after something was lowered. (mediasoup waits 10 s; a probe has found more by then.)
+const RAISE_AFTER: Micros = 3 * SECOND;
+/// What is paused may go on after this long.
+const RESUME_AFTER: Micros = SECOND;
+/// A lowest encoding that does not fit is paused after this long. An estimate that fell comes back in part within it, and the pace
+/// keeps the path free meanwhile.
+const PAUSE_AFTER: Micros = 2 * SECOND;
+/// What of an encoding's rate the next better one is assumed to have, until it was seen: half the width and height.
+const STEP: u32 = 3;
+
+/// A video that a receiver may get.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Video {
+    /// Index of its slot.
+    pub(crate) slot: u32,
+    /// The heavier is served first; among equals the one that comes first.
+    pub(crate) weight: u32,
+    /// Rates of its encodings, bit/s, the worst first; 0 where it is not known.
+    pub(crate) bps: [u32; TRACK_ENCODINGS_MAX],
+    /// How many it has.
+    pub(crate) encodings: u8,
+    /// The best one that it may get: more would not be seen.
+    pub(crate) rank_max: u8,
+    /// What it was given last, if it was ever.
+    pub(crate) before: Option<Option<u8>>,
+    /// What it is given now.
+    pub(crate) now: Option<u8>,
+    /// What it had is too much by far: it ends at once, and not at the next keyframe of what it gets.
+    pub(crate) is_urgent: bool,
+}
+
+impl Video {
+    /// Bit/s of its encoding of this rank. One that has not been seen is assumed to be a step above the one below.
+    fn cost(&self, rank: u8) -> f64 {
+        let rank = usize::from(rank);
+        let below = self.bps[..rank].iter().enumerate().rev().find(|(_, bps)| **bps > 0);
+        let assumed = below.map_or(0, |(at, bps)| bps.saturating_mul(STEP.pow((rank - at) as u32)));
+        f64::from(if self.bps[rank] > 0 { self.bps[rank] } else { assumed })
+    }
+
+    fn top(&self) -> u8 {
+        self.rank_max.min(self.encodings.saturating_sub(1))
+    }
+
+    /// Whether it has this rank already, or a better one.
+    fn has(&self, rank: u8) -> bool {
+        self.before.flatten().is_some_and(|before| before >= rank)
+    }
+}
+
+/// What there is to give, bit/s.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Budget {
+    /// Of the estimate.
+    pub(crate) bps: u64,
+    /// What the path has just carried of video. `None`: there was no feedback, nothing is known, and nothing is paused.
+    pub(crate) carried: Option<u64>,
+    /// Whether nothing limits the estimate: no queue grows, nothing is lost.
+    pub(crate) is_calm: bool,
+}
+
+/// The allocation of one receiver.
+#[derive(Default)]
+pub(crate) struct Allocator {
+    lowered_at: Option<Micros>,
+    /// Since when lowest encodings do not fit.
+    short_since: Option<Micros>,
+}
+
+impl Allocator {
+    /// Gives each video what it gets of the budget. What they get, and what they would take if there were no limit, bit/s.
+    pub(crate) fn allocate(&mut self, now: Micros, budget: &Budget, videos: &mut [Video]) -> (u64, u64) {
+        let carried = budget.carried.map_or(f64::INFINITY, |bps| bps as f64);
+        // What the path carries without a queue or a loss stays, if the estimate has not come that far yet.
+        let calm = budget.carried.filter(|_| budget.is_calm).map_or(0.0, |bps| bps as f64 * KEEP);
+        let budget = budget.bps as f64;
+        let is_past = |time| self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= time);
+        let may_raise = |step| is_past(if step == 0 { RESUME_AFTER } else { RAISE_AFTER });
+        videos.sort_by_key(|video| std::cmp::Reverse(video.weight));
+        let may_pause = self.short_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
+        let (mut spent, mut is_short) = (0.0, false);
+        for step in 0..TRACK_ENCODINGS_MAX as u8 {
+            for video in videos.iter_mut().filter(|video| video.encodings > 0) {
+                let more = match (step, video.now) {
+                    (0, _) => video.cost(0),
+                    // Only what has all that is below.
+                    (_, Some(rank)) if rank + 1 == step && step <= video.top() => video.cost(step) - video.cost(rank),
+                    _ => continue,
+                };
+                let fits = match video.has(step) {
+                    true if step == 0 => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
+                    true => spent + more <= (budget * KEEP).max(calm),
+                    // Nothing is known of the path, and nothing of what this would cost.
+                    false if step > 0 && carried.is_infinite() && more <= 0.0 => false,
+                    // A video that has just come is none that was raised.
+                    false => spent + more <= budget * RAISE && (may_raise(step) || video.before.is_none()),
+                };
+                let is_kept = step == 0 && !fits && video.has(0);
+                is_short |= is_kept;
+                if fits || (step == 0 && carried.is_infinite()) || (is_kept && !may_pause) {
+                    video.now = Some(step);
+                    spent += more;
+                }
+            }
+        }
+        if videos.iter().any(|video| video.before.is_some_and(|before| video.now < before)) {
+            self.lowered_at = Some(now);
+        }
+        self.short_since = is_short.then(|| self.short_since.unwrap_or(now));
+        let had = |video: &Video| {
+            video.before.flatten().filter(|rank| *rank < video.encodings).map_or(0.0, |rank| video.cost(rank))
+        };
+        let is_urgent = videos.iter().map(had).sum::<f64>() > budget * URGENT;
+        for video in videos.iter_mut() {
+            video.is_urgent = is_urgent && video.now < video.before.flatten();
+        }
+        let wanted =
+            videos.iter().filter(|video| video.encodings > 0).map(|video| video.cost(video.top()) as u64).sum();
+        (spent as u64, wanted)
+    }
+}
+
+/// As many videos as a receiver can have.
+pub(crate) const VIDEOS_MAX: usize = PEER_SLOTS_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Videos of 100, 300 and 900 kb/s, the first the heaviest, that had these.
+    fn videos(before: &[Option<u8>]) -> Vec<Video> {
+        let of = |(at, before): (usize, &Option<u8>)| Video {
+            slot: at as u32,
+            weight: 100 - at as u32,
+            bps: [100_000, 300_000, 900_000],
+            encodings: 3,
+            rank_max: 2,
+            before: Some(*before),
+            now: None,
+            is_urgent: false,
+        };
+        before.iter().enumerate().map(of).collect()
+    }
+
+    /// What the estimate gives, of a path that has just carried nothing.
+    fn known(bps: u64) -> Budget {
+        Budget { bps, carried: Some(0), is_calm: false }
+    }
+
+    fn given(videos: &[Video]) -> Vec<Option<u8>> {
+        videos.iter().map(|video| video.now).collect()
+    }
+
+    fn allocate(budget: u64, before: &[Option<u8>]) -> Vec<Option<u8>> {
+        let mut videos = videos(before);
+        Allocator::default().allocate(0, &known(budget), &mut videos);
+        given(&videos)
+    }
+
+    #[test]
+    fn everybody_is_seen_before_anybody_is_seen_better() {
+        assert_eq!(allocate(50_000, &[None; 3]), [None, None, None]);
+        assert_eq!(allocate(250_000, &[None; 3]), [Some(0), Some(0), None], "the lightest is paused first");
+        assert_eq!(allocate(400_000, &[None; 3]), [Some(0), Some(0), Some(0)]);
+        assert_eq!(allocate(600_000, &[None; 3]), [Some(1), Some(0), Some(0)], "the heaviest is raised first");
+        assert_eq!(allocate(1_000_000, &[None; 3]), [Some(1), Some(1), Some(1)]);
+        assert_eq!(allocate(2_000_000, &[None; 3]), [Some(2), Some(1), Some(1)]);
+        assert_eq!(allocate(10_000_000, &[None; 3]), [Some(2), Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn rates_that_move_a_little_change_nothing() {
+        for budget in [860_000, 900_000, 950_000, 970_000] {
+            assert_eq!(allocate(budget, &[Some(1); 3]), [Some(1); 3], "{budget}: what is taken stays");
+            assert_eq!(
+                allocate(budget, &[Some(0); 3]),
+                [Some(1), Some(1), Some(0)],
+                "{budget}: what is new needs more"
+            );
+        }
+        assert_eq!(allocate(850_000, &[Some(1); 3]), [Some(1), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn nothing_is_raised_soon_after_something_was_lowered() {
+        let mut allocator = Allocator::default();
+        let mut at = |now, budget, before: &[Option<u8>]| {
+            let mut videos = videos(before);
+            allocator.allocate(now, &known(budget), &mut videos);
+            given(&videos)
+        };
+        assert_eq!(at(SECOND, 300_000, &[Some(2), Some(2)]), [Some(0), Some(0)]);
+        assert_eq!(at(2 * SECOND, 10_000_000, &[Some(0), Some(0)]), [Some(0), Some(0)]);
+        assert_eq!(at(4 * SECOND, 10_000_000, &[Some(0), Some(0)]), [Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn nothing_is_paused_before_it_has_not_fitted_for_a_while() {
+        let mut allocator = Allocator::default();
+        let mut at = |now, budget: Budget, before: &[Option<u8>]| {
+            let mut videos = videos(before);
+            allocator.allocate(now, &budget, &mut videos);
+            given(&videos)
+        };
+        let both = [Some(0), Some(0)];
+        assert_eq!(at(SECOND, known(150_000), &both), both);
+        assert_eq!(at(2 * SECOND, known(300_000), &both), both, "they fit again");
+        assert_eq!(at(3 * SECOND, known(150_000), &both), both);
+        assert_eq!(at(4 * SECOND, known(150_000), &both), both);
+        assert_eq!(at(5 * SECOND, known(150_000), &both), [Some(0), None], "the lighter one is paused");
+        let carried = Budget { bps: 150_000, carried: Some(180_000), is_calm: false };
+        assert_eq!(at(9 * SECOND, carried, &both), both, "the path carries them, whatever the estimate");
+        assert_eq!(at(20 * SECOND, known(250_000), &[Some(0), None]), both, "what was paused goes on");
+    }
+
+    #[test]
+    fn what_is_too_much_by_far_ends_at_once() {
+        let mut some = videos(&[Some(2), Some(1)]);
+        Allocator::default().allocate(0, &known(900_000), &mut some);
+        assert!(some.iter().all(|video| !video.is_urgent) && some[0].now == Some(1), "{some:?}");
+        let mut some = videos(&[Some(2), Some(1)]);
+        Allocator::default().allocate(0, &known(300_000), &mut some);
+        assert!(some.iter().all(|video| video.is_urgent && video.now == Some(0)), "{some:?}");
+    }
+
+    #[test]
+    fn what_has_just_come_is_seen_at_once() {
+        let mut allocator = Allocator { lowered_at: Some(SECOND), ..Allocator::default() };
+        let mut both = videos(&[Some(0), None]);
+        both[1].before = None;
+        allocator.allocate(SECOND, &known(10_000_000), &mut both);
+        assert_eq!(given(&both), [Some(0), Some(2)]);
+    }
+
+    #[test]
+    fn before_there_is_feedback_nothing_is_paused() {
+        let mut videos = videos(&[None; 3]);
+        let unknown = Budget { bps: 50_000, carried: None, is_calm: true };
+        let (_, wanted) = Allocator::default().allocate(0, &unknown, &mut videos);
+        assert_eq!((given(&videos), wanted), (vec![Some(0); 3], 2_700_000));
+        videos.iter_mut().for_each(|video| (video.bps, video.now) = ([0; 3], None));
+        Allocator::default().allocate(0, &Budget { bps: 5_000_000, ..unknown }, &mut videos);
+        assert_eq!(given(&videos), vec![Some(0); 3], "nor is a better one given whose rate nobody knows");
+    }
+
+    #[test]
+    fn an_encoding_that_was_not_seen_is_assumed_to_be_a_step_above() {
+        let mut video = Video { bps: [100_000, 0, 0], ..videos(&[None])[0] };
+        assert_eq!([0, 1, 2].map(|rank| video.cost(rank)), [100_000.0, 300_000.0, 900_000.0]);
+        video.bps = [0, 200_000, 0];
+        assert_eq!([0, 1, 2].map(|rank| video.cost(rank)), [0.0, 200_000.0, 600_000.0]);
+        video.bps = [u32::MAX; 3];
+        video.bps[2] = 0;
+        assert_eq!(video.cost(2), f64::from(u32::MAX));
+    }
+
+    #[test]
+    fn a_small_picture_gets_no_large_encoding() {
+        let mut videos = videos(&[None, None]);
+        videos[0].rank_max = 0;
+        videos[1].encodings = 1;
+        let (_, wanted) = Allocator::default().allocate(0, &known(10_000_000), &mut videos);
+        assert_eq!((given(&videos), wanted), (vec![Some(0), Some(0)], 200_000));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_budget_is_never_exceeded_by_more_than_what_is_kept(
+            budget in 0u64..3_000_000,
+            rates in proptest::collection::vec(proptest::array::uniform3(0u32..2_000_000), 0..12),
+            before in proptest::collection::vec(proptest::option::of(0u8..3), 12),
+        ) {
+            let mut videos: Vec<Video> = rates
+                .iter()
+                .zip(&before)
+                .enumerate()
+                .map(|(at, (bps, before))| {
+                    let mut bps = *bps;
+                    bps.sort_unstable();
+                    let slot = at as u32;
+                    Video { slot, weight: slot % 3, bps, encodings: 3, rank_max: 2, before: Some(*before), ..Video::default() }
+                })
+                .collect();
+            let mut allocator = Allocator { short_since: Some(0), ..Allocator::default() };
+            allocator.allocate(9 * SECOND, &known(budget), &mut videos);
+            let spent: f64 = videos.iter().filter_map(|video| video.now.map(|rank| video.cost(rank))).sum();
+            proptest::prop_assert!(spent <= budget as f64 * KEEP + 1.0);
+            // The same again changes nothing.
+            let mut again: Vec<_> =
+                videos.iter().map(|video| Video { before: Some(video.now), now: None, ..*video }).collect();
+            Allocator { lowered_at: Some(0), ..Allocator::default() }.allocate(0, &known(budget), &mut again);
+            proptest::prop_assert_eq!(given(&again), given(&videos));
+        }
+    }
+}

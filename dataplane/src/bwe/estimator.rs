@@ -1,0 +1,652 @@
+//! One transport's estimate of what its path carries toward the receiver: Google Congestion Control at the sender, as libwebrtc
+//! has it (`GoogCcNetworkController`; where we differ: docs/decisions/0045).
+//!
+//! Whoever drives it says what has left ([`Bwe::sent`]) and gives it the feedback ([`Bwe::feedback`]); it answers with the
+//! estimate and with probes. It reads no clock, and takes memory only when it is made.
+
+use super::acknowledged::Acknowledged;
+use super::aimd::Aimd;
+use super::alr::Alr;
+use super::groups::Groups;
+use super::history::{History, Report};
+use super::loss::{self, Loss};
+use super::probe::{Probe, ProbeId, Probes};
+use super::reports::Reports;
+use super::rivals::Rivals;
+use super::trendline::{Trendline, Usage};
+use crate::config::{MILLISECOND, Micros, SECOND};
+use crate::twcc::{DELTA_TICK, REFERENCE_TICK, TransportCc};
+
+/// A path of which no feedback came for this long starts over with its delays (libwebrtc `kStreamTimeOut`).
+const PAUSE: Micros = 2 * SECOND;
+/// Round trips of the last feedbacks, of which the mean is taken (`kMaxFeedbackRttWindow`).
+const RTTS: usize = 32;
+/// A reported round trip counts for this long.
+const RTT_REPORTED: Micros = 10 * SECOND;
+/// Arrivals that are taken up together, in the order of arrival.
+const BATCH: usize = 128;
+/// A receiver's clock that is this far from where it began, relative to ours, is another clock.
+const CLOCK_APART_MAX: u64 = 60 * SECOND;
+/// Losses are judged from the first second's end on that has seen so many packets (`kLossUpdateInterval`, `kLimitNumPackets`):
+/// before, the first probes decide.
+const LOSS_INTERVAL: Micros = SECOND;
+const LOSS_PACKETS_MIN: u32 = 20;
+/// A probe is worth at least this fraction of the acknowledged rate (`kProbeDropThroughputFraction`).
+const PROBE_ACKNOWLEDGED: f64 = 0.85;
+
+/// Overuse while less than this fraction of the acknowledged rate arrives now is a drop of the capacity, which the window of the
+/// acknowledged rate would follow for a second. While more arrives than this multiple, it is a rise that the window lags behind.
+const DROP: f64 = 0.7;
+const RISE: f64 = 1.0 / DROP;
+
+/// For so long after a probe arrived, a queue is that of the probe: it is no overuse, unless the capacity dropped.
+const PROBE_QUEUE: Micros = 300 * MILLISECOND;
+
+/// While packets are sent and no feedback comes for this long and two round trips, the estimate falls by the factor, and again
+/// after the interval. (libwebrtc `RttBasedBackoff`: 3 s, 0.8, 1 s. A meeting does not wait that long for a dead path.)
+const SILENCE: Micros = SECOND;
+const SILENCE_MAX: Micros = 3 * SECOND;
+const SILENCE_PACKETS_MIN: u32 = 10;
+const SILENCE_FACTOR: f64 = 0.8;
+const SILENCE_INTERVAL: Micros = 500 * MILLISECOND;
+
+/// Feedback that for this long and in this many messages reports more packets that the history does not know than others comes
+/// too late through a full queue: overuse, which lowers the estimate by the factor, and again after the interval. (Who
+/// discards such feedback keeps an estimate that is too high: jitsi-videobridge#2440.)
+const UNKNOWN: Micros = 500 * MILLISECOND;
+const UNKNOWN_FEEDBACKS_MIN: u32 = 3;
+const UNKNOWN_FACTOR: f64 = 0.85;
+const UNKNOWN_INTERVAL: Micros = 200 * MILLISECOND;
+
+/// A REMB of this multiple of what is sent or more is limited by what is sent, not by the path (libwebrtc's receivers add at
+/// most one half): it does not keep the estimate below the first one.
+const REMB_OVER_SENT: f64 = 1.4;
+/// A REMB is repeated each second; after this it counts no longer (libwebrtc `kMaxRtcpFeedbackInterval`).
+const REMB_AGE_MAX: Micros = 5 * SECOND;
+
+/// What became of the packets that a feedback reports as received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Matched {
+    /// In the history.
+    pub found: u32,
+    /// Not, or not any more.
+    pub unknown: u32,
+}
+
+/// What limits the estimate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Limited {
+    /// Nothing that is seen; the estimate grows.
+    #[default]
+    Nothing,
+    /// A queue that grows or drains.
+    Delay,
+    /// Losses.
+    Loss,
+    /// Losses, and it grows again.
+    LossGrowing,
+    /// No feedback came for long while packets were sent.
+    Silence,
+    /// Feedback came too late for the history.
+    Unknown,
+    /// A REMB of the receiver.
+    Remb,
+}
+
+/// What the estimate stands on, for metrics and REST.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Facts {
+    /// What limits the estimate.
+    pub limited: Limited,
+    /// Weighted loss of the last seconds, a fraction.
+    pub loss: f64,
+    /// Round trip, µs, without the time that the receiver waits before it reports.
+    pub rtt: Option<Micros>,
+    /// What arrives, bit/s.
+    pub acknowledged_bps: Option<u64>,
+    /// What the delays allow, bit/s.
+    pub delay_bps: u64,
+    /// Whether much less is sent than could be (application-limited region).
+    pub is_alr: bool,
+    /// Packets in all feedback that were received, and not in the history.
+    pub unknown: u64,
+    /// Probes that were asked for.
+    pub probes: u64,
+}
+
+/// One transport's estimate of what its path carries toward the receiver.
+pub struct Bwe {
+    start: f64,
+    min: f64,
+    max: f64,
+    /// The estimate without REMB, bit/s.
+    current: f64,
+    history: History,
+    clock: Clock,
+    acknowledged: Acknowledged,
+    acknowledged_bps: Option<f64>,
+    groups: Groups,
+    trendline: Trendline,
+    detected_at: Option<Micros>,
+    aimd: Aimd,
+    rivals: Rivals,
+    /// Whether the delays have set a rate.
+    has_delay: bool,
+    loss: Loss,
+    begin: Begin,
+    alr: Alr,
+    probes: Probes,
+    probes_taken: u64,
+    probed_at: Option<Micros>,
+    reports: Reports,
+    rtts: Rtts,
+    remb: Option<(Micros, f64)>,
+    has_feedback: bool,
+    unreported: Unreported,
+    unknown: Unknown,
+    limited: Limited,
+}
+
+impl Bwe {
+    /// A transport of which nothing is known. `start_bps` is the first estimate; no estimate is below `min_bps` or above
+    /// `max_bps`, bit/s. The history is made for two seconds at `max_bps`: 8 KiB up to 2 Mb/s, never more than 32 KiB.
+    pub fn new(start_bps: u64, min_bps: u64, max_bps: u64, now: Micros) -> Bwe {
+        let min = min_bps.max(1) as f64;
+        let max = (max_bps as f64).max(min);
+        let start = (start_bps as f64).clamp(min, max);
+        Bwe {
+            start,
+            min,
+            max,
+            current: start,
+            history: History::new(max_bps),
+            clock: Clock::default(),
+            acknowledged: Acknowledged::new(),
+            acknowledged_bps: None,
+            groups: Groups::default(),
+            trendline: Trendline::new(),
+            detected_at: None,
+            aimd: Aimd::new(start, min),
+            rivals: Rivals::new(),
+            has_delay: false,
+            loss: Loss::new(min, max),
+            begin: Begin::default(),
+            alr: Alr::new(start),
+            probes: Probes::new(now, start, max),
+            probes_taken: 0,
+            probed_at: None,
+            reports: Reports::new(),
+            rtts: Rtts::default(),
+            remb: None,
+            has_feedback: false,
+            unreported: Unreported::default(),
+            unknown: Unknown::default(),
+            limited: Limited::Nothing,
+        }
+    }
+
+    /// Bytes that it takes in all.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.history.bytes() + self.acknowledged.bytes()
+    }
+
+    /// The packet with this transport-wide sequence number has left, at the time of the flush. Numbers follow each other;
+    /// one that goes back begins a new sequence. `len`: bytes of the UDP payload and of the headers below it (28, with IPv6
+    /// 48). `probe`: the cluster that it belongs to. Of a transport without transport-cc all packets of RTP are given too,
+    /// with any numbers that follow each other.
+    pub fn sent(&mut self, now: Micros, seq: u16, len: usize, probe: Option<ProbeId>) {
+        self.history.sent(now, seq, len, probe.map_or(0, |probe| probe.0));
+        self.alr.sent(now, len);
+        self.reports.sent(now, len);
+        if self.has_feedback && self.unreported.is_silence(now, self.rtts.feedback(now)) {
+            self.lower(now, SILENCE_FACTOR, Limited::Silence);
+        }
+    }
+
+    /// Transport-cc feedback of the receiver.
+    pub fn feedback(&mut self, now: Micros, feedback: &TransportCc<'_>) -> Matched {
+        self.history.expire(now);
+        let observation = self.loss.observation();
+        if self.clock.is_gap(feedback.feedback_count) {
+            self.acknowledged.gap();
+        }
+        let mut at = self.clock.start(now, feedback.reference_time);
+        let (mut matched, mut is_new) = (Matched::default(), false);
+        let mut turn = Turn::default();
+        let mut batch = [Arrival::default(); BATCH];
+        let mut count = 0;
+        for (seq, delta) in feedback.statuses().take(self.history.capacity()) {
+            at = at.saturating_add(i64::from(delta.unwrap_or(0)) * DELTA_TICK as i64);
+            let is_received = delta.is_some();
+            let found = match self.history.report(now, seq, is_received, observation) {
+                Report::Unknown => {
+                    matched.unknown += u32::from(is_received);
+                    continue;
+                }
+                Report::Repeated => {
+                    matched.found += u32::from(is_received);
+                    continue;
+                }
+                Report::Found(found) => found,
+            };
+            is_new = true;
+            self.begin.packets = self.begin.packets.saturating_add(1);
+            match found.lost_in {
+                Some(observation) => self.loss.found(observation, found.len),
+                None => self.loss.reported(found.sent, found.len, !is_received),
+            }
+            if is_received {
+                matched.found += 1;
+                batch[count] = Arrival { at, sent: found.sent, len: found.len, probe: found.probe, index: count as u8 };
+                count += 1;
+                if count == BATCH {
+                    self.arrived(now, &mut batch, &mut turn);
+                    count = 0;
+                }
+            }
+        }
+        self.arrived(now, &mut batch[..count], &mut turn);
+        if self.unknown.is_overuse(now, matched) {
+            self.lower(now, UNKNOWN_FACTOR, Limited::Unknown);
+        } else if is_new {
+            self.update(now, &turn);
+        }
+        matched
+    }
+
+    /// A report measured the round trip, µs. Without one, the estimator takes its own from feedback.
+    pub fn rtt(&mut self, now: Micros, rtt: Micros) {
+        self.rtts.reported = Some((now, rtt.min(SILENCE_MAX)));
+    }
+
+    /// The receiver's REMB, bit/s: an upper bound, until it is none or 0, or has not been repeated for five seconds.
+    pub fn remb(&mut self, now: Micros, bps: Option<u64>) {
+        self.remb = bps.filter(|bps| *bps > 0).map(|bps| {
+            let start = if bps as f64 >= REMB_OVER_SENT * self.reports.sent_bps(now) { self.start } else { 0.0 };
+            (now, (bps as f64).max(start))
+        });
+        self.limit_changed(now);
+    }
+
+    /// A receiver without transport-cc reports this fraction, in 1/256, of what was sent to it as lost since its last
+    /// report. The caller takes off what was already missing when it came here: the losses of a publisher are not those of
+    /// this path. Ignored once there is transport-cc feedback.
+    pub fn receiver_report(&mut self, now: Micros, fraction_lost: u8) {
+        if self.has_feedback {
+            return;
+        }
+        let rtt = self.rtts.feedback(now);
+        let bps = self.reports.report(now, fraction_lost, self.current, rtt);
+        self.limited = if bps < self.current { Limited::Loss } else { Limited::Nothing };
+        self.current = bps.clamp(self.min, self.max);
+        // Growth from there, not from an estimate that a REMB forbids.
+        self.current = self.current.min(self.remb_bound(now)).max(self.min);
+        self.limit_changed(now);
+    }
+
+    /// The highest estimate, bit/s, from now on. Does not probe.
+    pub fn set_max(&mut self, now: Micros, max_bps: u64) {
+        self.max = (max_bps as f64).max(self.min);
+        self.loss.set_max(self.max);
+        self.probes.set_max(self.max);
+        self.current = self.current.min(self.max);
+        self.limit_changed(now);
+    }
+
+    /// What the transport would send if it were not limited (the sum of the best encodings), bit/s. Probes go on while that
+    /// is more than the estimate, and reach at most twice as far. A wish that falls, or that the estimate suffices for, does
+    /// not probe.
+    pub fn set_demand(&mut self, now: Micros, wanted_bps: u64) {
+        self.probes.set_alr(now, self.alr.since());
+        self.probes.set_wanted(now, wanted_bps as f64);
+    }
+
+    /// The estimate, bit/s, of all that leaves: media, repairs, padding and headers.
+    pub fn estimate(&self) -> u64 {
+        let remb = self.remb.map_or(f64::INFINITY, |(_, bps)| bps);
+        self.current.min(remb).max(self.min) as u64
+    }
+
+    /// Rate, bit/s, up to which padding would help the estimate out of losses; 0 at most times.
+    pub fn padding(&self) -> u64 {
+        let is_growing = matches!(self.loss.result(), Some((_, loss::State::Increasing)));
+        if is_growing && self.has_feedback { self.estimate() } else { 0 }
+    }
+
+    /// The pacer is to send this cluster now. Each is given once. Only receivers that send transport-cc feedback are probed.
+    pub fn probe(&mut self, now: Micros) -> Option<Probe> {
+        self.tick(now);
+        let probe = self.probes.take(now);
+        self.probes_taken += u64::from(probe.is_some());
+        probe
+    }
+
+    /// When [`Bwe::tick`] is to be run, if nothing else happens before.
+    pub fn deadline(&self) -> Option<Micros> {
+        let remb = self.remb.map(|(at, _)| at + REMB_AGE_MAX);
+        remb.into_iter().chain(self.probes.deadline()).min()
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Micros) {
+        if self.remb.is_some_and(|(at, _)| now.saturating_sub(at) >= REMB_AGE_MAX) {
+            self.remb = None;
+            self.limit_changed(now);
+        }
+        self.probes.set_alr(now, self.alr.since());
+        self.probes.tick(now);
+    }
+
+    /// What the estimate stands on.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            limited: if self.is_remb_lower() { Limited::Remb } else { self.limited },
+            loss: if self.has_feedback { self.loss.average() } else { self.reports.loss() },
+            rtt: self.rtts.path(),
+            acknowledged_bps: self.acknowledged_bps.map(|bps| bps as u64),
+            delay_bps: self.aimd.bps() as u64,
+            is_alr: self.alr.since().is_some(),
+            unknown: self.unknown.total,
+            probes: self.probes_taken,
+        }
+    }
+
+    /// Takes up packets that arrived, in the order of their arrival.
+    fn arrived(&mut self, now: Micros, batch: &mut [Arrival], turn: &mut Turn) {
+        batch.sort_unstable_by_key(|packet| (packet.at, packet.index));
+        for packet in batch {
+            turn.packet(now, packet);
+            self.acknowledged.packet(packet.sent, packet.at, packet.len);
+            let sent = packet.sent as i64;
+            if packet.probe > 0 {
+                self.probes.arrived(packet.probe, sent, packet.at, packet.len);
+                self.probed_at = Some(now);
+            }
+            if self.detected_at.replace(now).is_none_or(|at| now.saturating_sub(at) > PAUSE) {
+                (self.groups, self.trendline) = (Groups::default(), Trendline::new());
+            }
+            let before = self.trendline.usage();
+            if let Some(deltas) = self.groups.packet(sent, packet.at, now as i64) {
+                let at = (packet.at as f64 / 1000.0).round();
+                self.trendline.group_arrived(deltas.sent, deltas.arrived, at);
+            }
+            turn.is_recovered |= before == Usage::Under && self.trendline.usage() == Usage::Normal;
+        }
+    }
+
+    /// All of a feedback is taken up: what follows from it.
+    fn update(&mut self, now: Micros, turn: &Turn) {
+        self.probes.set_alr(now, self.alr.since());
+        let mut is_recovered = false;
+        if let Some((feedback_rtt, path_rtt)) = turn.rtts(now) {
+            self.has_feedback = true;
+            self.unreported = Unreported::default();
+            self.rtts.measured(feedback_rtt, path_rtt);
+            self.rivals.measured(now, path_rtt);
+            self.aimd.set_rtt(self.rtts.feedback(now));
+            self.acknowledged_bps = self.acknowledged.bps();
+            self.begin.feedback(now);
+            is_recovered = self.update_delay(now) && turn.is_recovered;
+        }
+        let delay = self.has_delay.then(|| self.aimd.bps());
+        self.loss.update(self.acknowledged_bps, delay, self.alr.since().is_some());
+        self.settle(now);
+        if self.has_feedback {
+            self.probes.has_feedback(now);
+        }
+        if is_recovered {
+            self.probes.recovered(now);
+        }
+    }
+
+    /// The rate that the delays allow. Whether no probe set it and no queue grows.
+    fn update_delay(&mut self, now: Micros) -> bool {
+        let acknowledged = self.acknowledged_bps;
+        let usage = self.trendline.usage();
+        let probed = self.probes.take_result(self.aimd.bps()).map(|probed| {
+            let delay = if self.has_delay { self.aimd.bps() } else { 0.0 };
+            acknowledged.map_or(probed, |acknowledged| probed.max(delay.min(PROBE_ACKNOWLEDGED * acknowledged)))
+        });
+        let is_over = usage == Usage::Over;
+        let known = acknowledged.unwrap_or(0.0);
+        let recent = self.acknowledged.recent_bps().unwrap_or(known);
+        let is_drop = recent < DROP * known;
+        let is_probe_queue = self.probed_at.is_some_and(|at| now.saturating_sub(at) < PROBE_QUEUE);
+        if is_over && is_drop {
+            self.aimd.cut(now, recent);
+        } else if is_over && self.rivals.is_tolerated() {
+            self.aimd.tolerate(now, acknowledged);
+        } else if is_over && !is_probe_queue {
+            self.rivals.lowered(now);
+            let throughput = if recent > RISE * known { recent } else { known };
+            match acknowledged {
+                None => self.aimd.set(now, self.aimd.bps() / 2.0),
+                Some(_) if self.aimd.may_lower(now, throughput) => self.aimd.update(now, usage, Some(throughput)),
+                Some(_) => return false,
+            }
+        } else if let Some(probed) = probed {
+            self.aimd.set(now, probed);
+        } else if !is_over {
+            self.aimd.update(now, usage, acknowledged);
+        } else {
+            return false;
+        }
+        self.has_delay = true;
+        usage != Usage::Over && probed.is_none()
+    }
+
+    /// The estimate that follows from delays and losses.
+    fn settle(&mut self, now: Micros) {
+        let delay = if self.has_delay { self.aimd.bps() } else { self.current };
+        let loss = self.loss.result().filter(|_| self.begin.is_over);
+        let (bps, state) = loss.unwrap_or((delay, loss::State::Delay));
+        self.current = bps.min(delay).clamp(self.min, self.max);
+        self.limited = match (self.trendline.usage(), state) {
+            (Usage::Over | Usage::Under, _) => Limited::Delay,
+            (_, loss::State::Decreasing) => Limited::Loss,
+            (_, loss::State::Increasing) => Limited::LossGrowing,
+            (_, loss::State::Delay) => Limited::Nothing,
+        };
+        self.limit_changed(now);
+    }
+
+    /// Nothing is known of the path but that it is not well: lowers the estimate.
+    fn lower(&mut self, now: Micros, factor: f64, limited: Limited) {
+        self.current = (factor * self.current).max(self.min);
+        self.aimd.set(now, self.current.min(self.aimd.bps()));
+        (self.has_delay, self.limited) = (true, limited);
+        self.limit_changed(now);
+    }
+
+    fn is_remb_lower(&self) -> bool {
+        self.remb.is_some_and(|(_, bps)| bps < self.current)
+    }
+
+    fn remb_bound(&self, now: Micros) -> f64 {
+        let remb = self.remb.filter(|(at, _)| now.saturating_sub(*at) < REMB_AGE_MAX);
+        remb.map_or(f64::INFINITY, |(_, bps)| bps)
+    }
+
+    /// Updates what depends on the estimate.
+    fn limit_changed(&mut self, now: Micros) {
+        let estimate = self.estimate() as f64;
+        self.alr.set_estimate(estimate);
+        let is_congested = self.limited != Limited::Nothing || self.is_remb_lower();
+        self.probes.set_estimate(now, estimate, is_congested);
+    }
+}
+
+/// A packet that arrived.
+#[derive(Clone, Copy, Default)]
+struct Arrival {
+    /// By the receiver's clock, µs.
+    at: i64,
+    sent: Micros,
+    len: u16,
+    probe: u8,
+    index: u8,
+}
+
+/// What one feedback adds up to.
+#[derive(Default)]
+struct Turn {
+    /// The latest arrival, the longest time since sending, and the shortest way by two clocks.
+    latest: Option<i64>,
+    age_max: Micros,
+    way_min: i64,
+    is_recovered: bool,
+}
+
+impl Turn {
+    fn packet(&mut self, now: Micros, packet: &Arrival) {
+        let way = packet.at.saturating_sub(packet.sent as i64);
+        self.way_min = if self.latest.is_some() { self.way_min.min(way) } else { way };
+        self.latest = self.latest.max(Some(packet.at));
+        self.age_max = self.age_max.max(now.saturating_sub(packet.sent));
+    }
+
+    /// Round trip with and without the wait of the first packet for the feedback.
+    fn rtts(&self, now: Micros) -> Option<(Micros, Micros)> {
+        let path = (now as i64).saturating_sub(self.latest?).saturating_add(self.way_min);
+        Some((self.age_max, path.max(0) as Micros))
+    }
+}
+
+/// The first seconds, in which too few packets were reported to judge losses.
+#[derive(Default)]
+struct Begin {
+    packets: u32,
+    until: Option<Micros>,
+    is_over: bool,
+}
+
+impl Begin {
+    fn feedback(&mut self, now: Micros) {
+        if self.until.is_none_or(|until| now > until) {
+            self.until = Some(now + LOSS_INTERVAL);
+            self.is_over |= self.packets >= LOSS_PACKETS_MIN;
+        }
+    }
+}
+
+/// The receiver's clock: 24 bits of 64 ms, which wrap.
+#[derive(Default)]
+struct Clock {
+    reference: Option<u32>,
+    at: i64,
+    /// The last feedback's number.
+    count: u8,
+}
+
+impl Clock {
+    /// Whether feedback is missing before this one.
+    fn is_gap(&mut self, count: u8) -> bool {
+        std::mem::replace(&mut self.count, count).wrapping_add(1) != count
+    }
+
+    /// The time that the first delta of a feedback counts from, µs.
+    fn start(&mut self, now: Micros, reference: u32) -> i64 {
+        let before = self.reference.replace(reference);
+        let ticks = before.map(|before| ((reference.wrapping_sub(before) << 8) as i32) >> 8);
+        let at = ticks.map(|ticks| self.at + i64::from(ticks) * REFERENCE_TICK as i64);
+        self.at = at.filter(|at| at.abs_diff(now as i64) <= CLOCK_APART_MAX).unwrap_or(now as i64);
+        self.at
+    }
+}
+
+/// Round trips.
+#[derive(Default)]
+struct Rtts {
+    /// Milliseconds between the sending of a feedback's first packet and the feedback, a ring.
+    feedback_ms: [u16; RTTS],
+    count: usize,
+    mean: Option<Micros>,
+    path: Option<Micros>,
+    reported: Option<(Micros, Micros)>,
+}
+
+impl Rtts {
+    fn measured(&mut self, feedback: Micros, path: Micros) {
+        let millis = (feedback + MILLISECOND / 2) / MILLISECOND;
+        self.feedback_ms[self.count % RTTS] = millis.min(Micros::from(u16::MAX)) as u16;
+        self.count += 1;
+        let count = self.count.min(RTTS);
+        let sum: Micros = self.feedback_ms[..count].iter().copied().map(Micros::from).sum();
+        self.mean = Some(sum / count as Micros * MILLISECOND);
+        self.path = Some(path);
+    }
+
+    /// What a change takes until it is seen: as reported, or the mean of the last feedbacks, or 200 ms (`kDefaultRtt`).
+    fn feedback(&self, now: Micros) -> Micros {
+        if let Some((at, rtt)) = self.reported
+            && now.saturating_sub(at) < RTT_REPORTED
+        {
+            return rtt;
+        }
+        self.mean.unwrap_or(200 * MILLISECOND)
+    }
+
+    fn path(&self) -> Option<Micros> {
+        self.reported.map(|(_, rtt)| rtt).or(self.path)
+    }
+}
+
+/// What was sent since the last feedback.
+#[derive(Default)]
+struct Unreported {
+    since: Option<Micros>,
+    sent_at: Micros,
+    packets: u32,
+    lowered_at: Option<Micros>,
+}
+
+impl Unreported {
+    /// A packet was sent. Whether no feedback has come for so long that the estimate has to fall.
+    fn is_silence(&mut self, now: Micros, rtt: Micros) -> bool {
+        if now.saturating_sub(self.sent_at) > SILENCE {
+            (self.since, self.packets) = (None, 0); // A pause of ours is no silence of the receiver.
+        }
+        self.sent_at = now;
+        let since = *self.since.get_or_insert(now);
+        self.packets = self.packets.saturating_add(1);
+        let limit = (SILENCE + 2 * rtt).min(SILENCE_MAX);
+        let is_due = now.saturating_sub(since) > limit
+            && self.packets >= SILENCE_PACKETS_MIN
+            && self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= SILENCE_INTERVAL);
+        if is_due {
+            self.lowered_at = Some(now);
+        }
+        is_due
+    }
+}
+
+/// Feedback about packets that the history does not know.
+#[derive(Default)]
+struct Unknown {
+    total: u64,
+    since: Option<Micros>,
+    feedbacks: u32,
+    lowered_at: Option<Micros>,
+}
+
+impl Unknown {
+    /// Whether it has been going on for so long that it is overuse, and the estimate has to fall.
+    fn is_overuse(&mut self, now: Micros, matched: Matched) -> bool {
+        self.total += u64::from(matched.unknown);
+        if matched.unknown <= matched.found {
+            if matched.found > 0 {
+                (self.since, self.feedbacks) = (None, 0);
+            }
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        self.feedbacks = self.feedbacks.saturating_add(1);
+        let is_due = now.saturating_sub(since) >= UNKNOWN
+            && self.feedbacks >= UNKNOWN_FEEDBACKS_MIN
+            && self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= UNKNOWN_INTERVAL);
+        if is_due {
+            self.lowered_at = Some(now);
+        }
+        is_due
+    }
+}

@@ -1,0 +1,181 @@
+//! Toward receivers that send transport-cc feedback: what their estimate changes, which encodings their slots take, packets of
+//! video that wait, and probes.
+
+use proto::id::PeerId;
+use proto::plane::{Counter, TRACK_ENCODINGS_MAX};
+
+use super::fanout::Waiting;
+use super::{Forwarder, arm_pace};
+use crate::allocate::{VIDEOS_MAX, Video};
+use crate::config::Micros;
+use crate::outbox::Outbox;
+use crate::sending::WIRE;
+use crate::twcc::TransportCc;
+
+/// Packets of a slot that its probes send again.
+const PROBE_REPEATED: u16 = 8;
+
+/// Packets that one peer's probe may take at once.
+const PROBE_PACKETS_MAX: usize = 64;
+
+impl Forwarder {
+    /// A receiver reported what of our packets arrived, and when.
+    pub(super) fn feedback_received(&mut self, now: Micros, peer: u32, feedback: &TransportCc<'_>, out: &mut Outbox) {
+        self.count(Counter::TransportCcReceived, 1);
+        let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else { return };
+        let matched = sending.bwe.feedback(now, feedback);
+        if matched.found > 0 {
+            sending.feedback_came(now);
+        }
+        self.count(Counter::TransportCcUnknown, matched.unknown.into());
+        self.review_sending(now, peer, out);
+    }
+
+    /// Looks at what a receiver may be sent, if that is due.
+    pub(super) fn review_sending(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        let Some(sending) = transport.sending.as_mut().filter(|sending| sending.is_due(now)) else { return };
+        sending.bwe.tick(now);
+        let (mut videos, mut count) = ([Video::default(); VIDEOS_MAX], 0);
+        for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
+            let Some(video) = self.video_of(now, peer, at).filter(|_| count < VIDEOS_MAX) else { continue };
+            videos[count] = video;
+            count += 1;
+        }
+        let videos = &mut videos[..count];
+        let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else { return };
+        match sending.budget(now) {
+            Some(budget) => {
+                let wanted = sending.allocator.allocate(now, &budget, videos);
+                sending.reviewed(now, wanted);
+            }
+            None => {
+                videos.iter_mut().for_each(|video| video.now = video.encodings.checked_sub(1));
+                sending.reviewed(now, (0, 0));
+            }
+        }
+        for video in videos {
+            if video.before != Some(video.now) {
+                if video.is_urgent && video.now.is_some() {
+                    self.leave_encoding(now, video.slot, out);
+                }
+                self.want_encoding(now, video.slot, video.now, out);
+                if let Some(slot) = self.slots.at_mut(video.slot) {
+                    slot.allocated = Some(video.now);
+                }
+            }
+        }
+        self.pace(now, peer, out);
+    }
+
+    /// The video in one of a peer's slots, if there is one.
+    fn video_of(&self, now: Micros, peer: u32, at: usize) -> Option<Video> {
+        let (_, index) = *self.peers.at(peer)?.slots.get(at)?;
+        let slot = self.slots.at(index)?;
+        let mut bps = [0; TRACK_ENCODINGS_MAX];
+        let mut encodings = 0;
+        for (rank, stream, _) in self.encodings_of(index) {
+            let stream = self.streams.at(stream)?;
+            if !stream.open.codec.is_video() {
+                return None;
+            }
+            bps[usize::from(rank)] = (f64::from(stream.bps(now)) * WIRE) as u32;
+            encodings = rank + 1;
+        }
+        let rank_max = encodings.checked_sub(1)?;
+        Some(Video { slot: index, weight: 0, bps, encodings, rank_max, before: slot.allocated, ..Video::default() })
+    }
+
+    /// What is in a slot has changed: the next review divides anew what its receiver may be sent.
+    pub(super) fn look_again(&mut self, slot: u32) {
+        let peer = self.slots.at(slot).map(|slot| slot.open.peer.index);
+        let transport = peer.and_then(|peer| self.peers.at_mut(peer));
+        if let Some(sending) = transport.and_then(|transport| transport.sending.as_mut()) {
+            sending.look_again();
+        }
+    }
+
+    /// Sends what waits for a receiver, as far as its pace allows, and what its probe lacks.
+    pub(super) fn pace(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        while let Some(waiting) = self.take_waiting(now, peer, out) {
+            self.send_waiting(now, &waiting, out);
+        }
+        self.send_probe(now, peer, out);
+        if let Some(transport) = self.peers.at_mut(peer) {
+            arm_pace(transport, &mut self.timers, now);
+        }
+    }
+
+    /// The timer of a receiver's pace has fired.
+    pub(super) fn pace_due(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        if let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) {
+            sending.is_timer_set = false;
+            self.pace(now, peer, out);
+        }
+    }
+
+    fn take_waiting(&mut self, now: Micros, peer: u32, out: &Outbox) -> Option<Waiting> {
+        let sending = self.peers.at_mut(peer)?.sending.as_mut()?;
+        if out.is_full() || sending.pacer.must_wait(now) {
+            return None;
+        }
+        self.queues.pop(&mut sending.queue)
+    }
+
+    /// Forgets what waits for a peer that is closed.
+    pub(super) fn drop_waiting(&mut self, peer: PeerId) {
+        let transport = self.peers.find_mut(peer.index, peer.generation);
+        let Some(sending) = transport.and_then(|transport| transport.sending.as_mut()) else { return };
+        while self.queues.pop(&mut sending.queue).is_some() {}
+    }
+
+    /// One packet for a probe: one of the last that were sent to the peer, again, or padding. Whether it left.
+    fn send_padding(&mut self, now: Micros, peer: u32, out: &mut Outbox) -> bool {
+        for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
+            let Some((_, index)) = self.peers.at(peer).and_then(|transport| transport.slots.get(at).copied()) else {
+                return false;
+            };
+            let Some(slot) = self.slots.at_mut(index).filter(|slot| slot.rtx.is_some()) else { continue };
+            // A few packets, by turns: who has them already drops them at once.
+            slot.probed = slot.probed % PROBE_REPEATED + 1;
+            let seq = (slot.sender.next() as u16).wrapping_sub(slot.probed);
+            if self.send_again(now, peer, index, seq, false, out).is_some() || self.send_empty(now, peer, index, out) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A packet of nothing but padding on a slot's RTX stream.
+    fn send_empty(&mut self, now: Micros, peer: u32, slot: u32, out: &mut Outbox) -> bool {
+        let Forwarder { slots, peers, routes, .. } = self;
+        let (Some(slot), Some(transport)) = (slots.at_mut(slot), peers.at_mut(peer)) else { return false };
+        let rtx_pt =
+            slot.choice.routes().next().and_then(|route| routes.at(route)).map_or(0, |route| route.open.rtx_pt);
+        rtx_pt != 0 && slot.send_padding(now, rtx_pt, transport, out).is_some()
+    }
+
+    /// Sends what a probe lacks, and what helps the estimate out of losses: packets that were sent before, again as RTX, or
+    /// padding.
+    fn send_probe(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        for _ in 0..PROBE_PACKETS_MAX {
+            let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else {
+                return;
+            };
+            let is_due = sending.probe_lacks(now).map_or_else(|| sending.may_pad(now), |lacks| lacks > 0);
+            if out.is_full() || !is_due {
+                return;
+            }
+            sending.is_padding = true;
+            let is_sent = self.send_padding(now, peer, out);
+            let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else {
+                return;
+            };
+            sending.is_padding = false;
+            if !is_sent {
+                return sending.give_up_probe();
+            }
+            self.count(Counter::ProbePacketsSent, 1);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! RTCP ends here. What subscribers say of their slots is answered by this worker (repair, sender reports) or turned
+//! into something about the publisher's stream (merged keyframe requests); what publishers need to know of their
+//! streams (receiver reports, NACK, transport-cc) is made here.
+
+use proto::id::{Pt, Ssrc};
+use proto::plane::{Codec, Counter};
+
+use super::{Forwarder, extension_ids};
+use crate::config::{Micros, SECOND};
+use crate::outbox::{Outbox, Pushed};
+use crate::packet::{Carried, Outgoing, RtpPacket};
+use crate::picture::{PictureNumbers, Renumber};
+use crate::relay::Message;
+use crate::rewrite::Origin;
+use crate::rtcp::{self, Packet, ReportBlock, SenderClock, SenderReport, ntp};
+use crate::rtp;
+use crate::sending::Kind;
+use crate::slot::{Route, Slot};
+use crate::store::Payload;
+use crate::stream::Format;
+use crate::transport::Transport;
+
+/// Sequence numbers of one received compound packet that are looked at: what a loss of a second of video needs.
+const NACKED_MAX: usize = 512;
+
+impl Forwarder {
+    /// SRTCP: check the window, authenticate, update the window; then each packet of the compound.
+    pub(super) fn receive_rtcp(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        at: Micros,
+        bytes: &mut [u8],
+        out: &mut Outbox,
+    ) -> Counter {
+        let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
+        let Some(rx) = &transport.rx else { return Counter::DroppedNoKeys };
+        let Some(windows) = &mut transport.rtcp_rx_windows else { return Counter::DroppedNoKeys };
+        let Some((ssrc, index)) = rx.rtcp_source(bytes) else { return Counter::DroppedSrtcp };
+        if windows.check(ssrc, index).is_err() {
+            return Counter::DroppedSrtcp;
+        }
+        let Ok(len) = rx.unprotect_rtcp(bytes) else { return Counter::DroppedSrtcp };
+        windows.update(ssrc, index);
+
+        let (mut nacked, mut fate) = (0, Counter::DroppedSrtcp);
+        for packet in rtcp::packets(&bytes[..len]) {
+            // A packet that is broken inside says nothing about its neighbours.
+            if packet.is_ok() {
+                fate = Counter::Consumed;
+            }
+            match packet {
+                Ok(Packet::SenderReport(report)) => {
+                    self.sender_reported(peer, at, &report, out);
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                }
+                Ok(Packet::ReceiverReport(report)) => {
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                }
+                Ok(Packet::Nack(nack)) => {
+                    for seq in nack.lost().take(NACKED_MAX - nacked) {
+                        nacked += 1;
+                        self.repair(now, peer, nack.media_ssrc, seq, out);
+                    }
+                }
+                Ok(Packet::Pli { media_ssrc, .. }) => self.keyframe_requested(now, peer, media_ssrc, out),
+                Ok(Packet::Fir(fir)) => {
+                    for (ssrc, _) in fir.entries() {
+                        self.keyframe_requested(now, peer, ssrc, out);
+                    }
+                }
+                Ok(Packet::TransportCc(feedback)) => self.feedback_received(now, peer, &feedback, out),
+                // REMB, BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        fate
+    }
+
+    /// A publisher related its RTP clock to its wall clock.
+    fn sender_reported(&mut self, peer: u32, at: Micros, report: &SenderReport<'_>, out: &mut Outbox) {
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        let Some(owner) = transport.owner(report.ssrc).filter(|o| !o.is_rtx) else { return };
+        let Some(stream) = self.streams.at_mut(owner.stream) else { return };
+        let offset = *transport.ntp_offset.get_or_insert(ntp(at).wrapping_sub(report.ntp));
+        stream.reception.sender_report(report.ntp, at);
+        let clock = SenderClock { ntp: report.ntp.wrapping_add(offset), rtp: report.rtp_timestamp, at };
+        stream.sender_report = Some(clock);
+        for tap in &stream.taps {
+            // One that is lost is made up for by the next report.
+            let _ = out.relay(tap.worker, Message::clock(tap.mirror, stream.ssrc, clock));
+        }
+    }
+
+    /// A receiver reported on one of its slots: its loss and the round trip (RFC 3550 §6.4.1).
+    fn receiver_reported(&mut self, peer: u32, at: Micros, block: &ReportBlock) {
+        let Some(slot) = self.slot_of(peer, block.ssrc).and_then(|index| self.slots.at_mut(index)) else { return };
+        slot.counts.loss = Some((at, block.fraction_lost));
+        let Some((middle, sent)) = slot.sender_report_sent else { return };
+        if block.last_sr == 0 || block.last_sr != middle {
+            return;
+        }
+        let held = (u64::from(block.delay_since_last_sr) * SECOND) >> 16;
+        let Some(rtt) = at.saturating_sub(sent).checked_sub(held) else { return };
+        slot.counts.rtt = Some((at, rtt));
+        if let Some(transport) = self.peers.at_mut(peer) {
+            transport.measured_rtt(rtt);
+        }
+    }
+
+    pub(super) fn slot_of(&self, peer: u32, ssrc: Ssrc) -> Option<u32> {
+        self.peers.at(peer)?.slots.iter().find(|(s, _)| *s == ssrc).map(|(_, slot)| *slot)
+    }
+
+    /// A receiver lacks a packet: send it again, as RTX (RFC 4588) or as it was, if it is still there and the budget allows.
+    fn repair(&mut self, now: Micros, peer: u32, ssrc: Ssrc, seq: u16, out: &mut Outbox) {
+        self.count(Counter::NackReceived, 1);
+        let slot = self.slot_of(peer, ssrc);
+        if let Some(slot) = slot.and_then(|index| self.slots.at_mut(index)) {
+            slot.counts.nacks += 1;
+        }
+        let outcome = slot.and_then(|slot| self.send_again(now, peer, slot, seq, true, out));
+        self.count(outcome.unwrap_or(Counter::NackMissed), 1);
+    }
+
+    /// Sends a packet of a slot again: because it was asked for, which has its budget, or for a probe.
+    pub(super) fn send_again(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        slot_index: u32,
+        seq: u16,
+        is_asked: bool,
+        out: &mut Outbox,
+    ) -> Option<Counter> {
+        let Forwarder { slots, streams, peers, routes, store, .. } = self;
+        let slot = slots.at_mut(slot_index)?;
+        let origin = slot.rewriter.origin(seq, slot.sender.next())?;
+        // All routes into a slot are of one track, and name its codecs alike.
+        let route = routes.at(slot.choice.routes().next()?)?;
+        let source = origin.source;
+        let stream = streams.find(source.stream.index, source.stream.generation)?;
+        if origin.set.is_some() {
+            if !is_asked {
+                return None;
+            }
+            return self.repair_set(now, peer, slot_index, &origin, out);
+        }
+        let handle = store.find(source, &stream.kept, origin.index)?;
+        let [head, payload] = store.packet(handle)?;
+        let packet = RtpPacket::from_parts(head, payload, origin.index)?;
+        // A packet that came as RTX was kept as it came.
+        let pt = packet.header.pt;
+        let format = stream.format_of_either(pt)?;
+        let rtx_pt = route.rtx_pt(format);
+        let ids = extension_ids(stream, peers)?;
+        if Route::is_repaired_as_is(&route.open) {
+            let transport = peers.at_mut(peer)?;
+            if !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {
+                return Some(Counter::NackThrottled);
+            }
+            let carried = packet.carried(&ids);
+            let (marker, timestamp) =
+                (packet.header.marker, packet.header.timestamp.wrapping_add(origin.timestamp_offset));
+            let names = (origin.out_index, timestamp, marker, rtx_pt);
+            let payload = store.payload(handle)?;
+            return slot.send_again(names, &carried, transport, payload, out).then_some(Counter::AudioResent);
+        }
+        if rtx_pt == 0 || slot.rtx.is_none() {
+            return None;
+        }
+        let transport = peers.at_mut(peer)?;
+        if is_asked && !slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), transport.rtt, now) {
+            return Some(Counter::NackThrottled);
+        }
+        // The numbers of pictures are as in the packet that it repairs, whose sequence number stands before.
+        let pictures = PictureNumbers::of(format.codec, packet.payload);
+        let renumber = pictures.map(|pictures| Renumber { pictures, shift: origin.pictures });
+        let timestamp = packet.header.timestamp.wrapping_add(origin.timestamp_offset);
+        let names = (seq, timestamp, packet.header.marker, rtx_pt);
+        let carried = packet.carried(&ids);
+        let payload = store.payload(handle)?.renumbered(renumber);
+        slot.send_rtx(now, names, &carried, transport, payload, out)
+    }
+
+    /// A receiver lacks a parameter set that was sent ahead of a keyframe. If the stream has others by now the repair would not
+    /// be what was sent; the receiver asks for a keyframe then, and gets those.
+    fn repair_set(&mut self, now: Micros, peer: u32, slot: u32, origin: &Origin, out: &mut Outbox) -> Option<Counter> {
+        let Forwarder { slots, streams, peers, routes, .. } = self;
+        let (place, version, timestamp) = origin.set?;
+        let stream = streams.find(origin.source.stream.index, origin.source.stream.generation)?;
+        let sets = stream.sets.as_ref().filter(|sets| sets.version() == version)?;
+        let set = sets.iter().nth(place.into())?;
+        let slot = slots.at_mut(slot)?;
+        let h264 = [Some(stream.open.codec), stream.second.map(|second| second.codec)];
+        let format = Format { index: h264.iter().position(|codec| *codec == Some(Codec::H264))?, codec: Codec::H264 };
+        let rtx_pt = routes.at(slot.choice.routes().next()?)?.rtx_pt(format);
+        if rtx_pt == 0 || slot.rtx.is_none() {
+            return None;
+        }
+        let transport = peers.at_mut(peer)?;
+        let seq = origin.out_index as u16;
+        if !slot.rtx.as_mut()?.budget.spend(seq, set.len(), transport.rtt, now) {
+            return Some(Counter::NackThrottled);
+        }
+        let names = (seq, timestamp, false, rtx_pt);
+        slot.send_rtx(now, names, &Carried::default(), transport, Payload::bare(set), out)
+    }
+}
+
+impl Slot {
+    /// Sends a packet again as it left, under its index. What is written here is what was written then, or nothing leaves. Its
+    /// transport-cc number is that of the first time, too: where that was lost, the feedback says now that it has arrived.
+    pub(super) fn send_again(
+        &mut self,
+        (index, timestamp, marker, pt): (u64, u32, bool, Pt),
+        carried: &Carried,
+        transport: &mut Transport,
+        payload: Payload<'_>,
+        out: &mut Outbox,
+    ) -> bool {
+        let seq = index as u16;
+        let (Some(again), Some((to, crypto))) = (&self.again, transport.outgoing()) else { return false };
+        let (transport_cc_seq, abs_send_time) = again.moment(seq);
+        let header = Outgoing {
+            marker,
+            pt,
+            seq,
+            timestamp,
+            ssrc: self.sender.ssrc(),
+            ids: &transport.extension_ids,
+            mid: self.open.mid.as_bytes(),
+            transport_cc_seq,
+            abs_send_time,
+            carried,
+            is_evened: false,
+        };
+        let sender = &mut self.sender;
+        let pushed = out.push_rtp_again(to, crypto, sender, index, |frame| header.write(frame, &[], payload));
+        let is_sent = pushed == Pushed::Written;
+        self.counts.retransmitted += u64::from(is_sent);
+        is_sent
+    }
+
+    /// Sends a payload as RTX (RFC 4588 §4): sequence number and timestamp of what it repairs, its marker, and the payload
+    /// type of RTX.
+    fn send_rtx(
+        &mut self,
+        now: Micros,
+        (seq, timestamp, marker, rtx_pt): (u16, u32, bool, Pt),
+        carried: &Carried,
+        transport: &mut Transport,
+        payload: Payload<'_>,
+        out: &mut Outbox,
+    ) -> Option<Counter> {
+        let transport_cc_seq = transport.transport_cc_seq();
+        let (to, crypto) = transport.outgoing()?;
+        let sender = &mut self.rtx.as_mut()?.sender;
+        let index = sender.next();
+        let header = Outgoing {
+            marker,
+            pt: rtx_pt,
+            seq: index as u16,
+            timestamp,
+            ssrc: sender.ssrc(),
+            ids: &transport.extension_ids,
+            mid: self.open.mid.as_bytes(),
+            transport_cc_seq,
+            abs_send_time: rtp::abs_send_time(now),
+            carried,
+            // Repairs come one at a time.
+            is_evened: false,
+        };
+        let prefix = seq.to_be_bytes();
+        if out.push_rtp(to, crypto, sender, index, |frame| header.write(frame, &prefix, payload)) != Pushed::Written {
+            return None;
+        }
+        transport.transport_cc_sent(now, out.last_len(), Kind::Repair);
+        self.counts.retransmitted += 1;
+        Some(Counter::RtxSent)
+    }
+
+    /// Sends padding under the RTX stream's own numbers: the last byte says how much it is (RFC 3550 §5.1).
+    pub(super) fn send_padding(
+        &mut self,
+        now: Micros,
+        rtx_pt: Pt,
+        transport: &mut Transport,
+        out: &mut Outbox,
+    ) -> Option<()> {
+        const PADDING: [u8; 255] = {
+            let mut bytes = [0; 255];
+            bytes[254] = 255;
+            bytes
+        };
+        let transport_cc_seq = transport.transport_cc_seq();
+        let (to, crypto) = transport.outgoing()?;
+        let sender = &mut self.rtx.as_mut()?.sender;
+        let index = sender.next();
+        let header = Outgoing {
+            marker: false,
+            pt: rtx_pt,
+            seq: index as u16,
+            timestamp: self.rewriter.timestamp_last(),
+            ssrc: sender.ssrc(),
+            ids: &transport.extension_ids,
+            mid: self.open.mid.as_bytes(),
+            transport_cc_seq,
+            abs_send_time: rtp::abs_send_time(now),
+            carried: &Carried::default(),
+            is_evened: false,
+        };
+        let pushed = out.push_rtp(to, crypto, sender, index, |frame| {
+            let begun = header.write(frame, &[], Payload::bare(&PADDING));
+            frame[0] |= rtp::PADDING_BIT;
+            begun
+        });
+        (pushed == Pushed::Written).then(|| transport.transport_cc_sent(now, out.last_len(), Kind::Padding))
+    }
+}

@@ -1,0 +1,284 @@
+//! Toward one receiver: what its path carries, what leaves beside video, the pace, and the probe that is being sent.
+
+use proto::id::PeerId;
+use proto::plane::PeerTally;
+
+use crate::allocate::{Allocator, Budget};
+use crate::bwe::{Bwe, Facts, Limited, Probe};
+use crate::config::{MILLISECOND, Micros, SECOND};
+use crate::pacer::{Pacer, Queue};
+use crate::rate::Rate;
+
+/// The first estimate, bit/s: sound and a small picture, on any path that is good for a call. The first probe has three times
+/// as much.
+const START_BPS: u64 = 500_000;
+/// The lowest estimate, bit/s. (libwebrtc `kCongestionControllerMinBitrate`.)
+const MIN_BPS: u64 = 5_000;
+/// The highest estimate, bit/s: more than eight of the best pictures.
+const MAX_BPS: u64 = 20_000_000;
+/// The rate at which the history of what was sent covers two seconds, bit/s; above that it covers less. It takes most of the memory
+/// of a receiver's estimate.
+const HISTORY_BPS: u64 = 2_000_000;
+/// A receiver of which no feedback came for this long after the first packet sends none. Nothing limits it, as nothing did before.
+const FEEDBACK_AWAITED: Micros = 1500 * MILLISECOND;
+/// Video leaves at this multiple of the estimate while nothing limits it: no queue grows, nothing is lost (libwebrtc
+/// `kDefaultPaceMultiplier`).
+const PACE_WIDE: f64 = 2.5;
+/// ... and at this one otherwise: a whole keyframe would stand in the queue of the path. (str0m has 1.1.)
+const PACE: f64 = 1.25;
+/// ... and at this multiple of what was allocated, at the least.
+const PACE_TAKEN: f64 = 1.1;
+/// ... if the path has just carried that, but for this factor.
+const PACE_CARRIED: f64 = 1.15;
+/// How often the estimate must hold all sound before packets of sound leave several times: three times, and room for what else leaves.
+const COPIES_ROOM: u64 = 4;
+/// Most of the estimate that is set aside for repairs.
+const REPAIRS_MAX: f64 = 0.15;
+/// Bytes of the headers below UDP's payload: IPv4 and UDP.
+const HEADERS_LEN: usize = 28;
+/// What a video costs on the path, per byte of RTP: the headers below, and the tag of SRTP, of packets of 1000 bytes.
+pub(crate) const WIRE: f64 = 1.05;
+/// An estimate that has moved by this fraction is worth another look at the allocation before it is due.
+const MOVED: f64 = 0.03;
+/// How often the allocation is looked at if the estimate does not move: rates of videos move, too.
+const REVIEW: Micros = 500 * MILLISECOND;
+
+/// What a packet is to the path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Audio,
+    Video,
+    Repair,
+    /// For a probe alone.
+    Padding,
+}
+
+/// A probe that is being sent.
+#[derive(Clone, Copy)]
+struct Cluster {
+    probe: Probe,
+    began_at: Micros,
+    bytes: u32,
+    packets: u16,
+}
+
+/// See the module.
+pub(crate) struct Sending {
+    pub(crate) bwe: Bwe,
+    pub(crate) pacer: Pacer,
+    pub(crate) queue: Queue,
+    pub(crate) allocator: Allocator,
+    audio: Rate,
+    repairs: Rate,
+    first_sent: Option<Micros>,
+    feedback_at: Option<Micros>,
+    cluster: Option<Cluster>,
+    /// How much padding leaves, while it helps the estimate out of losses.
+    padding: Option<Pacer>,
+    reviewed: Option<(Micros, u64)>,
+    /// What would leave if there were no limit, bit/s.
+    wanted: u64,
+    pub(crate) is_timer_set: bool,
+    /// What leaves now is of a probe, or padding, and no repair.
+    pub(crate) is_padding: bool,
+}
+
+impl Sending {
+    pub(crate) fn new(now: Micros) -> Self {
+        let mut bwe = Bwe::new(START_BPS, MIN_BPS, HISTORY_BPS, now);
+        bwe.set_max(now, MAX_BPS);
+        Sending {
+            bwe,
+            pacer: Pacer::new(now),
+            queue: Queue::new(),
+            allocator: Allocator::default(),
+            audio: Rate::default(),
+            repairs: Rate::default(),
+            first_sent: None,
+            feedback_at: None,
+            cluster: None,
+            padding: None,
+            reviewed: None,
+            wanted: 0,
+            is_timer_set: false,
+            is_padding: false,
+        }
+    }
+
+    /// A packet of so many bytes of UDP payload has left under a transport-wide number.
+    #[inline]
+    pub(crate) fn sent(&mut self, now: Micros, seq: u16, len: usize, kind: Kind) {
+        let len = len + HEADERS_LEN;
+        self.first_sent.get_or_insert(now);
+        match kind {
+            Kind::Audio => self.audio.add(len, now),
+            Kind::Repair if !self.is_padding => self.repairs.add(len, now),
+            Kind::Video | Kind::Repair | Kind::Padding => {}
+        }
+        let id = self.cluster.as_mut().map(|cluster| {
+            cluster.bytes += len as u32;
+            cluster.packets = cluster.packets.saturating_add(1);
+            cluster.probe.id
+        });
+        self.bwe.sent(now, seq, len, id);
+        self.pacer.sent(now, len);
+        if let Some(padding) = &mut self.padding {
+            padding.sent(now, len);
+        }
+        self.end_cluster();
+    }
+
+    /// Whether a packet of video has to wait.
+    #[inline]
+    pub(crate) fn must_wait(&mut self, now: Micros) -> bool {
+        !self.queue.is_empty() || self.pacer.must_wait(now)
+    }
+
+    /// Feedback came that reports what was sent.
+    pub(crate) fn feedback_came(&mut self, now: Micros) {
+        self.feedback_at = Some(now);
+    }
+
+    /// Whether what the receiver is sent has a limit. `None` is no: it has had packets, and sends no feedback.
+    pub(crate) fn budget(&self, now: Micros) -> Option<Budget> {
+        let is_silent = self.first_sent.is_some_and(|first| now.saturating_sub(first) > FEEDBACK_AWAITED);
+        if self.feedback_at.is_none() && is_silent {
+            return None;
+        }
+        let beside = self.beside(now);
+        // Repairs are of video.
+        let audio = self.audio.bps(now).into();
+        let carried = self.bwe.facts().acknowledged_bps.map(|bps| bps.saturating_sub(audio));
+        let carried = self.feedback_at.map(|_| carried.unwrap_or(0));
+        let is_calm = self.bwe.facts().limited == Limited::Nothing;
+        Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm })
+    }
+
+    /// Whether sound may leave several times: the path carries it as often as that, and no queue of it grows. Of who sends no
+    /// feedback nothing is known, and nothing limits it.
+    pub(crate) fn has_room_for_copies(&self, now: Micros) -> bool {
+        let audio = u64::from(self.audio.bps(now));
+        let has_room = self.bwe.estimate() >= COPIES_ROOM * audio && self.bwe.facts().limited != Limited::Delay;
+        has_room || !self.has_feedback()
+    }
+
+    /// What leaves beside video, bit/s. Repairs of a burst of losses are not what will be repaired in the next seconds.
+    fn beside(&self, now: Micros) -> u64 {
+        let repairs = (self.bwe.estimate() as f64 * REPAIRS_MAX) as u64;
+        u64::from(self.audio.bps(now)) + u64::from(self.repairs.bps(now)).min(repairs)
+    }
+
+    /// Whether the estimate stands on feedback.
+    pub(crate) fn has_feedback(&self) -> bool {
+        self.feedback_at.is_some()
+    }
+
+    /// Whether the allocation is to be looked at: the estimate has moved, or it is due.
+    pub(crate) fn is_due(&self, now: Micros) -> bool {
+        self.reviewed.is_none_or(|(at, bps)| {
+            let moved = self.bwe.estimate().abs_diff(bps) as f64;
+            now.saturating_sub(at) >= REVIEW || moved > MOVED * bps as f64
+        })
+    }
+
+    /// It was looked at: what all videos take, and what they would take without a limit, bit/s.
+    pub(crate) fn reviewed(&mut self, now: Micros, (taken, wanted): (u64, u64)) {
+        let bps = self.bwe.estimate();
+        self.reviewed = Some((now, bps));
+        let beside = self.beside(now);
+        self.wanted = beside + wanted;
+        self.bwe.set_demand(now, self.wanted);
+        // What was allocated has to leave: it would only wait here. But while a queue of the path grows or drains, it has to.
+        let facts = self.bwe.facts();
+        let all = (beside + taken) as f64;
+        let is_carried = facts.acknowledged_bps.is_some_and(|bps| all <= bps as f64 * PACE_CARRIED);
+        let pace = match facts.limited {
+            Limited::Delay => bps as f64,
+            Limited::Nothing => bps as f64 * PACE_WIDE,
+            _ if is_carried => (bps as f64 * PACE).max(all * PACE_TAKEN),
+            _ => bps as f64 * PACE,
+        };
+        self.pacer.set_rate(now, self.has_feedback().then_some(pace as u64));
+        // An estimate that losses have lowered grows by what arrives without any.
+        let padding = Some(self.bwe.padding()).filter(|padding| *padding > 0 && beside + wanted > bps);
+        match (padding, &mut self.padding) {
+            (None, of) => *of = None,
+            (Some(padding), of) => of.get_or_insert_with(|| Pacer::new(now)).set_rate(now, Some(padding)),
+        }
+        if self.cluster.is_none()
+            && let Some(probe) = self.bwe.probe(now)
+        {
+            self.cluster = Some(Cluster { probe, began_at: now, bytes: 0, packets: 0 });
+        }
+    }
+
+    /// Looked at again as soon as may be.
+    pub(crate) fn look_again(&mut self) {
+        self.reviewed = None;
+    }
+
+    /// Bytes that the probe lacks at this moment, if one is being sent.
+    pub(crate) fn probe_lacks(&self, now: Micros) -> Option<u64> {
+        let Cluster { probe, began_at, bytes, .. } = self.cluster?;
+        let due = probe.bps * (now.saturating_sub(began_at) + crate::timer::BUCKET) / (8 * SECOND);
+        Some(due.saturating_sub(bytes.into()))
+    }
+
+    /// Whether a packet of padding may leave.
+    pub(crate) fn may_pad(&mut self, now: Micros) -> bool {
+        self.queue.is_empty() && self.padding.as_mut().is_some_and(|padding| !padding.must_wait(now))
+    }
+
+    /// Whether something is to be sent later: packets that wait, the rest of a probe, or padding.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.queue.is_empty() || self.cluster.is_some() || self.padding.is_some()
+    }
+
+    /// What is known of the path.
+    pub(crate) fn tally(&self, peer: PeerId, paused: u64) -> PeerTally {
+        let Facts { acknowledged_bps, loss, probes, .. } = self.bwe.facts();
+        PeerTally {
+            peer,
+            estimate_bps: self.feedback_at.map(|_| self.bwe.estimate()),
+            acknowledged_bps,
+            wanted_bps: self.wanted,
+            loss_65536: (loss * 65_536.0) as u64,
+            paused,
+            probes,
+        }
+    }
+
+    fn end_cluster(&mut self) {
+        let is_whole = |c: &Cluster| c.bytes >= c.probe.bytes_min && c.packets >= c.probe.packets_min;
+        if self.cluster.as_ref().is_some_and(is_whole) {
+            self.cluster = None;
+        }
+    }
+
+    /// There is nothing to send a probe or padding with.
+    pub(crate) fn give_up_probe(&mut self) {
+        (self.cluster, self.padding) = (None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sound_leaves_several_times_only_where_the_path_has_room() {
+        let mut sending = Sending::new(0);
+        assert!(sending.has_room_for_copies(0));
+        // 80 kb/s of sound on the first estimate, then 240.
+        for (packets, has_room) in [(1, true), (3, false)] {
+            let begin = SECOND * (1 + packets);
+            for at in (begin..begin + 2 * SECOND).step_by(20_000) {
+                (0..packets).for_each(|_| sending.sent(at, 0, 172, Kind::Audio));
+            }
+            assert!(sending.has_room_for_copies(begin + 2 * SECOND), "nothing is known of the path");
+            sending.feedback_came(begin + 2 * SECOND);
+            assert_eq!(sending.has_room_for_copies(begin + 2 * SECOND), has_room, "{packets}");
+            sending.feedback_at = None;
+        }
+    }
+}

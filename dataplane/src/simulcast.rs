@@ -1,0 +1,71 @@
+//! A stream that is one of several encodings of a track (RFC 8853): what is known of it beside what every stream has. Which of
+//! them a receiver is sent is [`crate::choice`]'s.
+
+use proto::id::StreamId;
+use proto::plane::{Codec, StreamEncoding};
+
+use crate::config::{ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, Micros};
+use crate::sets::ParameterSets;
+use crate::{picture, size};
+
+/// One encoding.
+pub(crate) struct Encoding {
+    pub(crate) open: StreamEncoding,
+    /// Width times height of the pictures of its last keyframe; 0 as long as nobody knows.
+    pub(crate) pixels: u32,
+    /// Frames of the track's other encodings that have ended since its own last packet.
+    frames_of_others: u8,
+    /// Whether its first packet since a silence is being received: nobody knows yet whether it begins a keyframe.
+    pub(crate) is_beginning: bool,
+    /// Slots here that want it, whether or not it flows.
+    pub(crate) wanted_by: u32,
+    /// Reports in a row in which nobody wanted it.
+    pub(crate) unwanted_reports: u8,
+    /// Whether the controlplane was told that it is idle.
+    pub(crate) is_idle: bool,
+    /// Of a mirror: the rate at the worker that receives the stream, bit/s.
+    pub(crate) bps_there: u32,
+}
+
+impl Encoding {
+    pub(crate) fn new(open: StreamEncoding) -> Box<Encoding> {
+        Box::new(Encoding {
+            open,
+            pixels: 0,
+            frames_of_others: 0,
+            is_beginning: false,
+            wanted_by: 0,
+            unwanted_reports: 0,
+            is_idle: false,
+            bps_there: 0,
+        })
+    }
+
+    /// Of which track it is.
+    pub(crate) fn track(&self) -> StreamId {
+        self.open.track
+    }
+
+    /// A packet of it came.
+    #[inline]
+    pub(crate) fn received(&mut self) {
+        self.frames_of_others = 0;
+    }
+
+    /// A frame of another encoding of the track ended. Whether the publisher has stopped this one, whose last packet came at
+    /// `received_at`: the others go on without it.
+    pub(crate) fn other_frame_ended(&mut self, received_at: Micros, at: Micros) -> bool {
+        self.frames_of_others = self.frames_of_others.saturating_add(1);
+        self.frames_of_others >= ENCODING_SILENCE_FRAMES && at >= received_at.saturating_add(ENCODING_SILENCE)
+    }
+
+    /// A keyframe begins with this payload. Whether its pictures have another size than those before.
+    pub(crate) fn note_size(&mut self, codec: Codec, sets: Option<&ParameterSets>, payload: &[u8]) -> bool {
+        let pixels = match codec {
+            Codec::Vp8 => picture::vp8(payload).and_then(|(_, frame)| size::vp8_pixels(frame)),
+            Codec::H264 => sets.and_then(|sets| sets.iter().find_map(size::h264_pixels)),
+            Codec::Opus | Codec::Vp9 | Codec::Av1 => None,
+        };
+        pixels.is_some_and(|pixels| std::mem::replace(&mut self.pixels, pixels) != pixels)
+    }
+}

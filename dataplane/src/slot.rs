@@ -1,0 +1,126 @@
+//! The receiving side: slots, each an m-section with one SSRC, and the routes that fill them.
+
+use proto::id::Pt;
+use proto::plane::{RouteCodec, RouteOpen, SlotOpen};
+
+use crate::choice::Choice;
+use crate::config::Micros;
+use crate::repair::{Again, Budget};
+use crate::rewrite::Rewriter;
+use crate::srtp::{OrderedSender, Sender};
+use crate::stream::{Format, Hop};
+use crate::tally::SlotCounts;
+
+/// An m-section through which a peer receives.
+pub(crate) struct Slot {
+    pub(crate) open: SlotOpen,
+    /// The routes that fill it, and which of them it takes.
+    pub(crate) choice: Choice,
+    /// Which of its last packets was sent again for a probe.
+    pub(crate) probed: u16,
+    /// What the allocation gave it, if it was ever asked: an encoding, or nothing.
+    pub(crate) allocated: Option<Option<u8>>,
+    pub(crate) rewriter: Rewriter,
+    /// What its packets leave by.
+    pub(crate) sender: Sender,
+    /// What repairs leave by, where RTX was negotiated.
+    pub(crate) rtx: Option<Box<Rtx>>,
+    /// What is known of its newest packets, where they are repaired by the same packets again.
+    pub(crate) again: Option<Box<Again>>,
+    pub(crate) packets: u64,
+    pub(crate) octets: u64,
+    pub(crate) counts: SlotCounts,
+    /// The last sender report: the middle 32 bits of its NTP time, and when it left.
+    pub(crate) sender_report_sent: Option<(u32, Micros)>,
+}
+
+/// The RTX stream of a slot (RFC 4588).
+pub(crate) struct Rtx {
+    pub(crate) sender: OrderedSender,
+    pub(crate) budget: Budget,
+}
+
+impl Rtx {
+    fn new(open: &SlotOpen) -> Rtx {
+        Rtx { sender: OrderedSender::new(open.rtx_ssrc, open.rtx_seq_first.into()), budget: Budget::new() }
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(open: SlotOpen) -> Self {
+        Slot {
+            choice: Choice::default(),
+            probed: 0,
+            allocated: None,
+            rewriter: Rewriter::new(open.timestamp_first),
+            // The first index has ROC 0, as receivers assume. A first sequence number of 0 is served as 1, so that there is an
+            // index before the first.
+            sender: Sender::new(open.ssrc, u64::from(open.seq_first.max(1))),
+            rtx: (open.rtx_ssrc != 0).then(|| Box::new(Rtx::new(&open))),
+            again: None,
+            packets: 0,
+            octets: 0,
+            counts: SlotCounts::default(),
+            sender_report_sent: None,
+            open,
+        }
+    }
+
+    /// From now on its packets may leave again.
+    pub(crate) fn keep_moments(&mut self) {
+        self.sender.seal();
+        self.again.get_or_insert_with(|| Box::new(Again::new()));
+    }
+}
+
+impl Slot {
+    /// A route into it is closed. Whether its stream was the wanted one.
+    pub(crate) fn close_route(&mut self, route: u32) -> bool {
+        let was_wanted = self.choice.wanted.take_if(|wanted| *wanted == route).is_some();
+        if self.choice.remove(route) {
+            self.rewriter.cut();
+        }
+        if self.choice.routes().next().is_none() {
+            (self.choice, self.allocated) = (Choice::default(), None);
+        }
+        was_wanted
+    }
+
+    /// What comes by a route from now on does not continue what came by it before.
+    pub(crate) fn interrupt(&mut self, route: u32) {
+        if self.choice.waits_for(route) {
+            self.choice.held = None;
+        } else if self.choice.live == Some(route) {
+            self.rewriter.cut();
+            self.choice.frame = None;
+        }
+    }
+}
+
+/// A route: what was asked for, and the dense indices it stands on.
+pub(crate) struct Route {
+    pub(crate) open: RouteOpen,
+    /// What the receiver gave the stream's second codec.
+    pub(crate) second: Option<RouteCodec>,
+}
+
+impl Route {
+    /// What the fan-out of its stream needs of it, for a receiver that has had nothing of the stream.
+    pub(crate) fn hop(&self, route: u32, peer: u32, awaits_keyframe: bool) -> Hop {
+        let pts = [self.open.pt, self.second.map_or(0, |second| second.pt)];
+        Hop { route, slot: self.open.slot.index, peer, pts, awaits_keyframe, lacks_sets: false }
+    }
+
+    /// Whether losses are repaired by the same packets again.
+    pub(crate) fn is_repaired_as_is(open: &RouteOpen) -> bool {
+        open.rtx_pt != 0 && open.rtx_pt == open.pt
+    }
+
+    /// The receiver's payload type for retransmissions of a stream's codec, 0 for none.
+    pub(crate) fn rtx_pt(&self, format: Format) -> Pt {
+        match format.index {
+            0 => self.open.rtx_pt,
+            _ => self.second.map_or(0, |second| second.rtx_pt),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! `targets::journal` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::journal(data));

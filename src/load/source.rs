@@ -1,0 +1,439 @@
+//! What a load peer sends: packets of one size at a steady rate, which carry when they were sent and can be checked to
+//! the byte. Video has the shape of H.264, so that whoever looks for keyframes finds them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use client::random::Random;
+use client::rtcp::{SenderInfo, ntp_time};
+use client::rtp;
+use client::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, TRANSPORT_CC};
+use proto::signal::Kind;
+
+/// Rates and sizes of one sender's media.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Media {
+    /// Frames a second; 0 sends no video.
+    pub(super) fps: u32,
+    /// Packets of a frame.
+    pub(super) frame_packets: u32,
+    /// Bytes of a video packet's payload, at least [`PAYLOAD_LEN_MIN`].
+    pub(super) video_len: usize,
+    /// Over which time a frame's packets are spread; zero sends them one directly after the other.
+    pub(super) spread: Duration,
+    /// Audio packets a second; 0 sends no audio.
+    pub(super) audio_rate: u32,
+    /// Bytes of an audio packet's payload, at least [`PAYLOAD_LEN_MIN`].
+    pub(super) audio_len: usize,
+}
+
+impl Media {
+    /// Payloads of one sender, bit/s.
+    pub(super) fn bps(&self) -> u64 {
+        let video = u64::from(self.fps) * u64::from(self.frame_packets) * self.video_len as u64;
+        8 * (video + u64::from(self.audio_rate) * self.audio_len as u64)
+    }
+}
+
+impl Default for Media {
+    /// A meeting's: 25 video packets and 50 audio packets a second.
+    fn default() -> Self {
+        let spread = Duration::ZERO;
+        Media { fps: 25, frame_packets: 1, video_len: 1200, spread, audio_rate: 50, audio_len: 100 }
+    }
+}
+
+/// Shortest payload that has room for the stamp.
+pub(super) const PAYLOAD_LEN_MIN: usize = 16;
+/// Longest payload that every network and the server carry.
+pub(super) const PAYLOAD_LEN_MAX: usize = 1400;
+
+/// TOC byte of a 20 ms Opus packet (RFC 6716 §3.1), H.264 slice and IDR slice (RFC 6184 §1.3).
+const OPUS: u8 = 0xF8;
+const SLICE: u8 = 0x41;
+const IDR: u8 = 0x65;
+/// A STAP-A (RFC 6184 §5.7.1) of an SPS (Constrained Baseline, level 3.1) and a PPS.
+const PARAMETERS: &[u8] = &[
+    0x78, 0, 14, 0x67, 0x42, 0xE0, 0x1F, 0x8C, 0x8D, 0x40, 0x50, 0x1E, 0xD0, 0x0F, 0x08, 0x84, 0x6A, 0, 4, 0x68, 0xCE,
+    0x3C, 0x80,
+];
+
+/// Microseconds since 1970 in seven bits a byte, so that no start code can be in it.
+const STAMP_LEN: usize = 9;
+
+/// Packets that can be sent again.
+const HISTORY_MAX: usize = 1024;
+/// Clocks of Opus and of video.
+const OPUS_CLOCK: u32 = 48_000;
+const VIDEO_CLOCK: u32 = 90_000;
+
+/// What a packet was, so that it can be written again: its payload follows from this.
+#[derive(Clone, Copy)]
+struct Sent {
+    timestamp: u32,
+    stamp: u64,
+    marker: bool,
+    kind: Payload,
+}
+
+#[derive(Clone, Copy)]
+enum Payload {
+    Opus,
+    Slice,
+    KeyframeSlice,
+    /// SPS, PPS and the first slice.
+    KeyframeStart,
+}
+
+/// Retransmissions (RFC 4588) of a stream.
+struct Rtx {
+    ssrc: u32,
+    pt: u8,
+    seq: u16,
+    /// The packets that were sent last; the newest has the sequence number before the stream's next.
+    history: VecDeque<Sent>,
+}
+
+/// Header extensions of a sending section, by the answer.
+struct Extensions {
+    mid: Option<u8>,
+    abs_send_time: Option<u8>,
+    transport_cc: Option<u8>,
+    audio_level: Option<u8>,
+}
+
+/// Audio or video of one sender: an RTP stream, and what is in it.
+pub(super) struct Source {
+    pub(super) ssrc: u32,
+    mid: String,
+    pt: u8,
+    seq: u16,
+    clock: u32,
+    rtx: Option<Rtx>,
+    extensions: Extensions,
+    packets_sent: u32,
+    octets_sent: u32,
+    /// Timestamp and wall clock of the last packet.
+    last: Option<(u32, u64)>,
+    interval: Duration,
+    ticks: u32,
+    packets: u32,
+    len: usize,
+    spread: Duration,
+    is_video: bool,
+    is_key_due: bool,
+    is_key: bool,
+    /// When the present frame is due, its timestamp, and how many of its packets have left.
+    frame_at: Instant,
+    timestamp: u32,
+    sent: u32,
+}
+
+impl Source {
+    /// What was offered with these SSRCs and answered in this section, from `first` on; None if it was rejected, or there
+    /// is nothing to send.
+    pub(super) fn new(
+        media: &Media,
+        kind: Kind,
+        ssrcs: (u32, Option<u32>),
+        answer: &AnswerSection,
+        first: Instant,
+        random: &mut Random,
+    ) -> Option<Source> {
+        let is_video = kind == Kind::Video;
+        let (rate, packets, len, spread, clock) = match is_video {
+            true => (media.fps, media.frame_packets, media.video_len, media.spread, VIDEO_CLOCK),
+            false => (media.audio_rate, 1, media.audio_len, Duration::ZERO, OPUS_CLOCK),
+        };
+        let is_answered = !answer.is_rejected && matches!(answer.direction.as_str(), "recvonly" | "sendrecv");
+        if !is_answered || rate == 0 || packets == 0 {
+            return None;
+        }
+        let id = |uri| answer.extensions.get(uri).copied();
+        let history = VecDeque::new();
+        let rtx = ssrcs.1.zip(answer.rtx_pt).map(|(ssrc, pt)| Rtx { ssrc, pt, seq: random.first_seq(), history });
+        Some(Source {
+            ssrc: ssrcs.0,
+            mid: answer.mid.clone(),
+            pt: answer.pt,
+            seq: random.first_seq(),
+            clock,
+            rtx,
+            extensions: Extensions {
+                mid: id(MID),
+                abs_send_time: id(ABS_SEND_TIME),
+                transport_cc: id(TRANSPORT_CC),
+                audio_level: id(AUDIO_LEVEL),
+            },
+            packets_sent: 0,
+            octets_sent: 0,
+            last: None,
+            interval: Duration::from_secs(1) / rate,
+            ticks: clock / rate,
+            packets,
+            len: len.clamp(PAYLOAD_LEN_MIN, PAYLOAD_LEN_MAX),
+            spread,
+            is_video,
+            is_key_due: is_video,
+            is_key: false,
+            frame_at: first,
+            timestamp: 1000,
+            sent: 0,
+        })
+    }
+
+    /// The next frame will be a keyframe.
+    pub(super) fn request_keyframe(&mut self) {
+        self.is_key_due = self.is_video;
+    }
+
+    /// When [`Source::poll`] has something.
+    pub(super) fn due(&self) -> Instant {
+        self.frame_at + self.spread * self.sent / self.packets
+    }
+
+    /// Writes the packet that is due, if any, into `out`: its length. Call again until None. `stamp` is now, in microseconds
+    /// since 1970; `transport_seq` counts all packets of the peer.
+    pub(super) fn poll(&mut self, now: Instant, stamp: u64, transport_seq: &mut u16, out: &mut [u8]) -> Option<usize> {
+        if now < self.due() {
+            return None;
+        }
+        if self.sent == 0 {
+            self.is_key = std::mem::take(&mut self.is_key_due);
+        }
+        let is_first = self.sent == 0;
+        self.sent += 1;
+        let is_last = self.sent == self.packets;
+        let kind = match (self.is_video, self.is_key, is_first) {
+            (false, ..) => Payload::Opus,
+            (true, true, true) => Payload::KeyframeStart,
+            (true, true, false) => Payload::KeyframeSlice,
+            (true, false, _) => Payload::Slice,
+        };
+        let sent = Sent { timestamp: self.timestamp, stamp, marker: is_last && self.is_video, kind };
+        let fields = self.fields(&sent, self.pt, self.seq, self.ssrc);
+        let header_len = self.write_header(&fields, stamp, transport_seq, out);
+        let len = header_len + write(kind, stamp, self.len, &mut out[header_len..]);
+        self.seq = self.seq.wrapping_add(1);
+        self.packets_sent = self.packets_sent.wrapping_add(1);
+        self.octets_sent = self.octets_sent.wrapping_add((len - header_len) as u32);
+        self.last = Some((self.timestamp, stamp));
+        if let Some(rtx) = &mut self.rtx {
+            if rtx.history.len() == HISTORY_MAX {
+                rtx.history.pop_front();
+            }
+            rtx.history.push_back(sent);
+        }
+        if is_last {
+            self.next_frame(now);
+        }
+        Some(len)
+    }
+
+    /// Writes the retransmission of a packet; None if it is too old, or the answer has no RTX.
+    pub(super) fn repair(&mut self, stamp: u64, seq: u16, transport_seq: &mut u16, out: &mut [u8]) -> Option<usize> {
+        let rtx = self.rtx.as_mut()?;
+        let age = usize::from(self.seq.wrapping_sub(seq));
+        let sent = *rtx.history.get(rtx.history.len().checked_sub(age)?)?;
+        let (pt, rtx_seq, ssrc) = (rtx.pt, rtx.seq, rtx.ssrc);
+        rtx.seq = rtx_seq.wrapping_add(1);
+        let fields = self.fields(&sent, pt, rtx_seq, ssrc);
+        let header_len = self.write_header(&fields, stamp, transport_seq, out);
+        // The original sequence number stands before the payload (RFC 4588 §4).
+        out[header_len..header_len + 2].copy_from_slice(&seq.to_be_bytes());
+        Some(header_len + 2 + write(sent.kind, sent.stamp, self.len, &mut out[header_len + 2..]))
+    }
+
+    fn fields(&self, sent: &Sent, pt: u8, seq: u16, ssrc: u32) -> rtp::Fields {
+        rtp::Fields { marker: sent.marker, pt, seq, timestamp: sent.timestamp, ssrc }
+    }
+
+    fn write_header(&self, fields: &rtp::Fields, stamp: u64, transport_seq: &mut u16, out: &mut [u8]) -> usize {
+        *transport_seq = transport_seq.wrapping_add(1);
+        // 6.18 fixed-point seconds in 24 bits.
+        let send_time = (((u128::from(stamp) << 18) / 1_000_000) as u32).to_be_bytes();
+        let number = transport_seq.to_be_bytes();
+        // Voice, -30 dBov (RFC 6464 §3).
+        let level = [0x80 | 30];
+        let all: [(Option<u8>, &[u8]); 4] = [
+            (self.extensions.abs_send_time, &send_time[1..]),
+            (self.extensions.transport_cc, &number),
+            (self.extensions.mid, self.mid.as_bytes()),
+            (self.extensions.audio_level, &level),
+        ];
+        let mut answered = [(0, &[][..]); 4];
+        let mut count = 0;
+        for (id, value) in all {
+            if let Some(id) = id {
+                answered[count] = (id, value);
+                count += 1;
+            }
+        }
+        rtp::write(out, fields, &answered[..count])
+    }
+
+    /// What a sender report says now; None before the first packet.
+    pub(super) fn sender_info(&self, stamp: u64) -> Option<SenderInfo> {
+        let (timestamp, at) = self.last?;
+        let elapsed = stamp.saturating_sub(at);
+        Some(SenderInfo {
+            ssrc: self.ssrc,
+            ntp_time: ntp_time(stamp),
+            rtp_time: timestamp.wrapping_add((elapsed * u64::from(self.clock) / 1_000_000) as u32),
+            packets: self.packets_sent,
+            octets: self.octets_sent,
+        })
+    }
+
+    /// A sender that was held up for long skips what it missed.
+    fn next_frame(&mut self, now: Instant) {
+        self.sent = 0;
+        let missed = now.saturating_duration_since(self.frame_at).as_nanos() / self.interval.as_nanos();
+        let steps = if missed > 10 { missed as u32 } else { 1 };
+        self.frame_at += self.interval * steps;
+        self.timestamp = self.timestamp.wrapping_add(self.ticks * steps);
+    }
+}
+
+/// What every payload has at each place, never zero: H.264 must not see a start code.
+const FILLER: [u8; PAYLOAD_LEN_MAX] = {
+    let mut filler = [0; PAYLOAD_LEN_MAX];
+    let mut at = 0;
+    while at < PAYLOAD_LEN_MAX {
+        filler[at] = (at % 251) as u8 | 1;
+        at += 1;
+    }
+    filler
+};
+
+/// Writes a payload of `len` bytes, or of what it has at least. Its length.
+fn write(kind: Payload, stamp: u64, len: usize, out: &mut [u8]) -> usize {
+    let mut at = 1;
+    match kind {
+        Payload::Opus => out[0] = OPUS,
+        Payload::Slice => out[0] = SLICE,
+        Payload::KeyframeSlice => out[0] = IDR,
+        Payload::KeyframeStart => {
+            let slice = len.saturating_sub(PARAMETERS.len() + 2).max(1 + STAMP_LEN) as u16;
+            out[..PARAMETERS.len()].copy_from_slice(PARAMETERS);
+            out[PARAMETERS.len()..PARAMETERS.len() + 2].copy_from_slice(&slice.to_be_bytes());
+            at = PARAMETERS.len() + 3;
+            out[at - 1] = IDR;
+        }
+    }
+    for group in 0..STAMP_LEN {
+        out[at + group] = 0x80 | (stamp >> (7 * group)) as u8;
+    }
+    at += STAMP_LEN;
+    let len = len.max(at);
+    out[at..len].copy_from_slice(&FILLER[at..len]);
+    len
+}
+
+/// When a payload was sent, microseconds since 1970; None if it is not as it was written.
+pub(super) fn check(payload: &[u8]) -> Option<u64> {
+    let head = match payload.first()? {
+        &OPUS | &SLICE | &IDR => 1,
+        _ if payload.starts_with(PARAMETERS) && payload.get(PARAMETERS.len() + 2) == Some(&IDR) => PARAMETERS.len() + 3,
+        _ => return None,
+    };
+    let stamp = payload.get(head..head + STAMP_LEN)?;
+    let rest = head + STAMP_LEN;
+    let is_stamp = stamp.iter().all(|byte| byte & 0x80 != 0);
+    let is_intact = is_stamp && payload.len() <= PAYLOAD_LEN_MAX && payload[rest..] == FILLER[rest..payload.len()];
+    is_intact.then(|| stamp.iter().rev().fold(0, |stamp, byte| (stamp << 7) | u64::from(byte & 0x7F)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(kind: Payload, stamp: u64, len: usize) -> Vec<u8> {
+        let mut out = vec![0; 2048];
+        let len = write(kind, stamp, len, &mut out);
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn a_payload_tells_when_it_was_sent_and_any_changed_bit_is_seen() {
+        let stamp = 1_800_000_000_123_456;
+        for (payload, len) in [
+            (payload(Payload::Opus, stamp, 100), 100),
+            (payload(Payload::Slice, stamp, 1200), 1200),
+            (payload(Payload::KeyframeStart, stamp, 1200), 1200),
+            (payload(Payload::KeyframeStart, stamp, PAYLOAD_LEN_MIN), PARAMETERS.len() + 12),
+        ] {
+            assert_eq!((check(&payload), payload.len()), (Some(stamp), len));
+            for bit in 0..8 * payload.len() {
+                let mut bytes = payload.to_vec();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let read = check(&bytes);
+                // In the first byte a slice may turn into another kind; in the length it is the decoder's business.
+                let is_head = bit / 8 < payload.len().min(PARAMETERS.len() + 3) && payload[0] == PARAMETERS[0];
+                assert!(read != Some(stamp) || is_head || bit < 8, "bit {bit}");
+            }
+        }
+        assert!(!FILLER.contains(&0));
+    }
+
+    #[test]
+    fn the_server_finds_the_keyframes() {
+        // An SPS, alone or first in a STAP-A (RFC 6184 §5.7.1).
+        let starts_keyframe =
+            |payload: &[u8]| payload[0] & 0x1F == 7 || (payload[0] & 0x1F == 24 && payload[3] & 0x1F == 7);
+        assert!(starts_keyframe(&payload(Payload::KeyframeStart, 1, 1200)));
+        let others = [Payload::Slice, Payload::KeyframeSlice];
+        assert!(others.into_iter().all(|kind| !starts_keyframe(&payload(kind, 1, 1200))));
+    }
+
+    fn video(first: Instant, media: &Media) -> Source {
+        let extensions = [(MID, 4), (TRANSPORT_CC, 3), (ABS_SEND_TIME, 2)].map(|(uri, id)| (uri.to_owned(), id)).into();
+        let (mid, direction) = ("1".to_owned(), "recvonly".to_owned());
+        let answer =
+            AnswerSection { mid, direction, pt: 108, rtx_pt: Some(109), extensions, ..AnswerSection::default() };
+        Source::new(media, Kind::Video, (1, Some(2)), &answer, first, &mut Random::from_seed(1)).unwrap()
+    }
+
+    #[test]
+    fn a_retransmission_is_the_packet_itself() {
+        let media = Media { frame_packets: 10, ..Media::default() };
+        let (mut now, mut transport_seq, mut out) = (Instant::now(), 0, [0; 2048]);
+        let mut source = video(now, &media);
+        let mut sent = Vec::new();
+        for frame in 0..150 {
+            while let Some(len) = source.poll(now, 1_000_000 + frame, &mut transport_seq, &mut out) {
+                sent.push(out[..len].to_vec());
+            }
+            now = source.due();
+        }
+        let head = |packet: &[u8]| rtp::Header::parse(packet).unwrap();
+        for (i, packet) in sent.iter().enumerate() {
+            let original = head(packet);
+            assert_eq!(original.marker, i % 10 == 9);
+            let repaired = source.repair(9, original.seq, &mut transport_seq, &mut out);
+            assert_eq!(repaired.is_some(), i >= sent.len() - HISTORY_MAX, "packet {i}");
+            let Some(len) = repaired else { continue };
+            let repair = head(&out[..len]);
+            assert_eq!((repair.ssrc, repair.pt, repair.timestamp), (2, 109, original.timestamp));
+            assert_eq!(out[repair.len..repair.len + 2], original.seq.to_be_bytes());
+            assert_eq!(out[repair.len + 2..len], packet[original.len..]);
+            assert_eq!(rtp::extension(&out[..len], 4), Some(&b"1"[..]));
+        }
+        let next = head(sent.last().unwrap()).seq.wrapping_add(1);
+        assert!(source.repair(9, next, &mut transport_seq, &mut out).is_none(), "it was not sent yet");
+        assert_eq!(usize::from(transport_seq), sent.len() + HISTORY_MAX, "each has a number of its own");
+        let info = source.sender_info(1_000_149 + 40_000).unwrap();
+        assert_eq!((info.packets, info.rtp_time), (1500, head(sent.last().unwrap()).timestamp + 3600));
+    }
+
+    #[test]
+    fn a_rejected_section_is_not_sent_in() {
+        let media = Media::default();
+        for (is_rejected, direction) in [(true, "recvonly"), (false, "inactive"), (false, "sendonly")] {
+            let answer = AnswerSection { is_rejected, direction: direction.to_owned(), ..AnswerSection::default() };
+            let mut random = Random::from_seed(1);
+            assert!(Source::new(&media, Kind::Audio, (1, None), &answer, Instant::now(), &mut random).is_none());
+        }
+    }
+}
