@@ -36,7 +36,7 @@ test: test-deps test-rust test-loom test-miri test-schema test-browsers test-wea
 
 test-rust: deps
 	@tools/install rust
-	$(CARGO) test --workspace
+	tools/twice --cargo $(CARGO) test --workspace
 
 # The ring and the sleep flags of the link under every interleaving of their atomics (a separate build of `proto` with loom).
 test-loom: deps
@@ -49,20 +49,21 @@ test-miri: deps
 # REST against its OpenAPI document: schemathesis tests the executable that `test-rust` built.
 test-schema: test-deps
 	$(CARGO) test --workspace --no-run --quiet
-	bench/schema/run "$${CARGO_TARGET_DIR:-target}/debug/uprtc"
+	tools/twice bench/schema/run "$${CARGO_TARGET_DIR:-target}/debug/uprtc"
 
 # Real browsers against the executable that `test-rust` built (the same command, so nothing is built again).
 test-browsers: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
-	cd bench/e2e && ../../tools/with-node node --test --test-concurrency=1 --test-reporter=spec
+	cd bench/e2e && for file in *.test.mjs; do \
+	    ../../tools/twice ../../tools/with-node node --test --test-reporter=spec "$$file" || exit 1; done
 
 # Two of the cases of `make weak` in a short form: the calls take place. They assert no figures. And a call where UDP is blocked.
 test-weak: test-deps
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
-	cd bench/weak && SHORT=1 ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
-	cd bench/weak && ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec tcp.test.mjs
+	cd bench/weak && SHORT=1 ../../tools/twice ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
+	cd bench/weak && ../../tools/twice ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec tcp.test.mjs
 
 # Clients other than browsers, each with a Chromium, in a temporary network namespace (docs/CLIENTS.md).
 test-interop: test-deps
@@ -71,7 +72,8 @@ test-interop: test-deps
 	tools/npm-install bench/e2e
 	tools/npm-install bench/interop
 	tools/python-venv bench/interop/requirements.txt bench/interop/.venv >/dev/null
-	cd bench/interop && ../../tools/with-node ../../tools/alone node --test --test-concurrency=1 --test-reporter=spec *.test.mjs
+	cd bench/interop && for file in *.test.mjs; do \
+	    ../../tools/twice ../../tools/with-node ../../tools/alone node --test --test-reporter=spec "$$file" || exit 1; done
 
 # `make build` and `make run` in a minimal Debian (or Ubuntu), and tools/install in such systems. It needs root.
 # Tests that cannot run on a machine are skipped with a message, or fail if REQUIRE names what they need: `fresh` (this test),

@@ -228,7 +228,7 @@ pub struct LinkServer {
     listener: OwnedFd,
     endpoint: Endpoint,
     /// Locked while this dataplane lives; holds the last epoch.
-    lock: File,
+    lock: Lock,
     epoch: u64,
     workers: Vec<Worker>,
     attached: Option<OwnedFd>,
@@ -320,9 +320,9 @@ impl LinkServer {
     fn raise_epoch(&mut self) -> Result<(), LinkError> {
         self.epoch += 1;
         let os = LinkError::os("write the epoch into the link's lock file");
-        self.lock.rewind().map_err(os)?;
+        self.lock.0.rewind().map_err(os)?;
         // Always 20 digits, so that a shorter text never leaves digits of a longer one behind.
-        self.lock.write_all(format!("{:020}\n", self.epoch).as_bytes()).map_err(os)
+        self.lock.0.write_all(format!("{:020}\n", self.epoch).as_bytes()).map_err(os)
     }
 }
 
@@ -340,8 +340,19 @@ impl Drop for LinkServer {
     }
 }
 
+/// A locked file. Closing it is not enough to unlock it: a child process that was just forked has the file open too, until it
+/// starts another program (flock(2)).
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Locks `path` + `.lock` and reads the last epoch out of it; 0 if there is none or it is unreadable.
-fn take_lock(path: &Path) -> Result<(File, u64), LinkError> {
+fn take_lock(path: &Path) -> Result<(Lock, u64), LinkError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let os = LinkError::os("open the link's lock file in the state folder");
@@ -357,8 +368,9 @@ fn take_lock(path: &Path) -> Result<(File, u64), LinkError> {
         fs::TryLockError::WouldBlock => LinkError::Taken { path: path.to_owned() },
         fs::TryLockError::Error(source) => os(source),
     })?;
+    let lock = Lock(lock);
     let mut text = String::new();
-    let is_readable = (&lock).take(64).read_to_string(&mut text).is_ok();
+    let is_readable = (&lock.0).take(64).read_to_string(&mut text).is_ok();
     let epoch = text.trim().parse().ok().filter(|&epoch| is_readable && epoch < u64::MAX / 2).unwrap_or(0);
     Ok((lock, epoch))
 }
@@ -503,4 +515,23 @@ fn receive<T: for<'de> Deserialize<'de>>(socket: &OwnedFd) -> Result<(T, Vec<Own
     let value = serde_json::from_slice(&bytes[..message.bytes])
         .map_err(|_| LinkError::Protocol("a message is not of the handshake"))?;
     Ok((value, descriptors))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::take_lock;
+
+    #[test]
+    fn a_lock_ends_although_a_child_process_still_has_the_file() {
+        let folder = std::env::temp_dir().join(format!("uprtc-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("link.sock");
+        let (lock, _) = take_lock(&path).unwrap();
+        let as_a_child_has_it = lock.0.try_clone().unwrap();
+        take_lock(&path).unwrap_err();
+        drop(lock);
+        take_lock(&path).unwrap();
+        drop(as_a_child_has_it);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }
