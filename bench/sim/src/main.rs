@@ -1,9 +1,11 @@
 //! Runs seeds of the simulator and prints those that break a law.
 //!
-//! `sim --seeds 500`: seeds 0 to 499. `sim --seed 17`: one, with everything that happens in it.
+//! `sim --network`: the network cases, `sim --network rfc-8867-5.1`: one of them. `sim --seeds 500`: seeds 0 to 499. `sim --seed 17`: one, with everything that happens in it.
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
+
+use sim::cases::{self, Case};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,12 +22,32 @@ fn main() -> ExitCode {
             Ok(count) => run_all(count),
             Err(_) => usage(),
         },
+        ["--network"] => measure(|_| true),
+        ["--network", name] => measure(|case| case.name == name),
+        ["--timeline", name, seed] => match (cases::all().iter().find(|case| case.name == name), seed.parse()) {
+            (Some(case), Ok(seed)) => {
+                println!("{}", cases::run(case, seed).timeline());
+                ExitCode::SUCCESS
+            }
+            _ => usage(),
+        },
         _ => usage(),
     }
 }
 
+/// Prints the cases, each with five seeds.
+fn measure(is_wanted: impl Fn(&Case) -> bool) -> ExitCode {
+    let mut count = 0;
+    for case in cases::all().iter().filter(|case| is_wanted(case)) {
+        let runs: Vec<_> = (0..cases::SEEDS).map(|seed| cases::figures(case, seed)).collect();
+        println!("{}", cases::text(case, &runs));
+        count += 1;
+    }
+    if count == 0 { usage() } else { ExitCode::SUCCESS }
+}
+
 fn usage() -> ExitCode {
-    eprintln!("usage: sim --seeds COUNT | --seed NUMBER");
+    eprintln!("usage: sim --seeds COUNT | --seed NUMBER | --network [NAME] | --timeline NAME SEED");
     ExitCode::from(2)
 }
 

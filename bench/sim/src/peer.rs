@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use controlplane::dtls::{Dtls, DtlsEvent, Identity as Certificate, KeyMaterial, fingerprint_matches};
+use controlplane::dtls::{Dtls, DtlsEvent, Identity as Certificate, fingerprint_matches};
 use controlplane::engine::SocketId;
 use dataplane::Micros;
-use proto::plane::SrtpProfile;
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal, Source, TrackDescription};
 use proto::stun;
 use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
@@ -17,15 +16,11 @@ use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
 use rtp::packet::Packet;
 use webrtc_srtp::context::Context;
-use webrtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
-use webrtc_srtp::protection_profile::ProtectionProfile;
 use webrtc_util::marshal::{Marshal, Unmarshal};
 
 use crate::laws::{Identity, MARK, Numbers, Seen};
 use crate::random::Random;
-
-/// Chromium's offer of the meeting page: microphone (mid 0), camera (1), screen (2), 7 audio and 8 video slots.
-const OFFER: &str = include_str!("../../../controlplane/tests/offers/chromium_page.sdp");
+use crate::wire::{self, FromClient, context, is_rtcp, is_rtp, ssrcs};
 
 const MILLISECOND: Micros = 1000;
 const SECOND: Micros = 1_000_000;
@@ -56,19 +51,6 @@ pub const ROOM_SIZE: u16 = 100;
 /// First bytes of a keyframe's first packet (SPS), and of any other.
 const SPS: [u8; 8] = [0x67, 0x42, 0xe0, 0x1f, 1, 2, 3, 4];
 const DELTA: [u8; 8] = [0x41, 5, 6, 7, 8, 9, 10, 11];
-
-/// What a client does that the world carries out.
-#[derive(Debug)]
-pub enum FromClient {
-    /// A datagram for the server.
-    Datagram(SocketAddr, Vec<u8>),
-    /// It opens a signalling socket.
-    Open,
-    /// It says something there.
-    Signal(ClientSignal),
-    /// It closes the socket.
-    Close,
-}
 
 /// A signalling socket, as the client sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,7 +155,7 @@ pub struct Peer {
 impl Peer {
     /// A client that is not in yet.
     pub fn new(number: u16, room: &str, certificate: Certificate, mut random: Random) -> Peer {
-        let offer = offer(&certificate, number);
+        let offer = wire::offer(&certificate, number, if is_simulcast(number) { &RIDS } else { &[] });
         let track = |mid, rid, [ssrc, rtx_ssrc]: [u32; 2], due_at| Track {
             mid,
             rid,
@@ -400,46 +382,18 @@ impl Peer {
 
     fn answered(&mut self, now: Micros, sdp: &str) {
         self.is_joined = true;
-        let value = |name: &str| sdp.lines().find_map(|line| line.strip_prefix(name)).expect("an answer has it");
-        let candidate: Vec<&str> = value("a=candidate:").split(' ').collect();
-        let fingerprint = value("a=fingerprint:sha-256 ").split(':');
-        let own = self.offer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("an offer has it");
-        let own_pwd = self.offer.lines().find_map(|line| line.strip_prefix("a=ice-pwd:")).expect("an offer has it");
-        let mut slots = BTreeMap::new();
-        let mut mid = "";
+        let answer = wire::Answer::parse(sdp);
         for track in &mut self.tracks {
-            (track.pt, track.rtx_pt) = (0, 0);
+            (track.pt, track.rtx_pt) = answer.formats.get(track.mid).copied().unwrap_or_default();
         }
-        for line in sdp.lines() {
-            if let Some(of_section) = line.strip_prefix("a=mid:") {
-                mid = of_section;
-            } else if let Some((pt, name)) = line.strip_prefix("a=rtpmap:").and_then(|format| format.split_once(' ')) {
-                // The first format of a section is the one to send.
-                let is_sent = |track: &&mut Track| track.mid == mid && track.pt == 0 && !name.starts_with("rtx");
-                for track in self.tracks.iter_mut().filter(is_sent) {
-                    track.pt = pt.parse().expect("a payload type");
-                }
-            } else if let Some((pt, apt)) = line.strip_prefix("a=fmtp:").and_then(|format| format.split_once(" apt=")) {
-                let is_repaired = |track: &&mut Track| track.mid == mid && apt.parse() == Ok(track.pt);
-                for track in self.tracks.iter_mut().filter(is_repaired) {
-                    track.rtx_pt = pt.parse().expect("a payload type");
-                }
-            } else if let Some(of_stream) = line.strip_prefix("a=ssrc:") {
-                let ssrc = of_stream.split(' ').next().and_then(|ssrc| ssrc.parse().ok()).expect("an SSRC");
-                slots.entry(ssrc).or_insert((mid.to_owned(), false));
-            }
-        }
-        for line in sdp.lines().filter_map(|line| line.strip_prefix("a=ssrc-group:FID ")) {
-            let repair: u32 = line.split(' ').nth(1).and_then(|ssrc| ssrc.parse().ok()).expect("two SSRCs");
-            slots.get_mut(&repair).expect("it is described").1 = true;
-        }
+        let (username, own_key) = wire::credentials(&self.offer, &answer);
         self.transport = Some(Transport {
-            server: SocketAddr::new(candidate[4].parse().expect("an address"), candidate[5].parse().expect("a port")),
-            username: format!("{}:{own}", value("a=ice-ufrag:")),
-            key: stun::IntegrityKey::new(value("a=ice-pwd:").as_bytes()),
-            own_key: stun::IntegrityKey::new(own_pwd.as_bytes()),
-            fingerprint: fingerprint.map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect(),
-            slots,
+            server: answer.server,
+            username,
+            key: answer.key,
+            own_key,
+            fingerprint: answer.fingerprint,
+            slots: answer.sections,
             dtls: None,
             srtp: None,
             early: Vec::new(),
@@ -466,7 +420,7 @@ impl Peer {
         if transport.next_check <= now {
             let id = stun::TransactionId(self.random.bytes());
             transport.next_check = now + if transport.is_answered { CONSENT_INTERVAL } else { CHECK_INTERVAL };
-            let bytes = check(transport, id);
+            let bytes = wire::check(&transport.username, &transport.key, id);
             self.out.push_back(FromClient::Datagram(transport.server, bytes));
         }
         self.drive_dtls(instant, |dtls| {
@@ -543,7 +497,7 @@ impl Peer {
             let message = stun::Message::parse(bytes).expect("STUN");
             if message.is_binding_request() {
                 assert!(message.check_integrity(&transport.own_key), "a check is the server's");
-                let answer = answer(transport, message.transaction_id());
+                let answer = wire::answer(&transport.own_key, transport.server, message.transaction_id());
                 self.out.push_back(FromClient::Datagram(transport.server, answer));
                 return;
             }
@@ -695,95 +649,7 @@ impl Peer {
     }
 }
 
-fn is_rtp(bytes: &[u8]) -> bool {
-    (128..192).contains(&bytes[0]) && !is_rtcp(bytes)
-}
-
-/// RFC 5761 §4.
-fn is_rtcp(bytes: &[u8]) -> bool {
-    (128..192).contains(&bytes[0]) && bytes.len() > 1 && (192..=223).contains(&bytes[1])
-}
-
-/// A connectivity check that nominates.
-fn check(transport: &Transport, id: stun::TransactionId) -> Vec<u8> {
-    let mut out = [0; 256];
-    let len = stun::Writer::binding_request(&mut out, id)
-        .username(transport.username.as_bytes())
-        .priority(1)
-        .ice_controlling(1)
-        .use_candidate()
-        .integrity(&transport.key)
-        .fingerprint()
-        .finish()
-        .expect("a check fits");
-    out[..len].to_vec()
-}
-
-/// The answer to the server's own check. How it sees us does not matter to it.
-fn answer(transport: &Transport, id: stun::TransactionId) -> Vec<u8> {
-    let mut out = [0; 128];
-    let writer = stun::Writer::binding_success(&mut out, id, transport.server);
-    let len = writer.integrity(&transport.own_key).fingerprint().finish().expect("an answer fits");
-    out[..len].to_vec()
-}
-
-fn context(profile: SrtpProfile, material: &KeyMaterial) -> Context {
-    let profile = match profile {
-        SrtpProfile::Aes128CmHmacSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
-        SrtpProfile::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
-        SrtpProfile::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
-    };
-    let (key, salt) = (&material.key[..profile.key_len()], &material.salt[..profile.salt_len()]);
-    let window = (Some(srtp_replay_protection(1024)), Some(srtcp_replay_protection(1024)));
-    Context::new(key, salt, profile, window.0, window.1).expect("keys of the profile's length")
-}
-
 /// Whether a peer sends its camera in several encodings.
 fn is_simulcast(number: u16) -> bool {
     number.is_multiple_of(SIMULCAST_EACH)
-}
-
-/// Audio, video, RTX.
-fn ssrcs(number: u16) -> [u32; 3] {
-    [1, 2, 3].map(|kind| u32::from(number) << 8 | kind << 24)
-}
-
-/// The offer with a certificate and SSRCs of its own.
-fn offer(certificate: &Certificate, number: u16) -> String {
-    let hex: Vec<String> = certificate.fingerprint_sha256().iter().map(|byte| format!("{byte:02X}")).collect();
-    let mut of_browser: Vec<&str> = Vec::new();
-    let (mut out, mut mid) = (String::new(), "");
-    for line in OFFER.lines() {
-        mid = line.strip_prefix("a=mid:").unwrap_or(mid);
-        if is_simulcast(number) && mid == "1" {
-            if line.starts_with("a=ssrc") {
-                continue;
-            }
-            if line == "a=mid:1" {
-                RIDS.iter().for_each(|rid| out += &format!("a=rid:{rid} send\r\n"));
-                out += &format!("a=simulcast:send {}\r\n", RIDS.join(";"));
-            }
-        }
-        if line.starts_with("a=fingerprint:") {
-            out += &format!("a=fingerprint:sha-256 {}\r\n", hex.join(":"));
-            continue;
-        }
-        let rest = line.strip_prefix("a=ssrc:").or_else(|| line.strip_prefix("a=ssrc-group:FID "));
-        let mut line = line.to_owned();
-        for found in
-            rest.into_iter().flat_map(|rest| rest.split(' ').take(2)).filter(|word| word.parse::<u32>().is_ok())
-        {
-            let known = of_browser.iter().position(|ssrc| *ssrc == found);
-            let place = known.unwrap_or(of_browser.len());
-            if known.is_none() {
-                of_browser.push(found);
-            }
-            // Beyond microphone and camera, of the screen, which nobody shares here.
-            let ssrc = ssrcs(number).get(place).copied().unwrap_or(u32::from(number) << 8 | 4 << 24 | place as u32);
-            line = line.replace(found, &ssrc.to_string());
-        }
-        out += &line;
-        out += "\r\n";
-    }
-    out
 }

@@ -412,6 +412,12 @@ impl Server {
         self.workers.iter_mut().map(|worker| worker.forwarder.counters()[counter as usize]).sum()
     }
 
+    /// What the path to this address carries by its worker's estimate, bit/s.
+    pub fn estimate_toward(&self, remote: SocketAddr) -> Option<u64> {
+        let path = Path { socket: 0, remote };
+        self.workers.iter().find_map(|worker| worker.forwarder.estimate_toward(path))
+    }
+
     /// What each worker remembers.
     pub fn sizes(&self) -> Vec<Sizes> {
         self.workers.iter().map(|worker| worker.forwarder.sizes()).collect()

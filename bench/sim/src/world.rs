@@ -13,10 +13,11 @@ use proto::plane::Counter;
 use proto::signal::{ClientSignal, ServerSignal, Source};
 
 use crate::network::{Conditions, Link};
-use crate::peer::{FromClient, Peer, ROOM_SIZE};
+use crate::peer::{Peer, ROOM_SIZE};
 use crate::random::Random;
 use crate::script::{Action, CALM, Script};
 use crate::server::{Server, ToClient};
+use crate::wire::FromClient;
 
 const MILLISECOND: Micros = 1000;
 const SECOND: Micros = 1_000_000;

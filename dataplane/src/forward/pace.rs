@@ -9,6 +9,7 @@ use super::{Forwarder, arm_pace};
 use crate::allocate::{VIDEOS_MAX, Video};
 use crate::config::Micros;
 use crate::outbox::Outbox;
+use crate::path::Path;
 use crate::sending::WIRE;
 use crate::twcc::TransportCc;
 
@@ -29,6 +30,12 @@ impl Forwarder {
         }
         self.count(Counter::TransportCcUnknown, matched.unknown.into());
         self.review_sending(now, peer, out);
+    }
+
+    /// What a path carries by the estimate, bit/s, if a receiver at its end sends feedback. For measurements.
+    pub fn estimate_toward(&self, path: Path) -> Option<u64> {
+        let sending = self.peers.at(self.demux.peer_at(path)?)?.sending.as_ref()?;
+        sending.has_feedback().then(|| sending.bwe.estimate())
     }
 
     /// Looks at what a receiver may be sent, if that is due.
