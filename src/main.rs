@@ -108,6 +108,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         tls: options.tls(),
         metrics: options.metrics,
         public_url: options.public_url.clone(),
+        ice_tcp: options.ice_tcp_ips(),
         ..controlplane::Config::new(options.state.clone(), options.listen, options.stun())
     };
     let started = options.clone();

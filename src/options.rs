@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) media_port: u16,
     /// Whether workers accept media over TCP, too.
     pub(crate) ice_tcp: bool,
+    /// Whether `listen` takes media over TCP, too.
+    pub(crate) ice_tcp_listen: bool,
     /// 0 only before [`Sources::resolve`] is done.
     pub(crate) workers: usize,
     pub(crate) is_pinned: bool,
@@ -88,6 +90,7 @@ impl Default for Options {
             media_ips: vec![Ipv4Addr::LOCALHOST.into()],
             media_port: 40_000,
             ice_tcp: true,
+            ice_tcp_listen: false,
             workers: 0,
             is_pinned: true,
             driver: Driver::Auto,
@@ -113,6 +116,18 @@ impl Options {
     /// Under which address clients reach the first media address.
     pub(crate) fn public_ip(&self) -> Option<IpAddr> {
         self.media_ips.first().map(|&ip| self.rooms.announced(SocketAddr::new(ip, 0)).ip())
+    }
+
+    /// Addresses of this machine under which `listen` takes media over TCP.
+    pub(crate) fn ice_tcp_ips(&self) -> Vec<IpAddr> {
+        match (self.ice_tcp_listen, self.listen.ip()) {
+            (false, _) => Vec::new(),
+            (true, IpAddr::V4(ip)) if ip.is_unspecified() => {
+                self.media_ips.iter().copied().filter(IpAddr::is_ipv4).collect()
+            }
+            (true, ip) if ip.is_unspecified() => self.media_ips.clone(),
+            (true, ip) => vec![ip],
+        }
     }
 
     /// Where the planes meet, and who they may be.

@@ -1,4 +1,5 @@
 // A browser whose network blocks UDP: it joins by TCP (RFC 6544), moves to UDP when that passes, and returns to TCP when it does not.
+// And one whose network lets nothing through but the port of the page.
 // The link of bench/weak drops UDP. Run it by tools/alone.
 
 import assert from 'node:assert/strict';
@@ -17,14 +18,15 @@ let edge;
 let link;
 let ada;
 let bob;
+let far;
 
 before(async () => {
   if (skip) return;
   link = await Link.open();
-  edge = await Edge.start('--listen', '0.0.0.0:0', '--media-ip', HERE);
+  edge = await Edge.start('--listen', '0.0.0.0:0', '--media-ip', HERE, '--set', 'ice-tcp-listen=true');
   const near = await launch();
   // The pages of a server without a certificate may use cameras only if it is on the same machine, or named here.
-  const far = await launchFrom(await link.chromium(), `--unsafely-treat-insecure-origin-as-secure=${baseAt(HERE)}`);
+  far = await launchFrom(await link.chromium(), `--unsafely-treat-insecure-origin-as-secure=${baseAt(HERE)}`);
   link.tell('both delay=10ms udp=drop');
   ada = await Peer.join(near, await urlAt('127.0.0.1', 'Ada'), 1);
   bob = await Peer.join(far, await urlAt(HERE, 'Bob'), 2);
@@ -76,4 +78,20 @@ test('it moves to UDP when UDP passes, and back to TCP when it does not, in one 
   await moved('tcp');
   assert.equal((await bob.offers()).connections, 1);
   assert.deepEqual([...ada.errors, ...bob.errors], []);
+});
+
+test('where only the port of the page passes, a browser joins by that', { timeout: 120_000, skip }, async () => {
+  await bob.close();
+  const { port } = new URL(edge.base);
+  link.tell(`both udp=drop tcp=${port}`);
+  bob = await Peer.join(far, await urlAt(HERE, 'Bea'), 2);
+  console.log(`connected ${Math.round(await connectedAfter(bob))} ms after its page began to load`);
+  await assertConversation(20_000);
+  const [address] = await bob.page.evaluate(async () => {
+    const stats = await window.e2e.connections.at(-1).getStats();
+    const transport = [...stats.values()].find(({ type }) => type === 'transport');
+    const { address, port } = stats.get(stats.get(transport.selectedCandidatePairId).remoteCandidateId);
+    return [`${address}:${port}`];
+  });
+  assert.equal(address, `${HERE}:${port}`);
 });

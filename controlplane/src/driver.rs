@@ -196,6 +196,12 @@ impl Driver {
             Request::MayJoin { room, grant, reply } => {
                 let _ = reply.send(self.engine.may_join(&room, &grant)); // Who asked may have gone.
             }
+            Request::Connection { worker, stream } => {
+                let socket = self.attachment.as_ref().map(|attachment| &attachment.socket);
+                if let Some(Err(error)) = socket.map(|socket| socket.hand_over(worker, &stream)) {
+                    tracing::debug!(worker, "a connection is closed instead of handed over: {error}");
+                }
+            }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
             }

@@ -262,7 +262,12 @@ impl Engine {
         plan.link();
         let announced =
             |bound: Vec<SocketAddr>| bound.into_iter().map(|bound| self.settings.announced(bound)).collect();
-        let addresses = Addresses { udp: announced(bound.udp), tcp: announced(bound.tcp) };
+        let mut tcp: Vec<SocketAddr> = announced(bound.tcp);
+        // A worker that accepts no connections takes none over.
+        if !tcp.is_empty() {
+            tcp.extend(announced(self.settings.ice_tcp.clone()));
+        }
+        let addresses = Addresses { udp: announced(bound.udp), tcp };
         self.workers.insert(index, Worker::new(plan, &addresses, journal));
     }
 

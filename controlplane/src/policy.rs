@@ -42,6 +42,8 @@ pub struct Settings {
     pub slots_max: usize,
     /// Addresses of this machine, and under which clients reach each (a one-to-one NAT). Others are told as they are.
     pub announce: Vec<(IpAddr, IpAddr)>,
+    /// Addresses at which the HTTP server takes ICE over TCP for every worker (RFC 6544).
+    pub ice_tcp: Vec<SocketAddr>,
     /// `stun:host:port` of this edge's STUN server, told to clients in `welcome`.
     pub stun: Option<String>,
     /// How long a socket may stay without an offer or a resumed session.
@@ -75,6 +77,7 @@ impl Default for Settings {
             tracks_max: 6,
             slots_max: SLOTS_CEILING,
             announce: Vec::new(),
+            ice_tcp: Vec::new(),
             stun: None,
             offer_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
@@ -322,6 +325,7 @@ impl Settings {
         *self = Settings {
             stun: self.stun.take(),
             announce: std::mem::take(&mut self.announce),
+            ice_tcp: std::mem::take(&mut self.ice_tcp),
             sockets_max: self.sockets_max,
             peers_per_worker_max: self.peers_per_worker_max,
             tracks_max: self.tracks_max,

@@ -68,6 +68,8 @@ pub struct Config {
     pub metrics: http::Audience,
     /// Where clients reach the HTTP server, if it is not what they send as `Host`.
     pub public_url: Option<http::PublicUrl>,
+    /// Addresses of this machine under which `listen` takes ICE over TCP, too; none: it does not.
+    pub ice_tcp: Vec<IpAddr>,
     /// Limits of the HTTP server.
     pub limits: http::Limits,
     /// Limits of the STUN server.
@@ -90,6 +92,7 @@ impl Config {
             tls: None,
             metrics: http::Audience::default(),
             public_url: None,
+            ice_tcp: Vec::new(),
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
         }
@@ -234,6 +237,7 @@ async fn serve_reloading(
     };
     // The engine hears of a displaced socket's end a moment after its successor has come.
     config.settings.sockets_max += config.settings.sockets_max / 4 + 16;
+    config.settings.ice_tcp = config.ice_tcp.iter().map(|&ip| SocketAddr::new(ip, listening.http.port())).collect();
     config.settings.stun = stun_uri(config.settings.announced(listening.stun), config.stun_ip);
 
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
@@ -249,6 +253,7 @@ async fn serve_reloading(
         public_url: config.public_url,
         tls,
         metrics: config.metrics,
+        takes_ice_tcp: !config.ice_tcp.is_empty(),
     };
     let site = http::Site::with(handle.clone(), keys, counts.clone(), config.limits, settings);
     let (stopping, is_stopping) = watch::channel(false);

@@ -136,6 +136,8 @@ pub const TCP_READS_MAX: usize = 8;
 pub const TCP_READ_LEN: usize = 8 * 1024;
 /// Connections that one look accepts.
 pub const TCP_ACCEPTS_MAX: usize = 8;
+/// Connections that the controlplane may hand over between two looks: one more is closed.
+pub const TCP_HANDED_MAX: usize = 64;
 /// How often a worker that does not sleep looks for TCP; one that sleeps is woken.
 pub const TCP_LOOK_INTERVAL: Micros = MILLISECOND;
 

@@ -7,6 +7,9 @@ use crate::config::{MEDIA_IPS_MAX, Micros};
 /// In [`Path::socket`]: the index is that of a listener, and what passes are frames of a TCP connection (RFC 6544).
 const TCP: u8 = 0x40;
 
+/// In [`Path::socket`] with [`TCP`], instead of a listener's index: the controlplane has accepted it.
+const HANDED: u8 = TCP - 1;
+
 /// Where a datagram came from or goes to: one of the worker's sockets and the address at its other end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Path {
@@ -22,6 +25,11 @@ impl Path {
         Path { socket: TCP | listener, remote }
     }
 
+    /// The connection from an address that the controlplane has accepted.
+    pub fn handed(remote: SocketAddr) -> Path {
+        Path { socket: TCP | HANDED, remote }
+    }
+
     /// Whether it is a TCP connection. It has ended when the connection has.
     #[inline]
     pub fn is_tcp(self) -> bool {
@@ -29,7 +37,7 @@ impl Path {
     }
 }
 
-const _: () = assert!(MEDIA_IPS_MAX <= TCP as usize, "an index never looks like a connection");
+const _: () = assert!(MEDIA_IPS_MAX <= HANDED as usize, "an index looks like nothing else");
 
 /// Whom a packet is for. Packets of one turn for one destination leave in order and, where they can, in trains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -316,19 +316,31 @@ fn start_worker(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
     }
 }
 
-/// The body of the thread that serves the link socket: attaches one controlplane after the other.
+/// The body of the thread that serves the link socket: attaches one controlplane after the other, and passes on the connections
+/// that it hands over.
 fn attach(mut server: LinkServer, handles: &[WorkerHandle], end: &OwnedFd) {
     loop {
-        let mut polled = [PollFd::new(&server, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+        let mut polled = vec![PollFd::new(end, PollFlags::IN), PollFd::new(&server, PollFlags::IN)];
+        let attached = server.attached();
+        polled.extend(attached.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
         match rustix::event::poll(&mut polled, None) {
-            Ok(_) if !polled[1].revents().is_empty() => return,
+            Ok(_) if !polled[0].revents().is_empty() => return,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => {
                 tracing::error!("cannot wait for a controlplane: {errno}");
                 return;
             }
         }
-        let is_waiting = !polled[0].revents().is_empty();
+        let is_waiting = !polled[1].revents().is_empty();
+        let is_said_more = polled.get(2).is_some_and(|socket| !socket.revents().is_empty());
+        if is_said_more {
+            match server.take_connection() {
+                Ok(Some((worker, connection))) => handles[worker].send(Control::Connection(connection)),
+                Ok(None) => {}
+                // Its end is no news: the workers go on, and it comes again.
+                Err(error) => tracing::debug!("the controlplane is not attached any more: {error}"),
+            }
+        }
         if is_waiting {
             match server.accept() {
                 Ok(links) => hand_out(links, handles),

@@ -1,9 +1,10 @@
 //! How the planes meet, and how they refuse each other.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
@@ -188,6 +189,46 @@ fn epochs_rise_across_restarts() {
     // A lock file that somebody spoilt costs the count, not the start.
     fs::File::create(state.0.join("dataplane.sock.lock")).unwrap().write_all(b"\xff\xfenonsense").unwrap();
     drop(state.serve());
+}
+
+/// The connection itself changes hands: what was sent before is read by whoever has it then.
+#[test]
+fn a_connection_is_handed_over_to_a_worker_and_nonsense_ends_the_attachment() {
+    let state = State::new("handed");
+    let mut server = state.serve();
+    let mut attach_one = || {
+        let path = state.socket();
+        let attaching = thread::spawn(move || attach(&path).unwrap());
+        server.accept().unwrap();
+        attaching.join().unwrap()
+    };
+    let first = attach_one();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"check").unwrap();
+    first.socket.hand_over(1, &theirs).unwrap();
+    drop(theirs);
+    let second = attach_one();
+    assert!(server.take_connection().unwrap().is_none(), "what a predecessor handed over is not taken any more");
+    assert_eq!(ours.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "but closed");
+
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"check").unwrap();
+    second.socket.hand_over(1, &theirs).unwrap();
+    drop(theirs);
+    let (worker, connection) = server.take_connection().unwrap().unwrap();
+    let (mut connection, mut got) = (UnixStream::from(connection), [0; 5]);
+    connection.read_exact(&mut got).unwrap();
+    assert_eq!((worker, &got), (1, b"check"));
+    connection.write_all(b"answer").unwrap();
+    ours.read_exact(&mut got).unwrap();
+    assert!(server.take_connection().unwrap().is_none());
+    assert_eq!(second.socket.lost(), None);
+
+    second.socket.hand_over(2, &connection).unwrap();
+    assert!(matches!(server.take_connection(), Err(LinkError::Protocol(_))), "there are two workers");
+    assert!(server.attached().is_none());
+    assert_eq!(second.socket.lost(), Some(Lost::Died));
+    assert!(server.take_connection().unwrap().is_none());
 }
 
 #[test]

@@ -121,6 +121,12 @@ pub(crate) const KEYS: &[Key] = &[
         is_live: false,
         kind: Kind::Flag { get: |o| o.ice_tcp, set: |o, value| o.ice_tcp = value },
     },
+    Key {
+        name: "ice-tcp-listen",
+        plane: Plane::Control,
+        is_live: false,
+        kind: Kind::Flag { get: |o| o.ice_tcp_listen, set: |o, value| o.ice_tcp_listen = value },
+    },
     whole!("workers", Data, false, 0..=WORKERS_MAX as u64, workers),
     Key {
         name: "pinned",

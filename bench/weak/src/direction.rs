@@ -84,7 +84,7 @@ impl Direction {
         self.serve(now_us);
         let len = packet.len() as u64;
         self.counts.note_offered(now_us, packet.len());
-        if !self.settings.has_udp && is_udp(&packet) {
+        if !passes(&packet, &self.settings) {
             self.counts.note_lost();
             return;
         }
@@ -181,13 +181,21 @@ impl Direction {
     }
 }
 
-/// Whether an IP packet is one of UDP (RFC 791 §3.1, RFC 8200 §3: protocol 17).
-fn is_udp(packet: &[u8]) -> bool {
-    let protocol = match packet.first().map(|first| first >> 4) {
-        Some(4) => packet.get(9),
-        _ => packet.get(6),
+/// Whether the firewall lets an IP packet pass (RFC 791 §3.1, RFC 8200 §3: protocol 17 is UDP, 6 is TCP).
+fn passes(packet: &[u8], settings: &Settings) -> bool {
+    let (protocol, header_len) = match packet.first() {
+        Some(first) if first >> 4 == 4 => (packet.get(9), usize::from(first & 0xF) * 4),
+        _ => (packet.get(6), 40),
     };
-    protocol == Some(&17)
+    match (protocol, settings.tcp_port) {
+        (Some(17), _) => settings.has_udp,
+        // Both ports come first (RFC 9293 §3.1).
+        (Some(6), Some(port)) => {
+            let ports = packet.get(header_len..header_len + 4).unwrap_or_default();
+            ports.chunks_exact(2).any(|bytes| bytes == port.to_be_bytes())
+        }
+        _ => true,
+    }
 }
 
 /// SplitMix64: enough for a link, and the same for the same seed everywhere.

@@ -31,6 +31,8 @@ pub struct Settings {
     pub reorder_us: u64,
     /// Whether UDP passes at all; a firewall may let TCP through alone.
     pub has_udp: bool,
+    /// The one port to or from which TCP passes; None: all do.
+    pub tcp_port: Option<u16>,
 }
 
 impl Default for Settings {
@@ -45,6 +47,7 @@ impl Default for Settings {
             reorder: 0.0,
             reorder_us: 20_000,
             has_udp: true,
+            tcp_port: None,
         }
     }
 }
@@ -66,6 +69,8 @@ pub enum Setting {
     Reorder(f64, Option<u64>),
     /// `udp=pass`, `udp=drop`
     Udp(bool),
+    /// `tcp=pass`, `tcp=443`: only what is to or from this port
+    Tcp(Option<u16>),
 }
 
 impl Settings {
@@ -80,6 +85,7 @@ impl Settings {
                 Setting::Jitter(us) => self.jitter_us = us,
                 Setting::Loss(loss) => self.loss = loss,
                 Setting::Udp(passes) => self.has_udp = passes,
+                Setting::Tcp(port) => self.tcp_port = port,
                 Setting::Reorder(share, us) => {
                     self.reorder = share;
                     self.reorder_us = us.unwrap_or(self.reorder_us);
@@ -101,6 +107,8 @@ pub fn parse_setting(word: &str) -> Result<Setting, String> {
         "jitter" => parse_us(value).map(Setting::Jitter),
         "loss" => parse_loss(value).map(Setting::Loss),
         "udp" => ["drop", "pass"].iter().position(|&word| word == value).map(|at| Setting::Udp(at == 1)),
+        "tcp" if value == "pass" => Some(Setting::Tcp(None)),
+        "tcp" => value.parse().ok().map(|port| Setting::Tcp(Some(port))),
         "reorder" => match value.split_once('x') {
             Some((share, time)) => parse_share(share).zip(parse_us(time)).map(|(s, us)| Setting::Reorder(s, Some(us))),
             None => parse_share(value).map(|share| Setting::Reorder(share, None)),

@@ -53,6 +53,13 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<(), ResourceError>>,
     },
+    /// Hand a TCP connection over to a worker.
+    Connection {
+        /// Which worker.
+        worker: usize,
+        /// The connection, of which nothing was read.
+        stream: std::net::TcpStream,
+    },
     /// Say what there is, for metrics.
     Sample {
         /// Where the answer goes.
@@ -167,6 +174,14 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::MayJoin { room: room.to_owned(), grant, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Hands a TCP connection over to a worker, which reads what the client has sent from its beginning. It is closed if there is no
+    /// such worker.
+    pub async fn hand_over(&self, worker: usize, stream: tokio::net::TcpStream) {
+        if let Ok(stream) = stream.into_std() {
+            let _ = self.requests.send(Request::Connection { worker, stream }).await; // An engine that has ended closes it.
+        }
     }
 
     /// What there is now. `None`: the engine has ended.

@@ -242,7 +242,7 @@ impl Engine {
         };
         peer.negotiated.restarted(ice);
         self.journal(handle);
-        let credentials = Credentials::from_random(&self.random.bytes());
+        let credentials = Credentials::from_random(handle.worker, &self.random.bytes());
         let Some(worker) = self.workers.get_mut(&handle.worker) else { return Err(Refusal::no_dataplane().into()) };
         worker.plan.want(PeerOpen { peer: handle.peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
         worker.plan.want_remote(handle.peer, &ice.ufrag, &ice.pwd);

@@ -10,6 +10,7 @@
 
 mod admission;
 mod error;
+mod ice_tcp;
 mod neighbour;
 mod origins;
 mod pace;
@@ -202,6 +203,8 @@ pub struct SiteSettings {
     pub metrics: Audience,
     /// Where clients reach the server, if the operator says so.
     pub public_url: Option<PublicUrl>,
+    /// Whether a connection may be ICE, for a worker of the dataplane (RFC 6544).
+    pub takes_ice_tcp: bool,
 }
 
 impl Default for SiteSettings {
@@ -214,6 +217,7 @@ impl Default for SiteSettings {
             public_url: None,
             tls: None,
             metrics: Audience::default(),
+            takes_ice_tcp: false,
         }
     }
 }
@@ -262,6 +266,7 @@ pub struct Site {
     tls: Option<Arc<Tls>>,
     audience: Audience,
     public_url: Option<PublicUrl>,
+    takes_ice_tcp: bool,
     /// One change of the registry at a time, with the order that goes with it.
     administering: tokio::sync::Mutex<()>,
     /// REST requests, by admin token.
@@ -301,8 +306,16 @@ impl Site {
         limits: Limits,
         settings: SiteSettings,
     ) -> Arc<Site> {
-        let SiteSettings { registry, cors_origins, frame_origins, trusted_proxies, public_url, tls, metrics: audience } =
-            settings;
+        let SiteSettings {
+            registry,
+            cors_origins,
+            frame_origins,
+            trusted_proxies,
+            public_url,
+            tls,
+            metrics: audience,
+            takes_ice_tcp,
+        } = settings;
         let (origins, framers) = (Origins::new(cors_origins), Origins::new(frame_origins));
         Arc::new(Site {
             handle,
@@ -312,6 +325,7 @@ impl Site {
             framers,
             trusted_proxies,
             public_url,
+            takes_ice_tcp,
             tls,
             audience,
             administering: tokio::sync::Mutex::default(),

@@ -21,9 +21,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::ice_tcp::{self, Opening};
 use super::pace::{Pace, Paced};
 use super::places::{InUse, Places, Ticket, Turns};
 use super::{Caller, Site, router};
+use crate::driver::Handle;
 use crate::limited::{Limited, Owner, What};
 use crate::shares::Gives;
 use crate::tls::{Fate, Tls};
@@ -91,6 +93,9 @@ struct Server {
     connections: Places<1>,
     limited: Arc<Limited>,
     guard: Option<Guard>,
+    /// Who takes connections that are ICE, where they may come here.
+    ice_tcp: Option<Handle>,
+    patience: Duration,
 }
 
 impl Server {
@@ -107,6 +112,8 @@ impl Server {
             connections: Places::new(site.limits.connections_max, Gives::Oldest),
             limited: site.limited.clone(),
             guard: site.tls.clone().map(|tls| Guard::new(tls, &site.limits)),
+            ice_tcp: site.takes_ice_tcp.then(|| site.handle.clone()),
+            patience: site.limits.head_timeout,
         }
     }
 
@@ -130,6 +137,13 @@ impl Server {
     ) {
         let place = ticket.place();
         let served = async {
+            if let Some(handle) = &self.ice_tcp {
+                match ice_tcp::opening(&stream, self.patience).await {
+                    Opening::Http => {}
+                    Opening::Check { worker } => return handle.hand_over(worker, stream).await,
+                    Opening::Neither => return,
+                }
+            }
             let stream = Paced::new(stream, self.pace).reporting(self.limited.clone(), source.clone());
             match &self.guard {
                 Some(guard) => {

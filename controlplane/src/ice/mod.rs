@@ -20,6 +20,10 @@ pub const END_OF_CANDIDATES: &str = "end-of-candidates";
 /// `ice-char` of RFC 8839 §5.4: 64 of them, so that 6 random bits choose one without bias.
 const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
+/// Characters of a username fragment that say on which worker its peer is, so that a connection can be handed to the right one. The
+/// others are random, 36 bits; RFC 8445 §5.3 wants 24.
+const WORKER_CHARS: usize = 2;
+
 /// The username fragment and password that we issue to one peer (RFC 8445 §5.3), in the lengths of the plane contract.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -30,14 +34,17 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Credentials from random bytes, which must come from a cryptographic source.
-    pub fn from_random(random: &[u8; CREDENTIALS_RANDOM_LEN]) -> Credentials {
+    /// Credentials for a peer on a worker, from random bytes, which must come from a cryptographic source.
+    pub fn from_random(worker: usize, random: &[u8; CREDENTIALS_RANDOM_LEN]) -> Credentials {
         let mut chars = [0u8; UFRAG_LEN + PWD_LEN];
         for (triple, out) in random.chunks_exact(3).zip(chars.chunks_exact_mut(4)) {
             let bits = u32::from_be_bytes([0, triple[0], triple[1], triple[2]]);
             for (i, c) in out.iter_mut().enumerate() {
                 *c = ICE_CHARS[(bits >> (18 - 6 * i)) as usize & 63];
             }
+        }
+        for (place, c) in chars[..WORKER_CHARS].iter_mut().enumerate() {
+            *c = ICE_CHARS[worker >> (6 * place) & 63];
         }
         let mut credentials = Credentials { ufrag: [0; UFRAG_LEN], pwd: [0; PWD_LEN] };
         credentials.ufrag.copy_from_slice(&chars[..UFRAG_LEN]);
@@ -48,6 +55,13 @@ impl Credentials {
     /// The username fragment as SDP writes it.
     pub fn ufrag_str(&self) -> &str {
         std::str::from_utf8(&self.ufrag).expect("ice-chars are ASCII")
+    }
+
+    /// On which worker the peer with this username fragment of ours is, if it is one.
+    pub fn worker(ufrag: &[u8]) -> Option<usize> {
+        let chars = <[u8; UFRAG_LEN]>::try_from(ufrag).ok()?;
+        let digit = |c: u8| ICE_CHARS.iter().position(|&char| char == c);
+        chars[..WORKER_CHARS].iter().rev().try_fold(0, |worker, &c| Some(worker << 6 | digit(c)?))
     }
 
     /// The password as SDP writes it.

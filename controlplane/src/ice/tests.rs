@@ -2,12 +2,13 @@ use super::*;
 
 #[test]
 fn credentials_use_every_random_bit_once() {
-    let zeros = Credentials::from_random(&[0; CREDENTIALS_RANDOM_LEN]);
+    let zeros = Credentials::from_random(0, &[0; CREDENTIALS_RANDOM_LEN]);
     assert_eq!((zeros.ufrag_str(), zeros.pwd_str()), ("AAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAA"));
-    for bit in 0..CREDENTIALS_RANDOM_LEN * 8 {
+    // Those of the characters that name the worker are not used.
+    for bit in WORKER_CHARS * 6..CREDENTIALS_RANDOM_LEN * 8 {
         let mut random = [0; CREDENTIALS_RANDOM_LEN];
         random[bit / 8] = 0x80 >> (bit % 8);
-        let other = Credentials::from_random(&random);
+        let other = Credentials::from_random(0, &random);
         let chars = |c: &Credentials| [&c.ufrag[..], &c.pwd[..]].concat();
         let changed = chars(&zeros).iter().zip(chars(&other)).filter(|(a, b)| **a != *b).count();
         assert_eq!(changed, 1, "bit {bit}");
@@ -16,8 +17,18 @@ fn credentials_use_every_random_bit_once() {
 }
 
 #[test]
+fn a_username_fragment_names_the_worker() {
+    for worker in 0..1024 {
+        let credentials = Credentials::from_random(worker, &[0x5A; CREDENTIALS_RANDOM_LEN]);
+        assert_eq!(Credentials::worker(&credentials.ufrag), Some(worker));
+    }
+    assert_eq!(Credentials::worker(b"AAAAAAA"), None);
+    assert_eq!(Credentials::worker(b"A-AAAAAA"), None);
+}
+
+#[test]
 fn a_password_is_never_shown() {
-    let credentials = Credentials::from_random(b"twenty-four random bytes");
+    let credentials = Credentials::from_random(0, b"twenty-four random bytes");
     let shown = format!("{credentials:?}");
     assert!(shown.contains(credentials.ufrag_str()) && !shown.contains(credentials.pwd_str()), "{shown}");
 }

@@ -8,6 +8,7 @@ use proto::signal::{ErrorCode, Kind};
 
 use super::stream::{Place, kept_track, ssrcs_of, ssrcs_spent, stream_of};
 use crate::ice::Credentials;
+use crate::ids::SlabId;
 use crate::member::{Encoding, Member, Slot, Track};
 use crate::negotiated::Spent;
 use crate::negotiation::{Before, Negotiation, Verdict, mid_text};
@@ -87,7 +88,7 @@ pub(crate) fn open_peer(
     let is_restart = before.negotiated.is_some_and(|negotiated| negotiated.is_restart(&negotiation.offer().ice));
     let credentials = match plan.credentials(peer).filter(|_| before.negotiated.is_some() && !is_restart) {
         Some(open) => Credentials { ufrag: open.ufrag, pwd: open.pwd },
-        None => Credentials::from_random(&random.bytes()),
+        None => Credentials::from_random(peer.worker(), &random.bytes()),
     };
     plan.want(PeerOpen { peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
     let theirs = &negotiation.offer().ice;

@@ -56,7 +56,7 @@ fn tuned(offer: &Offer) -> Offer {
 /// The answer with fixed credentials, so that it can be compared to a file.
 pub(crate) fn answer(offer: &Offer) -> String {
     let offer = &tuned(offer);
-    let ours = Credentials::from_random(b"not random: test vectors");
+    let ours = Credentials::from_random(0, b"not random: test vectors");
     let fingerprint = Fingerprint::sha256(std::array::from_fn(|i| i as u8));
     let candidates = host_candidates(&["127.0.0.1:40000".parse().unwrap(), "[::1]:40000".parse().unwrap()]);
     let params = AnswerParams {

@@ -22,7 +22,7 @@ mod uring;
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -142,6 +142,13 @@ impl Io {
     pub fn fill_tcp(&mut self, now: Micros, inbox: &mut Inbox, is_owned: impl FnMut(Path) -> bool) {
         if let Some(tcp) = &mut self.tcp {
             tcp.look(now, inbox, is_owned);
+        }
+    }
+
+    /// Serves a connection that the controlplane has accepted. It is closed where TCP is not served.
+    pub fn hand_over_tcp(&mut self, stream: OwnedFd) {
+        if let Some(tcp) = &mut self.tcp {
+            tcp.hand_over(stream);
         }
     }
 

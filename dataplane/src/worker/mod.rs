@@ -206,6 +206,7 @@ impl Worker {
         loop {
             match self.control.try_recv() {
                 Ok(Control::Attach(link)) => self.attach(*link),
+                Ok(Control::Connection(stream)) => self.egress.io.hand_over_tcp(stream),
                 Ok(Control::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }

@@ -18,6 +18,8 @@ use crate::relay::Exchange;
 pub(crate) enum Control {
     /// A controlplane has attached: serve this link from now on.
     Attach(Box<WorkerLink>),
+    /// The controlplane has accepted a TCP connection of a peer: serve it from now on.
+    Connection(OwnedFd),
     /// Close the sockets and end.
     Stop,
 }

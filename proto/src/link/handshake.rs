@@ -2,7 +2,8 @@
 //! to the controlplane.
 //!
 //! The messages are small JSON datagrams, so that two builds which agree on nothing else can still read each other's
-//! refusal. They pass only at attachment; afterwards the socket is silent, and its end says that the other side died.
+//! refusal. After the attachment the controlplane may hand TCP connections over ([`LinkSocket::hand_over`]); otherwise the socket is
+//! silent, and its end says that the other side died.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
@@ -187,6 +188,12 @@ enum Answer {
     Replaced,
 }
 
+/// What the controlplane says later, with the descriptor of a connection.
+#[derive(Debug, Serialize, Deserialize)]
+struct Connection {
+    worker: usize,
+}
+
 /// What the controlplane learns about a worker when it attaches.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WorkerInfo {
@@ -291,6 +298,30 @@ impl LinkServer {
         let links = self.hand_over(&socket)?;
         self.attached = Some(socket);
         Ok(links)
+    }
+
+    /// The socket of the attached controlplane: readable when it hands a connection over, or has ended.
+    pub fn attached(&self) -> Option<BorrowedFd<'_>> {
+        self.attached.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The next TCP connection that the attached controlplane hands over, and the worker that it is for. Never waits. A controlplane
+    /// that has ended, or says anything else, is attached no longer.
+    pub fn take_connection(&mut self) -> Result<Option<(usize, OwnedFd)>, LinkError> {
+        let Some(attached) = &self.attached else { return Ok(None) };
+        let error = match receive_with::<Connection>(attached, RecvFlags::DONTWAIT) {
+            Ok(None) => return Ok(None),
+            Ok(Some((Connection { worker }, mut descriptors))) if worker < self.workers.len() => {
+                match (descriptors.pop(), descriptors.is_empty()) {
+                    (Some(connection), true) => return Ok(Some((worker, connection))),
+                    _ => LinkError::Protocol("a connection comes with one descriptor"),
+                }
+            }
+            Ok(Some(_)) => LinkError::Protocol("a connection is for a worker that there is not"),
+            Err(error) => error,
+        };
+        self.attached = None;
+        Err(error)
     }
 
     /// Makes fresh memory for each worker, with the journal of the previous, and sends it.
@@ -404,6 +435,11 @@ impl LinkSocket {
         u32::try_from(peer.pid.as_raw_pid()).ok().filter(|&pid| pid > 0)
     }
 
+    /// Hands a TCP connection over to a worker, which serves it from now on. Never waits: with an error the connection is to be closed.
+    pub fn hand_over(&self, worker: usize, connection: impl AsFd) -> Result<(), LinkError> {
+        send_with(&self.0, &Connection { worker }, &[connection.as_fd()], SendFlags::DONTWAIT)
+    }
+
     /// How the attachment ended, or `None` while it lives. Never waits.
     pub fn lost(&self) -> Option<Lost> {
         let mut message = [0; 256];
@@ -471,6 +507,15 @@ fn set_timeout(socket: &OwnedFd, timeout: Option<Duration>) -> Result<(), LinkEr
 }
 
 fn send<T: Serialize>(socket: &OwnedFd, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    send_with(socket, message, descriptors, SendFlags::empty())
+}
+
+fn send_with<T: Serialize>(
+    socket: &OwnedFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> Result<(), LinkError> {
     let bytes = serde_json::to_vec(message).expect("handshake messages have nothing that JSON cannot say");
     if bytes.len() > MESSAGE_LEN_MAX {
         return Err(LinkError::Protocol("a worker has too many addresses"));
@@ -482,23 +527,32 @@ fn send<T: Serialize>(socket: &OwnedFd, message: &T, descriptors: &[BorrowedFd<'
         assert!(fits, "the space is for {DESCRIPTORS} descriptors");
     }
     rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | flags)
     })
     .map(drop)
     .map_err(LinkError::os("send on the link socket"))
 }
 
 fn receive<T: for<'de> Deserialize<'de>>(socket: &OwnedFd) -> Result<(T, Vec<OwnedFd>), LinkError> {
+    receive_with(socket, RecvFlags::empty())?.ok_or(LinkError::Protocol("it said nothing for two seconds"))
+}
+
+/// The next message; `None` if none came in time, or none is there with [`RecvFlags::DONTWAIT`].
+fn receive_with<T: for<'de> Deserialize<'de>>(
+    socket: &OwnedFd,
+    flags: RecvFlags,
+) -> Result<Option<(T, Vec<OwnedFd>)>, LinkError> {
     let mut bytes = vec![0; MESSAGE_LEN_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-    })
-    .map_err(|errno| match errno {
-        rustix::io::Errno::AGAIN => LinkError::Protocol("it said nothing for two seconds"),
-        errno => LinkError::os("receive on the link socket")(errno),
-    })?;
+    let flags = RecvFlags::CMSG_CLOEXEC | flags;
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+    });
+    let message = match received {
+        Err(rustix::io::Errno::AGAIN) => return Ok(None),
+        received => received.map_err(LinkError::os("receive on the link socket"))?,
+    };
     // Taken first, so that they are closed whatever else is wrong.
     let mut descriptors = Vec::new();
     for part in control.drain() {
@@ -514,7 +568,7 @@ fn receive<T: for<'de> Deserialize<'de>>(socket: &OwnedFd) -> Result<(T, Vec<Own
     }
     let value = serde_json::from_slice(&bytes[..message.bytes])
         .map_err(|_| LinkError::Protocol("a message is not of the handshake"))?;
-    Ok((value, descriptors))
+    Ok(Some((value, descriptors)))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -29,8 +29,8 @@ pub use self::inbox::Inbox;
 pub use self::listener::Listener;
 use super::park::{Parking, Watch};
 use crate::config::{
-    Micros, TCP_ACCEPTS_MAX, TCP_CONNECTIONS_MAX, TCP_LOOK_INTERVAL, TCP_READS_MAX, TCP_REVIEW_INTERVAL,
-    TCP_SOURCE_MAX, TCP_SOURCE_UNOWNED_MAX, TCP_UNOWNED_MAX,
+    Micros, TCP_ACCEPTS_MAX, TCP_CONNECTIONS_MAX, TCP_HANDED_MAX, TCP_LOOK_INTERVAL, TCP_READS_MAX,
+    TCP_REVIEW_INTERVAL, TCP_SOURCE_MAX, TCP_SOURCE_UNOWNED_MAX, TCP_UNOWNED_MAX,
 };
 use crate::hash::KeyedHash;
 use crate::outbox::Outbox;
@@ -72,6 +72,8 @@ pub(super) struct Tcp {
     pool: Vec<Memory>,
     /// Connections that were found to be over when they were written to.
     over: Vec<u32>,
+    /// Connections that the controlplane has accepted, until the next look.
+    handed: Vec<OwnedFd>,
     /// There was more than the last look could take.
     is_behind: bool,
     looked_at: Micros,
@@ -99,6 +101,7 @@ impl Tcp {
             by_path,
             pool: Vec::with_capacity(TCP_CONNECTIONS_MAX),
             over: Vec::with_capacity(TCP_CONNECTIONS_MAX),
+            handed: Vec::with_capacity(TCP_HANDED_MAX),
             is_behind: false,
             looked_at: 0,
             review_at: 0,
@@ -131,7 +134,8 @@ impl Tcp {
     pub(super) fn look(&mut self, now: Micros, inbox: &mut Inbox, mut is_owned: impl FnMut(Path) -> bool) {
         inbox.clear();
         let is_due = now >= self.looked_at + TCP_LOOK_INTERVAL || now >= self.review_at;
-        if !(self.watch.take_fired() || is_due || self.is_behind || !self.over.is_empty()) {
+        let has_handed = !self.handed.is_empty();
+        if !(self.watch.take_fired() || is_due || has_handed || self.is_behind || !self.over.is_empty()) {
             return;
         }
         self.looked_at = now;
@@ -142,6 +146,12 @@ impl Tcp {
         }
         if now >= self.review_at {
             self.review(now, inbox, &mut is_owned);
+        }
+        while let Some(stream) = self.handed.pop() {
+            let remote = listener::adopt(&stream);
+            let path = remote.map(|remote| Path::handed(without_flow(remote)));
+            let is_taken = path.is_ok_and(|path| self.welcome(stream, path, now, inbox, &mut is_owned));
+            *if is_taken { &mut self.counts.accepted } else { &mut self.counts.refused } += 1;
         }
         let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
         let count = epoll::wait(&self.epoll, &mut self.events[..], Some(&no_time)).unwrap_or(0);
@@ -205,7 +215,7 @@ impl Tcp {
                 Ok((stream, remote)) => {
                     let Some(remote) = remote.and_then(|remote| SocketAddr::try_from(remote).ok()) else { continue };
                     let path = Path::tcp(listener, without_flow(remote));
-                    let is_taken = self.make_room(path, inbox, is_owned) && self.take(stream, path, now).is_ok();
+                    let is_taken = self.welcome(stream, path, now, inbox, is_owned);
                     *if is_taken { &mut self.counts.accepted } else { &mut self.counts.refused } += 1;
                 }
                 Err(Errno::AGAIN) => return,
@@ -213,6 +223,26 @@ impl Tcp {
                 // It ended before it was accepted.
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Takes a connection if there is a place for it.
+    fn welcome(
+        &mut self,
+        stream: OwnedFd,
+        path: Path,
+        now: Micros,
+        inbox: &mut Inbox,
+        is_owned: &mut impl FnMut(Path) -> bool,
+    ) -> bool {
+        self.make_room(path, inbox, is_owned) && self.take(stream, path, now).is_ok()
+    }
+
+    /// Takes over a connection that the controlplane has accepted, with the next look.
+    pub(super) fn hand_over(&mut self, stream: OwnedFd) {
+        match self.handed.len() < TCP_HANDED_MAX {
+            true => self.handed.push(stream),
+            false => self.counts.refused += 1,
         }
     }
 

@@ -135,6 +135,35 @@ fn read_frames(stream: &mut TcpStream) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn a_connection_that_another_process_has_accepted_is_like_the_others() {
+    Rig::run(|mut rig| {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let packet = [7; 40];
+        stream.write_all(&[&frame::prefix(&packet)[..], &packet].concat()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        rig.tcp.hand_over(accepted.into());
+        let path = Path::handed(stream.local_addr().unwrap());
+        let got = rig.look_until(|_| true, |rig| !rig.inbox.is_empty());
+        assert_eq!(got, [(path, packet.to_vec())]);
+        let mut writer = Writer::new();
+        writer.write(&[path], true, b"an answer");
+        writer.flush(&mut rig.tcp);
+        assert_eq!(read_frames(&mut stream).len(), 1);
+        drop(stream);
+        rig.look_until(|_| true, |rig| rig.inbox.closed().eq([path]));
+
+        // More than there is room for between two looks, and what is no connection.
+        for _ in 0..TCP_HANDED_MAX + 1 {
+            let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            rig.tcp.hand_over(socket.into());
+        }
+        rig.look_until(|_| true, |rig| rig.counts.refused == TCP_HANDED_MAX as u64 + 1);
+        assert_eq!((rig.counts.accepted, rig.counts.open), (1, 0));
+    });
+}
+
+#[test]
 fn packets_come_as_they_were_framed() {
     Rig::run(|mut rig| {
         let mut stream = rig.dial();
