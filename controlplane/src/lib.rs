@@ -46,6 +46,7 @@ mod room;
 mod run;
 mod session;
 mod shares;
+mod shown;
 mod slots;
 mod timers;
 mod view;

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proto::id::{PeerId, Pt, Rid, SlotId, StreamId};
 use proto::plane::Codec;
-use proto::signal::{Kind, PeerInfo, Source, TrackInfo, VideoCodec};
+use proto::signal::{Kind, PeerInfo, ShownVideo, Source, TrackInfo, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::skeleton;
@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) judge: Judge,
     /// Names or ids of those that it wants to receive, the k-th in its k-th audio and video slot. Empty: everybody.
     pub(crate) from: Vec<String>,
+    /// How it shows the videos of others, as it said last ([`crate::shown`]).
+    pub(crate) shown: Vec<ShownVideo>,
 }
 
 /// What stands for how a name looks: names that people take for the same have the same. Compared with each newcomer's, so it is

@@ -253,14 +253,47 @@ impl Grant {
 /// Share of audio: Opus at this rate is transparent for speech.
 const AUDIO_BPS: u32 = 32_000;
 
+/// Bits of the headers of one packet on the wire: IPv4 20 bytes, UDP 8, RTP 12, header extensions 20 (RFC 8285: MID, transport-wide number,
+/// send time, and of audio its level), and the tag of SRTP 16.
+const PACKET_BITS: u32 = 8 * 76;
+/// Packets of audio a second: 20 ms each (RFC 7587 §4.2).
+const AUDIO_PACKETS: u32 = 50;
+/// Bits of payload in a full packet of video (libwebrtc `kVideoMtu`, less its own headers).
+const VIDEO_PACKET_BITS: u32 = 8 * 1_150;
+/// Packets of video a second that are not full: the last of each frame is half full in the mean.
+const VIDEO_FRAMES: u32 = 30;
+/// A part of each share that encoders exceed theirs by for some seconds: measured are 3 % over 5 s.
+const OVERSHOOT: u32 = 25;
+/// Beside media: transport-wide feedback both ways, ten times a second with 120 bytes each.
+const FEEDBACK_BPS: u32 = 2 * 10 * 8 * 120;
+/// Reports of one participant's audio and video, each once a second with 140 bytes.
+const REPORTS_BPS: u32 = 2 * 8 * 140;
+
+/// What packets with so much payload are on the wire, bit/s.
+const fn audio_on_the_wire(bps: u32) -> u32 {
+    bps.saturating_add(AUDIO_PACKETS * PACKET_BITS)
+}
+
+/// What of so much on the wire is payload of audio, bit/s. Where the room's bandwidth is too small for the headers, half is.
+fn audio_payload(wire: u32) -> u32 {
+    wire.saturating_sub(AUDIO_PACKETS * PACKET_BITS).max(wire / 2)
+}
+
+/// The same of video: a packet for each [`VIDEO_PACKET_BITS`], and half a one more for each frame.
+fn video_payload(wire: u32) -> u32 {
+    let full = wire.saturating_sub(VIDEO_FRAMES / 2 * PACKET_BITS);
+    let payload = u64::from(full) * u64::from(VIDEO_PACKET_BITS) / u64::from(VIDEO_PACKET_BITS + PACKET_BITS);
+    (payload as u32).max(wire / 2)
+}
+
 /// What one client may send, bit/s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
-    /// All its media.
+    /// All that it sends, on the wire.
     pub send: u32,
-    /// One video track.
+    /// One video track, payload: what an encoder is set to.
     pub video: u32,
-    /// One audio track.
+    /// One audio track, payload.
     pub audio: u32,
 }
 
@@ -347,7 +380,8 @@ impl Settings {
     }
 
     /// What each of `participants` may send with that many tracks live. A client sends once and receives from all the
-    /// others, so its total, up and down, is as many shares as there are participants.
+    /// others, so its total, up and down, is as many shares as there are participants. Shares are of the wire: what the packets' headers
+    /// and RTCP take is not the encoders'.
     ///
     /// An audio track has what it was answered (`maxaveragebitrate`, RFC 7587), but of more than speech needs not so much that
     /// less than half is left for video.
@@ -359,11 +393,16 @@ impl Settings {
         audio_answered: Option<u32>,
     ) -> Shares {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-        let send = self.client_bps_max / count(participants);
-        let half = send / 2 / count(live_audios);
-        let audio = audio_answered.unwrap_or(AUDIO_BPS).min(half.max(AUDIO_BPS)).min(send / count(live_audios));
-        let video = (send - audio * count(live_audios)) / count(live_videos);
-        Shares { send, video, audio }
+        let (participants, audios, videos) = (count(participants), count(live_audios), count(live_videos));
+        let send = self.client_bps_max / participants;
+        let beside = FEEDBACK_BPS / participants + REPORTS_BPS + send / OVERSHOOT;
+        let media = send.saturating_sub(beside).max(send / 2);
+        let answered = audio_answered.unwrap_or(AUDIO_BPS);
+        let half = (media / 2 / audios).max(audio_on_the_wire(AUDIO_BPS));
+        // A quarter is left for video in any case.
+        let of_audio = audio_on_the_wire(answered).min(half).min(media / 4 * 3 / audios);
+        let video = video_payload((media - of_audio * audios) / videos);
+        Shares { send, video, audio: audio_payload(of_audio).min(answered) }
     }
 
     /// What a worker lets pass of all media of one peer: no client has more than `client_bps_max`, up and down together. A
@@ -422,15 +461,18 @@ mod tests {
                     let shares = settings.shares(participants, audios, videos, answered);
                     assert!(shares.send * participants as u32 <= settings.client_bps_max);
                     assert!(shares.audio * audios as u32 + shares.video * videos as u32 <= shares.send);
-                    assert!(shares.video > 0 && shares.audio > 0);
+                    assert!(shares.audio > 0 && shares.video > 0, "{participants} {shares:?}");
+                    let wire_of_video = shares.video / (8 * 1150) * PACKET_BITS + 15 * PACKET_BITS + shares.video;
+                    let wire = audios as u32 * audio_on_the_wire(shares.audio) + videos as u32 * wire_of_video;
+                    assert!(participants > 8 || wire <= shares.send, "{participants} {shares:?}: {wire}");
                 }
             }
         }
-        assert_eq!(settings.shares(2, 1, 1, None), Shares { send: 1_000_000, video: 968_000, audio: 32_000 });
-        assert_eq!(settings.shares(2, 1, 2, None), Shares { send: 1_000_000, video: 484_000, audio: 32_000 });
-        let music = Shares { send: 1_000_000, video: 872_000, audio: 128_000 };
+        assert_eq!(settings.shares(2, 1, 1, None), Shares { send: 1_000_000, video: 822_296, audio: 32_000 });
+        assert_eq!(settings.shares(2, 1, 2, None), Shares { send: 1_000_000, video: 406_871, audio: 32_000 });
+        let music = Shares { send: 1_000_000, video: 732_247, audio: 128_000 };
         assert_eq!(settings.shares(2, 1, 1, Some(128_000)), music);
-        assert_eq!(settings.shares(8, 1, 1, Some(510_000)), Shares { send: 250_000, video: 125_000, audio: 125_000 });
+        assert_eq!(settings.shares(8, 1, 1, Some(510_000)), Shares { send: 250_000, video: 101_830, audio: 87_280 });
         assert_eq!(settings.shares(2, 1, 1, Some(20_000)).audio, 20_000);
         assert_eq!(settings.shares(0, 0, 0, None).send, 2_000_000);
     }
@@ -470,7 +512,7 @@ mod tests {
         let settings = Settings::default();
         let video =
             |participants| settings.track_ceiling(Kind::Video, settings.shares(participants, 1, 1, None), None).bps;
-        assert_eq!([1, 3, 8, 1000].map(video), [2_548_000, 2_548_000, 1_138_000, 673_000]);
+        assert_eq!([1, 3, 8, 1000].map(video), [2_548_000, 2_548_000, 816_415, 673_000]);
         let shares = settings.shares(3, 1, 1, None);
         let audio = |answered| settings.track_ceiling(Kind::Audio, shares, answered).bps;
         assert_eq!([None, Some(6_000), Some(64_000)].map(audio), [685_500, 88_000, 128_000]);

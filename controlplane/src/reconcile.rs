@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
     Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerKeys, PeerLimit, PeerOpen, PeerRemote,
-    RouteOpen, SALT_LEN_MAX, SlotOpen, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate,
-    StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback,
+    RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings,
+    StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
 };
 use zeroize::Zeroize;
 
@@ -225,6 +225,23 @@ impl Plan {
         };
         if is_open && Place::of(&rate).is_some_and(|place| self.desired.get(&place) != Some(&rate)) {
             self.want(rate);
+        }
+    }
+
+    /// Desires that a slot is shown so, if it is there. What no slot needs to be told is not told.
+    pub(crate) fn want_shown(&mut self, shown: SlotShown) {
+        let is_usual = (shown.lines, shown.weight) == (SHOWN_LINES_ANY, weight::OTHER);
+        let before = self.shown(shown.slot);
+        if self.slot(shown.slot).is_some() && before != Some(shown) && (before.is_some() || !is_usual) {
+            self.want(shown);
+        }
+    }
+
+    /// How a slot is desired to be shown, if anything was said of it.
+    pub(crate) fn shown(&self, slot: SlotId) -> Option<SlotShown> {
+        match self.desired.get(&Place::new(Class::SlotShown, slot.index)) {
+            Some(Command::SlotShown(shown)) if shown.slot == slot => Some(*shown),
+            _ => None,
         }
     }
 
@@ -524,6 +541,7 @@ impl Plan {
             | Command::StreamSets(StreamSets { stream, .. }) => {
                 self.owner(self.desired.get(&Place::new(Class::Stream, stream.index))?)
             }
+            Command::SlotShown(c) => self.owner(self.desired.get(&Place::new(Class::Slot, c.slot.index))?),
             Command::RouteCodec(c) => self.owner(self.desired.get(&Place::new(Class::Route, c.route.index))?),
             _ => None,
         }

@@ -256,15 +256,15 @@ fn who_has_no_transport_cc_is_told_its_share_by_its_worker() {
         let peer = client.peer.unwrap();
         world.worker().peers[&peer.index].limit.map(|PeerLimit { bps_max, .. }| bps_max)
     };
-    assert_eq!(limit(&mut world, &client), Some(2_000_000 - 32_000), "all but its voice");
+    assert_eq!(limit(&mut world, &client), Some(1_713_781), "all but its voice, headers and reports");
     let ada = world.join("blue", "Ada");
-    assert_eq!(limit(&mut world, &client), Some(1_000_000 - 32_000));
+    assert_eq!(limit(&mut world, &client), Some(822_296));
     assert_eq!(limit(&mut world, &ada), None, "a browser heeds the signal, and its own estimate");
     let batches = world.worker().batches.len();
     world.restart_controlplane();
     assert_eq!(world.worker().batches.len(), batches + 1, "the next controlplane finds it as it is");
-    assert_eq!(limit(&mut world, &client), Some(1_000_000 - 32_000));
+    assert_eq!(limit(&mut world, &client), Some(822_296));
     world.expire(&ada);
-    assert_eq!(limit(&mut world, &client), Some(2_000_000 - 32_000));
+    assert_eq!(limit(&mut world, &client), Some(1_713_781));
     assert!(world.worker().refused.is_empty());
 }

@@ -182,7 +182,7 @@ fn an_added_sender_is_told_and_carried() {
     for name in ["a=ice-ufrag:", "a=ice-pwd:", "a=fingerprint:", "a=setup:"] {
         assert_eq!(attribute(&answer, name), attribute(&ada.answer, name));
     }
-    assert!(matches!(told[..], [ServerSignal::Limits { video_bps_max: 484_000, .. }]), "{told:?}");
+    assert!(matches!(told[..], [ServerSignal::Limits { video_bps_max: 406_871, .. }]), "{told:?}");
 
     let told = world.drain(bob.socket);
     assert_eq!(changed(&told).unwrap(), ["0", "1", "screen"]);

@@ -161,7 +161,7 @@ fn a_screen_takes_a_further_slot_and_gives_it_back() {
     assert_eq!(carried(slots).last(), Some(&("17".into(), bob.id.clone(), Source::Screen)));
     // Two videos share Bob's bandwidth now, and nobody else's changes.
     let ServerSignal::Limits { video_bps_max, .. } = world.next(bob.socket) else { panic!() };
-    assert_eq!((video_bps_max, told.len()), (484_000, 2));
+    assert_eq!((video_bps_max, told.len()), (406_871, 2));
     world.say(bob.socket, ClientSignal::Track { mid: "2".into(), active: false });
     assert_eq!(carried(&world.slots(ada.socket).unwrap()).len(), 2);
     assert_eq!(world.worker().routes.len(), 4);

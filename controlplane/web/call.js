@@ -149,6 +149,7 @@ class Call {
       return;
     }
     const fresh = new Tile(participant, isScreen, () => this.#layOut());
+    fresh.ondetach = this.#room.attach(fresh.element, participant, isScreen ? 'screen' : 'camera');
     tiles.set(participant, fresh);
     const own = this.#tiles.get(this.#room.local)?.element;
     // The own tile is the last one.

@@ -48,6 +48,8 @@ export class Tile {
     this.refresh();
   }
 
+  /** When the tile is removed. */
+  ondetach = () => {};
   #onshape;
   #name;
   #muted;
@@ -138,6 +140,7 @@ export class Tile {
   }
 
   remove() {
+    this.ondetach();
     this.video.srcObject = null;
     if (this.audio) this.audio.srcObject = null;
     this.element.remove();

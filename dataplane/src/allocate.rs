@@ -1,14 +1,16 @@
 //! What of an estimate each video of one receiver gets: which encoding of its track, or none.
 //!
-//! Videos are served in the order of their weight. First each gets its lowest encoding; then, one step after the other, the
-//! better ones, as long as they fit. So nobody has the best picture while another person is not seen, and the one that weighs
-//! most is raised first. What does not fit even in its lowest encoding is paused, the lightest first.
+//! Videos are served in the order of their weight ([`weight`]): a shared screen gets all that it can use before what is pinned gets
+//! anything, and that before the others. Among the others first each gets its lowest encoding; then, one step after the other, the
+//! better ones, as long as they fit. So nobody has the best picture while another person is not seen, and who speaks
+//! is raised first. What does not fit even in its lowest encoding is paused, the lightest first. None gets a larger encoding than
+//! it is shown, and what is hidden gets nothing.
 //!
 //! An encoding costs what it was measured to send. Rates move all the time, and a receiver that goes up and down with them sees
 //! a keyframe each time: so what is taken may exceed the budget a little, what would be new must leave some of it free,
 //! and nothing is raised soon after something was lowered.
 
-use proto::plane::TRACK_ENCODINGS_MAX;
+use proto::plane::{SHOWN_LINES_ANY, TRACK_ENCODINGS_MAX, weight};
 
 use crate::config::{Micros, PEER_SLOTS_MAX, SECOND};
 
@@ -27,25 +29,35 @@ const URGENT: f64 = 1.5;
 const RAISE_AFTER: Micros = 3 * SECOND;
 /// What is paused may go on after this long.
 const RESUME_AFTER: Micros = SECOND;
-/// A lowest encoding that does not fit is paused after this long. An estimate that fell comes back in part within it, and the pace
+/// A lowest encoding that does not fit is paused after this long, if nothing is heavier. An estimate that fell comes back in part within it, and the pace
 /// keeps the path free meanwhile.
 const PAUSE_AFTER: Micros = 2 * SECOND;
 /// What of an encoding's rate the next better one is assumed to have, until it was seen: half the width and height.
 const STEP: u32 = 3;
+
+/// An encoding with this fraction of the lines that are shown is enough: a tenth of enlargement is not seen, and tiles of all
+/// widths differ from the usual sizes by a few lines.
+const ENOUGH: f64 = 0.9;
+
+/// What is heavy keeps for this long what the path has just carried of it after something lighter was lowered: an estimate falls by
+/// more than it has to, and is back in part by then.
+const GIVE_WAY: Micros = 2 * SECOND;
 
 /// A video that a receiver may get.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Video {
     /// Index of its slot.
     pub(crate) slot: u32,
-    /// The heavier is served first; among equals the one that comes first.
-    pub(crate) weight: u32,
+    /// One of [`weight`]. Among equals the one that comes first is served first.
+    pub(crate) weight: u8,
     /// Rates of its encodings, bit/s, the worst first; 0 where it is not known.
     pub(crate) bps: [u32; TRACK_ENCODINGS_MAX],
     /// How many it has.
     pub(crate) encodings: u8,
     /// The best one that it may get: more would not be seen.
     pub(crate) rank_max: u8,
+    /// Whether it is not shown at all.
+    pub(crate) is_hidden: bool,
     /// What it was given last, if it was ever.
     pub(crate) before: Option<Option<u8>>,
     /// What it is given now.
@@ -65,6 +77,21 @@ impl Video {
 
     fn top(&self) -> u8 {
         self.rank_max.min(self.encodings.saturating_sub(1))
+    }
+
+    /// Whether there is something to give it.
+    fn is_wanted(&self) -> bool {
+        self.encodings > 0 && !self.is_hidden
+    }
+
+    /// What it gets where nothing limits it.
+    pub(crate) fn best(&self) -> Option<u8> {
+        self.is_wanted().then(|| self.top())
+    }
+
+    /// Those of another class are served whole before, or after. Who speaks changes each few seconds, and pauses nobody.
+    fn class(&self) -> u8 {
+        self.weight.max(weight::SPEAKER)
     }
 
     /// Whether it has this rank already, or a better one.
@@ -103,9 +130,18 @@ impl Allocator {
         let may_raise = |step| is_past(if step == 0 { RESUME_AFTER } else { RAISE_AFTER });
         videos.sort_by_key(|video| std::cmp::Reverse(video.weight));
         let may_pause = self.short_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
-        let (mut spent, mut is_short) = (0.0, false);
-        for step in 0..TRACK_ENCODINGS_MAX as u8 {
-            for video in videos.iter_mut().filter(|video| video.encodings > 0) {
+        let (mut spent, mut is_short, mut has_heavier) = (0.0, false, false);
+        let lightest = videos.iter().filter(|video| video.is_wanted() && video.has(0)).map(Video::class).min();
+        for class in videos.chunk_by_mut(|a, b| a.class() == b.class()) {
+            // The lighter give way first, and then it is seen whether that was enough.
+            let gives_way = lightest.is_some_and(|lightest| lightest < class[0].class()) || !is_past(GIVE_WAY);
+            let is_heavy = class[0].class() > weight::SPEAKER;
+            let len = class.len();
+            for (step, at) in (0..TRACK_ENCODINGS_MAX as u8).flat_map(|step| (0..len).map(move |at| (step, at))) {
+                let video = &mut class[at];
+                if !video.is_wanted() {
+                    continue;
+                }
                 let more = match (step, video.now) {
                     (0, _) => video.cost(0),
                     // Only what has all that is below.
@@ -113,22 +149,26 @@ impl Allocator {
                     _ => continue,
                 };
                 let fits = match video.has(step) {
-                    true if step == 0 => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
+                    true if step == 0 && !has_heavier => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
+                    true if is_heavy && gives_way => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true => spent + more <= (budget * KEEP).max(calm),
                     // Nothing is known of the path, and nothing of what this would cost.
                     false if step > 0 && carried.is_infinite() && more <= 0.0 => false,
                     // A video that has just come is none that was raised.
                     false => spent + more <= budget * RAISE && (may_raise(step) || video.before.is_none()),
                 };
-                let is_kept = step == 0 && !fits && video.has(0);
+                // Not beside something heavier, from which it would take what that needs.
+                let is_kept = step == 0 && !fits && video.has(0) && !has_heavier;
                 is_short |= is_kept;
                 if fits || (step == 0 && carried.is_infinite()) || (is_kept && !may_pause) {
                     video.now = Some(step);
                     spent += more;
                 }
             }
+            has_heavier |= class.iter().any(Video::is_wanted);
         }
-        if videos.iter().any(|video| video.before.is_some_and(|before| video.now < before)) {
+        let is_lowered = |video: &Video| video.is_wanted() && video.before.is_some_and(|before| video.now < before);
+        if videos.iter().any(is_lowered) {
             self.lowered_at = Some(now);
         }
         self.short_since = is_short.then(|| self.short_since.unwrap_or(now));
@@ -139,10 +179,21 @@ impl Allocator {
         for video in videos.iter_mut() {
             video.is_urgent = is_urgent && video.now < video.before.flatten();
         }
-        let wanted =
-            videos.iter().filter(|video| video.encodings > 0).map(|video| video.cost(video.top()) as u64).sum();
+        let wanted = videos.iter().filter(|video| video.is_wanted()).map(|video| video.cost(video.top()) as u64).sum();
         (spent as u64, wanted)
     }
+}
+
+/// The rank of the smallest encoding that is enough for a picture that is shown with so many lines, of encodings with so many, the
+/// worst first; 0 where it is not known. `None`: there is no encoding.
+pub(crate) fn rank_for(lines: &[u32], shown: u16) -> Option<u8> {
+    let best = lines.len().checked_sub(1)?;
+    let is_enough = |of: &u32| *of > 0 && f64::from(*of) >= ENOUGH * f64::from(shown);
+    let rank = match shown {
+        SHOWN_LINES_ANY => best,
+        _ => lines.iter().position(is_enough).unwrap_or(best),
+    };
+    Some(rank as u8)
 }
 
 /// As many videos as a receiver can have.
@@ -152,14 +203,15 @@ pub(crate) const VIDEOS_MAX: usize = PEER_SLOTS_MAX;
 mod tests {
     use super::*;
 
-    /// Videos of 100, 300 and 900 kb/s, the first the heaviest, that had these.
+    /// Videos of 100, 300 and 900 kb/s that had these.
     fn videos(before: &[Option<u8>]) -> Vec<Video> {
         let of = |(at, before): (usize, &Option<u8>)| Video {
             slot: at as u32,
-            weight: 100 - at as u32,
+            weight: weight::OTHER,
             bps: [100_000, 300_000, 900_000],
             encodings: 3,
             rank_max: 2,
+            is_hidden: false,
             before: Some(*before),
             now: None,
             is_urgent: false,
@@ -280,6 +332,56 @@ mod tests {
     }
 
     #[test]
+    fn what_is_pinned_is_served_before_others_are_seen_and_a_screen_before_that() {
+        let of = |budget, weights: [u8; 3], before: [Option<u8>; 3]| {
+            let mut some = videos(&before);
+            some.iter_mut().zip(weights).for_each(|(video, weight)| video.weight = weight);
+            Allocator::default().allocate(0, &known(budget), &mut some);
+            some.sort_by_key(|video| video.slot);
+            given(&some)
+        };
+        use weight::{OTHER, PINNED, SCREEN, SPEAKER};
+        let low = [Some(0); 3];
+        assert_eq!(
+            of(600_000, [OTHER, SPEAKER, OTHER], low),
+            [Some(0), Some(1), Some(0)],
+            "who speaks is raised first"
+        );
+        assert_eq!(of(360_000, [OTHER, SPEAKER, OTHER], low), low, "and nobody is paused for it");
+        assert_eq!(of(360_000, [OTHER, PINNED, OTHER], low), [None, Some(1), None], "the others give way at once");
+        assert_eq!(of(460_000, [OTHER, PINNED, OTHER], low), [Some(0), Some(1), None]);
+        assert_eq!(of(1_000_000, [OTHER, PINNED, OTHER], low), [Some(0), Some(2), None]);
+        assert_eq!(of(460_000, [SCREEN, PINNED, OTHER], low), [Some(1), Some(0), None]);
+        assert_eq!(of(10_000_000, [OTHER, PINNED, SCREEN], low), [Some(2); 3]);
+    }
+
+    #[test]
+    fn what_is_hidden_costs_nothing_and_comes_back_at_once() {
+        let mut allocator = Allocator::default();
+        let mut some = videos(&[Some(1), Some(1)]);
+        some[0].is_hidden = true;
+        let (spent, wanted) = allocator.allocate(SECOND, &known(640_000), &mut some);
+        assert_eq!((given(&some), spent, wanted), (vec![None, Some(1)], 300_000, 900_000));
+        assert!(!some[0].is_urgent && allocator.lowered_at.is_none(), "nothing was lowered for want of bandwidth");
+        let mut some = videos(&[Some(1), Some(1)]);
+        some[0].before = None;
+        allocator.allocate(SECOND, &known(800_000), &mut some);
+        assert_eq!(given(&some), [Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn a_size_that_is_shown_is_rounded_up() {
+        let lines = [180, 368, 720];
+        let shown = [(0, 0), (180, 0), (200, 0), (201, 1), (360, 1), (405, 1), (540, 2), (720, 2), (2160, 2)];
+        for (shown, rank) in shown {
+            assert_eq!(rank_for(&lines, shown), Some(rank), "{shown}");
+        }
+        assert_eq!(rank_for(&lines, SHOWN_LINES_ANY), Some(2));
+        assert_eq!((rank_for(&[0, 0, 0], 180), rank_for(&[0, 360], 180)), (Some(2), Some(1)), "not known");
+        assert_eq!(rank_for(&[], 180), None);
+    }
+
+    #[test]
     fn a_small_picture_gets_no_large_encoding() {
         let mut videos = videos(&[None, None]);
         videos[0].rank_max = 0;
@@ -289,6 +391,44 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// Whatever is lighter takes nothing from what is heavier; nothing is larger than it is shown.
+        #[test]
+        fn the_light_take_nothing_from_the_heavy(
+            budget in 0u64..3_000_000,
+            carried in proptest::option::of(0u64..3_000_000),
+            of in proptest::collection::vec(
+                (0u8..=weight::SCREEN, proptest::array::uniform3(1u32..2_000_000), proptest::option::of(0u8..3), 0u8..3, proptest::bool::weighted(0.1)),
+                0..12,
+            ),
+            short in proptest::bool::ANY,
+        ) {
+            type Drawn = (u8, [u32; 3], Option<u8>, u8, bool);
+            let video = |(at, (weight, bps, before, rank_max, is_hidden)): (usize, &Drawn)| {
+                let mut bps = *bps;
+                bps.sort_unstable();
+                let before = Some((*before).filter(|_| !is_hidden));
+                let (slot, weight, rank_max, is_hidden) = (at as u32, *weight, *rank_max, *is_hidden);
+                Video { slot, weight, bps, encodings: 3, rank_max, is_hidden, before, ..Video::default() }
+            };
+            let all: Vec<Video> = of.iter().enumerate().map(video).collect();
+            let budget = Budget { bps: budget, carried, is_calm: false };
+            let allocate = |mut videos: Vec<Video>| {
+                let mut allocator = Allocator { short_since: short.then_some(0), ..Allocator::default() };
+                allocator.allocate(9 * SECOND, &budget, &mut videos);
+                videos
+            };
+            let whole = allocate(all.clone());
+            for video in &whole {
+                proptest::prop_assert!(video.now.is_none_or(|rank| rank <= video.rank_max && !video.is_hidden));
+            }
+            for least in [weight::PINNED, weight::SCREEN] {
+                let heavy = |videos: &[Video]| videos.iter().filter(|v| v.weight >= least).copied().collect::<Vec<_>>();
+                for (beside, alone) in heavy(&whole).iter().zip(&allocate(heavy(&all))) {
+                    proptest::prop_assert!(beside.slot == alone.slot && beside.now >= alone.now, "{:?} {:?}", beside, alone);
+                }
+            }
+        }
+
         #[test]
         fn a_budget_is_never_exceeded_by_more_than_what_is_kept(
             budget in 0u64..3_000_000,
@@ -303,7 +443,7 @@ mod tests {
                     let mut bps = *bps;
                     bps.sort_unstable();
                     let slot = at as u32;
-                    Video { slot, weight: slot % 3, bps, encodings: 3, rank_max: 2, before: Some(*before), ..Video::default() }
+                    Video { slot, weight: at as u8 % 4, bps, encodings: 3, rank_max: 2, before: Some(*before), ..Video::default() }
                 })
                 .collect();
             let mut allocator = Allocator { short_since: Some(0), ..Allocator::default() };

@@ -19,6 +19,9 @@ const DEBT_MAX: Micros = 500 * MILLISECOND;
 /// Longest wait, as time at the rate. A video that waits longer than this is too much for the path, and is given up until its
 /// next keyframe: people who talk notice a delay of more than 400 ms (ITU-T G.114).
 const WAIT_MAX: Micros = 400 * MILLISECOND;
+/// The same of a shared screen: another page is a burst, and one that comes late is better than one that comes again and again
+/// (libwebrtc `kMaxExpectedQueueLength`).
+const SCREEN_WAIT_MAX: Micros = 2 * SECOND;
 
 /// The debt of one receiver.
 #[derive(Debug)]
@@ -75,8 +78,8 @@ impl Pacer {
     }
 
     /// Whether so many bytes would wait for too long.
-    pub(crate) fn is_too_much(&self, waiting: u64) -> bool {
-        waiting > self.bytes_in(WAIT_MAX)
+    pub(crate) fn is_too_much(&self, waiting: u64, is_screen: bool) -> bool {
+        waiting > self.bytes_in(if is_screen { SCREEN_WAIT_MAX } else { WAIT_MAX })
     }
 }
 
@@ -208,7 +211,8 @@ mod tests {
         (0..100).for_each(|_| pacer.sent(0, 1000));
         assert!(pacer.must_wait(300 * MILLISECOND));
         assert!(!pacer.must_wait(DEBT_MAX), "the longest debt is 500 ms");
-        assert!(!pacer.is_too_much(4000) && pacer.is_too_much(4001));
+        assert!(!pacer.is_too_much(4000, false) && pacer.is_too_much(4001, false));
+        assert!(!pacer.is_too_much(20_000, true) && pacer.is_too_much(20_001, true));
     }
 
     #[test]

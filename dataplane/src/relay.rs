@@ -17,6 +17,7 @@ use proto::plane::{EXTENSION_COUNT_MAX, ExtensionIds};
 
 use crate::config::{FRAME_LEN, Micros};
 use crate::rtcp::SenderClock;
+use crate::size::Size;
 
 /// A message from one worker to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,8 +67,8 @@ pub enum Message<'a> {
         mirror: StreamId,
         /// Whether packets of it come.
         is_flowing: bool,
-        /// Width times height of its pictures, 0 for not known.
-        pixels: u32,
+        /// Of its pictures.
+        size: Size,
         /// Its rate, bit/s.
         bps: u32,
     },
@@ -123,8 +124,8 @@ impl<'a> Message<'a> {
                 let numbers = [mirror.index.into(), mirror.generation.into(), is_taken.into(), is_wanted.into()];
                 (TAKEN, stream, numbers, ExtensionIds::default(), &[], &[])
             }
-            Message::Encoding { mirror, is_flowing, pixels, bps } => {
-                let numbers = [is_flowing.into(), pixels.into(), bps.into(), 0];
+            Message::Encoding { mirror, is_flowing, size, bps } => {
+                let numbers = [is_flowing.into(), size.width.into(), size.height.into(), bps.into()];
                 (ENCODING, mirror, numbers, ExtensionIds::default(), &[], &[])
             }
         };
@@ -163,9 +164,9 @@ impl<'a> Message<'a> {
                 Some(Message::Taken { stream: id, mirror, is_taken: numbers[2] != 0, is_wanted: numbers[3] != 0 })
             }
             ENCODING => {
-                let [is_flowing, pixels, bps, _] = numbers;
-                let (pixels, bps) = (pixels as u32, bps as u32);
-                Some(Message::Encoding { mirror: id, is_flowing: is_flowing != 0, pixels, bps })
+                let [is_flowing, width, height, bps] = numbers;
+                let size = Size { width: width as u32, height: height as u32 };
+                Some(Message::Encoding { mirror: id, is_flowing: is_flowing != 0, size, bps: bps as u32 })
             }
             _ => None,
         }
@@ -345,6 +346,7 @@ mod tests {
         let exchange = exchange(70);
         let (mut a, mut b) = (RelaySender::new(exchange.clone(), 1), RelayReceiver::new(exchange, 69));
         let bytes = [5; FRAME_LEN];
+        let size = Size { width: u32::MAX, height: 7 };
         let messages = [
             packet(u64::MAX - 1, &bytes[..20], &bytes[..FRAME_LEN - 20]),
             Message::Clock { mirror: StreamId::new(1, 2), ssrc: 3, ntp: u64::MAX, rtp: 5, at: 6 },
@@ -356,7 +358,7 @@ mod tests {
                 is_taken: true,
                 is_wanted: false,
             },
-            Message::Encoding { mirror: StreamId::new(7, 8), is_flowing: true, pixels: u32::MAX, bps: 9 },
+            Message::Encoding { mirror: StreamId::new(7, 8), is_flowing: true, size, bps: 9 },
             packet(0, &bytes[..12], &[]),
         ];
         for message in &messages {

@@ -194,7 +194,7 @@ impl Sending {
         let is_carried = facts.acknowledged_bps.is_some_and(|bps| all <= bps as f64 * PACE_CARRIED);
         let pace = match facts.limited {
             Limited::Delay => bps as f64,
-            Limited::Nothing => bps as f64 * PACE_WIDE,
+            Limited::Nothing if self.wanted <= bps => bps as f64 * PACE_WIDE,
             _ if is_carried => (bps as f64 * PACE).max(all * PACE_TAKEN),
             _ => bps as f64 * PACE,
         };

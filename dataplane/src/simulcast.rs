@@ -6,13 +6,14 @@ use proto::plane::{Codec, StreamEncoding};
 
 use crate::config::{ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, Micros};
 use crate::sets::ParameterSets;
+use crate::size::Size;
 use crate::{picture, size};
 
 /// One encoding.
 pub(crate) struct Encoding {
     pub(crate) open: StreamEncoding,
-    /// Width times height of the pictures of its last keyframe; 0 as long as nobody knows.
-    pub(crate) pixels: u32,
+    /// Of the pictures of its last keyframe.
+    pub(crate) size: Size,
     /// Frames of the track's other encodings that have ended since its own last packet.
     frames_of_others: u8,
     /// Whether its first packet since a silence is being received: nobody knows yet whether it begins a keyframe.
@@ -31,7 +32,7 @@ impl Encoding {
     pub(crate) fn new(open: StreamEncoding) -> Box<Encoding> {
         Box::new(Encoding {
             open,
-            pixels: 0,
+            size: Size::default(),
             frames_of_others: 0,
             is_beginning: false,
             wanted_by: 0,
@@ -61,11 +62,11 @@ impl Encoding {
 
     /// A keyframe begins with this payload. Whether its pictures have another size than those before.
     pub(crate) fn note_size(&mut self, codec: Codec, sets: Option<&ParameterSets>, payload: &[u8]) -> bool {
-        let pixels = match codec {
-            Codec::Vp8 => picture::vp8(payload).and_then(|(_, frame)| size::vp8_pixels(frame)),
-            Codec::H264 => sets.and_then(|sets| sets.iter().find_map(size::h264_pixels)),
+        let size = match codec {
+            Codec::Vp8 => picture::vp8(payload).and_then(|(_, frame)| size::vp8(frame)),
+            Codec::H264 => sets.and_then(|sets| sets.iter().find_map(size::h264)),
             Codec::Opus | Codec::Vp9 | Codec::Av1 => None,
         };
-        pixels.is_some_and(|pixels| std::mem::replace(&mut self.pixels, pixels) != pixels)
+        size.is_some_and(|size| std::mem::replace(&mut self.size, size) != size)
     }
 }

@@ -2,17 +2,39 @@
 //! the sequence parameter set of H.264 (ISO/IEC 14496-10 §7.3.2.1.1). Of several encodings of a track the one with the larger
 //! pictures is the better one.
 
-/// Width times height of a VP8 keyframe, whose first bytes these are: a tag of three bytes, a start code of three, and then 14
-/// bits each of width and height, below two bits of scaling.
-pub fn vp8_pixels(frame: &[u8]) -> Option<u32> {
-    let &[tag, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1] = frame.first_chunk::<10>()? else { return None };
-    let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
-    Some(side(w0, w1) * side(h0, h1)).filter(|pixels| tag & 1 == 0 && *pixels > 0)
+/// Width and height of pictures, 0 as long as nobody knows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Size {
+    /// Pixels in a line.
+    pub width: u32,
+    /// Lines.
+    pub height: u32,
 }
 
-/// Width times height of the pictures of H.264 that refer to this sequence parameter set, in whole macroblocks: what is cropped
+impl Size {
+    /// Pixels of a picture.
+    pub fn pixels(self) -> u32 {
+        self.width.saturating_mul(self.height)
+    }
+
+    /// The shorter side: the same however a phone is held, and however a receiver turns the picture.
+    pub fn lines(self) -> u32 {
+        self.width.min(self.height)
+    }
+}
+
+/// The size of a VP8 keyframe, whose first bytes these are: a tag of three bytes, a start code of three, and then 14
+/// bits each of width and height, below two bits of scaling.
+pub fn vp8(frame: &[u8]) -> Option<Size> {
+    let &[tag, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1] = frame.first_chunk::<10>()? else { return None };
+    let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+    let size = Size { width: side(w0, w1), height: side(h0, h1) };
+    Some(size).filter(|size| tag & 1 == 0 && size.pixels() > 0)
+}
+
+/// The size of the pictures of H.264 that refer to this sequence parameter set, in whole macroblocks: what is cropped
 /// from them is less than a macroblock on each side.
-pub fn h264_pixels(sps: &[u8]) -> Option<u32> {
+pub fn h264(sps: &[u8]) -> Option<Size> {
     let (&header, rest) = sps.split_first()?;
     if header & 0x1f != 7 {
         return None;
@@ -41,8 +63,10 @@ pub fn h264_pixels(sps: &[u8]) -> Option<u32> {
     bits.take(1)?; // gaps_in_frame_num_value_allowed_flag
     let (width, height) = (bits.number()?.checked_add(1)?, bits.number()?.checked_add(1)?);
     let fields = 2 - bits.take(1)?; // A map unit is two macroblocks high unless frame_mbs_only_flag.
+    let height = height.checked_mul(fields)?;
     // Level 6.2 has 139,264 macroblocks at most (table A-1).
-    width.checked_mul(height)?.checked_mul(fields).filter(|count| *count <= 139_264).map(|count| 256 * count)
+    let is_possible = width.checked_mul(height).is_some_and(|count| count <= 139_264);
+    is_possible.then(|| Size { width: 16 * width, height: 16 * height })
 }
 
 /// The bits of a NAL unit, without the bytes that keep start codes out of it (§7.4.1: `00 00 03`).
@@ -129,10 +153,10 @@ mod tests {
     #[test]
     fn the_size_of_a_vp8_keyframe_is_in_its_header() {
         let frame = [0x50, 0x42, 0x00, 0x9d, 0x01, 0x2a, 0x80, 0x42, 0xe0, 0x01, 9];
-        assert_eq!(vp8_pixels(&frame), Some(640 * 480), "scaling is no part of it");
-        assert_eq!(vp8_pixels(&frame[..9]), None);
-        assert_eq!(vp8_pixels(&[&[0x51], &frame[1..]].concat()), None, "an interframe");
-        assert_eq!(vp8_pixels(&[&frame[..3], &[0; 7]].concat()), None, "no start code");
+        assert_eq!(vp8(&frame), Some(Size { width: 640, height: 480 }), "scaling is no part of it");
+        assert_eq!(vp8(&frame[..9]), None);
+        assert_eq!(vp8(&[&[0x51], &frame[1..]].concat()), None, "an interframe");
+        assert_eq!(vp8(&[&frame[..3], &[0; 7]].concat()), None, "no start code");
     }
 
     #[test]
@@ -142,12 +166,12 @@ mod tests {
             0x67, 0x64, 0x00, 0x1f, 0xac, 0xd9, 0x40, 0x50, 0x05, 0xbb, 0x01, 0x10, 0x00, 0x00, 0x03, 0x00, 0x10, 0x00,
             0x00, 0x03, 0x03, 0x20, 0xf1, 0x83, 0x19, 0x60,
         ];
-        assert_eq!(h264_pixels(&high), Some(1280 * 720));
+        assert_eq!(h264(&high), Some(Size { width: 1280, height: 720 }));
         let baseline = [0x67, 0x42, 0xc0, 0x1f, 0x8c, 0x8d, 0x40, 0x50, 0x17, 0xfc, 0xb0, 0x0f, 0x08, 0x84, 0x6a];
-        assert_eq!(h264_pixels(&baseline), Some(640 * 368));
-        assert_eq!(h264_pixels(&[0x68, 0xce, 0x3c, 0x80]), None, "a PPS");
+        assert_eq!(h264(&baseline), Some(Size { width: 640, height: 368 }));
+        assert_eq!(h264(&[0x68, 0xce, 0x3c, 0x80]), None, "a PPS");
         for len in 0..10 {
-            assert_eq!(h264_pixels(&high[..len]), None, "cut to {len}");
+            assert_eq!(h264(&high[..len]), None, "cut to {len}");
         }
     }
 
@@ -155,8 +179,8 @@ mod tests {
         #[test]
         fn any_bytes_have_a_size_or_none(bytes in prop::collection::vec(any::<u8>(), 0..80), first in 0..256u32) {
             let bytes = [&[first as u8 | 0x07][..], &bytes].concat();
-            prop_assert!(h264_pixels(&bytes).is_none_or(|pixels| pixels <= 256 * 139_264));
-            prop_assert!(vp8_pixels(&bytes).is_none_or(|pixels| pixels < 1 << 28));
+            prop_assert!(h264(&bytes).is_none_or(|size| size.pixels() <= 256 * 139_264));
+            prop_assert!(vp8(&bytes).is_none_or(|size| size.pixels() < 1 << 28));
         }
     }
 }

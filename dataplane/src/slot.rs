@@ -1,7 +1,7 @@
 //! The receiving side: slots, each an m-section with one SSRC, and the routes that fill them.
 
 use proto::id::Pt;
-use proto::plane::{RouteCodec, RouteOpen, SlotOpen};
+use proto::plane::{RouteCodec, RouteOpen, SHOWN_LINES_ANY, SlotOpen, SlotShown, weight};
 
 use crate::choice::Choice;
 use crate::config::Micros;
@@ -16,6 +16,8 @@ pub(crate) struct Slot {
     pub(crate) open: SlotOpen,
     /// The routes that fill it, and which of them it takes.
     pub(crate) choice: Choice,
+    /// How its receiver shows it, lines and weight, as the controlplane said it.
+    shown: Option<(u16, u8)>,
     /// Which of its last packets was sent again for a probe.
     pub(crate) probed: u16,
     /// What the allocation gave it, if it was ever asked: an encoding, or nothing.
@@ -50,6 +52,7 @@ impl Slot {
     pub(crate) fn new(open: SlotOpen) -> Self {
         Slot {
             choice: Choice::default(),
+            shown: None,
             probed: 0,
             allocated: None,
             rewriter: Rewriter::new(open.timestamp_first),
@@ -74,6 +77,31 @@ impl Slot {
 }
 
 impl Slot {
+    /// Shorter side of its pictures as they are shown; 0 if they are not.
+    pub(crate) fn lines(&self) -> u16 {
+        self.shown.map_or(SHOWN_LINES_ANY, |(lines, _)| lines)
+    }
+
+    /// How important it is to its receiver.
+    pub(crate) fn weight(&self) -> u8 {
+        self.shown.map_or(weight::OTHER, |(_, weight)| weight)
+    }
+
+    /// Takes what the controlplane says of it.
+    pub(crate) fn show(&mut self, shown: &SlotShown) {
+        self.shown = Some((shown.lines, shown.weight));
+    }
+
+    /// What the controlplane has said of it.
+    pub(crate) fn shown(&self) -> Option<SlotShown> {
+        self.shown.map(|(lines, weight)| SlotShown { slot: self.open.slot, lines, weight })
+    }
+
+    /// Whether its receiver does not show it.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.lines() == 0
+    }
+
     /// A route into it is closed. Whether its stream was the wanted one.
     pub(crate) fn close_route(&mut self, route: u32) -> bool {
         let was_wanted = self.choice.wanted.take_if(|wanted| *wanted == route).is_some();

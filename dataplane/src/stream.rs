@@ -267,6 +267,14 @@ impl Stream {
         }
     }
 
+    /// The same of a shared screen: a mean that a burst cannot move.
+    pub(crate) fn steady_bps(&self, now: Micros) -> u32 {
+        match (&self.mirror, &self.encoding) {
+            (Some(mirror), Some(encoding)) if !mirror.is_taken => encoding.bps_there,
+            _ => self.rate.steady_bps(now),
+        }
+    }
+
     /// What makes times on the workers' clock of its timestamps, in ticks, if a sender report has told it.
     #[inline]
     pub(crate) fn wall_offset(&self) -> Option<u32> {

@@ -153,8 +153,8 @@ impl Relayed {
             Message::Taken { stream, mirror, is_taken, is_wanted } => {
                 (Message::Taken { stream, mirror, is_taken, is_wanted }, [&[], &[]])
             }
-            Message::Encoding { mirror, is_flowing, pixels, bps } => {
-                (Message::Encoding { mirror, is_flowing, pixels, bps }, [&[], &[]])
+            Message::Encoding { mirror, is_flowing, size, bps } => {
+                (Message::Encoding { mirror, is_flowing, size, bps }, [&[], &[]])
             }
         };
         let ends = [parts[0].len(), parts[0].len() + parts[1].len()];

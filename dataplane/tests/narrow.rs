@@ -6,7 +6,7 @@ mod world;
 use std::collections::VecDeque;
 
 use dataplane::twcc::ArrivalLog;
-use proto::id::{Rid, SlotId};
+use proto::id::{Mid, Rid, SlotId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
@@ -33,14 +33,13 @@ struct Call {
     world: World,
     alice: Peer,
     bob: Peer,
-    ssrcs: [u32; 2],
+    cameras: Vec<Camera>,
     sound_ssrc: u32,
-    /// Bob's, of the camera and the microphone.
+    sound_seq: u16,
+    /// Bob's, of the first camera and the microphone.
     slots: [SlotId; 2],
-    seqs: [u16; 3],
     frames: u32,
     sounds: u32,
-    wants_key: [bool; 2],
     started: u64,
     /// Bit/s; whether Bob sends feedback.
     capacity: u64,
@@ -54,11 +53,23 @@ struct Call {
     seen: Seen,
 }
 
+/// A camera in two encodings, and Bob's slot for it.
+struct Camera {
+    ssrcs: [u32; 2],
+    seqs: [u16; 2],
+    wants_key: [bool; 2],
+    slot: SlotId,
+}
+
 /// What Bob received since it was last looked at.
 #[derive(Default, Debug)]
 struct Seen {
-    /// Packets of each encoding, and of sound.
+    /// Packets of each encoding of the first camera, and of sound.
     packets: [usize; 3],
+    /// Packets of each encoding of the other cameras.
+    others: [usize; 2],
+    /// When the first packet of the first camera came.
+    first_at: Option<u64>,
     repeated: usize,
     /// Frames that ended.
     frames: usize,
@@ -80,38 +91,44 @@ impl Seen {
 
 impl Call {
     fn new(capacity: u64) -> Call {
+        Call::with(1, capacity)
+    }
+
+    fn with(cameras: usize, capacity: u64) -> Call {
         let mut world = World::new();
         let (alice, bob) = (world.connect(GCM), world.connect(GCM));
-        let streams = [Codec::H264, Codec::H264].map(|codec| world.stream_open(&alice, codec));
-        let encoding = |place: usize| StreamEncoding {
-            stream: streams[place].stream,
-            track: streams[0].stream,
-            place: place as u8,
-            rid: Rid::parse([b"l", b"h"][place]).unwrap(),
+        let mut camera = |camera: usize| {
+            let streams = [Codec::H264, Codec::H264].map(|codec| world.stream_open(&alice, codec));
+            let streams = streams.map(|open| StreamOpen { mid: Mid::parse(&[b'0' + camera as u8]).unwrap(), ..open });
+            let encoding = |place: usize| StreamEncoding {
+                stream: streams[place].stream,
+                track: streams[0].stream,
+                place: place as u8,
+                rid: Rid::parse([b"l", b"h"][place]).unwrap(),
+            };
+            world.commit(&[streams[0].into(), streams[1].into(), encoding(0).into(), encoding(1).into()]);
+            let slot = world.slot(&bob);
+            let routes = streams.map(|open| world.route_open(open.stream, slot).into());
+            world.commit(&routes);
+            Camera { ssrcs: streams.map(|open| open.ssrc), seqs: [100, 200], wants_key: [true; 2], slot }
         };
-        world.commit(&[streams[0].into(), streams[1].into(), encoding(0).into(), encoding(1).into()]);
+        let cameras: Vec<Camera> = (0..cameras).map(&mut camera).collect();
         let sound = world.publish(&alice, Codec::Opus);
-        let slots = [world.slot(&bob), world.slot(&bob)];
-        let ssrcs = streams.map(|open| open.ssrc);
+        let slots = [cameras[0].slot, world.slot(&bob)];
         let sound_ssrc = world.ssrc_of(sound);
-        let routes = [
-            world.route_open(streams[0].stream, slots[0]).into(),
-            world.route_open(streams[1].stream, slots[0]).into(),
-            world.route_open(sound, slots[1]).into(),
-        ];
-        world.commit(&routes);
+        let route = world.route_open(sound, slots[1]);
+        world.commit(&[route.into()]);
         let started = world.now;
         Call {
             world,
             alice,
             bob,
-            ssrcs,
+            cameras,
             sound_ssrc,
+            sound_seq: 300,
             slots,
-            seqs: [100, 200, 300],
             frames: 0,
             sounds: 0,
-            wants_key: [true; 2],
             started,
             capacity,
             is_reporting: true,
@@ -140,25 +157,27 @@ impl Call {
     fn send(&mut self) {
         let elapsed = self.world.now - self.started;
         while u64::from(self.sounds) * SOUND <= elapsed {
-            let packet = packet(self.sound_ssrc, OPUS_PT, self.seqs[2], self.sounds * 960, &[7; 80]);
-            (self.sounds, self.seqs[2]) = (self.sounds + 1, self.seqs[2].wrapping_add(1));
+            let packet = packet(self.sound_ssrc, OPUS_PT, self.sound_seq, self.sounds * 960, &[7; 80]);
+            (self.sounds, self.sound_seq) = (self.sounds + 1, self.sound_seq.wrapping_add(1));
             let bytes = self.alice.protect(&packet);
             self.world.receive(self.alice.remote, &bytes);
         }
         while u64::from(self.frames) * FRAME <= elapsed {
-            for (encoding, packets) in PACKETS.into_iter().enumerate() {
-                let is_key = std::mem::take(&mut self.wants_key[encoding]);
-                let count = packets * if is_key { 4 } else { 1 };
-                for at in 0..count {
-                    let mut payload = vec![encoding as u8; PACKET_LEN];
-                    let start = if is_key && at == 0 { SPS } else { DELTA };
-                    payload[..start.len()].copy_from_slice(start);
-                    let seq = self.seqs[encoding];
-                    let mut packet = packet(self.ssrcs[encoding], H264_PT, seq, self.frames * 4500, &payload);
-                    packet.header.marker = at + 1 == count;
-                    self.seqs[encoding] = seq.wrapping_add(1);
-                    let bytes = self.alice.protect(&packet);
-                    self.world.receive(self.alice.remote, &bytes);
+            for camera in &mut self.cameras {
+                for (encoding, packets) in PACKETS.into_iter().enumerate() {
+                    let is_key = std::mem::take(&mut camera.wants_key[encoding]);
+                    let count = packets * if is_key { 4 } else { 1 };
+                    for at in 0..count {
+                        let mut payload = vec![encoding as u8; PACKET_LEN];
+                        let start = if is_key && at == 0 { SPS } else { DELTA };
+                        payload[..start.len()].copy_from_slice(start);
+                        let seq = camera.seqs[encoding];
+                        let mut packet = packet(camera.ssrcs[encoding], H264_PT, seq, self.frames * 4500, &payload);
+                        packet.header.marker = at + 1 == count;
+                        camera.seqs[encoding] = seq.wrapping_add(1);
+                        let bytes = self.alice.protect(&packet);
+                        self.world.receive(self.alice.remote, &bytes);
+                    }
                 }
             }
             self.frames += 1;
@@ -166,8 +185,10 @@ impl Call {
         let sent = self.world.take_sent(self.alice.remote);
         for packet in self.alice.unprotect_rtcp(&sent) {
             if let Some(pli) = packet.as_any().downcast_ref::<PictureLossIndication>() {
-                for (wants, ssrc) in self.wants_key.iter_mut().zip(self.ssrcs) {
-                    *wants |= ssrc == pli.media_ssrc;
+                for camera in &mut self.cameras {
+                    for (wants, ssrc) in camera.wants_key.iter_mut().zip(camera.ssrcs) {
+                        *wants |= ssrc == pli.media_ssrc;
+                    }
                 }
             }
         }
@@ -203,14 +224,25 @@ impl Call {
         } else if is_of(self.slots[0]) {
             let encoding = usize::from(packet.payload[PACKET_LEN - 1]);
             self.seen.packets[encoding] += 1;
+            self.seen.first_at.get_or_insert(at);
             if packet.header.marker {
                 self.seen.frames += 1;
                 self.seen.longest_ms = self.seen.longest_ms.max((at - self.seen.last_frame.min(at)) / MILLISECOND);
                 self.seen.last_frame = at;
             }
+        } else if self.cameras[1..].iter().any(|camera| is_of(camera.slot)) {
+            self.seen.others[usize::from(packet.payload[PACKET_LEN - 1])] += 1;
         } else {
             self.seen.repeated += 1;
         }
+    }
+
+    /// Bob shows the cameras so: lines and weight.
+    fn show(&mut self, shown: &[(u16, u8)]) {
+        let slots = self.cameras.iter().map(|camera| camera.slot);
+        let told = slots.zip(shown).map(|(slot, &(lines, weight))| SlotShown { slot, lines, weight }.into());
+        let told: Vec<Command> = told.collect();
+        self.world.commit(&told);
     }
 
     fn report(&mut self) {
@@ -296,6 +328,46 @@ fn where_no_video_fits_there_is_sound_and_later_video_again() {
     let back = call.run(3 * SECOND);
     assert!(back.packets[1] >= 170, "{:?}", back.packets);
     assert!(call.world.counter(Counter::ProbePacketsSent) > 0);
+}
+
+#[test]
+fn what_is_hidden_frees_the_path_and_comes_back_at_once() {
+    use weight::OTHER;
+    let mut call = Call::with(2, 500_000);
+    call.run(8 * SECOND);
+    let both = call.run(10 * SECOND);
+    assert!(both.packets[0] >= 190 && both.others[0] >= 190, "both small: {both:?}");
+    call.show(&[(0, OTHER), (SHOWN_LINES_ANY, OTHER)]);
+    call.run(SECOND / 2);
+    let hidden = call.run(10 * SECOND);
+    assert_eq!(hidden.packets[..2], [0, 0], "nothing of it");
+    assert_eq!(call.world.egress.slots[&call.slots[0]].allocation, None, "nor is it paused for want of bandwidth");
+    assert_eq!((call.world.counter(Counter::SlotsPaused), call.world.paths[&call.bob.id].paused), (0, 0));
+    assert!(hidden.others[0] + hidden.others[1] >= 199, "the other one goes on: {:?}", hidden.others);
+    let shown_at = call.world.now;
+    call.show(&[(SHOWN_LINES_ANY, OTHER); 2]);
+    let back = call.run(2 * SECOND);
+    let after = (back.first_at.expect("it is back") - shown_at) / MILLISECOND;
+    assert!(after <= 300, "after {after} ms");
+    assert!(back.packets[0] >= 35, "{:?}", back.packets);
+}
+
+#[test]
+fn what_is_pinned_keeps_its_large_encoding_where_the_path_carries_no_more() {
+    use weight::{OTHER, PINNED};
+    let mut call = Call::with(3, 1_200_000);
+    call.show(&[(SHOWN_LINES_ANY, PINNED), (SHOWN_LINES_ANY, OTHER), (SHOWN_LINES_ANY, OTHER)]);
+    call.run(10 * SECOND);
+    call.capacity = 750_000;
+    call.run(12 * SECOND);
+    let seen = call.run(20 * SECOND);
+    assert!(seen.packets[1] >= 18 * 60, "its large encoding: {:?}", seen.packets);
+    assert!(seen.queue_p95() <= 150, "{} ms in the queue", seen.queue_p95());
+    // Without that all three are small.
+    call.show(&[(SHOWN_LINES_ANY, OTHER); 3]);
+    call.run(10 * SECOND);
+    let seen = call.run(10 * SECOND);
+    assert!(seen.others[0] >= 300 && seen.packets[2] >= 490, "everybody is seen: {seen:?}");
 }
 
 #[test]

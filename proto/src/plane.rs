@@ -20,9 +20,9 @@ mod value;
 pub use self::command::{
     Command, Commit, Describe, KEY_LEN_MAX, MirrorOpen, PEER_REMOTE_PART_LEN, PEER_REMOTE_PARTS_MAX, PWD_LEN,
     PeerClose, PeerExtensions, PeerIce, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, Reset, RouteClose,
-    RouteCodec, RouteOpen, SALT_LEN_MAX, STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, SlotClose,
-    SlotOpen, StreamClose, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate, StreamSets,
-    TRACK_ENCODINGS_MAX, TapClose, TapOpen, UFRAG_LEN, feedback,
+    RouteCodec, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN,
+    STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, SlotShown, StreamClose, StreamCodec, StreamEncoding, StreamEncodings,
+    StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapClose, TapOpen, UFRAG_LEN, feedback, weight,
 };
 pub use self::counter::Counter;
 pub use self::datagram::DatagramHeader;
@@ -35,7 +35,7 @@ pub use self::tally::{PeerTally, SlotTally, StreamTally, TALLY_WORDS_MAX, Tally,
 pub use self::value::{Codec, DatagramKind, Direction, Refusal, SrtpProfile};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
-pub const CONTRACT_VERSION: u32 = 6;
+pub const CONTRACT_VERSION: u32 = 7;
 
 /// Peers that one worker carries. A peer's index is also its slot in the link's journal, two copies of 8 KiB each, so this is
 /// 64 MiB of address space for each worker; and at 30 packets a second each way so many are beyond what a core forwards.

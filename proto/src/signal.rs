@@ -40,6 +40,12 @@ pub enum ClientSignal {
         /// Whether media is being sent.
         active: bool,
     },
+    /// How this client shows the videos of others. Whole, not a difference: a video that is not named is shown as large as it comes.
+    /// It holds until it is said again, also over `resume`.
+    Shown {
+        /// At most as many as a peer can receive.
+        videos: Vec<ShownVideo>,
+    },
     /// Another token, for the same room and name, that takes the place of the one the socket was opened with. Answered by
     /// `granted`, or by `error` with code `token_refused`.
     Token {
@@ -63,6 +69,22 @@ pub struct TrackDescription {
     /// Whether media is being sent now; an empty screen sender says false.
     #[serde(default = "yes")]
     pub active: bool,
+}
+
+/// How a client shows a video of somebody else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShownVideo {
+    /// Whose.
+    pub peer: String,
+    /// `camera` or `screen`.
+    pub source: Source,
+    /// Shorter side of the picture as it is shown, in device pixels; 0 if it is not shown. Absent: as large as it comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u16>,
+    /// Whether the person looks at this one above all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 fn yes() -> bool {
@@ -483,10 +505,26 @@ mod tests {
     }
 
     #[test]
+    fn how_videos_are_shown_is_a_list() {
+        let text = r#"{"type":"shown","videos":[{"peer":"a","source":"screen"},{"peer":"b","source":"camera","lines":0,"pinned":true}]}"#;
+        let signal: ClientSignal = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&signal).unwrap(), text);
+    }
+
+    #[test]
     fn what_is_not_a_signal_is_refused() {
-        for text in
-            ["", "{}", "[]", r#"{"type":"offer"}"#, r#"{"type":"fly"}"#, r#"{"type":"track","mid":"0","active":1}"#]
-        {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"type":"offer"}"#,
+            r#"{"type":"fly"}"#,
+            r#"{"type":"track","mid":"0","active":1}"#,
+            r#"{"type":"shown"}"#,
+            r#"{"type":"shown","videos":[{"peer":"a","source":"camera","lines":-1}]}"#,
+            r#"{"type":"shown","videos":[{"peer":"a","source":"camera","lines":65536}]}"#,
+            r#"{"type":"shown","videos":[{"peer":"a","source":"camera","height":9}]}"#,
+        ] {
             assert!(serde_json::from_str::<ClientSignal>(text).is_err(), "{text}");
         }
     }

@@ -13,10 +13,12 @@ use proto::signal::LeaveReason;
 
 use super::{Engine, Handle, Hosted, Output};
 use crate::happening::Happening;
+use crate::ids::SlabId;
 use crate::journal::Entry;
 use crate::member::{Looks, Member};
 use crate::peer::Peer;
 use crate::quality::Judge;
+use crate::shown::Videos;
 
 impl Engine {
     /// What a worker has installed is known now.
@@ -60,6 +62,7 @@ impl Engine {
     fn adopt_media(&mut self) {
         self.adopt_mirrors();
         self.adopt_routes();
+        self.recall_shown();
         let expired = self.workers.iter_mut().flat_map(|(&worker, of_worker)| {
             std::mem::take(&mut of_worker.expired).into_iter().map(move |peer| Handle { worker, peer })
         });
@@ -100,6 +103,7 @@ impl Engine {
             slots: entry.slots,
             from: entry.from,
             hears: entry.hears,
+            shown: Vec::new(), // Known when it is known what its slots carry.
         };
         self.enter_room(&entry.room, member);
         self.set_clock(handle);
@@ -119,6 +123,24 @@ impl Engine {
             let of_room = self.rooms.values_mut().find(|hosted| hosted.room.track(mirror.origin).is_some());
             if let (Some(tap), Some(Hosted { room, wiring, .. })) = (taps.iter().find(feeds), of_room) {
                 wiring.adopt_relay(room, &mirror, tap, &mut self.workers);
+            }
+        }
+    }
+
+    /// How their receivers show what is in the slots.
+    fn recall_shown(&mut self) {
+        let Engine { rooms, workers, .. } = self;
+        for Hosted { room, .. } in rooms.values_mut() {
+            let videos = Videos::of(room);
+            let said: Vec<_> = (room.members().iter())
+                .filter_map(|member| {
+                    Some((member.peer, videos.recall(member, &workers.get(&member.peer.worker())?.plan)))
+                })
+                .collect();
+            for (peer, said) in said {
+                if let Some(member) = room.member_mut(peer).filter(|_| !said.is_empty()) {
+                    member.shown = said;
+                }
             }
         }
     }

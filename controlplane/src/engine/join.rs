@@ -111,6 +111,7 @@ impl Engine {
                 slots: opened.slots,
                 hears: negotiation.hears(),
                 from: Vec::new(),
+                shown: Vec::new(),
             },
             sdp,
         })

@@ -17,6 +17,7 @@ use crate::peer::Peer;
 use crate::placement::{Workers, plan_of};
 use crate::policy::{Ceiling, Settings, Shares, kind_of};
 use crate::room::Room;
+use crate::shown::Videos;
 use crate::view::Desired;
 
 /// What has changed since the last input was settled.
@@ -40,6 +41,8 @@ struct RoomChanges {
     tracks_of: BTreeSet<PeerId>,
     /// Whether connections are better or worse than was told.
     has_qualities: bool,
+    /// Who shows what it receives in another way.
+    shown_by: BTreeSet<PeerId>,
 }
 
 /// Whether slots are to be assigned anew.
@@ -79,6 +82,13 @@ impl Engine {
         self.note(name).has_qualities = true;
     }
 
+    /// A peer shows what it receives in another way.
+    pub(super) fn shown_changed(&mut self, handle: Handle) {
+        if let Some(name) = self.peers.get(&handle).map(|peer| peer.room.clone()) {
+            self.note(&name).shown_by.insert(handle.peer);
+        }
+    }
+
     /// Somebody in a room is silent, or not any more. It matters only if slots are short.
     pub(super) fn silence_in_room_changed(&mut self, name: &str) {
         if self.room(name).is_some_and(Room::is_short) {
@@ -104,7 +114,7 @@ impl Engine {
     /// Brings workers and clients up to date with everything that was noted.
     pub(super) fn settle(&mut self) {
         let Changes { rooms, peers, answers } = std::mem::take(&mut self.changes);
-        for (name, RoomChanges { concerns_all, assignment, tracks_of, has_qualities }) in rooms {
+        for (name, RoomChanges { concerns_all, assignment, tracks_of, has_qualities, shown_by }) in rooms {
             // Not before everything that is installed is adopted: until then nobody knows what the slots carry.
             let is_assigned = assignment != Assignment::Stays && self.is_ready();
             let has_moved = is_assigned && self.assign(&name, assignment);
@@ -114,6 +124,9 @@ impl Engine {
             }
             if has_qualities {
                 self.tell_qualities(&name);
+            }
+            if is_assigned || !shown_by.is_empty() {
+                self.show(&name, |peer| is_assigned || shown_by.contains(&peer));
             }
         }
         for handle in peers {
@@ -217,6 +230,18 @@ impl Engine {
                 && view.knows_roster()
             {
                 outputs.push_back(Output::Signal { socket, signal: signal.clone() });
+            }
+        }
+    }
+
+    /// Tells workers how these members of a room show what is in their slots.
+    fn show(&mut self, name: &str, concerns: impl Fn(PeerId) -> bool) {
+        let Engine { rooms, workers, .. } = self;
+        let Some(Hosted { room, .. }) = rooms.get_mut(name) else { return };
+        let videos = Videos::of(room);
+        for member in room.members().iter().filter(|member| concerns(member.peer)) {
+            if let Some(plan) = plan_of(workers, member.peer.worker()) {
+                videos.show(member, |_| false, plan);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal};
+use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSignal, ShownVideo};
 
 use super::sockets::{Client, Guest};
 use super::{Engine, Handle, SocketId, Timer};
@@ -10,6 +10,7 @@ use crate::happening::Happening;
 use crate::policy::{Grant, ROOM_CHARS_MAX};
 use crate::refusal::Refusal;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
+use crate::shown;
 
 impl Engine {
     /// A socket was let in: its bearer learns who it would be.
@@ -109,7 +110,7 @@ impl Engine {
                 }
             }
             (Client::Guest(_), ClientSignal::Leave {}) => self.close_socket(socket),
-            (Client::Guest(_), ClientSignal::Track { .. }) => {
+            (Client::Guest(_), ClientSignal::Track { .. } | ClientSignal::Shown { .. }) => {
                 self.refuse(socket, Refusal::new(ErrorCode::NotJoined, "an offer must come first"), false);
             }
             (&Client::Peer(handle), ClientSignal::Offer { sdp, tracks }) => {
@@ -126,6 +127,10 @@ impl Engine {
                     self.refuse(socket, refusal, false);
                 }
             }
+            (&Client::Peer(handle), ClientSignal::Shown { videos }) => match shown::check(&videos) {
+                Ok(()) => self.shown(handle, videos),
+                Err(refusal) => self.refuse(socket, refusal, false),
+            },
             (&Client::Peer(handle), ClientSignal::Leave {}) => self.end_peer(handle, LeaveReason::Left, false),
         }
     }
@@ -156,6 +161,15 @@ impl Engine {
                 username_fragment: None,
             };
             self.send(socket, ServerSignal::Candidate(candidate));
+        }
+    }
+
+    /// A client says how it shows what it receives.
+    fn shown(&mut self, handle: Handle, videos: Vec<ShownVideo>) {
+        let Some(member) = self.member_mut(handle) else { return };
+        if member.shown != videos {
+            member.shown = videos;
+            self.shown_changed(handle);
         }
     }
 

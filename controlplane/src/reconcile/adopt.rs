@@ -31,6 +31,9 @@ impl Plan {
         for stream in streams {
             places.extend(Class::Stream.parts().iter().map(|class| Place::new(*class, stream.index)));
         }
+        for slot in slots {
+            places.extend(Class::Slot.parts().iter().map(|class| Place::new(*class, slot.index)));
+        }
         for place in places {
             if let Some(command) = self.installed_at(place) {
                 self.set(place, Some(command), Some(command));

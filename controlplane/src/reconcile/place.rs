@@ -25,6 +25,7 @@ pub(super) enum Class {
     /// One part of a stream's parameter sets.
     StreamSets(u8),
     Slot,
+    SlotShown,
     Route,
     RouteCodec,
     Tap,
@@ -60,6 +61,7 @@ impl Class {
         Class::StreamSets(3),
         Class::StreamSets(4),
         Class::Slot,
+        Class::SlotShown,
         Class::Route,
         Class::RouteCodec,
         Class::Tap,
@@ -110,6 +112,7 @@ impl Place {
                 Place::new(Class::StreamSets(c.part), c.stream.index)
             }
             Command::SlotOpen(c) => Place::new(Class::Slot, c.slot.index),
+            Command::SlotShown(c) => Place::new(Class::SlotShown, c.slot.index),
             Command::RouteOpen(c) => Place::new(Class::Route, c.route.index),
             Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
             Command::MirrorOpen(c) => Place::new(Class::Stream, c.stream.index),

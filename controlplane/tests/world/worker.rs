@@ -8,8 +8,8 @@ use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, EncodingIdle, Event, MirrorOpen, PeerExpired, PeerExtensions,
     PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen,
-    SlotOpen, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate, StreamSets, StreamSilent,
-    TRACK_ENCODINGS_MAX, TapOpen,
+    SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate, StreamSets,
+    StreamSilent, TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
@@ -40,6 +40,7 @@ pub struct Worker {
     /// By stream, and in order.
     pub stream_sets: BTreeMap<u32, Vec<StreamSets>>,
     pub slots: BTreeMap<u32, SlotOpen>,
+    pub shown: BTreeMap<u32, SlotShown>,
     pub routes: BTreeMap<u32, RouteOpen>,
     pub route_codecs: BTreeMap<u32, RouteCodec>,
     staged: Vec<Command>,
@@ -210,6 +211,12 @@ impl Worker {
                 let is_spent = [c.ssrc, c.rtx_ssrc].iter().any(|&ssrc| self.closed_ssrcs.contains(&(c.peer, ssrc)));
                 vacant(is_spent || self.slots.insert(c.slot.index, c).is_some(), c.slot.index)
             }
+            Command::SlotShown(c) => {
+                self.slot(c.slot)?;
+                assert!(c.weight <= proto::plane::weight::SCREEN, "{c:?}");
+                self.shown.insert(c.slot.index, c);
+                Ok(())
+            }
             Command::SlotClose(c) => {
                 self.slot(c.slot)?;
                 self.close_slot(c.slot);
@@ -265,6 +272,7 @@ impl Worker {
         self.stream_encodings.values().for_each(|&c| echo(c.into()));
         self.stream_sets.values().flatten().for_each(|&c| echo(c.into()));
         self.slots.values().for_each(|&c| echo(c.into()));
+        self.shown.values().for_each(|&c| echo(c.into()));
         self.routes.values().for_each(|&c| echo(c.into()));
         self.route_codecs.values().for_each(|&c| echo(c.into()));
         self.mirrors.values().for_each(|&c| echo(c.into()));
@@ -327,6 +335,7 @@ impl Worker {
 
     fn close_slot(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.remove(&id.index) {
+            self.shown.remove(&id.index);
             let ssrcs = [slot.ssrc, slot.rtx_ssrc].into_iter().filter(|ssrc| *ssrc != 0);
             self.closed_ssrcs.extend(ssrcs.map(|ssrc| (slot.peer, ssrc)));
         }

@@ -34,3 +34,37 @@ export class Retry {
     this.#wake();
   }
 }
+
+export const TOKEN_CODES = /^(token_|wrong_room)/;
+
+/**
+ * Whether an attempt that was refused is worth another one.
+ * @param {string} code
+ * @param {number} attempt
+ * @param {boolean} hasJoined
+ * @param {boolean} isConnected Whether media flows.
+ */
+export function mayRetry(code, attempt, hasJoined, isConnected) {
+  if (['unreachable', 'no_dataplane', 'engine_busy', 'unknown_session'].includes(code)) return true;
+  // After an interruption all clients reconnect at once, and our own former peer may still take a place.
+  if (code === 'room_full' || code === 'server_full') return hasJoined && attempt < 10;
+  // The limit of the signal rate: the server still has our peer.
+  if (code === 'too_much') return attempt < 10;
+  // A token that is refused now does not end a call while media flows.
+  return TOKEN_CODES.test(code) && isConnected;
+}
+
+/**
+ * Calls when the device is online again or has another network. (TypeScript does not have the Network Information API.)
+ * @param {() => void} onchange
+ * @returns {() => void} Ends that.
+ */
+export function watchNetwork(onchange) {
+  const { connection } = /** @type {Navigator & { connection?: EventTarget }} */ (navigator);
+  addEventListener('online', onchange);
+  connection?.addEventListener('change', onchange);
+  return () => {
+    removeEventListener('online', onchange);
+    connection?.removeEventListener('change', onchange);
+  };
+}

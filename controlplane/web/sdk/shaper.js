@@ -8,7 +8,7 @@
 const LINES = [
   { bps: 700_000, lines: 720 },
   { bps: 400_000, lines: 540 },
-  { bps: 180_000, lines: 360 },
+  { bps: 150_000, lines: 360 },
   { bps: 0, lines: 180 },
 ];
 
@@ -23,7 +23,7 @@ const ENCODINGS_MIN = [
 /** Others in the room from which on they may need different encodings: with one other, the one that is sent is for that one. */
 const OTHERS_MIN = 2;
 /** Shares from which a second and a third encoding leave enough for the largest. */
-const TWO_BPS_MIN = 350_000;
+const TWO_BPS_MIN = 280_000;
 const THREE_BPS_MIN = 1_200_000;
 /** Lines and bit rates of the encodings below the largest: enough for a tile, and for links that carry no more. */
 const SMALL = [
@@ -286,7 +286,7 @@ function limit(parameters, source, limits, track) {
 }
 
 /**
- * Which encodings of a camera are sent, in which size, and at most at which rate. Together they stay within the share. Encodings that
+ * Which encodings of a camera are sent, in which size, and at most at which rate: what everybody sends and receives stays within the shares. Encodings that
  * nobody receives are paused, but for the smallest of several, from which a receiver can go on when its link becomes narrow.
  * @param {Encoding[]} encodings The smallest first.
  * @param {MediaStreamTrack | null} track
@@ -305,8 +305,9 @@ function spread(encodings, track, bps, others, paused) {
     used = top > 1 && bps >= THREE_BPS_MIN ? [0, 1, top] : [0, top];
     used = used.filter((at, n) => n === 0 || !paused.includes(encodings[at]?.rid ?? ''));
   }
-  const small = used.filter((at) => at < top).map((at) => SMALL[at]);
-  const rest = bps - small.reduce((sum, step) => sum + (step?.bps ?? 0), 0);
+  const small = used.filter((at) => at < top).map((at) => SMALL[at]?.bps ?? 0);
+  // A share is for everybody in the room: each receives one encoding, and only this client sends the small ones beside it.
+  const rest = bps - small.reduce((sum, bps) => sum + bps, 0) / (others + 1);
   encodings.forEach((encoding, at) => {
     const step = at < top ? SMALL[at] : undefined;
     encoding.active = used.includes(at);

@@ -2,7 +2,9 @@
 /** The signalling socket: opening it and finding out why it was refused, signals in both directions, detecting a dead connection. */
 
 import { UprtcError } from './error.js';
+import { addressOf } from './invitation.js';
 
+/** @import { ShownVideo } from './shown.js' */
 /** @import { LeaveReason, Quality, Source } from './uprtc.js' */
 
 /** @typedef {{ mid: string, kind: 'audio' | 'video', peer?: string, track?: string, source?: Source }} SlotInfo */
@@ -43,6 +45,7 @@ import { UprtcError } from './error.js';
  *   | { type: 'resume', session: string }
  *   | { type: 'candidates', candidates: RTCIceCandidateInit[] }
  *   | { type: 'track', mid: string, active: boolean }
+ *   | { type: 'shown', videos: ShownVideo[] }
  *   | { type: 'token', token: string }
  *   | { type: 'ping' }
  *   | { type: 'leave' }} ClientSignal
@@ -54,6 +57,22 @@ const OPEN_MS_MAX = 8_000;
 const PING_MS = 10_000;
 /** Two pings without an answer: the connection is dead, also if TCP has not noticed. */
 const SILENCE_MS_MAX = 25_000;
+
+/**
+ * Asks whether a newcomer could join now, before the user is asked for a camera.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
+ */
+export async function mayJoin(options) {
+  return Socket.ask(signalAddress(options));
+}
+
+/** @param {{ room: string, token: string, server?: string }} options */
+export function signalAddress({ room, token, server }) {
+  const url = addressOf(`v1/rooms/${encodeURIComponent(room)}/signal`, server);
+  url.searchParams.set('token', token);
+  return url;
+}
 
 /** One signalling socket, from its opening to its end. */
 export class Socket {

@@ -52,6 +52,16 @@
  */
 
 /**
+ * How a participant's video is shown.
+ * @typedef {object} ShownOptions
+ * @property {number} [lines] Shorter side of the picture as it is shown, in device pixels (CSS pixels times `devicePixelRatio`): the server sends the
+ *   smallest encoding that has as many, less a tenth. 0: not at all, and nothing is sent. `undefined`: as the attached elements
+ *   say, and without any as large as it comes.
+ * @property {boolean} [pinned] Whether the person looks at this one above all, as in a stage view. Where bandwidth is short it comes
+ *   before the others, after shared screens only.
+ */
+
+/**
  * Maximum bit rates that this client should send, bit/s. The module applies them to its senders.
  * @typedef {object} Limits
  * @property {number} total

@@ -12,7 +12,7 @@
  *     function show(participant) {
  *       const video = document.createElement('video');
  *       video.autoplay = video.playsInline = true;
- *       video.srcObject = participant.stream;   // the same MediaStream until the participant leaves
+ *       room.attach(video, participant);   // its stream, and no larger picture than fits
  *       document.body.append(video);
  *     }
  *
@@ -26,20 +26,20 @@
 
 import { openDevices } from './device.js';
 import { asUprtcError, UprtcError } from './error.js';
-import { acceptInvitation, addressOf, invite } from './invitation.js';
+import { RoomTarget } from './events.js';
+import { acceptInvitation, invite } from './invitation.js';
 import { Participant } from './participant.js';
 import { People } from './people.js';
-import { Retry } from './retry.js';
+import { mayRetry, Retry, TOKEN_CODES, watchNetwork } from './retry.js';
 import { Sending } from './sending.js';
-import { Socket } from './socket.js';
+import { Shown } from './shown.js';
+import { mayJoin, signalAddress, Socket } from './socket.js';
 import { Speaking } from './speaking.js';
 import { Transport } from './transport.js';
 
-export { acceptInvitation, invite, openDevices, Participant, UprtcError };
+export { acceptInvitation, invite, mayJoin, openDevices, Participant, UprtcError };
 
 /** @import { ServerSignal, TrackInfo, Welcome } from './socket.js' */
-
-const TOKEN_CODES = /^(token_|wrong_room)/;
 
 /** @typedef {import('./types.js').Source} Source */
 /** @typedef {import('./types.js').SendSource} SendSource */
@@ -50,39 +50,11 @@ const TOKEN_CODES = /^(token_|wrong_room)/;
 /** @typedef {import('./types.js').AudioOptions} AudioOptions */
 /** @typedef {import('./types.js').Limits} Limits */
 /** @typedef {import('./types.js').RoomEvents} RoomEvents */
+/** @typedef {import('./types.js').ShownOptions} ShownOptions */
 /** @typedef {import('./types.js').VideoStats} VideoStats */
 /** @typedef {import('./types.js').AudioStats} AudioStats */
 /** @typedef {import('./types.js').ParticipantStats} ParticipantStats */
 /** @typedef {import('./types.js').RoomStats} RoomStats */
-
-/**
- * @typedef {object} TypedTarget
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | AddEventListenerOptions) => void} addEventListener
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | EventListenerOptions) => void} removeEventListener
- * @property {(event: Event) => boolean} dispatchEvent
- */
-
-const RoomTarget = /** @type {new () => TypedTarget} */ (/** @type {unknown} */ (EventTarget));
-
-/**
- * Asks whether a newcomer could join now, before the user is asked for a camera.
- * @param {{ room: string, token: string, server?: string }} options
- * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
- */
-export async function mayJoin(options) {
-  return Socket.ask(signalAddress(options));
-}
-
-/** @param {{ room: string, token: string, server?: string }} options */
-function signalAddress({ room, token, server }) {
-  const url = addressOf(`v1/rooms/${encodeURIComponent(room)}/signal`, server);
-  url.searchParams.set('token', token);
-  return url;
-}
 
 /**
  * Joins a room.
@@ -147,10 +119,14 @@ export class Room extends RoomTarget {
   #deadline = 0;
   #retry = new Retry();
   #people = new People((type, detail) => this.#emit(type, detail));
+  #shown = new Shown(
+    (participant) => this.participants.get(participant.id) === participant,
+    (videos) => this.#socket?.send({ type: 'shown', videos }),
+  );
   /** @type {Speaking | undefined} */
   #speaking;
   #onPageHide = () => this.leave();
-  #onOnline = () => this.retryNow();
+  #ignoreNetwork = () => {};
 
   /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
   get peerConnection() {
@@ -178,8 +154,7 @@ export class Room extends RoomTarget {
     await this.#sending.open(this.#options);
     if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
     addEventListener('pagehide', this.#onPageHide);
-    addEventListener('online', this.#onOnline);
-    networkOf(navigator)?.addEventListener('change', this.#onOnline);
+    this.#ignoreNetwork = watchNetwork(() => this.retryNow());
     this.#speaking = new Speaking(
       () => this.#levels(),
       (participant, speaking) => this.#emit('speaking', { participant, speaking }),
@@ -204,6 +179,30 @@ export class Room extends RoomTarget {
   leave() {
     this.#socket?.send({ type: 'leave' });
     this.#end(undefined);
+  }
+
+  /**
+   * Shows a participant's video in a `<video>`, or in an element that contains one to which the application has given the stream. The server then
+   * sends no larger picture than fits, and none while nobody sees it: page hidden, element scrolled away or not displayed. Of several
+   * elements the largest counts; a video that was attached and is in no element any more is not received.
+   * @param {Element} element
+   * @param {Participant} participant
+   * @param {'camera' | 'screen'} [source]
+   * @returns {() => void} Detaches it.
+   */
+  attach(element, participant, source = 'camera') {
+    if (element instanceof HTMLVideoElement) element.srcObject = participant.streamOf(source);
+    return this.#shown.attach(element, participant, source);
+  }
+
+  /**
+   * Tells the server how a participant's video is shown, for what {@link Room.attach} cannot see. What is left out stays as it was.
+   * @param {Participant} participant
+   * @param {ShownOptions} options
+   * @param {'camera' | 'screen'} [source]
+   */
+  setShown(participant, options, source = 'camera') {
+    this.#shown.set(participant, source, options);
   }
 
   /**
@@ -315,13 +314,7 @@ export class Room extends RoomTarget {
 
   /** @param {UprtcError} error */
   #mayRetry({ code }) {
-    if (['unreachable', 'no_dataplane', 'engine_busy', 'unknown_session'].includes(code)) return true;
-    // After an interruption all clients reconnect at once, and our own former peer may still take a place.
-    if (code === 'room_full' || code === 'server_full') return this.#hasJoined && this.#retry.attempt < 10;
-    // The limit of the signal rate: the server still has our peer.
-    if (code === 'too_much') return this.#retry.attempt < 10;
-    // A token that is refused now does not end a call while media flows.
-    return TOKEN_CODES.test(code) && this.#transport?.isConnected === true;
+    return mayRetry(code, this.#retry.attempt, this.#hasJoined, this.#transport?.isConnected === true);
   }
 
   /** A valid token. A failure of the application's server does not end a call while media flows. */
@@ -390,6 +383,7 @@ export class Room extends RoomTarget {
       if (mid) socket.send({ type: 'track', mid, active: isActive });
     }
     this.#transport?.restartIfLost();
+    this.#shown.begin();
     this.#refresh();
   }
 
@@ -455,6 +449,7 @@ export class Room extends RoomTarget {
     this.#former?.close();
     this.#former = undefined;
     if (this.limits) transport.limit(this.limits, this.participants.size);
+    this.#shown.begin();
     this.#refresh();
     this.#emit('joined', { rejoined });
   }
@@ -491,9 +486,9 @@ export class Room extends RoomTarget {
   #end(error) {
     if (this.state === 'closed') return error;
     removeEventListener('pagehide', this.#onPageHide);
-    removeEventListener('online', this.#onOnline);
-    networkOf(navigator)?.removeEventListener('change', this.#onOnline);
+    this.#ignoreNetwork();
     this.#speaking?.close();
+    this.#shown.close();
     const previous = this.state;
     this.state = 'closed';
     this.#transport?.close();
@@ -688,12 +683,4 @@ export class Room extends RoomTarget {
       yield [participant, (mid && participant.active.microphone && this.#transport?.levelOf(mid)) || 0];
     }
   }
-}
-
-/**
- * The network of this device, if the browser supports the Network Information API (not in TypeScript's library).
- * @param {Navigator & { connection?: EventTarget }} navigator
- */
-function networkOf({ connection }) {
-  return connection;
 }

@@ -13,7 +13,7 @@
  *     function show(participant) {
  *       const video = document.createElement('video');
  *       video.autoplay = video.playsInline = true;
- *       video.srcObject = participant.stream;   // the same MediaStream until the participant leaves
+ *       room.attach(video, participant);   // its stream, and no larger picture than fits
  *       document.body.append(video);
  *     }
  *
@@ -51,19 +51,15 @@ export declare function invite({ room, token, server, ttlS }: {
 }): Promise<string>;
 
 /**
- * Opens microphone and camera with one permission prompt, for a preview before joining. A device that cannot be opened is
- * missing in the result, and `errors` has the reason.
- * @param {{ microphone?: boolean | MediaTrackConstraints, camera?: boolean | MediaTrackConstraints }} wanted
- * @returns {Promise<{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }>}
+ * Asks whether a newcomer could join now, before the user is asked for a camera.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
  */
-export declare function openDevices({ microphone, camera }: {
-    microphone?: boolean | MediaTrackConstraints;
-    camera?: boolean | MediaTrackConstraints;
-}): Promise<{
-    microphone?: MediaStreamTrack;
-    camera?: MediaStreamTrack;
-    errors: UprtcError[];
-}>;
+export declare function mayJoin(options: {
+    room: string;
+    token: string;
+    server?: string;
+}): Promise<UprtcError | undefined>;
 
 /** An error with a stable `code`, a sentence for the user in `message`, and a `detail` for developers. */
 export declare class UprtcError extends Error {
@@ -87,6 +83,21 @@ export declare class UprtcError extends Error {
         cause?: unknown;
     });
 }
+
+/**
+ * Opens microphone and camera with one permission prompt, for a preview before joining. A device that cannot be opened is
+ * missing in the result, and `errors` has the reason.
+ * @param {{ microphone?: boolean | MediaTrackConstraints, camera?: boolean | MediaTrackConstraints }} wanted
+ * @returns {Promise<{ microphone?: MediaStreamTrack, camera?: MediaStreamTrack, errors: UprtcError[] }>}
+ */
+export declare function openDevices({ microphone, camera }: {
+    microphone?: boolean | MediaTrackConstraints;
+    camera?: boolean | MediaTrackConstraints;
+}): Promise<{
+    microphone?: MediaStreamTrack;
+    camera?: MediaStreamTrack;
+    errors: UprtcError[];
+}>;
 
 /** A participant of the room: another one, or this client itself (`room.local`). */
 export declare class Participant {
@@ -306,6 +317,20 @@ export type RoomEvents = {
     };
 };
 
+export type ShownOptions = {
+    /**
+     * Shorter side of the picture as it is shown, in device pixels (CSS pixels times `devicePixelRatio`): the server sends the
+     * smallest encoding that has as many, less a tenth. 0: not at all, and nothing is sent. `undefined`: as the attached elements
+     * say, and without any as large as it comes.
+     */
+    lines?: number;
+    /**
+     * Whether the person looks at this one above all, as in a stage view. Where bandwidth is short it comes
+     * before the others, after shared screens only.
+     */
+    pinned?: boolean;
+};
+
 export type VideoStats = {
     width: number;
     height: number;
@@ -358,35 +383,6 @@ export type RoomStats = {
     incoming: Map<string, ParticipantStats>;
 };
 
-export type TypedTarget = {
-    addEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | AddEventListenerOptions) => void;
-    removeEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | EventListenerOptions) => void;
-    dispatchEvent: (event: Event) => boolean;
-};
-
-/**
- * @typedef {object} TypedTarget
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | AddEventListenerOptions) => void} addEventListener
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | EventListenerOptions) => void} removeEventListener
- * @property {(event: Event) => boolean} dispatchEvent
- */
-declare const RoomTarget: new () => TypedTarget;
-
-/**
- * Asks whether a newcomer could join now, before the user is asked for a camera.
- * @param {{ room: string, token: string, server?: string }} options
- * @returns {Promise<UprtcError | undefined>} The reason if not. If it `isTemporary`, ask again later.
- */
-export declare function mayJoin(options: {
-    room: string;
-    token: string;
-    server?: string;
-}): Promise<UprtcError | undefined>;
-
 /**
  * Joins a room.
  * @param {RoomOptions} options
@@ -433,6 +429,23 @@ export declare class Room extends RoomTarget {
     /** Leaves the room, and closes the devices that the module opened. */
     leave(): void;
     /**
+     * Shows a participant's video in a `<video>`, or in an element that contains one to which the application has given the stream. The server then
+     * sends no larger picture than fits, and none while nobody sees it: page hidden, element scrolled away or not displayed. Of several
+     * elements the largest counts; a video that was attached and is in no element any more is not received.
+     * @param {Element} element
+     * @param {Participant} participant
+     * @param {'camera' | 'screen'} [source]
+     * @returns {() => void} Detaches it.
+     */
+    attach(element: Element, participant: Participant, source?: 'camera' | 'screen'): () => void;
+    /**
+     * Tells the server how a participant's video is shown, for what {@link Room.attach} cannot see. What is left out stays as it was.
+     * @param {Participant} participant
+     * @param {ShownOptions} options
+     * @param {'camera' | 'screen'} [source]
+     */
+    setShown(participant: Participant, options: ShownOptions, source?: 'camera' | 'screen'): void;
+    /**
      * Mutes or unmutes. The device stays open while muted, so that unmuting is immediate.
      * @param {boolean} on
      * @param {MediaTrackConstraints | MediaStreamTrack} [choice] Which device, or a track of your own.
@@ -459,3 +472,15 @@ export declare class Room extends RoomTarget {
     /** Statistics of sending and receiving. Rates are means since the last call. @returns {Promise<RoomStats>} */
     getStats(): Promise<RoomStats>;
 }
+
+/**
+ * @typedef {object} TypedTarget
+ * @property {<K extends keyof RoomEvents>(type: K,
+ *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
+ *   options?: boolean | AddEventListenerOptions) => void} addEventListener
+ * @property {<K extends keyof RoomEvents>(type: K,
+ *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
+ *   options?: boolean | EventListenerOptions) => void} removeEventListener
+ * @property {(event: Event) => boolean} dispatchEvent
+ */
+export declare const RoomTarget: new () => TypedTarget;

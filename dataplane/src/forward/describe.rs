@@ -7,6 +7,7 @@ use proto::plane::{
 
 use super::{Forwarder, IntoReport};
 use crate::outbox::Outbox;
+use crate::slot::Slot;
 use crate::stream::Stream;
 use crate::transport::Transport;
 
@@ -97,7 +98,10 @@ impl Forwarder {
                 let sets = self.streams.at(index).into_iter().flat_map(|s| &s.sets).flat_map(|sets| &sets.of_sdp);
                 records.iter_mut().zip(sets).for_each(|(record, sets)| *record = Some((*sets).into()));
             }
-            5 => records[0] = self.slots.at(index).map(|s| s.open.into()),
+            5 => {
+                records[0] = self.slots.at(index).map(|s| s.open.into());
+                records[1] = self.slots.at(index).and_then(Slot::shown).map(Command::from);
+            }
             6 => {
                 records[0] = self.routes.at(index).map(|r| r.open.into());
                 records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);

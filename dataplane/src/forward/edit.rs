@@ -132,6 +132,7 @@ impl Forwarder {
             }
             Command::StreamClose(close) => self.close_stream(close.stream)?,
             Command::SlotOpen(open) => self.open_slot(now, open)?,
+            Command::SlotShown(shown) => self.show_slot(shown)?,
             Command::SlotClose(close) => self.close_slot(close.slot, out)?,
             Command::RouteOpen(open) => self.open_route(open)?,
             Command::RouteCodec(second) => self.add_route_codec(now, second, out)?,
@@ -479,6 +480,7 @@ fn index_of(command: &Command) -> u32 {
         Command::StreamSets(c) => c.stream.index,
         Command::StreamClose(c) => c.stream.index,
         Command::SlotOpen(c) => c.slot.index,
+        Command::SlotShown(c) => c.slot.index,
         Command::SlotClose(c) => c.slot.index,
         Command::RouteOpen(c) => c.route.index,
         Command::RouteCodec(c) => c.route.index,

@@ -10,7 +10,7 @@
 //! [`Receiver::send`] and nowhere before.
 
 use proto::id::{Pt, StreamId};
-use proto::plane::{Codec, Counter, ExtensionIds};
+use proto::plane::{Codec, Counter, ExtensionIds, weight};
 
 use super::{Counters, Flush, Forwarder, arm_pace, extension_ids};
 use crate::choice::Held;
@@ -473,7 +473,10 @@ impl Receiver<'_> {
         }
         let Some(sending) = &mut transport.sending else { return Outcome::Refused };
         let waiting = Waiting { route: hop.route, slot: hop.slot, peer: hop.peer, packet: *packet };
-        let is_too_much = sending.pacer.is_too_much(sending.queue.bytes() + len as u64);
+        let is_too_much = {
+            let is_screen = slot.weight() == weight::SCREEN;
+            sending.pacer.is_too_much(sending.queue.bytes() + len as u64, is_screen)
+        };
         if is_too_much || !queues.push(&mut sending.queue, waiting, len) {
             // The frame is broken from here on; what follows of it would only make others wait.
             hop.awaits_keyframe = true;

@@ -1,12 +1,12 @@
 //! Toward receivers that send transport-cc feedback: what their estimate changes, which encodings their slots take, packets of
 //! video that wait, and probes.
 
-use proto::id::PeerId;
-use proto::plane::{Counter, TRACK_ENCODINGS_MAX};
+use proto::id::{PeerId, SlotId};
+use proto::plane::{Counter, Refusal, SlotShown, TRACK_ENCODINGS_MAX, weight};
 
 use super::fanout::Waiting;
 use super::{Forwarder, arm_pace};
-use crate::allocate::{VIDEOS_MAX, Video};
+use crate::allocate::{VIDEOS_MAX, Video, rank_for};
 use crate::config::Micros;
 use crate::outbox::Outbox;
 use crate::path::Path;
@@ -41,8 +41,11 @@ impl Forwarder {
     /// Looks at what a receiver may be sent, if that is due.
     pub(super) fn review_sending(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
-        let Some(sending) = transport.sending.as_mut().filter(|sending| sending.is_due(now)) else { return };
-        sending.bwe.tick(now);
+        match &mut transport.sending {
+            Some(sending) if !sending.is_due(now) => return,
+            Some(sending) => sending.bwe.tick(now),
+            None => return self.give_what_is_shown(now, peer, out),
+        }
         let (mut videos, mut count) = ([Video::default(); VIDEOS_MAX], 0);
         for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
             let Some(video) = self.video_of(now, peer, at).filter(|_| count < VIDEOS_MAX) else { continue };
@@ -57,7 +60,7 @@ impl Forwarder {
                 sending.reviewed(now, wanted);
             }
             None => {
-                videos.iter_mut().for_each(|video| video.now = video.encodings.checked_sub(1));
+                videos.iter_mut().for_each(|video| video.now = video.best());
                 sending.reviewed(now, (0, 0));
             }
         }
@@ -68,7 +71,8 @@ impl Forwarder {
                 }
                 self.want_encoding(now, video.slot, video.now, out);
                 if let Some(slot) = self.slots.at_mut(video.slot) {
-                    slot.allocated = Some(video.now);
+                    // What is hidden was given nothing for want of bandwidth. It is new when it is shown again.
+                    slot.allocated = (!video.is_hidden).then_some(video.now);
                 }
             }
         }
@@ -79,18 +83,45 @@ impl Forwarder {
     fn video_of(&self, now: Micros, peer: u32, at: usize) -> Option<Video> {
         let (_, index) = *self.peers.at(peer)?.slots.get(at)?;
         let slot = self.slots.at(index)?;
-        let mut bps = [0; TRACK_ENCODINGS_MAX];
+        let (mut bps, mut lines) = ([0; TRACK_ENCODINGS_MAX], [0; TRACK_ENCODINGS_MAX]);
         let mut encodings = 0;
         for (rank, stream, _) in self.encodings_of(index) {
             let stream = self.streams.at(stream)?;
             if !stream.open.codec.is_video() {
                 return None;
             }
-            bps[usize::from(rank)] = (f64::from(stream.bps(now)) * WIRE) as u32;
+            let is_screen = slot.weight() == weight::SCREEN;
+            let measured = if is_screen { stream.steady_bps(now) } else { stream.bps(now) };
+            bps[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
+            lines[usize::from(rank)] = stream.encoding.as_ref().map_or(0, |encoding| encoding.size.lines());
             encodings = rank + 1;
         }
-        let rank_max = encodings.checked_sub(1)?;
-        Some(Video { slot: index, weight: 0, bps, encodings, rank_max, before: slot.allocated, ..Video::default() })
+        let rank_max = rank_for(&lines[..encodings.into()], slot.lines())?;
+        let (is_hidden, before) = (slot.is_hidden(), slot.allocated);
+        let weight = slot.weight();
+        Some(Video { slot: index, weight, bps, encodings, rank_max, is_hidden, before, ..Video::default() })
+    }
+
+    /// To a receiver of whose path nothing is estimated: of each video that it has said how it shows the encoding that is enough.
+    fn give_what_is_shown(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
+            let Some(video) = self.video_of(now, peer, at) else { continue };
+            if self.slots.at(video.slot).is_some_and(|slot| slot.shown().is_some()) {
+                self.want_encoding(now, video.slot, video.best(), out);
+            }
+        }
+    }
+
+    /// The controlplane says how a receiver shows a slot.
+    pub(super) fn show_slot(&mut self, shown: &SlotShown) -> Result<(), Refusal> {
+        let SlotId { index, generation } = shown.slot;
+        let slot = self.slots.find_mut(index, generation).ok_or(Refusal::Unknown)?;
+        if shown.weight > weight::SCREEN {
+            return Err(Refusal::Malformed);
+        }
+        slot.show(shown);
+        self.touched.push(index);
+        Ok(())
     }
 
     /// What is in a slot has changed: the next review divides anew what its receiver may be sent.

@@ -105,8 +105,8 @@ impl Forwarder {
             Message::Taken { stream, mirror, is_taken, is_wanted } => {
                 self.taken(now, stream, mirror, (is_taken, is_wanted), egress.outbox());
             }
-            Message::Encoding { mirror, is_flowing, pixels, bps } => {
-                self.encoding_told(now, mirror, (is_flowing, pixels, bps), egress.outbox());
+            Message::Encoding { mirror, is_flowing, size, bps } => {
+                self.encoding_told(now, mirror, (is_flowing, size, bps), egress.outbox());
             }
         }
         self.flush_if_full(now, egress);

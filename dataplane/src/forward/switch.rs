@@ -15,6 +15,7 @@ use crate::config::{ENCODING_IDLE_REPORTS, ENCODING_TOLD_INTERVAL, MILLISECOND, 
 use crate::outbox::Outbox;
 use crate::relay::Message;
 use crate::simulcast::Encoding;
+use crate::size::Size;
 use crate::store::Kept;
 use crate::stream::{Stream, Tap};
 use crate::timer::Timer;
@@ -27,7 +28,7 @@ struct Ranked {
     stream: u32,
     is_flowing: bool,
     place: u8,
-    pixels: u32,
+    size: Size,
 }
 
 /// When a mirror first tells whether it is taken: by then what was committed with it is there.
@@ -55,7 +56,8 @@ impl Forwarder {
         let Some(of_slot) = self.slots.at_mut(slot) else { return };
         let want = want.map_or(Want::Paused, Want::Rank);
         if std::mem::replace(&mut of_slot.choice.want, want) != want {
-            self.count(Counter::SlotsPaused, (want == Want::Paused).into());
+            let is_pause = want == Want::Paused && !of_slot.is_hidden();
+            self.count(Counter::SlotsPaused, is_pause.into());
             self.choose(now, slot, out);
         }
     }
@@ -68,16 +70,16 @@ impl Forwarder {
         for route in routes {
             let Some(stream) = self.routes.at(route).map(|of_route| of_route.open.stream.index) else { continue };
             let Some(of_stream) = self.streams.at(stream) else { continue };
-            let (place, pixels) = of_stream.encoding.as_ref().map_or((0, 0), |e| (e.open.place, e.pixels));
-            ranked[count] = Ranked { route, stream, is_flowing: of_stream.is_flowing, place, pixels };
+            let (place, size) = of_stream.encoding.as_ref().map_or_else(Default::default, |e| (e.open.place, e.size));
+            ranked[count] = Ranked { route, stream, is_flowing: of_stream.is_flowing, place, size };
             count += 1;
         }
         let known = &mut ranked[..count];
         known.sort_unstable_by_key(|encoding| encoding.place);
-        if known.iter().all(|encoding| encoding.pixels > 0) {
-            known.sort_unstable_by_key(|encoding| (encoding.pixels, encoding.place));
-        } else if known.iter().map(|e| e.pixels).filter(|pixels| *pixels > 0).is_sorted_by(|a, b| a > b)
-            && known.iter().filter(|encoding| encoding.pixels > 0).count() > 1
+        if known.iter().all(|encoding| encoding.size.pixels() > 0) {
+            known.sort_unstable_by_key(|encoding| (encoding.size.pixels(), encoding.place));
+        } else if known.iter().map(|e| e.size.pixels()).filter(|pixels| *pixels > 0).is_sorted_by(|a, b| a > b)
+            && known.iter().filter(|encoding| encoding.size.pixels() > 0).count() > 1
         {
             known.reverse();
         }
@@ -154,7 +156,7 @@ impl Forwarder {
         for &index in peers.at(peer).into_iter().flat_map(|transport| &transport.streams) {
             let Some(stream) = streams.at(index) else { continue };
             let Some(encoding) = &stream.encoding else { continue };
-            let quality = |encoding: &Encoding| (encoding.pixels, encoding.open.place);
+            let quality = |encoding: &Encoding| (encoding.size.pixels(), encoding.open.place);
             let is_smaller = |other: &u32| {
                 let other = streams.at(*other).filter(|other| other.is_flowing && other.track() == stream.track());
                 let other = other.and_then(|other| other.encoding.as_ref());
@@ -429,10 +431,10 @@ impl Forwarder {
     pub(super) fn tell_encoding(&self, now: Micros, index: u32, out: &mut Outbox) {
         let Some(stream) = self.streams.at(index).filter(|stream| stream.mirror.is_none()) else { return };
         let Some(encoding) = &stream.encoding else { return };
-        let (is_flowing, pixels) = (stream.is_flowing, encoding.pixels);
+        let (is_flowing, size) = (stream.is_flowing, encoding.size);
         for &Tap { worker, mirror, .. } in &stream.taps {
             // One that is lost is made up for within a second.
-            let _ = out.relay(worker, Message::Encoding { mirror, is_flowing, pixels, bps: stream.bps(now) });
+            let _ = out.relay(worker, Message::Encoding { mirror, is_flowing, size, bps: stream.bps(now) });
         }
     }
 
@@ -441,15 +443,15 @@ impl Forwarder {
         &mut self,
         now: Micros,
         id: StreamId,
-        (is_flowing, pixels, bps): (bool, u32, u32),
+        (is_flowing, size, bps): (bool, Size, u32),
         out: &mut Outbox,
     ) {
         let stream = self.streams.find_mut(id.index, id.generation).filter(|stream| stream.mirror.is_some());
         let Some(stream) = stream else { return };
         let Some(encoding) = &mut stream.encoding else { return };
         encoding.bps_there = bps;
-        let is_news = (stream.is_flowing, encoding.pixels) != (is_flowing, pixels);
-        (stream.is_flowing, encoding.pixels) = (is_flowing, pixels);
+        let is_news = (stream.is_flowing, encoding.size) != (is_flowing, size);
+        (stream.is_flowing, encoding.size) = (is_flowing, size);
         if is_news {
             self.encoding_changed(now, id.index, out);
         }

@@ -96,8 +96,8 @@ impl Relayed {
             Message::Taken { stream, mirror, is_taken, is_wanted } => {
                 (Message::Taken { stream, mirror, is_taken, is_wanted }, Vec::new(), Vec::new())
             }
-            Message::Encoding { mirror, is_flowing, pixels, bps } => {
-                (Message::Encoding { mirror, is_flowing, pixels, bps }, Vec::new(), Vec::new())
+            Message::Encoding { mirror, is_flowing, size, bps } => {
+                (Message::Encoding { mirror, is_flowing, size, bps }, Vec::new(), Vec::new())
             }
         };
         Relayed { message, head, payload }

@@ -52,6 +52,21 @@ pub mod feedback {
     pub const REMB: u8 = 16;
 }
 
+/// How important a video is to its receiver ([`SlotShown::weight`]): the heavier is served first.
+pub mod weight {
+    /// Somebody's camera.
+    pub const OTHER: u8 = 0;
+    /// The camera of somebody who speaks. It is raised first; that others are seen comes before that.
+    pub const SPEAKER: u8 = 1;
+    /// What the receiver has chosen to look at. It is served whole before anything lighter is served at all.
+    pub const PINNED: u8 = 2;
+    /// A shared screen, in the same way before what is pinned.
+    pub const SCREEN: u8 = 3;
+}
+
+/// [`SlotShown::lines`] of a video that is shown as large as it comes.
+pub const SHOWN_LINES_ANY: u16 = u16::MAX;
+
 records! {
     /// Controlplane to worker. Edits are staged in order and take effect together at [`Commit`].
     Command, COMMAND_LAYOUT {
@@ -184,6 +199,17 @@ records! {
             rtx_seq_first: u16,
             /// First timestamp.
             timestamp_first: u32,
+        }
+        /// How the receiver shows the video in a slot. Another one takes its place; it goes with the slot, and without one the video
+        /// is shown as large as it comes, and as important as any other.
+        SlotShown = 30 {
+            /// Which slot.
+            slot: SlotId,
+            /// Shorter side of the picture as it is shown, device pixels: the smallest encoding that has as many is enough. 0: it is not
+            /// shown, and nothing is sent. [`SHOWN_LINES_ANY`]: as large as it comes.
+            lines: u16,
+            /// One of [`weight`].
+            weight: u8,
         }
         /// The slot is gone; closes its routes too.
         SlotClose = 8 {
