@@ -12,7 +12,7 @@
 
 use proto::plane::{SHOWN_LINES_ANY, TRACK_ENCODINGS_MAX, weight};
 
-use crate::config::{Micros, PEER_SLOTS_MAX, SECOND};
+use crate::config::{MILLISECOND, Micros, PEER_SLOTS_MAX, SECOND};
 
 /// What is taken already stays until all together exceed the budget by this fraction: measured rates move by as much.
 const KEEP: f64 = 1.05;
@@ -27,6 +27,10 @@ const RAISE: f64 = 0.92;
 const URGENT: f64 = 1.5;
 /// Nothing is raised for this long after something was lowered. (mediasoup waits 10 s; a probe has found more by then.)
 const RAISE_AFTER: Micros = 3 * SECOND;
+/// What is raised together may cost this fraction of the budget, or is one video, and the next may be after the time: each begins with a keyframe,
+/// which is several times as long as another frame, and together they would stand in the path's queue.
+const RAISE_SHARE: f64 = 0.25;
+const RAISE_EACH: Micros = 250 * MILLISECOND;
 /// What is paused may go on after this long.
 const RESUME_AFTER: Micros = SECOND;
 /// A lowest encoding that does not fit is paused after this long, if nothing is heavier. An estimate that fell comes back in part within it, and the pace
@@ -109,12 +113,15 @@ pub(crate) struct Budget {
     pub(crate) carried: Option<u64>,
     /// Whether nothing limits the estimate: no queue grows, nothing is lost.
     pub(crate) is_calm: bool,
+    /// Whether the path loses packets, and not because they are too many: the lowest encodings are given.
+    pub(crate) is_lossy: bool,
 }
 
 /// The allocation of one receiver.
 #[derive(Default)]
 pub(crate) struct Allocator {
     lowered_at: Option<Micros>,
+    raised_at: Option<Micros>,
     /// Since when lowest encodings do not fit.
     short_since: Option<Micros>,
 }
@@ -125,11 +132,14 @@ impl Allocator {
         let carried = budget.carried.map_or(f64::INFINITY, |bps| bps as f64);
         // What the path carries without a queue or a loss stays, if the estimate has not come that far yet.
         let calm = budget.carried.filter(|_| budget.is_calm).map_or(0.0, |bps| bps as f64 * KEEP);
+        let is_lossy = budget.is_lossy;
         let budget = budget.bps as f64;
         let is_past = |time| self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= time);
         let may_raise = |step| is_past(if step == 0 { RESUME_AFTER } else { RAISE_AFTER });
         videos.sort_by_key(|video| std::cmp::Reverse(video.weight));
         let may_pause = self.short_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
+        let is_spread = self.raised_at.is_some_and(|at| now.saturating_sub(at) < RAISE_EACH);
+        let mut raise = if is_spread { 0.0 } else { budget * RAISE_SHARE };
         let (mut spent, mut is_short, mut has_heavier) = (0.0, false, false);
         let lightest = videos.iter().filter(|video| video.is_wanted() && video.has(0)).map(Video::class).min();
         for class in videos.chunk_by_mut(|a, b| a.class() == b.class()) {
@@ -155,12 +165,17 @@ impl Allocator {
                     // Nothing is known of the path, and nothing of what this would cost.
                     false if step > 0 && carried.is_infinite() && more <= 0.0 => false,
                     // A video that has just come is none that was raised.
-                    false => spent + more <= budget * RAISE && (may_raise(step) || video.before.is_none()),
+                    false if video.before.is_none() => spent + more <= budget * RAISE,
+                    false => spent + more <= budget * RAISE && may_raise(step) && raise > 0.0,
                 };
+                if fits && !video.has(step) && video.before.is_some() {
+                    raise -= more.max(1.0);
+                    self.raised_at = Some(now);
+                }
                 // Not beside something heavier, from which it would take what that needs.
                 let is_kept = step == 0 && !fits && video.has(0) && !has_heavier;
                 is_short |= is_kept;
-                if fits || (step == 0 && carried.is_infinite()) || (is_kept && !may_pause) {
+                if fits || (step == 0 && (is_lossy || carried.is_infinite())) || (is_kept && !may_pause) {
                     video.now = Some(step);
                     spent += more;
                 }
@@ -221,17 +236,22 @@ mod tests {
 
     /// What the estimate gives, of a path that has just carried nothing.
     fn known(bps: u64) -> Budget {
-        Budget { bps, carried: Some(0), is_calm: false }
+        Budget { bps, carried: Some(0), is_calm: false, is_lossy: false }
     }
 
     fn given(videos: &[Video]) -> Vec<Option<u8>> {
         videos.iter().map(|video| video.now).collect()
     }
 
+    /// What a budget gives in the end, when all is raised that is.
     fn allocate(budget: u64, before: &[Option<u8>]) -> Vec<Option<u8>> {
-        let mut videos = videos(before);
-        Allocator::default().allocate(0, &known(budget), &mut videos);
-        given(&videos)
+        let (mut allocator, mut before) = (Allocator::default(), before.to_vec());
+        for n in 0..20 {
+            let mut videos = videos(&before);
+            allocator.allocate(n * RAISE_EACH, &known(budget), &mut videos);
+            before = given(&videos);
+        }
+        before
     }
 
     #[test]
@@ -272,6 +292,32 @@ mod tests {
     }
 
     #[test]
+    fn keyframes_of_what_is_raised_do_not_come_all_at_once() {
+        let (mut allocator, mut before) = (Allocator::default(), vec![None; 6]);
+        let mut at = |now| {
+            let mut videos = videos(&before);
+            allocator.allocate(now, &known(800_000), &mut videos);
+            before = given(&videos);
+            before.iter().flatten().count()
+        };
+        assert_eq!(at(SECOND), 2, "a quarter of the budget");
+        assert_eq!(at(SECOND + RAISE_EACH / 2), 2);
+        assert_eq!(at(SECOND + RAISE_EACH), 4);
+        assert_eq!(at(SECOND + 2 * RAISE_EACH), 6);
+    }
+
+    #[test]
+    fn a_path_that_loses_without_a_queue_gets_the_lowest_encodings() {
+        let lossy = Budget { is_lossy: true, ..known(50_000) };
+        for before in [[None, None], [Some(0), Some(0)], [Some(1), None]] {
+            let mut both = videos(&before);
+            let mut allocator = Allocator { short_since: Some(0), ..Allocator::default() };
+            allocator.allocate(9 * SECOND, &lossy, &mut both);
+            assert_eq!(given(&both), [Some(0), Some(0)], "{before:?}");
+        }
+    }
+
+    #[test]
     fn nothing_is_paused_before_it_has_not_fitted_for_a_while() {
         let mut allocator = Allocator::default();
         let mut at = |now, budget: Budget, before: &[Option<u8>]| {
@@ -285,7 +331,7 @@ mod tests {
         assert_eq!(at(3 * SECOND, known(150_000), &both), both);
         assert_eq!(at(4 * SECOND, known(150_000), &both), both);
         assert_eq!(at(5 * SECOND, known(150_000), &both), [Some(0), None], "the lighter one is paused");
-        let carried = Budget { bps: 150_000, carried: Some(180_000), is_calm: false };
+        let carried = Budget { carried: Some(180_000), ..known(150_000) };
         assert_eq!(at(9 * SECOND, carried, &both), both, "the path carries them, whatever the estimate");
         assert_eq!(at(20 * SECOND, known(250_000), &[Some(0), None]), both, "what was paused goes on");
     }
@@ -312,7 +358,7 @@ mod tests {
     #[test]
     fn before_there_is_feedback_nothing_is_paused() {
         let mut videos = videos(&[None; 3]);
-        let unknown = Budget { bps: 50_000, carried: None, is_calm: true };
+        let unknown = Budget { carried: None, is_calm: true, ..known(50_000) };
         let (_, wanted) = Allocator::default().allocate(0, &unknown, &mut videos);
         assert_eq!((given(&videos), wanted), (vec![Some(0); 3], 2_700_000));
         videos.iter_mut().for_each(|video| (video.bps, video.now) = ([0; 3], None));
@@ -411,7 +457,7 @@ mod tests {
                 Video { slot, weight, bps, encodings: 3, rank_max, is_hidden, before, ..Video::default() }
             };
             let all: Vec<Video> = of.iter().enumerate().map(video).collect();
-            let budget = Budget { bps: budget, carried, is_calm: false };
+            let budget = Budget { carried, ..known(budget) };
             let allocate = |mut videos: Vec<Video>| {
                 let mut allocator = Allocator { short_since: short.then_some(0), ..Allocator::default() };
                 allocator.allocate(9 * SECOND, &budget, &mut videos);

@@ -32,8 +32,18 @@ const PACE_TAKEN: f64 = 1.1;
 const PACE_CARRIED: f64 = 1.15;
 /// How often the estimate must hold all sound before packets of sound leave several times: three times, and room for what else leaves.
 const COPIES_ROOM: u64 = 4;
-/// Most of the estimate that is set aside for repairs.
+/// Most of the estimate that is set aside for repairs, and that they may have while the path is full: what its queue has dropped would
+/// fill it again.
 const REPAIRS_MAX: f64 = 0.15;
+/// A path in whose queue packets wait so long, and that loses so many of them, does not carry what it is sent.
+const FULL_QUEUE: Micros = 100 * MILLISECOND;
+const FULL_LOSS: f64 = 0.03;
+/// Packets that a path loses while its queue is shorter than this are not lost because they are too many. If it loses more than this, that
+/// may be a limit without a queue (a policer) all the same.
+const SHORT_QUEUE: Micros = 50 * MILLISECOND;
+const LOSSY_MAX: f64 = 0.4;
+/// … and losses of the last seconds may be those of a queue that is short again.
+const LOSSY_AFTER: Micros = 5 * SECOND;
 /// Bytes of the headers below UDP's payload: IPv4 and UDP.
 const HEADERS_LEN: usize = 28;
 /// What a video costs on the path, per byte of RTP: the headers below, and the tag of SRTP, of packets of 1000 bytes.
@@ -70,8 +80,12 @@ pub(crate) struct Sending {
     pub(crate) allocator: Allocator,
     audio: Rate,
     repairs: Rate,
+    /// Sound that leaves again.
+    again: Rate,
     first_sent: Option<Micros>,
     feedback_at: Option<Micros>,
+    /// When packets last waited in a queue of the path.
+    queued_at: Option<Micros>,
     cluster: Option<Cluster>,
     /// How much padding leaves, while it helps the estimate out of losses.
     padding: Option<Pacer>,
@@ -94,8 +108,10 @@ impl Sending {
             allocator: Allocator::default(),
             audio: Rate::default(),
             repairs: Rate::default(),
+            again: Rate::default(),
             first_sent: None,
             feedback_at: None,
+            queued_at: None,
             cluster: None,
             padding: None,
             reviewed: None,
@@ -128,6 +144,23 @@ impl Sending {
         self.end_cluster();
     }
 
+    /// A packet of sound of so many bytes of UDP payload has left again, under the number that it had.
+    #[inline]
+    pub(crate) fn sent_again(&mut self, now: Micros, len: usize) {
+        self.again.add(len + HEADERS_LEN, now);
+        self.pacer.sent(now, len + HEADERS_LEN);
+    }
+
+    /// Whether what the receiver lacks may leave again: always while no queue of the path is long or the pace is kept, and else a part
+    /// of the estimate.
+    pub(crate) fn may_repair(&mut self, now: Micros) -> bool {
+        let most = (self.bwe.estimate() as f64 * REPAIRS_MAX) as u64;
+        !self.has_feedback()
+            || self.bwe.facts().queue < SHORT_QUEUE
+            || !self.pacer.must_wait(now)
+            || u64::from(self.repairs.bps(now)) + u64::from(self.again.bps(now)) < most
+    }
+
     /// Whether a packet of video has to wait.
     #[inline]
     pub(crate) fn must_wait(&mut self, now: Micros) -> bool {
@@ -137,6 +170,9 @@ impl Sending {
     /// Feedback came that reports what was sent.
     pub(crate) fn feedback_came(&mut self, now: Micros) {
         self.feedback_at = Some(now);
+        if self.bwe.facts().queue >= SHORT_QUEUE || self.bwe.facts().limited == Limited::Delay {
+            self.queued_at = Some(now);
+        }
     }
 
     /// Whether what the receiver is sent has a limit. `None` is no: it has had packets, and sends no feedback.
@@ -146,26 +182,37 @@ impl Sending {
             return None;
         }
         let beside = self.beside(now);
+        let Facts { acknowledged_bps, queue, loss, .. } = self.bwe.facts();
+        // What arrives through a full queue says nothing about what would arrive of less.
+        let is_full = queue >= FULL_QUEUE && loss >= FULL_LOSS;
+        let carried = acknowledged_bps.filter(|_| !is_full).unwrap_or(0);
         // Repairs are of video.
         let audio = self.audio.bps(now).into();
-        let carried = self.bwe.facts().acknowledged_bps.map(|bps| bps.saturating_sub(audio));
-        let carried = self.feedback_at.map(|_| carried.unwrap_or(0));
+        let carried = self.feedback_at.map(|_| carried.saturating_sub(audio));
         let is_calm = self.bwe.facts().limited == Limited::Nothing;
-        Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm })
+        Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm, is_lossy: self.is_lossy(now) })
+    }
+
+    /// Whether packets are lost and no queue is there: of less, as many would be lost.
+    fn is_lossy(&self, now: Micros) -> bool {
+        let is_short = self.queued_at.is_none_or(|at| now.saturating_sub(at) >= LOSSY_AFTER);
+        is_short && (FULL_LOSS..LOSSY_MAX).contains(&self.bwe.facts().loss)
     }
 
     /// Whether sound may leave several times: the path carries it as often as that, and no queue of it grows. Of who sends no
     /// feedback nothing is known, and nothing limits it.
     pub(crate) fn has_room_for_copies(&self, now: Micros) -> bool {
         let audio = u64::from(self.audio.bps(now));
-        let has_room = self.bwe.estimate() >= COPIES_ROOM * audio && self.bwe.facts().limited != Limited::Delay;
+        let has_room = (self.bwe.estimate() >= COPIES_ROOM * audio || self.is_lossy(now))
+            && self.bwe.facts().limited != Limited::Delay;
         has_room || !self.has_feedback()
     }
 
     /// What leaves beside video, bit/s. Repairs of a burst of losses are not what will be repaired in the next seconds.
     fn beside(&self, now: Micros) -> u64 {
         let repairs = (self.bwe.estimate() as f64 * REPAIRS_MAX) as u64;
-        u64::from(self.audio.bps(now)) + u64::from(self.repairs.bps(now)).min(repairs)
+        let repairs = u64::from(self.repairs.bps(now)).min(repairs);
+        u64::from(self.audio.bps(now)) + u64::from(self.again.bps(now)) + repairs
     }
 
     /// Whether the estimate stands on feedback.
@@ -195,7 +242,7 @@ impl Sending {
         let pace = match facts.limited {
             Limited::Delay => bps as f64,
             Limited::Nothing if self.wanted <= bps => bps as f64 * PACE_WIDE,
-            _ if is_carried => (bps as f64 * PACE).max(all * PACE_TAKEN),
+            _ if is_carried || self.is_lossy(now) => (bps as f64 * PACE).max(all * PACE_TAKEN),
             _ => bps as f64 * PACE,
         };
         self.pacer.set_rate(now, self.has_feedback().then_some(pace as u64));

@@ -262,6 +262,19 @@ impl Transport {
         self.transport_cc_seq = self.transport_cc_seq.wrapping_add(1);
     }
 
+    /// A packet of sound has left again.
+    #[inline]
+    pub(crate) fn sent_again(&mut self, now: Micros, len: usize) {
+        if let Some(sending) = &mut self.sending {
+            sending.sent_again(now, len);
+        }
+    }
+
+    /// Whether what the peer lacks may leave again: its path may be full.
+    pub(crate) fn may_repair(&mut self, now: Micros) -> bool {
+        self.sending.as_mut().is_none_or(|sending| sending.may_repair(now))
+    }
+
     /// Takes memory for the estimate of what it may be sent, once there is something to estimate.
     pub(crate) fn prepare_sending(&mut self, now: Micros) {
         if self.extension_ids[Extension::TransportCc as usize] != 0 && !self.slots.is_empty() {

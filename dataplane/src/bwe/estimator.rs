@@ -102,6 +102,8 @@ pub struct Facts {
     pub loss: f64,
     /// Round trip, µs, without the time that the receiver waits before it reports.
     pub rtt: Option<Micros>,
+    /// How much longer the round trip is than the shortest of the last half minute to minute, µs: packets wait in a queue.
+    pub queue: Micros,
     /// What arrives, bit/s.
     pub acknowledged_bps: Option<u64>,
     /// What the delays allow, bit/s.
@@ -343,6 +345,7 @@ impl Bwe {
             limited: if self.is_remb_lower() { Limited::Remb } else { self.limited },
             loss: if self.has_feedback { self.loss.average() } else { self.reports.loss() },
             rtt: self.rtts.path(),
+            queue: self.rivals.queue(),
             acknowledged_bps: self.acknowledged_bps.map(|bps| bps as u64),
             delay_bps: self.aimd.bps() as u64,
             is_alr: self.alr.since().is_some(),

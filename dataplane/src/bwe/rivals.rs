@@ -74,6 +74,11 @@ impl Rivals {
         self.lowered.get_or_insert((now, self.rtt));
     }
 
+    /// How much longer the round trip is than that of the empty path.
+    pub(super) fn queue(&self) -> Micros {
+        self.rtt.saturating_sub(self.rtt_min.0.min(self.rtt_min.1))
+    }
+
     /// Whether the queue is kept by others, and not to be answered.
     pub(super) const fn is_tolerated(&self) -> bool {
         self.tolerated.is_some()

@@ -643,7 +643,11 @@ impl Receiver<'_> {
         let mapping = slot.rewriter.map(&input, slot.sender.next(), *now).filter(Mapping::goes_on);
         let (Some(mapping), Some(payload)) = (mapping, store.payload(handle)) else { return false };
         let names = (mapping.out_index, mapping.timestamp, marker, hop.pts[packet.codec_index]);
-        slot.send_again(names, &carried, transport, payload, out)
+        let is_sent = slot.send_again(names, &carried, transport, payload, out);
+        if is_sent {
+            transport.sent_again(*now, out.last_len());
+        }
+        is_sent
     }
 
     /// Whether a packet begins a keyframe that this receiver can decode if it gets the parameter sets first.

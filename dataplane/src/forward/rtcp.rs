@@ -156,7 +156,8 @@ impl Forwarder {
         let ids = extension_ids(stream, peers)?;
         if Route::is_repaired_as_is(&route.open) {
             let transport = peers.at_mut(peer)?;
-            if !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now) {
+            if !transport.may_repair(now) || !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now)
+            {
                 return Some(Counter::NackThrottled);
             }
             let carried = packet.carried(&ids);
@@ -164,13 +165,20 @@ impl Forwarder {
                 (packet.header.marker, packet.header.timestamp.wrapping_add(origin.timestamp_offset));
             let names = (origin.out_index, timestamp, marker, rtx_pt);
             let payload = store.payload(handle)?;
-            return slot.send_again(names, &carried, transport, payload, out).then_some(Counter::AudioResent);
+            let is_sent = slot.send_again(names, &carried, transport, payload, out);
+            if is_sent {
+                transport.sent_again(now, out.last_len());
+            }
+            return is_sent.then_some(Counter::AudioResent);
         }
         if rtx_pt == 0 || slot.rtx.is_none() {
             return None;
         }
         let transport = peers.at_mut(peer)?;
-        if is_asked && !slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), transport.rtt, now) {
+        let rtt = transport.rtt;
+        let may = !is_asked
+            || transport.may_repair(now) && slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), rtt, now);
+        if !may {
             return Some(Counter::NackThrottled);
         }
         // The numbers of pictures are as in the packet that it repairs, whose sequence number stands before.
