@@ -72,23 +72,24 @@ struct Cluster {
     packets: u16,
 }
 
-/// See the module.
+/// See the module. What each packet needs comes first in memory, up to the first parts of [`Bwe`].
+#[repr(C, align(64))]
 pub(crate) struct Sending {
-    pub(crate) bwe: Bwe,
     pub(crate) pacer: Pacer,
     pub(crate) queue: Queue,
+    first_sent: Option<Micros>,
+    /// How much padding leaves, while it helps the estimate out of losses.
+    padding: Option<Pacer>,
+    cluster: Option<Cluster>,
+    pub(crate) bwe: Bwe,
     pub(crate) allocator: Allocator,
     audio: Rate,
     repairs: Rate,
     /// Sound that leaves again.
     again: Rate,
-    first_sent: Option<Micros>,
     feedback_at: Option<Micros>,
     /// When packets last waited in a queue of the path.
     queued_at: Option<Micros>,
-    cluster: Option<Cluster>,
-    /// How much padding leaves, while it helps the estimate out of losses.
-    padding: Option<Pacer>,
     reviewed: Option<(Micros, u64)>,
     /// What would leave if there were no limit, bit/s.
     wanted: u64,

@@ -116,14 +116,29 @@ pub struct Facts {
     pub probes: u64,
 }
 
-/// One transport's estimate of what its path carries toward the receiver.
+/// What was sent is taken up after this time at the latest: one look at a transport's numbers, and not one for each packet of a train.
+const ACCOUNT_INTERVAL: Micros = 5 * MILLISECOND;
+
+/// Packets that were sent and are in the history, and in nothing else yet.
+#[derive(Default)]
+struct Unaccounted {
+    since: Micros,
+    at: Micros,
+    bytes: u32,
+    packets: u32,
+}
+
+/// One transport's estimate of what its path carries toward the receiver. What a packet that is sent needs comes first in memory:
+/// hundreds of receivers are sent to in turn, and each line of the cache that a packet needs is read again.
+#[repr(C)]
 pub struct Bwe {
+    history: History,
+    unaccounted: Unaccounted,
     start: f64,
     min: f64,
     max: f64,
     /// The estimate without REMB, bit/s.
     current: f64,
-    history: History,
     clock: Clock,
     acknowledged: Acknowledged,
     acknowledged_bps: Option<f64>,
@@ -157,11 +172,12 @@ impl Bwe {
         let max = (max_bps as f64).max(min);
         let start = (start_bps as f64).clamp(min, max);
         Bwe {
+            history: History::new(max_bps),
+            unaccounted: Unaccounted::default(),
             start,
             min,
             max,
             current: start,
-            history: History::new(max_bps),
             clock: Clock::default(),
             acknowledged: Acknowledged::new(),
             acknowledged_bps: None,
@@ -198,15 +214,33 @@ impl Bwe {
     /// with any numbers that follow each other.
     pub fn sent(&mut self, now: Micros, seq: u16, len: usize, probe: Option<ProbeId>) {
         self.history.sent(now, seq, len, probe.map_or(0, |probe| probe.0));
-        self.alr.sent(now, len);
-        self.reports.sent(now, len);
-        if self.has_feedback && self.unreported.is_silence(now, self.rtts.feedback(now)) {
-            self.lower(now, SILENCE_FACTOR, Limited::Silence);
+        let Unaccounted { since, at, bytes, packets } = &mut self.unaccounted;
+        if *packets == 0 {
+            *since = now;
+        }
+        (*at, *bytes, *packets) = (now, bytes.saturating_add(len as u32), *packets + 1);
+        if now.saturating_sub(*since) >= ACCOUNT_INTERVAL {
+            self.account();
+        }
+    }
+
+    /// Takes up what was sent.
+    #[cold]
+    fn account(&mut self) {
+        let Unaccounted { at, bytes, packets, .. } = std::mem::take(&mut self.unaccounted);
+        if packets == 0 {
+            return;
+        }
+        self.alr.sent(at, bytes as usize);
+        self.reports.sent(at, bytes as usize, packets);
+        if self.has_feedback && self.unreported.is_silence(at, packets, self.rtts.feedback(at)) {
+            self.lower(at, SILENCE_FACTOR, Limited::Silence);
         }
     }
 
     /// Transport-cc feedback of the receiver.
     pub fn feedback(&mut self, now: Micros, feedback: &TransportCc<'_>) -> Matched {
+        self.account();
         self.history.expire(now);
         let observation = self.loss.observation();
         if self.clock.is_gap(feedback.feedback_count) {
@@ -263,6 +297,7 @@ impl Bwe {
 
     /// The receiver's REMB, bit/s: an upper bound, until it is none or 0, or has not been repeated for five seconds.
     pub fn remb(&mut self, now: Micros, bps: Option<u64>) {
+        self.account();
         self.remb = bps.filter(|bps| *bps > 0).map(|bps| {
             let start = if bps as f64 >= REMB_OVER_SENT * self.reports.sent_bps(now) { self.start } else { 0.0 };
             (now, (bps as f64).max(start))
@@ -277,6 +312,7 @@ impl Bwe {
         if self.has_feedback {
             return;
         }
+        self.account();
         let rtt = self.rtts.feedback(now);
         let bps = self.reports.report(now, fraction_lost, self.current, rtt);
         self.limited = if bps < self.current { Limited::Loss } else { Limited::Nothing };
@@ -299,6 +335,7 @@ impl Bwe {
     /// is more than the estimate, and reach at most twice as far. A wish that falls, or that the estimate suffices for, does
     /// not probe.
     pub fn set_demand(&mut self, now: Micros, wanted_bps: u64) {
+        self.account();
         self.probes.set_alr(now, self.alr.since());
         self.probes.set_wanted(now, wanted_bps as f64);
     }
@@ -331,6 +368,7 @@ impl Bwe {
 
     /// Time passed.
     pub fn tick(&mut self, now: Micros) {
+        self.account();
         if self.remb.is_some_and(|(at, _)| now.saturating_sub(at) >= REMB_AGE_MAX) {
             self.remb = None;
             self.limit_changed(now);
@@ -604,14 +642,14 @@ struct Unreported {
 }
 
 impl Unreported {
-    /// A packet was sent. Whether no feedback has come for so long that the estimate has to fall.
-    fn is_silence(&mut self, now: Micros, rtt: Micros) -> bool {
+    /// So many packets were sent. Whether no feedback has come for so long that the estimate has to fall.
+    fn is_silence(&mut self, now: Micros, packets: u32, rtt: Micros) -> bool {
         if now.saturating_sub(self.sent_at) > SILENCE {
             (self.since, self.packets) = (None, 0); // A pause of ours is no silence of the receiver.
         }
         self.sent_at = now;
         let since = *self.since.get_or_insert(now);
-        self.packets = self.packets.saturating_add(1);
+        self.packets = self.packets.saturating_add(packets);
         let limit = (SILENCE + 2 * rtt).min(SILENCE_MAX);
         let is_due = now.saturating_sub(since) > limit
             && self.packets >= SILENCE_PACKETS_MIN

@@ -86,6 +86,7 @@ pub(super) struct History {
     begin: u64,
     end: u64,
     sent_last: Micros,
+    expired_at: Micros,
 }
 
 impl History {
@@ -94,7 +95,7 @@ impl History {
         let packets = usize::try_from(bps_max / 8 / LEN_MEAN * 2).unwrap_or(PACKETS_MAX);
         let len = packets.clamp(PACKETS_MIN, PACKETS_MAX).next_power_of_two();
         let vacant = Packet { sent: 0, len: 0, probe: 0, state: StateByte::new(State::Vacant) };
-        History { ring: vec![vacant; len].into(), begin: 0, end: 0, sent_last: 0 }
+        History { ring: vec![vacant; len].into(), begin: 0, end: 0, sent_last: 0, expired_at: 0 }
     }
 
     /// Bytes that it takes.
@@ -114,7 +115,10 @@ impl History {
 
     /// A packet left. Numbers that go backwards begin a new sequence, and what was before is forgotten.
     pub(super) fn sent(&mut self, now: Micros, seq: u16, len: usize, probe: u8) {
-        self.expire(now);
+        // Not at each packet: the oldest one is on a cache line of its own. 32 bits tell times apart that lie within an hour.
+        if now.saturating_sub(self.expired_at) > AGE_MAX {
+            self.expire(now);
+        }
         let skipped = u64::from(seq.wrapping_sub(self.end as u16));
         if self.begin == self.end || skipped >= self.ring.len() as u64 {
             self.end = (self.end | 0xffff) + 1 + u64::from(seq);
@@ -135,6 +139,7 @@ impl History {
 
     /// Forgets what is too old to be told apart by 32 bits.
     pub(super) fn expire(&mut self, now: Micros) {
+        self.expired_at = now;
         if now.saturating_sub(self.sent_last) > AGE_MAX {
             self.begin = self.end;
         }

@@ -35,9 +35,9 @@ impl Reports {
         Reports { rate: Rate::new(), packets: 0, reported: 0, lost: 0.0, loss: 0.0, updated_at: None, lowered_at: None }
     }
 
-    pub(super) fn sent(&mut self, now: Micros, len: usize) {
-        self.rate.add(len, now);
-        self.packets = self.packets.saturating_add(1);
+    pub(super) fn sent(&mut self, now: Micros, bytes: usize, packets: u32) {
+        self.rate.add(bytes, now);
+        self.packets = self.packets.saturating_add(packets);
     }
 
     /// What was sent in the last half second, bit/s.
@@ -83,7 +83,7 @@ mod tests {
     fn run(reports: &mut Reports, from: u64, seconds: u64, sent: u64, fraction_lost: u8, mut bps: f64) -> f64 {
         for second in from..from + seconds {
             let gap = 8_000 * SECOND / sent;
-            (0..SECOND / gap).for_each(|n| reports.sent(second * SECOND + n * gap, 1000));
+            (0..SECOND / gap).for_each(|n| reports.sent(second * SECOND + n * gap, 1000, 1));
             bps = reports.report((second + 1) * SECOND, fraction_lost, bps, 100 * MILLISECOND);
         }
         bps
@@ -103,7 +103,7 @@ mod tests {
     fn a_few_packets_say_little() {
         let mut reports = Reports::new();
         assert_eq!(reports.report(SECOND, 255, 500_000.0, 0), 500_000.0);
-        reports.sent(SECOND, 100);
+        reports.sent(SECOND, 100, 1);
         assert_eq!(reports.report(2 * SECOND, 255, 500_000.0, 0), 500_000.0);
     }
 }
