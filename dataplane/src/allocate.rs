@@ -13,6 +13,7 @@
 use proto::plane::{SHOWN_LINES_ANY, TRACK_ENCODINGS_MAX, weight};
 
 use crate::config::{MILLISECOND, Micros, PEER_SLOTS_MAX, SECOND};
+use crate::layer::LOWER;
 
 /// What is taken already stays until all together exceed the budget by this fraction: measured rates move by as much.
 const KEEP: f64 = 1.05;
@@ -56,6 +57,12 @@ pub(crate) struct Video {
     pub(crate) weight: u8,
     /// Rates of its encodings, bit/s, the worst first; 0 where it is not known.
     pub(crate) bps: [u32; TRACK_ENCODINGS_MAX],
+    /// Rates of the lower temporal layers of the worst one, bit/s: the base alone, and with the next one; 0 if there is none above.
+    pub(crate) layers_bps: [u32; LOWER],
+    /// The highest temporal layer that it was allowed last; `None`: all.
+    pub(crate) layers_before: Option<u8>,
+    /// The highest one that it is allowed now.
+    pub(crate) layers: Option<u8>,
     /// How many it has.
     pub(crate) encodings: u8,
     /// The best one that it may get: more would not be seen.
@@ -98,10 +105,36 @@ impl Video {
         self.weight.max(weight::SPEAKER)
     }
 
-    /// Whether it has this rank already, or a better one.
-    fn has(&self, rank: u8) -> bool {
-        self.before.flatten().is_some_and(|before| before >= rank)
+    /// What it costs on a level, bit/s: first the temporal layers of its worst encoding, then that one whole, then the others.
+    fn level_bps(&self, level: usize) -> Option<f64> {
+        match level.checked_sub(LOWER) {
+            None => Some(self.layers_bps[level]).filter(|bps| *bps > 0).map(f64::from),
+            Some(rank) => (rank <= self.top().into()).then(|| self.cost(rank as u8)),
+        }
     }
+
+    /// The level that it had.
+    fn level_before(&self) -> Option<usize> {
+        level_of(self.before.flatten()?, self.layers_before)
+    }
+
+    /// The level that it is given.
+    fn level(&self) -> Option<usize> {
+        level_of(self.now?, self.layers)
+    }
+
+    fn set_level(&mut self, level: usize) {
+        self.now = Some(level.saturating_sub(LOWER) as u8);
+        self.layers = (level < LOWER).then_some(level as u8);
+    }
+}
+
+/// Temporal layers of the worst encoding, and encodings.
+const LEVELS: usize = LOWER + TRACK_ENCODINGS_MAX;
+
+fn level_of(rank: u8, layers: Option<u8>) -> Option<usize> {
+    let layers = layers.filter(|_| rank == 0).map(usize::from);
+    Some(layers.unwrap_or(LOWER + usize::from(rank)))
 }
 
 /// What there is to give, bit/s.
@@ -141,25 +174,25 @@ impl Allocator {
         let is_spread = self.raised_at.is_some_and(|at| now.saturating_sub(at) < RAISE_EACH);
         let mut raise = if is_spread { 0.0 } else { budget * RAISE_SHARE };
         let (mut spent, mut is_short, mut has_heavier) = (0.0, false, false);
-        let lightest = videos.iter().filter(|video| video.is_wanted() && video.has(0)).map(Video::class).min();
+        let lightest =
+            videos.iter().filter(|video| video.is_wanted() && video.level_before().is_some()).map(Video::class).min();
         for class in videos.chunk_by_mut(|a, b| a.class() == b.class()) {
             // The lighter give way first, and then it is seen whether that was enough.
             let gives_way = lightest.is_some_and(|lightest| lightest < class[0].class()) || !is_past(GIVE_WAY);
             let is_heavy = class[0].class() > weight::SPEAKER;
             let len = class.len();
-            for (step, at) in (0..TRACK_ENCODINGS_MAX as u8).flat_map(|step| (0..len).map(move |at| (step, at))) {
+            for (level, at) in (0..LEVELS).flat_map(|level| (0..len).map(move |at| (level, at))) {
                 let video = &mut class[at];
-                if !video.is_wanted() {
+                // Only what has all that is below.
+                let below = (0..level).rev().find(|below| video.level_bps(*below).is_some());
+                let Some(bps) = video.level_bps(level).filter(|_| video.is_wanted() && video.level() == below) else {
                     continue;
-                }
-                let more = match (step, video.now) {
-                    (0, _) => video.cost(0),
-                    // Only what has all that is below.
-                    (_, Some(rank)) if rank + 1 == step && step <= video.top() => video.cost(step) - video.cost(rank),
-                    _ => continue,
                 };
-                let fits = match video.has(step) {
-                    true if step == 0 && !has_heavier => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
+                let more = bps - below.and_then(|below| video.level_bps(below)).unwrap_or(0.0);
+                let (is_first, is_lowest, step) = (below.is_none(), level <= LOWER, level.saturating_sub(LOWER));
+                let has = video.level_before() >= Some(level);
+                let fits = match has {
+                    true if is_first && !has_heavier => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true if is_heavy && gives_way => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true => spent + more <= (budget * KEEP).max(calm),
                     // Nothing is known of the path, and nothing of what this would cost.
@@ -168,21 +201,21 @@ impl Allocator {
                     false if video.before.is_none() => spent + more <= budget * RAISE,
                     false => spent + more <= budget * RAISE && may_raise(step) && raise > 0.0,
                 };
-                if fits && !video.has(step) && video.before.is_some() {
+                if fits && !has && video.before.is_some() {
                     raise -= more.max(1.0);
                     self.raised_at = Some(now);
                 }
                 // Not beside something heavier, from which it would take what that needs.
-                let is_kept = step == 0 && !fits && video.has(0) && !has_heavier;
+                let is_kept = is_first && !fits && has && !has_heavier;
                 is_short |= is_kept;
-                if fits || (step == 0 && (is_lossy || carried.is_infinite())) || (is_kept && !may_pause) {
-                    video.now = Some(step);
+                if fits || (is_lowest && (is_lossy || carried.is_infinite())) || (is_kept && !may_pause) {
+                    video.set_level(level);
                     spent += more;
                 }
             }
             has_heavier |= class.iter().any(Video::is_wanted);
         }
-        let is_lowered = |video: &Video| video.is_wanted() && video.before.is_some_and(|before| video.now < before);
+        let is_lowered = |video: &Video| video.is_wanted() && video.level() < video.level_before();
         if videos.iter().any(is_lowered) {
             self.lowered_at = Some(now);
         }
@@ -227,6 +260,9 @@ mod tests {
             encodings: 3,
             rank_max: 2,
             is_hidden: false,
+            layers_bps: [0; LOWER],
+            layers_before: None,
+            layers: None,
             before: Some(*before),
             now: None,
             is_urgent: false,
@@ -315,6 +351,33 @@ mod tests {
             allocator.allocate(9 * SECOND, &lossy, &mut both);
             assert_eq!(given(&both), [Some(0), Some(0)], "{before:?}");
         }
+    }
+
+    #[test]
+    fn temporal_layers_are_left_out_before_a_video_is_paused_and_come_back() {
+        let (mut allocator, mut had) = (Allocator::default(), [(Some(0), None); 2]);
+        let mut at = |now, bps| {
+            let mut both = videos(&had.map(|(before, _)| before));
+            for (video, (_, layers)) in both.iter_mut().zip(had) {
+                (video.layers_bps, video.layers_before) = ([50_000, 75_000], layers);
+            }
+            allocator.allocate(now, &known(bps), &mut both);
+            had = [0, 1].map(|n| (both[n].now, both[n].layers));
+            had
+        };
+        assert_eq!(at(SECOND, 200_000), [(Some(0), None); 2]);
+        assert_eq!(at(2 * SECOND, 175_000), [(Some(0), None), (Some(0), Some(1))]);
+        assert_eq!(at(3 * SECOND, 150_000), [(Some(0), Some(1)); 2]);
+        assert_eq!(at(4 * SECOND, 125_000), [(Some(0), Some(1)), (Some(0), Some(0))]);
+        assert_eq!(at(5 * SECOND, 100_000), [(Some(0), Some(0)); 2]);
+        assert_eq!(at(6 * SECOND, 60_000), [(Some(0), Some(0)); 2], "a base is kept for two seconds");
+        assert_eq!(at(8 * SECOND, 60_000), [(Some(0), Some(0)), (None, None)]);
+        let mut now = 20 * SECOND;
+        while now < 24 * SECOND {
+            at(now, 500_000);
+            now += RAISE_EACH;
+        }
+        assert_eq!(at(now, 500_000), [(Some(1), None), (Some(0), None)], "all that was left out is back");
     }
 
     #[test]

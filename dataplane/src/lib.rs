@@ -47,6 +47,7 @@ mod packet;
 
 mod choice;
 mod encodings;
+mod layer;
 mod rate;
 mod reception;
 mod silence;
@@ -55,6 +56,7 @@ mod slot;
 mod stream;
 mod tally;
 
+mod left_out;
 mod repair;
 mod rewrite;
 

@@ -9,6 +9,8 @@
 
 use proto::plane::Codec;
 
+use crate::layer::Temporal;
+
 /// PictureID with its M bit set.
 const ID_MASK: u16 = 0x7fff;
 /// Without it.
@@ -33,6 +35,8 @@ pub struct PictureNumbers {
     base: Option<Field<u8>>,
     /// KEYIDX: counts keyframes.
     key: Option<Field<u8>>,
+    /// The temporal layer, if the stream has any.
+    pub(crate) temporal: Option<Temporal>,
 }
 
 impl PictureNumbers {
@@ -107,6 +111,8 @@ pub(crate) fn vp8(payload: &[u8]) -> Option<(PictureNumbers, &[u8])> {
     if extended & 0x30 != 0 {
         let (&byte, after) = rest.split_first()?;
         pictures.key = (extended & 0x10 != 0).then_some(Field { at: at(rest), value: byte & KEY_MASK });
+        let temporal = Temporal { id: byte >> 6, is_sync: byte & 0x20 != 0, is_switch: false };
+        pictures.temporal = (extended & 0x20 != 0).then_some(temporal);
         rest = after;
     }
     Some((pictures, rest))
@@ -126,6 +132,7 @@ pub(crate) fn vp9(payload: &[u8]) -> Option<(PictureNumbers, u8)> {
     if flags & 0x20 != 0 {
         let (&layers, after) = rest.split_first()?;
         layer = layers >> 1 & 0x07;
+        pictures.temporal = Some(Temporal { id: layers >> 5, is_sync: false, is_switch: layers & 0x10 != 0 });
         rest = after;
         // TL0PICIDX is there unless the mode is flexible.
         if flags & 0x10 == 0 {
@@ -157,6 +164,17 @@ impl Shift {
             base: self.base.or_else(|| Some(after_octet(last.base, pictures.base()?))),
             key: self.key.or_else(|| Some(after_octet(last.key, pictures.key()?))),
         }
+    }
+
+    /// For a picture behind which so many were left out.
+    #[inline]
+    pub(crate) fn before(self, left_out: u16) -> Shift {
+        Shift { id: self.id.map(|id| id.wrapping_add(left_out)), ..self }
+    }
+
+    /// For pictures that follow so many that were left out.
+    pub(crate) fn after(self, left_out: u16) -> Shift {
+        Shift { id: self.id.map(|id| id.wrapping_sub(left_out)), ..self }
     }
 
     fn id_of(&self, pictures: &PictureNumbers) -> Option<u16> {

@@ -6,6 +6,7 @@
 //! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
+use crate::left_out::{Behind, LeftOut};
 use crate::picture::{Last, PictureNumbers, Renumber, Shift};
 use crate::srtp::Window;
 use crate::store::Source;
@@ -19,6 +20,8 @@ struct Segment {
     source: Source,
     /// Output index of its first packet.
     out_first: u64,
+    /// Output index from which on the offsets hold: in front of it packets were left out.
+    known_from: u64,
     /// Index of the input packet that began it: older ones belong to what was withheld.
     in_first: u64,
     /// Added to the input index, wrapping.
@@ -91,6 +94,8 @@ pub(crate) struct Mapping {
     begun: Option<Segment>,
     /// What the numbers of its picture become, if it carries any.
     pub(crate) renumber: Option<Renumber>,
+    /// Whether packets were left out behind it.
+    is_late: bool,
     pub(crate) out_index: u64,
     pub(crate) timestamp: u32,
     wall: Option<u32>,
@@ -108,6 +113,8 @@ pub(crate) struct Rewriter {
     /// Newest first; the first is live while `is_live`.
     segments: [Option<Segment>; SEGMENTS],
     is_live: bool,
+    /// Packets of the newest segment that did not leave.
+    layers: LeftOut,
     /// Timestamp of the packet with the highest index, when it left, and its picture.
     timestamp_last: u32,
     sent_last: Option<Micros>,
@@ -127,6 +134,7 @@ impl Rewriter {
         Rewriter {
             segments: [None; SEGMENTS],
             is_live: false,
+            layers: LeftOut::default(),
             timestamp_last: timestamp_first,
             sent_last: None,
             picture_last: Last::default(),
@@ -156,6 +164,19 @@ impl Rewriter {
         self.is_live = false;
     }
 
+    /// The newest packet of the live segment does not leave: the numbers of what follows close up.
+    pub(crate) fn leave_out_frame(&mut self, input: &Input) {
+        let Some(live) = self.segments[0].as_mut().filter(|_| self.is_live) else { return };
+        let Behind { packets, frames } = self.layers.leave_out(input.index, input.timestamp);
+        live.index_offset = live.index_offset.wrapping_sub(packets);
+        live.pictures = live.pictures.after(frames);
+    }
+
+    /// Whether a frame of this timestamp was left out of the newest segment, not long ago.
+    pub(crate) fn has_left_out(&self, timestamp: u32) -> bool {
+        self.layers.has_frame(timestamp)
+    }
+
     /// Whether an input packet is further ahead of the live segment than any loss that could still be repaired. Its gap
     /// closes up: a receiver's SRTP loses count where sequence numbers jump by half their range, and the slot would be
     /// deaf for the rest of the call, whoever is routed into it. `next` is the slot's next output index.
@@ -175,6 +196,10 @@ impl Rewriter {
     #[inline]
     pub(crate) fn map(&self, input: &Input, next: u64, now: Micros) -> Option<Mapping> {
         let (mut begun, mut numbers) = (None, self.live().map(Segment::numbers));
+        let mut behind = Behind::default();
+        if numbers.is_some() && !self.layers.is_behind_all(input.index) {
+            behind = self.layers.behind(input.index, input.timestamp)?;
+        }
         if numbers.is_none() {
             begun = Some(self.segment_from(input, Ahead::default(), next, now));
             numbers = begun.as_ref().map(Segment::numbers);
@@ -183,11 +208,15 @@ impl Rewriter {
         if input.index < in_first {
             return None;
         }
-        let covering = |pictures| Renumber { pictures, shift: shift.covering(&pictures, &self.picture_last) };
+        let covering = |pictures| {
+            let shift = shift.covering(&pictures, &self.picture_last).before(behind.frames);
+            Renumber { pictures, shift }
+        };
         Some(Mapping {
             begun,
             renumber: input.pictures.map(covering),
-            out_index: input.index.wrapping_add(index_offset),
+            is_late: behind != Behind::default(),
+            out_index: input.index.wrapping_add(index_offset).wrapping_add(behind.packets),
             timestamp: input.timestamp.wrapping_add(timestamp_offset),
             wall: input.wall,
         })
@@ -202,6 +231,7 @@ impl Rewriter {
         Mapping {
             begun: Some(segment),
             renumber: input.pictures.map(|pictures| Renumber { pictures, shift: segment.pictures }),
+            is_late: false,
             out_index: input.index.wrapping_add(segment.index_offset),
             timestamp,
             wall: input.wall,
@@ -226,6 +256,7 @@ impl Rewriter {
         Segment {
             source: input.source,
             out_first,
+            known_from: out_first,
             in_first: input.index,
             index_offset: (out_first + u64::from(ahead.count)).wrapping_sub(input.index),
             timestamp_offset: timestamp_out.wrapping_sub(input.timestamp),
@@ -245,6 +276,10 @@ impl Rewriter {
     #[inline]
     pub(crate) fn sent(&mut self, mapping: &Mapping, is_newest: bool, now: Micros) {
         if let Some(segment) = mapping.begun {
+            let layers = std::mem::take(&mut self.layers);
+            if let Some(before) = self.segments[0].as_mut().filter(|_| layers.end() > 0) {
+                before.known_from = before.known_from.max(layers.end().wrapping_add(before.index_offset));
+            }
             self.segments.rotate_right(1);
             self.segments[0] = Some(segment);
             (self.is_live, self.aligned, self.left_out) = (true, None, None);
@@ -255,7 +290,7 @@ impl Rewriter {
             self.sent_last = Some(now);
         }
         if let Some(Renumber { pictures, shift }) = mapping.renumber {
-            if let Some(live) = &mut self.segments[0] {
+            if let Some(live) = self.segments[0].as_mut().filter(|_| !mapping.is_late) {
                 live.pictures = shift;
             }
             if is_newest {
@@ -280,8 +315,16 @@ impl Rewriter {
         let highest = next.checked_sub(1)?;
         let behind = (highest as u16).wrapping_sub(seq);
         let out_index = highest.checked_sub(u64::from(behind))?;
-        let segment = self.segments.iter().flatten().find(|s| out_index >= s.out_first)?;
-        let index = out_index.wrapping_sub(segment.index_offset);
+        let of = |segment: &Option<Segment>| segment.is_some_and(|segment| out_index >= segment.out_first);
+        let place = self.segments.iter().position(of)?;
+        let segment = self.segments[place].as_ref()?;
+        let mut index = out_index.wrapping_sub(segment.index_offset);
+        let mut behind = Behind::default();
+        if place == 0 {
+            (index, behind) = self.layers.origin(index)?;
+        } else if out_index < segment.known_from {
+            return None;
+        }
         let mut set = None;
         if (index.wrapping_sub(segment.in_first) as i64) < 0 {
             // Before the first packet are the sets; only the newest are known.
@@ -294,7 +337,7 @@ impl Rewriter {
             index,
             out_index,
             timestamp_offset: segment.timestamp_offset,
-            pictures: segment.pictures,
+            pictures: segment.pictures.before(behind.frames),
             set,
         })
     }
@@ -403,6 +446,29 @@ mod tests {
         assert_eq!(of(&r, 103), Some((A, None, 70_000)));
         assert_eq!(pass(&mut r, A, 69_999, 0, 0), None, "older than the segment");
         assert_eq!(pass(&mut r, A, 70_001, 1_000_000, 20_000), Some((104, 5900)));
+    }
+
+    #[test]
+    fn frames_that_are_left_out_close_up_and_repairs_find_their_place() {
+        let mut r = Slot::new(100, 5000);
+        assert_eq!(pass(&mut r, A, 10, 0, 0), Some((100, 5000)));
+        r.0.leave_out_frame(&input(A, 11, 3000));
+        r.0.leave_out_frame(&input(A, 12, 3000));
+        assert_eq!(
+            pass(&mut r, A, 14, 6000, 0),
+            Some((102, 11_000)),
+            "13 is missing, which is no layer that is left out"
+        );
+        r.0.leave_out_frame(&input(A, 15, 9000));
+        assert_eq!(pass(&mut r, A, 16, 12_000, 0), Some((103, 17_000)));
+        assert_eq!(pass(&mut r, A, 13, 6000, 0), Some((101, 11_000)), "it comes late, and has its place");
+        assert_eq!(pass(&mut r, A, 12, 3000, 0), None);
+        let origins = [100, 101, 102, 103].map(|seq| r.origin(seq).map(|origin| origin.index));
+        assert_eq!(origins, [Some(10), Some(13), Some(14), Some(16)]);
+        r.cut();
+        pass(&mut r, B, 500, 77, 0);
+        assert_eq!([103, 104].map(|seq| r.origin(seq).map(|o| o.index)), [Some(16), Some(500)]);
+        assert_eq!(r.origin(101), None, "nobody knows any more what was left out before the change");
     }
 
     #[test]

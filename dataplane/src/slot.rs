@@ -5,6 +5,7 @@ use proto::plane::{RouteCodec, RouteOpen, SHOWN_LINES_ANY, SlotOpen, SlotShown, 
 
 use crate::choice::Choice;
 use crate::config::Micros;
+use crate::layer::Layers;
 use crate::repair::{Again, Budget};
 use crate::rewrite::Rewriter;
 use crate::srtp::{OrderedSender, Sender};
@@ -22,6 +23,8 @@ pub(crate) struct Slot {
     pub(crate) probed: u16,
     /// What the allocation gave it, if it was ever asked: an encoding, or nothing.
     pub(crate) allocated: Option<Option<u8>>,
+    /// Which temporal layers of it are sent.
+    pub(crate) layers: Layers,
     pub(crate) rewriter: Rewriter,
     /// What its packets leave by.
     pub(crate) sender: Sender,
@@ -55,6 +58,7 @@ impl Slot {
             shown: None,
             probed: 0,
             allocated: None,
+            layers: Layers::new(),
             rewriter: Rewriter::new(open.timestamp_first),
             // The first index has ROC 0, as receivers assume. A first sequence number of 0 is served as 1, so that there is an
             // index before the first.

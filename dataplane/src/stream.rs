@@ -12,6 +12,9 @@ use crate::bucket::Bucket;
 use crate::bwe::Overuse;
 use crate::config::{KEYFRAME_BURST, KEYFRAME_RATE, Micros};
 use crate::encodings::Encodings;
+use crate::layer::Parts;
+use crate::packet::RtpPacket;
+use crate::picture::PictureNumbers;
 use crate::police::Police;
 use crate::rate::Rate;
 use crate::reception::Reception;
@@ -138,6 +141,8 @@ pub(crate) struct Stream {
     /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
     pub(crate) sender_report: Option<SenderClock>,
     pub(crate) rate: Rate,
+    /// Of its bytes, the parts of its lower temporal layers.
+    pub(crate) parts: Parts,
     pub(crate) counts: StreamCounts,
     /// What may come of it, and as the controlplane said it.
     pub(crate) police: Option<Box<Police>>,
@@ -175,6 +180,7 @@ impl Stream {
             overuse: (open.feedback & REMB != 0).then(|| Box::new(Overuse::new())),
             sender_report: None,
             rate: Rate::default(),
+            parts: Parts::default(),
             counts: StreamCounts::default(),
             police: None,
             rate_open: None,
@@ -265,6 +271,15 @@ impl Stream {
             (Some(mirror), Some(encoding)) if !mirror.is_taken => encoding.bps_there,
             _ => self.rate.bps(now),
         }
+    }
+
+    /// A packet came that is counted in its rate.
+    #[inline]
+    pub(crate) fn measure(&mut self, format: Format, packet: &RtpPacket<'_>, at: Micros) {
+        let len = packet.head.len() + packet.payload.len();
+        self.rate.add(len, at);
+        let pictures = PictureNumbers::of(format.codec, packet.payload);
+        self.parts.note(pictures.and_then(|pictures| pictures.temporal), len);
     }
 
     /// The same of a shared screen: a mean that a burst cannot move.

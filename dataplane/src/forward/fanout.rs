@@ -541,6 +541,12 @@ impl Receiver<'_> {
         if is_newest && !slot.choice.lets_pass(packet.input.timestamp) {
             return Outcome::Held(Counter::HeldForFrame);
         }
+        let Input { timestamp, pictures, .. } = packet.input;
+        let (temporal, is_keyframe) = (pictures.and_then(|p| p.temporal), packet.start != KeyframeStart::No);
+        if is_newest && slot.layers.leaves_out(timestamp, temporal, is_keyframe) && mapping.goes_on() {
+            slot.rewriter.leave_out_frame(&packet.input);
+            return Outcome::Held(Counter::HeldForLayer);
+        }
         self.send_mapped(&mapping, is_newest, packet, payload, out)
     }
 

@@ -8,6 +8,7 @@ use super::fanout::Waiting;
 use super::{Forwarder, arm_pace};
 use crate::allocate::{VIDEOS_MAX, Video, rank_for};
 use crate::config::Micros;
+use crate::layer::{self, LOWER};
 use crate::outbox::Outbox;
 use crate::path::Path;
 use crate::sending::WIRE;
@@ -65,6 +66,9 @@ impl Forwarder {
             }
         }
         for video in videos {
+            if let Some(slot) = self.slots.at_mut(video.slot) {
+                slot.layers.want = video.layers.unwrap_or(layer::ALL);
+            }
             if video.before != Some(video.now) {
                 if video.is_urgent && video.now.is_some() {
                     self.leave_encoding(now, video.slot, out);
@@ -84,7 +88,7 @@ impl Forwarder {
         let (_, index) = *self.peers.at(peer)?.slots.get(at)?;
         let slot = self.slots.at(index)?;
         let (mut bps, mut lines) = ([0; TRACK_ENCODINGS_MAX], [0; TRACK_ENCODINGS_MAX]);
-        let mut encodings = 0;
+        let (mut encodings, mut layers_bps) = (0, [0; LOWER]);
         for (rank, stream, _) in self.encodings_of(index) {
             let stream = self.streams.at(stream)?;
             if !stream.open.codec.is_video() {
@@ -95,11 +99,16 @@ impl Forwarder {
             bps[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
             lines[usize::from(rank)] = stream.encoding.as_ref().map_or(0, |encoding| encoding.size.lines());
             encodings = rank + 1;
+            if rank == 0 {
+                layers_bps = [0, 1].map(|layer| stream.parts.bps(layer, bps[0]));
+            }
         }
         let rank_max = rank_for(&lines[..encodings.into()], slot.lines())?;
         let (is_hidden, before) = (slot.is_hidden(), slot.allocated);
         let weight = slot.weight();
-        Some(Video { slot: index, weight, bps, encodings, rank_max, is_hidden, before, ..Video::default() })
+        let layers_before = Some(slot.layers.want).filter(|want| *want != layer::ALL);
+        let common = Video { layers_bps, layers_before, ..Video::default() };
+        Some(Video { slot: index, weight, bps, encodings, rank_max, is_hidden, before, ..common })
     }
 
     /// To a receiver of whose path nothing is estimated: of each video that it has said how it shows the encoding that is enough.

@@ -224,7 +224,7 @@ impl Forwarder {
                 self.timers.set(due, Timer::Nack { stream: stream.open.stream });
             }
         }
-        stream.rate.add(packet.head.len() + packet.payload.len(), at);
+        stream.measure(format, &packet, at);
         let encoding = stream.encoding.as_mut();
         let is_encoding = encoding.map(|encoding| encoding.received()).is_some();
         if !std::mem::replace(&mut stream.is_flowing, true) {
@@ -315,7 +315,7 @@ impl Forwarder {
         if format != stream.format && highest.is_none_or(|highest| index > highest) {
             change_codec(stream, format, &mut self.slots);
         }
-        stream.rate.add(packet.head.len() + packet.payload.len(), at);
+        stream.measure(format, &packet, at);
         if stream.encoding.is_some() && !std::mem::replace(&mut stream.is_flowing, true) {
             self.encoding_begins(now, id.index, out);
         }

@@ -149,6 +149,9 @@ impl Forwarder {
         let handle = store.find(source, &stream.kept, origin.index)?;
         let [head, payload] = store.packet(handle)?;
         let packet = RtpPacket::from_parts(head, payload, origin.index)?;
+        if slot.rewriter.has_left_out(packet.header.timestamp) {
+            return None;
+        }
         // A packet that came as RTX was kept as it came.
         let pt = packet.header.pt;
         let format = stream.format_of_either(pt)?;

@@ -121,6 +121,8 @@ counters! {
     HeldForFrame => "held_for_frame",
     /// Copies of video not sent because the receiver's path is too slow for them: they would have waited for too long.
     HeldForPace => "held_for_pace",
+    /// Copies of video not sent because they are of a temporal layer that the receiver's path does not carry.
+    HeldForLayer => "held_for_layer",
     /// Copies of video that waited until the receiver's path was ready for them.
     Paced => "paced",
     /// Copies not sent because the receiver has not negotiated the codec that the stream is in.

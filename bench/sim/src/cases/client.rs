@@ -44,6 +44,8 @@ pub struct Role {
     pub room: String,
     /// The encodings of its camera, the lowest first; none if it does not send.
     pub encodings: Vec<Encoding>,
+    /// Whether its camera has temporal layers.
+    pub has_layers: bool,
     /// Whether it receives.
     pub receives: bool,
     /// Round trip of its path without a queue.
@@ -167,7 +169,9 @@ impl Client {
             let of = |(n, encoding): (u32, &Encoding)| (line("1", Some(encoding.rid), video | n, rtx | n), *encoding);
             let video: Vec<_> = (1..).zip(&self.role.encodings).map(of).collect();
             let random = Random::new(self.random.below(u64::MAX), 0);
-            self.sender = Some(Sender::new(self.role.number, line("0", None, audio, 0), &video, now, random));
+            let mut sender = Sender::new(self.role.number, line("0", None, audio, 0), &video, now, random);
+            sender.has_layers = self.role.has_layers;
+            self.sender = Some(sender);
         }
         if self.role.receives {
             self.receiver = Receiver::new(self.role.rtt, answer.slots.iter().copied());

@@ -1,4 +1,4 @@
-//! What publishers send: H.264 that the server can read as far as it looks, and behind it what a receiver must know to tell whether
+//! What publishers send: H.264, or VP8 with temporal layers, that the server can read as far as it looks, and behind it what a receiver must know to tell whether
 //! a frame can be decoded: who sent it, which frame it is, which one it refers to, and how many packets it has.
 
 /// Says of itself what it is, in the last bytes of a packet.
@@ -64,7 +64,41 @@ const FU_END: u8 = 0x40;
 const FILL: u8 = 0x88;
 const PPS: [u8; 4] = [0x68, 0xce, 0x3c, 0x80];
 
-/// The payloads of a frame of about so many bytes. A keyframe has its parameter sets in front.
+/// What the descriptor of a VP8 frame says (RFC 7741 §4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vp8 {
+    /// PictureID.
+    pub id: u16,
+    /// TL0PICIDX.
+    pub base: u8,
+    /// Temporal layer.
+    pub layer: u8,
+    /// Whether it names the base layer alone.
+    pub is_sync: bool,
+}
+
+/// The payloads of a VP8 frame of about so many bytes.
+pub fn vp8_frame(mark: Mark, vp8: Vp8, height: u32, len: usize) -> Vec<Vec<u8>> {
+    let count = len.div_ceil(PAYLOAD_LEN_MAX).clamp(1, 200) as u8;
+    let each = (len / usize::from(count)).max(Mark::LEN + 20);
+    let payload = |n: u8| {
+        let [high, low] = (vp8.id | 0x8000).to_be_bytes();
+        let start = if n == 0 { 0x90 } else { 0x80 };
+        let layer = vp8.layer << 6 | u8::from(vp8.is_sync) << 5;
+        let mut payload = vec![start, 0xe0, high, low, vp8.base, layer];
+        if n == 0 && mark.is_keyframe() {
+            let [width, height] = [(height * 16 / 9) as u16, height as u16].map(u16::to_le_bytes);
+            payload.extend([0x10, 0, 0, 0x9d, 1, 0x2a, width[0], width[1], height[0], height[1]]);
+        } else {
+            payload.push(0x11);
+        }
+        payload.resize(each - Mark::LEN, FILL);
+        [&payload[..], &Mark { n, count, ..mark }.write()].concat()
+    };
+    (0..count).map(payload).collect()
+}
+
+/// The payloads of an H.264 frame of about so many bytes. A keyframe has its parameter sets in front.
 pub fn frame(mark: Mark, height: u32, len: usize) -> Vec<Vec<u8>> {
     let sets = mark.is_keyframe().then(|| stap_a(&[&sps(height), &PPS]));
     let slices = len.div_ceil(PAYLOAD_LEN_MAX).clamp(1, 200);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use controlplane::dtls::Identity as Certificate;
 use controlplane::engine::{Grant, Input, Settings, SocketId};
 use dataplane::Micros;
-use proto::signal::{ClientSignal, ServerSignal};
+use proto::signal::{ClientSignal, ServerSignal, VideoCodec};
 
 use super::client::{Client, Role};
 use super::path::{Conditions, Fate, HEADERS_LEN, Way};
@@ -66,7 +66,10 @@ struct World<'a> {
 /// # Panics
 /// If a client is refused or cannot join.
 pub fn run(case: &Case, seed: u64) -> Run {
-    let settings = Settings { client_bps_max: CLIENT_BPS_MAX, peers_max: PEERS_MAX, ..Settings::default() };
+    let mut settings = Settings { client_bps_max: CLIENT_BPS_MAX, peers_max: PEERS_MAX, ..Settings::default() };
+    if case.has_layers {
+        settings.codecs = vec![VideoCodec::Vp8].try_into().expect("one codec");
+    }
     let certificate = Certificate::generate().expect("BoringSSL makes a certificate");
     let (mut clients, mut delays, mut up) = (Vec::new(), Vec::new(), Vec::new());
     let mut add = |role: Role, delay: Micros, conditions: Conditions| {
@@ -79,6 +82,7 @@ pub fn run(case: &Case, seed: u64) -> Run {
         number: number as u16,
         room: format!("room-{room}"),
         encodings: if sends { case.encodings.clone() } else { Vec::new() },
+        has_layers: case.has_layers,
         receives,
         rtt: 2 * delay,
         joins_at,

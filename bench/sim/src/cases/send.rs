@@ -22,7 +22,7 @@ use rtcp::transport_feedbacks::transport_layer_cc::{
 };
 use rtp::packet::Packet;
 
-use super::content::{self, Mark};
+use super::content::{self, Mark, Vp8};
 use super::path::HEADERS_LEN;
 use crate::random::Random;
 
@@ -50,6 +50,9 @@ const START_BPS: i64 = 300_000;
 const MIN_BPS: i64 = 30_000;
 /// Packets that can be sent again, of each stream.
 const HISTORY_MAX: usize = 600;
+
+/// libwebrtc's pattern of three temporal layers: the layer, and whether the frame names the base alone.
+const PATTERN: [(u8, bool); 4] = [(0, false), (2, true), (1, true), (2, false)];
 
 /// As Chromium's offer numbers them.
 const TRANSPORT_CC_EXTENSION: u8 = 3;
@@ -175,6 +178,29 @@ struct Encoder {
     frame: u32,
     /// Bytes by which its frames were longer than its rate.
     debt: f64,
+    /// With temporal layers: the place in [`PATTERN`], TL0PICIDX, and the last frame of the base and of the next layer.
+    place: usize,
+    base: u8,
+    last: [u32; 2],
+}
+
+impl Encoder {
+    /// The payloads of the next frame, if the camera has temporal layers.
+    fn layered(&mut self, mark: Mark, len: usize) -> Vec<Vec<u8>> {
+        self.place = if mark.is_keyframe() { 0 } else { self.place + 1 };
+        let (layer, is_sync) = PATTERN[self.place % PATTERN.len()];
+        let refers_to = match (layer, is_sync) {
+            _ if mark.is_keyframe() => mark.frame,
+            (2, false) => self.last[1],
+            _ => self.last[0],
+        };
+        self.base = self.base.wrapping_add(u8::from(layer == 0));
+        if let Some(last) = self.last.get_mut(usize::from(layer)) {
+            *last = mark.frame;
+        }
+        let vp8 = Vp8 { id: mark.frame as u16 & 0x7fff, base: self.base, layer, is_sync };
+        content::vp8_frame(Mark { refers_to, ..mark }, vp8, self.encoding.height, len)
+    }
 }
 
 struct Probe {
@@ -219,6 +245,8 @@ pub struct Sender {
     paced_at: Micros,
     /// Whether the camera is on.
     pub is_on: bool,
+    /// Whether it is VP8 with three temporal layers (L1T3), and not H.264.
+    pub has_layers: bool,
     /// Packets that leave now.
     pub out: Vec<Packet>,
 }
@@ -234,6 +262,9 @@ impl Sender {
             wants_keyframe: true,
             frame: 0,
             debt: 0.0,
+            place: 0,
+            base: 0,
+            last: [0; 2],
         };
         let encoders = video.iter().map(encoder).collect();
         let begin = now + random.below(VIDEO_INTERVAL);
@@ -266,6 +297,7 @@ impl Sender {
             demand_at: now,
             paced_at: now,
             is_on: true,
+            has_layers: false,
             out: Vec::new(),
             random,
         }
@@ -380,7 +412,10 @@ impl Sender {
             let refers_to = if is_keyframe { encoder.frame } else { encoder.frame - 1 };
             let (frame, encoding) = (encoder.frame, at as u8);
             let mark = Mark { publisher: self.publisher, encoding, n: 0, count: 0, frame, refers_to };
-            let payloads = content::frame(mark, encoder.encoding.height, len as usize);
+            let payloads = match self.has_layers {
+                true => encoder.layered(mark, len as usize),
+                false => content::frame(mark, encoder.encoding.height, len as usize),
+            };
             let last = payloads.len() - 1;
             for (n, payload) in payloads.into_iter().enumerate() {
                 self.queue.push_back(encoder.stream.packet(payload, n == last));

@@ -62,6 +62,8 @@ pub struct Case {
     pub receivers_send: bool,
     /// The encodings of each camera, the lowest first.
     pub encodings: Vec<Encoding>,
+    /// Whether cameras are VP8 with three temporal layers, and not H.264.
+    pub has_layers: bool,
     /// Cameras of a room that are switched: room, second, on or off. They begin as on.
     pub cameras: Vec<(usize, u64, bool)>,
     /// TCP flows in the same queue, and their propagation one way, milliseconds.
@@ -94,6 +96,7 @@ fn one(seconds: u64, capacity: &'static [(u64, u64)]) -> Case {
         watchers: 0,
         receivers_send: false,
         encodings: encodings(&[50, 150, 450]),
+        has_layers: false,
         cameras: Vec::new(),
         tcp: Vec::new(),
         window: Window { from: 0, to: seconds, timed_from: 0 },
@@ -243,6 +246,14 @@ fn as_weak() -> Vec<Case> {
             ..weak(60, &[])
         },
         Case { name: "weak-down", about: "150 kb/s to one of three", ..weak(60, &[(0, 150)]) },
+        Case {
+            name: "layers",
+            about: "250 kb/s to one of three, whose cameras are VP8 with three temporal layers in one encoding of 100 kb/s",
+            encodings: encodings(&[100]),
+            has_layers: true,
+            targets: vec![Target::Least("frames each second", 12.0), Target::Most(LONGEST, 500.0)],
+            ..weak(60, &[(0, 250)])
+        },
         Case {
             name: "weak-up",
             about: "150 kb/s from one of three others, good paths for the rest",
