@@ -89,10 +89,9 @@ impl Call {
                 self.send_frame();
             }
             let sent = self.world.take_sent(self.alice.remote);
-            let asks = |packet: &Box<dyn rtcp::packet::Packet + Send + Sync>| {
-                packet.as_any().downcast_ref::<PictureLossIndication>().is_some()
-            };
-            self.wants_key |= self.alice.unprotect_rtcp(&sent).iter().any(asks);
+            let rtcp = self.alice.unprotect_rtcp(&sent);
+            self.wants_key |=
+                rtcp.iter().any(|packet| packet.as_any().downcast_ref::<PictureLossIndication>().is_some());
             self.world.advance(STEP);
             self.carry();
             self.report();
