@@ -324,6 +324,8 @@ impl Driver {
                 let tracks = report.others.get_mut(&peer).into_iter().flat_map(|info| &mut info.tracks);
                 tracks.filter(|known| known.track == track.track).for_each(|known| *known = track.clone());
             }
+            // Who speaks is of no matter here, and our own audio has no RED.
+            ServerSignal::Speakers { .. } | ServerSignal::Redundancy { .. } => {}
             ServerSignal::Quality { peers } => {
                 for PeerQuality { peer, quality } in peers {
                     report.others.entry(peer).and_modify(|info| info.quality = quality);

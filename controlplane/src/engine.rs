@@ -25,6 +25,7 @@ mod settle;
 mod signal;
 mod sockets;
 mod transport;
+mod voices;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -51,6 +52,7 @@ use crate::reconcile::{Capacity, Plan};
 use crate::room::Room;
 use crate::sdp::Fingerprint;
 use crate::session::{EndedSessions, SessionHash};
+use crate::speakers::Speakers;
 use crate::timers::Timers;
 use crate::view::Roster;
 use crate::wiring::Wiring;
@@ -83,6 +85,9 @@ struct Hosted {
     room: Room,
     wiring: Wiring,
     roster: Roster,
+    speakers: Speakers,
+    /// When to look at who speaks.
+    voices_due: Option<Instant>,
 }
 
 /// What waits for a time.
@@ -94,6 +99,8 @@ enum Timer {
     Peer(Handle),
     /// A peer's token, which expires.
     Token(Handle),
+    /// Rooms in which somebody speaks.
+    Voices,
 }
 
 /// A timer that is due again at once waits this long all the same, so that no mistake becomes a busy loop.
@@ -228,6 +235,7 @@ impl Engine {
                 Timer::Guest(socket) => self.guest_timed_out(socket),
                 Timer::Peer(handle) => self.peer_due(now, handle),
                 Timer::Token(handle) => self.token_due(now, handle),
+                Timer::Voices => self.voices_due(now),
             }
         }
     }

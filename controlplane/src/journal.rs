@@ -108,6 +108,7 @@ mod tests {
             sync_group,
             is_paused: true,
             formats,
+            red_pt: 0, // Only of audio, whose slots have no second codec.
             carries: None,
         };
         Entry {

@@ -48,6 +48,7 @@ mod session;
 mod shares;
 mod shown;
 mod slots;
+mod speakers;
 mod timers;
 mod view;
 mod wiring;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::skeleton;
 use crate::policy::{Grant, SLOTS_CEILING, codec_of, kind_of};
-use crate::quality::Judge;
+use crate::quality::{Judge, Redundancy};
 use crate::reconcile::Plan;
 use crate::sdp::OpusParams;
 
@@ -34,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) is_lookalike: bool,
     /// How good its connection is.
     pub(crate) judge: Judge,
+    /// Whether it is to send its audio with redundancy.
+    pub(crate) redundancy: Redundancy,
     /// Names or ids of those that it wants to receive, the k-th in its k-th audio and video slot. Empty: everybody.
     pub(crate) from: Vec<String>,
     /// How it shows the videos of others, as it said last ([`crate::shown`]).
@@ -181,28 +183,29 @@ pub(crate) struct Slot {
     pub(crate) is_paused: bool,
     /// What the receiver can decode.
     pub(crate) formats: Formats,
+    /// Payload type of RED with blocks of the first of them, or 0.
+    pub(crate) red_pt: Pt,
     /// What it carries, as [`crate::slots`] assigns it. Not journaled: the worker's routes say it.
     pub(crate) carries: Option<StreamId>,
 }
 
-/// Index, generation, MID, kind and whether it is paused (two bits), sync group, formats, and a zero: earlier versions had
-/// one more number there.
+/// Index, generation, MID, kind and whether it is paused (two bits), sync group, formats, and the payload type of RED.
 type SlotEntry = (u32, u32, String, u8, u8, Formats, u8);
 
 impl From<Slot> for SlotEntry {
     fn from(slot: Slot) -> Self {
         let flags = u8::from(slot.kind == Kind::Video) | u8::from(slot.is_paused) << 1;
-        (slot.slot.index, slot.slot.generation, slot.mid, flags, slot.sync_group, slot.formats, 0)
+        (slot.slot.index, slot.slot.generation, slot.mid, flags, slot.sync_group, slot.formats, slot.red_pt)
     }
 }
 
 impl TryFrom<SlotEntry> for Slot {
     type Error = &'static str;
 
-    fn try_from((index, generation, mid, flags, sync_group, formats, _): SlotEntry) -> Result<Self, Self::Error> {
+    fn try_from((index, generation, mid, flags, sync_group, formats, red_pt): SlotEntry) -> Result<Self, Self::Error> {
         // The number of a journal that is not ours must not make us hold thousands of groups.
-        if flags > 3 || usize::from(sync_group) >= SLOTS_CEILING {
-            return Err("no slot has these flags or this sync group");
+        if flags > 3 || usize::from(sync_group) >= SLOTS_CEILING || (red_pt != 0 && flags & 1 != 0) || red_pt > 127 {
+            return Err("no slot has these flags, this sync group or this RED");
         }
         Ok(Slot {
             slot: SlotId::new(index, generation),
@@ -211,6 +214,7 @@ impl TryFrom<SlotEntry> for Slot {
             sync_group,
             is_paused: flags & 2 != 0,
             formats,
+            red_pt,
             carries: None,
         })
     }

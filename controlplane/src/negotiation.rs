@@ -8,7 +8,7 @@
 //! on the worker; a section that stops flowing keeps its stream or its slot for when it flows again, because a slot's SSRC
 //! has one run of numbers under the peer's key; only a stopped section, or one whose codecs change, gives them up.
 
-use proto::id::Rid;
+use proto::id::{Pt, Rid};
 use proto::plane::{Codec, Extension, ExtensionIds};
 use proto::signal::{ErrorCode, Kind, Source, TrackDescription, VideoCodec};
 
@@ -46,6 +46,11 @@ impl Verdict {
     /// How many streams it publishes.
     pub(crate) fn stream_count(&self) -> usize {
         self.track.map_or(0, |_| self.encodings.len().max(1))
+    }
+
+    /// The payload type of RED in a section that is served, or 0.
+    pub(crate) fn red_pt(&self) -> Pt {
+        self.codecs[0].red_pt.unwrap_or(0)
     }
 
     /// How a section that is served names its codecs.

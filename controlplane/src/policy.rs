@@ -27,6 +27,8 @@ pub struct Settings {
     pub room_client_bps_ceiling: u32,
     /// In which codecs rooms have video.
     pub codecs: VideoCodecs,
+    /// Voices that are heard at the same time in a room with more than [`MICROPHONES_ALL`] microphones: those of the loudest who speak.
+    pub voices_max: u32,
     /// Rooms of this server. A room costs little; the bound stops a token for `*` from filling memory.
     pub rooms_max: usize,
     /// Peers that one worker carries, at most [`PEERS_PER_WORKER_CEILING`].
@@ -70,6 +72,7 @@ impl Default for Settings {
             room_peers_ceiling: 64,
             room_client_bps_ceiling: 10_000_000,
             codecs: VideoCodecs::default(),
+            voices_max: 3,
             rooms_max: 1_000,
             peers_per_worker_max: 512,
             room_peers_per_worker: 64,
@@ -99,6 +102,8 @@ pub struct RoomPolicy {
     pub client_bps_max: Option<u32>,
     /// In which codecs it has video, from when it is next empty.
     pub codecs: Option<VideoCodecs>,
+    /// Voices that are heard at the same time where it has more than [`MICROPHONES_ALL`] microphones, 1 to [`VOICES_MAX_CEILING`].
+    pub voices_max: Option<u32>,
     /// Whether nobody else may come in. Who is in stays, and may resume.
     pub locked: bool,
 }
@@ -159,6 +164,12 @@ pub const fn codec_of(video: VideoCodec) -> Codec {
         VideoCodec::Av1 => Codec::Av1,
     }
 }
+
+/// Microphones up to which all of a room are passed on, whoever speaks: that many of 32 kb/s are no burden.
+pub const MICROPHONES_ALL: usize = 8;
+
+/// Largest `voices_max`: as many slots of audio as a client is advised to have.
+pub const VOICES_MAX_CEILING: u32 = PEERS_SHOWN_MAX - 1;
 
 /// Smallest `client_bps_max` of a room: a voice and little else.
 pub const CLIENT_BPS_FLOOR: u32 = 64_000;
@@ -335,6 +346,7 @@ impl Settings {
         self.peers_per_worker_max = self.peers_per_worker_max.clamp(1, PEERS_PER_WORKER_CEILING);
         self.room_peers_per_worker = self.room_peers_per_worker.max(1);
         self.slots_max = self.slots_max.min(SLOTS_CEILING);
+        self.voices_max = self.voices_max.clamp(1, VOICES_MAX_CEILING);
         self.tracks_max = self.tracks_max.min(TRACKS_CEILING);
         self
     }
@@ -346,6 +358,7 @@ impl Settings {
             peers_max: policy.peers_max.unwrap_or(self.peers_max),
             client_bps_max: client_bps_max.min(CLIENT_BPS_CEILING),
             codecs: policy.codecs.unwrap_or(self.codecs),
+            voices_max: policy.voices_max.unwrap_or(self.voices_max),
             ..self.clone()
         }
         .clamped()

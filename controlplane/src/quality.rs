@@ -183,6 +183,37 @@ impl Judge {
     }
 }
 
+/// Loss from a publisher at which it sends its audio with redundancy: 1 % is what NACK alone does not hide of it (docs/decisions/0055).
+const REDUNDANT_FROM: f64 = 0.03;
+
+/// Loss below which it does so no more, and reports in a row that say it.
+const REDUNDANT_UNTIL: f64 = 0.01;
+const REDUNDANT_REPORTS: u8 = 10;
+
+/// Whether a publisher sends its audio with redundancy, from report to report. It costs as much again as the audio itself, on a link
+/// that loses anyway, so it is asked for while it helps.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Redundancy {
+    is_on: bool,
+    /// Reports in a row that say it is not needed.
+    unneeded: u8,
+}
+
+impl Redundancy {
+    /// Whether it should.
+    pub(crate) fn is_on(self) -> bool {
+        self.is_on
+    }
+
+    /// Takes a report; `has_room`: its share of the room's bandwidth holds its audio several times. Whether that changes anything.
+    pub(crate) fn report(&mut self, link: &Link, has_room: bool) -> bool {
+        let (was_on, loss) = (self.is_on, link.up.share());
+        self.unneeded = if loss < REDUNDANT_UNTIL { self.unneeded.saturating_add(1) } else { 0 };
+        self.is_on = has_room && (loss >= REDUNDANT_FROM || (was_on && self.unneeded < REDUNDANT_REPORTS));
+        self.is_on != was_on
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -245,6 +276,21 @@ mod tests {
         use Quality::{Good, Lost, Weak};
         let reports = [true, true, false, false, false, false, false, false].map(|is_lost| (Link::default(), is_lost));
         assert_eq!(shown(&reports), [Lost, Lost, Weak, Weak, Weak, Weak, Weak, Good]);
+    }
+
+    #[test]
+    fn who_loses_much_on_the_way_to_us_sends_redundancy_until_it_loses_little_for_a_while() {
+        let mut redundancy = Redundancy::default();
+        let mut report = |share: f64, has_room| {
+            redundancy.report(&losing(share), has_room);
+            redundancy.is_on()
+        };
+        assert_eq!([report(0.02, true), report(0.04, true), report(0.02, true)], [false, true, true]);
+        assert!((0..9).all(|_| report(0.0, true)));
+        assert!(!report(0.0, true));
+        assert_eq!([report(0.5, false), report(0.5, true), report(0.5, false)], [false, true, false], "no room for it");
+        let down = Link { up: Loss::default(), down: losing(0.5).up, ..Link::default() };
+        assert!(!redundancy.report(&down, true), "of what comes to it others see");
     }
 
     #[test]

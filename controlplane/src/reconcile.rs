@@ -19,7 +19,7 @@ use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
     Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerKeys, PeerLimit, PeerOpen, PeerRemote,
     RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings,
-    StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
+    StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
 };
 use zeroize::Zeroize;
 
@@ -121,7 +121,7 @@ impl Plan {
             echo_count: 0,
             silence: Silence::default(),
             described_silence: Silence::default(),
-            silence_max: capacity.peers + 2 * capacity.streams,
+            silence_max: capacity.peers + 3 * capacity.streams,
             tries: 0,
             batch: 0,
             batch_in_effect: 0,
@@ -211,16 +211,14 @@ impl Plan {
         self.set(place, Some(open), self.installed_at(place));
     }
 
-    /// Desires that a peer or a stream sends no more than a rate, if it is there. Said again at each change of a room, so what is
-    /// so already costs a look.
+    /// Desires that a peer or a stream sends no more than a rate, or that a stream is passed on by a gate, if it is there. Said again at
+    /// each change of a room, so what is so already costs a look.
     pub(crate) fn want_rate(&mut self, rate: impl Into<Command>) {
         let rate = rate.into();
         let is_open = match rate {
             Command::PeerRate(rate) => self.credentials(rate.peer).is_some(),
-            Command::StreamRate(rate) => {
-                let open = self.desired.get(&Place::new(Class::Stream, rate.stream.index));
-                matches!(open, Some(Command::StreamOpen(open)) if open.stream == rate.stream)
-            }
+            Command::StreamRate(rate) => self.publisher(rate.stream).is_some(),
+            Command::StreamGate(gate) => self.publisher(gate.stream).is_some(),
             _ => false,
         };
         if is_open && Place::of(&rate).is_some_and(|place| self.desired.get(&place) != Some(&rate)) {
@@ -243,6 +241,11 @@ impl Plan {
             Some(Command::SlotShown(shown)) if shown.slot == slot => Some(*shown),
             _ => None,
         }
+    }
+
+    /// Whether a stream has a gate that is not always open.
+    pub(crate) fn has_gate(&self, stream: StreamId) -> bool {
+        self.desired.get(&Place::new(Class::StreamGate, stream.index)).is_some()
     }
 
     /// Desires that a peer is known by these credentials of its own. Parts that longer ones before had stay, and mean nothing.
@@ -282,13 +285,13 @@ impl Plan {
     }
 
     /// A stream as it is desired, and the parts that make it what it is: a second codec, its RID, other encodings, parameter sets. What it
-    /// may send changes with the room and is none of them.
+    /// may send, and when it is passed on, changes with the room and is none of them.
     pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Vec<Command>)> {
         let part = |class: &Class| self.desired.get(&Place::new(*class, stream.index)).copied();
         match self.desired.get(&Place::new(Class::Stream, stream.index)) {
             Some(Command::StreamOpen(open)) if open.stream == stream => Some((
                 *open,
-                Class::Stream.parts().iter().filter(|class| **class != Class::StreamRate).filter_map(part).collect(),
+                Class::Stream.parts().iter().filter(|class| !class.is_of_room()).filter_map(part).collect(),
             )),
             _ => None,
         }
@@ -538,6 +541,7 @@ impl Plan {
             | Command::StreamEncoding(StreamEncoding { stream, .. })
             | Command::StreamEncodings(StreamEncodings { stream, .. })
             | Command::StreamRate(StreamRate { stream, .. })
+            | Command::StreamGate(StreamGate { stream, .. })
             | Command::StreamSets(StreamSets { stream, .. }) => {
                 self.owner(self.desired.get(&Place::new(Class::Stream, stream.index))?)
             }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, StreamId};
-use proto::signal::{PeerInfo, SlotInfo, VideoCodec};
+use proto::signal::{PeerInfo, ServerSignal, SlotInfo, VideoCodec};
 
 use crate::member::{Looks, Member, Slot, Track};
 use crate::policy::{VideoCodecs, codec_of};
@@ -25,21 +25,28 @@ pub(crate) struct Room {
     is_short: bool,
     /// What the last assignment went by.
     wishes: Vec<Wish>,
+    /// Who speaks, the loudest first, and who is to be shown first, as clients are told.
+    speaking: Vec<PeerId>,
+    dominant: Option<PeerId>,
 }
 
-/// Of whom nothing comes.
+/// Of whom nothing comes, and who speaks.
 #[derive(Default, Debug)]
 pub(crate) struct Absence {
     /// Members that may not be there any more.
     pub(crate) gone: BTreeSet<PeerId>,
     /// Streams without packets.
     pub(crate) silent: BTreeSet<StreamId>,
+    /// Streams in which somebody speaks, and is to be heard.
+    pub(crate) speaking: BTreeSet<StreamId>,
+    /// Those in which somebody did just now.
+    pub(crate) spoke: BTreeSet<StreamId>,
 }
 
 impl Room {
     /// An empty room.
     pub(crate) fn new(codecs: VideoCodecs) -> Self {
-        Self { members: Vec::new(), codecs, is_short: false, wishes: Vec::new() }
+        Self { members: Vec::new(), codecs, is_short: false, wishes: Vec::new(), speaking: Vec::new(), dominant: None }
     }
 
     /// The codecs of video that it uses.
@@ -82,6 +89,30 @@ impl Room {
         self.members.iter().filter(|member| member.peer != peer).map(Member::info).collect()
     }
 
+    /// Who speaks from now on, the loudest first, and who is to be shown first.
+    pub(crate) fn set_speaking(&mut self, peers: &[PeerId], dominant: Option<PeerId>) {
+        self.speaking = peers.to_vec();
+        self.dominant = dominant;
+    }
+
+    /// Whether somebody is told to speak.
+    pub(crate) fn is_speaking(&self, peer: PeerId) -> bool {
+        self.speaking.contains(&peer)
+    }
+
+    /// Who speaks, as clients are told; nothing if nobody has spoken since they know of the room.
+    pub(crate) fn speakers(&self) -> Option<ServerSignal> {
+        let is_known = !self.speaking.is_empty() || self.dominant.is_some();
+        is_known.then(|| self.who_speaks())
+    }
+
+    /// The same, also if nobody does.
+    pub(crate) fn who_speaks(&self) -> ServerSignal {
+        let id = |peer: PeerId| Some(self.member(peer)?.id.clone());
+        let peers = self.speaking.iter().filter_map(|&peer| id(peer)).collect();
+        ServerSignal::Speakers { peers, dominant: self.dominant.and_then(id) }
+    }
+
     /// Takes a member in.
     pub(crate) fn join(&mut self, member: Member) {
         let looks = member.looks;
@@ -103,6 +134,8 @@ impl Room {
     pub(crate) fn leave(&mut self, peer: PeerId) -> Option<Member> {
         let at = self.members.iter().position(|member| member.peer == peer)?;
         let mut member = self.members.remove(at);
+        self.speaking.retain(|speaking| *speaking != peer);
+        self.dominant = self.dominant.filter(|dominant| *dominant != peer);
         member.slots.iter_mut().for_each(|slot| slot.carries = None);
         self.compare_names(member.looks);
         Some(member)
@@ -223,6 +256,9 @@ fn wishes_of(member: &Member, absence: &Absence) -> impl Iterator<Item = Wish> {
             _ if is_gone => Flow::Gone,
             // What is off is expected to be silent.
             true if track.is_active => Flow::Silent,
+            _ if !track.is_active => Flow::Live,
+            _ if absence.speaking.contains(&track.stream) => Flow::Speaking,
+            _ if absence.spoke.contains(&track.stream) => Flow::Spoke,
             _ => Flow::Live,
         },
     })

@@ -11,6 +11,10 @@
 //! Microphones and cameras wait for a free slot, the live before the idle before the silent. A live one need not wait for
 //! a slot of one that says it sends and does not: that gives way, and comes back to its slot when there is one to spare.
 //!
+//! **Speech.** Somebody who speaks and has no slot for it gets that of a microphone in which nobody does, and the group with it, so that the
+//! picture goes with the voice: of one that is off before one that is on, of one who has not spoken for a while before one who just did, of one
+//! who came later before one who came earlier. Who gave way comes back when there is a slot to spare, or by speaking.
+//!
 //! **Silence** counts for microphones and cameras that are on. A screen that stands still may send nothing. Who may be
 //! gone altogether keeps what nobody else wants, and is given nothing new.
 
@@ -31,6 +35,10 @@ pub(crate) enum Flow {
     Silent,
     /// It does, or is off, or begins just now.
     Live,
+    /// It is a microphone, and somebody spoke just now.
+    Spoke,
+    /// ... and somebody speaks.
+    Speaking,
 }
 
 /// A track of somebody else.
@@ -62,6 +70,11 @@ impl Wish {
     /// Whether it gives its slot up to a live track.
     pub(crate) fn yields(&self) -> bool {
         self.flow == Flow::Gone || (self.flow == Flow::Silent && self.is_grouped())
+    }
+
+    /// Whether somebody speaks in it.
+    pub(crate) fn is_spoken(&self) -> bool {
+        self.flow == Flow::Speaking && self.source == Source::Microphone
     }
 
     pub(crate) fn is_grouped(&self) -> bool {
@@ -154,7 +167,7 @@ pub(crate) fn assign(slots: &mut Slots, wishes: &[Wish]) {
     release(slots, wishes);
     loop {
         fill(slots, wishes);
-        if !displace(slots, wishes) {
+        if !displace(slots, wishes) && !give_way_to_speech(slots, wishes) {
             return;
         }
     }
@@ -234,6 +247,31 @@ fn displace(slots: &mut Slots, wishes: &[Wish]) -> bool {
     true
 }
 
+/// Puts somebody who speaks and has no slot where nobody does; false if there is none, or no such place. What is beside it goes with it: the
+/// group has another owner now.
+fn give_way_to_speech(slots: &mut Slots, wishes: &[Wish]) -> bool {
+    let find = |stream: Option<StreamId>| wishes.iter().find(|wish| Some(wish.stream) == stream);
+    let Some(speaker) = wishes.iter().find(|wish| wish.is_spoken() && slots.lacks(wish)) else { return false };
+    let order = |owner: PeerId| wishes.iter().position(|wish| wish.owner == owner);
+    let places = slots.audio.iter().enumerate().filter_map(|(group, &stream)| {
+        let quiet = find(stream).filter(|wish| !wish.is_spoken() && wish.source == Source::Microphone)?;
+        Some((quiet.is_active, quiet.flow, Reverse(order(quiet.owner)), group))
+    });
+    let Some((.., group)) = places.min() else { return false };
+    slots.audio[group] = Some(speaker.stream);
+    let is_camera = |stream: Option<StreamId>| find(stream).is_some_and(|wish| wish.source == Source::Camera);
+    if group >= slots.video.len() || !(slots.video[group].is_none() || is_camera(slots.video[group])) {
+        return true; // A screen stays where it is.
+    }
+    let is_own = |stream: Option<StreamId>| find(stream).is_some_and(|wish| wish.owner == speaker.owner);
+    let own = (0..slots.video.len()).find(|&k| is_camera(slots.video[k]) && is_own(slots.video[k]));
+    match own.filter(|_| !slots.closed.contains(&(Kind::Video, group))) {
+        Some(own) => slots.video.swap(own, group),
+        None => slots.video[group] = None,
+    }
+    true
+}
+
 fn other(kind: Kind) -> Kind {
     match kind {
         Kind::Audio => Kind::Video,
@@ -273,7 +311,8 @@ fn release(slots: &mut Slots, wishes: &[Wish]) {
 pub(crate) fn rank(wish: &Wish) -> u8 {
     match (wish.source, wish.is_active) {
         _ if wish.yields() => 0,
-        (Source::Screen, _) => 4,
+        (Source::Screen, _) => 5,
+        (Source::Microphone, true) if wish.is_spoken() => 4,
         (Source::Microphone | Source::Camera, true) => 3,
         (Source::ScreenAudio, _) => 2,
         (Source::Microphone | Source::Camera, false) => 1,
@@ -413,6 +452,34 @@ mod tests {
         assign_named(&mut slots, &wishes, &later);
         assert_eq!(slots.audio, [microphone(3), microphone(2), None, None]);
         assert_eq!(slots.video, [Some(stream(3, Source::Screen)), Some(stream(2, Source::Camera))]);
+    }
+
+    #[test]
+    fn who_speaks_takes_the_group_of_who_does_not() {
+        let speaking = |owner, flow| {
+            let [microphone, camera, screen] = person(owner);
+            [Wish { flow, ..microphone }, camera, screen]
+        };
+        let of = |owner| (Some(stream(owner, Source::Microphone)), Some(stream(owner, Source::Camera)));
+        let groups = |slots: &Slots| std::iter::zip(slots.audio.clone(), slots.video.clone()).collect::<Vec<_>>();
+        let full = assigned(empty(3, 3), &[person(1), person(2), person(3), person(4)].concat());
+        assert_eq!(groups(&full), [of(1), of(2), of(3)]);
+        let wishes = [person(1), person(2), person(3), speaking(4, Flow::Speaking)].concat();
+        let after = assigned(full.clone(), &wishes);
+        assert_eq!(groups(&after), [of(1), of(2), of(4)], "that of who came last");
+        assert_eq!(assigned(after.clone(), &wishes), after);
+        let wishes =
+            [person(1), speaking(2, Flow::Spoke), speaking(3, Flow::Speaking), speaking(4, Flow::Spoke)].concat();
+        let third = assigned(after.clone(), &wishes);
+        assert_eq!(groups(&third), [of(3), of(2), of(4)], "nobody has spoken in the first for a while");
+        let all = [1, 2, 3, 4].map(|owner| speaking(owner, Flow::Speaking)).concat();
+        assert_eq!(assigned(third.clone(), &all), third, "all speak");
+        // Fewer slots of audio than of video: the picture moves beside the voice.
+        let few = assigned(empty(1, 2), &[person(1), person(2)].concat());
+        assert_eq!(groups(&few)[0], of(1));
+        let heard = assigned(few, &[person(1), speaking(2, Flow::Speaking)].concat());
+        assert_eq!(groups(&heard)[0], of(2));
+        assert_eq!(heard.video[1], of(1).1, "and the other picture stays");
     }
 
     #[test]

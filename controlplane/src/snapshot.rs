@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub rooms: Vec<RoomSnapshot>,
     /// Rooms that an operator made, with and without somebody in them.
     pub policies: BTreeMap<String, RoomPolicy>,
+    /// Voices that are heard at the same time in a large room without a policy.
+    pub voices_max: u32,
     /// Peers that a room without a policy admits.
     pub peers_max: u32,
     /// Bandwidth of a client in such a room, bit/s.
@@ -78,6 +80,8 @@ pub struct PeerSnapshot {
     pub made_by: Vec<String>,
     /// How far its transport is.
     pub state: PeerState,
+    /// Whether others are told that it speaks.
+    pub is_speaking: bool,
     /// Whether it has a signalling socket now.
     pub has_socket: bool,
     /// Of each of its tracks, whether nothing comes of it although it is active.

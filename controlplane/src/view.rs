@@ -5,7 +5,7 @@
 //! that resumes was told nothing yet, so the same function tells it everything.
 //!
 //! The order is fixed: `state`, `moved`, who is in the room (`peers` whole, or `peer_left`, `peer_joined`, `peer_changed`
-//! and `track_changed`), `slots`, `limits`, `codec`, `quality`, `encodings`. Answers to what a client asked are no part of it: the engine sends them
+//! and `track_changed`), `slots`, `limits`, `codec`, `quality`, `encodings`, `redundancy`, `speakers`. Answers to what a client asked are no part of it: the engine sends them
 //! at once.
 //!
 //! **Who is in the room** is the same for all, so it is compared once for a room ([`Roster`]) and not once for each of its
@@ -36,6 +36,8 @@ pub(crate) struct View {
     video: Option<VideoCodec>,
     /// Which of its encodings are paused. Nothing told is all sent.
     encodings: Option<Fingerprint>,
+    /// Whether it sends its audio with redundancy.
+    is_redundant: Option<bool>,
 }
 
 /// What stands for something that was told, so that a client costs a few bytes instead of the texts of its signals.
@@ -68,6 +70,8 @@ pub(crate) struct Desired<'a> {
     pub(crate) video: VideoCodec,
     /// Which encodings of its tracks nobody wants, if a track comes in several.
     pub(crate) paused: Option<&'a [PausedEncodings]>,
+    /// Whether it is to send its audio with redundancy, if it can.
+    pub(crate) redundant: Option<bool>,
 }
 
 impl View {
@@ -76,7 +80,8 @@ impl View {
     pub(crate) fn answered(room: &str, video: Option<VideoCodec>) -> View {
         // All encodings are to be sent as long as nothing else is told.
         let encodings = Some(fingerprint([].as_slice() as &[PausedEncodings]));
-        View { room: Some(fingerprint(room)), state: Some(PeerState::New), video, encodings, ..View::default() }
+        let (room, state) = (Some(fingerprint(room)), Some(PeerState::New));
+        View { room, state, video, encodings, is_redundant: Some(false), ..View::default() }
     }
 
     /// What is told by the `welcome` of a resumed session.
@@ -101,7 +106,7 @@ impl View {
         }
         let room = Some(fingerprint(desired.name));
         if self.room != room {
-            *self = View { room, state: self.state, ..View::default() };
+            *self = View { room, state: self.state, is_redundant: self.is_redundant, ..View::default() };
             tell(ServerSignal::Moved { room: desired.name.to_owned(), peers_max: desired.peers_max });
         }
         self.update_roster(desired, &mut tell);
@@ -118,6 +123,15 @@ impl View {
         if let Some(signal) = self.update_encodings(desired.paused) {
             tell(signal);
         }
+        if let Some(signal) = desired.redundant.and_then(|is_redundant| self.update_redundancy(is_redundant)) {
+            tell(signal);
+        }
+    }
+
+    /// Whether it sends its audio with redundancy, if that is news.
+    pub(crate) fn update_redundancy(&mut self, is_redundant: bool) -> Option<ServerSignal> {
+        let was = self.is_redundant.replace(is_redundant);
+        (was != Some(is_redundant)).then_some(ServerSignal::Redundancy { audio: is_redundant })
     }
 
     /// Which of its encodings are paused, if that is news.
@@ -150,6 +164,9 @@ impl View {
         let own = desired.member.peer;
         if !std::mem::replace(&mut self.has_roster, true) {
             tell(ServerSignal::Peers { peers: desired.room.others(own) });
+            if let Some(signal) = desired.room.speakers() {
+                tell(signal);
+            }
             let quality = desired.member.judge.quality(); // Its own is not in the list of the others.
             if quality != Quality::Good {
                 tell(ServerSignal::Quality { peers: vec![PeerQuality { peer: desired.member.id.clone(), quality }] });

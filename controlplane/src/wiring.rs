@@ -158,6 +158,7 @@ impl Wiring {
             slot: slot.slot,
             pt: received.map_or(0, |format| format.pt),
             rtx_pt: received.map_or(0, |format| format.rtx_pt),
+            red_pt: received.filter(|format| format.rtx_pt == format.pt).map_or(0, |_| slot.red_pt),
         })?;
         let second = formats.1.and_then(|second| format_of(&slot.formats, second.codec));
         if let Some(Format { codec, pt, rtx_pt }) = second {

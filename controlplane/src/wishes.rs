@@ -28,6 +28,8 @@ pub(crate) struct Wishes<'a> {
     /// Those that should have a slot, and the screens among them that may be given one.
     wanting: usize,
     screens: usize,
+    /// Those in which somebody speaks.
+    spoken: usize,
 }
 
 /// Whether a room whose wishes were `before` and are `now` is assigned as it was, if nothing else has changed in it.
@@ -52,6 +54,7 @@ impl<'a> Wishes<'a> {
             singles: Default::default(),
             wanting: all.iter().filter(|wish| wish.wants_slot()).count(),
             screens: all.iter().filter(|wish| is_screen(wish)).count(),
+            spoken: all.iter().filter(|wish| wish.is_spoken()).count(),
         };
         let mut begin = 0;
         for of_owner in all.chunk_by(|a, b| a.owner == b.owner) {
@@ -86,16 +89,20 @@ impl<'a> Wishes<'a> {
     }
 
     /// Whether nothing can change in the slots of `own`: they are taken, by others' tracks that are sent or expected to rest,
-    /// and no screen that could push a camera out is left over.
+    /// and no screen that could push a camera out is left over, and nobody who speaks.
     pub(crate) fn is_settled(&self, own: PeerId, slots: &Slots) -> bool {
-        let mut screens = 0;
+        let (mut screens, mut spoken) = (0, 0);
         let stays = |stream: StreamId| {
             let wish = self.find(stream).filter(|wish| wish.owner != own && wish.wants_slot() && !wish.yields());
             screens += usize::from(wish.is_some_and(is_screen));
+            spoken += usize::from(wish.is_some_and(Wish::is_spoken));
             wish.is_some()
         };
         let are_taken = slots.carried().all(stays) && !slots.has_free();
-        are_taken && screens + self.of(own).iter().filter(|wish| is_screen(wish)).count() == self.screens
+        let own = self.of(own);
+        are_taken
+            && screens + own.iter().filter(|wish| is_screen(wish)).count() == self.screens
+            && spoken + own.iter().filter(|wish| wish.is_spoken()).count() == self.spoken
     }
 
     /// Whether something that others want to be seen or heard has no slot here.
@@ -167,7 +174,15 @@ mod tests {
     const SOURCES: [Source; 4] = [Source::Microphone, Source::Camera, Source::Screen, Source::ScreenAudio];
 
     fn any_room() -> impl Strategy<Value = Vec<Wish>> {
-        let flow = prop::sample::select(vec![Flow::Gone, Flow::Silent, Flow::Live, Flow::Live, Flow::Live]);
+        let flow = prop::sample::select(vec![
+            Flow::Gone,
+            Flow::Silent,
+            Flow::Live,
+            Flow::Live,
+            Flow::Live,
+            Flow::Spoke,
+            Flow::Speaking,
+        ]);
         let owner = (
             prop::collection::vec((prop::sample::select(SOURCES.to_vec()), any::<bool>(), flow), 0..5),
             prop::bool::weighted(0.1),
@@ -181,6 +196,7 @@ mod tests {
                     let flow = match flow {
                         _ if is_gone => Flow::Gone,
                         Flow::Silent if is_active => Flow::Silent,
+                        Flow::Spoke | Flow::Speaking if is_active && source == Source::Microphone => flow,
                         _ => Flow::Live,
                     };
                     let owner = PeerId::new(owner as u32, 1);

@@ -21,15 +21,64 @@ fn report(world: &mut World, clients: &[&Client], link: Link) {
     world.input(Input::Links(links));
 }
 
-/// The qualities in each signal that came on a client's socket; there are no other signals.
+/// The qualities in each signal that came on a client's socket; there are no other signals, but those of redundancy.
 fn told(world: &mut World, client: &Client) -> Vec<Vec<(String, Quality)>> {
     let qualities = |signal| match signal {
         ServerSignal::Quality { peers } => {
-            peers.into_iter().map(|PeerQuality { peer, quality }| (peer, quality)).collect()
+            Some(peers.into_iter().map(|PeerQuality { peer, quality }| (peer, quality)).collect())
         }
+        ServerSignal::Redundancy { .. } => None,
         other => panic!("{other:?}"),
     };
-    world.drain(client.socket).into_iter().map(qualities).collect()
+    world.drain(client.socket).into_iter().filter_map(qualities).collect()
+}
+
+/// What a client was told of redundancy.
+fn redundancy(world: &mut World, socket: u64) -> Vec<bool> {
+    let told = |signal| match signal {
+        ServerSignal::Redundancy { audio } => Some(audio),
+        _ => None,
+    };
+    world.drain(socket).into_iter().filter_map(told).collect()
+}
+
+#[test]
+fn red_is_answered_and_asked_for_where_much_is_lost() {
+    let mut world = World::new();
+    let (ada, bob) = (world.join("blue", "Ada"), world.join("blue", "Bob"));
+    // Chromium's offer has it, behind Opus.
+    let audio = ada.answer.lines().find(|line| line.starts_with("m=audio")).expect("audio");
+    assert!(audio.ends_with(" 111 63"), "{audio}");
+    assert!(ada.answer.contains("a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n"));
+    let streams = world.workers[&0].streams.values();
+    assert_eq!(streams.filter(|open| open.red_pt == 63).count(), 2, "each microphone");
+    assert!(world.workers[&0].routes.values().any(|route| route.red_pt == 63));
+    world.drain(ada.socket);
+    world.drain(bob.socket);
+    report(&mut world, &[&ada], losing(0.1));
+    assert_eq!(redundancy(&mut world, ada.socket), [true]);
+    assert!(redundancy(&mut world, bob.socket).is_empty());
+    // Who comes back is told what holds.
+    world.close(ada.socket);
+    let socket = world.open("blue", grant("Ada"));
+    world.say(socket, ClientSignal::Resume { session: ada.session.clone() });
+    assert_eq!(redundancy(&mut world, socket), [true]);
+    for _ in 0..10 {
+        report(&mut world, &[&ada], losing(0.0));
+    }
+    assert_eq!(redundancy(&mut world, socket), [false]);
+    // Somebody who does not offer it is asked for nothing.
+    let plain = world::PAGE
+        .replace(" 63 ", " ")
+        .replace("a=rtpmap:63 red/48000/2\r\n", "")
+        .replace("a=fmtp:63 111/111\r\n", "");
+    let mut cyd = world.guest("blue", grant("Cyd"));
+    world.offer(&mut cyd, &plain, world::page_tracks()).unwrap();
+    world.connect(&mut cyd);
+    assert!(!cyd.answer.contains("red/48000"));
+    world.drain(cyd.socket);
+    report(&mut world, &[&cyd], losing(0.1));
+    assert!(redundancy(&mut world, cyd.socket).is_empty());
 }
 
 fn quiet(world: &mut World, clients: &[Client]) {

@@ -36,6 +36,7 @@ mod transport;
 
 pub mod codec;
 pub mod picture;
+pub mod red;
 pub mod rtcp;
 pub mod rtp;
 pub mod sets;
@@ -53,6 +54,7 @@ mod reception;
 mod silence;
 mod simulcast;
 mod slot;
+mod speech;
 mod stream;
 mod tally;
 
@@ -67,6 +69,8 @@ mod pacer;
 mod sending;
 
 pub mod store;
+
+mod earlier;
 
 pub mod outbox;
 pub mod relay;

@@ -87,6 +87,8 @@ pub struct Packet<'a> {
     pub highest: u64,
     /// When the kernel received it, on the clock that all workers share.
     pub at: Micros,
+    /// How often the stream has begun anew: a packet of another number than the one before does not continue it.
+    pub cuts: u8,
     /// The publisher's header extension ids.
     pub ids: ExtensionIds,
     /// Header and extensions, as received.
@@ -112,8 +114,9 @@ impl<'a> Message<'a> {
     /// The message as the parts of a record.
     fn write(&self, fixed: &'a mut Fixed) -> [&'a [u8]; 3] {
         let (tag, id, numbers, ids, head, payload): (u8, StreamId, [u64; 4], ExtensionIds, &[u8], &[u8]) = match *self {
-            Message::Packet(Packet { mirror, ssrc, index, highest, at, ids, head, payload }) => {
-                (PACKET, mirror, [u64::from(ssrc), index, highest, at], ids, head, payload)
+            Message::Packet(Packet { mirror, ssrc, index, highest, at, cuts, ids, head, payload }) => {
+                let names = u64::from(cuts) << 32 | u64::from(ssrc);
+                (PACKET, mirror, [names, index, highest, at], ids, head, payload)
             }
             Message::Clock { mirror, ssrc, ntp, rtp, at } => {
                 (CLOCK, mirror, [u64::from(ssrc) << 32 | u64::from(rtp), ntp, at, 0], ExtensionIds::default(), &[], &[])
@@ -149,9 +152,9 @@ impl<'a> Message<'a> {
         match fixed[0] {
             PACKET => {
                 let ids = std::array::from_fn(|i| fixed[48 + i]);
-                let [ssrc, index, highest, at] = numbers;
-                let ssrc = ssrc as u32;
-                Some(Message::Packet(Packet { mirror: id, ssrc, index, highest, at, ids, head, payload }))
+                let [names, index, highest, at] = numbers;
+                let (ssrc, cuts) = (names as u32, (names >> 32) as u8);
+                Some(Message::Packet(Packet { mirror: id, ssrc, index, highest, at, cuts, ids, head, payload }))
             }
             CLOCK => {
                 let (ssrc, rtp) = ((numbers[0] >> 32) as u32, numbers[0] as u32);
@@ -329,6 +332,7 @@ mod tests {
             index,
             highest: index + 1,
             at: index ^ 1 << 40,
+            cuts: index as u8,
             ids,
             head,
             payload,

@@ -121,7 +121,12 @@ impl MissingPackets {
         Arrival::default()
     }
 
-    /// A packet came as RTX.
+    /// Whether a packet is missing.
+    pub(crate) fn lacks(&self, index: u64) -> bool {
+        self.packets.binary_search_by_key(&index, MissingPacket::index).is_ok()
+    }
+
+    /// A packet came as RTX, or in a later one.
     pub(crate) fn repaired(&mut self, index: u64) {
         let place = usize::from(self.repaired_next) % REPAIRED_MAX;
         self.repaired[place] = index as u16;
@@ -284,6 +289,8 @@ pub(crate) struct Again {
     left_at: [u8; SEALS],
     /// Bit n: the one in place n was asked for and has left again.
     are_repaired: u64,
+    /// Bit n: the one in place n left as RED, with the packet so many before it.
+    with_earlier: [u64; COPIES_MAX as usize],
     /// Moments at which the receiver asked since the first of them, when that was, and when the last was.
     requests: u8,
     requested_first: Micros,
@@ -304,6 +311,7 @@ impl Again {
             abs_send_times: [[0; 3]; SEALS],
             left_at: [0; SEALS],
             are_repaired: 0,
+            with_earlier: [0; COPIES_MAX as usize],
             requests: 0,
             requested_first: 0,
             requested_last: 0,
@@ -339,18 +347,28 @@ impl Again {
         }
     }
 
-    /// A packet left now, with this transport-cc number and abs-send-time; its payload has so many bytes.
+    /// A packet left now, with this transport-cc number and abs-send-time, as RED with the earlier packets of these bits, the lowest for the
+    /// one before; its payload has so many bytes.
     #[inline]
-    pub(crate) fn left(&mut self, seq: u16, moment: (u16, [u8; 3]), len: usize, now: Micros) {
+    pub(crate) fn left(&mut self, seq: u16, moment: (u16, [u8; 3]), earlier: u8, len: usize, now: Micros) {
         let place = usize::from(seq) % SEALS;
         (self.transport_cc_seqs[place], self.abs_send_times[place]) = moment;
         self.left_at[place] = Self::unit(now);
         self.are_repaired &= !(1 << place);
+        for (back, with) in self.with_earlier.iter_mut().enumerate() {
+            *with = *with & !(1 << place) | u64::from(earlier >> back & 1) << place;
+        }
         self.credit.earn(len, AUDIO_REPAIR_BURST);
     }
 
     fn unit(now: Micros) -> u8 {
         (now >> Self::UNIT_BITS) as u8
+    }
+
+    /// With which earlier packets a packet left as RED: as in [`left`](Self::left).
+    pub(crate) fn earlier(&self, seq: u16) -> u8 {
+        let place = usize::from(seq) % SEALS;
+        (0..).zip(self.with_earlier).map(|(back, with)| ((with >> place & 1) as u8) << back).sum()
     }
 
     /// What the header of a packet said of the moment when it left: transport-cc number and abs-send-time.
@@ -468,8 +486,9 @@ mod tests {
     #[test]
     fn what_leaves_again_is_a_share_and_never_twice_in_a_round_trip() {
         let mut again = Again::new();
-        again.left(7, (700, [7; 3]), 0, 900_000);
-        again.left(8, (800, [8; 3]), 0, 900_000);
+        again.left(7, (700, [7; 3]), 0b10, 0, 900_000);
+        again.left(8, (800, [8; 3]), 0, 0, 900_000);
+        assert_eq!((again.earlier(7), again.earlier(8)), (0b10, 0));
         assert_eq!((again.moment(7), again.moment(8)), ((700, [7; 3]), (800, [8; 3])));
         assert!(!again.spend(7, 100, 100_000, 960_000), "asked for before it could arrive");
         assert!(again.copies(960_000) == 0 && again.requests == 0, "which is no loss");
@@ -480,7 +499,7 @@ mod tests {
         let sent =
             (0..1000).filter(|seq| again.spend(*seq, 100, 20_000, now + 1_000_000 + u64::from(*seq) * 1000)).count();
         assert!(sent * 100 <= AUDIO_REPAIR_BURST as usize, "{sent} packets");
-        again.left(1001, (1, [0; 3]), 200, now + 2_500_000);
+        again.left(1001, (1, [0; 3]), 0, 200, now + 2_500_000);
         assert!(again.spend(1001, 100, 100_000, now + 3_000_000));
         assert!(!again.spend(1001, 100, 100_000, now + 3_500_000), "half of what was sent");
     }

@@ -84,6 +84,8 @@ pub(crate) struct Sending {
     pub(crate) bwe: Bwe,
     pub(crate) allocator: Allocator,
     audio: Rate,
+    /// Of that, what was sent before: earlier blocks of RED.
+    earlier: Rate,
     repairs: Rate,
     /// Sound that leaves again.
     again: Rate,
@@ -108,6 +110,7 @@ impl Sending {
             queue: Queue::new(),
             allocator: Allocator::default(),
             audio: Rate::default(),
+            earlier: Rate::default(),
             repairs: Rate::default(),
             again: Rate::default(),
             first_sent: None,
@@ -143,6 +146,11 @@ impl Sending {
             padding.sent(now, len);
         }
         self.end_cluster();
+    }
+
+    /// So many bytes of a packet of sound were sent before.
+    pub(crate) fn earlier_sent(&mut self, now: Micros, len: usize) {
+        self.earlier.add(len, now);
     }
 
     /// A packet of sound of so many bytes of UDP payload has left again, under the number that it had.
@@ -203,7 +211,7 @@ impl Sending {
     /// Whether sound may leave several times: the path carries it as often as that, and no queue of it grows. Of who sends no
     /// feedback nothing is known, and nothing limits it.
     pub(crate) fn has_room_for_copies(&self, now: Micros) -> bool {
-        let audio = u64::from(self.audio.bps(now));
+        let audio = u64::from(self.audio.bps(now).saturating_sub(self.earlier.bps(now)));
         let has_room = (self.bwe.estimate() >= COPIES_ROOM * audio || self.is_lossy(now))
             && self.bwe.facts().limited != Limited::Delay;
         has_room || !self.has_feedback()

@@ -9,7 +9,8 @@ use crate::layer::Layers;
 use crate::repair::{Again, Budget};
 use crate::rewrite::Rewriter;
 use crate::srtp::{OrderedSender, Sender};
-use crate::stream::{Format, Hop};
+use crate::stream::{Format, Hop, Stream};
+use crate::table::Table;
 use crate::tally::SlotCounts;
 
 /// An m-section through which a peer receives.
@@ -129,6 +130,15 @@ impl Slot {
     }
 }
 
+/// What comes of a stream from now on does not continue what its receivers were sent.
+pub(crate) fn interrupt(stream: &Stream, slots: &mut Table<Slot>) {
+    for hop in &stream.hops {
+        if let Some(slot) = slots.at_mut(hop.slot) {
+            slot.interrupt(hop.route);
+        }
+    }
+}
+
 /// A route: what was asked for, and the dense indices it stands on.
 pub(crate) struct Route {
     pub(crate) open: RouteOpen,
@@ -140,7 +150,15 @@ impl Route {
     /// What the fan-out of its stream needs of it, for a receiver that has had nothing of the stream.
     pub(crate) fn hop(&self, route: u32, peer: u32, awaits_keyframe: bool) -> Hop {
         let pts = [self.open.pt, self.second.map_or(0, |second| second.pt)];
-        Hop { route, slot: self.open.slot.index, peer, pts, awaits_keyframe, lacks_sets: false }
+        Hop {
+            route,
+            slot: self.open.slot.index,
+            peer,
+            pts,
+            red_pt: self.open.red_pt,
+            awaits_keyframe,
+            lacks_sets: false,
+        }
     }
 
     /// Whether losses are repaired by the same packets again.

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use proto::id::{Mid, PeerId, Pt, Ssrc, StreamId};
 use proto::plane::{
-    Codec, ExtensionIds, MirrorOpen, Refusal, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, StreamCodec, StreamOpen,
-    StreamRate, StreamSets,
+    Codec, ExtensionIds, MirrorOpen, Refusal, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, StreamCodec, StreamGate,
+    StreamOpen, StreamRate, StreamSets,
 };
 
 use crate::bucket::Bucket;
@@ -24,6 +24,7 @@ use crate::rtcp::SenderClock;
 use crate::sets::ParameterSets;
 use crate::silence::Silence;
 use crate::simulcast::Encoding;
+use crate::speech::Speech;
 use crate::srtp::Window;
 use crate::store::Kept;
 use crate::tally::StreamCounts;
@@ -36,6 +37,8 @@ pub(crate) struct Hop {
     pub(crate) peer: u32,
     /// The receiver's payload types of the stream's codecs, by [`Format::index`]; 0 where it cannot receive one.
     pub(crate) pts: [Pt; 2],
+    /// Its payload type of RED, or 0.
+    pub(crate) red_pt: Pt,
     /// Video that has not had its first keyframe since the route was opened or the stream changed its codec.
     pub(crate) awaits_keyframe: bool,
     /// It asked for a keyframe: it may have lost the parameter sets, and gets them again.
@@ -54,7 +57,7 @@ impl Format {
     /// That of a stream which has this payload type, or this one for its retransmissions.
     pub(crate) fn find(open: &StreamOpen, second: Option<&StreamCodec>, pt: Pt) -> Option<Format> {
         let is_its = |own: Pt, rtx: Pt| pt == own || (rtx != 0 && pt == rtx);
-        if is_its(open.pt, open.rtx_pt) {
+        if is_its(open.pt, open.rtx_pt) || is_its(open.pt, open.red_pt) {
             return Some(Format { index: 0, codec: open.codec });
         }
         let second = second.filter(|second| is_its(second.pt, second.rtx_pt))?;
@@ -144,6 +147,11 @@ pub(crate) struct Stream {
     /// Of its bytes, the parts of its lower temporal layers.
     pub(crate) parts: Parts,
     pub(crate) counts: StreamCounts,
+    /// Of audio: whether somebody speaks in it.
+    pub(crate) speech: Option<Box<Speech>>,
+    pub(crate) gate_open: Option<StreamGate>,
+    /// How often packets of it began to be passed on again: what comes then does not continue what came before.
+    pub(crate) cuts: u8,
     /// What may come of it, and as the controlplane said it.
     pub(crate) police: Option<Box<Police>>,
     pub(crate) rate_open: Option<StreamRate>,
@@ -182,6 +190,9 @@ impl Stream {
             rate: Rate::default(),
             parts: Parts::default(),
             counts: StreamCounts::default(),
+            speech: (!is_video).then(Box::default),
+            gate_open: None,
+            cuts: 0,
             police: None,
             rate_open: None,
         }
@@ -192,7 +203,8 @@ impl Stream {
     pub(crate) fn mirror(open: MirrorOpen, others: usize) -> Self {
         let MirrorOpen { stream, pt, rtx_pt, codec, .. } = open;
         let (ssrc, mid) = (0, Mid::NONE);
-        let as_stream = StreamOpen { stream, peer: NOBODY, ssrc, rtx_ssrc: 0, mid, pt, rtx_pt, codec, feedback: 0 };
+        let as_stream =
+            StreamOpen { stream, peer: NOBODY, ssrc, rtx_ssrc: 0, mid, pt, rtx_pt, codec, feedback: 0, red_pt: 0 };
         Stream {
             mirror: Some(Mirror {
                 open,
@@ -246,6 +258,11 @@ impl Stream {
         }
         self.recall_sets();
         Ok(())
+    }
+
+    /// Whether the newest packet was passed on.
+    pub(crate) fn passes(&self) -> bool {
+        self.speech.as_ref().is_none_or(|speech| speech.was_passed())
     }
 
     /// Whether anybody gets it.
@@ -319,6 +336,11 @@ impl Stream {
             return Some(Format { index: 0, codec: self.open.codec });
         }
         self.second.filter(|second| second.pt == pt).map(|second| Format { index: 1, codec: second.codec })
+    }
+
+    /// Whether a packet of this payload type brings media of the stream.
+    pub(crate) fn takes(&self, pt: Pt) -> bool {
+        self.format_of(pt).is_some() || (pt == self.open.red_pt && pt != 0)
     }
 
     /// The codec of a packet, whether or not it came as a retransmission.

@@ -199,6 +199,7 @@ impl Flush for Counted {
 
 const PEERS: usize = 4;
 const VP8_PT: u8 = 96;
+const RED_PT: u8 = 63;
 /// SPS and PPS in a STAP-A, and the start of an IDR picture.
 const SETS: &[u8] = &[0x78, 0, 7, 0x67, 0x42, 0xe0, 0x1f, 0x8c, 0x8d, 0x40, 0, 4, 0x68, 0xce, 0x3c, 0x80];
 const IDR: &[u8] = &[0x65, 0x88, 0x84];
@@ -230,6 +231,8 @@ impl Room {
         let peers: Vec<_> = (0..PEERS).map(|i| world.connect(profiles[i % profiles.len()])).collect();
         let opens: Vec<[StreamOpen; 2]> =
             peers.iter().map(|p| [Codec::Opus, Codec::H264].map(|codec| world.stream_open(p, codec))).collect();
+        let opens: Vec<[StreamOpen; 2]> =
+            opens.into_iter().map(|[audio, video]| [StreamOpen { red_pt: RED_PT, ..audio }, video]).collect();
         let watcher = far.connect(SrtpProfile::AeadAes128Gcm);
         let mut audio_slots = vec![Vec::new(); PEERS];
         for open in opens.iter().flatten() {
@@ -255,7 +258,9 @@ impl Room {
                 let slot = world.slot(&peers[to]);
                 let open = world.route_open(stream, slot);
                 let rtx_pt = if n == 0 { open.pt } else { open.rtx_pt };
-                world.commit(&[RouteOpen { rtx_pt, ..open }.into()]);
+                // Every other one takes RED.
+                let red_pt = if n == 0 && to % 2 == 0 { RED_PT } else { 0 };
+                world.commit(&[RouteOpen { rtx_pt, red_pt, ..open }.into()]);
                 [&mut audio_slots, &mut video_slots][n][to].push(0x2000_0000 + slot.index);
             }
         }
@@ -289,9 +294,12 @@ impl Room {
         // One packet of audio in eight is lost on its way to us, and comes later.
         if round.is_multiple_of(2) && round % 16 != 4 || round % 16 == 9 {
             let round = if round % 16 == 9 { round - 5 } else { round };
-            let mut packet = packet(audio, OPUS_PT, (round / 2) as u16, round as u32 * 480, &[7; 80]);
+            let red = [&[0x80 | OPUS_PT, 15, 0, 80, OPUS_PT][..], &[7; 160]].concat();
+            let (pt, payload) = if i.is_multiple_of(2) { (RED_PT, &red[..]) } else { (OPUS_PT, &[7; 80][..]) };
+            let mut packet = packet(audio, pt, (round / 2) as u16, round as u32 * 480, payload);
             tcc(&mut packet, round * 4);
-            packet.header.set_extension(1, Bytes::from_static(&[0x80 | 17])).unwrap();
+            let level = if round % 400 < 200 { 17 } else { 127 };
+            packet.header.set_extension(1, Bytes::copy_from_slice(&[0x80 | level])).unwrap();
             datagrams.push(peer.protect(&packet));
         }
         // Two packets of video, of which one in 16 is lost on its way to us, and one in 32 comes as RTX later. Now and then
@@ -403,6 +411,8 @@ fn a_call_takes_no_memory() {
         (Counter::RtxSent, 500),
         (Counter::AudioResent, 500),
         (Counter::AudioCopies, 500),
+        (Counter::AudioRedSent, 500),
+        (Counter::AudioRedRecovered, 100),
         (Counter::NackReceived, 5000),
         (Counter::NackSent, 500),
         (Counter::Recovered, 10),

@@ -308,6 +308,8 @@ fn command() -> impl Strategy<Value = Command> {
             packets_max
         }
         .into()),
+        (id(), prop::sample::select(vec![Gate::Open, Gate::Speech, Gate::Closed]))
+            .prop_map(|((i, g), gate)| StreamGate { stream: StreamId::new(i, g), gate }.into()),
         (id(), any::<u32>()).prop_map(|((i, g), bps_max)| PeerLimit { peer: PeerId::new(i, g), bps_max }.into()),
         (id(), any::<bool>(), any::<[u8; 32]>()).prop_map(|((i, g), is_rx, key)| PeerKeys {
             peer: PeerId::new(i, g),
@@ -329,6 +331,7 @@ fn command() -> impl Strategy<Value = Command> {
                 rtx_pt,
                 codec: [Codec::Opus, Codec::H264, Codec::Vp8, Codec::H264][usize::from(bits & 3)],
                 feedback: bits,
+                red_pt: if bits & 0x40 == 0 { 0 } else { rtx_pt },
             }
             .into()
         }),
@@ -372,12 +375,13 @@ fn command() -> impl Strategy<Value = Command> {
             }
         ),
         (id()).prop_map(|(i, g)| SlotClose { slot: SlotId::new(i, g) }.into()),
-        (id(), id(), id(), any::<[u8; 2]>()).prop_map(|(r, s, t, [pt, rtx_pt])| RouteOpen {
+        (id(), id(), id(), any::<[u8; 3]>()).prop_map(|(r, s, t, [pt, rtx_pt, red_pt])| RouteOpen {
             route: RouteId::new(r.0, r.1),
             stream: StreamId::new(s.0, s.1),
             slot: SlotId::new(t.0, t.1),
             pt,
-            rtx_pt
+            rtx_pt: if rtx_pt & 1 == 0 { rtx_pt } else { pt },
+            red_pt: if red_pt & 1 == 0 { red_pt } else { 0 },
         }
         .into()),
         (id()).prop_map(|(i, g)| RouteClose { route: RouteId::new(i, g) }.into()),
@@ -395,6 +399,7 @@ fn is_about(command: &Command, alice: &Peer, bob: &Peer) -> bool {
         Command::PeerRemote(c) => is_theirs(c.peer),
         Command::PeerRate(c) => is_theirs(c.peer),
         Command::StreamRate(c) => c.stream.index == 8,
+        Command::StreamGate(c) => c.stream.index == 8,
         Command::PeerClose(c) => is_theirs(c.peer),
         // The streams, slots and routes of the siege, in order of their indices: 5 to 8, then slot and route by turns.
         Command::StreamClose(c) => c.stream.index == 8,

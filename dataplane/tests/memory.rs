@@ -117,6 +117,7 @@ impl Worker {
                 rtx_pt: rtx.1,
                 codec,
                 feedback: feedback::NACK | feedback::PLI | feedback::TRANSPORT_CC,
+                red_pt: 0,
             });
         }
         for n in 0..2 * (EIGHT - 1) {
@@ -143,7 +144,14 @@ impl Worker {
             let (route, slot) = (RouteId::new(number, 1), SlotId::new(number, 1));
             let stream = StreamId::new(stream, 1);
             // Audio comes again as itself.
-            self.apply(RouteOpen { route, stream, slot, pt: 120, rtx_pt: if n % 2 == 0 { 120 } else { 121 } });
+            self.apply(RouteOpen {
+                route,
+                stream,
+                slot,
+                pt: 120,
+                rtx_pt: if n % 2 == 0 { 120 } else { 121 },
+                red_pt: 0,
+            });
         }
     }
 }

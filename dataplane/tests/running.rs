@@ -74,14 +74,14 @@ fn packets_go_from_a_peer_on_one_core_to_a_peer_on_another() {
         let (mirror, slot, slot_ssrc) = (StreamId::new(7, 1), SlotId::new(2, 1), 0x2002);
         let (peer, pt, codec) = (alice.id, 111, Codec::Opus);
         let (rtx_ssrc, rtx_pt, mid, feedback) = (0, 0, Mid::NONE, 0);
-        let open = StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback };
+        let open = StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback, red_pt: 0 };
         rig.commit(&[open.into(), TapOpen { tap: TapId::new(0, 1), stream, worker: 1, mirror }.into()]);
         rig.worker = 1;
         let bob = rig.connect(2, V4);
         let (seq_first, rtx_seq_first, timestamp_first) = (100, 100, 1);
         let in_slot =
             SlotOpen { slot, peer: bob.id, ssrc: slot_ssrc, rtx_ssrc, mid, seq_first, rtx_seq_first, timestamp_first };
-        let route = RouteOpen { route: RouteId::new(2, 1), stream: mirror, slot, pt, rtx_pt };
+        let route = RouteOpen { route: RouteId::new(2, 1), stream: mirror, slot, pt, rtx_pt, red_pt: 0 };
         let origin = MirrorOpen { stream: mirror, worker: 0, origin: stream, publisher: peer, pt, rtx_pt, codec };
         rig.commit(&[in_slot.into(), origin.into(), route.into()]);
         let (sender, receiver) = (alice.sender(), bob.receiver());

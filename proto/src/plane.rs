@@ -22,17 +22,18 @@ pub use self::command::{
     PeerClose, PeerExtensions, PeerIce, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, Reset, RouteClose,
     RouteCodec, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN,
     STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, SlotShown, StreamClose, StreamCodec, StreamEncoding, StreamEncodings,
-    StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapClose, TapOpen, UFRAG_LEN, feedback, weight,
+    StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapClose, TapOpen, UFRAG_LEN, feedback,
+    weight,
 };
 pub use self::counter::Counter;
 pub use self::datagram::DatagramHeader;
 pub use self::event::{
     Committed, Described, EncodingIdle, EncodingWanted, Event, PeerExpired, PeerPath, PeerResumed, PeerSilent, Refused,
-    Report, StreamResumed, StreamSilent,
+    Report, StreamQuiet, StreamResumed, StreamSilent, StreamSpeaks,
 };
 pub use self::extension::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 pub use self::tally::{PeerTally, SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
-pub use self::value::{Codec, DatagramKind, Direction, Refusal, SrtpProfile};
+pub use self::value::{Codec, DatagramKind, Direction, Gate, Refusal, SrtpProfile};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
 pub const CONTRACT_VERSION: u32 = 7;

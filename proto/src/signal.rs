@@ -215,6 +215,14 @@ pub enum ServerSignal {
         /// Whose.
         peers: Vec<PeerQuality>,
     },
+    /// Who speaks now, the loudest first, perhaps the receiver, too. Whole, not a difference; nobody does after `peers` unless this says so.
+    Speakers {
+        /// Their ids, eight at most.
+        peers: Vec<String>,
+        /// Who is to be shown first: who was the loudest for a second, or spoke last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dominant: Option<String>,
+    },
     /// What each receive slot carries now. Whole, not a difference.
     Slots {
         /// One entry for each slot.
@@ -241,6 +249,12 @@ pub enum ServerSignal {
     Encodings {
         /// The tracks of which some are paused.
         paused: Vec<PausedEncodings>,
+    },
+    /// Whether this peer should send its audio with redundancy (RED, RFC 2198): much of what it sends is lost. Told when that changes, to
+    /// peers whose answer has RED, and after a resumed `welcome`. Nothing told is without.
+    Redundancy {
+        /// Whether.
+        audio: bool,
     },
     /// What the peer may do from now on: answer to `token`.
     Granted {

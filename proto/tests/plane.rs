@@ -41,8 +41,8 @@ fn codec() -> impl Strategy<Value = Codec> {
 }
 
 fn stream_open() -> impl Strategy<Value = StreamOpen> {
-    (stream(), peer(), any::<[u32; 2]>(), mid(), any::<[u8; 3]>(), codec()).prop_map(
-        |(stream, peer, [ssrc, rtx_ssrc], mid, [pt, rtx_pt, feedback], codec)| StreamOpen {
+    (stream(), peer(), any::<[u32; 2]>(), mid(), any::<[u8; 4]>(), codec()).prop_map(
+        |(stream, peer, [ssrc, rtx_ssrc], mid, [pt, rtx_pt, feedback, red_pt], codec)| StreamOpen {
             stream,
             peer,
             ssrc,
@@ -52,6 +52,7 @@ fn stream_open() -> impl Strategy<Value = StreamOpen> {
             rtx_pt,
             codec,
             feedback,
+            red_pt,
         },
     )
 }
@@ -106,6 +107,8 @@ fn command() -> impl Strategy<Value = Command> {
             packets_max
         }
         .into()),
+        (stream(), prop::sample::select(vec![Gate::Open, Gate::Speech, Gate::Closed]))
+            .prop_map(|(stream, gate)| StreamGate { stream, gate }.into()),
         stream_open().prop_map(Command::from),
         (stream(), codec(), any::<[u8; 2]>()).prop_map(|(stream, codec, [pt, rtx_pt])| StreamCodec {
             stream,
@@ -131,8 +134,9 @@ fn command() -> impl Strategy<Value = Command> {
         stream().prop_map(|stream| StreamClose { stream }.into()),
         slot_open().prop_map(Command::from),
         slot().prop_map(|slot| SlotClose { slot }.into()),
-        (route(), stream(), slot(), any::<[u8; 2]>())
-            .prop_map(|(route, stream, slot, [pt, rtx_pt])| { RouteOpen { route, stream, slot, pt, rtx_pt }.into() }),
+        (route(), stream(), slot(), any::<[u8; 3]>()).prop_map(|(route, stream, slot, [pt, rtx_pt, red_pt])| {
+            RouteOpen { route, stream, slot, pt, rtx_pt, red_pt }.into()
+        }),
         route().prop_map(|route| RouteClose { route }.into()),
         (tap(), stream(), any::<u16>(), stream()).prop_map(|(tap, stream, worker, mirror)| TapOpen {
             tap,
@@ -175,6 +179,8 @@ fn event() -> impl Strategy<Value = Event> {
         peer().prop_map(|peer| PeerExpired { peer }.into()),
         any::<u64>().prop_map(|count| Described { count }.into()),
         stream().prop_map(|stream| StreamSilent { stream }.into()),
+        (stream(), 0..=127u8).prop_map(|(stream, loudness)| StreamSpeaks { stream, loudness }.into()),
+        stream().prop_map(|stream| StreamQuiet { stream }.into()),
         stream().prop_map(|stream| StreamResumed { stream }.into()),
         peer().prop_map(|peer| PeerSilent { peer }.into()),
         peer().prop_map(|peer| PeerResumed { peer }.into()),

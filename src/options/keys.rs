@@ -10,7 +10,7 @@ use std::time::Duration;
 use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
 use controlplane::policy::{
     CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING,
-    VideoCodecs,
+    VOICES_MAX_CEILING, VideoCodecs,
 };
 use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
@@ -182,6 +182,7 @@ pub(crate) const KEYS: &[Key] = &[
         rooms.room_client_bps_ceiling
     ),
     Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
+    whole!("voices-max", Control, true, 1..=VOICES_MAX_CEILING as u64, rooms.voices_max),
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
     whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
     whole!("room-peers-per-worker", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.room_peers_per_worker),

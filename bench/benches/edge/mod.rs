@@ -94,7 +94,7 @@ impl Broadcast {
                 if slot.index == place {
                     commands.push(open_slot(slot, PeerId::new(receiver, 1)));
                 }
-                commands.push(RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121 }.into());
+                commands.push(RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, red_pt: 0 }.into());
                 place += 1;
             }
         }
@@ -132,7 +132,8 @@ fn open_stream(stream: StreamId) -> Command {
     let feedback = feedback::NACK | feedback::PLI | feedback::TRANSPORT_CC;
     let (rtx_ssrc, peer) = (ssrc + 0x1_0000, PeerId::new(0, 1));
     let mid = Mid::parse(b"0").expect("a short name");
-    StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt: PT, rtx_pt: RTX_PT, codec: Codec::H264, feedback }.into()
+    StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt: PT, rtx_pt: RTX_PT, codec: Codec::H264, feedback, red_pt: 0 }
+        .into()
 }
 
 fn open_slot(slot: SlotId, peer: PeerId) -> Command {

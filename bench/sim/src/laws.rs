@@ -88,6 +88,9 @@ impl Numbers {
     }
 }
 
+/// Payload type of RED in the page's offer.
+const RED_PT: u8 = 63;
+
 /// What was seen of one slot of one connection.
 #[derive(Default, Debug)]
 pub struct Seen {
@@ -118,10 +121,42 @@ impl Seen {
             }
             false => (index, &packet.payload[..]),
         };
+        let is_red = !is_rtx && packet.header.payload_type == RED_PT;
+        let payload = if is_red { self.newest(index, packet.header.timestamp, payload) } else { payload };
         let content = (packet.header.timestamp, Identity::read(payload));
         let first = *self.packets.entry(index).or_insert(content);
         assert_eq!(first, content, "number {index} carries two packets");
         content.1
+    }
+
+    /// The newest block of a packet of RED (RFC 2198). The earlier ones are those just before it in its stream, as they were sent.
+    fn newest<'a>(&self, index: u64, timestamp: u32, payload: &'a [u8]) -> &'a [u8] {
+        let (mut headers, mut rest) = (Vec::new(), payload);
+        while rest[0] & 0x80 != 0 {
+            let bits = u32::from_be_bytes(rest[..4].try_into().expect("four bytes"));
+            headers.push((bits >> 10 & 0x3fff, (bits & 0x3ff) as usize));
+            rest = &rest[4..];
+        }
+        rest = &rest[1..];
+        let mut earlier = Vec::new();
+        for (offset, len) in headers {
+            let (block, after) = rest.split_at(len);
+            earlier.push((timestamp.wrapping_sub(offset), Identity::read(block)));
+            rest = after;
+        }
+        let newest = Identity::read(rest);
+        for content in earlier {
+            // Which packet a block is, its own index says. It may be one that found no room when it was sent.
+            let back = newest.index - content.1.index;
+            let is_of_it = Identity { index: newest.index, frame: newest.frame, ..content.1 } == newest;
+            assert!(is_of_it && (1..=2).contains(&back), "number {index} carries {back} back, or another stream");
+            let before = index.checked_sub(back).and_then(|index| self.packets.get(&index));
+            assert!(
+                before.is_none_or(|before| *before == content),
+                "number {index} carries another packet than was sent"
+            );
+        }
+        rest
     }
 
     /// It reached its receiver.

@@ -23,6 +23,7 @@ use crate::member::Member;
 use crate::placement::Workers;
 use crate::policy::Grant;
 use crate::room::{Absence, Room};
+use crate::speakers::Speakers;
 
 /// A peer that joined at most so long before another one fell silent, or lost its socket, may still be its successor: a process
 /// is back within a second, and the peer of the process before it is reported silent some seconds later.
@@ -180,9 +181,10 @@ impl Engine {
     }
 }
 
-/// Of whom in a room nothing comes.
-pub(super) fn of_room(room: &Room, workers: &Workers, sockets: &Sockets) -> Absence {
-    let mut absence = Absence::default();
+/// Of whom in a room nothing comes, and who speaks.
+pub(super) fn of_room(room: &Room, speakers: &Speakers, workers: &Workers, sockets: &Sockets) -> Absence {
+    let (speaking, spoke) = (speakers.placed().into_iter().collect(), speakers.recent().collect());
+    let mut absence = Absence { speaking, spoke, ..Absence::default() };
     for member in room.members() {
         let Some(worker) = workers.get(&member.peer.worker()) else { continue };
         let silent = member.published().filter(|track| track.is_silent(&worker.plan));

@@ -17,7 +17,7 @@ use crate::ids::SlabId;
 use crate::journal::Entry;
 use crate::member::{Looks, Member};
 use crate::peer::Peer;
-use crate::quality::Judge;
+use crate::quality::{Judge, Redundancy};
 use crate::shown::Videos;
 
 impl Engine {
@@ -33,6 +33,7 @@ impl Engine {
                 // What was silent is not known since when: some of what was said was lost.
                 for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
                     self.silence_in_room_changed(&room);
+                    self.slots_changed(&room);
                 }
             }
         }
@@ -98,6 +99,7 @@ impl Engine {
             looks: Looks::of(&entry.grant.name),
             is_lookalike: false,
             judge: Judge::default(),
+            redundancy: Redundancy::default(),
             grant: entry.grant,
             tracks: entry.tracks,
             slots: entry.slots,

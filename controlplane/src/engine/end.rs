@@ -38,9 +38,10 @@ impl Engine {
 
     /// Takes a peer out of a room, which ends with its last one. What the peer has on its worker stands.
     pub(super) fn leave_room(&mut self, handle: Handle, name: &str, reason: LeaveReason) -> Option<Member> {
-        let Hosted { room, roster, wiring } = self.rooms.get_mut(name)?;
+        let Hosted { room, roster, wiring, speakers, .. } = self.rooms.get_mut(name)?;
         let member = room.leave(handle.peer)?;
         roster.left(handle.peer, member.id.clone(), reason);
+        speakers.leave(handle.peer);
         // At once: what a worker reports next of these routes is not about those who stay.
         wiring.leave(&member, &mut self.workers);
         if room.members().is_empty() {

@@ -15,9 +15,10 @@ use crate::negotiation::{Before, Negotiation, Ours};
 use crate::peer::Peer;
 use crate::placement;
 use crate::policy::{Grant, VideoCodecs};
-use crate::quality::Judge;
+use crate::quality::{Judge, Redundancy};
 use crate::refusal::Refusal;
 use crate::room::Room;
+use crate::speakers::Speakers;
 use crate::view::{Roster, View};
 use crate::wiring::{Wiring, open_peer};
 
@@ -106,6 +107,7 @@ impl Engine {
                 looks: Looks::of(&guest.grant.name),
                 is_lookalike: false,
                 judge: Judge::default(),
+                redundancy: Redundancy::default(),
                 grant: guest.grant,
                 tracks: opened.tracks,
                 slots: opened.slots,
@@ -135,6 +137,8 @@ impl Engine {
             room: Room::new(codecs),
             wiring: Wiring::default(),
             roster: Roster::default(),
+            speakers: Speakers::default(),
+            voices_due: None,
         });
         hosted.room.join(member);
         self.slots_changed(name);

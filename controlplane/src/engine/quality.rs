@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use proto::id::{PeerId, StreamId};
 use proto::signal::Source;
 
+use super::settle::{limits_of, redundant};
 use super::{Engine, Handle};
 use crate::ids::SlabId;
 use crate::member::{Member, Track};
 use crate::placement::Workers;
+use crate::policy::Shares;
 use crate::quality::Link;
 use crate::room::Room;
 use crate::snapshot::LinkIds;
@@ -38,17 +40,29 @@ impl Engine {
     pub(super) fn links_reported(&mut self, links: &[(PeerId, Link)]) {
         for (peer, link) in links {
             let Some(name) = self.peers.get(&Handle::of(*peer)).map(|peer| peer.room.clone()) else { continue };
+            let settings = self.settings_of(&name);
             let Engine { rooms, workers, .. } = self;
             let Some(hosted) = rooms.get_mut(&name) else { continue };
+            let count = hosted.room.members().len();
             let Some(member) = hosted.room.member_mut(*peer) else { continue };
             let is_lost = is_lost(member, workers);
             member.judge.report(link, is_lost);
+            let Shares { send, audio, .. } = limits_of(member, count, &settings);
+            let has_changed = member.redundancy.report(link, send >= REDUNDANT_SHARE * audio);
+            let has_news = has_changed && redundant(member, workers).is_some();
             if !hosted.roster.knows_quality_of(member) {
                 self.qualities_changed(&name);
+            }
+            if has_news {
+                self.peer_changed(Handle::of(*peer));
             }
         }
     }
 }
+
+/// How often a member's share of the room's bandwidth holds its audio, at the least, if that is sent with redundancy: twice, and as much
+/// for video.
+const REDUNDANT_SHARE: u32 = 4;
 
 /// What a member sends and receives; `several` are the tracks that come in several encodings.
 fn link_ids(member: &Member, several: &BTreeMap<StreamId, &Track>) -> LinkIds {

@@ -12,7 +12,7 @@ use proto::signal::{Kind, PausedEncodings, PeerState, ServerSignal};
 
 use super::{Engine, Handle, Hosted, Output, absence};
 use crate::ids::{SlabId, SocketId};
-use crate::member::Member;
+use crate::member::{Member, Track};
 use crate::peer::Peer;
 use crate::placement::{Workers, plan_of};
 use crate::policy::{Ceiling, Settings, Shares, kind_of};
@@ -43,6 +43,8 @@ struct RoomChanges {
     has_qualities: bool,
     /// Who shows what it receives in another way.
     shown_by: BTreeSet<PeerId>,
+    /// Whether somebody began or ceased to speak, or it is time to look at who does.
+    has_voices: bool,
 }
 
 /// Whether slots are to be assigned anew.
@@ -89,6 +91,11 @@ impl Engine {
         }
     }
 
+    /// Somebody in a room began or ceased to speak, or it is time to look at who does.
+    pub(super) fn voices_changed(&mut self, name: &str) {
+        self.note(name).has_voices = true;
+    }
+
     /// Somebody in a room is silent, or not any more. It matters only if slots are short.
     pub(super) fn silence_in_room_changed(&mut self, name: &str) {
         if self.room(name).is_some_and(Room::is_short) {
@@ -114,7 +121,12 @@ impl Engine {
     /// Brings workers and clients up to date with everything that was noted.
     pub(super) fn settle(&mut self) {
         let Changes { rooms, peers, answers } = std::mem::take(&mut self.changes);
-        for (name, RoomChanges { concerns_all, assignment, tracks_of, has_qualities, shown_by }) in rooms {
+        for (name, changes) in rooms {
+            let RoomChanges { concerns_all, mut assignment, tracks_of, has_qualities, shown_by, has_voices } = changes;
+            let voices = self.look_at_voices(&name, has_voices, concerns_all || !tracks_of.is_empty());
+            if voices.has_moved && self.room(&name).is_some_and(Room::is_short) {
+                assignment = assignment.max(Assignment::OfTracks);
+            }
             // Not before everything that is installed is adopted: until then nobody knows what the slots carry.
             let is_assigned = assignment != Assignment::Stays && self.is_ready();
             let has_moved = is_assigned && self.assign(&name, assignment);
@@ -125,8 +137,12 @@ impl Engine {
             if has_qualities {
                 self.tell_qualities(&name);
             }
-            if is_assigned || !shown_by.is_empty() {
-                self.show(&name, |peer| is_assigned || shown_by.contains(&peer));
+            if voices.has_news {
+                self.tell_speakers(&name);
+            }
+            let all = is_assigned || voices.has_other_dominant;
+            if all || !shown_by.is_empty() {
+                self.show(&name, |peer| all || shown_by.contains(&peer));
             }
         }
         for handle in peers {
@@ -140,8 +156,8 @@ impl Engine {
     /// Assigns a room's tracks to its slots, and has that carried. Whether a slot carries something else now.
     fn assign(&mut self, name: &str, assignment: Assignment) -> bool {
         let Engine { rooms, peers, workers, sockets, .. } = self;
-        let Some(Hosted { room, wiring, .. }) = rooms.get_mut(name) else { return false };
-        let absence = absence::of_room(room, workers, sockets);
+        let Some(Hosted { room, wiring, speakers, .. }) = rooms.get_mut(name) else { return false };
+        let absence = absence::of_room(room, speakers, workers, sockets);
         let only_tracks = assignment == Assignment::OfTracks;
         let has_moved = room.assign(&absence, only_tracks);
         if only_tracks && !has_moved {
@@ -189,6 +205,7 @@ impl Engine {
                         limits,
                         video,
                         paused: paused.as_deref(),
+                        redundant: redundant(member, workers),
                     };
                     view.update(&desired, tell);
                 }
@@ -214,8 +231,8 @@ impl Engine {
             let state = state_of(handle, peer, workers);
             let (peers_max, changes) = (settings.peers_max, changes.as_slice());
             let paused = paused_of(member, workers);
-            let desired =
-                Desired { name, room, peers_max, changes, member, state, limits, video, paused: paused.as_deref() };
+            let (paused, redundant) = (paused.as_deref(), redundant(member, workers));
+            let desired = Desired { name, room, peers_max, changes, member, state, limits, video, paused, redundant };
             view.update(&desired, |signal| outputs.push_back(Output::Signal { socket, signal }));
         }
     }
@@ -234,20 +251,35 @@ impl Engine {
         }
     }
 
+    /// Tells everybody in a room who speaks.
+    fn tell_speakers(&mut self, name: &str) {
+        let Engine { rooms, sockets, outputs, .. } = self;
+        let Some(Hosted { room, .. }) = rooms.get_mut(name) else { return };
+        let signal = room.who_speaks();
+        for member in room.members() {
+            if let Some((socket, view)) = sockets.view_mut(Handle::of(member.peer))
+                && view.knows_roster()
+            {
+                outputs.push_back(Output::Signal { socket, signal: signal.clone() });
+            }
+        }
+    }
+
     /// Tells workers how these members of a room show what is in their slots.
     fn show(&mut self, name: &str, concerns: impl Fn(PeerId) -> bool) {
         let Engine { rooms, workers, .. } = self;
-        let Some(Hosted { room, .. }) = rooms.get_mut(name) else { return };
-        let videos = Videos::of(room);
+        let Some(Hosted { room, speakers, .. }) = rooms.get_mut(name) else { return };
+        let (videos, dominant) = (Videos::of(room), speakers.dominant());
         for member in room.members().iter().filter(|member| concerns(member.peer)) {
             if let Some(plan) = plan_of(workers, member.peer.worker()) {
-                videos.show(member, |_| false, plan);
+                videos.show(member, |peer| Some(peer) == dominant, plan);
             }
         }
     }
 
     fn tell_state(&mut self, handle: Handle) {
         let paused = self.member(handle).map(|member| paused_of(member, &self.workers));
+        let redundant = self.member(handle).and_then(|member| redundant(member, &self.workers));
         let Engine { peers, workers, sockets, outputs, .. } = self;
         let (Some(peer), Some((socket, view))) = (peers.get(&handle), sockets.view_mut(handle)) else { return };
         if let Some(signal) = view.update_state(state_of(handle, peer, workers)) {
@@ -257,6 +289,9 @@ impl Engine {
         if let Some(signal) =
             paused.filter(|_| view.knows_roster()).and_then(|paused| view.update_encodings(paused.as_deref()))
         {
+            outputs.push_back(Output::Signal { socket, signal });
+        }
+        if let Some(signal) = redundant.filter(|_| view.knows_roster()).and_then(|on| view.update_redundancy(on)) {
             outputs.push_back(Output::Signal { socket, signal });
         }
     }
@@ -284,8 +319,15 @@ fn paused_of(member: &Member, workers: &Workers) -> Option<Vec<PausedEncodings>>
     Some(paused.filter(|paused| !paused.rids.is_empty()).collect())
 }
 
+/// Whether a member is to send its audio with redundancy. `None`: its answer has none.
+pub(super) fn redundant(member: &Member, workers: &Workers) -> Option<bool> {
+    let plan = &workers.get(&member.peer.worker())?.plan;
+    let has_red = |track: &Track| plan.stream(track.stream).is_some_and(|(open, _)| open.red_pt != 0);
+    member.published().any(has_red).then_some(member.redundancy.is_on())
+}
+
 /// A member's share of the bandwidth.
-fn limits_of(member: &Member, count: usize, settings: &Settings) -> Shares {
+pub(super) fn limits_of(member: &Member, count: usize, settings: &Settings) -> Shares {
     settings.shares(count, member.live(Kind::Audio), member.live(Kind::Video), member.audio_answered())
 }
 

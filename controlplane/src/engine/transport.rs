@@ -47,6 +47,11 @@ impl Engine {
                         self.silence_changed(now, handle(peer), &event);
                     }
                 }
+                Event::StreamSpeaks(_) | Event::StreamQuiet(_) => {
+                    if let Some(peer) = worker.plan.silence_changed(&event) {
+                        self.spoken(now, handle(peer), &event);
+                    }
+                }
                 Event::EncodingIdle(_) | Event::EncodingWanted(_) => {
                     if let Some(peer) = worker.plan.silence_changed(&event) {
                         self.peer_changed(handle(peer));

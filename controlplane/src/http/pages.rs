@@ -51,6 +51,7 @@ const WEB: &[Asset] = assets! {
 /// Files under `/sdk/`: what an application developer imports, from any origin.
 const SDK: &[Asset] = assets! {
     "sdk/",
+    "codecs.js": JAVASCRIPT,
     "device.js": JAVASCRIPT,
     "error.js": JAVASCRIPT,
     "events.js": JAVASCRIPT,

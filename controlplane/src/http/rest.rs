@@ -6,6 +6,7 @@
 
 pub(super) mod document;
 mod invitations;
+mod limits;
 mod media;
 mod peers;
 mod revocations;

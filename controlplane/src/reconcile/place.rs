@@ -19,6 +19,7 @@ pub(super) enum Class {
     PeerRate,
     Stream,
     StreamRate,
+    StreamGate,
     StreamCodec,
     StreamEncoding,
     StreamEncodings,
@@ -52,6 +53,7 @@ impl Class {
         Class::PeerRate,
         Class::Stream,
         Class::StreamRate,
+        Class::StreamGate,
         Class::StreamCodec,
         Class::StreamEncoding,
         Class::StreamEncodings,
@@ -73,6 +75,11 @@ impl Class {
         let rest = at.map_or(&[][..], |at| &Self::ALL[at + 1..]);
         let count = rest.iter().take_while(|class| class.is_part()).count();
         &rest[..count]
+    }
+
+    /// Whether it follows from the room of a stream, and not from what was negotiated.
+    pub(super) const fn is_of_room(self) -> bool {
+        matches!(self, Class::StreamRate | Class::StreamGate)
     }
 
     const fn is_part(self) -> bool {
@@ -105,6 +112,7 @@ impl Place {
             Command::PeerRate(c) => Place::new(Class::PeerRate, c.peer.index),
             Command::StreamOpen(c) => Place::new(Class::Stream, c.stream.index),
             Command::StreamRate(c) => Place::new(Class::StreamRate, c.stream.index),
+            Command::StreamGate(c) => Place::new(Class::StreamGate, c.stream.index),
             Command::StreamCodec(c) => Place::new(Class::StreamCodec, c.stream.index),
             Command::StreamEncoding(c) => Place::new(Class::StreamEncoding, c.stream.index),
             Command::StreamEncodings(c) => Place::new(Class::StreamEncodings, c.stream.index),

@@ -1,7 +1,7 @@
-//! Which peers and streams of a worker are silent, and which encodings nobody wants, as the worker has said it. Kept here, because a description says it
+//! Which peers and streams of a worker are silent, which encodings nobody wants, and in which streams somebody speaks, as the worker has said it. Kept here, because a description says it
 //! anew, whole, as it says what is installed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, StreamId};
 use proto::plane::{Command, Event};
@@ -16,6 +16,8 @@ pub(super) struct Silence {
     streams: BTreeSet<StreamId>,
     /// Encodings that nobody wants.
     idle: BTreeSet<StreamId>,
+    /// Streams in which somebody speaks, and how loud.
+    spoken: BTreeMap<StreamId, u8>,
 }
 
 impl Silence {
@@ -28,12 +30,14 @@ impl Silence {
             Event::PeerResumed(event) => self.peers.remove(&event.peer),
             Event::EncodingIdle(event) => self.idle.insert(event.stream),
             Event::EncodingWanted(event) => self.idle.remove(&event.stream),
+            Event::StreamSpeaks(event) => self.spoken.insert(event.stream, event.loudness) != Some(event.loudness),
+            Event::StreamQuiet(event) => self.spoken.remove(&event.stream).is_some(),
             _ => false,
         }
     }
 
     fn count(&self) -> usize {
-        self.peers.len() + self.streams.len() + self.idle.len()
+        self.peers.len() + self.streams.len() + self.idle.len() + self.spoken.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -42,8 +46,8 @@ impl Silence {
 }
 
 impl Plan {
-    /// The worker says that a peer or a stream has fallen silent, or sends again, or that nobody wants an encoding, or somebody does
-    /// again. Returns whose it is, if that is news.
+    /// The worker says that a peer or a stream has fallen silent, or sends again, that nobody wants an encoding, or somebody does
+    /// again, or that somebody speaks, or does not any more. Returns whose it is, if that is news.
     pub(crate) fn silence_changed(&mut self, event: &Event) -> Option<PeerId> {
         if self.is_asked() && self.described_silence.count() < self.silence_max {
             self.described_silence.take(event); // It may be of somebody who is about to be adopted.
@@ -53,6 +57,8 @@ impl Plan {
             Event::StreamResumed(event) => self.publisher(event.stream),
             Event::EncodingIdle(event) => self.publisher(event.stream),
             Event::EncodingWanted(event) => self.publisher(event.stream),
+            Event::StreamSpeaks(event) => self.publisher(event.stream),
+            Event::StreamQuiet(event) => self.publisher(event.stream),
             Event::PeerSilent(event) => self.credentials(event.peer).map(|open| open.peer),
             Event::PeerResumed(event) => self.credentials(event.peer).map(|open| open.peer),
             _ => None,
@@ -75,6 +81,11 @@ impl Plan {
         self.silence.idle.contains(&stream)
     }
 
+    /// How loud somebody speaks in a stream, if somebody does.
+    pub(crate) fn spoken_in(&self, stream: StreamId) -> Option<u8> {
+        self.silence.spoken.get(&stream).copied()
+    }
+
     /// A description is complete: what it said of silence is all there is.
     pub(super) fn take_described_silence(&mut self) {
         self.silence = std::mem::take(&mut self.described_silence);
@@ -86,6 +97,7 @@ impl Plan {
         silence.peers.retain(|&peer| self.credentials(peer).is_some());
         silence.streams.retain(|&stream| self.publisher(stream).is_some());
         silence.idle.retain(|&stream| self.publisher(stream).is_some());
+        silence.spoken.retain(|&stream, _| self.publisher(stream).is_some());
         self.silence = silence;
     }
 
@@ -96,9 +108,11 @@ impl Plan {
     pub(super) fn forget_stream_silence(&mut self, stream: StreamId) {
         self.silence.streams.remove(&stream);
         self.silence.idle.remove(&stream);
+        self.silence.spoken.remove(&stream);
     }
 
-    fn publisher(&self, stream: StreamId) -> Option<PeerId> {
+    /// Who publishes a stream that is desired. Nobody does a mirror, here.
+    pub(super) fn publisher(&self, stream: StreamId) -> Option<PeerId> {
         match self.desired.get(&Place::new(Class::Stream, stream.index)) {
             Some(Command::StreamOpen(open)) if open.stream == stream => Some(open.peer),
             _ => None,

@@ -89,6 +89,7 @@ fn want_peer(plan: &mut Plan, key: u8) -> (PeerId, StreamId, SlotId) {
         rtx_pt: 0,
         codec: Codec::H264,
         feedback: 0,
+        red_pt: 0,
     });
     plan.want(StreamCodec { stream: stream.unwrap(), codec: Codec::Vp8, pt: 96, rtx_pt: 97 });
     let slot = plan.want_slot(|slot| SlotOpen {
@@ -105,7 +106,7 @@ fn want_peer(plan: &mut Plan, key: u8) -> (PeerId, StreamId, SlotId) {
 }
 
 fn want_route(plan: &mut Plan, stream: StreamId, slot: SlotId) -> RouteId {
-    let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0 };
+    let open = |route| RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, red_pt: 0 };
     let route = plan.want_route(open).unwrap();
     plan.want(RouteCodec { route, codec: Codec::Vp8, pt: 98, rtx_pt: 99 });
     route
@@ -210,7 +211,7 @@ proptest! {
                     let (stream, slot) = (peers[index.index(peers.len())].1, peers[n % peers.len()].2);
                     if routes.iter().all(|route| route.slot != slot) {
                         let route = want_route(&mut plan, stream, slot);
-                        routes.push(RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0});
+                        routes.push(RouteOpen { route, stream, slot, pt: 111, rtx_pt: 0, red_pt: 0 });
                     }
                 }
                 4 => plan.resync(),

@@ -207,7 +207,7 @@ fn write_section(
 ) -> std::fmt::Result {
     let codecs = answer.codecs();
     write!(out, "m={} 9 {}", section.media, section.protocol)?;
-    for pt in codecs.iter().flat_map(|codec| std::iter::once(codec.pt).chain(codec.rtx_pt)) {
+    for pt in codecs.iter().flat_map(|codec| std::iter::once(codec.pt).chain(codec.rtx_pt).chain(codec.red_pt)) {
         write!(out, " {pt}")?;
     }
     write!(out, "\r\nc=IN IP4 0.0.0.0\r\n")?;
@@ -287,6 +287,9 @@ fn write_codec(out: &mut String, codec: &OfferedCodec, direction: Direction) -> 
     }
     write_feedback(out, codec, direction)?;
     write_format(out, codec)?;
+    if let Some(red_pt) = codec.red_pt {
+        write!(out, "a=rtpmap:{red_pt} red/48000/2\r\na=fmtp:{red_pt} {pt}/{pt}\r\n")?;
+    }
     match codec.rtx_pt {
         None => Ok(()),
         Some(rtx_pt) => write!(out, "a=rtpmap:{rtx_pt} rtx/90000\r\na=fmtp:{rtx_pt} apt={pt}\r\n"),

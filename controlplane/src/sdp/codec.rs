@@ -77,6 +77,7 @@ impl<'a> CodecLines<'a> {
                 codec,
                 pt,
                 rtx_pt: rtx_pts[usize::from(pt)],
+                red_pt: if codec == Codec::Opus { self.red_pt(pt) } else { None },
                 h264,
                 av1,
                 opus: (codec == Codec::Opus).then(|| self.opus_params(pt)),
@@ -124,6 +125,19 @@ impl<'a> CodecLines<'a> {
             }
         }
         rtx_pts
+    }
+
+    /// The payload type of RED (RFC 2198 §5) all of whose blocks are of this one, two at least.
+    fn red_pt(&self, pt: Pt) -> Option<Pt> {
+        let is_red = |red: &&Pt| {
+            let mut encoding = self.rtpmaps.get(*red).into_iter().flat_map(|encoding| encoding.trim_end().split('/'));
+            let is_named = encoding.next().is_some_and(|name| name.eq_ignore_ascii_case("red"));
+            let blocks: Vec<Option<Pt>> =
+                self.fmtps.get(*red).into_iter().flat_map(|blocks| blocks.trim().split('/')).map(parse_pt).collect();
+            let is_of_it = blocks.len() > 1 && blocks.iter().all(|block| *block == Some(pt));
+            is_named && encoding.next() == Some("48000") && is_of_it && !is_rtcp_like(**red)
+        };
+        self.formats.iter().find(is_red).copied()
     }
 
     /// A format parameter of a payload type.

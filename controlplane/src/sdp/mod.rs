@@ -363,6 +363,8 @@ pub struct OfferedCodec {
     pub pt: Pt,
     /// Payload type of its retransmissions (RFC 4588).
     pub rtx_pt: Option<Pt>,
+    /// Opus only: payload type of RED (RFC 2198) that carries it.
+    pub red_pt: Option<Pt>,
     /// H.264 only: what it can decode.
     pub h264: Option<H264Params>,
     /// AV1 only: what it can decode.

@@ -161,7 +161,7 @@ fn close_stopped(negotiation: &Negotiation, before: Before<'_>, plan: &mut Plan)
 
 /// The slot that a section goes on with as it is.
 fn kept_slot(verdict: &Verdict, slot: Option<&Slot>) -> Option<SlotId> {
-    slot.filter(|slot| slot.formats == verdict.formats()).map(|slot| slot.slot)
+    slot.filter(|slot| (slot.formats, slot.red_pt) == (verdict.formats(), verdict.red_pt())).map(|slot| slot.slot)
 }
 
 /// The m-sections of one offer while they are opened.
@@ -297,6 +297,7 @@ impl Opening<'_> {
             sync_group: before.map_or_else(|| self.free_sync_group(kind), |slot| slot.sync_group),
             is_paused: false,
             formats,
+            red_pt: verdict.red_pt(),
             carries: None,
         }
     }

@@ -64,6 +64,7 @@ pub(super) fn stream_of(
         rtx_pt: codec.rtx_pt.unwrap_or(0),
         codec: codec.codec,
         feedback: codec.feedback,
+        red_pt: codec.red_pt.unwrap_or(0),
     };
     let second = verdict.formats().1;
     let second = second.map(|Format { codec, pt, rtx_pt }| StreamCodec { stream, codec, pt, rtx_pt }.into());
@@ -95,6 +96,7 @@ fn encoding_of(
         rtx_pt: rtx_pt(codec.rtx_pt.unwrap_or(0)),
         codec: codec.codec,
         feedback,
+        red_pt: 0,
     };
     let second = verdict.formats().1;
     let second =

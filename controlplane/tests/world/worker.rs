@@ -8,8 +8,8 @@ use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, EncodingIdle, Event, MirrorOpen, PeerExpired, PeerExtensions,
     PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen,
-    SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamOpen, StreamRate, StreamSets,
-    StreamSilent, TRACK_ENCODINGS_MAX, TapOpen,
+    SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets,
+    StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
@@ -33,6 +33,7 @@ pub struct Worker {
     pub mirrors: BTreeMap<u32, MirrorOpen>,
     pub taps: BTreeMap<u32, TapOpen>,
     pub stream_rates: BTreeMap<u32, StreamRate>,
+    pub stream_gates: BTreeMap<u32, StreamGate>,
     pub stream_codecs: BTreeMap<u32, StreamCodec>,
     /// What makes a stream one of several encodings of a track.
     pub encodings: BTreeMap<u32, StreamEncoding>,
@@ -60,6 +61,8 @@ pub struct Worker {
     pub silent_streams: BTreeSet<StreamId>,
     /// Encodings that nobody wants; said again, too.
     pub idle_encodings: BTreeSet<StreamId>,
+    /// Streams in which somebody speaks, and how loud; said again, too.
+    pub spoken: BTreeMap<StreamId, u8>,
 }
 
 impl Worker {
@@ -136,6 +139,15 @@ impl Worker {
                     return Err((c.stream.index, Refusal::Unknown));
                 }
                 self.stream_rates.insert(c.stream.index, c);
+                Ok(())
+            }
+            Command::StreamGate(c) => {
+                let is_it = |open: &&StreamOpen| open.stream == c.stream;
+                let open = self.streams.get(&c.stream.index).filter(is_it);
+                match open.ok_or((c.stream.index, Refusal::Unknown))?.codec.is_video() {
+                    true => return Err((c.stream.index, Refusal::Malformed)),
+                    false => drop(self.stream_gates.insert(c.stream.index, c)),
+                }
                 Ok(())
             }
             Command::PeerKeys(c) => {
@@ -267,6 +279,7 @@ impl Worker {
         }
         self.streams.values().for_each(|&c| echo(c.into()));
         self.stream_rates.values().for_each(|&c| echo(c.into()));
+        self.stream_gates.values().for_each(|&c| echo(c.into()));
         self.stream_codecs.values().for_each(|&c| echo(c.into()));
         self.encodings.values().for_each(|&c| echo(c.into()));
         self.stream_encodings.values().for_each(|&c| echo(c.into()));
@@ -282,7 +295,9 @@ impl Worker {
         let peers = self.silent_peers.iter().map(|&peer| Event::from(PeerSilent { peer }));
         let streams = self.silent_streams.iter().map(|&stream| Event::from(StreamSilent { stream }));
         let idle = self.idle_encodings.iter().map(|&stream| Event::from(EncodingIdle { stream }));
-        reports.extend(peers.chain(streams).chain(idle).map(Report::Event));
+        let speaks = |(&stream, &loudness)| Event::from(StreamSpeaks { stream, loudness });
+        let spoken = self.spoken.iter().map(speaks);
+        reports.extend(peers.chain(streams).chain(idle).chain(spoken).map(Report::Event));
         reports.push(Report::Event(Event::Described(Described { count })));
     }
 
@@ -295,6 +310,8 @@ impl Worker {
             Event::PeerResumed(event) => self.silent_peers.remove(&event.peer),
             Event::EncodingIdle(event) => self.idle_encodings.insert(event.stream),
             Event::EncodingWanted(event) => self.idle_encodings.remove(&event.stream),
+            Event::StreamSpeaks(event) => self.spoken.insert(event.stream, event.loudness).is_none(),
+            Event::StreamQuiet(event) => self.spoken.remove(&event.stream).is_some(),
             other => panic!("{other:?} is no event of silence"),
         };
     }
@@ -323,9 +340,11 @@ impl Worker {
         self.streams.remove(&id.index);
         self.silent_streams.remove(&id);
         self.idle_encodings.remove(&id);
+        self.spoken.remove(&id);
         self.mirrors.remove(&id.index);
         self.taps.retain(|_, tap| tap.stream != id);
         self.stream_rates.remove(&id.index);
+        self.stream_gates.remove(&id.index);
         self.stream_codecs.remove(&id.index);
         self.encodings.remove(&id.index);
         self.stream_encodings.remove(&id.index);

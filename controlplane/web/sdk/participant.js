@@ -35,6 +35,7 @@ export class Participant {
     this.quality = 'good';
     /** Audio level, 0 to 1. */
     this.audioLevel = 0;
+    /** Whether it speaks: of the others the server says it. */
     this.speaking = false;
   }
 

@@ -20,6 +20,10 @@ export class People {
   byId = new Map();
   /** @type {SlotInfo[]} What each receiving m-section carries. */
   slots = [];
+  /** @type {Participant[]} Who speaks, the loudest first. */
+  speakers = [];
+  /** @type {Participant | undefined} Who is to be shown first: who speaks, or did last. */
+  dominant;
 
   /**
    * Sets the complete list.
@@ -28,6 +32,7 @@ export class People {
    */
   set(peers, local) {
     this.#setQuality(local, 'good');
+    this.speak({ peers: [] }, local);
     const here = new Set(peers.map(({ peer }) => peer));
     for (const id of [...this.byId.keys()]) if (!here.has(id)) this.remove(id, 'left');
     for (const peer of peers) this.add(peer);
@@ -78,6 +83,26 @@ export class People {
     }
   }
 
+  /**
+   * These speak, the loudest first, and one is to be shown first. Whether this client itself does, it measures.
+   * @param {{ peers: string[], dominant?: string }} told
+   * @param {Participant} local
+   */
+  speak({ peers, dominant: first = '' }, local) {
+    const find = (/** @type {string} */ id) => (id === local.id ? local : this.byId.get(id));
+    const dominant = find(first);
+    if (peers.length + this.speakers.length === 0 && dominant === this.dominant) return;
+    this.speakers = peers.flatMap((id) => find(id) ?? []);
+    this.dominant = dominant;
+    for (const participant of this.byId.values()) {
+      const speaking = this.speakers.includes(participant);
+      if (participant.speaking === speaking) continue;
+      participant.speaking = speaking;
+      this.#emit('speaking', { participant, speaking });
+    }
+    this.#emit('speakers', { participants: this.speakers, dominant });
+  }
+
   /** @param {Participant} participant @param {Quality} quality */
   #setQuality(participant, quality) {
     if (participant.quality === quality) return;
@@ -93,6 +118,7 @@ export class People {
     const participant = this.byId.get(id);
     if (!participant) return;
     this.byId.delete(id);
+    this.speakers = this.speakers.filter((speaker) => speaker !== participant);
     for (const track of participant.stream.getTracks()) participant.stream.removeTrack(track);
     for (const track of participant.screen.getTracks()) participant.screen.removeTrack(track);
     this.#emit('peer-left', { participant, reason });

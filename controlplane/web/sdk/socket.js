@@ -28,10 +28,12 @@ import { addressOf } from './invitation.js';
  *   | { type: 'moved', room: string, peers_max: number }
  *   | { type: 'track_changed', peer: string, track: TrackInfo }
  *   | { type: 'quality', peers: { peer: string, quality: Quality }[] }
+ *   | { type: 'speakers', peers: string[], dominant?: string }
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
  *   | { type: 'codec', video: VideoCodec }
  *   | { type: 'encodings', paused: { mid: string, rids: string[] }[] }
+ *   | { type: 'redundancy', audio: boolean }
  *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, expires_in_ms?: number }
  *   | { type: 'token_expiring', expires_in_ms: number }
  *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }

@@ -1,5 +1,5 @@
 // @ts-check
-/** Detects who speaks, from the audio level in RTP packets (RFC 6464), or otherwise from the decoded audio. */
+/** Audio levels for meters; and whether this client itself speaks, which it measures. Who else does, the server says. */
 
 /** @import { Participant } from './participant.js' */
 
@@ -9,7 +9,7 @@ const SPEECH_LEVEL_MIN = 0.016;
 /** Longer than the pauses within a sentence. */
 const HOLD_MS = 600;
 
-/** Watches the audio levels, and reports who starts or stops speaking. */
+/** Watches the audio levels, and reports when this client starts or stops speaking. */
 export class Speaking {
   /**
    * @param {() => Iterable<[Participant, number | Promise<number>]>} levels All participants with their levels, 0 to 1.
@@ -27,18 +27,19 @@ export class Speaking {
 
   #timer;
   #onchange;
-  /** @type {WeakMap<Participant, number>} When each was last loud. */
-  #loudAt = new WeakMap();
+  /** When this client was last loud. */
+  #loudAt = -Infinity;
 
   /**
    * @param {Participant} participant
    * @param {number} level
    */
   #update(participant, level) {
-    const now = performance.now();
     participant.audioLevel = level;
-    if (level > SPEECH_LEVEL_MIN) this.#loudAt.set(participant, now);
-    const speaking = now - (this.#loudAt.get(participant) ?? -Infinity) < HOLD_MS;
+    if (!participant.isLocal) return;
+    const now = performance.now();
+    if (level > SPEECH_LEVEL_MIN) this.#loudAt = now;
+    const speaking = now - this.#loudAt < HOLD_MS;
     if (participant.speaking === speaking) return;
     participant.speaking = speaking;
     this.#onchange(participant, speaking);

@@ -1,11 +1,12 @@
 // @ts-check
 /** The RTCPeerConnection of a call: its offer, its slots, its senders, its statistics. */
 
+import { codecs, declareOpus, preferred, preferRed } from './codecs.js';
 import { RIDS, Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
 /** @import { ServerSignal, SlotInfo, Welcome } from './socket.js' */
-/** @typedef {Extract<ServerSignal, { type: 'codec' | 'encodings' }>} Told */
+/** @typedef {Extract<ServerSignal, { type: 'codec' | 'encodings' | 'redundancy' }>} Told */
 /** @import { AudioOptions, AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
 /** How long ICE may take to recover by itself before it is restarted. */
@@ -171,10 +172,30 @@ export class Transport {
 
   /** @param {string} sdp The answer. */
   async accept(sdp) {
-    await this.pc.setRemoteDescription({ type: 'answer', sdp });
+    this.#answer = sdp;
+    await this.pc.setRemoteDescription({ type: 'answer', sdp: preferRed(sdp, this.midOf('microphone'), this.#isRedundant) });
     this.#isAnswered = true;
     for (const candidate of this.#early.splice(0)) this.addCandidate(candidate);
     this.#shapeAll();
+  }
+
+  /** The last answer, as it came. */
+  #answer = '';
+  /** Whether audio is sent with redundancy (RED). */
+  #isRedundant = false;
+
+  /**
+   * Sends audio with redundancy from now on, or without. A sender takes the first codec of the answer, and nothing else decides, so the answer
+   * is given once more in another order. The server has nothing to do with it: both are negotiated.
+   * @param {boolean} isRedundant
+   */
+  async #sendRedundancy(isRedundant) {
+    if (isRedundant === this.#isRedundant) return;
+    this.#isRedundant = isRedundant;
+    // An offer that is under way is answered in the new order.
+    if (!this.#isAnswered || this.isRetired || this.pc.signalingState !== 'stable') return;
+    await this.#describe();
+    await this.accept(this.#answer).catch(() => this.pc.setLocalDescription({ type: 'rollback' }));
   }
 
   /** @param {RTCIceCandidateInit} candidate */
@@ -265,11 +286,15 @@ export class Transport {
   }
 
   /**
-   * Sends video as the server says: in another codec from now on, of which both are negotiated; or not in the encodings that nobody
-   * receives now, of which it names all.
+   * Sends as the server says: video in another codec from now on, of which both are negotiated; or not in the encodings that nobody
+   * receives now, of which it names all; or audio with redundancy, because much is lost.
    * @param {Told} signal
    */
   follow(signal) {
+    if (signal.type === 'redundancy') {
+      this.#sendRedundancy(signal.audio).catch(() => {}); // The connection was closed meanwhile.
+      return;
+    }
     if (signal.type === 'codec') {
       this.#shaper.sendIn(signal.video);
     } else {
@@ -403,48 +428,3 @@ function together(one, other) {
 }
 
 /** @typedef {{ at: number, bytes: number, packets: number, lost: number }} Sample */
-/** @param {'audio' | 'video'} kind */
-function codecs(kind) {
-  return RTCRtpReceiver.getCapabilities?.(kind)?.codecs ?? [];
-}
-
-/**
- * Opus and the one or two video codecs of the room: an offer of all codecs would be several times as long. The
- * H.264 profiles that every browser and phone can decode come first. Redundancy (RED, ULPFEC) is omitted: forwarded
- * packets are repaired by retransmission.
- * @param {'audio' | 'video'} kind
- * @param {string[]} used MIME types of the room's codecs, the preferred first.
- */
-function preferred(kind, used) {
-  const all = codecs(kind).filter(({ mimeType }) => !/\/(red|ulpfec|flexfec-03|CN|telephone-event)$/i.test(mimeType));
-  const rankOf = (/** @type {RTCRtpCodec} */ { mimeType }) => used.indexOf(mimeType.toLowerCase());
-  const wanted = all.filter((codec) => rankOf(codec) >= 0);
-  // A browser that supports none of them offers what it has, and the server decides.
-  if (!wanted.length) return all;
-  const orderOf = (/** @type {RTCRtpCodec} */ codec) =>
-    rankOf(codec) * 10 + (codec.mimeType === 'video/H264' ? rank(codec.sdpFmtpLine) : 0);
-  wanted.sort((a, b) => orderOf(a) - orderOf(b));
-  return [...wanted, ...all.filter(({ mimeType }) => /\/rtx$/.test(mimeType))];
-}
-
-/** Constrained baseline first, single NAL unit mode last. @param {string} [fmtp] */
-function rank(fmtp = '') {
-  const profile = /profile-level-id=(42e0|4200|4d00)/i.exec(fmtp)?.[1]?.toLowerCase() ?? '';
-  const order = ['42e0', '4200', '4d00'].indexOf(profile);
-  return (order < 0 ? 3 : order) + (/packetization-mode=1/.test(fmtp) ? 0 : 4);
-}
-
-/**
- * Adds the application's Opus settings to the offer (RFC 7587 §6.1). Browsers have no other interface for this.
- * @param {string} sdp
- * @param {AudioOptions} audio
- */
-function declareOpus(sdp, { stereo, bps }) {
-  const wishes = [...(stereo ? ['stereo=1', 'sprop-stereo=1'] : []), ...(bps ? [`maxaveragebitrate=${Math.round(bps)}`] : [])];
-  if (!wishes.length) return sdp;
-  const types = [...sdp.matchAll(/^a=rtpmap:(\d+) opus\/48000\/2/gim)].map(([, type]) => type);
-  return sdp.replace(/^a=fmtp:(\d+) ([^\r\n]*)/gm, (line, type, parameters) => {
-    const present = parameters.split(';');
-    return types.includes(type) ? [line, ...wishes.filter((wish) => !present.includes(wish))].join(';') : line;
-  });
-}

@@ -86,7 +86,11 @@
  * @property {{ participant: Participant, stream: MediaStream }} stream-changed A track moved into or out of a stream.
  * @property {{ participant: Participant, quality: Quality }} quality-changed The connection of a participant, or of this client itself
  *   (`room.local`), is better or worse than before.
- * @property {{ participant: Participant, speaking: boolean }} speaking A participant started or stopped speaking.
+ * @property {{ participant: Participant, speaking: boolean }} speaking A participant started or stopped speaking: the others as the server
+ *   says, this client itself as it measures.
+ * @property {{ participants: Participant[], dominant: Participant | undefined }} speakers Who speaks has changed: the loudest first, perhaps
+ *   this client too; none if nobody does (also in `room.speakers`). `dominant` is to be shown first: it has spoken for a while, or did last.
+ *   The same for all in the room, and a few times a second at most.
  * @property {{ state: RoomState, previous: RoomState }} state
  * @property {Limits} limits
  * @property {{ expiresInMs: number }} token-expiring The token expires soon. If `token` is a function, the module calls it for another one;

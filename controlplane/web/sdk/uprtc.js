@@ -128,6 +128,11 @@ export class Room extends RoomTarget {
   #onPageHide = () => this.leave();
   #ignoreNetwork = () => {};
 
+  /** Who speaks now, the loudest first, perhaps this client too. */
+  get speakers() {
+    return this.#people.speakers;
+  }
+
   /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
   get peerConnection() {
     return this.#transport?.pc;
@@ -546,6 +551,9 @@ export class Room extends RoomTarget {
       case 'quality':
         this.#people.rate(signal.peers, this.local);
         break;
+      case 'speakers':
+        this.#people.speak(signal, this.local);
+        break;
       case 'slots':
         this.#people.slots = signal.slots;
         this.#placeTracks();
@@ -566,6 +574,7 @@ export class Room extends RoomTarget {
         break;
       case 'codec':
       case 'encodings':
+      case 'redundancy':
         this.#transport?.follow(signal);
         break;
       case 'state':

@@ -135,6 +135,7 @@ export declare class Participant {
     quality: Quality;
     /** Audio level, 0 to 1. */
     audioLevel: number;
+    /** Whether it speaks: of the others the server says it. */
     speaking: boolean;
     /**
      * @param {string} id
@@ -278,11 +279,21 @@ export type RoomEvents = {
         quality: Quality;
     };
     /**
-     * A participant started or stopped speaking.
+     * A participant started or stopped speaking: the others as the server
+     * says, this client itself as it measures.
      */
     speaking: {
         participant: Participant;
         speaking: boolean;
+    };
+    /**
+     * Who speaks has changed: the loudest first, perhaps
+     * this client too; none if nobody does (also in `room.speakers`). `dominant` is to be shown first: it has spoken for a while, or did last.
+     * The same for all in the room, and a few times a second at most.
+     */
+    speakers: {
+        participants: Participant[];
+        dominant: Participant | undefined;
     };
     state: {
         state: RoomState;
@@ -411,6 +422,8 @@ export declare class Room extends RoomTarget {
     constructor(options: RoomOptions);
     /** This client. */
     local: Participant;
+    /** Who speaks now, the loudest first, perhaps this client too. */
+    get speakers(): Participant[];
     /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
     get peerConnection(): RTCPeerConnection | undefined;
     /**

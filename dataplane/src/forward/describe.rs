@@ -2,7 +2,7 @@
 
 use proto::plane::{
     Command, Described, EncodingIdle, Event, PEER_REMOTE_PARTS_MAX, PeerExpired, PeerSilent, Report,
-    STREAM_SETS_PARTS_MAX, StreamSilent,
+    STREAM_SETS_PARTS_MAX, StreamSilent, StreamSpeaks,
 };
 
 use super::{Forwarder, IntoReport};
@@ -93,6 +93,7 @@ impl Forwarder {
                 records[3] = self.streams.at(index).and_then(|s| s.rate_open).map(Command::from);
                 let encoding = self.streams.at(index).and_then(|s| s.encoding.as_ref());
                 records[4] = encoding.map(|encoding| encoding.open.into());
+                records[5] = self.streams.at(index).and_then(|s| s.gate_open).map(Command::from);
             }
             4 => {
                 let sets = self.streams.at(index).into_iter().flat_map(|s| &s.sets).flat_map(|sets| &sets.of_sdp);
@@ -132,8 +133,9 @@ fn state_of_peer(peer: &Transport) -> Option<Event> {
 fn states_of_stream(stream: &Stream) -> [Option<Event>; 2] {
     let id = stream.open.stream;
     let is_idle = stream.encoding.as_ref().is_some_and(|encoding| encoding.is_idle);
-    [
-        stream.silence.is_reported().then(|| StreamSilent { stream: id }.into()),
-        is_idle.then(|| EncodingIdle { stream: id }.into()),
-    ]
+    let spoken = stream.speech.as_ref().and_then(|speech| speech.speaks());
+    let is_speaking = spoken.map(|loudness| StreamSpeaks { stream: id, loudness }.into());
+    // Only video has encodings, and nobody speaks in it.
+    let is_idle = is_idle.then(|| EncodingIdle { stream: id }.into());
+    [stream.silence.is_reported().then(|| StreamSilent { stream: id }.into()), is_idle.or(is_speaking)]
 }

@@ -122,6 +122,7 @@ impl Forwarder {
                 police(&mut stream.police, rate.bps_max, rate.packets_max, now);
                 stream.rate_open = Some(*rate);
             }
+            Command::StreamGate(gate) => self.gate(gate)?,
             Command::StreamOpen(open) => self.open_stream(open)?,
             Command::StreamCodec(second) => self.add_stream_codec(second)?,
             Command::StreamEncoding(open) => self.open_encoding(now, open)?,
@@ -166,6 +167,9 @@ impl Forwarder {
     fn open_stream(&mut self, open: &proto::plane::StreamOpen) -> Result<(), Refusal> {
         let StreamId { index, generation } = open.stream;
         let transport = self.peers.find_mut(open.peer.index, open.peer.generation).ok_or(Refusal::Unknown)?;
+        if open.red_pt != 0 && (open.codec.is_video() || open.red_pt == open.pt) {
+            return Err(Refusal::Malformed);
+        }
         transport.may_open(open.ssrc, open.rtx_ssrc)?;
         let has_video = |index: &&u32| self.streams.at(**index).is_some_and(|stream| stream.open.codec.is_video());
         let others = transport.streams.iter().filter(has_video).count();
@@ -227,7 +231,8 @@ impl Forwarder {
         if stream.receivers.len() >= STREAM_ROUTES_MAX {
             return Err(Refusal::TableFull);
         }
-        if Route::is_repaired_as_is(open) && stream.open.codec.is_video() {
+        let is_as_is = Route::is_repaired_as_is(open);
+        if (is_as_is && stream.open.codec.is_video()) || (open.red_pt != 0 && !is_as_is) {
             return Err(Refusal::Malformed);
         }
         self.routes.open(index, generation, Route { open: *open, second: None })?;
@@ -473,6 +478,7 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerLimit(c) => c.peer.index,
         Command::PeerRate(c) => c.peer.index,
         Command::StreamRate(c) => c.stream.index,
+        Command::StreamGate(c) => c.stream.index,
         Command::StreamOpen(c) => c.stream.index,
         Command::StreamCodec(c) => c.stream.index,
         Command::StreamEncoding(c) => c.stream.index,

@@ -16,6 +16,7 @@ use super::{Counters, Flush, Forwarder, arm_pace, extension_ids};
 use crate::choice::Held;
 use crate::codec;
 use crate::config::{ENTERED_MAX, Micros, PENDING_MAX};
+use crate::earlier::Earlier;
 use crate::outbox::{Outbox, Pushed};
 use crate::pacer::Queues;
 use crate::packet::{Carried, Outgoing, RtpPacket};
@@ -34,9 +35,9 @@ use crate::transport::Transport;
 pub(super) struct PendingPacket {
     stream: StreamId,
     handle: Handle,
-    input: Input,
+    pub(super) input: Input,
     /// Which of the stream's codecs it is in.
-    codec_index: usize,
+    pub(super) codec_index: usize,
     marker: bool,
     carried: Carried,
     start: KeyframeStart,
@@ -55,6 +56,12 @@ pub(super) struct Pending {
     hop_next: usize,
 }
 
+impl PendingPacket {
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+}
+
 impl Pending {
     pub(super) fn new() -> Self {
         Pending { packets: Vec::with_capacity(PENDING_MAX), hop_next: 0 }
@@ -69,6 +76,11 @@ impl Pending {
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.packets.len() == PENDING_MAX
+    }
+
+    /// Whether there is no room for more than one.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.packets.len() + 1 >= PENDING_MAX
     }
 
     /// Adds a packet that the stream's receivers are to get. The caller has checked that there is room.
@@ -154,11 +166,13 @@ pub(super) struct Waiting {
 }
 
 /// A route's end: what one receiver's copies are made with.
-struct Receiver<'a> {
-    hop: &'a mut Hop,
-    slot: &'a mut Slot,
-    transport: &'a mut Transport,
-    now: Micros,
+pub(super) struct Receiver<'a> {
+    pub(super) hop: &'a mut Hop,
+    pub(super) slot: &'a mut Slot,
+    pub(super) transport: &'a mut Transport,
+    pub(super) now: Micros,
+    /// The earlier packets that the next one of audio leaves with.
+    pub(super) red: &'a mut Earlier,
     /// `now` as the extension `abs-send-time` has it.
     abs_send_time: [u8; 3],
     queues: &'a mut Queues<Waiting>,
@@ -177,6 +191,8 @@ struct Sent {
     switches: u64,
     /// Copies that wait.
     paced: u64,
+    /// Packets of RED.
+    red: u64,
 }
 
 impl Sent {
@@ -186,6 +202,7 @@ impl Sent {
         counters[Counter::ParameterSetsSent as usize] += self.sets;
         counters[Counter::EncodingsSwitched as usize] += self.switches;
         counters[Counter::Paced as usize] += self.paced;
+        counters[Counter::AudioRedSent as usize] += self.red;
     }
 }
 
@@ -278,8 +295,9 @@ impl Forwarder {
     /// Fans out what is pending of one stream to as many receivers as the outbox has room for, and to one at least. Whether
     /// that were all.
     fn fan_out_stream(&mut self, now: Micros, id: StreamId, out: &mut Outbox) -> bool {
-        let Forwarder { streams, slots, peers, counters, pending, store, queues, timers, .. } = self;
+        let Forwarder { streams, slots, peers, counters, pending, store, queues, timers, red, .. } = self;
         let Some(stream) = streams.find_mut(id.index, id.generation) else { return true };
+        red.clear();
         let is_video = stream.open.codec.is_video();
         // Of packets that came before: those of an encoding that somebody enters, and those of audio that leave again.
         let is_looked_back = !is_video || stream.encoding.is_some();
@@ -304,15 +322,22 @@ impl Forwarder {
             }
             pending.hop_next += 1;
             let sent = Sent::default();
-            let mut receiver =
-                Receiver { hop, slot, transport, now, abs_send_time, queues: &mut *queues, is_video, sent };
+            let mut receiver = Receiver {
+                hop,
+                slot,
+                transport,
+                now,
+                abs_send_time,
+                queues: &mut *queues,
+                red: &mut *red,
+                is_video,
+                sent,
+            };
             let mut lacks_keyframe = false;
             for packet in pending.of(id) {
                 if let (false, Some(ids)) = (is_video, &ids) {
-                    for back in (1..=receiver.copies()).rev() {
-                        let is_sent = receiver.send_copy(back.into(), ids, kept, store, packet, out);
-                        counters[Counter::AudioCopies as usize] += u64::from(is_sent);
-                    }
+                    let copies = receiver.send_earlier(ids, kept, store, packet, out);
+                    counters[Counter::AudioCopies as usize] += copies;
                 }
                 let mut outcome = None;
                 if let (true, Some(common)) = (receiver.waits(), &common) {
@@ -348,7 +373,7 @@ impl Forwarder {
 impl Forwarder {
     /// Sends a copy that has waited for its receiver's path, unless the receiver has changed to another encoding meanwhile.
     pub(super) fn send_waiting(&mut self, now: Micros, waiting: &Waiting, out: &mut Outbox) {
-        let Forwarder { streams, slots, peers, counters, store, queues, .. } = self;
+        let Forwarder { streams, slots, peers, counters, store, queues, red, .. } = self;
         let Waiting { route, slot, peer, packet } = waiting;
         let Some(stream) = streams.find_mut(packet.stream.index, packet.stream.generation) else { return };
         let Stream { hops, sets, keyframe, .. } = stream;
@@ -359,7 +384,8 @@ impl Forwarder {
         }
         let abs_send_time = rtp::abs_send_time(now);
         let sent = Sent::default();
-        let mut receiver = Receiver { hop, slot, transport, now, abs_send_time, queues, is_video: true, sent };
+        red.clear();
+        let mut receiver = Receiver { hop, slot, transport, now, abs_send_time, queues, red, is_video: true, sent };
         let outcome = match store.payload(packet.handle) {
             Some(payload) => receiver.deliver_now(true, sets.as_deref(), packet, payload, out),
             None => Outcome::Refused,
@@ -578,13 +604,13 @@ impl Receiver<'_> {
     /// Protects a payload under these numbers into the outbox.
     #[inline]
     fn protect(&mut self, numbers: Numbers<'_>, codec_index: usize, payload: Payload<'_>, out: &mut Outbox) -> Outcome {
-        let Receiver { hop, slot, transport, .. } = self;
+        let Receiver { hop, slot, transport, red, .. } = self;
         let Numbers { index, timestamp, marker, carried, is_evened } = numbers;
         let transport_cc_seq = transport.transport_cc_seq();
         let Some((to, crypto)) = transport.outgoing() else { return Outcome::Held(Counter::HeldNotReady) };
         let header = Outgoing {
             marker,
-            pt: hop.pts[codec_index],
+            pt: if red.is_empty() { hop.pts[codec_index] } else { hop.red_pt },
             seq: index as u16,
             timestamp,
             ssrc: slot.sender.ssrc(),
@@ -595,13 +621,18 @@ impl Receiver<'_> {
             carried,
             is_evened,
         };
-        let len = payload.len();
-        match out.push_rtp(to, crypto, &mut slot.sender, index, |frame| header.write(frame, &[], payload)) {
+        let (prefix, earlier) = red.take(hop.pts[codec_index]);
+        let (prefix_len, len) = (prefix.len(), prefix.len() + payload.len());
+        match out.push_rtp(to, crypto, &mut slot.sender, index, |frame| header.write(frame, prefix, payload)) {
             Pushed::Written => {}
             // Its index has left before, or is too old to tell.
             Pushed::Nothing => return Outcome::Held(Counter::HeldStale),
             Pushed::Full => return Outcome::Refused,
         }
+        if let (true, Some(sending)) = (prefix_len > 0, &mut transport.sending) {
+            sending.earlier_sent(self.now, prefix_len);
+        }
+        self.sent.red += u64::from(earlier != 0);
         let kind = if self.is_video { Kind::Video } else { Kind::Audio };
         transport.transport_cc_sent(self.now, out.last_len(), kind);
         slot.packets += 1;
@@ -610,50 +641,9 @@ impl Receiver<'_> {
             rtx.budget.earn(len);
         }
         if let Some(again) = &mut slot.again {
-            again.left(index as u16, (transport_cc_seq, self.abs_send_time), len, self.now);
+            again.left(index as u16, (transport_cc_seq, self.abs_send_time), earlier, len, self.now);
         }
         Outcome::Written
-    }
-
-    /// How many copies of each packet of audio the receiver gets beside the first: none where its path has no room for them. What
-    /// a full queue drops is not mended by sending more.
-    #[inline]
-    fn copies(&self) -> u8 {
-        let copies = self.slot.again.as_ref().map_or(0, |again| again.copies(self.now));
-        let has_room = || self.transport.sending.as_ref().is_none_or(|sending| sending.has_room_for_copies(self.now));
-        if copies > 0 && has_room() { copies } else { 0 }
-    }
-
-    /// Sends the packet so many before this one once more, ahead of this one: where the first was lost, nothing seems to be missing.
-    /// Its receiver's SRTP drops it as a replay where another has come. Whether it was sent.
-    #[cold]
-    fn send_copy(
-        &mut self,
-        back: u64,
-        ids: &ExtensionIds,
-        kept: &Kept,
-        store: &mut Store,
-        packet: &PendingPacket,
-        out: &mut Outbox,
-    ) -> bool {
-        let Receiver { hop, slot, transport, now, .. } = self;
-        let before = |store: &Store| {
-            let index = packet.input.index.checked_sub(back)?;
-            let handle = store.find(packet.input.source, kept, index)?;
-            let [head, payload] = store.packet(handle)?;
-            let before = RtpPacket::from_parts(head, payload, index)?;
-            Some((handle, index, before.header.timestamp, before.header.marker, before.carried(ids)))
-        };
-        let Some((handle, index, timestamp, marker, carried)) = before(store) else { return false };
-        let input = Input { index, timestamp, pictures: None, ..packet.input };
-        let mapping = slot.rewriter.map(&input, slot.sender.next(), *now).filter(Mapping::goes_on);
-        let (Some(mapping), Some(payload)) = (mapping, store.payload(handle)) else { return false };
-        let names = (mapping.out_index, mapping.timestamp, marker, hop.pts[packet.codec_index]);
-        let is_sent = slot.send_again(names, &carried, transport, payload, out);
-        if is_sent {
-            transport.sent_again(*now, out.last_len());
-        }
-        is_sent
     }
 
     /// Whether a packet begins a keyframe that this receiver can decode if it gets the parameter sets first.

@@ -13,12 +13,14 @@ mod flush;
 mod keyframe;
 mod pace;
 mod receive;
+mod redundancy;
 mod remb;
 mod reports;
 mod rtcp;
 mod ssrc;
 mod switch;
 mod tally;
+mod voice;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +36,7 @@ use crate::config::{
     STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, WAITING_MAX,
 };
 use crate::demux::Demux;
+use crate::earlier::Earlier;
 use crate::outbox::Outbox;
 use crate::pacer::Queues;
 use crate::repair::MissingPackets;
@@ -80,6 +83,8 @@ pub struct Forwarder {
     pending: Pending,
     /// All packets in the clear.
     store: Store,
+    /// Where a packet of RED is made.
+    red: Box<Earlier>,
     /// Packets of video that wait until a receiver's path is ready for them.
     queues: Queues<Waiting>,
     timers: Timers,
@@ -116,6 +121,7 @@ impl Forwarder {
             demux: Demux::new(seed),
             pending: Pending::new(),
             store: Store::new(),
+            red: Box::default(),
             queues: Queues::new(WAITING_MAX),
             timers: Timers::new(now),
             staged: Vec::with_capacity(STAGED_MAX),
@@ -204,6 +210,7 @@ impl Forwarder {
                 Timer::Report { peer } if self.has_peer(peer) => {
                     self.tally(now, peer.index, out);
                     self.review_silence(now, peer.index, out);
+                    self.review_speech(now, peer.index, out);
                     self.send_reports(now, peer.index, out);
                     self.review_sending(now, peer.index, out);
                 }

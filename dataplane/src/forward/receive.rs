@@ -3,7 +3,7 @@
 use proto::plane::{Counter, Extension, ExtensionIds};
 
 use super::fanout::Arrived;
-use super::{Counters, Flush, Forwarder, arm_reports, extension_ids, remb};
+use super::{Counters, Flush, Forwarder, arm_reports, extension_ids, remb, voice};
 use crate::config::{FRAME_LEN, Micros, PAYLOAD_LEN_MAX, POLICE_KEYFRAME_INTERVAL, TRANSPORT_CC_INTERVAL};
 use crate::demux;
 use crate::outbox::Outbox;
@@ -13,7 +13,7 @@ use crate::police;
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::rtcp::SenderClock;
 use crate::rtp::Header;
-use crate::slot::Slot;
+use crate::slot::{Slot, interrupt};
 use crate::srtp::Window;
 use crate::store::{Handle, Source};
 use crate::stream::{Format, Stream};
@@ -167,7 +167,7 @@ impl Forwarder {
         if owner.is_rtx {
             return Some(self.receive_rtx(now, at, owner.stream, packet, out));
         }
-        Some(self.receive_media(now, at, peer, owner.stream, packet, highest, out))
+        Some(self.receive_primary(now, at, peer, owner.stream, packet, highest, out))
     }
 
     /// A packet of a stream that sends more than it may. What receivers lack of it, only a keyframe mends.
@@ -225,6 +225,9 @@ impl Forwarder {
             }
         }
         stream.measure(format, &packet, at);
+        let level = packet.extension(transport.extension_ids[Extension::AudioLevel as usize]);
+        let is_newest = highest.is_none_or(|highest| packet.index > highest);
+        let is_passed = voice::arrived(stream, level.filter(|_| is_newest), &packet.header, at, &mut self.slots, out);
         let encoding = stream.encoding.as_mut();
         let is_encoding = encoding.map(|encoding| encoding.received()).is_some();
         if !std::mem::replace(&mut stream.is_flowing, true) {
@@ -234,7 +237,10 @@ impl Forwarder {
                 self.encoding_begins(now, index, out);
             }
         }
-        self.enqueue(now, index, format, packet, at, out);
+        match is_passed {
+            true => self.enqueue(now, index, format, packet, at, out),
+            false => self.count(Counter::AudioNotPassed, 1),
+        }
         if lost > 0 {
             self.want_keyframe(now, index, out);
         } else if is_encoding {
@@ -282,7 +288,7 @@ impl Forwarder {
     /// A packet that another worker received. What it lost is lost here, too: a gap of the mirror is a gap of the stream.
     /// `None` as in [`receive_datagram`](Self::receive_datagram).
     fn receive_relayed_packet(&mut self, now: Micros, packet: &RelayedPacket<'_>, out: &mut Outbox) -> Option<Counter> {
-        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, at, ids, head, payload } = *packet;
+        let RelayedPacket { mirror: id, ssrc, index, highest: highest_there, at, cuts, ids, head, payload } = *packet;
         let Some(stream) = self.streams.find_mut(id.index, id.generation) else {
             return Some(Counter::DroppedRelayStale);
         };
@@ -300,6 +306,9 @@ impl Forwarder {
         let is_first = !std::mem::replace(&mut mirror.has_begun, true);
         if ssrc != stream.ssrc {
             stream.rename(ssrc, Window::new());
+            interrupt(stream, &mut self.slots);
+        }
+        if std::mem::replace(&mut stream.cuts, cuts) != cuts {
             interrupt(stream, &mut self.slots);
         }
         if is_first {
@@ -325,7 +334,7 @@ impl Forwarder {
     }
 
     /// Stores a packet, relays it to each worker that has a mirror of its stream, and makes it pending for the receivers here.
-    fn enqueue(
+    pub(super) fn enqueue(
         &mut self,
         now: Micros,
         index: u32,
@@ -371,7 +380,7 @@ fn relay(
     let highest = stream.window.highest().unwrap_or(index);
     let (mirror, ssrc) = (stream.open.stream, stream.ssrc);
     let taken = || stream.taps.iter().filter(|tap| tap.is_taken);
-    let relayed = RelayedPacket { mirror, ssrc, index, highest, at, ids, head: &[], payload: &[] };
+    let relayed = RelayedPacket { mirror, ssrc, index, highest, at, cuts: stream.cuts, ids, head: &[], payload: &[] };
     let has_head = packet.head.len() + packet.payload.len() <= FRAME_LEN;
     let count = match has_head {
         true => out.relay_packet(relayed, handle, taken().count(), taken().map(|tap| (tap.worker, tap.mirror))),
@@ -386,15 +395,6 @@ fn change_codec(stream: &mut Stream, format: Format, slots: &mut Table<Slot>) {
     stream.format = format;
     stream.hops.iter_mut().for_each(|hop| hop.awaits_keyframe = true);
     interrupt(stream, slots);
-}
-
-/// What comes of a stream from now on does not continue what its receivers were sent.
-pub(super) fn interrupt(stream: &Stream, slots: &mut Table<Slot>) {
-    for hop in &stream.hops {
-        if let Some(slot) = slots.at_mut(hop.slot) {
-            slot.interrupt(hop.route);
-        }
-    }
 }
 
 /// Records the arrival of a transport-wide sequence number, for the feedback to the publisher.

@@ -133,7 +133,7 @@ impl Forwarder {
         is_asked: bool,
         out: &mut Outbox,
     ) -> Option<Counter> {
-        let Forwarder { slots, streams, peers, routes, store, .. } = self;
+        let Forwarder { slots, streams, peers, routes, store, red, .. } = self;
         let slot = slots.at_mut(slot_index)?;
         let origin = slot.rewriter.origin(seq, slot.sender.next())?;
         // All routes into a slot are of one track, and name its codecs alike.
@@ -166,9 +166,20 @@ impl Forwarder {
             let carried = packet.carried(&ids);
             let (marker, timestamp) =
                 (packet.header.marker, packet.header.timestamp.wrapping_add(origin.timestamp_offset));
-            let names = (origin.out_index, timestamp, marker, rtx_pt);
+            // As RED, if it left so, with the same packets before it: what is not the same does not leave.
+            let earlier = slot.again.as_ref().map_or(0, |again| again.earlier(seq));
+            red.clear();
+            if earlier != 0 {
+                let at = (origin.index, packet.header.timestamp);
+                red.gather(earlier, source, at, route.open.pt, packet.payload.len(), &stream.kept, store, |_, _| true);
+            }
+            let (prefix, gathered) = red.take(route.open.pt);
+            let names = (origin.out_index, timestamp, marker, if earlier == 0 { rtx_pt } else { route.open.red_pt });
+            if gathered != earlier {
+                return None;
+            }
             let payload = store.payload(handle)?;
-            let is_sent = slot.send_again(names, &carried, transport, payload, out);
+            let is_sent = slot.send_again(names, &carried, transport, (prefix, payload), out);
             if is_sent {
                 transport.sent_again(now, out.last_len());
             }
@@ -227,7 +238,7 @@ impl Slot {
         (index, timestamp, marker, pt): (u64, u32, bool, Pt),
         carried: &Carried,
         transport: &mut Transport,
-        payload: Payload<'_>,
+        (prefix, payload): (&[u8], Payload<'_>),
         out: &mut Outbox,
     ) -> bool {
         let seq = index as u16;
@@ -247,7 +258,7 @@ impl Slot {
             is_evened: false,
         };
         let sender = &mut self.sender;
-        let pushed = out.push_rtp_again(to, crypto, sender, index, |frame| header.write(frame, &[], payload));
+        let pushed = out.push_rtp_again(to, crypto, sender, index, |frame| header.write(frame, prefix, payload));
         let is_sent = pushed == Pushed::Written;
         self.counts.retransmitted += u64::from(is_sent);
         is_sent

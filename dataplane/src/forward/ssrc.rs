@@ -14,7 +14,7 @@
 use proto::id::Ssrc;
 use proto::plane::{Counter, Extension, Refusal, STREAM_ENCODINGS_MAX, StreamEncodings};
 
-use super::receive::{interrupt, note_arrival};
+use super::receive::note_arrival;
 use super::{Forwarder, remb};
 use crate::codec;
 use crate::config::{KEYFRAME_RETRY, Micros, SSRC_SILENCE, SSRC_SILENCE_FRAMES};
@@ -22,6 +22,7 @@ use crate::encodings::{Encodings, NEVER};
 use crate::outbox::Outbox;
 use crate::packet::{RtpPacket, SrtpPacket};
 use crate::police;
+use crate::slot::interrupt;
 use crate::srtp::{Narrow, Window};
 use crate::stream::Stream;
 use crate::table::Table;
@@ -68,7 +69,7 @@ impl Stream {
 
     /// Whether the stream goes on with this packet of another SSRC.
     fn yields_to(&self, packet: &RtpPacket<'_>, at: Micros) -> bool {
-        let Some(format) = self.format_of(packet.header.pt) else { return false };
+        let format = self.format_of(packet.header.pt).unwrap_or(self.format);
         // Before its keyframe it would only take the picture away from those who have one.
         let is_entry = || !self.is_received() || codec::starts_keyframe(format.codec, packet.payload);
         self.is_silent(at, 0) || (self.rank(packet.header.ssrc) > self.rank(self.ssrc) && is_entry())
@@ -146,7 +147,7 @@ impl Forwarder {
             carry_from(transport, stream, owner);
             return Some(self.receive_rtx(now, at, owner.stream, packet, out));
         }
-        if stream.format_of(packet.header.pt).is_none() {
+        if !stream.takes(packet.header.pt) {
             return Some(Counter::DroppedPayloadType);
         }
         if packet.header.marker {
@@ -159,7 +160,7 @@ impl Forwarder {
         carry_from(transport, stream, owner);
         interrupt(stream, &mut self.slots);
         stream.keyframe.is_wanted |= stream.is_received() && stream.open.codec.is_video();
-        let fate = self.receive_media(now, at, peer, owner.stream, packet, None, out);
+        let fate = self.receive_primary(now, at, peer, owner.stream, packet, None, out);
         // Unless it began with one, of which the burst took notice.
         if self.streams.at(owner.stream).is_some_and(|stream| stream.keyframe.is_wanted) {
             self.want_keyframe(now, owner.stream, out);
@@ -253,7 +254,7 @@ fn resolve(transport: &Transport, streams: &Table<Stream>, packet: &SrtpPacket<'
         let stream = streams.at(index)?;
         let open = &stream.open;
         let is_rtx = stream.format_of_rtx(header.pt).is_some();
-        if stream.format_of(header.pt).is_none() && !is_rtx {
+        if !stream.takes(header.pt) && !is_rtx {
             continue;
         }
         if let Some(encoding) = &stream.encoding {

@@ -238,7 +238,7 @@ impl Rig {
         let (ssrc, stream) = (0x1000 + from.id.index, StreamId::new(from.id.index, 1));
         let (rtx_ssrc, rtx_pt, mid, feedback) = (0, 0, Mid::NONE, 0);
         let (peer, pt, codec) = (from.id, 111, Codec::Opus);
-        self.commit(&[StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback }.into()]);
+        self.commit(&[StreamOpen { stream, peer, ssrc, rtx_ssrc, mid, pt, rtx_pt, codec, feedback, red_pt: 0 }.into()]);
         (ssrc, self.route(from, to))
     }
 
@@ -259,7 +259,7 @@ impl Rig {
                 timestamp_first: 1,
             }
             .into(),
-            RouteOpen { route: RouteId::new(to.id.index, 1), stream, slot, pt: 111, rtx_pt: 0 }.into(),
+            RouteOpen { route: RouteId::new(to.id.index, 1), stream, slot, pt: 111, rtx_pt: 0, red_pt: 0 }.into(),
         ]);
         slot_ssrc
     }

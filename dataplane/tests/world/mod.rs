@@ -259,6 +259,7 @@ impl World {
             rtx_pt,
             codec,
             feedback: feedback::NACK | feedback::PLI | feedback::FIR | feedback::TRANSPORT_CC,
+            red_pt: 0,
         }
     }
 
@@ -309,7 +310,7 @@ impl World {
     pub fn route_open(&mut self, stream: StreamId, slot: SlotId) -> RouteOpen {
         self.next_index += 1;
         let route = RouteId::new(self.next_index, 1);
-        RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121 }
+        RouteOpen { route, stream, slot, pt: 120, rtx_pt: 121, red_pt: 0 }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use dataplane::codec::starts_keyframe;
 use dataplane::picture::{Last, PictureNumbers, Shift};
+use dataplane::red::{BLOCKS_MAX, Red, Writer};
 use dataplane::rtcp::{CompoundWriter, Packet, REPORT_BLOCKS_MAX, ReportBlock, packets};
 use dataplane::rtp::{EXTENSION_VALUE_LEN_MAX, Header, HeaderWriter, WRITTEN_LEN_MAX, payload_len};
 use dataplane::sets::{ParameterSets, SETS_MAX};
@@ -34,6 +35,30 @@ pub fn rtp(data: &[u8]) {
         sets_hold(&sets);
     }
     arrivals(data);
+}
+
+/// One payload of RED. Its blocks are all of it and lie one after the other, and what can be written of them is read again.
+pub fn red(data: &[u8]) {
+    let Some(red) = Red::parse(data) else { return };
+    let mut writer = Writer::new();
+    let (mut len, mut added) = (1 + red.payload.len(), Vec::new());
+    let mut end = None;
+    for (back, block) in red.earlier() {
+        assert!(back >= 1 && back <= BLOCKS_MAX as u64 && block.offset < 1 << 14 && block.pt < 128);
+        let range = block.payload.as_ptr_range();
+        assert!(end.is_none_or(|end| end == range.start));
+        end = Some(range.end);
+        len += 4 + block.payload.len();
+        if writer.add(block) {
+            added.push(block);
+        }
+    }
+    assert_eq!(len, data.len());
+    assert!(end.is_none_or(|end| end == red.payload.as_ptr()));
+    let bytes = [writer.finish(red.pt), red.payload].concat();
+    let again = Red::parse(&bytes).expect("what is written is read");
+    assert_eq!((again.pt, again.payload), (red.pt, red.payload));
+    assert!(again.earlier().map(|(_, block)| block).eq(added));
 }
 
 fn header_again(header: &Header, bytes: &[u8]) {

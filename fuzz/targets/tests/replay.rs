@@ -52,6 +52,11 @@ fn rtp_is_read_and_written_alike() {
 }
 
 #[test]
+fn red_is_read_and_written_alike() {
+    replay("red");
+}
+
+#[test]
 fn stun_is_read_and_written_alike() {
     replay("stun");
 }

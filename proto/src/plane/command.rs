@@ -3,7 +3,7 @@
 use super::extension::ExtensionIds;
 use super::field::Field;
 use super::record::records;
-use super::value::{Codec, Direction, SrtpProfile};
+use super::value::{Codec, Direction, Gate, SrtpProfile};
 use super::{RECORD_LEN, Record};
 use crate::id::{Mid, PeerId, Pt, Rid, RouteId, SlotId, Ssrc, StreamId, TapId};
 
@@ -124,6 +124,8 @@ records! {
             codec: Codec,
             /// Bits of [`feedback`] that the sender of the stream understands.
             feedback: u8,
+            /// Payload type of RED (RFC 2198) with blocks of the codec, or 0 when not negotiated; only of audio.
+            red_pt: Pt,
         }
         /// A second codec that the stream may change to, of the same clock. One a stream, and it goes with the stream; its
         /// payload types are not those of the first.
@@ -231,6 +233,8 @@ records! {
             /// Payload type of RTX for it, or 0: then losses of the receiver are not repaired. `pt` itself, of audio only: they are
             /// repaired by the same packets again.
             rtx_pt: Pt,
+            /// Payload type of RED (RFC 2198) with blocks of `pt`, or 0; only of audio that is repaired so.
+            red_pt: Pt,
         }
         /// What the receiver gave the stream's second codec. One a route, and it goes with the route; without it nothing is
         /// sent while the stream is in that codec.
@@ -341,6 +345,14 @@ records! {
             bps_max: u32,
             /// As in [`PeerRate`].
             packets_max: u32,
+        }
+        /// When packets of a stream of audio are passed on. Another one takes its place; it goes with the stream, and without one all
+        /// are. Not of mirrors: what is not passed on is not handed on either.
+        StreamGate = 27 {
+            /// Which stream.
+            stream: StreamId,
+            /// When.
+            gate: Gate,
         }
         /// Everything staged since the last commit takes effect, whole, between two turns.
         Commit = 12 {

@@ -141,6 +141,12 @@ counters! {
     AudioResent => "audio_resent",
     /// Copies of packets of audio sent to receivers that lose many, before they ask.
     AudioCopies => "audio_copies",
+    /// Packets of audio not passed on because nobody speaks in them, or others are louder, in a room with more voices than it passes on.
+    AudioNotPassed => "audio_not_passed",
+    /// Packets of audio sent to receivers as RED (RFC 2198), with one or two before them, because they lose many.
+    AudioRedSent => "audio_red_sent",
+    /// Packets of audio that were lost on the way from their publisher and taken from a later one of RED.
+    AudioRedRecovered => "audio_red_recovered",
     /// Sequence numbers that receivers asked for by NACK.
     NackReceived => "nack_received",
     /// Sequence numbers asked for by NACK that are no longer in the history.

@@ -82,6 +82,19 @@ records! {
             /// Which.
             stream: StreamId,
         }
+        /// Somebody speaks in a stream of audio, by the levels that its packets tell (RFC 6464), or is louder or quieter by 6 dB than was
+        /// told; of one stream at most twice a second. Not of mirrors. A description repeats it.
+        StreamSpeaks = 13 {
+            /// Which.
+            stream: StreamId,
+            /// How loud: 127 plus the level in dBov, 0 to 127.
+            loudness: u8,
+        }
+        /// Nobody speaks in a stream any more: no packet of half a second is loud, or none comes.
+        StreamQuiet = 14 {
+            /// Which.
+            stream: StreamId,
+        }
     }
 }
 

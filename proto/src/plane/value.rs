@@ -56,6 +56,18 @@ impl Codec {
 }
 
 wire_enum! {
+    /// When packets of a stream of audio are passed on.
+    Gate {
+        /// Always.
+        Open = 1,
+        /// While somebody speaks in it, and for two seconds after. A stream whose packets tell no level always.
+        Speech = 2,
+        /// Never: others are louder.
+        Closed = 3,
+    }
+}
+
+wire_enum! {
     /// Why a command was refused.
     Refusal {
         /// The bytes are not a command of this contract.

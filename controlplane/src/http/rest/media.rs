@@ -255,6 +255,7 @@ mod tests {
                 token: None,
                 made_by: Vec::new(),
                 state: PeerState::Connected,
+                is_speaking: false,
                 has_socket: true,
                 silent_tracks: Vec::new(),
                 slots: 2,

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::views::{RoomChange, RoomLimits, RoomPage, RoomView};
+use super::limits::{RoomChange, RoomLimits, RoomPage, RoomView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, keep, sample};
 use crate::engine::{OperatorRequest, RoomPolicy, Snapshot};
 
