@@ -3,7 +3,7 @@
 //! the one before ([`text`]; `bench/sim/expected`).
 //!
 //! - [`table`] has the cases: RFC 8867 §5, what broke in other servers, and those of `bench/weak`.
-//! - [`run`] is the world of one case; [`client`] joins and speaks, [`send`] is its sending side with libwebrtc's congestion control,
+//! - [`mod@run`] is the world of one case; [`client`] joins and speaks, [`send`] is its sending side with libwebrtc's congestion control,
 //!   [`receive`] its receiving side, [`content`] what is in the packets.
 //! - [`path`] is a queue with what goes wrong behind it, [`tcp`] the flows that share it.
 //! - [`score`] makes figures of what happened.
