@@ -169,7 +169,7 @@ fn a_resume_brings_its_token_and_a_restart_forgets_nothing() {
     world.say(socket, ClientSignal::Resume { session: ada.session.clone() });
     let told = world.drain(socket);
     assert!(
-        matches!(told[..], [.., ServerSignal::Welcome { may_publish: true, resumed: true, .. }, _, _, _, _, _]),
+        matches!(told[..], [.., ServerSignal::Welcome { may_publish: true, resumed: true, .. }, _, _, _, _, _, _]),
         "{told:?}"
     );
     assert_eq!(world.worker().routes.len(), 4, "the token of the new socket holds");
