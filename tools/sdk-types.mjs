@@ -50,7 +50,9 @@ function oneFile(read) {
     const inPlace = /import\(['"]\.\/(\w+)\.js['"]\)\.(\w+)/g;
     written.push(statement.replace(inPlace, '$2'));
     for (const [, from, what] of statement.matchAll(inPlace)) add(from, what);
-    for (const [what, from] of imports) if (new RegExp(`\\b${what}\\b`).test(statement)) add(from, what);
+    const names = (what) => new RegExp(`\\b${what}\\b`).test(statement);
+    for (const [what, from] of imports) if (names(what)) add(from, what);
+    for (const what of declarations.keys()) if (names(what)) add(module, what);
   };
   for (const statement of statements) {
     const [, exported] = statement.match(/^export \{(.*?)\};$/s) ?? [];

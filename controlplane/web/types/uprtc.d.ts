@@ -497,3 +497,9 @@ export declare class Room extends RoomTarget {
  * @property {(event: Event) => boolean} dispatchEvent
  */
 export declare const RoomTarget: new () => TypedTarget;
+
+export type TypedTarget = {
+    addEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | AddEventListenerOptions) => void;
+    removeEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | EventListenerOptions) => void;
+    dispatchEvent: (event: Event) => boolean;
+};
