@@ -36,6 +36,7 @@ test: test-deps test-rust test-loom test-miri test-schema test-browsers test-wea
 
 test-rust: deps
 	@tools/install rust
+	@tools/nats-server >/dev/null || true
 	tools/twice --cargo $(CARGO) test --workspace
 
 # The ring and the sleep flags of the link under every interleaving of their atomics (a separate build of `proto` with loom).
@@ -77,7 +78,7 @@ test-interop: test-deps
 
 # `make build` and `make run` in a minimal Debian (or Ubuntu), and tools/install in such systems. It needs root.
 # Tests that cannot run on a machine are skipped with a message, or fail if REQUIRE names what they need: `fresh` (this test),
-# `uring` and `namespaces` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces.
+# `uring`, `namespaces` and `nats` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces,nats.
 test-fresh:
 	tests/fresh/run
 

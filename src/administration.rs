@@ -1,4 +1,4 @@
-//! `uprtc rooms`, `peers`, `kick` and `move`: an operator's look at a server and hand in it, over its REST interface. The
+//! `uprtc rooms`, `peers`, `nodes`, `kick` and `move`: an operator's look at a server and hand in it, over its REST interface. The
 //! token is made on the spot with the key in the state folder, good for a minute; or it is `UPRTC_TOKEN`. Which server is meant,
 //! [`crate::running`] says.
 
@@ -56,6 +56,36 @@ pub(crate) fn peers(common: &Common, remote: &Remote, shown: &Shown, room: &str)
             ("LOST", "/down/loss", percent),
             ("RTT", "/rtt_ms", milliseconds),
             ("TRACKS", "/tracks", cell),
+        ],
+    )
+}
+
+/// `uprtc nodes`
+pub(crate) fn nodes(common: &Common, remote: &Remote, shown: &Shown) -> Result<(), Failure> {
+    let api = Api::find(common, remote)?;
+    let cluster = api.ask("GET", "/v1/nodes?limit=1", None)?;
+    if cluster["cluster"].is_null() {
+        return Err("this server is in no cluster: the setting `cluster` names one (docs/EDGES.md)".into());
+    }
+    if let Some(problem) = cluster["problem"].as_str() {
+        eprintln!("uprtc: {}", cell(&json!(problem)));
+    }
+    for refused in cluster["refused"].as_array().into_iter().flatten() {
+        eprintln!("uprtc: the record {} is refused: {}", cell(&refused["key"]), cell(&refused["detail"]));
+    }
+    show(
+        shown,
+        api.all("/v1/nodes", "nodes")?,
+        &[
+            ("NODE", "/node", cell),
+            ("REGION", "/region", word),
+            ("CARRIER", "/carrier", word),
+            ("STATE", "/state", cell),
+            ("HEARD", "/heard_s", ago),
+            ("PEERS", "/peers", cell),
+            ("BUSY", "/busy_permille", permille),
+            ("WORKERS", "/workers", count),
+            ("HTTP", "/http", cell),
         ],
     )
 }
@@ -203,6 +233,23 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// A word that may be empty.
+fn word(value: &Value) -> String {
+    if value == "" { "-".to_owned() } else { cell(value) }
+}
+
+fn count(value: &Value) -> String {
+    value.as_array().map_or("-".to_owned(), |all| all.len().to_string())
+}
+
+fn permille(value: &Value) -> String {
+    value.as_f64().map_or("-".to_owned(), |permille| format!("{:.0}%", permille / 10.0))
+}
+
+fn ago(value: &Value) -> String {
+    value.as_f64().map_or("-".to_owned(), |seconds| format!("{seconds:.0}s"))
+}
+
 /// A list of numbers.
 fn numbers(value: &Value) -> String {
     match value.as_array().map(Vec::as_slice) {
@@ -255,6 +302,20 @@ mod tests {
         let rooms = [json!({"room": "a", "workers": [0, 3]}), json!({"room": "b", "workers": []})];
         let text = table(&rooms, &[("ROOM", "/room", cell), ("WORKER", "/workers", numbers)]);
         assert_eq!(text, "ROOM  WORKER\na     0,3\nb     -\n");
+    }
+
+    #[test]
+    fn nodes_are_shown_in_one_line_each() {
+        let node =
+            json!({"node": "fra1", "region": "", "heard_s": 3.4, "busy_permille": 314, "workers": [["a"], ["b"]]});
+        let columns: [Column; 5] = [
+            ("NODE", "/node", cell),
+            ("REGION", "/region", word),
+            ("HEARD", "/heard_s", ago),
+            ("BUSY", "/busy_permille", permille),
+            ("WORKERS", "/workers", count),
+        ];
+        assert_eq!(table(&[node], &columns), "NODE  REGION  HEARD  BUSY  WORKERS\nfra1  -       3s     31%   2\n");
     }
 
     #[test]

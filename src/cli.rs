@@ -105,6 +105,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         shown: Shown,
     },
+    /// Show the nodes of the cluster that a server is in: which are here, where, and what they carry.
+    Nodes {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        shown: Shown,
+    },
     /// Show who is in a room and what flows: rates in bit/s over the last seconds, what is lost on the way, round trips.
     Peers {
         #[command(flatten)]

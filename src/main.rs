@@ -1,5 +1,5 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
-//! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `kick` and `move` govern a server, `doctor`
+//! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `nodes`, `kick` and `move` govern a server, `doctor`
 //! looks at the machine, `load` loads a server. No logic of a call is here.
 
 mod administration;
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::NewKey => token::new_key(&common),
         Command::Version => process::print(&format!("uprtc {VERSION}\n")),
         Command::Rooms { remote, shown } => administration::rooms(&common, &remote, &shown),
+        Command::Nodes { remote, shown } => administration::nodes(&common, &remote, &shown),
         Command::Peers { remote, shown, room } => administration::peers(&common, &remote, &shown, &room),
         Command::Kick { remote, room, peer } => administration::kick(&common, &remote, &room, &peer),
         Command::Move { remote, room, peer, to } => administration::relocate(&common, &remote, &room, &peer, &to),
@@ -109,6 +110,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         metrics: options.metrics,
         public_url: options.public_url.clone(),
         ice_tcp: options.ice_tcp_ips(),
+        cluster: options.cluster(),
         ..controlplane::Config::new(options.state.clone(), options.listen, options.stun())
     };
     let started = options.clone();

@@ -1,6 +1,7 @@
 //! From settings file, `UPRTC_…` variables, command line and defaults to one set of options; each of these wins over
 //! those before it. Whether the options can work is for the plane to say that they concern.
 
+mod cluster;
 mod keys;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use dataplane::config::{Backend, Driver};
 use proto::link::{Access, Endpoint};
 use toml::de::{DeTable, DeValue};
 
+use self::cluster::Cluster;
 use self::keys::{KEYS, Key, Plane, Written};
 use crate::cli::{Common, Endpoints, Media, MediaIps};
 use crate::process::LogFormat;
@@ -76,6 +78,7 @@ pub(crate) struct Options {
     /// What the endpoints allow.
     pub(crate) limits: Limits,
     pub(crate) stun_rates: Rates,
+    pub(crate) cluster: Cluster,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             rooms: Settings::default(),
             limits: Limits::default(),
             stun_rates: Rates::default(),
+            cluster: Cluster::default(),
         }
     }
 }
@@ -424,7 +428,7 @@ fn check_together(options: &Options) -> Result<(), Failure> {
     if options.limits.idle_timeout <= options.limits.ping_interval {
         return Err("idle-timeout must be longer than ping-interval, or every socket is cut off".into());
     }
-    Ok(())
+    Ok(options.cluster.check()?)
 }
 
 /// The state folder, made if need be with mode 0700: whoever reads it can sign tokens.

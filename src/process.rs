@@ -43,6 +43,14 @@ impl LogFormat {
 /// Changes what the running log lets through, and how it looks.
 static LOG: OnceLock<Box<dyn Fn(EnvFilter, LogFormat) + Send + Sync>> = OnceLock::new();
 
+/// What is logged, of these directives. The client of NATS has a log of its own, of each try to connect; what matters of it, the
+/// controlplane says once. Who wants it names it: `info,async_nats=debug`.
+fn filter(directives: &str) -> Option<EnvFilter> {
+    let whole =
+        if directives.contains("async_nats") { directives.to_owned() } else { format!("{directives},async_nats=off") };
+    EnvFilter::try_new(whole).ok()
+}
+
 /// Whether the log is one JSON object a line.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
@@ -72,7 +80,7 @@ where
 
 /// Logs what these directives (of `tracing_subscriber::EnvFilter`) say, in that format, from now on.
 pub(crate) fn set_log(directives: &str, format: LogFormat) {
-    if let (Some(change), Ok(filter)) = (LOG.get(), EnvFilter::try_new(directives)) {
+    if let (Some(change), Some(filter)) = (LOG.get(), filter(directives)) {
         change(filter, format);
         IS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
     }

@@ -22,7 +22,7 @@ use proto::plane::{Command, Counter, DatagramHeader, StreamTally};
 use tokio::sync::oneshot;
 
 use self::attachment::{Attachment, Worker, attach, readiness};
-pub use self::handle::{Closing, Handle, Inbox, REQUESTS_MAX, Request, channel};
+pub use self::handle::{Closing, Handle, Inbox, Load, REQUESTS_MAX, Request, WorkerLoad, channel};
 pub(crate) use self::outgoing::text_of;
 pub use self::outgoing::{
     Charge, OUTGOING_LEN_FREE, OUTGOING_MAX, Outgoing, Outlet, Overfull, Queued, Signal, ToSocket,
@@ -204,6 +204,9 @@ impl Driver {
             }
             Request::Sample { reply } => {
                 let _ = reply.send(self.sample()); // Who asked may have gone.
+            }
+            Request::Load { reply } => {
+                let _ = reply.send(self.load()); // As above.
             }
             Request::Measure { room, reply } => {
                 let _ = reply.send(self.measure(&room)); // As above.
@@ -401,8 +404,18 @@ impl Driver {
             injects_lost: self.injects_lost,
             records_malformed: self.records_malformed,
             sockets_slow: self.sockets_slow,
-            registry: Default::default(), // HTTP has it.
+            registry: Default::default(), // HTTP has it, and the other.
+            cluster: None,
         }
+    }
+
+    fn load(&self) -> Load {
+        let workers = self.attachment.as_ref().map(|attachment| attachment.workers.as_slice()).unwrap_or_default();
+        let load = |worker: &Worker| WorkerLoad {
+            busy_micros: worker.link.counters().map_or(0, |counters| counters[Counter::BusyMicros as usize]),
+            addresses: worker.addresses.clone(),
+        };
+        Load { peers: self.engine.peer_count(), workers: workers.iter().map(load).collect() }
     }
 
     /// Reads the tallies of who is in a room. Only of what is installed: see [`ControlLink::stream_tally`].
@@ -436,11 +449,18 @@ impl Driver {
                 journal = journal.len(),
                 "linked to a worker"
             );
+            let bound = addresses.clone();
             let addresses = Addresses { udp: addresses, tcp: tcp_addresses };
             self.engine.handle(now, Input::Linked { worker: index, addresses, journal });
             let wake = readiness(link.wake_fd())?;
             let busy_micros = link.counters().map_or(0, |counters| counters[Counter::BusyMicros as usize]);
-            attachment.workers.push(Worker { link, wake, counters: [0; Counter::COUNT], busy_micros });
+            attachment.workers.push(Worker {
+                link,
+                wake,
+                counters: [0; Counter::COUNT],
+                busy_micros,
+                addresses: bound,
+            });
         }
         self.attachment = Some(attachment);
         Ok(())

@@ -5,8 +5,8 @@
 //! what workers carry for that, `view` what clients are told of it, and `reconcile` makes commands for the workers.
 //!
 //! Around that core stand its drivers, which know tokio: [`http`] (behind [`tls`] if a certificate is given), [`driver`] with the
-//! engine's task and the shared memory, [`logbook`] with the operator's log of people, [`stun_server`], and [`run()`], which
-//! starts and ends them.
+//! engine's task and the shared memory, [`logbook`] with the operator's log of people, [`stun_server`], [`nodes`] with the other
+//! edges, and [`run()`], which starts and ends them.
 
 pub mod auth;
 pub mod driver;
@@ -18,6 +18,7 @@ pub mod ice;
 pub mod limited;
 pub mod logbook;
 pub mod metrics;
+pub mod nodes;
 pub mod policy;
 pub mod quality;
 pub mod registry;

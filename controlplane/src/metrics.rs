@@ -7,6 +7,7 @@
 mod process;
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
@@ -42,6 +43,25 @@ pub struct Sample {
     pub sockets_slow: u64,
     /// What operators decided.
     pub registry: RegistryFigures,
+    /// The cluster, if this node is in one.
+    pub cluster: Option<ClusterFigures>,
+}
+
+/// The cluster at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterFigures {
+    /// Whether the engine is connected.
+    pub is_connected: bool,
+    /// Whether this node's own record is known to stand.
+    pub has_joined: bool,
+    /// Nodes that are here, this one too.
+    pub nodes: usize,
+    /// Since this node's record was last renewed; `None` if it never was.
+    pub lease_age: Option<Duration>,
+    /// Connections made again since the start.
+    pub reconnects: u64,
+    /// Records that were refused, by why.
+    pub refusals: Vec<(&'static str, u64)>,
 }
 
 /// The registry at the moment of a scrape.
@@ -66,6 +86,9 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     page.value("uprtc_build_info", &build, 1);
     engine(&mut page, sample);
     registry(&mut page, sample.registry);
+    if let Some(figures) = &sample.cluster {
+        cluster(&mut page, figures);
+    }
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
         doors_tls(&mut page, figures);
@@ -145,6 +168,25 @@ fn registry(page: &mut Page, figures: RegistryFigures) {
     page.gauge("uprtc_registry_unsaved", unsaved, u8::from(figures.is_unsaved));
     let left_out = "Entries of registry.json that could not be read at the start and were set aside.";
     page.gauge("uprtc_registry_left_out", left_out, figures.left_out);
+}
+
+fn cluster(page: &mut Page, figures: &ClusterFigures) {
+    let connected = "1 while the cluster's engine (NATS) is connected, else 0.";
+    page.gauge("uprtc_cluster_connected", connected, u8::from(figures.is_connected));
+    let joined = "1 while this node's record in the cluster is known to stand, else 0.";
+    page.gauge("uprtc_cluster_joined", joined, u8::from(figures.has_joined));
+    page.gauge("uprtc_cluster_nodes", "Nodes of the cluster that are here now, this one included.", figures.nodes);
+    if let Some(age) = figures.lease_age {
+        let help = "Seconds since this node last renewed its record in the cluster.";
+        page.gauge("uprtc_cluster_lease_age_seconds", help, age.as_secs_f64());
+    }
+    let reconnects = "Connections to the cluster's engine that were made again after they were lost.";
+    page.counter("uprtc_cluster_reconnects_total", reconnects, figures.reconnects);
+    const NAME: &str = "uprtc_cluster_records_refused_total";
+    page.family(NAME, "counter", "Records in the cluster's bucket that this node does not believe, by why.");
+    for (reason, count) in &figures.refusals {
+        page.value(NAME, &format!("reason=\"{reason}\""), count);
+    }
 }
 
 fn stun_server_counts(page: &mut Page, stun: &stun_server::Counts) {

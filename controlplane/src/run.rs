@@ -23,6 +23,7 @@ use crate::auth::{KeyError, TokenKeys};
 use crate::driver::{self, Driver, DriverError};
 use crate::dtls::{DtlsError, Identity};
 use crate::engine::{Engine, Settings};
+use crate::nodes::{self, ClusterError, Member};
 use crate::registry::{Registry, RegistryError};
 use crate::tls::{self, PairError, Tls};
 use crate::{http, stun_server};
@@ -70,6 +71,8 @@ pub struct Config {
     pub public_url: Option<http::PublicUrl>,
     /// Addresses of this machine under which `listen` takes ICE over TCP, too; none: it does not.
     pub ice_tcp: Vec<IpAddr>,
+    /// The cluster that this edge is a node of, if it is of one.
+    pub cluster: Option<nodes::Settings>,
     /// Limits of the HTTP server.
     pub limits: http::Limits,
     /// Limits of the STUN server.
@@ -93,6 +96,7 @@ impl Config {
             metrics: http::Audience::default(),
             public_url: None,
             ice_tcp: Vec::new(),
+            cluster: None,
             limits: http::Limits::default(),
             stun_rates: stun_server::Rates::default(),
         }
@@ -146,6 +150,9 @@ pub enum Error {
     /// The link failed.
     #[error(transparent)]
     Link(#[from] DriverError),
+    /// The cluster does not let this node in.
+    #[error("{0}; nothing was started. Without `cluster` this edge serves alone")]
+    Cluster(#[from] ClusterError),
     /// The DTLS certificate cannot be made.
     #[error("cannot make a DTLS certificate: {0}")]
     Identity(DtlsError),
@@ -222,9 +229,31 @@ async fn serve_reloading(
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     let _lock = patiently(async || lock(&config.state)).await?;
+    // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
+    let identity = Identity::generate().map_err(Error::Identity)?;
+    let mut member = match config.cluster.take() {
+        Some(cluster) => Some(Member::join(cluster, &config.state, identity.fingerprint_sha256()).await?),
+        None => None,
+    };
+    let served = serve_as(config, identity, &mut member, stop, reloads, announce).await;
+    if let Some(member) = &mut member {
+        member.leave().await; // It was let in, and then something else failed.
+    }
+    served
+}
+
+async fn serve_as(
+    mut config: Config,
+    identity: Identity,
+    member: &mut Option<Member>,
+    stop: impl Future<Output = bool>,
+    reloads: impl AsyncFnOnce(driver::Handle, Arc<http::Site>),
+    announce: impl FnOnce(&Listening),
+) -> Result<(), Error> {
     forget_predecessor(&config.state)?;
     let keys = TokenKeys::load_or_create(&config.state)?;
     let registry = Registry::load(&config.state, jsonwebtoken::get_current_timestamp())?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let tls = config.tls.map(Tls::load).transpose()?;
     let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
     let listen = async || http::listen(config.listen).map_err(refused("HTTP", config.listen, "--listen"));
@@ -240,8 +269,7 @@ async fn serve_reloading(
     config.settings.ice_tcp = config.ice_tcp.iter().map(|&ip| SocketAddr::new(ip, listening.http.port())).collect();
     config.settings.stun = stun_uri(config.settings.announced(listening.stun), config.stun_ip);
 
-    // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
-    let mut engine = Engine::new(config.settings, Identity::generate().map_err(Error::Identity)?, seed()?);
+    let mut engine = Engine::new(config.settings, identity, seed()?);
     engine.restore(registry.rooms());
     let (handle, inbox) = driver::channel();
     let counts = Arc::new(stun_server::Counts::default());
@@ -254,11 +282,15 @@ async fn serve_reloading(
         tls,
         metrics: config.metrics,
         takes_ice_tcp: !config.ice_tcp.is_empty(),
+        nodes: member.as_ref().map(Member::nodes),
     };
     let site = http::Site::with(handle.clone(), keys, counts.clone(), config.limits, settings);
     let (stopping, is_stopping) = watch::channel(false);
     let serving = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
+    let (ending, leaving) = watch::channel(None);
+    let bound = format!("{scheme}://{}", listening.http);
+    let membership = member.take().map(|member| tokio::spawn(member.run(handle.clone(), bound, leaving)));
     announce(&listening);
 
     let reloads = async {
@@ -276,19 +308,25 @@ async fn serve_reloading(
         };
         tokio::join!(reloads(handle.clone(), site.clone()), saves, looks).2
     };
+    let mut is_for_good = false;
     let mut driver = pin!(Driver::new(engine, inbox, config.link.clone()).run());
     let result = tokio::select! {
         ended = &mut driver => ended,
         never = reloads => never,
         for_good = stop => {
             tracing::info!(for_good, "stopping");
+            is_for_good = for_good;
             tokio::join!(handle.stop(for_good), &mut driver).1
         }
     };
     stopping.send_replace(true);
+    ending.send_replace(Some(is_for_good));
     stun.abort();
     if timeout(GOODBYE_TIMEOUT, serving).await.is_err() {
         tracing::warn!("some sockets did not close in time");
+    }
+    if let Some(membership) = membership {
+        let _ = timeout(GOODBYE_TIMEOUT, membership).await; // The others see its lease end.
     }
     Ok(result?)
 }

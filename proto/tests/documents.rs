@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What may stand behind the fence of a block that is not of commands.
-const OTHERS: &[&str] = &["", "json", "toml", "nginx", "html", "js", "ini", "rust", "c", "ts", "diff"];
+const OTHERS: &[&str] = &["", "json", "toml", "nginx", "nats", "html", "js", "ini", "rust", "c", "ts", "diff"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

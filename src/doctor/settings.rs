@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use controlplane::auth::KEY_FILE;
+use controlplane::nodes;
 use controlplane::registry::LEFT_OUT_PREFIX;
 use controlplane::tls::{Files, Pair, PairError};
 
@@ -34,6 +35,7 @@ pub(super) fn look(options: &Options, running: Planes) -> Vec<Finding> {
     findings.push(port("listen", Protocol::Tcp, options.listen, running.controlplane));
     findings.push(port("stun", Protocol::Udp, options.stun(), running.controlplane));
     findings.push(tls(options.tls().as_ref(), SystemTime::now()));
+    findings.extend(cluster(options));
     let listen = Running::find(&options.state).map_or(options.listen, |running| running.listen);
     findings.extend(instance(&Server::own(options, listen), listen.port(), running));
     findings
@@ -281,6 +283,29 @@ fn instance(server: &Server, port: u16, running: Planes) -> Vec<Finding> {
             Err(error) => Finding::fail(CHECK, format!("{path} on {}: {error}", server.name()), mend),
         })
         .into()
+}
+
+/// The cluster, asked as a node with these settings would.
+fn cluster(options: &Options) -> Vec<Finding> {
+    const CHECK: &str = "cluster";
+    let Some(cluster) = options.cluster() else {
+        return vec![Finding::ok(CHECK, "none: this edge serves alone")];
+    };
+    let mut findings = vec![match nodes::inspect(&cluster, &options.state) {
+        Ok(found) => Finding::ok(CHECK, found),
+        Err(error) => {
+            let mend = "mend it, or `cluster = []` to serve alone; docs/EDGES.md";
+            Finding::fail(CHECK, error.to_string(), mend)
+        }
+    }];
+    let is_plain = cluster.servers.iter().any(|server| !nodes::is_secure(server));
+    let is_near =
+        |server: &String| server.contains("://127.") || server.contains("://localhost") || server.contains("://[::1]");
+    if is_plain && !cluster.servers.iter().all(is_near) {
+        let finding = "the nodes speak to NATS without TLS: who is on the way reads and changes what they say";
+        findings.push(Finding::warn(CHECK, finding, "tls:// in `cluster`, unless that network is a VPN"));
+    }
+    findings
 }
 
 /// The certificate of the HTTP interface, read as the server reads it.

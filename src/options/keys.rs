@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
+use controlplane::nodes::{RELAY_IPS_MAX, SERVERS_MAX, is_name, is_server};
 use controlplane::policy::{
     CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING,
     VOICES_MAX_CEILING, VideoCodecs,
@@ -50,6 +51,9 @@ enum Kind {
     MediaIps,
     Origins { get: fn(&Options) -> &Vec<String>, set: fn(&mut Options, Vec<String>) },
     Networks,
+    Servers,
+    Name { is_needed: bool, get: fn(&Options) -> &String, set: fn(&mut Options, String) },
+    RelayIps,
     Audience,
     Announce,
     Driver,
@@ -89,15 +93,26 @@ macro_rules! time {
     };
 }
 
+macro_rules! file {
+    ($name:literal, $plane:ident, $($field:ident).+) => {
+        Key { name: $name, plane: Plane::$plane, is_live: false, kind: Kind::File {
+            get: |o| &o.$($field).+, set: |o, value| o.$($field).+ = value,
+        } }
+    };
+}
+
+macro_rules! name {
+    ($name:literal, $needed:literal, $($field:ident).+) => {
+        Key { name: $name, plane: Plane::Control, is_live: false, kind: Kind::Name {
+            is_needed: $needed, get: |o| &o.$($field).+, set: |o, value| o.$($field).+ = value,
+        } }
+    };
+}
+
 /// All settings, in the order of deploy/uprtc.toml.
 pub(crate) const KEYS: &[Key] = &[
     Key { name: "state", plane: Plane::Both, is_live: false, kind: Kind::State },
-    Key {
-        name: "link-socket",
-        plane: Plane::Both,
-        is_live: false,
-        kind: Kind::File { get: |o| &o.link_socket, set: |o, value| o.link_socket = value },
-    },
+    file!("link-socket", Both, link_socket),
     Key {
         name: "link-group",
         plane: Plane::Both,
@@ -145,18 +160,8 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key { name: "public-url", plane: Plane::Control, is_live: false, kind: Kind::PublicUrl },
     Key { name: "stun", plane: Plane::Control, is_live: false, kind: Kind::Stun },
-    Key {
-        name: "tls-cert",
-        plane: Plane::Control,
-        is_live: false,
-        kind: Kind::File { get: |o| &o.tls_cert, set: |o, value| o.tls_cert = value },
-    },
-    Key {
-        name: "tls-key",
-        plane: Plane::Control,
-        is_live: false,
-        kind: Kind::File { get: |o| &o.tls_key, set: |o, value| o.tls_key = value },
-    },
+    file!("tls-cert", Control, tls_cert),
+    file!("tls-key", Control, tls_key),
     Key {
         name: "cors-origins",
         plane: Plane::Control,
@@ -226,6 +231,15 @@ pub(crate) const KEYS: &[Key] = &[
     time!("write-timeout", Control, false, 1..=120, limits.write_timeout),
     whole!("stun-per-network", Control, false, 1..=1_000_000, stun_rates.per_network),
     whole!("stun-total", Control, false, 1..=1_000_000, stun_rates.total),
+    Key { name: "cluster", plane: Plane::Control, is_live: false, kind: Kind::Servers },
+    name!("cluster-name", true, cluster.name),
+    file!("cluster-ca", Control, cluster.ca),
+    file!("cluster-credentials", Control, cluster.credentials),
+    time!("cluster-lease", Control, false, 2..=300, cluster.lease),
+    name!("node", false, cluster.node),
+    name!("region", false, cluster.region),
+    name!("carrier", false, cluster.carrier),
+    Key { name: "relay-ips", plane: Plane::Control, is_live: false, kind: Kind::RelayIps },
 ];
 
 /// The key of that name, or one line that says which was perhaps meant.
@@ -261,6 +275,10 @@ impl Key {
             Kind::File { .. } => "a file".into(),
             Kind::Origins { .. } => format!("0 to {ORIGINS_MAX} of scheme://host[:port], or *"),
             Kind::Networks => format!("0 to {NETWORKS_MAX} of IP or IP/BITS"),
+            Kind::Servers => format!("0 to {SERVERS_MAX} of nats://HOST[:PORT] or tls://HOST[:PORT]"),
+            Kind::Name { is_needed: true, .. } => "1 to 32 of A-Z a-z 0-9 - _".into(),
+            Kind::Name { .. } => "up to 32 of A-Z a-z 0-9 - _".into(),
+            Kind::RelayIps => format!("0 to {RELAY_IPS_MAX} addresses"),
             Kind::Audience => "loopback, all or admin".into(),
             Kind::Announce => format!("0 to {MEDIA_IPS_MAX} of IP=IP"),
             Kind::MediaIps => format!("1 to {MEDIA_IPS_MAX} addresses"),
@@ -317,6 +335,12 @@ impl Key {
             }
             Kind::Origins { set, .. } => set(options, origins(written).ok_or_else(wrong)?),
             Kind::Networks => options.trusted_proxies = networks(written).ok_or_else(wrong)?,
+            Kind::Servers => options.cluster.servers = servers(written).ok_or_else(wrong)?,
+            Kind::Name { is_needed, set, .. } => {
+                let is_good = |text: &&str| is_name(text) || text.is_empty() && !is_needed;
+                set(options, text.filter(is_good).ok_or_else(wrong)?.to_owned());
+            }
+            Kind::RelayIps => options.cluster.relay_ips = relay_ips(written).ok_or_else(wrong)?,
             Kind::Announce => options.rooms.announce = announcements(written).ok_or_else(wrong)?,
             Kind::Audience => options.metrics = text.and_then(audience).ok_or_else(wrong)?,
             Kind::MediaIps => options.media_ips = ips(written).ok_or_else(wrong)?,
@@ -347,6 +371,12 @@ impl Key {
             Kind::Networks => {
                 let networks: Vec<String> = options.trusted_proxies.iter().map(Network::to_string).collect();
                 networks.join(",")
+            }
+            Kind::Servers => options.cluster.servers.join(","),
+            Kind::Name { get, .. } => get(options).clone(),
+            Kind::RelayIps => {
+                let ips: Vec<String> = options.cluster.relay_ips.iter().map(IpAddr::to_string).collect();
+                ips.join(",")
             }
             Kind::Announce => {
                 let pairs = options.rooms.announce.iter().map(|(bound, public)| format!("{bound}={public}"));
@@ -379,8 +409,18 @@ impl Key {
         let text = self.text(options);
         match &self.kind {
             Kind::Whole { .. } | Kind::Flag { .. } => text,
-            Kind::Origins { .. } | Kind::Networks | Kind::Announce if text.is_empty() => "[]".into(),
-            Kind::MediaIps | Kind::Origins { .. } | Kind::Networks | Kind::Announce | Kind::Codecs => {
+            Kind::Origins { .. } | Kind::Networks | Kind::Servers | Kind::RelayIps | Kind::Announce
+                if text.is_empty() =>
+            {
+                "[]".into()
+            }
+            Kind::MediaIps
+            | Kind::Origins { .. }
+            | Kind::Networks
+            | Kind::Servers
+            | Kind::RelayIps
+            | Kind::Announce
+            | Kind::Codecs => {
                 format!("[{}]", text.split(',').map(quote).collect::<Vec<_>>().join(", "))
             }
             _ => quote(&text),
@@ -438,6 +478,17 @@ fn announcements(written: &Written<'_>) -> Option<Vec<(IpAddr, IpAddr)>> {
 fn origins(written: &Written<'_>) -> Option<Vec<String>> {
     let origins: Vec<String> = items(written)?.into_iter().map(str::to_ascii_lowercase).collect();
     (origins.len() <= ORIGINS_MAX && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
+}
+
+fn servers(written: &Written<'_>) -> Option<Vec<String>> {
+    let servers: Vec<String> = items(written)?.into_iter().map(str::to_owned).collect();
+    (servers.len() <= SERVERS_MAX && servers.iter().all(|server| is_server(server))).then_some(servers)
+}
+
+fn relay_ips(written: &Written<'_>) -> Option<Vec<IpAddr>> {
+    let ips: Vec<IpAddr> = items(written)?.into_iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    let is_reached = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+    (ips.len() <= RELAY_IPS_MAX && ips.iter().all(is_reached)).then_some(ips)
 }
 
 fn networks(written: &Written<'_>) -> Option<Vec<Network>> {
@@ -567,6 +618,12 @@ mod tests {
             ("announce", "10.0.0.5=192.0.2.1,10.0.0.5=192.0.2.2", "IP=IP"),
             ("announce", "10.0.0.5=0.0.0.0", "IP=IP"),
             ("tls-cert", "a\nb", "a file"),
+            ("cluster", "10.0.0.1:4222", "nats://HOST"),
+            ("cluster", "nats://ada:secret@10.0.0.1", "nats://HOST"),
+            ("cluster-name", "", "1 to 32"),
+            ("node", "fra.1", "up to 32"),
+            ("relay-ips", "0.0.0.0", "0 to 4 addresses"),
+            ("cluster-lease", "1s", "2s to 5m"),
         ] {
             let error = find(name).unwrap().apply(&mut options, &Written::Plain(bad)).unwrap_err();
             assert!(error.contains(name) && error.contains(range), "{error}");

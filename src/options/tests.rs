@@ -100,6 +100,28 @@ fn a_settings_file_has_the_names_of_the_options() {
 }
 
 #[test]
+fn a_cluster_is_whole_or_refused_and_reads_back() {
+    let whole = "cluster = ['tls://a:4222', 'tls://[2001:db8::1]']\nnode = 'fra1'\nregion = 'eu'\ncarrier = 'north'\n\
+                 cluster-name = 'calls'\ncluster-ca = '/etc/ca.pem'\ncluster-credentials = '/etc/nats.nk'\n\
+                 cluster-lease = '1m'\nrelay-ips = ['10.0.0.5', 'fd00::5']\nannounce = []\n";
+    let options = parse(whole).unwrap();
+    check_together(&options).unwrap();
+    assert_eq!(parse(&write(&options)).unwrap(), options);
+    let cluster = options.cluster().unwrap();
+    assert_eq!((cluster.servers.len(), cluster.node.as_str(), cluster.lease.as_secs()), (2, "fra1", 60));
+    assert_eq!(cluster.http.as_deref(), Some("http://127.0.0.1:8080"));
+    assert_eq!(Options::default().cluster(), None);
+    for (from, to, says) in [
+        ("node = 'fra1'\n", "", "cluster needs node"),
+        ("'tls://[2001:db8::1]'", "'nats://b'", "with TLS and without"),
+        ("tls://", "nats://", "cluster-ca needs tls://"),
+    ] {
+        let error = check_together(&parse(&whole.replace(from, to)).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn variables_stand_above_the_file_and_the_command_line_above_both() {
     let mut options = parse("peers-max = 4\nmedia-port = 1000\nstun = '127.0.0.1:1'\n").unwrap();
     let variables = [("UPRTC_MEDIA_PORT", "2000"), ("UPRTC_STUN", "127.0.0.1:2"), ("UPRTC_MEDIA_IP", "::1, 127.0.0.2")];

@@ -1,5 +1,6 @@
 //! The dataplane that the driver is attached to: the links of its workers, and how it is found and waited for.
 
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub(super) struct Worker {
     pub(super) counters: [u64; Counter::COUNT],
     /// Processor time that it had taken when the engine was last told of it, microseconds.
     pub(super) busy_micros: u64,
+    /// Where it receives media over UDP.
+    pub(super) addresses: Vec<SocketAddr>,
 }
 
 /// The dataplane that we are attached to.

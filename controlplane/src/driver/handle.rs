@@ -1,5 +1,6 @@
 //! The queue from the HTTP servers to the engine's task, and the queue of each socket back.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,6 +66,11 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Sample>,
     },
+    /// Say how much is carried, for the other nodes.
+    Load {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Load>,
+    },
     /// Say who is in a room, and what flows.
     Measure {
         /// Which.
@@ -77,6 +83,24 @@ pub enum Request {
         /// Whether clients are told that the server stops. If not, they come back and resume at the successor.
         for_good: bool,
     },
+}
+
+/// How much this edge carries.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Peers.
+    pub peers: usize,
+    /// Each worker that is linked.
+    pub workers: Vec<WorkerLoad>,
+}
+
+/// How much a worker carries.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WorkerLoad {
+    /// Processor time that it has taken since its start, microseconds.
+    pub busy_micros: u64,
+    /// Where it receives media over UDP.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// Why a socket is closed by this side.
@@ -189,6 +213,20 @@ impl Handle {
         let (reply, sample) = oneshot::channel();
         self.requests.send(Request::Sample { reply }).await.ok()?;
         sample.await.ok()
+    }
+
+    /// How much is carried now. `None`: the engine has ended.
+    pub async fn load(&self) -> Option<Load> {
+        let (reply, load) = oneshot::channel();
+        self.requests.send(Request::Load { reply }).await.ok()?;
+        load.await.ok()
+    }
+
+    /// Waits until [`Handle::is_ready`] has changed since this was last waited for. Not when the engine ends.
+    pub async fn readiness_changes(&mut self) {
+        if self.readiness.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Who is in a room, in the order of joining, and what flows. `None`: the engine has ended.

@@ -21,6 +21,11 @@ impl Engine {
         !self.peers.is_empty()
     }
 
+    /// How many peers there are.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
     /// Whose links are to be reported: of those who are connected and not alone, because nobody else would be shown it.
     pub fn links(&self) -> Vec<LinkIds> {
         let rooms = self.rooms.values().map(|hosted| &hosted.room).filter(|room| room.members().len() > 1);

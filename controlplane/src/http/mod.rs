@@ -51,6 +51,7 @@ use crate::auth::TokenKeys;
 use crate::driver::Handle;
 use crate::limited::{Limited, Owner, What};
 use crate::memory::Memory;
+use crate::nodes::Nodes;
 use crate::rates::Rule;
 use crate::registry::Registry;
 use crate::shares::Gives;
@@ -205,6 +206,8 @@ pub struct SiteSettings {
     pub public_url: Option<PublicUrl>,
     /// Whether a connection may be ICE, for a worker of the dataplane (RFC 6544).
     pub takes_ice_tcp: bool,
+    /// The cluster's nodes, if this is one of them.
+    pub nodes: Option<Arc<Nodes>>,
 }
 
 impl Default for SiteSettings {
@@ -218,6 +221,7 @@ impl Default for SiteSettings {
             tls: None,
             metrics: Audience::default(),
             takes_ice_tcp: false,
+            nodes: None,
         }
     }
 }
@@ -267,6 +271,7 @@ pub struct Site {
     audience: Audience,
     public_url: Option<PublicUrl>,
     takes_ice_tcp: bool,
+    nodes: Option<Arc<Nodes>>,
     /// One change of the registry at a time, with the order that goes with it.
     administering: tokio::sync::Mutex<()>,
     /// REST requests, by admin token.
@@ -315,6 +320,7 @@ impl Site {
             tls,
             metrics: audience,
             takes_ice_tcp,
+            nodes,
         } = settings;
         let (origins, framers) = (Origins::new(cors_origins), Origins::new(frame_origins));
         Arc::new(Site {
@@ -326,6 +332,7 @@ impl Site {
             trusted_proxies,
             public_url,
             takes_ice_tcp,
+            nodes,
             tls,
             audience,
             administering: tokio::sync::Mutex::default(),
@@ -454,7 +461,8 @@ async fn show_metrics(State(site): State<Arc<Site>>, request: Request) -> Respon
     let tls = site.tls.as_ref().map(|tls| tls.figures());
     match tokio::time::timeout(Duration::from_secs(2), site.handle.sample()).await {
         Ok(Some(sample)) => {
-            let sample = metrics::Sample { registry: site.registry.figures(), ..sample };
+            let cluster = site.nodes.as_ref().map(|nodes| nodes.figures());
+            let sample = metrics::Sample { registry: site.registry.figures(), cluster, ..sample };
             let page = metrics::render(&sample, &site.stun, tls.as_ref(), &site.limited);
             ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
         }

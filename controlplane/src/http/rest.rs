@@ -8,6 +8,7 @@ pub(super) mod document;
 mod invitations;
 mod limits;
 mod media;
+mod nodes;
 mod peers;
 mod revocations;
 mod rooms;
@@ -61,6 +62,7 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/rooms/{room}/peers/{peer}/tracks/{mid}", patch(peers::mute))
         .route("/v1/tokens", post(service::mint))
         .route("/v1/server", get(service::server))
+        .route("/v1/nodes", get(nodes::list))
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(site.clone(), bounded))
 }

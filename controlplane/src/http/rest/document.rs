@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{invitations, peers, revocations, rooms, service, views};
+use super::{invitations, nodes, peers, revocations, rooms, service, views};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -34,7 +34,8 @@ use super::{invitations, peers, revocations, rooms, service, views};
         peers::relocate,
         peers::mute,
         service::mint,
-        service::server
+        service::server,
+        nodes::list
     ),
     components(schemas(views::ProblemDetails))
 )]

@@ -1,0 +1,169 @@
+//! Many edges: the nodes of a cluster, and how they know of each other. Nothing of this is there unless the operator names a
+//! cluster.
+//!
+//! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name: these
+//! three are without I/O. `cluster` is the connection to the engine (NATS), and `member` the task that joins them.
+//! docs/EDGES.md says how it behaves, docs/decisions/0062 why.
+
+mod cluster;
+mod instance;
+mod lease;
+mod member;
+mod record;
+mod roster;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub use self::cluster::ClusterError;
+use self::lease::Lease;
+pub(crate) use self::member::Member;
+pub use self::member::inspect;
+pub use self::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Refusal, is_name};
+use self::roster::{Roster, State};
+pub use self::settings::{Credentials, CredentialsError, SERVERS_MAX, Settings, is_secure, is_server};
+use crate::metrics::ClusterFigures;
+
+/// The nodes of the cluster, for those who only look: REST and metrics. The task of `member` keeps it up to date.
+#[derive(Debug)]
+pub struct Nodes {
+    cluster: String,
+    node: String,
+    inner: Mutex<Inner>,
+}
+
+/// What the task knows.
+#[derive(Debug)]
+struct Inner {
+    roster: Roster,
+    lease: Lease,
+    is_connected: bool,
+    /// Why this node is not in the cluster, or not sure that it is.
+    problem: Option<String>,
+    reconnects: u64,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Its name.
+    pub cluster: String,
+    /// The name of this node.
+    pub node: String,
+    /// Whether the engine is connected.
+    pub is_connected: bool,
+    /// Whether this node's own record is known to stand.
+    pub has_joined: bool,
+    /// What is wrong, in one sentence.
+    pub problem: Option<String>,
+    /// All nodes that are known, this one too, by name.
+    pub nodes: Vec<Node>,
+    /// Keys under which something stands that is refused, and why.
+    pub refused: Vec<(String, Refusal)>,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name.
+    pub node: String,
+    /// Whether it is this one.
+    pub is_self: bool,
+    /// `here`, `gone` or `left`.
+    pub state: &'static str,
+    /// Where it is.
+    pub region: String,
+    /// In whose network.
+    pub carrier: String,
+    /// Version of its executable.
+    pub software: String,
+    /// Where its HTTP server is.
+    pub http: Option<String>,
+    /// SHA-256 of its DTLS certificate, hexadecimal.
+    pub fingerprint: String,
+    /// Where other nodes reach each of its workers.
+    pub workers: Vec<Vec<SocketAddr>>,
+    /// Peers that it carries.
+    pub peers: u32,
+    /// How busy its workers are, thousandths of a core.
+    pub busy_permille: u32,
+    /// When it started, seconds since 1970 by its own clock.
+    pub started_at: u64,
+    /// The revision of its record.
+    pub revision: u64,
+    /// Seconds since it was last heard.
+    pub heard_s: f64,
+}
+
+impl Nodes {
+    fn new(settings: &Settings, lease: Lease) -> Nodes {
+        Nodes {
+            cluster: settings.name.clone(),
+            node: settings.node.clone(),
+            inner: Mutex::new(Inner {
+                roster: Roster::new(settings.lease),
+                lease,
+                is_connected: false,
+                problem: None,
+                reconnects: 0,
+            }),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known now.
+    pub fn view(&self) -> View {
+        let (inner, now) = (self.inner(), Instant::now());
+        let node = |(name, known): (&String, &roster::Known)| {
+            let record = known.record.clone();
+            Node {
+                node: name.clone(),
+                is_self: *name == self.node,
+                state: match known.state {
+                    State::Here => "here",
+                    State::Gone => "gone",
+                    State::Left => "left",
+                },
+                region: record.region,
+                carrier: record.carrier,
+                software: record.software,
+                http: record.http,
+                fingerprint: record.fingerprint,
+                workers: record.workers,
+                peers: record.peers,
+                busy_permille: record.busy_permille,
+                started_at: record.started_at,
+                revision: known.revision,
+                heard_s: now.saturating_duration_since(known.heard_at).as_secs_f64(),
+            }
+        };
+        View {
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+            is_connected: inner.is_connected,
+            has_joined: inner.lease.is_held(),
+            problem: inner.problem.clone(),
+            nodes: inner.roster.nodes().iter().map(node).collect(),
+            refused: inner.roster.refused().iter().map(|(key, &refusal)| (key.clone(), refusal)).collect(),
+        }
+    }
+
+    /// What `/metrics` shows.
+    pub fn figures(&self) -> ClusterFigures {
+        let inner = self.inner();
+        let here = inner.roster.nodes().values().filter(|known| known.state == State::Here).count();
+        ClusterFigures {
+            is_connected: inner.is_connected,
+            has_joined: inner.lease.is_held(),
+            nodes: here,
+            lease_age: inner.lease.renewed_at().map(|at| at.elapsed()),
+            reconnects: inner.reconnects,
+            refusals: Refusal::NAMES.into_iter().zip(inner.roster.refusals()).collect(),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What a node says of itself to the others: one record of JSON in the cluster's bucket, under the node's name. Whatever stands
+//! there is input: length, version and every field are checked before anything of it is believed.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hex;
+
+/// Version of what nodes say to each other. Nodes of different versions do not work together.
+pub const CLUSTER_VERSION: u32 = 1;
+
+/// Longest record, bytes. One of a node with 64 workers, each at two addresses, has 4 KiB.
+pub(super) const RECORD_LEN_MAX: usize = 16 * 1024;
+
+/// Workers of a node.
+pub(super) const WORKERS_MAX: usize = 256;
+
+/// Addresses of a worker.
+pub const RELAY_IPS_MAX: usize = 4;
+
+/// Longest name of a node, a region, a carrier or a cluster, bytes.
+const NAME_LEN_MAX: usize = 32;
+
+/// Longest address of a node's HTTP server, bytes.
+const HTTP_LEN_MAX: usize = 512;
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// [`CLUSTER_VERSION`] of its executable.
+    pub(super) version: u32,
+    /// Its name, which is the record's key.
+    pub(super) node: String,
+    /// Which state folder is behind the name, 32 hexadecimal digits: of two nodes with one name, it tells which is which.
+    pub(super) instance: String,
+    /// Which start of its controlplane, 16 hexadecimal digits.
+    pub(super) run: String,
+    /// Where it is, in the operator's words; may be empty.
+    pub(super) region: String,
+    /// In whose network it is, in the operator's words; may be empty.
+    pub(super) carrier: String,
+    /// Version of its executable.
+    pub(super) software: String,
+    /// Where its HTTP server is, once that is known.
+    pub(super) http: Option<String>,
+    /// SHA-256 of its DTLS certificate, 64 hexadecimal digits. Another one at each start.
+    pub(super) fingerprint: String,
+    /// Where other nodes reach each of its workers; empty while it has no dataplane.
+    pub(super) workers: Vec<Vec<SocketAddr>>,
+    /// Peers that it carries.
+    pub(super) peers: u32,
+    /// How busy its workers are on the average, thousandths of a core.
+    pub(super) busy_permille: u32,
+    /// When its controlplane started, seconds since 1970 by its own clock. Nothing is decided by it.
+    pub(super) started_at: u64,
+}
+
+/// Why a record is not believed. The others are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is longer than 16 KiB.
+    #[error("it has {0} bytes, and a record has at most 16384")]
+    TooLong(usize),
+    /// It is no JSON of this form.
+    #[error("it is not the record of a node")]
+    Malformed,
+    /// Its node has another [`CLUSTER_VERSION`].
+    #[error("its node speaks version {0} of the cluster, and this one version 1: run one version on all nodes")]
+    OtherVersion(u32),
+    /// It names another node than its key does.
+    #[error("it names another node than its key")]
+    OtherName,
+    /// One of its fields is out of bounds.
+    #[error("its {0} is out of bounds")]
+    OutOfBounds(&'static str),
+    /// Its revision is lower than one that was seen: it is of an epoch that has ended.
+    #[error("it is older than the one that is known of its node")]
+    Stale,
+    /// There are more nodes than this one can remember.
+    #[error("there are too many nodes")]
+    TooMany,
+}
+
+impl Refusal {
+    /// The names of all kinds, as metrics have them.
+    pub const NAMES: [&str; 7] =
+        ["too_long", "malformed", "other_version", "other_name", "out_of_bounds", "stale", "too_many"];
+
+    /// Its place in [`Refusal::NAMES`].
+    pub fn index(self) -> usize {
+        match self {
+            Refusal::TooLong(_) => 0,
+            Refusal::Malformed => 1,
+            Refusal::OtherVersion(_) => 2,
+            Refusal::OtherName => 3,
+            Refusal::OutOfBounds(_) => 4,
+            Refusal::Stale => 5,
+            Refusal::TooMany => 6,
+        }
+    }
+
+    /// Its name in metrics and REST.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+}
+
+/// The part of a record that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Record {
+    /// Reads the record that stands under `key`.
+    pub(super) fn parse(key: &str, bytes: &[u8]) -> Result<Record, Refusal> {
+        if bytes.len() > RECORD_LEN_MAX {
+            return Err(Refusal::TooLong(bytes.len()));
+        }
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(|_| Refusal::Malformed)?;
+        if version != CLUSTER_VERSION {
+            return Err(Refusal::OtherVersion(version));
+        }
+        let record: Record = serde_json::from_slice(bytes).map_err(|_| Refusal::Malformed)?;
+        match record.node == key {
+            true => record.check().map(|()| record),
+            false => Err(Refusal::OtherName),
+        }
+    }
+
+    /// As it stands in the bucket.
+    pub(super) fn write(&self) -> Result<Vec<u8>, Refusal> {
+        self.check()?;
+        let bytes = serde_json::to_vec(self).map_err(|_| Refusal::Malformed)?;
+        if bytes.len() > RECORD_LEN_MAX { Err(Refusal::TooLong(bytes.len())) } else { Ok(bytes) }
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let is_printed = |text: &str, max: usize| text.len() <= max && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_http = |text: &String| {
+            is_printed(text, HTTP_LEN_MAX) && (text.starts_with("http://") || text.starts_with("https://"))
+        };
+        let is_reached = |address: &SocketAddr| {
+            address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+        };
+        let of_worker = |worker: &Vec<SocketAddr>| worker.len() <= RELAY_IPS_MAX && worker.iter().all(is_reached);
+        for (is_good, field) in [
+            (is_name(&self.node), "node"),
+            (hex::read(&self.instance, &mut [0; 16]).is_some(), "instance"),
+            (hex::read(&self.run, &mut [0; 8]).is_some(), "run"),
+            (self.region.is_empty() || is_name(&self.region), "region"),
+            (self.carrier.is_empty() || is_name(&self.carrier), "carrier"),
+            (is_printed(&self.software, NAME_LEN_MAX), "software"),
+            (self.http.as_ref().is_none_or(is_http), "http"),
+            (hex::read(&self.fingerprint, &mut [0; 32]).is_some(), "fingerprint"),
+            (self.workers.len() <= WORKERS_MAX && self.workers.iter().all(of_worker), "workers"),
+            (self.busy_permille <= 1000, "busy_permille"),
+        ] {
+            if !is_good {
+                return Err(Refusal::OutOfBounds(field));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this can be the name of a node, a region, a carrier or a cluster: 1 to 32 of A-Z a-z 0-9 - _. Names are parts of NATS
+/// subjects.
+pub fn is_name(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(is_letter)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A record as a node writes it.
+    pub(in crate::nodes) fn record(node: &str) -> Record {
+        Record {
+            version: CLUSTER_VERSION,
+            node: node.into(),
+            instance: "0123456789abcdef0123456789abcdef".into(),
+            run: "0123456789abcdef".into(),
+            region: "eu".into(),
+            carrier: "north".into(),
+            software: "0.1.0".into(),
+            http: Some("https://fra1.example.com".into()),
+            fingerprint: "ab".repeat(32),
+            workers: vec![vec!["192.0.2.1:40000".parse().unwrap(), "[2001:db8::1]:40000".parse().unwrap()]],
+            peers: 812,
+            busy_permille: 310,
+            started_at: 1_795_415_232,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let record = record("fra1");
+        let bytes = record.write().unwrap();
+        assert!(bytes.len() < 512, "{} bytes each time that a lease is renewed", bytes.len());
+        assert_eq!(Record::parse("fra1", &bytes), Ok(record.clone()));
+        // A clock that is centuries ahead, or stands at the beginning, changes nothing.
+        for started_at in [0, u64::MAX] {
+            let record = Record { started_at, ..record.clone() };
+            assert_eq!(Record::parse("fra1", &record.write().unwrap()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_by_name() {
+        let good = String::from_utf8(record("fra1").write().unwrap()).unwrap();
+        let of = |text: &str| Record::parse("fra1", text.as_bytes()).unwrap_err();
+        assert_eq!(of(&good.replace("\"version\":1", "\"version\":2")), Refusal::OtherVersion(2));
+        assert_eq!(of("{\"version\":7,\"everything\":\"else\"}"), Refusal::OtherVersion(7), "of any form");
+        assert_eq!(of(&" ".repeat(16 << 20)), Refusal::TooLong(16 << 20));
+        for malformed in ["", "{}", "[]", "null", "{\"version\":1}", "{\"version\":-1}", &good[..good.len() - 1]] {
+            assert_eq!(of(malformed), Refusal::Malformed, "{malformed}");
+        }
+        let deep = "[".repeat(8_000);
+        assert_eq!(of(&deep), Refusal::Malformed);
+        assert_eq!(Record::parse("fra2", good.as_bytes()), Err(Refusal::OtherName));
+        for (from, to, field) in [
+            ("\"eu\"", "\"e u\"", "region"),
+            ("\"north\"", "\"north.>\"", "carrier"),
+            ("https://fra1", "ftp://fra1", "http"),
+            ("https://fra1", "https://fra1\\u001b", "http"),
+            ("abab", "ab", "fingerprint"),
+            ("0123456789abcdef0123", "01", "instance"),
+            ("192.0.2.1:40000", "192.0.2.1:0", "workers"),
+            ("192.0.2.1:40000", "0.0.0.0:40000", "workers"),
+            ("192.0.2.1:40000", "224.0.0.1:40000", "workers"),
+            ("310", "1001", "busy_permille"),
+        ] {
+            assert_eq!(of(&good.replacen(from, to, 1)), Refusal::OutOfBounds(field), "{from} {to}");
+        }
+        assert_eq!(of(&good.replace("192.0.2.1:40000", "localhost:1")), Refusal::Malformed);
+        let crowd = Record { workers: vec![vec![]; WORKERS_MAX + 1], ..record("fra1") };
+        assert_eq!(crowd.write(), Err(Refusal::OutOfBounds("workers")), "nor is it written");
+        let long = vec!["[2001:db8:1111:2222:3333:4444:5555:6666]:40000".parse().unwrap(); RELAY_IPS_MAX];
+        let long = Record { workers: vec![long; WORKERS_MAX], ..record("fra1") };
+        assert!(matches!(long.write(), Err(Refusal::TooLong(_))));
+    }
+
+    #[test]
+    fn names_are_parts_of_subjects() {
+        for name in ["a", "fra-1_A", &"x".repeat(32)] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "a.b", "*", ">", "a b", "é", "a/b", &"x".repeat(33)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_a_name_of_its_own() {
+        let all = [
+            Refusal::TooLong(1),
+            Refusal::Malformed,
+            Refusal::OtherVersion(2),
+            Refusal::OtherName,
+            Refusal::OutOfBounds("x"),
+            Refusal::Stale,
+            Refusal::TooMany,
+        ];
+        assert_eq!(all.map(Refusal::name), Refusal::NAMES);
+        assert!(all[0].to_string().contains(&RECORD_LEN_MAX.to_string()));
+        assert!(all[2].to_string().contains(&format!("this one version {CLUSTER_VERSION}")));
+    }
+}

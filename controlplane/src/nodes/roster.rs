@@ -1,0 +1,359 @@
+//! Who is here: the nodes of the cluster as this one knows them, from the records that it is told of. Without I/O and without a
+//! clock of its own.
+//!
+//! A node is gone when it has not renewed its record for the time of a lease, and all that time this node could itself renew its own:
+//! while the engine is away or takes no writes nobody can renew, so nobody's silence counts, and when it is back each node has a whole lease.
+//! No time of another machine is compared with ours.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::record::{Record, Refusal};
+
+/// Nodes that are remembered.
+pub(super) const NODES_MAX: usize = 1024;
+
+/// Keys that are remembered with why what stands there is refused.
+pub(super) const REFUSED_MAX: usize = 64;
+
+/// How long a node that is gone is shown.
+const GONE_KEPT: Duration = Duration::from_secs(3600);
+
+/// How a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// It renews its record.
+    Here,
+    /// Its lease ended.
+    Gone,
+    /// It said that it stops.
+    Left,
+}
+
+/// A node that is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Known {
+    /// What it said last.
+    pub(super) record: Record,
+    /// Revision of that record. It only grows.
+    pub(super) revision: u64,
+    /// Whether it is here.
+    pub(super) state: State,
+    /// When it was last heard.
+    pub(super) heard_at: Instant,
+}
+
+/// What the bucket says.
+#[derive(Clone, Debug)]
+pub(super) enum Told<'a> {
+    /// Something stands under this key.
+    Put {
+        /// The key.
+        key: &'a str,
+        /// Its revision in the bucket.
+        revision: u64,
+        /// What stands there.
+        bytes: &'a [u8],
+    },
+    /// What stood under this key was removed by its node.
+    Removed {
+        /// The key.
+        key: &'a str,
+        /// The revision of that.
+        revision: u64,
+    },
+}
+
+/// What changed, for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// A node came, came back, or started again.
+    Came(String),
+    /// A node's lease ended.
+    Gone(String),
+    /// A node said that it stops.
+    Left(String),
+    /// What stands under this key is refused from now on.
+    Refused(String, Refusal),
+}
+
+/// The nodes of a cluster.
+#[derive(Debug)]
+pub(super) struct Roster {
+    lease: Duration,
+    nodes: BTreeMap<String, Known>,
+    refused: BTreeMap<String, Refusal>,
+    refusals: [u64; Refusal::NAMES.len()],
+    /// Since when this node can renew its own record without a break.
+    reachable_since: Option<Instant>,
+}
+
+impl Roster {
+    /// Nobody yet. `lease`: how long a record stands that is not renewed.
+    pub(super) fn new(lease: Duration) -> Roster {
+        Roster {
+            lease,
+            nodes: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            refusals: [0; Refusal::NAMES.len()],
+            reachable_since: None,
+        }
+    }
+
+    /// Takes what the bucket says.
+    pub(super) fn take(&mut self, now: Instant, told: &Told<'_>) -> Option<Change> {
+        match *told {
+            Told::Put { key, revision, bytes } => match self.put(now, key, revision, bytes) {
+                Ok(change) => {
+                    self.refused.remove(key);
+                    change
+                }
+                Err(refusal) => self.refuse(key, refusal),
+            },
+            Told::Removed { key, revision } => {
+                self.refused.remove(key);
+                let known = self.nodes.get_mut(key).filter(|known| known.revision < revision)?;
+                known.revision = revision;
+                let was = std::mem::replace(&mut known.state, State::Left);
+                (was == State::Here).then(|| Change::Left(key.to_owned()))
+            }
+        }
+    }
+
+    fn put(&mut self, now: Instant, key: &str, revision: u64, bytes: &[u8]) -> Result<Option<Change>, Refusal> {
+        // A watch that begins anew tells once more what is known.
+        if self.nodes.get(key).is_some_and(|known| known.revision == revision) {
+            return Ok(None);
+        }
+        if self.nodes.get(key).is_some_and(|known| known.revision > revision) {
+            return Err(Refusal::Stale);
+        }
+        let record = Record::parse(key, bytes)?;
+        if !self.nodes.contains_key(key) && self.nodes.len() >= NODES_MAX && !self.forget_one() {
+            return Err(Refusal::TooMany);
+        }
+        let is_news = self.nodes.get(key).is_none_or(|was| was.state != State::Here || was.record.run != record.run);
+        self.nodes.insert(key.to_owned(), Known { record, revision, state: State::Here, heard_at: now });
+        Ok(is_news.then(|| Change::Came(key.to_owned())))
+    }
+
+    fn refuse(&mut self, key: &str, refusal: Refusal) -> Option<Change> {
+        self.refusals[refusal.index()] += 1;
+        if refusal == Refusal::Stale {
+            return None; // Of the past. The record that is known stands.
+        }
+        if !self.refused.contains_key(key) && self.refused.len() >= REFUSED_MAX {
+            return None;
+        }
+        let was = self.refused.insert(key.to_owned(), refusal);
+        (was.map(Refusal::index) != Some(refusal.index())).then(|| Change::Refused(key.to_owned(), refusal))
+    }
+
+    /// Makes room by forgetting the node that has been away for longest.
+    fn forget_one(&mut self) -> bool {
+        let away = self.nodes.iter().filter(|(_, known)| known.state != State::Here);
+        let oldest = away.min_by_key(|(_, known)| known.heard_at).map(|(key, _)| key.clone());
+        oldest.is_some_and(|key| self.nodes.remove(&key).is_some())
+    }
+
+    /// This node has just renewed its own record, or has not been able to.
+    pub(super) fn set_reachable(&mut self, now: Instant, is_reachable: bool) {
+        match is_reachable {
+            true => drop(self.reachable_since.get_or_insert(now)),
+            false => self.reachable_since = None,
+        }
+    }
+
+    /// The bucket is another one than before: its revisions begin anew. Who is known stays until its lease ends.
+    pub(super) fn begin_anew(&mut self) {
+        self.nodes.values_mut().for_each(|known| known.revision = 0);
+        self.refused.clear();
+    }
+
+    fn deadline(&self, known: &Known) -> Option<Instant> {
+        let since = self.reachable_since?;
+        (known.state == State::Here).then(|| known.heard_at.max(since) + self.lease)
+    }
+
+    /// When [`Roster::handle_timeout`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.nodes.values().filter_map(|known| self.deadline(known)).min()
+    }
+
+    /// Ends the leases that are over, and forgets who has been away for long.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Change> {
+        let is_over = |known: &Known| self.deadline(known).is_some_and(|deadline| deadline <= now);
+        let gone: Vec<String> =
+            self.nodes.iter().filter(|(_, known)| is_over(known)).map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            if let Some(known) = self.nodes.get_mut(key) {
+                known.state = State::Gone;
+            }
+        }
+        self.nodes.retain(|_, known| known.state == State::Here || now < known.heard_at + self.lease + GONE_KEPT);
+        gone.into_iter().map(Change::Gone).collect()
+    }
+
+    /// All nodes that are known, by name.
+    pub(super) fn nodes(&self) -> &BTreeMap<String, Known> {
+        &self.nodes
+    }
+
+    /// Keys with something that is refused, and why.
+    pub(super) fn refused(&self) -> &BTreeMap<String, Refusal> {
+        &self.refused
+    }
+
+    /// How many records were refused, in the order of [`Refusal::NAMES`].
+    pub(super) fn refusals(&self) -> [u64; Refusal::NAMES.len()] {
+        self.refusals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::record;
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(15);
+
+    struct World {
+        roster: Roster,
+        now: Instant,
+        revision: u64,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (mut roster, now) = (Roster::new(LEASE), Instant::now());
+            roster.set_reachable(now, true);
+            World { roster, now, revision: 0 }
+        }
+
+        fn put(&mut self, key: &str, bytes: &[u8]) -> Option<Change> {
+            self.revision += 1;
+            self.put_at(key, self.revision, bytes)
+        }
+
+        fn put_at(&mut self, key: &str, revision: u64, bytes: &[u8]) -> Option<Change> {
+            self.roster.take(self.now, &Told::Put { key, revision, bytes })
+        }
+
+        fn renew(&mut self, key: &str) -> Option<Change> {
+            let bytes = record(key).write().unwrap();
+            self.put(key, &bytes)
+        }
+
+        fn pass(&mut self, seconds: u64) -> Vec<Change> {
+            self.now += Duration::from_secs(seconds);
+            self.roster.handle_timeout(self.now)
+        }
+
+        fn state(&self, key: &str) -> State {
+            self.roster.nodes()[key].state
+        }
+    }
+
+    fn came(key: &str) -> Option<Change> {
+        Some(Change::Came(key.to_owned()))
+    }
+
+    #[test]
+    fn a_node_that_does_not_renew_is_gone_after_its_lease_and_may_come_back() {
+        let mut world = World::new();
+        assert_eq!((world.renew("a"), world.renew("b"), world.renew("a")), (came("a"), came("b"), None));
+        assert_eq!(world.pass(10), []);
+        world.renew("a");
+        assert_eq!(world.roster.poll_timeout(), Some(world.now + Duration::from_secs(5)));
+        assert_eq!(world.pass(5), [Change::Gone("b".into())]);
+        assert_eq!((world.state("a"), world.state("b")), (State::Here, State::Gone));
+        assert_eq!(world.pass(1), [], "it is said once");
+        assert_eq!(world.renew("b"), came("b"));
+        assert_eq!(world.state("b"), State::Here);
+    }
+
+    #[test]
+    fn a_restart_is_seen_at_once_and_a_farewell_too() {
+        let mut world = World::new();
+        world.renew("a");
+        let again = Record { run: "ffffffffffffffff".into(), ..record("a") };
+        assert_eq!(world.put("a", &again.write().unwrap()), came("a"));
+        let removed = |revision| Told::Removed { key: "a", revision };
+        assert_eq!(world.roster.take(world.now, &removed(1)), None, "of the past");
+        assert_eq!(world.roster.take(world.now, &removed(9)), Some(Change::Left("a".into())));
+        assert_eq!((world.state("a"), world.roster.poll_timeout()), (State::Left, None));
+        assert_eq!(world.roster.take(world.now, &Told::Removed { key: "x", revision: 10 }), None);
+    }
+
+    #[test]
+    fn nobody_is_gone_because_the_engine_is() {
+        let mut world = World::new();
+        world.renew("a");
+        world.pass(14);
+        world.roster.set_reachable(world.now, false);
+        assert_eq!(world.roster.poll_timeout(), None);
+        assert_eq!(world.pass(3600), []);
+        world.roster.set_reachable(world.now, true);
+        assert_eq!(world.pass(14), [], "each has a whole lease to come back");
+        world.roster.set_reachable(world.now, true);
+        assert_eq!(world.pass(1), [Change::Gone("a".into())]);
+    }
+
+    #[test]
+    fn what_is_refused_harms_nobody_else_and_is_said_once() {
+        let mut world = World::new();
+        world.renew("a");
+        let newer = b"{\"version\":2}";
+        let refused = |refusal| Some(Change::Refused("b".into(), refusal));
+        assert_eq!(world.put("b", newer), refused(Refusal::OtherVersion(2)));
+        assert_eq!(world.put("b", newer), None);
+        assert_eq!(world.put("b", &vec![b'x'; 16 << 20]), refused(Refusal::TooLong(16 << 20)));
+        assert_eq!(world.roster.refused()["b"].name(), "too_long");
+        assert_eq!(world.roster.refusals()[Refusal::OtherVersion(0).index()], 2);
+        assert_eq!((world.state("a"), world.roster.nodes().len()), (State::Here, 1));
+        assert_eq!(world.renew("b"), came("b"));
+        assert!(world.roster.refused().is_empty(), "it is mended");
+        // A node that is known and then writes nonsense is as one that is silent.
+        world.put("b", b"nonsense");
+        world.pass(10);
+        world.renew("a");
+        assert_eq!(world.pass(5), [Change::Gone("b".into())]);
+    }
+
+    #[test]
+    fn a_dead_epoch_is_refused_and_another_bucket_begins_anew() {
+        let mut world = World::new();
+        world.revision = 40;
+        world.renew("a");
+        let ghost = Record { run: "ffffffffffffffff".into(), ..record("a") }.write().unwrap();
+        assert_eq!(world.put_at("a", 40, &ghost), None, "lower");
+        assert_eq!(world.put_at("a", 41, &ghost), None, "or equal");
+        assert_eq!(world.roster.nodes()["a"].record.run, record("a").run);
+        assert_eq!(world.roster.refusals()[Refusal::Stale.index()], 1, "an equal one is what a new watch tells again");
+        world.roster.begin_anew();
+        assert_eq!(world.state("a"), State::Here, "as long as its lease");
+        assert_eq!(world.put_at("a", 1, &record("a").write().unwrap()), None, "it is the same start");
+        assert_eq!(world.put_at("a", 2, &ghost), came("a"));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_who_is_away_makes_room() {
+        let mut world = World::new();
+        for number in 0..NODES_MAX {
+            assert!(world.renew(&format!("n{number}")).is_some());
+        }
+        let too_many = Some(Change::Refused("late".into(), Refusal::TooMany));
+        assert_eq!(world.renew("late"), too_many);
+        world.pass(20);
+        assert_eq!(world.renew("late"), came("late"));
+        assert_eq!(world.roster.nodes().len(), NODES_MAX);
+        for number in 0..2 * REFUSED_MAX {
+            world.put(&format!("bad{number}"), b"");
+        }
+        assert_eq!(world.roster.refused().len(), REFUSED_MAX);
+        world.pass(3500);
+        assert_eq!(world.state("late"), State::Gone);
+        world.pass(200);
+        assert!(world.roster.nodes().is_empty(), "who is gone is shown for an hour");
+    }
+}

@@ -1,0 +1,188 @@
+//! A real nats-server for the tests, and as much of its protocol as a hand needs that writes into the bucket beside the nodes
+//! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{Folder, until};
+use crate::require;
+
+/// A server of NATS, or several that are one cluster of their own.
+pub(crate) struct Nats {
+    folder: Folder,
+    servers: Vec<Server>,
+}
+
+struct Server {
+    port: u16,
+    config: PathBuf,
+    child: Option<Child>,
+}
+
+/// The executable, if this machine has it.
+pub(crate) fn program(what: &str) -> Option<&'static str> {
+    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
+    let found = PROGRAM.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/nats-server");
+        let output = Command::new(script).output().map_err(|error| error.to_string())?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr).replace('\n', " ")) }
+    });
+    match found {
+        Ok(program) => Some(program),
+        Err(reason) => {
+            require::left_out("nats", what, reason);
+            None
+        }
+    }
+}
+
+/// Ports that nobody has now.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+impl Nats {
+    /// One server with JetStream, and this in its configuration.
+    pub(crate) fn start(more: &str) -> Nats {
+        Self::of(1, true, more)
+    }
+
+    /// One without JetStream.
+    pub(crate) fn without_jetstream() -> Nats {
+        Self::of(1, false, "")
+    }
+
+    /// Three, which keep three copies.
+    pub(crate) fn three() -> Nats {
+        Self::of(3, true, "")
+    }
+
+    fn of(count: usize, has_jetstream: bool, more: &str) -> Nats {
+        let folder = Folder::new();
+        let (ports, routes) = (free_ports(count), free_ports(count));
+        let all: Vec<String> = routes.iter().map(|route| format!("nats://127.0.0.1:{route}")).collect();
+        let servers = (0..count).map(|at| {
+            let mut text = format!("server_name: n{at}\nlisten: 127.0.0.1:{}\n{more}\n", ports[at]);
+            if has_jetstream {
+                text += &format!("jetstream {{ store_dir: \"{}/{at}\" }}\n", folder.path());
+            }
+            if count > 1 {
+                text += &format!("cluster {{ name: c, listen: 127.0.0.1:{}, routes: {all:?} }}\n", routes[at]);
+            }
+            let config = folder.0.join(format!("{at}.conf"));
+            std::fs::write(&config, text).unwrap();
+            Server { port: ports[at], config, child: None }
+        });
+        let servers = servers.collect();
+        let mut nats = Nats { folder, servers };
+        (0..count).for_each(|at| nats.start_again(at));
+        nats
+    }
+
+    /// Where a node finds it, by name: an address is asked for on the way.
+    pub(crate) fn url(&self) -> String {
+        self.urls("nats")
+    }
+
+    pub(crate) fn urls(&self, scheme: &str) -> String {
+        let urls = self.servers.iter().map(|server| format!("{scheme}://localhost:{}", server.port));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// A file in its folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.0.join(name)
+    }
+
+    pub(crate) fn kill(&mut self, at: usize) {
+        if let Some(mut child) = self.servers[at].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn start_again(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        let log = std::fs::File::options().append(true).create(true).open(server.config.with_extension("log")).unwrap();
+        let mut command = Command::new(program("nats-server").expect("it was there"));
+        command.arg("--config").arg(&server.config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        server.child = Some(command.spawn().unwrap());
+        let port = server.port;
+        until("a nats-server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    /// A hand that writes beside the nodes.
+    pub(crate) fn hand(&self, at: usize) -> Hand {
+        let stream = TcpStream::connect(("127.0.0.1", self.servers[at].port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut hand = Hand(BufReader::new(stream));
+        hand.line();
+        hand.write(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB hand 1\r\n");
+        hand
+    }
+
+    /// The server that leads the bucket's stream, which has so many copies; `None` while there is no leader.
+    pub(crate) fn leader(&self, ask: usize) -> Option<(usize, u64)> {
+        let info = self.hand(ask).ask("$JS.API.STREAM.INFO.KV_uprtc-uprtc", b"")?;
+        let leader = info["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()?;
+        Some((leader, info["config"]["num_replicas"].as_u64()?))
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        (0..self.servers.len()).for_each(|at| self.kill(at));
+    }
+}
+
+/// A client without a library.
+pub(crate) struct Hand(BufReader<TcpStream>);
+
+impl Hand {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let _ = self.0.read_line(&mut line); // Nothing in time is nothing.
+        line
+    }
+
+    /// Publishes, and waits for what the server answers; `None` for no answer.
+    pub(crate) fn ask(&mut self, subject: &str, payload: &[u8]) -> Option<Value> {
+        self.write(format!("PUB {subject} hand {}\r\n", payload.len()).as_bytes());
+        self.write(payload);
+        self.write(b"\r\n");
+        loop {
+            let line = self.line();
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["PING"] => self.write(b"PONG\r\n"),
+                ["MSG", .., len] => {
+                    let mut answer = vec![0; len.parse().unwrap()];
+                    self.0.read_exact(&mut answer).unwrap();
+                    self.line();
+                    return serde_json::from_slice(&answer).ok();
+                }
+                // No responders, or nothing in time.
+                ["HMSG", ..] | [] => return None,
+                ["-ERR", ..] => panic!("{line}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Puts something under a key of the bucket, as `nats kv put` does.
+    pub(crate) fn put(&mut self, key: &str, payload: &[u8]) {
+        let answer = self.ask(&format!("$KV.uprtc-uprtc.{key}"), payload);
+        assert!(answer.as_ref().is_some_and(|answer| answer["seq"].is_u64()), "{answer:?}");
+    }
+}
