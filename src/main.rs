@@ -97,6 +97,8 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
     if options.stun.is_none() {
         reach::check_media_ips(&options)?;
     }
+    // With a port of the kernel's choice it is known when it is bound.
+    let http = (options.listen.port() != 0).then(|| reach::link_base(&options, options.listen));
     let config = controlplane::Config {
         link: options.link(),
         stun_ip: options.public_ip(),
@@ -110,7 +112,7 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         metrics: options.metrics,
         public_url: options.public_url.clone(),
         ice_tcp: options.ice_tcp_ips(),
-        cluster: options.cluster(),
+        cluster: options.cluster().map(|cluster| controlplane::nodes::Settings { http, ..cluster }),
         ..controlplane::Config::new(options.state.clone(), options.listen, options.stun())
     };
     let started = options.clone();

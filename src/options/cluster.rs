@@ -7,7 +7,6 @@ use std::time::Duration;
 use controlplane::nodes::{self, is_secure};
 
 use super::Options;
-use crate::reach;
 
 /// As the keys have it. Without servers this edge is alone, and the rest means nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,7 +62,7 @@ impl Cluster {
 }
 
 impl Options {
-    /// The cluster that this edge is a node of, if it is of one.
+    /// The cluster that this edge is a node of, if it is of one; where its HTTP is reached is not said there.
     pub(crate) fn cluster(&self) -> Option<nodes::Settings> {
         let Cluster { servers, name, ca, credentials, lease, node, region, carrier, relay_ips } = self.cluster.clone();
         let named = |path: PathBuf| (!path.as_os_str().is_empty()).then_some(path);
@@ -76,7 +75,7 @@ impl Options {
             region,
             carrier,
             relay_ips,
-            http: (self.listen.port() != 0).then(|| reach::link_base(self, self.listen)),
+            http: None,
             announce: self.rooms.announce.clone(),
             lease,
         })

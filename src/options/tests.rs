@@ -109,7 +109,6 @@ fn a_cluster_is_whole_or_refused_and_reads_back() {
     assert_eq!(parse(&write(&options)).unwrap(), options);
     let cluster = options.cluster().unwrap();
     assert_eq!((cluster.servers.len(), cluster.node.as_str(), cluster.lease.as_secs()), (2, "fra1", 60));
-    assert_eq!(cluster.http.as_deref(), Some("http://127.0.0.1:8080"));
     assert_eq!(Options::default().cluster(), None);
     for (from, to, says) in [
         ("node = 'fra1'\n", "", "cluster needs node"),

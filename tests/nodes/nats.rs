@@ -15,7 +15,8 @@ use crate::require;
 
 /// A server of NATS, or several that are one cluster of their own.
 pub(crate) struct Nats {
-    folder: Folder,
+    /// Of its configuration and its store; it ends with it.
+    _folder: Folder,
     servers: Vec<Server>,
 }
 
@@ -82,7 +83,7 @@ impl Nats {
             Server { port: ports[at], config, child: None }
         });
         let servers = servers.collect();
-        let mut nats = Nats { folder, servers };
+        let mut nats = Nats { _folder: folder, servers };
         (0..count).for_each(|at| nats.start_again(at));
         nats
     }
@@ -95,11 +96,6 @@ impl Nats {
     pub(crate) fn urls(&self, scheme: &str) -> String {
         let urls = self.servers.iter().map(|server| format!("{scheme}://localhost:{}", server.port));
         urls.collect::<Vec<_>>().join(",")
-    }
-
-    /// A file in its folder.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.folder.0.join(name)
     }
 
     pub(crate) fn kill(&mut self, at: usize) {
