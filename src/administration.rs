@@ -85,7 +85,7 @@ pub(crate) fn nodes(common: &Common, remote: &Remote, shown: &Shown) -> Result<(
             ("PEERS", "/peers", cell),
             ("BUSY", "/busy_permille", permille),
             ("WORKERS", "/workers", count),
-            ("HTTP", "/http", cell),
+            ("URL", "/url", cell),
         ],
     )
 }

@@ -789,6 +789,17 @@ async fn only_the_origins_that_were_named_may_ask() {
 }
 
 #[tokio::test]
+async fn a_server_without_a_cluster_has_no_nodes() {
+    let mut server = Server::start().await;
+    let page = server.ask("GET", "/v1/nodes", None).await;
+    let none = json!({"cluster": null, "node": null, "connected": false, "joined": false, "problem": null, "nodes": [],
+        "refused": [], "next": null});
+    assert_eq!((page.status, page.json()), (200, none));
+    server.token = token("blue", true);
+    assert_eq!(server.ask("GET", "/v1/nodes", None).await.problem(), (403, "wrong_room".into()));
+}
+
+#[tokio::test]
 async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
     let mut server = Server::start().await;
     let document = server.ask_bare("GET", "/openapi.json").await.json();
@@ -811,5 +822,5 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
             assert!(!operation["summary"].as_str().unwrap().is_empty());
         }
     }
-    assert_eq!(operations, 20, "a handler that is routed is documented: count it here");
+    assert_eq!(operations, 21, "a handler that is routed is documented: count it here");
 }

@@ -191,7 +191,7 @@ fn edges_see_each_other_and_who_is_gone_and_who_is_back() {
         (&nodes[0]["is_self"], &nodes[0]["carrier"], &nodes[2]["region"]),
         (&true.into(), &"north".into(), &"us".into())
     );
-    assert_eq!(nodes[1]["http"], format!("http://{}", b.http));
+    assert_eq!(nodes[1]["url"], format!("http://{}", b.http));
     let table = uprtc(&["nodes", "--state", a.state.path()]).output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(

@@ -49,7 +49,7 @@ pub(super) struct NodeView {
     /// Version of its executable.
     software: String,
     /// Where its HTTP server is.
-    http: Option<String>,
+    url: Option<String>,
     /// SHA-256 of its DTLS certificate, hexadecimal. Another one at each start.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     fingerprint: String,
@@ -80,7 +80,7 @@ impl From<Node> for NodeView {
             region: node.region,
             carrier: node.carrier,
             software: node.software,
-            http: node.http,
+            url: node.http,
             fingerprint: node.fingerprint,
             workers: node.workers,
             peers: node.peers,
