@@ -33,6 +33,7 @@ mod gate;
 mod hex;
 mod ids;
 mod journal;
+mod last_n;
 mod member;
 mod memory;
 mod negotiated;

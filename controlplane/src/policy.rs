@@ -29,6 +29,9 @@ pub struct Settings {
     pub codecs: VideoCodecs,
     /// Voices that are heard at the same time in a room with more than [`MICROPHONES_ALL`] microphones: those of the loudest who speak.
     pub voices_max: u32,
+    /// Videos that each peer of a room receives, at most [`VIDEOS_MAX_CEILING`]; 0 for as many as it has slots for. All others have their
+    /// voices, and come when they speak.
+    pub videos_max: u32,
     /// Rooms of this server. A room costs little; the bound stops a token for `*` from filling memory.
     pub rooms_max: usize,
     /// Peers that one worker carries, at most [`PEERS_PER_WORKER_CEILING`].
@@ -73,6 +76,7 @@ impl Default for Settings {
             room_client_bps_ceiling: 10_000_000,
             codecs: VideoCodecs::default(),
             voices_max: 3,
+            videos_max: 0,
             rooms_max: 1_000,
             peers_per_worker_max: 512,
             room_peers_per_worker: 64,
@@ -104,6 +108,8 @@ pub struct RoomPolicy {
     pub codecs: Option<VideoCodecs>,
     /// Voices that are heard at the same time where it has more than [`MICROPHONES_ALL`] microphones, 1 to [`VOICES_MAX_CEILING`].
     pub voices_max: Option<u32>,
+    /// Videos that each peer receives, at most [`VIDEOS_MAX_CEILING`]; 0 for as many as it has slots for.
+    pub videos_max: Option<u32>,
     /// Whether nobody else may come in. Who is in stays, and may resume.
     pub locked: bool,
 }
@@ -170,6 +176,9 @@ pub const MICROPHONES_ALL: usize = 8;
 
 /// Largest `voices_max`: as many slots of audio as a client is advised to have.
 pub const VOICES_MAX_CEILING: u32 = PEERS_SHOWN_MAX - 1;
+
+/// Largest `videos_max`: as many slots of video as a client is advised to have.
+pub const VIDEOS_MAX_CEILING: u32 = PEERS_SHOWN_MAX;
 
 /// Smallest `client_bps_max` of a room: a voice and little else.
 pub const CLIENT_BPS_FLOOR: u32 = 64_000;
@@ -347,6 +356,7 @@ impl Settings {
         self.room_peers_per_worker = self.room_peers_per_worker.max(1);
         self.slots_max = self.slots_max.min(SLOTS_CEILING);
         self.voices_max = self.voices_max.clamp(1, VOICES_MAX_CEILING);
+        self.videos_max = self.videos_max.min(VIDEOS_MAX_CEILING);
         self.tracks_max = self.tracks_max.min(TRACKS_CEILING);
         self
     }
@@ -359,6 +369,7 @@ impl Settings {
             client_bps_max: client_bps_max.min(CLIENT_BPS_CEILING),
             codecs: policy.codecs.unwrap_or(self.codecs),
             voices_max: policy.voices_max.unwrap_or(self.voices_max),
+            videos_max: policy.videos_max.unwrap_or(self.videos_max),
             ..self.clone()
         }
         .clamped()

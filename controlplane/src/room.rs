@@ -4,14 +4,16 @@
 //! [`crate::wiring`]'s business, what clients are told of them is [`crate::view`]'s, and how a member is reached is
 //! [`crate::peer`]'s. Members may be on several workers, which makes no difference here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proto::id::{PeerId, StreamId};
-use proto::signal::{PeerInfo, ServerSignal, SlotInfo, VideoCodec};
+use proto::signal::{Kind, PeerInfo, ServerSignal, SlotInfo, Source, VideoCodec};
 
+use crate::last_n::{Choices, LastN};
 use crate::member::{Looks, Member, Slot, Track};
 use crate::policy::{VideoCodecs, codec_of};
 use crate::sdp::OpusParams;
+use crate::shown::pinned;
 use crate::slots::{self, Flow, Slots, Wish};
 use crate::wishes::{self, Wishes};
 
@@ -28,6 +30,8 @@ pub(crate) struct Room {
     /// Who speaks, the loudest first, and who is to be shown first, as clients are told.
     speaking: Vec<PeerId>,
     dominant: Option<PeerId>,
+    /// Whose videos come first, where their number is limited.
+    last_n: LastN,
 }
 
 /// Of whom nothing comes, and who speaks.
@@ -46,7 +50,15 @@ pub(crate) struct Absence {
 impl Room {
     /// An empty room.
     pub(crate) fn new(codecs: VideoCodecs) -> Self {
-        Self { members: Vec::new(), codecs, is_short: false, wishes: Vec::new(), speaking: Vec::new(), dominant: None }
+        Self {
+            members: Vec::new(),
+            codecs,
+            is_short: false,
+            wishes: Vec::new(),
+            speaking: Vec::new(),
+            dominant: None,
+            last_n: LastN::default(),
+        }
     }
 
     /// The codecs of video that it uses.
@@ -92,6 +104,9 @@ impl Room {
     /// Who speaks from now on, the loudest first, and who is to be shown first.
     pub(crate) fn set_speaking(&mut self, peers: &[PeerId], dominant: Option<PeerId>) {
         self.speaking = peers.to_vec();
+        if let Some(peer) = dominant.filter(|_| self.dominant != dominant) {
+            self.last_n.speaks(peer);
+        }
         self.dominant = dominant;
     }
 
@@ -143,30 +158,41 @@ impl Room {
 
     /// Assigns the tracks of others to each member's slots, as the rule of [`crate::slots`] says. Whether any slot carries
     /// something else now. `only_tracks`: neither members nor slots have changed since the last time, only how tracks are.
-    pub(crate) fn assign(&mut self, absence: &Absence, only_tracks: bool) -> bool {
+    /// `videos_max`: how many videos each member receives, 0 for as many as it has slots for.
+    pub(crate) fn assign(&mut self, absence: &Absence, only_tracks: bool, videos_max: usize) -> bool {
         let all: Vec<Wish> = self.members.iter().flat_map(|member| wishes_of(member, absence)).collect();
         let before = std::mem::replace(&mut self.wishes, all.clone());
         let is_named = self.members.iter().any(|member| !member.from.is_empty());
-        if only_tracks && !is_named && wishes::is_equivalent(&before, &all) {
+        if only_tracks && !is_named && videos_max == 0 && wishes::is_equivalent(&before, &all) {
             return false;
         }
-        let wishes = Wishes::new(&all);
         let named: Vec<Vec<Option<PeerId>>> =
             self.members.iter().map(|member| self.named_by(member, absence)).collect();
-        self.is_short = false;
+        let chosen = self.choose(videos_max, &all, &named);
+        let can_come = |wish: &Wish| chosen.as_ref().is_none_or(|chosen| chosen.can_come(wish));
+        let all: Vec<Wish> = all.into_iter().filter(can_come).collect();
+        let wishes = Wishes::new(&all);
+        self.is_short = chosen.as_ref().is_some_and(|chosen| chosen.choices.are_too_many());
         let mut has_changed = false;
-        for (member, named) in self.members.iter_mut().zip(named) {
+        for (at, (member, named)) in self.members.iter_mut().zip(named).enumerate() {
             let own = member.peer;
+            let is_chosen = |wish: &Wish| chosen.as_ref().is_none_or(|chosen| chosen.is_chosen(at, wish));
             let mut assigned = Slots::default();
             for slot in &member.slots {
                 assigned.insert(slot.kind, usize::from(slot.sync_group), slot.carries, slot.is_paused);
             }
             match (member.grant.subscribe, named.is_empty()) {
                 (false, _) => slots::assign(&mut assigned, &[]),
-                (true, false) => slots::assign_named(&mut assigned, &wishes.of_all(own, &named), &named),
-                (true, true) if wishes.is_settled(own, &assigned) => {}
+                (true, false) => {
+                    let mut of_named = wishes.of_all(own, &named);
+                    of_named.retain(is_chosen);
+                    slots::assign_named(&mut assigned, &of_named, &named);
+                }
+                (true, true) if chosen.is_none() && wishes.is_settled(own, &assigned) => {}
                 (true, true) => {
-                    let shortlist = wishes.shortlist(own, &assigned);
+                    let beside = chosen.as_ref().map_or(0, |chosen| chosen.all.len());
+                    let mut shortlist = wishes.shortlist(own, &assigned, beside);
+                    shortlist.retain(is_chosen);
                     slots::assign(&mut assigned, &shortlist);
                 }
             }
@@ -178,6 +204,29 @@ impl Room {
             }
         }
         has_changed
+    }
+
+    /// Which videos each member is to receive, if their number is limited.
+    fn choose(&mut self, videos_max: usize, wishes: &[Wish], named: &[Vec<Option<PeerId>>]) -> Option<Chosen> {
+        if videos_max == 0 {
+            self.last_n.clear();
+            return None;
+        }
+        let carried = self.members.iter().flat_map(|member| &member.slots).filter_map(|slot| slot.carries);
+        self.last_n.update(wishes, carried, self.dominant);
+        let choices = Choices::new(videos_max, wishes, &self.last_n);
+        let ids: HashMap<&str, PeerId> = self.members.iter().map(|member| (member.id.as_str(), member.peer)).collect();
+        let of_members = self.members.iter().zip(named).map(|(member, named)| {
+            // Who names whom it wants has them in this order.
+            let named = named.iter().flatten().flat_map(|&peer| [(peer, Source::Camera), (peer, Source::Screen)]);
+            let said = pinned(&member.shown).filter_map(|(peer, source)| Some((*ids.get(peer)?, source)));
+            let pinned: Vec<(PeerId, Source)> = named.chain(said).collect();
+            let is_open = |slot: &&Slot| slot.kind == Kind::Video && !slot.is_paused;
+            choices.of(member.peer, member.slots.iter().filter(is_open).count(), &pinned)
+        });
+        let of_members: Vec<BTreeSet<StreamId>> = of_members.collect();
+        let all = of_members.iter().flatten().copied().collect();
+        Some(Chosen { choices, of_members, all })
     }
 
     /// Whom a member means: by id, or else the one of that name who came last, because who comes again after a crash may be
@@ -241,6 +290,26 @@ impl Room {
     /// A slot of a member, to change.
     pub(crate) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.members.iter_mut().flat_map(|member| &mut member.slots)
+    }
+}
+
+/// Which videos members are to receive.
+struct Chosen {
+    choices: Choices,
+    of_members: Vec<BTreeSet<StreamId>>,
+    /// All that somebody is to receive.
+    all: BTreeSet<StreamId>,
+}
+
+impl Chosen {
+    /// Whether a track may come to anybody.
+    fn can_come(&self, wish: &Wish) -> bool {
+        !self.choices.may_leave_out(wish) || self.all.contains(&wish.stream)
+    }
+
+    /// Whether a track may come to the member that is the `at`-th.
+    fn is_chosen(&self, at: usize, wish: &Wish) -> bool {
+        !self.choices.may_leave_out(wish) || self.of_members[at].contains(&wish.stream)
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub policies: BTreeMap<String, RoomPolicy>,
     /// Voices that are heard at the same time in a large room without a policy.
     pub voices_max: u32,
+    /// Videos that each peer receives in a room without a policy; 0 for as many as it has slots for.
+    pub videos_max: u32,
     /// Peers that a room without a policy admits.
     pub peers_max: u32,
     /// Bandwidth of a client in such a room, bit/s.

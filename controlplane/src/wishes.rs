@@ -113,10 +113,10 @@ impl<'a> Wishes<'a> {
         own + carried < self.wanting
     }
 
-    /// The wishes that can matter for these slots of `own`, in the order of the room.
-    pub(crate) fn shortlist(&self, own: PeerId, slots: &Slots) -> Vec<Wish> {
+    /// The wishes that can matter for these slots of `own`, in the order of the room. `beside`: so many of them may be left out after this.
+    pub(crate) fn shortlist(&self, own: PeerId, slots: &Slots, beside: usize) -> Vec<Wish> {
         // Each of those that come in takes a slot or more.
-        let count = slots.len();
+        let count = slots.len() + beside;
         let mut chosen: Vec<usize> = Vec::with_capacity(8 * count);
         let mut carried = Vec::with_capacity(count);
         // Owners of what is carried: another track of theirs goes beside it.
@@ -226,7 +226,7 @@ mod tests {
             if wishes.is_settled(own, &slots) {
                 prop_assert_eq!(&whole, &slots);
             }
-            assign(&mut short, &wishes.shortlist(own, &slots));
+            assign(&mut short, &wishes.shortlist(own, &slots, 0));
             prop_assert_eq!(&short, &whole);
             let lacks = others(own, &after).iter().any(|wish| whole.lacks(wish));
             prop_assert_eq!(wishes.are_short(own, &whole), lacks);

@@ -175,7 +175,7 @@ async fn a_room_is_made_looked_at_changed_and_deleted() {
     let limits = json!({"peers_max": 2, "client_bps_max": 500_000});
     let made = server.ask("PUT", "/v1/rooms/blue", Some(limits)).await;
     assert_eq!(made.status, 201, "{}", made.body);
-    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "codecs": ["h264", "vp8"], "locked": false, "made": true, "voices_max": 3, "workers": []});
+    let expected = json!({"room": "blue", "peers": 0, "peers_max": 2, "client_bps_max": 500_000, "codecs": ["h264", "vp8"], "locked": false, "made": true, "voices_max": 3, "videos_max": 0, "workers": []});
     assert_eq!(made.json(), expected);
     assert_eq!(server.ask("GET", "/v1/rooms/blue", None).await.json(), expected);
 

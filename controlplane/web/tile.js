@@ -27,6 +27,7 @@ export class Tile {
     this.#muted = icon('mic-off');
     this.#alike = make('span', { className: 'alike', hidden: true, title: ALIKE }, icon('alert'));
     this.#host = make('span', { className: 'by-host', textContent: 'muted by the host', hidden: true });
+    this.#unseen = make('span', { className: 'unseen', textContent: 'camera not shown', hidden: true });
     this.#dots = make('span', { className: 'dots', hidden: true }, make('i'), make('i'), make('i'));
     this.#dots.setAttribute('role', 'img');
     this.#quality = make('span', { className: 'quality', hidden: true });
@@ -34,7 +35,7 @@ export class Tile {
     this.#quality.setAttribute('aria-hidden', 'true');
     this.#avatar = make('div', { className: 'avatar' });
     this.#avatar.setAttribute('aria-hidden', 'true');
-    const tag = make('div', { className: 'tag' }, this.#name, this.#alike, this.#host, this.#quality, this.#dots);
+    const tag = make('div', { className: 'tag' }, this.#name, this.#alike, this.#host, this.#unseen, this.#quality, this.#dots);
     if (!isScreen) tag.prepend(this.#muted);
     this.element = make('div', { className: 'tile' }, this.video, tag);
     if (!isScreen) this.element.prepend(this.#avatar);
@@ -55,6 +56,7 @@ export class Tile {
   #muted;
   #alike;
   #host;
+  #unseen;
   #dots;
   #quality;
   #avatar;
@@ -82,9 +84,12 @@ export class Tile {
     const byHost = this.isScreen ? muted.screen : muted.microphone || muted.camera;
     this.#host.hidden = !(isLocal && byHost);
     this.#alike.hidden = !lookalike;
+    const isUnseen = !this.isScreen && this.participant.isUnseen('camera');
+    this.#unseen.hidden = !isUnseen;
     const says = [shownName, lookalike ? ALIKE : ''];
     if (!this.isScreen) says.push(isHeard ? '' : 'muted', active.camera && !muted.camera ? '' : 'camera off');
     if (byHost) says.push('by the host');
+    if (isUnseen) says.push('camera not shown');
     const label = says.filter(Boolean).join(', ');
     if (this.element.getAttribute('aria-label') !== label) this.element.setAttribute('aria-label', label);
   }

@@ -44,7 +44,7 @@ impl Engine {
         if self.is_succeeded(now, handle) {
             return self.replace(handle);
         }
-        self.silence_in_room_changed(&room);
+        self.preference_changed(&room);
     }
 
     /// Ends the peers that block a newcomer with so many streams and slots. True if anybody went.

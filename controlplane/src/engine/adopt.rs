@@ -32,7 +32,7 @@ impl Engine {
                 }
                 // What was silent is not known since when: some of what was said was lost.
                 for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
-                    self.silence_in_room_changed(&room);
+                    self.preference_changed(&room);
                     self.slots_changed(&room);
                 }
             }

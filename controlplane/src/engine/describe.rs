@@ -29,6 +29,7 @@ impl Engine {
             rooms: rooms.collect(),
             policies: self.policies.clone(),
             voices_max: self.settings.voices_max,
+            videos_max: self.settings.videos_max,
             peers_max: self.settings.peers_max,
             client_bps_max: self.settings.client_bps_max,
             room_peers_ceiling: self.settings.room_peers_ceiling,

@@ -128,8 +128,12 @@ impl Engine {
         if !self.policies.contains_key(&room) && self.policies.len() >= self.settings.rooms_max {
             return Err(OperatorError::TooManyRooms);
         }
+        let before = self.settings_of(&room).videos_max;
         self.policies.insert(room.clone(), policy);
-        self.room_changed(&room);
+        match self.settings_of(&room).videos_max == before {
+            true => self.room_changed(&room),
+            false => self.slots_changed(&room),
+        }
         Ok(())
     }
 

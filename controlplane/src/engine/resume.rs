@@ -54,7 +54,7 @@ impl Engine {
         let muted = self.member(handle).map(Member::muted_mids).unwrap_or_default();
         self.welcome(socket, session, id, room.clone(), &grant, Some(muted));
         self.room_changed(&room);
-        self.silence_in_room_changed(&room);
+        self.preference_changed(&room);
         Ok(())
     }
 }

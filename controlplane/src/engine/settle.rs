@@ -91,13 +91,20 @@ impl Engine {
         }
     }
 
+    /// A peer has pinned something else. It matters only if not everything is received.
+    pub(super) fn pins_changed(&mut self, handle: Handle) {
+        if let Some(name) = self.peers.get(&handle).map(|peer| peer.room.clone()) {
+            self.preference_changed(&name);
+        }
+    }
+
     /// Somebody in a room began or ceased to speak, or it is time to look at who does.
     pub(super) fn voices_changed(&mut self, name: &str) {
         self.note(name).has_voices = true;
     }
 
     /// Somebody in a room is silent, or not any more. It matters only if slots are short.
-    pub(super) fn silence_in_room_changed(&mut self, name: &str) {
+    pub(super) fn preference_changed(&mut self, name: &str) {
         if self.room(name).is_some_and(Room::is_short) {
             let changes = self.note(name);
             changes.assignment = changes.assignment.max(Assignment::OfTracks);
@@ -124,7 +131,8 @@ impl Engine {
         for (name, changes) in rooms {
             let RoomChanges { concerns_all, mut assignment, tracks_of, has_qualities, shown_by, has_voices } = changes;
             let voices = self.look_at_voices(&name, has_voices, concerns_all || !tracks_of.is_empty());
-            if voices.has_moved && self.room(&name).is_some_and(Room::is_short) {
+            let has_voices = voices.has_moved || voices.has_other_dominant;
+            if has_voices && self.room(&name).is_some_and(Room::is_short) {
                 assignment = assignment.max(Assignment::OfTracks);
             }
             // Not before everything that is installed is adopted: until then nobody knows what the slots carry.
@@ -155,11 +163,12 @@ impl Engine {
 
     /// Assigns a room's tracks to its slots, and has that carried. Whether a slot carries something else now.
     fn assign(&mut self, name: &str, assignment: Assignment) -> bool {
+        let videos_max = self.settings_of(name).videos_max as usize;
         let Engine { rooms, peers, workers, sockets, .. } = self;
         let Some(Hosted { room, wiring, speakers, .. }) = rooms.get_mut(name) else { return false };
         let absence = absence::of_room(room, speakers, workers, sockets);
         let only_tracks = assignment == Assignment::OfTracks;
-        let has_moved = room.assign(&absence, only_tracks);
+        let has_moved = room.assign(&absence, only_tracks, videos_max);
         if only_tracks && !has_moved {
             return false;
         }

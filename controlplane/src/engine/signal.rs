@@ -72,7 +72,7 @@ impl Engine {
         {
             peer.socket_lost_at = Some(now);
             let room = peer.room.clone();
-            self.silence_in_room_changed(&room);
+            self.preference_changed(&room);
         }
     }
 
@@ -168,8 +168,12 @@ impl Engine {
     fn shown(&mut self, handle: Handle, videos: Vec<ShownVideo>) {
         let Some(member) = self.member_mut(handle) else { return };
         if member.shown != videos {
-            member.shown = videos;
+            let before = std::mem::replace(&mut member.shown, videos);
+            let has_other_pins = !shown::pinned(&before).eq(shown::pinned(&member.shown));
             self.shown_changed(handle);
+            if has_other_pins {
+                self.pins_changed(handle);
+            }
         }
     }
 

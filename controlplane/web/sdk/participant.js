@@ -25,7 +25,7 @@ export class Participant {
     /** The shared screen. The object stays the same too. */
     this.screen = new MediaStream();
     /**
-     * Which sources are on. A source that is on may have no track in the stream if there are too few slots. For `room.local`
+     * Which sources are on. A source that is on may have no track in the stream ({@link isUnseen}). For `room.local`
      * it says what this client sends, also if an operator has muted it.
      */
     this.active = { microphone: false, camera: false, screen: false, screen_audio: false };
@@ -37,6 +37,16 @@ export class Participant {
     this.audioLevel = 0;
     /** Whether it speaks: of the others the server says it. */
     this.speaking = false;
+  }
+
+  /**
+   * Whether it sends this video, and this client does not receive it: the room limits how many videos each participant receives
+   * (`videos_max`) and others come first, or this client has too few slots. The event `stream-changed` reports a change.
+   * @param {'camera' | 'screen'} source
+   */
+  isUnseen(source) {
+    if (this.isLocal || !this.active[source] || this.muted[source]) return false;
+    return this.streamOf(source).getVideoTracks().length === 0;
   }
 
   /** @param {Source} source */

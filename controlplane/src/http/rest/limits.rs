@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::Problem;
 use crate::engine::{RoomPolicy, Snapshot};
-use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs};
+use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs};
 
 /// A room that an operator made, or that somebody is in.
 #[derive(Serialize, ToSchema)]
@@ -23,6 +23,8 @@ pub(super) struct RoomView {
     client_bps_max: u32,
     /// Voices that are heard at the same time while it has more than eight microphones.
     voices_max: u32,
+    /// Videos that each peer receives: screens, what it has pinned, and who spoke last. 0: as many as it has slots for.
+    videos_max: u32,
     /// The codecs of video that it uses, the preferred first.
     codecs: Vec<CodecName>,
     /// Whether nobody else may come in.
@@ -55,6 +57,7 @@ impl RoomView {
             peers_max: policy.peers_max.unwrap_or(snapshot.peers_max),
             client_bps_max: policy.client_bps_max.unwrap_or(snapshot.client_bps_max),
             voices_max: policy.voices_max.unwrap_or(snapshot.voices_max),
+            videos_max: policy.videos_max.unwrap_or(snapshot.videos_max),
             codecs: live
                 .map_or(policy.codecs.unwrap_or(snapshot.codecs), |room| room.codecs)
                 .iter()
@@ -97,6 +100,10 @@ pub(super) struct RoomLimits {
     #[schema(minimum = 1, maximum = 23)]
     #[serde(default)]
     voices_max: Option<u32>,
+    /// Videos that each peer receives: screens, what it has pinned, and who spoke last. 0: as many as it has slots for.
+    #[schema(minimum = 0, maximum = 24)]
+    #[serde(default)]
+    videos_max: Option<u32>,
     /// Whether nobody else may come in.
     #[serde(default)]
     locked: bool,
@@ -139,15 +146,15 @@ impl CodecName {
 impl RoomLimits {
     /// The policy that it is, if it can be one.
     pub(super) fn policy(self) -> Result<RoomPolicy, Problem> {
-        let RoomLimits { peers_max, client_bps_max, codecs, voices_max, locked } = self;
+        let RoomLimits { peers_max, client_bps_max, codecs, voices_max, videos_max, locked } = self;
         let codecs = codecs.map(listed).transpose()?;
-        checked(RoomPolicy { peers_max, client_bps_max, codecs, voices_max, locked })
+        checked(RoomPolicy { peers_max, client_bps_max, codecs, voices_max, videos_max, locked })
     }
 }
 
 /// A policy within its bounds.
 fn checked(policy: RoomPolicy) -> Result<RoomPolicy, Problem> {
-    let RoomPolicy { peers_max, client_bps_max, voices_max, .. } = policy;
+    let RoomPolicy { peers_max, client_bps_max, voices_max, videos_max, .. } = policy;
     if peers_max.is_some_and(|peers| !(1..=PEERS_MAX_CEILING).contains(&peers)) {
         return Err(Problem::invalid(format!("peers_max is not 1 to {PEERS_MAX_CEILING}")));
     }
@@ -157,6 +164,9 @@ fn checked(policy: RoomPolicy) -> Result<RoomPolicy, Problem> {
     }
     if voices_max.is_some_and(|voices| !(1..=VOICES_MAX_CEILING).contains(&voices)) {
         return Err(Problem::invalid(format!("voices_max is not 1 to {VOICES_MAX_CEILING}")));
+    }
+    if videos_max.is_some_and(|videos| videos > VIDEOS_MAX_CEILING) {
+        return Err(Problem::invalid(format!("videos_max is not 0 to {VIDEOS_MAX_CEILING}")));
     }
     Ok(policy)
 }
@@ -188,6 +198,10 @@ pub(super) struct RoomChange {
     #[schema(minimum = 1, maximum = 23, value_type = Option<u32>)]
     #[serde(default, deserialize_with = "said")]
     voices_max: Option<Option<u32>>,
+    /// Videos that each peer receives: screens, what it has pinned, and who spoke last. 0: as many as it has slots for.
+    #[schema(minimum = 0, maximum = 24, value_type = Option<u32>)]
+    #[serde(default, deserialize_with = "said")]
+    videos_max: Option<Option<u32>>,
     /// Whether nobody else may come in.
     #[schema(value_type = Option<bool>)]
     #[serde(default, deserialize_with = "said")]
@@ -210,6 +224,7 @@ impl RoomChange {
                 None => before.codecs,
             },
             voices_max: self.voices_max.unwrap_or(before.voices_max),
+            videos_max: self.videos_max.unwrap_or(before.videos_max),
             locked: self.locked.map_or(before.locked, Option::unwrap_or_default),
         })
     }
