@@ -26,54 +26,55 @@ const SCREEN_WAIT_MAX: Micros = 2 * SECOND;
 /// The debt of one receiver.
 #[derive(Debug)]
 pub(crate) struct Pacer {
-    /// Bit/s; `None` if nothing is known of the path.
-    bps: Option<u64>,
-    debt: u64,
+    /// Bit/s; 0 if nothing is known of the path. Each packet looks at it, so it is as small as it can be.
+    bps: u64,
     paid_at: Micros,
+    debt: u32,
 }
 
 impl Pacer {
     pub(crate) fn new(now: Micros) -> Self {
-        Pacer { bps: None, debt: 0, paid_at: now }
+        Pacer { bps: 0, debt: 0, paid_at: now }
     }
 
     /// The rate from now on, bit/s; `None` for no limit.
     pub(crate) fn set_rate(&mut self, now: Micros, bps: Option<u64>) {
         self.pay(now);
-        self.bps = bps.map(|bps| bps.max(1));
+        self.bps = bps.map_or(0, |bps| bps.max(1));
     }
 
     /// Bytes at the rate in this time.
     fn bytes_in(&self, time: Micros) -> u64 {
-        self.bps.map_or(u64::MAX, |bps| bps.saturating_mul(time) / (8 * SECOND))
+        if self.bps == 0 { u64::MAX } else { self.bps.saturating_mul(time) / (8 * SECOND) }
     }
 
     fn pay(&mut self, now: Micros) {
         let paid = self.bytes_in(now.saturating_sub(self.paid_at));
-        if paid >= self.debt {
+        if paid >= self.debt.into() {
             (self.debt, self.paid_at) = (0, now);
-        } else if let Some(bps) = self.bps {
-            self.debt -= paid;
+        } else {
+            self.debt -= paid as u32;
             // Not `now`: the rest of a byte is paid later.
-            self.paid_at += paid * 8 * SECOND / bps;
+            self.paid_at += paid * 8 * SECOND / self.bps;
         }
     }
 
     /// Something of so many bytes has left.
     #[inline]
     pub(crate) fn sent(&mut self, now: Micros, len: usize) {
-        if self.bps.is_some() {
+        if self.bps > 0 {
             self.pay(now);
-            self.debt = (self.debt + len as u64).min(self.bytes_in(DEBT_MAX).max(BURST_LEN_MIN));
+            let most = self.bytes_in(DEBT_MAX).max(BURST_LEN_MIN).min(u32::MAX.into());
+            self.debt = (u64::from(self.debt) + len as u64).min(most) as u32;
         }
     }
 
     /// Whether a packet of video has to wait.
     #[inline]
     pub(crate) fn must_wait(&mut self, now: Micros) -> bool {
-        self.bps.is_some() && {
+        self.bps > 0 && {
             self.pay(now);
-            self.debt >= self.bytes_in(BURST).max(BURST_LEN_MIN)
+            u64::from(self.debt) >= self.bytes_in(BURST).max(BURST_LEN_MIN)
         }
     }
 
@@ -89,7 +90,8 @@ pub(crate) struct Queue {
     head: u32,
     tail: u32,
     count: u32,
-    bytes: u64,
+    /// Fewer than a pool of whole packets has.
+    bytes: u32,
 }
 
 impl Queue {
@@ -103,7 +105,7 @@ impl Queue {
 
     /// Their bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.into()
     }
 }
 
@@ -153,7 +155,7 @@ impl<T: Copy> Queues<T> {
         }
         queue.tail = place;
         queue.count += 1;
-        queue.bytes += len as u64;
+        queue.bytes += len as u32;
         true
     }
 
@@ -161,7 +163,7 @@ impl<T: Copy> Queues<T> {
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<T> {
         let place = queue.head;
         let node = self.nodes.get_mut(place as usize)?;
-        (queue.head, queue.bytes) = (node.next, queue.bytes - u64::from(node.len));
+        (queue.head, queue.bytes) = (node.next, queue.bytes - node.len);
         queue.count -= 1;
         if queue.head == END {
             queue.tail = END;

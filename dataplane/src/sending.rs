@@ -4,7 +4,7 @@ use proto::id::PeerId;
 use proto::plane::PeerTally;
 
 use crate::allocate::{Allocator, Budget};
-use crate::bwe::{Bwe, Facts, Limited, Probe};
+use crate::bwe::{Bwe, Facts, Limited, Probe, ProbeId};
 use crate::config::{MILLISECOND, Micros, SECOND};
 use crate::pacer::{Pacer, Queue};
 use crate::rate::Rate;
@@ -72,16 +72,21 @@ struct Cluster {
     packets: u16,
 }
 
-/// See the module. What each packet needs comes first in memory, up to the first parts of [`Bwe`].
+/// See the module. What each packet needs comes first in memory, up to the first parts of [`Bwe`]: for 500 receivers what a packet touches has to stay in the cache.
 #[repr(C, align(64))]
 pub(crate) struct Sending {
     pub(crate) pacer: Pacer,
     pub(crate) queue: Queue,
-    first_sent: Option<Micros>,
+    /// [`NEVER`] before.
+    first_sent: Micros,
+    /// Whether there is a cluster, or padding.
+    is_probing: bool,
+    /// What leaves now is of a probe, or padding, and no repair.
+    pub(crate) is_padding: bool,
+    pub(crate) bwe: Bwe,
     /// How much padding leaves, while it helps the estimate out of losses.
     padding: Option<Pacer>,
     cluster: Option<Cluster>,
-    pub(crate) bwe: Bwe,
     pub(crate) allocator: Allocator,
     audio: Rate,
     /// Of that, what was sent before: earlier blocks of RED.
@@ -96,9 +101,13 @@ pub(crate) struct Sending {
     /// What would leave if there were no limit, bit/s.
     wanted: u64,
     pub(crate) is_timer_set: bool,
-    /// What leaves now is of a probe, or padding, and no repair.
-    pub(crate) is_padding: bool,
 }
+const _: () = assert!(
+    std::mem::offset_of!(Sending, bwe) + Bwe::SENT_LEN <= 128,
+    "a packet to each of 500 receivers needs two lines of the cache of each, and no third one"
+);
+
+const NEVER: Micros = Micros::MAX;
 
 impl Sending {
     pub(crate) fn new(now: Micros) -> Self {
@@ -113,7 +122,8 @@ impl Sending {
             earlier: Rate::default(),
             repairs: Rate::default(),
             again: Rate::default(),
-            first_sent: None,
+            first_sent: NEVER,
+            is_probing: false,
             feedback_at: None,
             queued_at: None,
             cluster: None,
@@ -129,23 +139,36 @@ impl Sending {
     #[inline]
     pub(crate) fn sent(&mut self, now: Micros, seq: u16, len: usize, kind: Kind) {
         let len = len + HEADERS_LEN;
-        self.first_sent.get_or_insert(now);
+        self.first_sent = self.first_sent.min(now);
         match kind {
             Kind::Audio => self.audio.add(len, now),
             Kind::Repair if !self.is_padding => self.repairs.add(len, now),
             Kind::Video | Kind::Repair | Kind::Padding => {}
         }
+        let id = if self.is_probing { self.probe_sent(now, len) } else { None };
+        self.bwe.sent(now, seq, len, id);
+        self.pacer.sent(now, len);
+    }
+
+    /// A packet has left while there is a cluster, or padding. Of which probe it is.
+    #[cold]
+    fn probe_sent(&mut self, now: Micros, len: usize) -> Option<ProbeId> {
         let id = self.cluster.as_mut().map(|cluster| {
             cluster.bytes += len as u32;
             cluster.packets = cluster.packets.saturating_add(1);
             cluster.probe.id
         });
-        self.bwe.sent(now, seq, len, id);
-        self.pacer.sent(now, len);
         if let Some(padding) = &mut self.padding {
             padding.sent(now, len);
         }
-        self.end_cluster();
+        let is_whole = |c: &mut Cluster| c.bytes >= c.probe.bytes_min && c.packets >= c.probe.packets_min;
+        self.cluster.take_if(is_whole);
+        self.is_probing = self.has_probe();
+        id
+    }
+
+    fn has_probe(&self) -> bool {
+        self.cluster.is_some() || self.padding.is_some()
     }
 
     /// So many bytes of a packet of sound were sent before.
@@ -186,7 +209,7 @@ impl Sending {
 
     /// Whether what the receiver is sent has a limit. `None` is no: it has had packets, and sends no feedback.
     pub(crate) fn budget(&self, now: Micros) -> Option<Budget> {
-        let is_silent = self.first_sent.is_some_and(|first| now.saturating_sub(first) > FEEDBACK_AWAITED);
+        let is_silent = now.saturating_sub(self.first_sent) > FEEDBACK_AWAITED;
         if self.feedback_at.is_none() && is_silent {
             return None;
         }
@@ -266,6 +289,7 @@ impl Sending {
         {
             self.cluster = Some(Cluster { probe, began_at: now, bytes: 0, packets: 0 });
         }
+        self.is_probing = self.has_probe();
     }
 
     /// Looked at again as soon as may be.
@@ -287,7 +311,7 @@ impl Sending {
 
     /// Whether something is to be sent later: packets that wait, the rest of a probe, or padding.
     pub(crate) fn has_more(&self) -> bool {
-        !self.queue.is_empty() || self.cluster.is_some() || self.padding.is_some()
+        !self.queue.is_empty() || self.has_probe()
     }
 
     /// What is known of the path.
@@ -304,16 +328,9 @@ impl Sending {
         }
     }
 
-    fn end_cluster(&mut self) {
-        let is_whole = |c: &Cluster| c.bytes >= c.probe.bytes_min && c.packets >= c.probe.packets_min;
-        if self.cluster.as_ref().is_some_and(is_whole) {
-            self.cluster = None;
-        }
-    }
-
     /// There is nothing to send a probe or padding with.
     pub(crate) fn give_up_probe(&mut self) {
-        (self.cluster, self.padding) = (None, None);
+        (self.cluster, self.padding, self.is_probing) = (None, None, false);
     }
 }
 

@@ -34,8 +34,14 @@ impl Show {
         (peer, slot)
     }
 
-    /// A tenth of a second in which the camera sends a frame, and a keyframe if it was asked.
+    /// A tenth of a second in which the camera sends a frame.
     fn tenth(&mut self) {
+        self.frame();
+        self.world.advance(100 * MS);
+    }
+
+    /// The camera sends a frame, and a keyframe if it was asked.
+    fn frame(&mut self) {
         let asked = self.world.counter(Counter::KeyframeRequestsSent);
         let payload = if asked > self.asked { SPS } else { DELTA };
         self.asked = asked;
@@ -43,7 +49,6 @@ impl Show {
         let packet = packet(self.world.ssrc_of(self.stream), H264_PT, self.seq, u32::from(self.seq) * 9000, payload);
         let protected = self.camera.protect(&packet);
         self.world.receive(self.camera.remote, &protected);
-        self.world.advance(100 * MS);
     }
 }
 
@@ -94,4 +99,43 @@ fn many_who_ask_have_a_publisher_send_one_keyframe_a_second() {
     }
     let asked = show.asked;
     assert!((50..=75).contains(&asked), "{asked} keyframes in a minute");
+}
+
+/// However many come within a second, the publisher is asked at most each 200 ms, and everybody has a picture within 300 ms.
+#[test]
+fn many_who_come_within_a_second_cause_few_keyframe_requests_and_wait_briefly() {
+    for count in [1, 7, 40] {
+        let mut show = Show::new();
+        let stream = show.stream;
+        let (_, first) = show.receiver();
+        show.world.route(stream, first);
+        (0..100).for_each(|_| show.tenth());
+        let crowd: Vec<(Peer, SlotId)> = (0..count).map(|_| show.receiver()).collect();
+        let before = show.asked;
+        show.world.sent.clear();
+        // Frames of a thirtieth of a second.
+        let mut seen = vec![None; count];
+        for at in 0..2000 {
+            for (_, (_, slot)) in crowd.iter().enumerate().filter(|(n, _)| 1000 * n / count == at) {
+                show.world.route(stream, *slot);
+            }
+            if at % 33 == 0 {
+                show.frame();
+                for (n, (peer, _)) in crowd.iter().enumerate() {
+                    let has_media = show.world.take_sent(peer.remote).iter().any(|bytes| bytes[1] & 0x7f == 120);
+                    if has_media && seen[n].is_none() {
+                        seen[n] = Some(at - 1000 * n / count);
+                    }
+                }
+                show.world.sent.clear();
+            }
+            show.world.advance(MS);
+        }
+        let asked = show.world.counter(Counter::KeyframeRequestsSent) - before;
+        let waited: Vec<usize> = seen.into_iter().map(|waited| waited.expect("everybody has a picture")).collect();
+        let longest = waited.iter().max().copied();
+        println!("{count} within a second: {asked} requests; the last one waits for {longest:?} ms");
+        assert!(asked <= 6, "{asked} requests for {count}");
+        assert!(longest <= Some(300), "{waited:?}");
+    }
 }

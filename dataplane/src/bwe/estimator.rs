@@ -123,7 +123,6 @@ const ACCOUNT_INTERVAL: Micros = 5 * MILLISECOND;
 #[derive(Default)]
 struct Unaccounted {
     since: Micros,
-    at: Micros,
     bytes: u32,
     packets: u32,
 }
@@ -165,6 +164,9 @@ pub struct Bwe {
 }
 
 impl Bwe {
+    /// Bytes at its beginning that a packet that is sent needs.
+    pub(crate) const SENT_LEN: usize = std::mem::offset_of!(Bwe, start);
+
     /// A transport of which nothing is known. `start_bps` is the first estimate; no estimate is below `min_bps` or above
     /// `max_bps`, bit/s. The history is made for two seconds at `max_bps`: 8 KiB up to 2 Mb/s, never more than 32 KiB.
     pub fn new(start_bps: u64, min_bps: u64, max_bps: u64, now: Micros) -> Bwe {
@@ -214,11 +216,11 @@ impl Bwe {
     /// with any numbers that follow each other.
     pub fn sent(&mut self, now: Micros, seq: u16, len: usize, probe: Option<ProbeId>) {
         self.history.sent(now, seq, len, probe.map_or(0, |probe| probe.0));
-        let Unaccounted { since, at, bytes, packets } = &mut self.unaccounted;
+        let Unaccounted { since, bytes, packets } = &mut self.unaccounted;
         if *packets == 0 {
             *since = now;
         }
-        (*at, *bytes, *packets) = (now, bytes.saturating_add(len as u32), *packets + 1);
+        (*bytes, *packets) = (bytes.saturating_add(len as u32), *packets + 1);
         if now.saturating_sub(*since) >= ACCOUNT_INTERVAL {
             self.account();
         }
@@ -227,7 +229,8 @@ impl Bwe {
     /// Takes up what was sent.
     #[cold]
     fn account(&mut self) {
-        let Unaccounted { at, bytes, packets, .. } = std::mem::take(&mut self.unaccounted);
+        let Unaccounted { bytes, packets, .. } = std::mem::take(&mut self.unaccounted);
+        let at = self.history.sent_last();
         if packets == 0 {
             return;
         }

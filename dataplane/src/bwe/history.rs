@@ -103,6 +103,11 @@ impl History {
         size_of_val(&*self.ring)
     }
 
+    /// When the newest left.
+    pub(super) fn sent_last(&self) -> Micros {
+        self.sent_last
+    }
+
     /// Packets that one feedback may report.
     pub(super) fn capacity(&self) -> usize {
         self.ring.len()
