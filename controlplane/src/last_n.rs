@@ -167,8 +167,7 @@ mod tests {
     fn who_spoke_last_is_seen_and_who_speaks_oneself_sees_one_more() {
         let wishes = cameras(6);
         let mut order = order_of(&wishes, None);
-        let seen =
-            |order: &LastN, own| owners(&Choices::new(2, &wishes, order).of(peer(own), 24, &[]));
+        let seen = |order: &LastN, own| owners(&Choices::new(2, &wishes, order).of(peer(own), 24, &[]));
         assert_eq!(seen(&order, 5), [0, 1], "who came first, as long as nobody has spoken");
         order.speaks(peer(4));
         order.speaks(peer(3));

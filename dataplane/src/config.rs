@@ -189,9 +189,9 @@ pub const STREAM_KEPT_MIN: usize = 64;
 /// Packets of audio that one worker keeps for repair, shared by its streams: at 16,000 a second, which are 320 microphones that
 /// are spoken into, one second of them. 6 MiB, of which only what was used takes memory.
 pub const AUDIO_KEPT_MAX: usize = 16_384;
-/// Of them, the quota of each stream: 1.3 s of packets of 20 ms. No jitter buffer waits longer (libwebrtc's NetEq: 200 packets,
-/// `kMaxNumberOfPackets`, and much less in fact).
-pub const STREAM_AUDIO_KEPT: usize = 64;
+/// Of them, the quota of each stream: 0.6 s of packets of 20 ms. A packet is asked for while its receiver's jitter buffer can wait for it
+/// (libwebrtc `NackTracker`), which is as long as the jitter and a round trip; 64 took 22 KiB for each microphone.
+pub const STREAM_AUDIO_KEPT: usize = 32;
 /// Longest packet of audio that is kept, header included: 100 kb/s at 20 ms. Longer ones are not repaired.
 pub const AUDIO_KEPT_LEN: usize = 320;
 /// Packets in the clear that one turn needs between two flushes: those that are pending, and as many again that are relayed
@@ -242,9 +242,9 @@ pub const TALLIES_MAX: usize = 1024;
 /// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
 
-/// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 2000 packets a
-/// second. 4 KiB for each peer that sends.
-pub const ARRIVALS_MAX: usize = 1024;
+/// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 1000 packets a
+/// second, and five times as many as come between two reports. 2 KiB for each peer that sends.
+pub const ARRIVALS_MAX: usize = 512;
 
 /// Missing packets that are tracked for one stream; more at once is an outage, answered by a keyframe request.
 pub const MISSING_MAX: usize = 256;

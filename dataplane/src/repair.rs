@@ -12,26 +12,36 @@ use crate::srtp::SEALS;
 /// A packet of a publisher's stream that has not arrived.
 #[derive(Clone, Copy)]
 struct MissingPacket {
-    ask_at: Micros,
-    /// Its index, which has 48 bits, and below that how often it was asked for: there is memory for [`MISSING_MAX`] of
-    /// them in each stream.
-    index_and_tries: u64,
+    /// Low bits of the time at which it is to be asked for.
+    ask_at: u32,
+    /// Low bits of its index, and below them how often it was asked for.
+    index_and_tries: u32,
 }
-const _: () = assert!(size_of::<MissingPacket>() == 16);
+const _: () = assert!(size_of::<MissingPacket>() == 8, "there is memory for `MISSING_MAX` of them in each stream");
 
 impl MissingPacket {
     const TRIES_BITS: u32 = 8;
+    /// Bits of an index: what is further behind the newest packet is not tracked.
+    const INDEX_BITS: u32 = u32::BITS - Self::TRIES_BITS;
 
     fn new(index: u64, now: Micros) -> MissingPacket {
-        MissingPacket { ask_at: now + NACK_DELAY, index_and_tries: index << Self::TRIES_BITS }
+        MissingPacket { ask_at: (now + NACK_DELAY) as u32, index_and_tries: (index as u32) << Self::TRIES_BITS }
     }
 
-    fn index(&self) -> u64 {
-        self.index_and_tries >> Self::TRIES_BITS
+    /// Its index, which is not above `newest`.
+    fn index(&self, newest: u64) -> u64 {
+        let behind = ((newest as u32) << Self::TRIES_BITS).wrapping_sub(self.index_and_tries & !0xff);
+        newest - u64::from(behind >> Self::TRIES_BITS)
     }
 
     fn tries(&self) -> u8 {
         self.index_and_tries as u8
+    }
+
+    /// How long after `now` it is to be asked for; 0 if it is due.
+    fn wait(&self, now: Micros) -> u32 {
+        let wait = self.ask_at.wrapping_sub(now as u32);
+        if wait > u32::MAX / 2 { 0 } else { wait }
     }
 }
 
@@ -41,6 +51,9 @@ pub(crate) struct MissingPackets {
     is_audio: bool,
     /// Where the stream began. The first packet that arrived is not always the first that was sent.
     lowest: Option<u64>,
+    /// Highest index so far, and when the packets were last looked at: what the low bits of each stand for.
+    newest: u64,
+    looked_at: Micros,
     /// Sequence numbers of packets that came as RTX and have not come as themselves; the oldest is overwritten.
     repaired: [u16; REPAIRED_MAX],
     /// Bit n: there is one in place n.
@@ -69,6 +82,8 @@ impl MissingPackets {
             packets: Vec::with_capacity(max),
             is_audio,
             lowest: None,
+            newest: 0,
+            looked_at: 0,
             repaired: [0; REPAIRED_MAX],
             are_repaired: 0,
             repaired_next: 0,
@@ -92,17 +107,25 @@ impl MissingPackets {
 
     /// A packet arrived: `highest` is the highest index before it, if any.
     pub(crate) fn arrived(&mut self, index: u64, highest: Option<u64>, now: Micros) -> Arrival {
+        self.newest = index.max(highest.unwrap_or(0));
+        self.looked_at = now;
         let Some(highest) = highest else {
             self.lowest = Some(index);
             return Arrival::default();
         };
+        // Long after it was given up; it would be taken for another.
+        let is_far =
+            |packet: &MissingPacket| self.newest - packet.index(highest) >= 1 << (MissingPacket::INDEX_BITS - 1);
+        if self.packets.first().is_some_and(is_far) {
+            self.packets.clear();
+        }
         let lowest = *self.lowest.get_or_insert(highest);
         if index < lowest {
             self.began_earlier(index, lowest, now);
             return Arrival::default();
         }
         if index < highest {
-            if let Ok(at) = self.packets.binary_search_by_key(&index, MissingPacket::index) {
+            if let Ok(at) = self.find(index) {
                 self.packets.remove(at);
                 return Arrival { recovered: true, lost: 0 };
             }
@@ -123,7 +146,11 @@ impl MissingPackets {
 
     /// Whether a packet is missing.
     pub(crate) fn lacks(&self, index: u64) -> bool {
-        self.packets.binary_search_by_key(&index, MissingPacket::index).is_ok()
+        self.find(index).is_ok()
+    }
+
+    fn find(&self, index: u64) -> Result<usize, usize> {
+        self.packets.binary_search_by_key(&index, |packet| packet.index(self.newest))
     }
 
     /// A packet came as RTX, or in a later one.
@@ -165,30 +192,32 @@ impl MissingPackets {
 
     /// When the next missing packet is to be asked for.
     pub(crate) fn deadline(&self) -> Option<Micros> {
-        self.packets.iter().map(|h| h.ask_at).min()
+        let wait = self.packets.iter().map(|packet| packet.wait(self.looked_at)).min()?;
+        Some(self.looked_at + Micros::from(wait))
     }
 
     /// Fills `seqs` with what is to be asked for now and returns how many; missing packets asked for too often are dropped
     /// and counted in `lost`. Asked again a round trip later, for video a little later each time.
     pub(crate) fn due(&mut self, now: Micros, rtt: Micros, seqs: &mut [u16], lost: &mut u32) -> usize {
-        let (before, tries_max) = (self.packets.len(), self.tries_max(rtt));
-        self.packets.retain(|h| h.ask_at > now || h.tries() < tries_max);
+        self.looked_at = now;
+        let (before, tries_max, newest) = (self.packets.len(), self.tries_max(rtt), self.newest);
+        self.packets.retain(|packet| packet.wait(now) > 0 || packet.tries() < tries_max);
         *lost += (before - self.packets.len()) as u32;
         let (mut count, rtt) = (0, rtt.max(REPAIR_REPEAT_MIN));
-        for packet in self.packets.iter_mut().filter(|h| h.ask_at <= now) {
+        for packet in self.packets.iter_mut().filter(|packet| packet.wait(now) == 0) {
             if count == seqs.len() {
                 break;
             }
-            seqs[count] = packet.index() as u16;
+            seqs[count] = packet.index(newest) as u16;
             count += 1;
             packet.index_and_tries += 1; // Never more than `tries_max` times.
             let tries = Micros::from(packet.tries());
-            packet.ask_at = now
-                + match self.is_audio {
-                    true if tries % 2 == 1 => AUDIO_NACK_REPEAT,
-                    true => rtt,
-                    false => rtt * (4 + tries) / 4,
-                };
+            let wait = match self.is_audio {
+                true if tries % 2 == 1 => AUDIO_NACK_REPEAT,
+                true => rtt,
+                false => rtt * (4 + tries) / 4,
+            };
+            packet.ask_at = (now + wait) as u32;
         }
         count
     }
@@ -229,21 +258,23 @@ pub(crate) struct Budget {
 /// Sequence numbers whose last repair is remembered, for each slot that has RTX.
 const REPAIRED_LEN: usize = 1 << REPAIRED_BITS;
 const REPAIRED_BITS: u32 = 7;
-const _: () = assert!(size_of::<Budget>() <= 516, "a peer in a meeting of eight has seven of them");
+const _: () = assert!(size_of::<Budget>() <= 260, "a peer in a meeting of eight has seven of them");
 
-/// Which of the sequence numbers that share their low bits was repaired last, and when, in one word: 23 bits of the time in
-/// units of 128 µs, and the other 9 bits of the number; 0 for never. The time comes round after 18 minutes; a number that
-/// comes round at the same moment is refused once.
+/// Which of the sequence numbers that share their low bits was repaired last, and when, in one word: 7 bits of the time in
+/// units of 8 ms, and the other 9 bits of the number; 0 for never. The time comes round after a second; a number that is asked for
+/// again a second after it was repaired is refused once.
 #[derive(Clone, Copy, Default)]
-struct Repaired(u32);
+struct Repaired(u16);
 
 impl Repaired {
-    const UNIT_BITS: u32 = 7;
+    const UNIT_BITS: u32 = 13;
+    /// Longest time that can be told apart.
+    const INTERVAL_MAX: Micros = 120 << Self::UNIT_BITS;
     const NUMBER_BITS: u32 = u16::BITS - REPAIRED_BITS;
 
     fn new(seq: u16, now: Micros) -> Repaired {
-        let at = ((now >> Self::UNIT_BITS) as u32) << Self::NUMBER_BITS;
-        Repaired(at.max(1 << Self::NUMBER_BITS) | u32::from(seq >> REPAIRED_BITS))
+        let at = ((now >> Self::UNIT_BITS) as u16) << Self::NUMBER_BITS;
+        Repaired(at.max(1 << Self::NUMBER_BITS) | seq >> REPAIRED_BITS)
     }
 
     /// Whether it is of the same number, less than `interval` before this one.
@@ -251,7 +282,7 @@ impl Repaired {
         let number = |repaired: Repaired| repaired.0 & ((1 << Self::NUMBER_BITS) - 1);
         let at = |repaired: Repaired| repaired.0 >> Self::NUMBER_BITS << Self::NUMBER_BITS;
         let since = Micros::from(at(next).wrapping_sub(at(self)) >> Self::NUMBER_BITS) << Self::UNIT_BITS;
-        self.0 != 0 && number(self) == number(next) && since < interval
+        self.0 != 0 && number(self) == number(next) && since < interval.min(Self::INTERVAL_MAX)
     }
 }
 
@@ -288,9 +319,9 @@ pub(crate) struct Again {
     /// When each left, at first or again, in units of 16 ms that come round after 4 s.
     left_at: [u8; SEALS],
     /// Bit n: the one in place n was asked for and has left again.
-    are_repaired: u64,
+    are_repaired: u32,
     /// Bit n: the one in place n left as RED, with the packet so many before it.
-    with_earlier: [u64; COPIES_MAX as usize],
+    with_earlier: [u32; COPIES_MAX as usize],
     /// Moments at which the receiver asked since the first of them, when that was, and when the last was.
     requests: u8,
     requested_first: Micros,
@@ -299,7 +330,8 @@ pub(crate) struct Again {
     copies: u8,
     held_until: Micros,
 }
-const _: () = assert!(size_of::<Again>() <= 516, "a peer in a meeting of eight has seven of them");
+const _: () = assert!(SEALS <= u32::BITS as usize);
+const _: () = assert!(size_of::<Again>() <= 260, "a peer in a meeting of eight has seven of them");
 
 impl Again {
     const UNIT_BITS: u32 = 14;
@@ -356,7 +388,7 @@ impl Again {
         self.left_at[place] = Self::unit(now);
         self.are_repaired &= !(1 << place);
         for (back, with) in self.with_earlier.iter_mut().enumerate() {
-            *with = *with & !(1 << place) | u64::from(earlier >> back & 1) << place;
+            *with = *with & !(1 << place) | u32::from(earlier >> back & 1) << place;
         }
         self.credit.earn(len, AUDIO_REPAIR_BURST);
     }

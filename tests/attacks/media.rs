@@ -27,12 +27,12 @@ fn a_microphone_that_floods_takes_nothing_from_another_room() {
     report.assert_within(&Limits::default());
 }
 
-/// A camera of 50 Mb/s into a room with the default policy: what is let in of it is what a client of the room may send, and who speaks in the
-/// same room is heard without a loss.
+/// A camera of 50 Mb/s into a room of four with the default policy: what is let in of it is what a camera of the room may send, and who speaks in
+/// the same room is heard without a loss.
 #[test]
 fn a_publisher_of_50_megabits_is_cut_to_its_policy_and_the_room_loses_nothing() {
-    /// `client-bps-max` by default, with a quarter more and headers (docs/decisions/0040).
-    const POLICY_BPS: f64 = 2_548_000.0;
+    /// Four times the share of video in a room of four, 376,554 bit/s, with a quarter more and 48 kb/s for headers (docs/decisions/0040).
+    const POLICY_BPS: f64 = 1_930_770.0;
     const FLOOD_BPS: f64 = 50_000_000.0;
     let scene = Scene::start(&[]);
     let token = scene.token(&["--room", "flooded", "--name", "Mallory", "--publish", "--subscribe"]);
@@ -44,7 +44,9 @@ fn a_publisher_of_50_megabits_is_cut_to_its_policy_and_the_room_loses_nothing() 
             |token: &str, door| Peer::offer((attacker.scene, OTHER), (door, "flooded"), token, &identity).unwrap();
         let mut peers = [Door::WhipVideo, Door::Whip, Door::WhepVideo, Door::WhepVideo]
             .map(|door| offer(if door == Door::WhipVideo { &token } else { &honest }, door));
-        peers.iter_mut().for_each(|peer| drop(peer.connect()));
+        for peer in &mut peers {
+            peer.connect();
+        }
         let [mallory, speaker, listeners @ ..] = &mut peers;
         let begun = Instant::now();
         let (mut spoken, mut before) = (0.0, None);
@@ -80,7 +82,7 @@ fn a_publisher_of_50_megabits_is_cut_to_its_policy_and_the_room_loses_nothing() 
         POLICY_BPS / 1e6
     );
     assert!(sent > 4.0 * POLICY_BPS, "the flood is {sent} bit/s");
-    assert!((0.5 * POLICY_BPS..1.1 * POLICY_BPS).contains(&let_in), "{let_in} bit/s are let in");
+    assert!((0.8 * POLICY_BPS..1.1 * POLICY_BPS).contains(&let_in), "{let_in} bit/s are let in");
     assert!(heard.iter().all(|heard| heard.packets > 50 && heard.missing == 0), "{heard:?}");
     assert!(scene.counter("uprtc_worker_dropped_video_rate_total") > 100.0);
     report.assert_within(&Limits::default());

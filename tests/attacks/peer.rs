@@ -202,7 +202,8 @@ impl Peer {
     fn send(&mut self, begin: &[u8], payload_len: usize, timestamp: u32) -> usize {
         let (ssrc, _) = self.sections[0].ssrcs.expect("it sends");
         self.sent = self.sent.wrapping_add(1);
-        let fields = rtp::Fields { marker: !begin.is_empty(), pt: self.answer.sections[0].pt, seq: self.sent, timestamp, ssrc };
+        let fields =
+            rtp::Fields { marker: !begin.is_empty(), pt: self.answer.sections[0].pt, seq: self.sent, timestamp, ssrc };
         let mut packet = [0x55; DATAGRAM_MAX];
         let at = rtp::write(&mut packet, &fields, &[]);
         packet[at..at + begin.len()].copy_from_slice(begin);

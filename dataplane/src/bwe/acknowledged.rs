@@ -3,6 +3,7 @@
 //! arrivals is left out, so that a pause of the path does not count as a lower rate.
 
 use crate::config::{Micros, SECOND};
+use crate::twcc::DELTA_TICK;
 
 /// The window: as many packets as this and as long as this, and never more than that.
 const PACKETS_MIN: usize = 20;
@@ -22,13 +23,18 @@ const DIVISOR_MIN: i64 = 1000;
 /// Packets in the ring: one more than stay.
 const RING: usize = 512;
 
-/// A packet that arrived: low bits of both times, and bytes.
+/// Feedback tells arrivals in ticks of this, and so they are kept: 16 bits of them are 16 s.
+const TICK: i64 = DELTA_TICK as i64;
+const _: () = assert!(DURATION_MAX + REORDERING_MAX < TICK << u16::BITS);
+
+/// A packet that arrived: low bits of the ticks of arrival and of the time at which it was sent, and bytes.
 #[derive(Clone, Copy)]
 struct Packet {
-    arrived: u32,
     sent: u32,
+    arrived: u16,
     len: u16,
 }
+const _: () = assert!(size_of::<Packet>() == 8, "each receiver has 512 of them");
 
 /// The window of one path.
 pub(super) struct Acknowledged {
@@ -47,7 +53,7 @@ pub(super) struct Acknowledged {
 
 impl Acknowledged {
     pub(super) fn new() -> Self {
-        let none = Packet { arrived: 0, sent: 0, len: 0 };
+        let none = Packet { sent: 0, arrived: 0, len: 0 };
         Acknowledged {
             ring: Box::new([none; RING]),
             first: 0,
@@ -69,8 +75,12 @@ impl Acknowledged {
     }
 
     fn arrived(&self, index: usize) -> i64 {
-        let behind = (self.arrived_newest as u32).wrapping_sub(self.at(index).arrived);
-        self.arrived_newest - i64::from(behind)
+        self.arrived_newest - i64::from(self.behind(self.at(index)))
+    }
+
+    /// How long before the newest one a packet arrived, µs.
+    fn behind(&self, packet: &Packet) -> u32 {
+        u32::from(ticks(self.arrived_newest).wrapping_sub(packet.arrived)) * TICK as u32
     }
 
     fn sent(&self, index: usize) -> Micros {
@@ -85,6 +95,7 @@ impl Acknowledged {
 
     /// A packet that was sent at `sent` has arrived, by the receiver's clock, at `arrived`.
     pub(super) fn packet(&mut self, sent: Micros, arrived: i64, len: u16) {
+        let arrived = arrived.div_euclid(TICK) * TICK;
         if self.count > 0 && self.arrived_newest.saturating_sub(arrived) > REORDERING_MAX {
             (self.count, self.discarded) = (0, None);
             return;
@@ -111,7 +122,7 @@ impl Acknowledged {
             self.ring[(self.first + index) % RING] = *self.at(index - 1);
             index -= 1;
         }
-        self.ring[(self.first + index) % RING] = Packet { arrived: arrived as u32, sent: sent as u32, len };
+        self.ring[(self.first + index) % RING] = Packet { sent: sent as u32, arrived: ticks(arrived), len };
         while self.is_first_outside() {
             self.discard();
         }
@@ -157,7 +168,7 @@ impl Acknowledged {
         let (mut arrived_len, mut sent_len, mut sent_count) = (0, 0, 0);
         for packet in self.packets() {
             let len = u64::from(packet.len);
-            let arrived = (self.arrived_newest as u32).wrapping_sub(packet.arrived);
+            let arrived = self.behind(packet);
             if let Some(before) = before {
                 let this: u32 = before - arrived;
                 if this > gap {
@@ -193,6 +204,11 @@ impl Acknowledged {
         let end = (self.first + self.count).min(RING);
         self.ring[self.first..end].iter().chain(&self.ring[..wrapped])
     }
+}
+
+/// Low bits of a time, in ticks.
+fn ticks(at: i64) -> u16 {
+    at.div_euclid(TICK) as u16
 }
 
 /// Bit/s of so many bytes in so many µs.

@@ -5,6 +5,7 @@
 
 use super::window::{ReplayWindow, Replayed, SentWindow, Window};
 use super::{Crypto, RTCP_INDEX_MAX};
+use crate::config::STREAM_AUDIO_KEPT;
 
 /// Where a sender is: the index that follows all that have left. Plain, so that it can be saved and restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,8 +29,8 @@ pub(crate) struct Sender<W = Window> {
     seals: Option<Box<Seals>>,
 }
 
-/// Packets of one SSRC that may leave again: the newest.
-pub(crate) const SEALS: usize = 64;
+/// Packets of one SSRC that may leave again: the newest, as many of audio as are kept.
+pub(crate) const SEALS: usize = STREAM_AUDIO_KEPT;
 
 /// By the low bits of its index, the end of each packet that left: eight bytes of its authentication tag, which depends on
 /// every byte of header and payload. A packet that differs has another tag but for one in 2^64. A seal of another index

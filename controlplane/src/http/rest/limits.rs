@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::Problem;
 use crate::engine::{RoomPolicy, Snapshot};
-use crate::policy::{CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs};
+use crate::policy::{
+    CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs,
+};
 
 /// A room that an operator made, or that somebody is in.
 #[derive(Serialize, ToSchema)]
