@@ -115,7 +115,7 @@ export declare class Participant {
     /** The shared screen. The object stays the same too. */
     screen: MediaStream;
     /**
-     * Which sources are on. A source that is on may have no track in the stream if there are too few slots. For `room.local`
+     * Which sources are on. A source that is on may have no track in the stream ({@link isUnseen}). For `room.local`
      * it says what this client sends, also if an operator has muted it.
      */
     active: {
@@ -143,6 +143,12 @@ export declare class Participant {
      * @param {boolean} isLocal
      */
     constructor(id: string, name: string, isLocal: boolean);
+    /**
+     * Whether it sends this video, and this client does not receive it: the room limits how many videos each participant receives
+     * (`videos_max`) and others come first, or this client has too few slots. The event `stream-changed` reports a change.
+     * @param {'camera' | 'screen'} source
+     */
+    isUnseen(source: 'camera' | 'screen'): boolean;
     /** @param {Source} source */
     streamOf(source: Source): MediaStream;
 }
