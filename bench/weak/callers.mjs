@@ -38,6 +38,14 @@ export class Caller {
     return until(`${this.name} receives ${others}`, () => this.page.evaluate(has, others), ms).catch(() => false);
   }
 
+  /** Pins the video of another one. */
+  async pin(other) {
+    await this.page.evaluate((name) => {
+      const { room } = window.weak;
+      for (const participant of room.participants.values()) room.setShown(participant, { pinned: participant.name === name });
+    }, other);
+  }
+
   /** What was recorded. */
   recorded() {
     return this.page.evaluate(() => {

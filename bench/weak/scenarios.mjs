@@ -89,6 +89,7 @@ const RTT_100 = 'both delay=50ms';
 /**
  * - `join`: the link when A joins; `begin`: changes when the window begins; `script`: changes in the window
  * - `way`: which direction suffers
+ * - `pinned`: whose video A pins
  * - `content`: `camera` is Chromium's fake device (165 kb/s in H.264); `grain` uses what it is given, up to 1 Mb/s and more
  */
 const loss = (name, text, way, setting, targets) => ({
@@ -161,6 +162,20 @@ export const SCENARIOS = [
   {
     name: 'weak-up', text: "A's link falls to 150 kb/s up", way: 'up', content: 'grain', watchesOthers: true,
     join: [RTT_50], begin: ['up rate=150k queue=300ms'], rows: unchanged,
+  },
+  {
+    name: 'pinned', text: 'A pins B, 1 Mb/s down, RTT 50 ms, queue 300 ms', way: 'down', content: 'grain', pinned: 'B', settle: 10, isOurs: true,
+    join: [RTT_50, 'down rate=1M queue=300ms'],
+    rows: (run) => {
+      const [b, c] = ['B', 'C'].map((name) => run.seen.find((video) => video.name === name));
+      return [
+        row('sizes of B, which is pinned', b.sizes.join(', '), 'the large one alone', b.sizes.length === 1 && b.size === run.senders.B.size),
+        row('sizes of C', c.sizes.join(', '), 'any', true),
+        frameRate([b], run.senders, 0.9, 'A of B'),
+        longest([b], 'A of B'),
+        stayed(run),
+      ];
+    },
   },
   { name: 'budget-2', text: 'a room of 2 on good links', way: 'both', people: 2, content: 'grain', join: [RTT_50], settle: 10, rows: budget },
   { name: 'budget-4', text: 'a room of 4 on good links', way: 'both', people: 4, content: 'grain', join: [RTT_50], settle: 10, isOurs: true, rows: budget },

@@ -69,6 +69,7 @@ async function run(scenario, others, meet) {
     callers.push(a);
     await meet(a, callers.slice(0, -1), content);
     await a.receives(others, FIRST_FRAMES_MS);
+    if (scenario.pinned) await a.pin(scenario.pinned);
     await sleep(1000 * (isShort ? 0 : (scenario.settle ?? 0)));
     const began = Date.now();
     if (scenario.watchesOthers) await sleep(1000 * (isShort ? 2 : BEFORE_SECONDS));

@@ -271,14 +271,16 @@ impl Peer {
     }
 
     fn push_repairs(&mut self, media_ssrc: u32, pairs: &[u8], shared: &mut Shared) {
-        let Some(mut video) = self.joined.video.take_if(|video| video.ssrc == media_ssrc) else { return };
-        let stamp = wall_micros();
+        let Joined { audio, video, .. } = &mut self.joined;
+        let of = [audio, video].into_iter().find(|source| source.as_ref().is_some_and(|of| of.ssrc == media_ssrc));
+        let Some(mut source) = of.and_then(Option::take) else { return };
+        let (stamp, is_audio) = (wall_micros(), !source.is_video());
         for seq in rtcp::missing(pairs) {
-            if let Some(len) = video.repair(stamp, seq, &mut self.transport_seq, shared.sender.room()) {
+            if let Some(len) = source.repair(stamp, seq, &mut self.transport_seq, shared.sender.room()) {
                 self.push_rtp(len, shared);
             }
         }
-        self.joined.video = Some(video);
+        *(if is_audio { &mut self.joined.audio } else { &mut self.joined.video }) = Some(source);
     }
 
     fn tick(&mut self, now: Instant, shared: &mut Shared) -> Instant {

@@ -32,6 +32,8 @@ const BPS_USUAL: u64 = 400_000;
 
 /// Peers that a room admits without being made for more.
 const PEERS_USUAL: usize = 8;
+/// Others whom a peer has slots for: as many as clients are advised to (PROTOCOL 1.4).
+const OTHERS_MAX: usize = 23;
 /// Failures that the report tells of.
 const FAILURES_MAX: usize = 5;
 
@@ -175,7 +177,9 @@ impl Run {
                 Ok(peers)
             }
             Scenario::Meetings { rooms, peers } => {
-                let others = peers.saturating_sub(1);
+                let others = peers.saturating_sub(1).min(OTHERS_MAX);
+                // In larger rooms it depends on who speaks whose voices come.
+                let kinds = if peers <= PEERS_USUAL { kinds } else { u64::from(self.settings.media.fps > 0) };
                 self.streams_expected = (rooms * peers * others) as u64 * kinds;
                 self.members(rooms * peers, peers, Role::Meeting { sends: true, others }).await
             }

@@ -63,6 +63,11 @@ const STAMP_LEN: usize = 9;
 
 /// Packets that can be sent again.
 const HISTORY_MAX: usize = 1024;
+/// Packets of audio that can be sent again: no server asks for older ones.
+const AUDIO_HISTORY_MAX: usize = 64;
+/// Of so many seconds each speaks for so many.
+const TALK_PERIOD: u32 = 8;
+const TALK: u32 = 2;
 /// Clocks of Opus and of video.
 const OPUS_CLOCK: u32 = 48_000;
 const VIDEO_CLOCK: u32 = 90_000;
@@ -110,6 +115,8 @@ pub(super) struct Source {
     seq: u16,
     clock: u32,
     rtx: Option<Rtx>,
+    /// Audio has no RTX: the packet itself is sent again, to the byte, as its number in SRTP is the same (RFC 3711 §9.1).
+    audio_history: VecDeque<Vec<u8>>,
     extensions: Extensions,
     packets_sent: u32,
     octets_sent: u32,
@@ -120,6 +127,8 @@ pub(super) struct Source {
     packets: u32,
     len: usize,
     spread: Duration,
+    /// When it speaks is another time for each.
+    talk_offset: u32,
     is_video: bool,
     is_key_due: bool,
     is_key: bool,
@@ -159,6 +168,7 @@ impl Source {
             seq: random.first_seq(),
             clock,
             rtx,
+            audio_history: VecDeque::new(),
             extensions: Extensions {
                 mid: id(MID),
                 abs_send_time: id(ABS_SEND_TIME),
@@ -173,6 +183,7 @@ impl Source {
             packets,
             len: len.clamp(PAYLOAD_LEN_MIN, PAYLOAD_LEN_MAX),
             spread,
+            talk_offset: random.ssrc() % (TALK_PERIOD * clock),
             is_video,
             is_key_due: is_video,
             is_key: false,
@@ -185,6 +196,11 @@ impl Source {
     /// The next frame will be a keyframe.
     pub(super) fn request_keyframe(&mut self) {
         self.is_key_due = self.is_video;
+    }
+
+    /// Whether it is video.
+    pub(super) fn is_video(&self) -> bool {
+        self.is_video
     }
 
     /// When [`Source::poll`] has something.
@@ -224,6 +240,13 @@ impl Source {
             }
             rtx.history.push_back(sent);
         }
+        if !self.is_video {
+            let is_full = self.audio_history.len() == AUDIO_HISTORY_MAX;
+            let mut packet = if is_full { self.audio_history.pop_front() } else { None }.unwrap_or_default();
+            packet.clear();
+            packet.extend_from_slice(&out[..len]);
+            self.audio_history.push_back(packet);
+        }
         if is_last {
             self.next_frame(now);
         }
@@ -232,6 +255,12 @@ impl Source {
 
     /// Writes the retransmission of a packet; None if it is too old, or the answer has no RTX.
     pub(super) fn repair(&mut self, stamp: u64, seq: u16, transport_seq: &mut u16, out: &mut [u8]) -> Option<usize> {
+        if !self.is_video {
+            let age = usize::from(self.seq.wrapping_sub(seq));
+            let packet = self.audio_history.get(self.audio_history.len().checked_sub(age)?)?;
+            out[..packet.len()].copy_from_slice(packet);
+            return Some(packet.len());
+        }
         let rtx = self.rtx.as_mut()?;
         let age = usize::from(self.seq.wrapping_sub(seq));
         let sent = *rtx.history.get(rtx.history.len().checked_sub(age)?)?;
@@ -253,8 +282,7 @@ impl Source {
         // 6.18 fixed-point seconds in 24 bits.
         let send_time = (((u128::from(stamp) << 18) / 1_000_000) as u32).to_be_bytes();
         let number = transport_seq.to_be_bytes();
-        // Voice, -30 dBov (RFC 6464 §3).
-        let level = [0x80 | 30];
+        let level = [self.level()];
         let all: [(Option<u8>, &[u8]); 4] = [
             (self.extensions.abs_send_time, &send_time[1..]),
             (self.extensions.transport_cc, &number),
@@ -270,6 +298,12 @@ impl Source {
             }
         }
         rtp::write(out, fields, &answered[..count])
+    }
+
+    /// Its audio level (RFC 6464 §3): speech of -30 dBov for two seconds of eight, and a quiet room.
+    fn level(&self) -> u8 {
+        let second = self.timestamp.wrapping_add(self.talk_offset) / self.clock % TALK_PERIOD;
+        if second < TALK { 0x80 | 30 } else { 90 }
     }
 
     /// What a sender report says now; None before the first packet.
@@ -425,6 +459,29 @@ mod tests {
         assert_eq!(usize::from(transport_seq), sent.len() + HISTORY_MAX, "each has a number of its own");
         let info = source.sender_info(1_000_149 + 40_000).unwrap();
         assert_eq!((info.packets, info.rtp_time), (1500, head(sent.last().unwrap()).timestamp + 3600));
+    }
+
+    #[test]
+    fn audio_is_sent_again_as_it_was() {
+        let (mut now, mut transport_seq, mut out) = (Instant::now(), 0, [0; 2048]);
+        let extensions = [(MID, 4), (TRANSPORT_CC, 3)].map(|(uri, id)| (uri.to_owned(), id)).into();
+        let direction = "recvonly".to_owned();
+        let answer = AnswerSection { direction, pt: 111, extensions, ..AnswerSection::default() };
+        let (media, mut random) = (Media::default(), Random::from_seed(1));
+        let mut source = Source::new(&media, Kind::Audio, (1, None), &answer, now, &mut random).unwrap();
+        let mut sent = Vec::new();
+        for n in 0..2 * AUDIO_HISTORY_MAX as u64 {
+            let len = source.poll(now, 1_000_000 + n, &mut transport_seq, &mut out).unwrap();
+            sent.push(out[..len].to_vec());
+            now = source.due();
+        }
+        for (n, packet) in sent.iter().enumerate() {
+            let seq = rtp::Header::parse(packet).unwrap().seq;
+            let len = source.repair(9, seq, &mut transport_seq, &mut out);
+            assert_eq!(len.map(|len| &out[..len]), (n >= AUDIO_HISTORY_MAX).then_some(&packet[..]), "packet {n}");
+        }
+        assert_eq!(usize::from(transport_seq), sent.len(), "it keeps the number that it had");
+        assert!(source.repair(9, source.seq, &mut transport_seq, &mut out).is_none(), "it was not sent yet");
     }
 
     #[test]
