@@ -465,8 +465,8 @@ mod tests {
     fn audio_is_sent_again_as_it_was() {
         let (mut now, mut transport_seq, mut out) = (Instant::now(), 0, [0; 2048]);
         let extensions = [(MID, 4), (TRANSPORT_CC, 3)].map(|(uri, id)| (uri.to_owned(), id)).into();
-        let direction = "recvonly".to_owned();
-        let answer = AnswerSection { direction, pt: 111, extensions, ..AnswerSection::default() };
+        let (mid, direction) = ("0".to_owned(), "recvonly".to_owned());
+        let answer = AnswerSection { mid, direction, pt: 111, extensions, ..AnswerSection::default() };
         let (media, mut random) = (Media::default(), Random::from_seed(1));
         let mut source = Source::new(&media, Kind::Audio, (1, None), &answer, now, &mut random).unwrap();
         let mut sent = Vec::new();
