@@ -14,7 +14,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proto::id::{PeerId, StreamId};
-use proto::signal::{Kind, Source};
+use proto::signal::{Kind, ShownVideo, Source};
 
 use crate::policy::{TRACKS_CEILING, kind_of};
 use crate::slots::Wish;
@@ -119,6 +119,11 @@ impl Choices {
     pub(crate) fn may_leave_out(&self, wish: &Wish) -> bool {
         self.videos.contains_key(&wish.stream)
     }
+}
+
+/// Of what a receiver shows, what it has pinned.
+pub(crate) fn pinned(videos: &[ShownVideo]) -> impl Iterator<Item = (&str, Source)> {
+    videos.iter().filter(|video| video.pinned).map(|video| (video.peer.as_str(), video.source))
 }
 
 fn is_video(wish: &Wish) -> bool {

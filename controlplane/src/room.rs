@@ -9,11 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proto::id::{PeerId, StreamId};
 use proto::signal::{Kind, PeerInfo, ServerSignal, SlotInfo, Source, VideoCodec};
 
-use crate::last_n::{Choices, LastN};
+use crate::last_n::{Choices, LastN, pinned};
 use crate::member::{Looks, Member, Slot, Track};
 use crate::policy::{VideoCodecs, codec_of};
 use crate::sdp::OpusParams;
-use crate::shown::pinned;
 use crate::slots::{self, Flow, Slots, Wish};
 use crate::wishes::{self, Wishes};
 

@@ -40,11 +40,6 @@ pub(crate) fn check(videos: &[ShownVideo]) -> Result<(), Refusal> {
     }
 }
 
-/// Those that are pinned.
-pub(crate) fn pinned(videos: &[ShownVideo]) -> impl Iterator<Item = (&str, Source)> {
-    videos.iter().filter(|video| video.pinned).map(|video| (video.peer.as_str(), video.source))
-}
-
 /// The videos of a room: whose each is, its owner's id, and what it shows.
 pub(crate) struct Videos<'a>(BTreeMap<StreamId, (PeerId, &'a str, Source)>);
 

@@ -7,6 +7,7 @@ use proto::signal::{Candidate, ClientSignal, ErrorCode, LeaveReason, ServerSigna
 use super::sockets::{Client, Guest};
 use super::{Engine, Handle, SocketId, Timer};
 use crate::happening::Happening;
+use crate::last_n::pinned;
 use crate::policy::{Grant, ROOM_CHARS_MAX};
 use crate::refusal::Refusal;
 use crate::session::{SESSION_RANDOM_LEN, SessionHash};
@@ -169,7 +170,7 @@ impl Engine {
         let Some(member) = self.member_mut(handle) else { return };
         if member.shown != videos {
             let before = std::mem::replace(&mut member.shown, videos);
-            let has_other_pins = !shown::pinned(&before).eq(shown::pinned(&member.shown));
+            let has_other_pins = !pinned(&before).eq(pinned(&member.shown));
             self.shown_changed(handle);
             if has_other_pins {
                 self.pins_changed(handle);
