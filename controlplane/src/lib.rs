@@ -19,6 +19,7 @@ pub mod limited;
 pub mod logbook;
 pub mod metrics;
 pub mod nodes;
+pub mod overlay;
 pub mod policy;
 pub mod quality;
 pub mod registry;

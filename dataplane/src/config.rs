@@ -443,6 +443,38 @@ pub const ECHO_HEADROOM: usize = 1024;
 pub const ECHO_RETRY: Micros = 5 * MILLISECOND;
 /// How long a destination that refused a train is sent single packets.
 pub const REFUSED_TRAINS_TIMEOUT: Micros = 10 * SECOND;
+/// A path between two edges in use is probed this often: what dies is seen within 400 ms, for about 8 kb/s (a probe and its answer have 100 bytes).
+pub const OVERLAY_PROBE_INTERVAL: Micros = 100 * MILLISECOND;
+/// After a probe that was lost or late so many …
+pub const OVERLAY_PROBES_SUSPECTED: u8 = 10;
+/// … follow this soon: a fifth of a second says as much as one second before.
+pub const OVERLAY_PROBE_SUSPECTED: Micros = 20 * MILLISECOND;
+/// Probes of a path that are remembered: those of a second and a half when they follow soon, and more than a round trip has.
+pub const OVERLAY_PROBES_KEPT: usize = 64;
+/// A path between edges that has answered nothing for so long is dead: three probes.
+pub const OVERLAY_SILENCE: Micros = 300 * MILLISECOND;
+/// A probe is late after its path's round trip and at least this.
+pub const OVERLAY_TIMEOUT_MIN: Micros = 40 * MILLISECOND;
+/// … and before the first round trip is known after this.
+pub const OVERLAY_TIMEOUT_FIRST: Micros = 500 * MILLISECOND;
+/// Beyond these a path between edges is bad (VIA, SIGCOMM 2016: a round trip of 320 ms, 1.2 % lost, 12 ms of jitter).
+pub const OVERLAY_RTT_MAX: Micros = 320 * MILLISECOND;
+/// See [`OVERLAY_RTT_MAX`]; in a million.
+pub const OVERLAY_LOSS_MAX_PPM: u32 = 12_000;
+/// See [`OVERLAY_RTT_MAX`].
+pub const OVERLAY_JITTER_MAX: Micros = 12 * MILLISECOND;
+/// Paths to one edge that are probed at once: the best, and two that stand by, or seven while none is good.
+pub const OVERLAY_PATHS_MAX: usize = 8;
+/// Where the path in use is bad, another one is trusted when it has been good for so long: a dozen probes of a path that is new …
+pub const OVERLAY_TRUST: Micros = 400 * MILLISECOND;
+/// … and one that was left within the last minute when it has been good for so long.
+pub const OVERLAY_TRUST_AGAIN: Micros = 3 * SECOND;
+/// A path that is preferred is taken when it has been good for so long …
+pub const OVERLAY_HOLD: Micros = 10 * SECOND;
+/// … at most this, after it was left again and again …
+pub const OVERLAY_HOLD_MAX: Micros = 300 * SECOND;
+/// … within this time of its return.
+pub const OVERLAY_RELAPSE: Micros = 60 * SECOND;
 
 const _: () = assert!(TCP_FRAME_LEN_MAX >= FRAME_LEN && TCP_READ_LEN > TCP_FRAME_LEN_MAX, "a read makes progress");
 const _: () = assert!(TCP_WAITING_LEN >= 4 * FRAME_LEN, "what a partial write leaves always fits");

@@ -73,6 +73,7 @@ pub mod store;
 mod earlier;
 
 pub mod outbox;
+pub mod overlay;
 pub mod relay;
 
 pub mod forward;

@@ -15,11 +15,12 @@
 //! One thing is not drawn from the seed: BoringSSL takes its keys from the kernel. Nothing that happens depends on them; the
 //! network counts each DTLS record as long as the longest, because the length of a signature varies by a few bytes.
 //!
-//! [`cases`] measures instead: calls on networks that are narrow, lossy or shared.
+//! [`cases`] measures instead: calls on networks that are narrow, lossy or shared. [`edges`] measures the paths between many edges.
 //!
 //! `cargo run -p sim -- --seeds 500` runs seeds 0 to 499; `--seed 17` runs one and tells what happened.
 
 pub mod cases;
+pub mod edges;
 pub mod laws;
 #[path = "../../../controlplane/tests/world/worker.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "the tests of the controlplane use the rest of it")]

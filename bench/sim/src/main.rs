@@ -1,11 +1,13 @@
 //! Runs seeds of the simulator and prints those that break a law.
 //!
 //! `sim --network`: the network cases, `sim --network rfc-8867-5.1`: one of them. `sim --seeds 500`: seeds 0 to 499. `sim --seed 17`: one, with everything that happens in it.
+//! `sim --edges`: the paths between 200 edges; `sim --edges 1000`: seeds 0 to 999 of twelve edges, and which of them break the law.
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use sim::cases::{self, Case};
+use sim::edges::{self, Plan};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +26,14 @@ fn main() -> ExitCode {
         },
         ["--network"] => measure(|_| true),
         ["--network", name] => measure(|case| case.name == name),
+        ["--edges"] => {
+            println!("{}", edges::run(Plan::COUNTRY, 0));
+            ExitCode::SUCCESS
+        }
+        ["--edges", seeds] => match seeds.parse() {
+            Ok(seeds) => judge_edges(seeds),
+            Err(_) => usage(),
+        },
         ["--timeline", name, seed] => match (cases::all().iter().find(|case| case.name == name), seed.parse()) {
             (Some(case), Ok(seed)) => {
                 println!("{}", cases::run(case, seed).timeline());
@@ -46,8 +56,16 @@ fn measure(is_wanted: impl Fn(&Case) -> bool) -> ExitCode {
     if count == 0 { usage() } else { ExitCode::SUCCESS }
 }
 
+/// Prints the seeds in which a dead path was used for too long.
+fn judge_edges(seeds: u64) -> ExitCode {
+    let failed: Vec<u64> =
+        (0..seeds).filter(|&seed| edges::run(Plan::SMALL, seed).dead_max() > edges::DEAD_MAX).collect();
+    println!("{seeds} seeds, {} broke the law: {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn usage() -> ExitCode {
-    eprintln!("usage: sim --seeds COUNT | --seed NUMBER | --network [NAME] | --timeline NAME SEED");
+    eprintln!("usage: sim --seeds COUNT | --seed NUMBER | --network [NAME] | --timeline NAME SEED | --edges [COUNT]");
     ExitCode::from(2)
 }
 
