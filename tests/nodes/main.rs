@@ -376,6 +376,7 @@ fn while_nats_is_away_nobody_is_lost_and_a_restart_serves() {
         assert_eq!(a.sees(), "a:here b:here");
         std::thread::sleep(Duration::from_millis(200));
     }
+    assert_eq!(a.metric("uprtc_cluster_joined"), Some(0.0), "nothing of it is known to stand any more");
     let output = uprtc(&["nodes", "--state", a.state.path()]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("can be reached"), "{output:?}");
     // One that has been in the cluster serves without it at once; one that has not is told.

@@ -409,7 +409,7 @@ fn options(
 }
 
 /// How long to wait before try number `attempts`, from 1.
-fn pause(attempts: usize) -> Duration {
+pub(super) fn pause(attempts: usize) -> Duration {
     let doublings = attempts.saturating_sub(1).min(6) as u32;
     let longest = (RECONNECT_PAUSE_MIN * 2u32.pow(doublings)).min(RECONNECT_PAUSE_MAX);
     spread(longest)

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Nodes;
-use super::cluster::{Bucket, Cluster, ClusterError, Entry, Link, Watch, WriteError, spread};
+use super::cluster::{Bucket, Cluster, ClusterError, Entry, Link, Watch, WriteError, pause, spread};
 use super::instance::{Instance, NODE_FILE, random};
 use super::lease::{Found, Lease, Step};
 use super::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Record, Refusal};
@@ -43,8 +43,10 @@ pub(crate) struct Member {
     session: Option<Session>,
     record: Record,
     load: LoadMeter,
-    /// When the watch, or the whole session, is opened anew after a failure.
+    /// When the watch, or the whole session, is opened anew after a failure, at the earliest.
     reopen_at: Instant,
+    /// How often the session could not be opened since it last was: a server that refuses us is not asked each second.
+    failures: usize,
     /// When the bucket that is known was made.
     bucket_made_at: Option<String>,
     /// What has been said in the log since it was last well.
@@ -99,6 +101,7 @@ impl Member {
             record,
             load: LoadMeter::default(),
             reopen_at: now,
+            failures: 0,
             bucket_made_at: None,
             said: Vec::new(),
         };
@@ -287,9 +290,13 @@ impl Member {
                 return;
             }
             match self.open().await {
-                Ok(()) => self.nodes.inner().lease.hurry(Instant::now()),
+                Ok(()) => {
+                    self.failures = 0;
+                    self.nodes.inner().lease.hurry(Instant::now());
+                }
                 Err(error) => {
-                    self.put_off();
+                    self.failures += 1;
+                    self.reopen_at = Instant::now() + pause(self.failures);
                     return self.ill(&error);
                 }
             }

@@ -45,6 +45,14 @@ struct Inner {
     reconnects: u64,
 }
 
+impl Inner {
+    /// Whether this node's own record is known to stand.
+    fn has_joined(&self) -> bool {
+        let is_fresh = |at: Instant| at.elapsed() < self.roster.lease();
+        self.is_connected && self.lease.is_held() && self.lease.renewed_at().is_some_and(is_fresh)
+    }
+}
+
 /// The cluster as this node sees it.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -146,7 +154,7 @@ impl Nodes {
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             is_connected: inner.is_connected,
-            has_joined: inner.lease.is_held(),
+            has_joined: inner.has_joined(),
             problem: inner.problem.clone(),
             nodes: inner.roster.nodes().iter().map(node).collect(),
             refused: inner.roster.refused().iter().map(|(key, &refusal)| (key.clone(), refusal)).collect(),
@@ -159,7 +167,7 @@ impl Nodes {
         let here = inner.roster.nodes().values().filter(|known| known.state == State::Here).count();
         ClusterFigures {
             is_connected: inner.is_connected,
-            has_joined: inner.lease.is_held(),
+            has_joined: inner.has_joined(),
             nodes: here,
             lease_age: inner.lease.renewed_at().map(|at| at.elapsed()),
             reconnects: inner.reconnects,

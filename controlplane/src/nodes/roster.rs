@@ -100,6 +100,11 @@ impl Roster {
         }
     }
 
+    /// How long a record stands that is not renewed.
+    pub(super) fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// Takes what the bucket says.
     pub(super) fn take(&mut self, now: Instant, told: &Told<'_>) -> Option<Change> {
         match *told {
