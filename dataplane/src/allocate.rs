@@ -57,14 +57,16 @@ pub(crate) struct Video {
     pub(crate) weight: u8,
     /// Rates of its encodings, bit/s, the worst first; 0 where it is not known.
     pub(crate) bps: [u32; TRACK_ENCODINGS_MAX],
-    /// Rates of the lower temporal layers of the worst one, bit/s: the base alone, and with the next one; 0 if there is none above.
+    /// Rates of the lower temporal layers of the worst one that is sent, bit/s: the base alone, and with the next one; 0 if there is none above.
     pub(crate) layers_bps: [u32; LOWER],
     /// The highest temporal layer that it was allowed last; `None`: all.
     pub(crate) layers_before: Option<u8>,
     /// The highest one that it is allowed now.
     pub(crate) layers: Option<u8>,
-    /// How many it has.
+    /// How many it has. Of a track in one encoding with spatial layers, those are meant.
     pub(crate) encodings: u8,
+    /// Whether they are spatial layers.
+    pub(crate) is_spatial: bool,
     /// The best one that it may get: more would not be seen.
     pub(crate) rank_max: u8,
     /// Whether it is not shown at all.
@@ -258,6 +260,7 @@ mod tests {
             weight: weight::OTHER,
             bps: [100_000, 300_000, 900_000],
             encodings: 3,
+            is_spatial: false,
             rank_max: 2,
             is_hidden: false,
             layers_bps: [0; LOWER],

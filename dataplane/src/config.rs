@@ -144,7 +144,7 @@ pub const TCP_LOOK_INTERVAL: Micros = MILLISECOND;
 /// Bytes of an outgoing packet: an Ethernet MTU, and slack for header extensions and the tag.
 pub const FRAME_LEN: usize = 1600;
 /// Largest RTP payload that is forwarded, so that header, extensions and tag always fit a frame.
-pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 132;
+pub const PAYLOAD_LEN_MAX: usize = FRAME_LEN - 152;
 /// Packets of one video frame are padded to a multiple of this many bytes. Encoders cut a frame into packets of about equal
 /// length (libwebrtc `RtpPacketizer::SplitAboutEqually`: some are one byte longer than the others), and UDP_SEGMENT takes
 /// only equal ones: so each frame would be two trains. On average it adds half of this to a packet, 0.7 %.

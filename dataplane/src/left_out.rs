@@ -1,11 +1,28 @@
-//! Leaf: frames of one stream that a receiver is not sent, because they are of a temporal layer above those that it gets. Their
-//! sequence numbers and their PictureIDs close up, so the receiver sees a stream that never had them.
+//! Leaf: frames of one stream that a receiver is not sent, because they are of a layer that it does not get. Their sequence numbers
+//! close up, and so do the PictureIDs of pictures of which nothing is sent: the receiver sees a stream that never had them.
 //!
 //! What is left out behind a packet lowers the numbers of all that follow. A packet that comes late, and one that is to be repaired, has
 //! the numbers of its place: so the last runs of what was left out are remembered.
 
+use crate::dependency::SPATIAL_MAX;
+
 /// Runs that are remembered, for each slot. Where the base layer alone is sent, they are the last half second.
 const RUNS: usize = 4;
+
+/// What tells a frame from all others of its stream that are not long ago: its timestamp, and its spatial layer on top. Pictures are further apart than
+/// that many ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct FrameKey(u32);
+
+impl FrameKey {
+    pub(crate) fn new(timestamp: u32, spatial: u8) -> FrameKey {
+        FrameKey(timestamp.wrapping_add(spatial.into()))
+    }
+
+    pub(crate) fn is_of_picture(self, other: FrameKey) -> bool {
+        (self.0.wrapping_sub(other.0) as i32).unsigned_abs() < SPATIAL_MAX as u32
+    }
+}
 
 /// Packets that follow each other and were left out.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -14,8 +31,8 @@ struct Run {
     first: u64,
     packets: u16,
     frames: u16,
-    /// Timestamps of its first and its last frame: a packet of these that comes late is left out, too.
-    timestamps: (u32, u32),
+    /// Its first and its last frame: a packet of these that comes late is left out, too.
+    ends: (FrameKey, FrameKey),
 }
 
 impl Run {
@@ -24,7 +41,7 @@ impl Run {
     }
 }
 
-/// Packets and frames that were left out between a packet and the newest.
+/// Packets, and frames whose PictureIDs close up, that were left out between a packet and the newest.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Behind {
     pub(crate) packets: u64,
@@ -41,28 +58,30 @@ pub(crate) struct LeftOut {
 }
 
 impl LeftOut {
-    /// Leaves out the newest packet of the stream. What it takes from the sequence numbers and PictureIDs of all that follow.
-    pub(crate) fn leave_out(&mut self, index: u64, timestamp: u32) -> Behind {
+    /// Leaves out the newest packet of the stream; `is_picture` if nothing of its picture is sent, and pictures are numbered in a row. What it
+    /// takes from the sequence numbers and PictureIDs of all that follow.
+    pub(crate) fn leave_out(&mut self, index: u64, frame: FrameKey, is_picture: bool) -> Behind {
         let newest = &mut self.runs[0];
         let gap = index.saturating_sub(newest.end());
         // What is missing within a frame is of that frame.
-        let is_same_frame = self.count > 0 && newest.timestamps.1 == timestamp;
+        let is_same_frame = self.count > 0 && newest.ends.1 == frame;
+        let frames = u16::from(is_picture && !(self.count > 0 && newest.ends.1.is_of_picture(frame)));
         if self.count > 0 && index >= newest.end() && (gap == 0 || is_same_frame) {
             let packets = gap + 1;
             if let Ok(sum) = u16::try_from(u64::from(newest.packets) + packets) {
                 newest.packets = sum;
-                newest.frames += u16::from(!is_same_frame);
-                newest.timestamps.1 = timestamp;
-                return Behind { packets, frames: u16::from(!is_same_frame) };
+                newest.frames += frames;
+                newest.ends.1 = frame;
+                return Behind { packets, frames };
             }
         }
         if usize::from(self.count) == RUNS {
             self.known_from = self.runs[RUNS - 1].end();
         }
         self.runs.rotate_right(1);
-        self.runs[0] = Run { first: index, packets: 1, frames: 1, timestamps: (timestamp, timestamp) };
+        self.runs[0] = Run { first: index, packets: 1, frames, ends: (frame, frame) };
         self.count = (self.count + 1).min(RUNS as u8);
-        Behind { packets: 1, frames: 1 }
+        Behind { packets: 1, frames }
     }
 
     /// Whether nothing was left out behind a packet that has this index or a higher one.
@@ -72,10 +91,10 @@ impl LeftOut {
     }
 
     /// What was left out behind the packet with this index. `None`: it was left out itself, or nobody knows any more.
-    pub(crate) fn behind(&self, index: u64, timestamp: u32) -> Option<Behind> {
+    pub(crate) fn behind(&self, index: u64, frame: FrameKey) -> Option<Behind> {
         let mut behind = Behind::default();
         for run in &self.runs[..usize::from(self.count)] {
-            if timestamp == run.timestamps.0 || timestamp == run.timestamps.1 {
+            if frame == run.ends.0 || frame == run.ends.1 {
                 return None;
             }
             if index >= run.end() {
@@ -105,11 +124,9 @@ impl LeftOut {
         (index >= self.known_from).then_some((index, behind))
     }
 
-    /// Whether frames of this timestamp were left out.
-    pub(crate) fn has_frame(&self, timestamp: u32) -> bool {
-        self.runs[..usize::from(self.count)]
-            .iter()
-            .any(|run| run.timestamps.0 == timestamp || run.timestamps.1 == timestamp)
+    /// Whether this frame was left out.
+    pub(crate) fn has_frame(&self, frame: FrameKey) -> bool {
+        self.runs[..usize::from(self.count)].iter().any(|run| run.ends.0 == frame || run.ends.1 == frame)
     }
 
     /// The first index of which all that follow have the numbers of the newest.
@@ -124,28 +141,46 @@ mod tests {
 
     use super::*;
 
+    fn key(timestamp: u32) -> FrameKey {
+        FrameKey::new(timestamp, 0)
+    }
+
     #[test]
     fn what_is_left_out_closes_up_and_what_is_late_has_its_place() {
         let mut left_out = LeftOut::default();
         // 10 is sent, 11 and 12 are a frame that is left out, 13 is sent, 14 is left out.
-        assert_eq!(left_out.leave_out(11, 100), Behind { packets: 1, frames: 1 });
-        assert_eq!(left_out.leave_out(12, 100), Behind { packets: 1, frames: 0 });
-        assert_eq!(left_out.leave_out(14, 300), Behind { packets: 1, frames: 1 });
+        assert_eq!(left_out.leave_out(11, key(100), true), Behind { packets: 1, frames: 1 });
+        assert_eq!(left_out.leave_out(12, key(100), true), Behind { packets: 1, frames: 0 });
+        assert_eq!(left_out.leave_out(14, key(300), true), Behind { packets: 1, frames: 1 });
         assert!(left_out.is_behind_all(15) && !left_out.is_behind_all(13));
-        assert_eq!(left_out.behind(15, 400), Some(Behind::default()));
-        assert_eq!(left_out.behind(13, 200), Some(Behind { packets: 1, frames: 1 }));
-        assert_eq!(left_out.behind(10, 50), Some(Behind { packets: 3, frames: 2 }));
-        assert_eq!(left_out.behind(12, 100), None);
-        assert_eq!(left_out.behind(10, 100), None, "the first packet of what was left out, late");
+        assert_eq!(left_out.behind(15, key(400)), Some(Behind::default()));
+        assert_eq!(left_out.behind(13, key(200)), Some(Behind { packets: 1, frames: 1 }));
+        assert_eq!(left_out.behind(10, key(50)), Some(Behind { packets: 3, frames: 2 }));
+        assert_eq!(left_out.behind(12, key(100)), None);
+        assert_eq!(left_out.behind(10, key(100)), None, "the first packet of what was left out, late");
+    }
+
+    #[test]
+    fn a_layer_of_a_picture_is_no_picture() {
+        let mut left_out = LeftOut::default();
+        let frame = |timestamp, layer| FrameKey::new(timestamp, layer);
+        // 10 is the base of a picture that is sent, 11 the layer above it that is not.
+        assert_eq!(left_out.leave_out(11, frame(100, 1), false), Behind { packets: 1, frames: 0 });
+        assert_eq!(left_out.behind(10, frame(100, 0)), Some(Behind { packets: 1, frames: 0 }), "late, and sent");
+        assert_eq!(left_out.behind(11, frame(100, 1)), None);
+        assert!(left_out.has_frame(frame(100, 1)) && !left_out.has_frame(frame(100, 0)));
+        // Both layers of a picture that is not sent are one picture.
+        assert_eq!(left_out.leave_out(12, frame(200, 0), true), Behind { packets: 1, frames: 1 });
+        assert_eq!(left_out.leave_out(13, frame(200, 1), true), Behind { packets: 1, frames: 0 });
     }
 
     #[test]
     fn what_is_missing_within_a_frame_that_is_left_out_is_left_out() {
         let mut left_out = LeftOut::default();
-        left_out.leave_out(11, 100);
-        assert_eq!(left_out.leave_out(13, 100), Behind { packets: 2, frames: 0 });
-        assert_eq!(left_out.behind(12, 100), None);
-        assert_eq!(left_out.behind(14, 200), Some(Behind::default()));
+        left_out.leave_out(11, key(100), true);
+        assert_eq!(left_out.leave_out(13, key(100), true), Behind { packets: 2, frames: 0 });
+        assert_eq!(left_out.behind(12, key(100)), None);
+        assert_eq!(left_out.behind(14, key(200)), Some(Behind::default()));
     }
 
     proptest! {
@@ -159,7 +194,7 @@ mod tests {
                 for _ in 0..*packets {
                     let timestamp = n as u32 * 3000;
                     if *is_left_out {
-                        let behind = left_out.leave_out(index, timestamp);
+                        let behind = left_out.leave_out(index, key(timestamp), true);
                         offset += behind.packets;
                         pictures += behind.frames;
                     } else {
@@ -171,7 +206,7 @@ mod tests {
             prop_assert!(sent.windows(2).all(|pair| pair[0].2 + 1 == pair[1].2));
             for (place, (index, timestamp, seq, picture)) in sent.iter().enumerate() {
                 let n = (*timestamp / 3000) as u16;
-                if let Some(behind) = left_out.behind(*index, *timestamp) {
+                if let Some(behind) = left_out.behind(*index, key(*timestamp)) {
                     prop_assert_eq!((index + behind.packets - offset, n + behind.frames - pictures), (*seq, *picture));
                 }
                 match left_out.origin(seq + offset) {

@@ -35,6 +35,7 @@ mod require;
 mod transport;
 
 pub mod codec;
+pub mod dependency;
 pub mod picture;
 pub mod red;
 pub mod rtcp;
@@ -43,12 +44,14 @@ pub mod sets;
 pub mod size;
 pub mod srtp;
 pub mod twcc;
+pub mod vp9;
 
 mod packet;
 
 mod choice;
 mod encodings;
 mod layer;
+mod layering;
 mod rate;
 mod reception;
 mod silence;

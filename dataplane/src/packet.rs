@@ -8,6 +8,7 @@ use crate::bucket::Bucket;
 use crate::config::{
     EVEN_LEN, EVEN_LEN_MAX, FRAME_LEN, Micros, PAYLOAD_LEN_MAX, SECOND_TRIES_BURST, SECOND_TRIES_RATE,
 };
+use crate::dependency;
 use crate::rtp::{self, EXTENSION_VALUE_LEN_MAX, Header, HeaderWriter};
 use crate::srtp::{Crypto, Narrow, ReplayWindow};
 use crate::store::Payload;
@@ -194,6 +195,14 @@ impl<'a> RtpPacket<'a> {
         self.header.extensions(self.head).find(|(i, _)| *i == id).map(|(_, value)| value)
     }
 
+    /// Where the dependency descriptor stands in the head, and its bytes.
+    #[inline]
+    pub(crate) fn descriptor(&self, id: u8) -> Option<(Place, &'a [u8])> {
+        let value = self.extension(id)?;
+        let at = (value.as_ptr() as usize - self.head.as_ptr() as usize) as u16;
+        Some((Place { at, len: value.len() as u8 }, value))
+    }
+
     /// The extensions that travel with the packet from publisher to receiver.
     pub(crate) fn carried(&self, ids: &ExtensionIds) -> Carried {
         let mut carried = Carried::default();
@@ -211,6 +220,50 @@ impl<'a> RtpPacket<'a> {
     }
 }
 
+/// Where a dependency descriptor stands in a head.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) at: u16,
+    pub(crate) len: u8,
+}
+
+/// The dependency descriptor that a packet leaves with: that in the head of the packet that its payload came in, with another number.
+#[derive(Clone, Copy)]
+pub(crate) struct Descriptor {
+    pub(crate) place: Place,
+    /// Frame number for the receiver.
+    pub(crate) number: u16,
+    pub(crate) role: Role,
+}
+
+/// What parameter sets that are written ahead of a keyframe make of its packets' descriptors: the first packet of a frame has the structure, and
+/// says that the frame begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// It is the packet that the descriptor came with.
+    Own,
+    /// It is the first that goes ahead of that: the frame begins with it and does not end.
+    First,
+    /// It comes behind the first: the frame does not begin, nor does it end unless it is the packet that the descriptor came with.
+    Between,
+    Behind,
+}
+
+impl Descriptor {
+    /// Its bytes, and which bits of the first one stay.
+    #[inline]
+    fn bytes<'a>(&self, head: &'a [u8]) -> (&'a [u8], u8) {
+        let Place { at, len } = self.place;
+        let (len, mask) = match self.role {
+            Role::Own => (len.into(), 0xff),
+            Role::First => (len.into(), !dependency::ENDS),
+            Role::Between => (dependency::SHORT_LEN, !(dependency::STARTS | dependency::ENDS)),
+            Role::Behind => (dependency::SHORT_LEN, !dependency::STARTS),
+        };
+        (head.get(at.into()..usize::from(at) + len).unwrap_or_default(), mask)
+    }
+}
+
 const _: () = assert!(Extension::ALL.len() <= EXTENSION_COUNT_MAX);
 
 /// Extensions that belong to the media rather than to one hop.
@@ -218,9 +271,11 @@ const CARRIED: [Extension; 4] =
     [Extension::AudioLevel, Extension::PlayoutDelay, Extension::AbsCaptureTime, Extension::VideoOrientation];
 
 /// The longest header that [`Outgoing`] writes: fixed header, extension block with transport-cc, abs-send-time, MID and
-/// what is carried, padded.
+/// what is carried, padded. A dependency descriptor of more than 16 bytes is written where there is room for it beside this.
 const HEADER_LEN_MAX: usize =
-    (12 + 4 + (1 + 2) + (1 + 3) + (1 + MID_LEN_MAX) + CARRIED.len() * (1 + 16)).next_multiple_of(4);
+    (12 + 4 + (1 + 2) + (1 + 3) + (1 + MID_LEN_MAX) + (1 + CARRIED.len()) * (1 + 16)).next_multiple_of(4);
+/// What the two-byte form takes more: a byte of each element, and padding.
+const TWO_BYTE_LEN: usize = (4 + CARRIED.len()).next_multiple_of(4);
 const RTX_PREFIX_LEN: usize = 2;
 const _: () = assert!(
     HEADER_LEN_MAX + RTX_PREFIX_LEN + PAYLOAD_LEN_MAX + Crypto::OVERHEAD_MAX <= FRAME_LEN,
@@ -249,6 +304,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) transport_cc_seq: u16,
     pub(crate) abs_send_time: [u8; 3],
     pub(crate) carried: &'a Carried,
+    pub(crate) descriptor: Option<Descriptor>,
     /// Whether packets like this one are likely to be its neighbours, so that equal lengths make one train of them:
     /// then it is padded (RFC 3550 §5.1) to a multiple of [`EVEN_LEN`].
     pub(crate) is_evened: bool,
@@ -272,11 +328,26 @@ impl Outgoing<'_> {
         let mut writer = HeaderWriter::new(frame, self.marker, self.pt, self.seq, self.timestamp, self.ssrc);
         // An id of 0 and an empty value write nothing.
         let id = |extension: Extension| self.ids[extension as usize];
+        let described = id(Extension::DependencyDescriptor);
+        let descriptor = self.descriptor.filter(|_| described != 0).map(|of| (of.bytes(payload.head()), of.number));
+        if let Some(((bytes, _), _)) = descriptor.filter(|((bytes, _), _)| bytes.len() > EXTENSION_VALUE_LEN_MAX) {
+            let rest = bytes.len() + prefix.len() + payload.len() + Crypto::OVERHEAD_MAX;
+            if HEADER_LEN_MAX + TWO_BYTE_LEN + rest <= FRAME_LEN {
+                writer.use_two_bytes();
+            }
+        }
         writer.extension(id(Extension::TransportCc), &self.transport_cc_seq.to_be_bytes());
         writer.extension(id(Extension::AbsSendTime), &self.abs_send_time);
         writer.extension(id(Extension::Mid), self.mid);
         for (extension, len, value) in &self.carried.items[..self.carried.count] {
             writer.extension(self.ids[usize::from(*extension)], &value[..usize::from(*len)]);
+        }
+        if let Some(((bytes, mask), number)) = descriptor
+            && writer.extension(described, bytes)
+            && let [first, high, low, ..] = writer.last(bytes.len())
+        {
+            *first &= mask;
+            [*high, *low] = number.to_be_bytes();
         }
         let header_len = writer.finish();
         let prefix_end = header_len + prefix.len();

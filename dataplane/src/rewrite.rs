@@ -6,7 +6,7 @@
 //! after the last packet that left; and an outage that nobody could repair, which begins a segment too.
 
 use crate::config::Micros;
-use crate::left_out::{Behind, LeftOut};
+use crate::left_out::{Behind, FrameKey, LeftOut};
 use crate::picture::{Last, PictureNumbers, Renumber, Shift};
 use crate::srtp::Window;
 use crate::store::Source;
@@ -20,8 +20,8 @@ struct Segment {
     source: Source,
     /// Output index of its first packet.
     out_first: u64,
-    /// Output index from which on the offsets hold: in front of it packets were left out.
-    known_from: u64,
+    /// How many output indices behind the first the offsets hold from: in front of that packets were left out.
+    known_after: u32,
     /// Index of the input packet that began it: older ones belong to what was withheld.
     in_first: u64,
     /// Added to the input index, wrapping.
@@ -30,6 +30,8 @@ struct Segment {
     timestamp_offset: u32,
     /// Added to the numbers of its pictures.
     pictures: Shift,
+    /// Added to the frame numbers of its dependency descriptors, once there was one.
+    frames: Option<u16>,
 }
 
 /// Parameter sets that a segment begins with: how many, and in which version.
@@ -49,10 +51,10 @@ struct SentAhead {
 }
 
 impl Segment {
-    /// What maps a packet of it: the first index, what is added to indices and timestamps, and the shift of pictures.
+    /// What maps a packet of it: the first index, what is added to indices and timestamps, and the shifts of pictures and frames.
     #[inline]
-    fn numbers(&self) -> (u64, u64, u32, Shift) {
-        (self.in_first, self.index_offset, self.timestamp_offset, self.pictures)
+    fn numbers(&self) -> (u64, u64, u32, Shift, Option<u16>) {
+        (self.in_first, self.index_offset, self.timestamp_offset, self.pictures, self.frames)
     }
 }
 
@@ -67,6 +69,12 @@ pub(crate) struct Origin {
     pub(crate) timestamp_offset: u32,
     /// Added to the numbers of its picture.
     pub(crate) pictures: Shift,
+    /// Added to the frame number of its dependency descriptor.
+    pub(crate) frames: u16,
+    /// Whether parameter sets were sent ahead of it.
+    pub(crate) is_behind_sets: bool,
+    /// Index of the first packet of the run that it is of.
+    pub(crate) first_index: u64,
     /// If it is no packet of the stream but a parameter set: which one, of which version, and its timestamp.
     pub(crate) set: Option<(u8, u16, u32)>,
 }
@@ -83,6 +91,14 @@ pub(crate) struct Input {
     pub(crate) wall: Option<u32>,
     /// The numbers of its picture, if it carries any.
     pub(crate) pictures: Option<PictureNumbers>,
+    /// Spatial layer and frame number, if a dependency descriptor says them.
+    pub(crate) frame: Option<(u8, u16)>,
+}
+
+impl Input {
+    pub(crate) fn frame_key(&self) -> FrameKey {
+        FrameKey::new(self.timestamp, self.frame.map_or(0, |(spatial, _)| spatial))
+    }
 }
 
 /// The numbers under which a packet may leave. The slot knows nothing of them until it has ([`Rewriter::sent`]), so a
@@ -94,6 +110,8 @@ pub(crate) struct Mapping {
     begun: Option<Segment>,
     /// What the numbers of its picture become, if it carries any.
     pub(crate) renumber: Option<Renumber>,
+    /// Frame number of its dependency descriptor, and what was added to make it.
+    pub(crate) frame: Option<(u16, u16)>,
     /// Whether packets were left out behind it.
     is_late: bool,
     pub(crate) out_index: u64,
@@ -119,6 +137,8 @@ pub(crate) struct Rewriter {
     timestamp_last: u32,
     sent_last: Option<Micros>,
     picture_last: Last,
+    /// The highest frame number of a dependency descriptor that left.
+    frame_last: Option<u16>,
     ahead: SentAhead,
     /// As [`Input::wall`] of the packet that left last.
     wall_last: Option<u32>,
@@ -138,6 +158,7 @@ impl Rewriter {
             timestamp_last: timestamp_first,
             sent_last: None,
             picture_last: Last::default(),
+            frame_last: None,
             ahead: SentAhead::default(),
             wall_last: None,
             aligned: None,
@@ -164,17 +185,18 @@ impl Rewriter {
         self.is_live = false;
     }
 
-    /// The newest packet of the live segment does not leave: the numbers of what follows close up.
-    pub(crate) fn leave_out_frame(&mut self, input: &Input) {
+    /// The newest packet of the live segment does not leave: the numbers of what follows close up, and those of pictures if nothing of its
+    /// picture leaves. Frame numbers of dependency descriptors do not: frames refer to each other by their difference.
+    pub(crate) fn leave_out_frame(&mut self, input: &Input, is_picture: bool) {
         let Some(live) = self.segments[0].as_mut().filter(|_| self.is_live) else { return };
-        let Behind { packets, frames } = self.layers.leave_out(input.index, input.timestamp);
+        let Behind { packets, frames } = self.layers.leave_out(input.index, input.frame_key(), is_picture);
         live.index_offset = live.index_offset.wrapping_sub(packets);
         live.pictures = live.pictures.after(frames);
     }
 
-    /// Whether a frame of this timestamp was left out of the newest segment, not long ago.
-    pub(crate) fn has_left_out(&self, timestamp: u32) -> bool {
-        self.layers.has_frame(timestamp)
+    /// Whether this frame was left out of the newest segment, not long ago.
+    pub(crate) fn has_left_out(&self, frame: FrameKey) -> bool {
+        self.layers.has_frame(frame)
     }
 
     /// Whether an input packet is further ahead of the live segment than any loss that could still be repaired. Its gap
@@ -198,13 +220,13 @@ impl Rewriter {
         let (mut begun, mut numbers) = (None, self.live().map(Segment::numbers));
         let mut behind = Behind::default();
         if numbers.is_some() && !self.layers.is_behind_all(input.index) {
-            behind = self.layers.behind(input.index, input.timestamp)?;
+            behind = self.layers.behind(input.index, input.frame_key())?;
         }
         if numbers.is_none() {
             begun = Some(self.segment_from(input, Ahead::default(), next, now));
             numbers = begun.as_ref().map(Segment::numbers);
         }
-        let (in_first, index_offset, timestamp_offset, shift) = numbers?;
+        let (in_first, index_offset, timestamp_offset, shift, frames) = numbers?;
         if input.index < in_first {
             return None;
         }
@@ -215,6 +237,7 @@ impl Rewriter {
         Some(Mapping {
             begun,
             renumber: input.pictures.map(covering),
+            frame: input.frame.map(|(_, number)| self.frame_number(number, frames)),
             is_late: behind != Behind::default(),
             out_index: input.index.wrapping_add(index_offset).wrapping_add(behind.packets),
             timestamp: input.timestamp.wrapping_add(timestamp_offset),
@@ -231,11 +254,20 @@ impl Rewriter {
         Mapping {
             begun: Some(segment),
             renumber: input.pictures.map(|pictures| Renumber { pictures, shift: segment.pictures }),
+            frame: input.frame.map(|(_, number)| self.frame_number(number, None)),
             is_late: false,
             out_index: input.index.wrapping_add(segment.index_offset),
             timestamp,
             wall: input.wall,
         }
+    }
+
+    /// A frame number as it leaves, and what is added to make it: in a segment that has had none, the next after the last.
+    #[inline]
+    fn frame_number(&self, number: u16, shift: Option<u16>) -> (u16, u16) {
+        let next = || self.frame_last.map_or(0, |last| last.wrapping_add(1).wrapping_sub(number));
+        let shift = shift.unwrap_or_else(next);
+        (number.wrapping_add(shift), shift)
     }
 
     /// A segment that begins with this packet, and with what is sent ahead of it.
@@ -256,11 +288,12 @@ impl Rewriter {
         Segment {
             source: input.source,
             out_first,
-            known_from: out_first,
+            known_after: 0,
             in_first: input.index,
             index_offset: (out_first + u64::from(ahead.count)).wrapping_sub(input.index),
             timestamp_offset: timestamp_out.wrapping_sub(input.timestamp),
             pictures: Shift::default(),
+            frames: None,
         }
     }
 
@@ -278,7 +311,8 @@ impl Rewriter {
         if let Some(segment) = mapping.begun {
             let layers = std::mem::take(&mut self.layers);
             if let Some(before) = self.segments[0].as_mut().filter(|_| layers.end() > 0) {
-                before.known_from = before.known_from.max(layers.end().wrapping_add(before.index_offset));
+                let after = layers.end().wrapping_add(before.index_offset).saturating_sub(before.out_first);
+                before.known_after = before.known_after.max(u32::try_from(after).unwrap_or(u32::MAX));
             }
             self.segments.rotate_right(1);
             self.segments[0] = Some(segment);
@@ -288,6 +322,14 @@ impl Rewriter {
             self.wall_last = mapping.wall;
             self.timestamp_last = mapping.timestamp;
             self.sent_last = Some(now);
+        }
+        if let Some((number, shift)) = mapping.frame {
+            if let Some(live) = &mut self.segments[0] {
+                live.frames = Some(shift);
+            }
+            if self.frame_last.is_none_or(|last| (number.wrapping_sub(last) as i16) > 0) {
+                self.frame_last = Some(number);
+            }
         }
         if let Some(Renumber { pictures, shift }) = mapping.renumber {
             if let Some(live) = self.segments[0].as_mut().filter(|_| !mapping.is_late) {
@@ -322,7 +364,7 @@ impl Rewriter {
         let mut behind = Behind::default();
         if place == 0 {
             (index, behind) = self.layers.origin(index)?;
-        } else if out_index < segment.known_from {
+        } else if out_index - segment.out_first < segment.known_after.into() {
             return None;
         }
         let mut set = None;
@@ -338,6 +380,11 @@ impl Rewriter {
             out_index,
             timestamp_offset: segment.timestamp_offset,
             pictures: segment.pictures.before(behind.frames),
+            frames: segment.frames.unwrap_or(0),
+            is_behind_sets: self.ahead.what.count > 0
+                && self.ahead.out_first == segment.out_first
+                && index == segment.in_first,
+            first_index: segment.in_first,
             set,
         })
     }
@@ -353,7 +400,7 @@ mod tests {
     const B: Source = Source { stream: StreamId::new(1, 1), ssrc: 8 };
 
     fn input(source: Source, index: u64, timestamp: u32) -> Input {
-        Input { source, index, timestamp, clock_rate: 90_000, wall: None, pictures: None }
+        Input { source, index, timestamp, clock_rate: 90_000, wall: None, pictures: None, frame: None }
     }
 
     /// A rewriter, and the next output index of its slot.
@@ -452,14 +499,14 @@ mod tests {
     fn frames_that_are_left_out_close_up_and_repairs_find_their_place() {
         let mut r = Slot::new(100, 5000);
         assert_eq!(pass(&mut r, A, 10, 0, 0), Some((100, 5000)));
-        r.0.leave_out_frame(&input(A, 11, 3000));
-        r.0.leave_out_frame(&input(A, 12, 3000));
+        r.0.leave_out_frame(&input(A, 11, 3000), true);
+        r.0.leave_out_frame(&input(A, 12, 3000), true);
         assert_eq!(
             pass(&mut r, A, 14, 6000, 0),
             Some((102, 11_000)),
             "13 is missing, which is no layer that is left out"
         );
-        r.0.leave_out_frame(&input(A, 15, 9000));
+        r.0.leave_out_frame(&input(A, 15, 9000), true);
         assert_eq!(pass(&mut r, A, 16, 12_000, 0), Some((103, 17_000)));
         assert_eq!(pass(&mut r, A, 13, 6000, 0), Some((101, 11_000)), "it comes late, and has its place");
         assert_eq!(pass(&mut r, A, 12, 3000, 0), None);
@@ -469,6 +516,27 @@ mod tests {
         pass(&mut r, B, 500, 77, 0);
         assert_eq!([103, 104].map(|seq| r.origin(seq).map(|o| o.index)), [Some(16), Some(500)]);
         assert_eq!(r.origin(101), None, "nobody knows any more what was left out before the change");
+    }
+
+    #[test]
+    fn frame_numbers_keep_their_differences_and_go_on_at_a_change() {
+        let mut r = Slot::new(100, 5000);
+        let at =
+            |source, index, frame| Input { frame: Some((0, frame)), ..input(source, index, u32::from(frame) * 3000) };
+        let pass = |r: &mut Slot, input: Input| {
+            let mapping = r.map(&input, 0)?;
+            r.sent(&mapping, 0);
+            Some((mapping.out_index, mapping.frame?.0))
+        };
+        assert_eq!(pass(&mut r, at(A, 10, 65_534)), Some((100, 65_534)), "the first source keeps its numbers");
+        r.0.leave_out_frame(&at(A, 11, 65_535), true);
+        assert_eq!(pass(&mut r, at(A, 12, 0)), Some((101, 0)), "what refers two back still does");
+        r.cut();
+        assert_eq!(pass(&mut r, at(B, 500, 77)), Some((102, 1)));
+        assert_eq!(pass(&mut r, at(B, 502, 79)), Some((104, 3)));
+        assert_eq!(pass(&mut r, at(B, 501, 78)), Some((103, 2)), "late");
+        assert_eq!([102, 103].map(|seq| r.origin(seq).map(|o| o.frames)), [Some(1u16.wrapping_sub(77)); 2]);
+        assert_eq!(pass(&mut r, at(B, 503, 80)), Some((105, 4)));
     }
 
     #[test]

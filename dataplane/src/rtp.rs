@@ -166,11 +166,12 @@ pub fn payload_len(header: &Header, plain: &[u8]) -> Option<usize> {
     if padding == 0 { None } else { len.checked_sub(padding) }
 }
 
-/// Writes the header of an outgoing packet, without CSRCs, with extension elements in the one-byte form.
+/// Writes the header of an outgoing packet, without CSRCs, with extension elements in the one-byte form, or in the two-byte form if it is told to.
 #[derive(Debug)]
 pub struct HeaderWriter<'a> {
     out: &'a mut [u8],
     len: usize,
+    has_long: bool,
 }
 
 impl<'a> HeaderWriter<'a> {
@@ -185,26 +186,47 @@ impl<'a> HeaderWriter<'a> {
         out[2..4].copy_from_slice(&seq.to_be_bytes());
         out[4..8].copy_from_slice(&timestamp.to_be_bytes());
         out[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        HeaderWriter { out, len: FIXED_LEN }
+        HeaderWriter { out, len: FIXED_LEN, has_long: false }
+    }
+
+    /// All elements are written in the two-byte form (RFC 8285 §4.3), in which values may have 255 bytes. Only for receivers that have
+    /// negotiated `extmap-allow-mixed`, and before the first element.
+    #[inline]
+    pub fn use_two_bytes(&mut self) {
+        self.has_long = self.len == FIXED_LEN;
     }
 
     /// Appends an element and returns whether it was written.
     ///
     /// Id 0 stands for "not negotiated" and writes nothing, so that callers need no branch. Nothing is written either for
-    /// what the one-byte form cannot say (ids over 14, values that are empty or longer than 16 bytes) or where the room ends.
+    /// what the one-byte form cannot say (ids over 14, values that are empty or longer than 16 bytes, but for values of 255 bytes in the
+    /// two-byte form) or where the room ends.
+    #[inline]
     pub fn extension(&mut self, id: u8, value: &[u8]) -> bool {
-        if !matches!(id, 1..=14) || !matches!(value.len(), 1..=EXTENSION_VALUE_LEN_MAX) {
+        let (prefix_len, len_max) = if self.has_long { (2, 255) } else { (1, EXTENSION_VALUE_LEN_MAX) };
+        if !matches!(id, 1..=14) || value.is_empty() || value.len() > len_max {
             return false;
         }
         let start = if self.len == FIXED_LEN { FIXED_LEN + 4 } else { self.len };
-        let end = start + 1 + value.len();
+        let end = start + prefix_len + value.len();
         if end.next_multiple_of(4) > self.out.len() {
             return false;
         }
-        self.out[start] = id << 4 | (value.len() - 1) as u8;
-        self.out[start + 1..end].copy_from_slice(value);
+        if self.has_long {
+            self.out[start..start + 2].copy_from_slice(&[id, value.len() as u8]);
+        } else {
+            self.out[start] = id << 4 | (value.len() - 1) as u8;
+        }
+        self.out[start + prefix_len..end].copy_from_slice(value);
         self.len = end;
         true
+    }
+
+    /// The last bytes that were written, which the caller knows to be of an element's value.
+    #[inline]
+    pub fn last(&mut self, len: usize) -> &mut [u8] {
+        let start = self.len.saturating_sub(len).max(FIXED_LEN);
+        &mut self.out[start..self.len]
     }
 
     /// Ends the header and returns its length; without elements there is no extension block (X = 0).
@@ -215,7 +237,8 @@ impl<'a> HeaderWriter<'a> {
         let end = self.len.next_multiple_of(4);
         self.out[self.len..end].fill(0);
         self.out[0] |= 0x10;
-        self.out[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&ONE_BYTE_PROFILE.to_be_bytes());
+        let profile = if self.has_long { TWO_BYTE_PROFILE } else { ONE_BYTE_PROFILE };
+        self.out[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&profile.to_be_bytes());
         let words = ((end - FIXED_LEN - 4) / 4) as u16;
         self.out[FIXED_LEN + 2..FIXED_LEN + 4].copy_from_slice(&words.to_be_bytes());
         end
@@ -349,6 +372,20 @@ mod tests {
         let mut writer = HeaderWriter::new(&mut out, false, 96, 1, 2, 3);
         assert!((1..=14).all(|id| writer.extension(id, &[id; 16])));
         assert_eq!(writer.finish(), WRITTEN_LEN_MAX);
+    }
+
+    #[test]
+    fn long_values_are_written_in_the_two_byte_form() {
+        let mut out = [0xee; WRITTEN_LEN_MAX];
+        let mut writer = HeaderWriter::new(&mut out, false, 96, 1, 2, 3);
+        writer.use_two_bytes();
+        assert!(writer.extension(1, b"0") && writer.extension(13, &[7; 100]) && !writer.extension(2, &[0; 256]));
+        let len = writer.finish();
+        assert_eq!(elements(&out[..len]), [(1, b"0".to_vec()), (13, vec![7; 100])]);
+        let mut writer = HeaderWriter::new(&mut out, false, 96, 1, 2, 3);
+        assert!(writer.extension(1, b"0"));
+        writer.use_two_bytes();
+        assert!(!writer.extension(2, &[0; 17]), "the form is chosen before the first element");
     }
 
     #[test]

@@ -123,6 +123,8 @@ impl Kept {
 /// A payload on its way to one receiver.
 pub(crate) struct Payload<'a> {
     body: Body<'a>,
+    /// Header and extensions of the packet that it came in.
+    head: &'a [u8],
     renumber: Option<Renumber>,
 }
 
@@ -136,7 +138,18 @@ enum Body<'a> {
 impl<'a> Payload<'a> {
     /// A payload that is not from the store, and is not padded.
     pub(crate) fn bare(bytes: &'a [u8]) -> Payload<'a> {
-        Payload { body: Body::Bare(bytes), renumber: None }
+        Payload { body: Body::Bare(bytes), head: &[], renumber: None }
+    }
+
+    /// The same with the head of a packet that it goes ahead of.
+    pub(crate) fn ahead_of(self, head: &'a [u8]) -> Payload<'a> {
+        Payload { head, ..self }
+    }
+
+    /// Header and extensions of the packet that it came in.
+    #[inline]
+    pub(crate) fn head(&self) -> &'a [u8] {
+        self.head
     }
 
     /// The same with the numbers of pictures that the receiver gets.
@@ -304,8 +317,9 @@ impl Store {
     pub(crate) fn payload(&mut self, handle: Handle) -> Option<Payload<'_>> {
         let entry = *self.entry(handle)?;
         let (start, len) = (entry.payload_start(), usize::from(entry.payload_len));
-        let bytes = &mut self.bytes[bytes_of(handle.place as usize)][start..][..len + EVEN_LEN];
-        Some(Payload { body: Body::Stored(bytes, len), renumber: None })
+        let (head, rest) = self.bytes[bytes_of(handle.place as usize)].split_at_mut(start);
+        let (head, bytes) = (&head[..entry.head_len.into()], &mut rest[..len + EVEN_LEN]);
+        Some(Payload { body: Body::Stored(bytes, len), head, renumber: None })
     }
 
     /// The kept packet of a stream with this index, if it is still there.

@@ -4,15 +4,17 @@ use std::cmp::Ordering;
 
 use proto::id::{Mid, PeerId, Pt, Ssrc, StreamId};
 use proto::plane::{
-    Codec, ExtensionIds, MirrorOpen, Refusal, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, StreamCodec, StreamGate,
-    StreamOpen, StreamRate, StreamSets,
+    Codec, Extension, ExtensionIds, MirrorOpen, Refusal, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, StreamCodec,
+    StreamGate, StreamOpen, StreamRate, StreamSets,
 };
 
 use crate::bucket::Bucket;
 use crate::bwe::Overuse;
 use crate::config::{KEYFRAME_BURST, KEYFRAME_RATE, Micros};
+use crate::dependency::{DescriptorError, Structure};
 use crate::encodings::Encodings;
 use crate::layer::Parts;
+use crate::layering::{Described, Layering};
 use crate::packet::RtpPacket;
 use crate::picture::PictureNumbers;
 use crate::police::Police;
@@ -144,8 +146,10 @@ pub(crate) struct Stream {
     /// The last sender report: NTP time on the worker's clock, RTP timestamp, when it came.
     pub(crate) sender_report: Option<SenderClock>,
     pub(crate) rate: Rate,
-    /// Of its bytes, the parts of its lower temporal layers.
+    /// Of its bytes, the parts of its lower layers.
     pub(crate) parts: Parts,
+    /// What it says of its layers, where it may.
+    pub(crate) layering: Option<Box<Layering>>,
     pub(crate) counts: StreamCounts,
     /// Of audio: whether somebody speaks in it.
     pub(crate) speech: Option<Box<Speech>>,
@@ -189,6 +193,7 @@ impl Stream {
             sender_report: None,
             rate: Rate::default(),
             parts: Parts::default(),
+            layering: (open.codec == Codec::Vp9).then(Box::default),
             counts: StreamCounts::default(),
             speech: (!is_video).then(Box::default),
             gate_open: None,
@@ -206,6 +211,7 @@ impl Stream {
         let as_stream =
             StreamOpen { stream, peer: NOBODY, ssrc, rtx_ssrc: 0, mid, pt, rtx_pt, codec, feedback: 0, red_pt: 0 };
         Stream {
+            layering: codec.is_video().then(Box::default),
             mirror: Some(Mirror {
                 open,
                 ids: ExtensionIds::default(),
@@ -223,6 +229,7 @@ impl Stream {
         self.reception.reset(self.window.highest());
         self.sender_report = None;
         self.kept_from = 0;
+        self.forget_layers();
         if let Some(missing) = &mut self.missing {
             missing.clear();
         }
@@ -295,8 +302,60 @@ impl Stream {
     pub(crate) fn measure(&mut self, format: Format, packet: &RtpPacket<'_>, at: Micros) {
         let len = packet.head.len() + packet.payload.len();
         self.rate.add(len, at);
-        let pictures = PictureNumbers::of(format.codec, packet.payload);
-        self.parts.note(pictures.and_then(|pictures| pictures.temporal), len);
+        if self.known_layering().is_none() {
+            let pictures = PictureNumbers::of(format.codec, packet.payload);
+            self.parts.note(pictures.and_then(|pictures| pictures.temporal), len);
+        }
+    }
+
+    /// Its packets may say of which layers they are. The packet path takes no memory: that for it is taken here.
+    pub(crate) fn await_layers(&mut self) {
+        if self.open.codec.is_video() {
+            self.layering.get_or_insert_default();
+        }
+    }
+
+    /// What comes from now on says anew of which layers it is.
+    pub(crate) fn forget_layers(&mut self) {
+        if let Some(layering) = &mut self.layering {
+            **layering = Layering::default();
+        }
+        self.parts = Parts::default();
+    }
+
+    /// Reads what a packet says of its layers; the dependency descriptor has this id.
+    #[inline]
+    pub(crate) fn describe(
+        &mut self,
+        format: Format,
+        packet: &RtpPacket<'_>,
+        id: u8,
+    ) -> Result<Option<Described>, DescriptorError> {
+        let Some(layering) = &mut self.layering else { return Ok(None) };
+        let is_newest = self.window.highest().is_none_or(|highest| packet.index >= highest);
+        let described = layering.read(format.codec, packet, id, is_newest)?;
+        if let Some(Described { frame, .. }) = &described {
+            self.parts.note_described(frame, layering, packet.head.len() + packet.payload.len());
+        }
+        Ok(described)
+    }
+
+    /// What a packet that came before says, and what it refers to.
+    pub(crate) fn described(
+        &self,
+        format: Format,
+        packet: &RtpPacket<'_>,
+        ids: &ExtensionIds,
+    ) -> Option<(Described, &Structure)> {
+        let layering = self.known_layering()?;
+        let id = ids[Extension::DependencyDescriptor as usize];
+        Some((layering.again(format.codec, packet, id)?, layering))
+    }
+
+    /// What is known of its layers, if anything is.
+    #[inline]
+    pub(crate) fn known_layering(&self) -> Option<&Layering> {
+        self.layering.as_deref().filter(|layering| layering.is_known())
     }
 
     /// The same of a shared screen: a mean that a burst cannot move.

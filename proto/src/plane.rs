@@ -36,7 +36,7 @@ pub use self::tally::{PeerTally, SlotTally, StreamTally, TALLY_WORDS_MAX, Tally,
 pub use self::value::{Codec, DatagramKind, Direction, Gate, Refusal, SrtpProfile};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
-pub const CONTRACT_VERSION: u32 = 7;
+pub const CONTRACT_VERSION: u32 = 8;
 
 /// Peers that one worker carries. A peer's index is also its slot in the link's journal, two copies of 8 KiB each, so this is
 /// 64 MiB of address space for each worker; and at 30 packets a second each way so many are beyond what a core forwards.

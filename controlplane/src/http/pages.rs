@@ -56,6 +56,7 @@ const SDK: &[Asset] = assets! {
     "error.js": JAVASCRIPT,
     "events.js": JAVASCRIPT,
     "invitation.js": JAVASCRIPT,
+    "layers.js": JAVASCRIPT,
     "participant.js": JAVASCRIPT,
     "people.js": JAVASCRIPT,
     "retry.js": JAVASCRIPT,

@@ -120,7 +120,7 @@ impl AnswerSection<'_> {
 }
 
 /// Header extensions that are answered when offered. Those of RIDs are besides, in sections with several encodings.
-const EXTENSIONS_ANSWERED: [Extension; 7] = [
+const EXTENSIONS_ANSWERED: [Extension; 8] = [
     Extension::Mid,
     Extension::AbsSendTime,
     Extension::TransportCc,
@@ -128,6 +128,7 @@ const EXTENSIONS_ANSWERED: [Extension; 7] = [
     Extension::PlayoutDelay,
     Extension::AbsCaptureTime,
     Extension::VideoOrientation,
+    Extension::DependencyDescriptor,
 ];
 
 /// Writes the answer to `offer`.
@@ -179,7 +180,12 @@ fn write_session(out: &mut String, offer: &Offer, params: &AnswerParams<'_>) -> 
         }
         write!(out, "\r\n")?;
     }
-    write!(out, "a=ice-options:trickle\r\na=msid-semantic: WMS *\r\n")
+    write!(out, "a=ice-options:trickle\r\na=msid-semantic: WMS *\r\n")?;
+    // RFC 8285 §6: from then on a sender may use the two-byte form where a value needs it.
+    match offer.extensions[Extension::DependencyDescriptor as usize] {
+        0 => Ok(()),
+        _ => write!(out, "a=extmap-allow-mixed\r\n"),
+    }
 }
 
 /// Port 0, one of the offered formats, and the MID (RFC 3264 §6).

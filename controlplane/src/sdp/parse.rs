@@ -306,6 +306,14 @@ fn assemble(session: SessionLines<'_>, lines: Vec<SectionLines<'_>>) -> Result<O
         sections.push(section_of(&session, section, bundle.contains(&i)));
     }
     check_ssrcs(&sections)?;
+    let is_served = |&i: &usize| sections[i].is_served();
+    let first = bundle.iter().copied().find(is_served).unwrap_or(0);
+    let extmap_allow_mixed = session.shared.allows_mixed || lines.get(first).is_some_and(|of| of.shared.allows_mixed);
+    if !extmap_allow_mixed {
+        // The first descriptor of a keyframe is longer than the one-byte form can say (RFC 8285 §4.2), and without that the others mean nothing.
+        let is_long = |offered: &SectionExtension| offered.extension == Extension::DependencyDescriptor;
+        sections.iter_mut().for_each(|section| section.extensions.retain(|offered| !is_long(offered)));
+    }
     let extensions = number_extensions(&mut sections);
     add_audio_nack(&mut sections);
     sections.iter_mut().for_each(choose_estimate);
@@ -326,7 +334,7 @@ fn assemble(session: SessionLines<'_>, lines: Vec<SectionLines<'_>>) -> Result<O
         // RFC 4145 §4: who says nothing is active.
         setup: own.setup.or(shared.setup).unwrap_or(Setup::Active),
         extensions,
-        extmap_allow_mixed: own.allows_mixed || shared.allows_mixed,
+        extmap_allow_mixed,
         is_trickle: own.is_trickle || shared.is_trickle,
         is_ice_lite: session.is_ice_lite,
         sections,

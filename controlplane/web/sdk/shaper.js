@@ -1,6 +1,9 @@
 // @ts-check
 /** Size, frame rate, bit rate and codec of our senders: applies the room's limits and corrects the browser's adaptation. */
 
+import { codecs } from './codecs.js';
+import { Modes } from './layers.js';
+
 /** @import { VideoCodec } from './socket.js' */
 /** @import { Limits, SendSource } from './uprtc.js' */
 
@@ -56,10 +59,18 @@ const PROBE_BPS = 50_000;
 
 /** Keeps the senders of a transport within the limits of the room. */
 export class Shaper {
-  /** @param {Map<SendSource, RTCRtpTransceiver>} senders */
-  constructor(senders) {
+  /**
+   * @param {Map<SendSource, RTCRtpTransceiver>} senders
+   * @param {VideoCodec[]} codecs Those of the room, the preferred first.
+   */
+  constructor(senders, codecs) {
     this.#senders = senders;
+    this.#codecs = codecs;
   }
+
+  #codecs;
+  /** The scalability modes of this browser. */
+  #modes = new Modes();
 
   #senders;
   /** @type {Limits | undefined} */
@@ -101,6 +112,19 @@ export class Shaper {
   /** @param {string[]} rids */
   pause(rids) {
     this.#paused = rids;
+  }
+
+  /** Asks the browser for layers, before the offer: an encoder that begins with them need not begin again. */
+  async askModes() {
+    if (!this.#senders.has('camera')) return;
+    await this.#modes.ask(this.#codecs);
+    await this.shape('camera');
+  }
+
+  /** The codec that is sent: what the server said, or the room's first that this browser has. */
+  get #sent() {
+    const has = codecs('video').map(({ mimeType }) => mimeType.toLowerCase());
+    return this.#codec ?? this.#codecs.find((codec) => has.includes(`video/${codec}`));
   }
 
   /** Sends video in another codec from now on; both are negotiated. @param {VideoCodec} codec */
@@ -154,9 +178,33 @@ export class Shaper {
         encoding.codec = sdpFmtpLine === undefined ? { mimeType, clockRate } : { mimeType, clockRate, sdpFmtpLine };
       }
     }
-    if (source === 'camera') this.#noteChange(sender.track, parameters.encodings);
-    // A sender that was stopped meanwhile needs no parameters.
-    await sender.setParameters(parameters).catch(() => {});
+    if (source === 'camera') {
+      this.#setModes(parameters.encodings, sender.track);
+      this.#noteChange(sender.track, parameters.encodings);
+    }
+    const hasMode = parameters.encodings.some((/** @type {Encoding} */ { scalabilityMode }) => scalabilityMode);
+    await sender.setParameters(parameters).catch((error) => {
+      // A sender that was stopped meanwhile needs no parameters.
+      if (!hasMode || error?.name === 'InvalidStateError') return;
+      this.#modes.forget();
+      return this.#setParameters(source);
+    });
+  }
+
+  /**
+   * Temporal layers, which the server leaves out for links that carry less; and in codecs that have them, spatial layers where encodings
+   * would be of use.
+   * @param {Encoding[]} encodings
+   * @param {MediaStreamTrack | null} track
+   */
+  #setModes(encodings, track) {
+    const codec = this.#sent;
+    const spatial = encodings.length > 1 ? 1 : useful(track, this.#limits?.video ?? 0, this.#others);
+    for (const encoding of encodings) {
+      const mode = codec && this.#modes.of(codec, spatial);
+      if (mode) encoding.scalabilityMode = mode;
+      else delete encoding.scalabilityMode;
+    }
   }
 
   /**
@@ -179,7 +227,7 @@ export class Shaper {
    * @param {Encoding[]} encodings
    */
   #noteChange(track, encodings) {
-    const of = encodings.filter(({ active }) => active).map((e) => [e.rid, e.scaleResolutionDownBy, e.codec?.mimeType].join());
+    const of = encodings.filter(({ active }) => active).map(described);
     const current = [track?.id, this.#limits?.video, ...of].join();
     if (current === this.#lastParameters) return;
     this.#lastParameters = current;
@@ -262,7 +310,7 @@ const CAMERA_PREFERENCE = 'maintain-framerate';
 /**
  * Types of WebRTC Extensions: TypeScript does not have the codec of an encoding yet.
  * @typedef {{ mimeType: string, clockRate: number, sdpFmtpLine?: string }} EncodingCodec
- * @typedef {RTCRtpEncodingParameters & { codec?: EncodingCodec }} Encoding
+ * @typedef {RTCRtpEncodingParameters & { codec?: EncodingCodec, scalabilityMode?: string }} Encoding
  * @typedef {RTCRtpSendParameters & { encodings: Encoding[] }} SendParameters
  */
 
@@ -285,6 +333,33 @@ function limit(parameters, source, limits, track) {
   }
 }
 
+/** What matters to the browser's adaptation. @param {Encoding} encoding */
+function described({ rid, scaleResolutionDownBy, codec, scalabilityMode }) {
+  return [rid, scaleResolutionDownBy, codec?.mimeType, scalabilityMode].join();
+}
+
+/**
+ * How many encodings of a camera, or spatial layers, the room can make use of.
+ * @param {MediaStreamTrack | null} track
+ * @param {number} bps
+ * @param {number} others
+ */
+function useful(track, bps, others) {
+  if (others < OTHERS_MIN || bps < TWO_BPS_MIN) return 1;
+  return Math.min(possible(track), bps >= THREE_BPS_MIN ? 3 : 2);
+}
+
+/** How many of them libwebrtc sends of a picture of this size. @param {MediaStreamTrack | null} track */
+function possible(track) {
+  return ENCODINGS_MIN.find((step) => linesOf(track) >= step.lines)?.count ?? 1;
+}
+
+/** Shorter side of the picture. @param {MediaStreamTrack | null} track */
+function linesOf(track) {
+  const { width, height } = track?.getSettings() ?? {};
+  return width && height ? Math.min(width, height) : 720;
+}
+
 /**
  * Which encodings of a camera are sent, in which size, and at most at which rate: what everybody sends and receives stays within the shares. Encodings that
  * nobody receives are paused, but for the smallest of several, from which a receiver can go on when its link becomes narrow.
@@ -295,14 +370,13 @@ function limit(parameters, source, limits, track) {
  * @param {string[]} paused
  */
 function spread(encodings, track, bps, others, paused) {
-  const { width, height } = track?.getSettings() ?? {};
-  const lines = width && height ? Math.min(width, height) : 720;
-  const possible = ENCODINGS_MIN.find((step) => lines >= step.lines)?.count ?? 1;
-  const top = Math.min(possible, encodings.length) - 1;
+  const lines = linesOf(track);
+  const top = Math.min(possible(track), encodings.length) - 1;
   /** @type {number[]} */
   let used = [top];
-  if (others >= OTHERS_MIN && top > 0 && bps >= TWO_BPS_MIN) {
-    used = top > 1 && bps >= THREE_BPS_MIN ? [0, 1, top] : [0, top];
+  const count = useful(track, bps, others);
+  if (count > 1 && top > 0) {
+    used = count > 2 && top > 1 ? [0, 1, top] : [0, top];
     used = used.filter((at, n) => n === 0 || !paused.includes(encodings[at]?.rid ?? ''));
   }
   const small = used.filter((at) => at < top).map((at) => SMALL[at]?.bps ?? 0);

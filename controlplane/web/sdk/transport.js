@@ -2,6 +2,7 @@
 /** The RTCPeerConnection of a call: its offer, its slots, its senders, its statistics. */
 
 import { codecs, declareOpus, preferred, preferRed } from './codecs.js';
+import { offerDescriptor } from './layers.js';
 import { RIDS, Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
@@ -53,6 +54,7 @@ export class Transport {
     this.pc.onconnectionstatechange = () => this.#stateChanged();
     this.pc.onicecandidate = ({ candidate }) => this.#trickle(candidate);
     this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
+    this.#shaper = new Shaper(this.#senders, welcome.codecs);
     this.#addSections(welcome);
     this.#checking = setInterval(() => this.#check().catch(() => {}), CHECK_MS);
   }
@@ -77,7 +79,7 @@ export class Transport {
   #giveUpTimer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #restartTimer;
-  #shaper = new Shaper(this.#senders);
+  #shaper;
   /** @type {Map<string, Sample>} By the statistics object's id. */
   #samples = new Map();
 
@@ -145,6 +147,7 @@ export class Transport {
     const transceiver = this.pc.addTransceiver(kind, init);
     const wanted = preferred(kind, this.#wanted[kind]);
     if (wanted.length) transceiver.setCodecPreferences?.(wanted);
+    if (kind === 'video') offerDescriptor(transceiver);
     return transceiver;
   }
 
@@ -153,7 +156,8 @@ export class Transport {
    * @returns {Promise<string>} The initial offer.
    */
   async offer(devices) {
-    await Promise.all(devices.map((device) => this.#senders.get(device.source)?.sender.replaceTrack(device.track)));
+    const carried = devices.map((device) => this.#senders.get(device.source)?.sender.replaceTrack(device.track));
+    await Promise.all([...carried, this.#shaper.askModes()]);
     return this.#describe();
   }
 

@@ -3,8 +3,8 @@
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Codec, Command, Committed, Counter, MirrorOpen, PeerIce, Record, Refusal, Refused, RouteCodec, StreamCodec,
-    TapOpen, feedback,
+    Codec, Command, Committed, Counter, Extension, MirrorOpen, PeerIce, Record, Refusal, Refused, RouteCodec,
+    StreamCodec, TapOpen, feedback,
 };
 use zeroize::Zeroize;
 
@@ -103,6 +103,7 @@ impl Forwarder {
                 peer.extension_ids = extensions.ids;
                 peer.extensions_open = Some(*extensions);
                 peer.prepare_sending(now);
+                self.await_layers(extensions.peer);
             }
             Command::PeerKeys(keys) => {
                 self.peer_mut(keys.peer)?.set_keys(keys)?;
@@ -148,6 +149,18 @@ impl Forwarder {
         Ok(())
     }
 
+    /// The streams of a peer that has negotiated dependency descriptors may have layers.
+    fn await_layers(&mut self, id: PeerId) {
+        let Forwarder { peers, streams, .. } = self;
+        let Some(peer) = peers.find(id.index, id.generation) else { return };
+        if peer.extension_ids[Extension::DependencyDescriptor as usize] == 0 {
+            return;
+        }
+        for &index in &peer.streams {
+            streams.at_mut(index).into_iter().for_each(Stream::await_layers);
+        }
+    }
+
     fn peer_mut(&mut self, id: PeerId) -> Result<&mut Transport, Refusal> {
         self.peers.find_mut(id.index, id.generation).ok_or(Refusal::Unknown)
     }
@@ -175,6 +188,9 @@ impl Forwarder {
         let others = transport.streams.iter().filter(has_video).count();
         self.streams.open(index, generation, Stream::new(*open, others))?;
         let stream = self.streams.at_mut(index).expect("it was just opened");
+        if transport.extension_ids[Extension::DependencyDescriptor as usize] != 0 {
+            stream.await_layers();
+        }
         transport.streams.push(index);
         transport.reserve_ssrcs();
         if open.feedback & feedback::TRANSPORT_CC != 0 {
@@ -324,6 +340,9 @@ impl Forwarder {
         stream.second = Some(*second);
         if second.codec == Codec::H264 {
             stream.sets.get_or_insert_default();
+        }
+        if second.codec == Codec::Vp9 {
+            stream.await_layers();
         }
         Ok(())
     }

@@ -9,24 +9,24 @@
 //! What is pending is in the [store](crate::store). A packet gets its numbers and is protected when it leaves, in
 //! [`Receiver::send`] and nowhere before.
 
-use proto::id::{Pt, StreamId};
-use proto::plane::{Codec, Counter, ExtensionIds, weight};
+use proto::id::StreamId;
+use proto::plane::{Codec, Counter, Extension, ExtensionIds, weight};
 
 use super::{Counters, Flush, Forwarder, arm_pace, extension_ids};
-use crate::choice::Held;
 use crate::codec;
-use crate::config::{ENTERED_MAX, Micros, PENDING_MAX};
+use crate::config::{Micros, PENDING_MAX};
 use crate::earlier::Earlier;
+use crate::layering::{Described, Layering};
 use crate::outbox::{Outbox, Pushed};
 use crate::pacer::Queues;
-use crate::packet::{Carried, Outgoing, RtpPacket};
+use crate::packet::{Carried, Descriptor, Outgoing, Role, RtpPacket};
 use crate::picture::PictureNumbers;
 use crate::rewrite::{Ahead, Input, Mapping};
 use crate::rtp;
 use crate::sending::Kind;
-use crate::sets::{KeyframeStart, ParameterSets, SETS_MAX};
+use crate::sets::{KeyframeStart, ParameterSets};
 use crate::slot::Slot;
-use crate::store::{Handle, Kept, Payload, Source, Store};
+use crate::store::{Handle, Payload, Source};
 use crate::stream::{Format, Hop, Stream};
 use crate::transport::Transport;
 
@@ -40,7 +40,9 @@ pub(super) struct PendingPacket {
     pub(super) codec_index: usize,
     marker: bool,
     carried: Carried,
-    start: KeyframeStart,
+    /// What it says of its layers, if anything.
+    pub(super) described: Option<Described>,
+    pub(super) start: KeyframeStart,
     is_evened: bool,
     /// When the kernel received it.
     at: Micros,
@@ -94,10 +96,10 @@ impl Pending {
         arrived: Arrived,
         handle: Handle,
     ) {
-        let Arrived { at, start, is_alone, .. } = arrived;
+        let Arrived { at, start, is_alone, described, .. } = arrived;
         let common = Common::of(stream, ids);
         let is_evened = format.codec.is_video() && !is_alone;
-        self.packets.push(PendingPacket { at, is_evened, ..common.packet(format, packet, start, handle) });
+        self.packets.push(PendingPacket { at, is_evened, ..common.packet(format, packet, described, start, handle) });
     }
 
     /// The stream that is next.
@@ -127,12 +129,22 @@ pub(super) struct Arrived {
     is_alone: bool,
     /// Whether the pictures of the encoding have another size from here on.
     pub(super) is_resized: bool,
+    /// What it says of its layers; whether that cannot be read.
+    described: Option<Described>,
+    pub(super) is_undescribed: bool,
 }
 
 impl Arrived {
     /// Notes a packet in its stream.
     #[inline]
-    pub(super) fn note(stream: &mut Stream, format: Format, packet: &RtpPacket<'_>, at: Micros) -> Arrived {
+    pub(super) fn note(
+        stream: &mut Stream,
+        format: Format,
+        packet: &RtpPacket<'_>,
+        ids: &ExtensionIds,
+        at: Micros,
+    ) -> Arrived {
+        let described = stream.describe(format, packet, ids[Extension::DependencyDescriptor as usize]);
         // A keyframe that comes so late that what follows it was not kept cannot be completed.
         let is_kept = packet.index >= stream.kept_from;
         let may_start = is_kept && format == stream.format && format.codec.is_video();
@@ -152,7 +164,8 @@ impl Arrived {
             }
         }
         let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
-        Arrived { at, start, is_alone: is_first && packet.header.marker, is_resized }
+        let (is_undescribed, described) = (described.is_err(), described.unwrap_or_default());
+        Arrived { at, start, is_alone: is_first && packet.header.marker, is_resized, described, is_undescribed }
     }
 }
 
@@ -177,18 +190,18 @@ pub(super) struct Receiver<'a> {
     abs_send_time: [u8; 3],
     queues: &'a mut Queues<Waiting>,
     is_video: bool,
-    sent: Sent,
+    pub(super) sent: Sent,
 }
 
 /// What one receiver was sent.
 #[derive(Clone, Copy, Default)]
-struct Sent {
+pub(super) struct Sent {
     packets: u64,
     bytes: u64,
     /// Parameter sets.
     sets: u64,
     /// Whether it has changed to another encoding.
-    switches: u64,
+    pub(super) switches: u64,
     /// Copies that wait.
     paced: u64,
     /// Packets of RED.
@@ -207,7 +220,7 @@ impl Sent {
 }
 
 /// What became of one copy.
-enum Outcome {
+pub(super) enum Outcome {
     Written,
     /// It waits for the receiver's path.
     Waits,
@@ -219,8 +232,8 @@ enum Outcome {
 
 /// What all packets of a stream have in common.
 #[derive(Clone, Copy)]
-struct Common {
-    source: Source,
+pub(super) struct Common {
+    pub(super) source: Source,
     clock_rate: u32,
     wall: Option<u32>,
     ids: ExtensionIds,
@@ -237,9 +250,21 @@ impl Common {
         }
     }
 
+    /// What a packet that came before says of its layers.
+    pub(super) fn describe(&self, format: Format, packet: &RtpPacket<'_>, layering: &Layering) -> Option<Described> {
+        layering.again(format.codec, packet, self.ids[Extension::DependencyDescriptor as usize])
+    }
+
     /// A packet of the stream that is in the store.
     #[inline]
-    fn packet(&self, format: Format, packet: &RtpPacket<'_>, start: KeyframeStart, handle: Handle) -> PendingPacket {
+    pub(super) fn packet(
+        &self,
+        format: Format,
+        packet: &RtpPacket<'_>,
+        described: Option<Described>,
+        start: KeyframeStart,
+        handle: Handle,
+    ) -> PendingPacket {
         PendingPacket {
             stream: self.source.stream,
             handle,
@@ -250,10 +275,12 @@ impl Common {
                 clock_rate: self.clock_rate,
                 wall: self.wall,
                 pictures: PictureNumbers::of(format.codec, packet.payload),
+                frame: described.map(|described| (described.frame.spatial, described.frame.number)),
             },
             codec_index: format.index,
             marker: packet.header.marker,
             carried: packet.carried(&self.ids),
+            described,
             start,
             is_evened: false,
             at: 0,
@@ -270,7 +297,17 @@ struct Numbers<'a> {
     timestamp: u32,
     marker: bool,
     carried: &'a Carried,
+    descriptor: Option<Descriptor>,
     is_evened: bool,
+}
+
+/// What a stream's packets are read with.
+#[derive(Clone, Copy)]
+pub(super) struct Read<'a> {
+    /// The parameter sets of H.264.
+    pub(super) sets: Option<&'a ParameterSets>,
+    /// What is known of its layers.
+    pub(super) layering: Option<&'a Layering>,
 }
 
 impl Forwarder {
@@ -303,8 +340,9 @@ impl Forwarder {
         let is_looked_back = !is_video || stream.encoding.is_some();
         let ids = if is_looked_back { extension_ids(stream, peers) } else { None };
         let common = ids.filter(|_| is_video).map(|ids| Common::of(stream, &ids));
-        let Stream { hops, kept, sets, open, second, keyframe, .. } = stream;
-        let (sets, kept) = (sets.as_deref(), &*kept);
+        let Stream { hops, kept, sets, layering, open, second, keyframe, .. } = stream;
+        let layering = layering.as_deref().filter(|layering| layering.is_known());
+        let (read, kept) = (Read { sets: sets.as_deref(), layering }, &*kept);
         let abs_send_time = rtp::abs_send_time(now);
         let begun_at = pending.hop_next;
         while let Some(hop) = hops.get_mut(pending.hop_next) {
@@ -342,11 +380,11 @@ impl Forwarder {
                 let mut outcome = None;
                 if let (true, Some(common)) = (receiver.waits(), &common) {
                     let format_of = |pt| Format::find(open, second.as_ref(), pt);
-                    outcome = receiver.enter(packet, (common, kept, &format_of), sets, store, out);
+                    outcome = receiver.enter(packet, (common, kept, &format_of), read, store, out);
                 }
                 let outcome = match (outcome, store.payload(packet.handle)) {
                     (Some(outcome), _) => outcome,
-                    (None, Some(payload)) => receiver.deliver(is_video, sets, packet, payload, out),
+                    (None, Some(payload)) => receiver.deliver(is_video, read, packet, payload, out),
                     (None, None) => continue,
                 };
                 match outcome {
@@ -376,7 +414,8 @@ impl Forwarder {
         let Forwarder { streams, slots, peers, counters, store, queues, red, .. } = self;
         let Waiting { route, slot, peer, packet } = waiting;
         let Some(stream) = streams.find_mut(packet.stream.index, packet.stream.generation) else { return };
-        let Stream { hops, sets, keyframe, .. } = stream;
+        let Stream { hops, sets, layering, keyframe, .. } = stream;
+        let read = Read { sets: sets.as_deref(), layering: layering.as_deref().filter(|of| of.is_known()) };
         let Some(hop) = hops.iter_mut().find(|hop| hop.route == *route) else { return };
         let (Some(slot), Some(transport)) = (slots.at_mut(*slot), peers.at_mut(*peer)) else { return };
         if slot.choice.live != Some(*route) {
@@ -387,7 +426,7 @@ impl Forwarder {
         red.clear();
         let mut receiver = Receiver { hop, slot, transport, now, abs_send_time, queues, red, is_video: true, sent };
         let outcome = match store.payload(packet.handle) {
-            Some(payload) => receiver.deliver_now(true, sets.as_deref(), packet, payload, out),
+            Some(payload) => receiver.deliver_now(true, read, packet, payload, out),
             None => Outcome::Refused,
         };
         if let Outcome::Held(reason) = outcome {
@@ -407,75 +446,12 @@ impl Receiver<'_> {
         self.slot.choice.waits_for(self.hop.route)
     }
 
-    /// A packet of the encoding that the receiver waits for. `None` if it has entered the stream, and this packet is the next that
-    /// it is to be sent: with the packet that begins a keyframe, or later with all of the keyframe that has come by then, if the
-    /// frame of the encoding before was not complete. Else what becomes of the packet.
-    #[cold]
-    fn enter(
-        &mut self,
-        packet: &PendingPacket,
-        (common, kept, format_of): (&Common, &Kept, &dyn Fn(Pt) -> Option<Format>),
-        sets: Option<&ParameterSets>,
-        store: &mut Store,
-        out: &mut Outbox,
-    ) -> Option<Outcome> {
-        let held_for = |reason| Some(Outcome::Held(reason));
-        let Receiver { hop, slot, transport, .. } = self;
-        if transport.outgoing().is_none() {
-            return held_for(Counter::HeldNotReady);
-        }
-        if hop.pts[packet.codec_index] == 0 {
-            return held_for(Counter::HeldCodec);
-        }
-        let Input { index, timestamp, .. } = packet.input;
-        let starts = match packet.start {
-            KeyframeStart::No => false,
-            KeyframeStart::Complete => true,
-            KeyframeStart::NeedsSets(version) => sets.is_some_and(|sets| sets.version() == version),
-        };
-        let choice = &mut slot.choice;
-        let held = match choice.held {
-            None if !starts => return held_for(Counter::HeldForKeyframe),
-            None => *choice.held.insert(Held { index, timestamp, start: packet.start, has_withheld: false }),
-            Some(held) if index < held.index => return held_for(Counter::HeldStale),
-            Some(held) => held,
-        };
-        // When the next frame begins, the rest of the one before does not come any more.
-        if choice.frame.is_some() && timestamp == held.timestamp {
-            return held_for(Counter::HeldForFrame);
-        }
-        let count = index - held.index;
-        if count > ENTERED_MAX || (count > 0 && store.find(common.source, kept, held.index).is_none()) {
-            choice.held = None; // Its beginning is not there any more.
-            return held_for(Counter::HeldForKeyframe);
-        }
-        if !out.has_room(count as usize + SETS_MAX + 1) {
-            return held_for(Counter::HeldForFrame);
-        }
-        choice.switch();
-        slot.rewriter.switch();
-        self.sent.switches += 1;
-        for index in held.index..index {
-            // What was lost on the way here may be repaired later.
-            let Some(handle) = store.find(common.source, kept, index) else { continue };
-            let Some([head, payload]) = store.packet(handle) else { continue };
-            let Some(packet) = RtpPacket::from_parts(head, payload, index) else { continue };
-            let Some(format) = format_of(packet.header.pt) else { continue };
-            let start = if index == held.index { held.start } else { KeyframeStart::No };
-            let packet = common.packet(format, &packet, start, handle);
-            if let Some(payload) = store.payload(handle) {
-                self.deliver(true, sets, &packet, payload, out);
-            }
-        }
-        None
-    }
-
     /// Sends a packet, or has it wait if it is of video and the receiver's path is not ready for it.
     #[inline]
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         is_video: bool,
-        sets: Option<&ParameterSets>,
+        read: Read<'_>,
         packet: &PendingPacket,
         payload: Payload<'_>,
         out: &mut Outbox,
@@ -484,7 +460,7 @@ impl Receiver<'_> {
         if is_video && self.transport.sending.as_mut().is_some_and(|sending| sending.must_wait(now)) {
             return self.wait(packet, payload.len());
         }
-        self.deliver_now(is_video, sets, packet, payload, out)
+        self.deliver_now(is_video, read, packet, payload, out)
     }
 
     /// Has a packet wait. What begins at a keyframe is complete from there on, so nothing waits for a keyframe that waits itself.
@@ -521,16 +497,16 @@ impl Receiver<'_> {
     fn deliver_now(
         &mut self,
         is_video: bool,
-        sets: Option<&ParameterSets>,
+        read: Read<'_>,
         packet: &PendingPacket,
         payload: Payload<'_>,
         out: &mut Outbox,
     ) -> Outcome {
         let len = payload.len() as u64;
-        let outcome = match sets.filter(|sets| self.needs(sets, packet)) {
-            None => self.send(is_video, packet, payload, out),
+        let outcome = match read.sets.filter(|sets| self.needs(sets, packet)) {
+            None => self.send(is_video, read.layering, packet, payload, out),
             Some(sets) => {
-                let (ahead, outcome) = self.send_behind_sets(sets, packet, payload, out);
+                let (ahead, outcome) = self.send_behind_sets(sets, read.layering, packet, payload, out);
                 self.sent.sets += ahead;
                 outcome
             }
@@ -544,7 +520,14 @@ impl Receiver<'_> {
 
     /// Sends a packet: gives it the numbers that it has for this receiver, and protects it into the outbox.
     #[inline]
-    fn send(&mut self, is_video: bool, packet: &PendingPacket, payload: Payload<'_>, out: &mut Outbox) -> Outcome {
+    fn send(
+        &mut self,
+        is_video: bool,
+        layering: Option<&Layering>,
+        packet: &PendingPacket,
+        payload: Payload<'_>,
+        out: &mut Outbox,
+    ) -> Outcome {
         let Receiver { hop, slot, transport, .. } = self;
         if transport.outgoing().is_none() {
             return Outcome::Held(Counter::HeldNotReady);
@@ -567,28 +550,32 @@ impl Receiver<'_> {
         if is_newest && !slot.choice.lets_pass(packet.input.timestamp) {
             return Outcome::Held(Counter::HeldForFrame);
         }
-        let Input { timestamp, pictures, .. } = packet.input;
-        let (temporal, is_keyframe) = (pictures.and_then(|p| p.temporal), packet.start != KeyframeStart::No);
-        if is_newest && slot.layers.leaves_out(timestamp, temporal, is_keyframe) && mapping.goes_on() {
-            slot.rewriter.leave_out_frame(&packet.input);
+        let is_keyframe = packet.start != KeyframeStart::No;
+        let described = packet.described_in(layering);
+        let left_out = if is_newest { packet.place(&mut slot.layers, layering, is_keyframe) } else { None };
+        if let Some(is_picture) = left_out.filter(|_| mapping.goes_on()) {
+            let is_picture = is_picture && packet.described.is_none_or(|described| !described.is_flexible);
+            slot.rewriter.leave_out_frame(&packet.input, is_picture);
             return Outcome::Held(Counter::HeldForLayer);
         }
-        self.send_mapped(&mapping, is_newest, packet, payload, out)
+        let ends = described.is_some_and(|(frame, structure)| slot.layers.ends_picture(frame, structure));
+        self.send_mapped(&mapping, (is_newest, packet.marker || ends, Role::Own), packet, payload, out)
     }
 
-    /// Sends a packet under these numbers; `is_newest` if none with a higher index has left.
+    /// Sends a packet under these numbers; `is_newest` if none with a higher index has left. Its marker, and its place among parameter sets.
     #[inline]
     fn send_mapped(
         &mut self,
         mapping: &Mapping,
-        is_newest: bool,
+        (is_newest, marker, role): (bool, bool, Role),
         packet: &PendingPacket,
         payload: Payload<'_>,
         out: &mut Outbox,
     ) -> Outcome {
         let Mapping { out_index: index, timestamp, .. } = *mapping;
-        let PendingPacket { marker, ref carried, is_evened, codec_index, .. } = *packet;
-        let numbers = Numbers { index, timestamp, marker, carried, is_evened };
+        let PendingPacket { ref carried, is_evened, codec_index, .. } = *packet;
+        let descriptor = packet.descriptor(mapping, role);
+        let numbers = Numbers { index, timestamp, marker, carried, descriptor, is_evened };
         let outcome = self.protect(numbers, codec_index, payload.renumbered(mapping.renumber), out);
         if matches!(outcome, Outcome::Written) {
             self.slot.rewriter.sent(mapping, is_newest, self.now);
@@ -605,7 +592,7 @@ impl Receiver<'_> {
     #[inline]
     fn protect(&mut self, numbers: Numbers<'_>, codec_index: usize, payload: Payload<'_>, out: &mut Outbox) -> Outcome {
         let Receiver { hop, slot, transport, red, .. } = self;
-        let Numbers { index, timestamp, marker, carried, is_evened } = numbers;
+        let Numbers { index, timestamp, marker, carried, descriptor, is_evened } = numbers;
         let transport_cc_seq = transport.transport_cc_seq();
         let Some((to, crypto)) = transport.outgoing() else { return Outcome::Held(Counter::HeldNotReady) };
         let header = Outgoing {
@@ -619,6 +606,7 @@ impl Receiver<'_> {
             transport_cc_seq,
             abs_send_time: self.abs_send_time,
             carried,
+            descriptor,
             is_evened,
         };
         let (prefix, earlier) = red.take(hop.pts[codec_index]);
@@ -665,6 +653,7 @@ impl Receiver<'_> {
     fn send_behind_sets(
         &mut self,
         sets: &ParameterSets,
+        layering: Option<&Layering>,
         packet: &PendingPacket,
         payload: Payload<'_>,
         out: &mut Outbox,
@@ -674,14 +663,19 @@ impl Receiver<'_> {
             return (0, Outcome::Refused);
         }
         let ahead = Ahead { count: count as u8, version: sets.version() };
+        packet.place(&mut self.slot.layers, layering, true);
         let mapping = self.slot.rewriter.map_behind(ahead, &packet.input, self.slot.sender.next(), self.now);
         let first = mapping.out_index - count as u64;
         let carried = &Carried::default();
         for (index, set) in (first..).zip(sets.iter()) {
-            let numbers = Numbers { index, timestamp: mapping.timestamp, marker: false, carried, is_evened: false };
-            self.protect(numbers, packet.codec_index, Payload::bare(set), out);
+            let timestamp = mapping.timestamp;
+            let role = if index == first { Role::First } else { Role::Between };
+            let descriptor = packet.descriptor(&mapping, role);
+            let numbers = Numbers { index, timestamp, marker: false, carried, descriptor, is_evened: false };
+            self.protect(numbers, packet.codec_index, Payload::bare(set).ahead_of(payload.head()), out);
         }
         self.hop.lacks_sets = false;
-        (count as u64, self.send_mapped(&mapping, true, packet, payload, out))
+        let role = if count > 0 { Role::Behind } else { Role::Own };
+        (count as u64, self.send_mapped(&mapping, (true, packet.marker, role), packet, payload, out))
     }
 }

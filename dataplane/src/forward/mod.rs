@@ -8,9 +8,11 @@
 mod consent;
 mod describe;
 mod edit;
+mod enter;
 mod fanout;
 mod flush;
 mod keyframe;
+mod layered;
 mod pace;
 mod receive;
 mod redundancy;

@@ -12,7 +12,11 @@ use crate::layer::{self, LOWER};
 use crate::outbox::Outbox;
 use crate::path::Path;
 use crate::sending::WIRE;
+use crate::stream::Stream;
 use crate::twcc::TransportCc;
+
+/// See [`Forwarder::spatial_layers`].
+type Spatial = (u8, [u32; TRACK_ENCODINGS_MAX], [u32; TRACK_ENCODINGS_MAX], [u32; LOWER]);
 
 /// Packets of a slot that its probes send again.
 const PROBE_REPEATED: u16 = 8;
@@ -66,11 +70,9 @@ impl Forwarder {
             }
         }
         for video in videos {
-            if let Some(slot) = self.slots.at_mut(video.slot) {
-                slot.layers.want = video.layers.unwrap_or(layer::ALL);
-            }
+            self.want_layers(now, video, out);
             if video.before != Some(video.now) {
-                if video.is_urgent && video.now.is_some() {
+                if video.is_urgent && video.now.is_some() && !video.is_spatial {
                     self.leave_encoding(now, video.slot, out);
                 }
                 self.want_encoding(now, video.slot, video.now, out);
@@ -83,13 +85,32 @@ impl Forwarder {
         self.pace(now, peer, out);
     }
 
+    /// Has a slot take no better layers than these.
+    fn want_layers(&mut self, now: Micros, video: &Video, out: &mut Outbox) {
+        let Some(slot) = self.slots.at_mut(video.slot) else { return };
+        slot.layers.want = video.layers.unwrap_or(layer::ALL);
+        // What is paused goes on from a keyframe, with what it is given then.
+        let spatial = if video.is_spatial { video.now.unwrap_or(slot.layers.want_spatial) } else { layer::ALL };
+        if std::mem::replace(&mut slot.layers.want_spatial, spatial) == spatial {
+            return;
+        }
+        let (layers, peer) = (slot.layers, slot.open.peer.index);
+        let stream = slot.choice.live.and_then(|route| self.routes.at(route)).map(|route| route.open.stream);
+        let of_stream = stream.and_then(|stream| self.streams.at(stream.index));
+        let awaits = of_stream.and_then(Stream::known_layering).is_some_and(|of| layers.awaits_keyframe(of));
+        if let Some(stream) = stream.filter(|_| awaits) {
+            self.keyframe_awaited(now, peer, stream, out);
+        }
+    }
+
     /// The video in one of a peer's slots, if there is one.
     fn video_of(&self, now: Micros, peer: u32, at: usize) -> Option<Video> {
         let (_, index) = *self.peers.at(peer)?.slots.get(at)?;
         let slot = self.slots.at(index)?;
         let (mut bps, mut lines) = ([0; TRACK_ENCODINGS_MAX], [0; TRACK_ENCODINGS_MAX]);
         let (mut encodings, mut layers_bps) = (0, [0; LOWER]);
-        for (rank, stream, _) in self.encodings_of(index) {
+        let mut lowest = None;
+        for (rank, stream, is_flowing) in self.encodings_of(index) {
             let stream = self.streams.at(stream)?;
             if !stream.open.codec.is_video() {
                 return None;
@@ -99,16 +120,42 @@ impl Forwarder {
             bps[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
             lines[usize::from(rank)] = stream.encoding.as_ref().map_or(0, |encoding| encoding.size.lines());
             encodings = rank + 1;
-            if rank == 0 {
-                layers_bps = [0, 1].map(|layer| stream.parts.bps(layer, bps[0]));
+            if lowest.is_none() && (is_flowing || stream.encoding.is_none()) {
+                lowest = Some(usize::from(rank));
+                layers_bps = [0, 1].map(|layer| stream.parts.bps(layer, bps[usize::from(rank)]));
             }
+        }
+        // Who is given a lower encoding than there is takes the lowest that there is.
+        let (below, flowing) = bps.split_at_mut(lowest.unwrap_or(0));
+        below.fill(flowing[0]);
+        let mut is_spatial = false;
+        if let (1, Some(spatial)) = (encodings, self.spatial_layers(now, index)) {
+            is_spatial = true;
+            (encodings, bps, lines, layers_bps) = spatial;
         }
         let rank_max = rank_for(&lines[..encodings.into()], slot.lines())?;
         let (is_hidden, before) = (slot.is_hidden(), slot.allocated);
         let weight = slot.weight();
         let layers_before = Some(slot.layers.want).filter(|want| *want != layer::ALL);
         let common = Video { layers_bps, layers_before, ..Video::default() };
-        Some(Video { slot: index, weight, bps, encodings, rank_max, is_hidden, before, ..common })
+        Some(Video { slot: index, weight, bps, encodings, is_spatial, rank_max, is_hidden, before, ..common })
+    }
+
+    /// Of a track in one encoding with spatial layers: how many are sent now, what each costs with what it needs of those below, the lines of its
+    /// pictures, and what the lower temporal layers of the lowest one cost.
+    fn spatial_layers(&self, now: Micros, slot: u32) -> Option<Spatial> {
+        let (_, stream, _) = self.encodings_of(slot).next()?;
+        let stream = self.streams.at(stream)?;
+        let structure = stream.known_layering()?;
+        let count = (structure.spatial_max() + 1).min(TRACK_ENCODINGS_MAX as u8);
+        let all = (f64::from(stream.bps(now)) * WIRE) as u32;
+        let (mut bps, mut lines) = ([0; TRACK_ENCODINGS_MAX], [0; TRACK_ENCODINGS_MAX]);
+        for layer in 0..count {
+            let (width, height) = structure.size(layer);
+            lines[usize::from(layer)] = width.min(height);
+            bps[usize::from(layer)] = stream.parts.spatial_bps(layer.into(), all);
+        }
+        (count > 1).then_some((count, bps, lines, [0, 1].map(|layer| stream.parts.bps(layer, all))))
     }
 
     /// To a receiver of whose path nothing is estimated: of each video that it has said how it shows the encoding that is enough.
@@ -116,6 +163,7 @@ impl Forwarder {
         for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
             let Some(video) = self.video_of(now, peer, at) else { continue };
             if self.slots.at(video.slot).is_some_and(|slot| slot.shown().is_some()) {
+                self.want_layers(now, &Video { now: video.best(), ..video }, out);
                 self.want_encoding(now, video.slot, video.best(), out);
             }
         }

@@ -346,9 +346,12 @@ impl Forwarder {
         let Forwarder { streams, peers, .. } = self;
         let Some(stream) = streams.at_mut(index) else { return };
         let Some(ids) = extension_ids(stream, peers) else { return };
-        let arrived = Arrived::note(stream, format, &packet, at);
+        let arrived = Arrived::note(stream, format, &packet, &ids, at);
         if arrived.is_resized {
             self.encoding_changed(now, index, out);
+        }
+        if arrived.is_undescribed {
+            self.count(Counter::DescriptorsMalformed, 1);
         }
         let Forwarder { streams, store, counters, pending, .. } = self;
         let Some(stream) = streams.at_mut(index).filter(|stream| stream.is_received()) else { return };
@@ -393,6 +396,7 @@ fn relay(
 /// A stream goes on in another of its codecs: each receiver begins anew at the next keyframe, and its numbers go on.
 fn change_codec(stream: &mut Stream, format: Format, slots: &mut Table<Slot>) {
     stream.format = format;
+    stream.forget_layers();
     stream.hops.iter_mut().for_each(|hop| hop.awaits_keyframe = true);
     interrupt(stream, slots);
 }

@@ -7,8 +7,9 @@ use proto::plane::{Codec, Counter};
 
 use super::{Forwarder, extension_ids};
 use crate::config::{Micros, SECOND};
+use crate::left_out::FrameKey;
 use crate::outbox::{Outbox, Pushed};
-use crate::packet::{Carried, Outgoing, RtpPacket};
+use crate::packet::{Carried, Descriptor, Outgoing, Role, RtpPacket};
 use crate::picture::{PictureNumbers, Renumber};
 use crate::relay::Message;
 use crate::rewrite::Origin;
@@ -149,14 +150,16 @@ impl Forwarder {
         let handle = store.find(source, &stream.kept, origin.index)?;
         let [head, payload] = store.packet(handle)?;
         let packet = RtpPacket::from_parts(head, payload, origin.index)?;
-        if slot.rewriter.has_left_out(packet.header.timestamp) {
-            return None;
-        }
         // A packet that came as RTX was kept as it came.
         let pt = packet.header.pt;
         let format = stream.format_of_either(pt)?;
         let rtx_pt = route.rtx_pt(format);
         let ids = extension_ids(stream, peers)?;
+        let described = stream.described(format, &packet, &ids);
+        let spatial = described.map_or(0, |(described, _)| described.frame.spatial);
+        if slot.rewriter.has_left_out(FrameKey::new(packet.header.timestamp, spatial)) {
+            return None;
+        }
         if Route::is_repaired_as_is(&route.open) {
             let transport = peers.at_mut(peer)?;
             if !transport.may_repair(now) || !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now)
@@ -199,18 +202,33 @@ impl Forwarder {
         let pictures = PictureNumbers::of(format.codec, packet.payload);
         let renumber = pictures.map(|pictures| Renumber { pictures, shift: origin.pictures });
         let timestamp = packet.header.timestamp.wrapping_add(origin.timestamp_offset);
-        let names = (seq, timestamp, packet.header.marker, rtx_pt);
+        let ends =
+            described.is_some_and(|(described, structure)| slot.layers.ends_picture(&described.frame, structure));
+        let names = (seq, timestamp, packet.header.marker || ends, rtx_pt);
         let carried = packet.carried(&ids);
+        let role = if origin.is_behind_sets { Role::Behind } else { Role::Own };
+        let descriptor = described.and_then(|(described, _)| described.sent(origin.frames, role));
         let payload = store.payload(handle)?.renumbered(renumber);
-        slot.send_rtx(now, names, &carried, transport, payload, out)
+        slot.send_rtx(now, names, (&carried, descriptor), transport, payload, out)
     }
 
     /// A receiver lacks a parameter set that was sent ahead of a keyframe. If the stream has others by now the repair would not
     /// be what was sent; the receiver asks for a keyframe then, and gets those.
     fn repair_set(&mut self, now: Micros, peer: u32, slot: u32, origin: &Origin, out: &mut Outbox) -> Option<Counter> {
-        let Forwarder { slots, streams, peers, routes, .. } = self;
+        let Forwarder { slots, streams, peers, routes, store, .. } = self;
         let (place, version, timestamp) = origin.set?;
         let stream = streams.find(origin.source.stream.index, origin.source.stream.generation)?;
+        // What it was sent ahead of has the frame's dependency descriptor.
+        let (mut descriptor, mut head_of) = (None, &[][..]);
+        if stream.known_layering().is_some() {
+            let [head, payload] = store.packet(store.find(origin.source, &stream.kept, origin.first_index)?)?;
+            let behind = RtpPacket::from_parts(head, payload, origin.first_index)?;
+            let h264 = Format { index: 0, codec: Codec::H264 };
+            let described = stream.described(h264, &behind, &extension_ids(stream, peers)?);
+            let role = if place == 0 { Role::First } else { Role::Between };
+            descriptor = described.and_then(|(described, _)| described.sent(origin.frames, role));
+            head_of = head;
+        }
         let sets = stream.sets.as_ref().filter(|sets| sets.version() == version)?;
         let set = sets.iter().nth(place.into())?;
         let slot = slots.at_mut(slot)?;
@@ -226,7 +244,8 @@ impl Forwarder {
             return Some(Counter::NackThrottled);
         }
         let names = (seq, timestamp, false, rtx_pt);
-        slot.send_rtx(now, names, &Carried::default(), transport, Payload::bare(set), out)
+        let payload = Payload::bare(set).ahead_of(head_of);
+        slot.send_rtx(now, names, (&Carried::default(), descriptor), transport, payload, out)
     }
 }
 
@@ -255,6 +274,7 @@ impl Slot {
             transport_cc_seq,
             abs_send_time,
             carried,
+            descriptor: None,
             is_evened: false,
         };
         let sender = &mut self.sender;
@@ -270,7 +290,7 @@ impl Slot {
         &mut self,
         now: Micros,
         (seq, timestamp, marker, rtx_pt): (u16, u32, bool, Pt),
-        carried: &Carried,
+        (carried, descriptor): (&Carried, Option<Descriptor>),
         transport: &mut Transport,
         payload: Payload<'_>,
         out: &mut Outbox,
@@ -290,6 +310,7 @@ impl Slot {
             transport_cc_seq,
             abs_send_time: rtp::abs_send_time(now),
             carried,
+            descriptor,
             // Repairs come one at a time.
             is_evened: false,
         };
@@ -330,6 +351,7 @@ impl Slot {
             transport_cc_seq,
             abs_send_time: rtp::abs_send_time(now),
             carried: &Carried::default(),
+            descriptor: None,
             is_evened: false,
         };
         let pushed = out.push_rtp(to, crypto, sender, index, |frame| {

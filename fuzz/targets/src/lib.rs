@@ -15,7 +15,7 @@ mod wire;
 mod world;
 
 pub use engine::{adopted, journal, journal_entries, sdp_offers};
-pub use media::{red, rtcp, rtp};
+pub use media::{descriptors, red, rtcp, rtp};
 pub use socket::websocket;
 pub use token::tokens;
 pub use wire::{records, stun};
@@ -27,12 +27,13 @@ pub const SEPARATOR: u8 = 0x1e;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("websocket", websocket),
     ("sdp_offers", sdp_offers),
     ("rtcp", rtcp),
     ("rtp", rtp),
     ("red", red),
+    ("descriptors", descriptors),
     ("stun", stun),
     ("journal", journal),
     ("records", records),

@@ -1,6 +1,7 @@
 //! RTP and RTCP as they are after SRTP has been removed.
 
 use dataplane::codec::starts_keyframe;
+use dataplane::dependency::{SPATIAL_MAX, Structure, TARGETS_MAX, TEMPORAL_MAX};
 use dataplane::picture::{Last, PictureNumbers, Shift};
 use dataplane::red::{BLOCKS_MAX, Red, Writer};
 use dataplane::rtcp::{CompoundWriter, Packet, REPORT_BLOCKS_MAX, ReportBlock, packets};
@@ -59,6 +60,36 @@ pub fn red(data: &[u8]) {
     let again = Red::parse(&bytes).expect("what is written is read");
     assert_eq!((again.pt, again.payload), (red.pt, red.payload));
     assert!(again.earlier().map(|(_, block)| block).eq(added));
+}
+
+/// Dependency descriptors of one stream, each behind its length (a byte). What cannot be read changes nothing; a frame is of layers that there can
+/// be, and the same frame whether or not the structure that came with it was known, and whatever its number.
+pub fn descriptors(mut data: &[u8]) {
+    let mut structure = Structure::default();
+    for _ in 0..64 {
+        let Some((&len, rest)) = data.split_first() else { return };
+        let (bytes, after) = rest.split_at(rest.len().min(len.into()));
+        data = after;
+        let before = structure;
+        let Ok(frame) = structure.read(bytes, true) else {
+            assert_eq!(structure, before, "nothing of it is taken");
+            continue;
+        };
+        assert!(usize::from(frame.spatial) < SPATIAL_MAX && usize::from(frame.temporal) < TEMPORAL_MAX);
+        assert!(structure.is_known() && (1..=TARGETS_MAX).contains(&structure.targets().into()));
+        assert_eq!(structure.frame(bytes), Ok(frame));
+        let mut late = before;
+        assert_eq!(late.read(bytes, false).is_ok(), before == late, "a late one changes nothing");
+        let mut renumbered = bytes.to_vec();
+        renumbered[1..3].copy_from_slice(&frame.number.wrapping_add(1).to_be_bytes());
+        let again = structure.frame(&renumbered).expect("its number alone has changed");
+        assert_eq!(dataplane::dependency::Frame { number: frame.number, ..again }, frame);
+        for (spatial, temporal) in [(0, 0), (frame.spatial, frame.temporal), (7, 7)] {
+            let target = structure.target(spatial, temporal);
+            assert!(target < structure.targets() && structure.is_within(target, target));
+            assert!(structure.layers(target).0 <= structure.spatial_max());
+        }
+    }
 }
 
 fn header_again(header: &Header, bytes: &[u8]) {

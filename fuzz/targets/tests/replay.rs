@@ -57,6 +57,11 @@ fn red_is_read_and_written_alike() {
 }
 
 #[test]
+fn descriptors_are_read_or_change_nothing() {
+    replay("descriptors");
+}
+
+#[test]
 fn stun_is_read_and_written_alike() {
     replay("stun");
 }

@@ -121,8 +121,10 @@ counters! {
     HeldForFrame => "held_for_frame",
     /// Copies of video not sent because the receiver's path is too slow for them: they would have waited for too long.
     HeldForPace => "held_for_pace",
-    /// Copies of video not sent because they are of a temporal layer that the receiver's path does not carry.
+    /// Copies of video not sent because they are of a temporal or spatial layer that the receiver's path does not carry, or that it does not show.
     HeldForLayer => "held_for_layer",
+    /// Dependency descriptors received that are cut short, or of a template that their stream does not have.
+    DescriptorsMalformed => "descriptors_malformed",
     /// Copies of video that waited until the receiver's path was ready for them.
     Paced => "paced",
     /// Copies not sent because the receiver has not negotiated the codec that the stream is in.

@@ -22,11 +22,13 @@ pub enum Extension {
     AbsCaptureTime = 7,
     /// `urn:3gpp:video-orientation` (3GPP TS 26.114 §7.4.5).
     VideoOrientation = 8,
+    /// `https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension` (AV1 RTP payload format, Annex A).
+    DependencyDescriptor = 9,
 }
 
 impl Extension {
     /// All of them, in index order.
-    pub const ALL: [Extension; 9] = [
+    pub const ALL: [Extension; 10] = [
         Extension::Mid,
         Extension::Rid,
         Extension::RepairedRid,
@@ -36,6 +38,7 @@ impl Extension {
         Extension::PlayoutDelay,
         Extension::AbsCaptureTime,
         Extension::VideoOrientation,
+        Extension::DependencyDescriptor,
     ];
 
     /// The URI that names it in SDP (`a=extmap`, RFC 8285 §5).
@@ -50,6 +53,9 @@ impl Extension {
             Extension::PlayoutDelay => "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
             Extension::AbsCaptureTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
             Extension::VideoOrientation => "urn:3gpp:video-orientation",
+            Extension::DependencyDescriptor => {
+                "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension"
+            }
         }
     }
 }
