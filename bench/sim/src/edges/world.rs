@@ -182,7 +182,7 @@ impl World {
             }
             match event.fault {
                 Fault::Dead => truth.is_dead = true,
-                Fault::Flap(each) => truth.is_dead |= (now - event.from) / each % 2 == 0,
+                Fault::Flap(each) => truth.is_dead |= ((now - event.from) / each).is_multiple_of(2),
                 Fault::Loss(ppm) => truth = truth.and(Truth { rtt_us: 0, jitter_us: 0, loss_ppm: ppm, is_dead: false }),
                 Fault::Delay(us) => {
                     truth.rtt_us += us;
