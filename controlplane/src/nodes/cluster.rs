@@ -1,7 +1,7 @@
 //! The connection to the cluster's engine, NATS with JetStream, and the bucket that nodes meet in. The only code that names
 //! `async-nats`.
 //!
-//! A connection that breaks is made again by the library, with pauses that double up to four seconds and are spread by chance. A request that is not
+//! A connection that breaks is made again by the library, with pauses that double up to two seconds and are spread by chance. A request that is not
 //! answered within [`ANSWER_TIMEOUT`] has failed; whether it was carried out is not known then.
 
 use std::io;
@@ -40,7 +40,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pauses before it is connected again: first and longest, each spread by chance over its second half.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(4);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Events of the connection that may wait.
 const EVENTS_MAX: usize = 64;
@@ -502,8 +502,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_four_seconds_and_are_spread() {
-        for (attempts, longest) in [(0, 100), (1, 100), (2, 200), (5, 1600), (7, 4000), (usize::MAX, 4000)] {
+    fn pauses_double_up_to_two_seconds_and_are_spread() {
+        for (attempts, longest) in [(0, 100), (1, 100), (2, 200), (5, 1600), (7, 2000), (usize::MAX, 2000)] {
             let all: Vec<Duration> = (0..200).map(|_| pause(attempts)).collect();
             let longest = Duration::from_millis(longest);
             assert!(all.iter().all(|&pause| longest / 2 <= pause && pause <= longest), "{attempts}: {all:?}");
