@@ -341,7 +341,7 @@ impl Driver {
             ServerSignal::Error { code, message, .. } => report.errors.push((code, message)),
             ServerSignal::Bye { reason, rejoin } => report.bye = Some((reason, rejoin)),
             // `Moved`: whom it has left, `Peers` replaces.
-            ServerSignal::Encodings { paused } => report.paused = paused,
+            ServerSignal::Encodings { paused, .. } => report.paused = paused,
             ServerSignal::Moved { .. } | ServerSignal::Pong {} => (),
         }
     }

@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proto::id::{PeerId, StreamId};
-use proto::signal::{LeaveReason, PausedEncodings, PeerQuality, PeerState, Quality, ServerSignal, Source, VideoCodec};
+use proto::signal::{
+    LeaveReason, PausedEncodings, PeerQuality, PeerState, Quality, RatedEncoding, ServerSignal, Source, VideoCodec,
+};
 
 use crate::member::{Member, Track};
 use crate::policy::{Shares, TRACKS_CEILING};
@@ -34,7 +36,7 @@ pub(crate) struct View {
     limits: Option<Shares>,
     /// In which codec it sends video.
     video: Option<VideoCodec>,
-    /// Which of its encodings are paused. Nothing told is all sent.
+    /// Which of its encodings are paused, and the rates of others. Nothing told is all sent, as its client sees fit.
     encodings: Option<Fingerprint>,
     /// Whether it sends its audio with redundancy.
     is_redundant: Option<bool>,
@@ -47,6 +49,16 @@ fn fingerprint(of: impl Hash) -> Fingerprint {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
+}
+
+/// What a client is told of the encodings of its tracks: those that nobody receives, and those that may have more than it would give
+/// them.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub(crate) struct EncodingsWanted {
+    /// By track.
+    pub(crate) paused: Vec<PausedEncodings>,
+    /// … and of all tracks.
+    pub(crate) rates: Vec<RatedEncoding>,
 }
 
 /// What a client should know of itself and its room.
@@ -68,8 +80,8 @@ pub(crate) struct Desired<'a> {
     pub(crate) limits: Shares,
     /// In which codec the room has video.
     pub(crate) video: VideoCodec,
-    /// Which encodings of its tracks nobody wants, if a track comes in several.
-    pub(crate) paused: Option<&'a [PausedEncodings]>,
+    /// What it is told of its encodings, if a track comes in several.
+    pub(crate) encodings: Option<&'a EncodingsWanted>,
     /// Whether it is to send its audio with redundancy, if it can.
     pub(crate) redundant: Option<bool>,
 }
@@ -79,7 +91,7 @@ impl View {
     /// video is in the first codec of the answer.
     pub(crate) fn answered(room: &str, video: Option<VideoCodec>) -> View {
         // All encodings are to be sent as long as nothing else is told.
-        let encodings = Some(fingerprint([].as_slice() as &[PausedEncodings]));
+        let encodings = Some(fingerprint(EncodingsWanted::default()));
         let (room, state) = (Some(fingerprint(room)), Some(PeerState::New));
         View { room, state, video, encodings, is_redundant: Some(false), ..View::default() }
     }
@@ -120,7 +132,7 @@ impl View {
             tell(ServerSignal::Codec { video });
         }
         self.video = video;
-        if let Some(signal) = self.update_encodings(desired.paused) {
+        if let Some(signal) = self.update_encodings(desired.encodings) {
             tell(signal);
         }
         if let Some(signal) = desired.redundant.and_then(|is_redundant| self.update_redundancy(is_redundant)) {
@@ -134,15 +146,16 @@ impl View {
         (was != Some(is_redundant)).then_some(ServerSignal::Redundancy { audio: is_redundant })
     }
 
-    /// Which of its encodings are paused, if that is news.
-    pub(crate) fn update_encodings(&mut self, paused: Option<&[PausedEncodings]>) -> Option<ServerSignal> {
-        let paused = paused?;
-        let now = Some(fingerprint(paused));
+    /// What it is told of its encodings, if that is news.
+    pub(crate) fn update_encodings(&mut self, wanted: Option<&EncodingsWanted>) -> Option<ServerSignal> {
+        let wanted = wanted?;
+        let now = Some(fingerprint(wanted));
+        let EncodingsWanted { paused, rates } = wanted;
         (std::mem::replace(&mut self.encodings, now) != now)
-            .then(|| ServerSignal::Encodings { paused: paused.to_vec() })
+            .then(|| ServerSignal::Encodings { paused: paused.clone(), rates: rates.clone() })
     }
 
-    /// A subsequent offer was answered: which encodings are paused is told anew.
+    /// A subsequent offer was answered: what is said of its encodings is told anew.
     pub(crate) fn renegotiated(&mut self) {
         self.encodings = None;
     }

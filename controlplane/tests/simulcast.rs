@@ -4,7 +4,7 @@
 mod world;
 
 use controlplane::engine::Settings;
-use proto::plane::{EncodingIdle, EncodingWanted, Extension, StreamEncoding};
+use proto::plane::{EncodingIdle, EncodingRate, EncodingWanted, Extension, StreamEncoding};
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal, Source, TrackDescription};
 
 use world::{Client, World, carried, error_of, grant};
@@ -239,7 +239,7 @@ fn a_track_is_silent_when_all_its_encodings_are() {
 /// What a client was told of its encodings, the RIDs of each time.
 fn paused(signals: &[ServerSignal]) -> Vec<Vec<String>> {
     let told = signals.iter().filter_map(|signal| match signal {
-        ServerSignal::Encodings { paused } => {
+        ServerSignal::Encodings { paused, .. } => {
             assert!(paused.iter().all(|of_track| of_track.mid == "1" && !of_track.rids.is_empty()), "{paused:?}");
             Some(paused.iter().flat_map(|of_track| of_track.rids.clone()).collect())
         }
@@ -283,5 +283,62 @@ fn encodings_that_nobody_wants_are_told_to_their_publisher_and_again_after_it_ha
     ada.socket = world.open("blue", grant("Ada"));
     world.say(ada.socket, ClientSignal::Resume { session: ada.session.clone() });
     assert_eq!(paused(&world.drain(ada.socket)), [[""; 0]], "who resumes is told that all are to be sent");
+    assert!(world.worker().refused.is_empty());
+}
+
+/// The rates that a client was told, each time.
+fn rates(signals: &[ServerSignal]) -> Vec<Vec<(String, u32)>> {
+    let told = signals.iter().filter_map(|signal| match signal {
+        ServerSignal::Encodings { rates, .. } => {
+            assert!(rates.iter().all(|of| of.mid == "1"), "{rates:?}");
+            Some(rates.iter().map(|of| (of.rid.clone(), of.bps)).collect())
+        }
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn rates_are_told_to_their_publisher_and_again_after_it_has_resumed() {
+    let mut world = World::new();
+    let mut ada = join(&mut world, SIMULCAST);
+    let bob = world.join("blue", "Bob");
+    let own = encodings(&world, &ada);
+    let rate = |n: usize, bps| EncodingRate { stream: own[n].stream, bps }.into();
+    world.drain(ada.socket);
+    world.silence(0, rate(0, 160_000));
+    let signals = world.drain(ada.socket);
+    assert_eq!(rates(&signals), [[("q".to_owned(), 160_000)]]);
+    let written = serde_json::to_value(&signals[0]).unwrap();
+    let expected = serde_json::json!({
+        "type": "encodings", "paused": [], "rates": [{ "mid": "1", "rid": "q", "bps": 160_000 }]
+    });
+    assert_eq!(written, expected);
+    world.silence(0, rate(0, 160_000));
+    assert!(rates(&world.drain(ada.socket)).is_empty(), "it knows");
+    world.silence(0, rate(0, 120_000));
+    world.silence(0, EncodingIdle { stream: own[2].stream }.into());
+    let signals = world.drain(ada.socket);
+    assert_eq!(rates(&signals).last(), Some(&vec![("q".to_owned(), 120_000)]), "beside what is paused");
+    assert_eq!(paused(&signals).last(), Some(&vec!["f".to_owned()]));
+    assert!(rates(&world.drain(bob.socket)).is_empty(), "it is nobody else's business");
+
+    // After a further answer, on a new socket, and by a successor of the controlplane.
+    let sdp = world::with_fingerprint(SIMULCAST, &ada.identity);
+    world.say(ada.socket, ClientSignal::Offer { sdp, tracks: tracks() });
+    assert_eq!(rates(&world.drain(ada.socket)), [[("q".to_owned(), 120_000)]]);
+    for restarts in [false, true] {
+        if restarts {
+            world.restart_controlplane();
+        }
+        ada.socket = world.open("blue", grant("Ada"));
+        world.say(ada.socket, ClientSignal::Resume { session: ada.session.clone() });
+        assert_eq!(rates(&world.drain(ada.socket)), [[("q".to_owned(), 120_000)]], "restarted: {restarts}");
+    }
+    world.silence(0, rate(0, 0));
+    let signals = world.drain(ada.socket);
+    assert_eq!(rates(&signals), [[]], "its own rate again");
+    let written = serde_json::to_value(&signals[0]).unwrap();
+    assert!(written.get("rates").is_none(), "as clients that do not know rates were told before: {written}");
     assert!(world.worker().refused.is_empty());
 }

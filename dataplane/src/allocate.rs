@@ -6,13 +6,16 @@
 //! is raised first. What does not fit even in its lowest encoding is paused, the lightest first. None gets a larger encoding than
 //! it is shown, and what is hidden gets nothing.
 //!
-//! An encoding costs what it was measured to send. Rates move all the time, and a receiver that goes up and down with them sees
+//! What is left over when no other encoding fits is room for those that are given to be sent at a higher rate ([`crate::headroom`]).
+//!
+//! An encoding costs what it was measured to send, or what its publisher would give it of its own, if it was told to send more. Rates move all the time, and a receiver that goes up and down with them sees
 //! a keyframe each time: so what is taken may exceed the budget a little, what would be new must leave some of it free,
 //! and nothing is raised soon after something was lowered.
 
 use proto::plane::{SHOWN_LINES_ANY, TRACK_ENCODINGS_MAX, weight};
 
 use crate::config::{MILLISECOND, Micros, PEER_SLOTS_MAX, SECOND};
+use crate::headroom::{Headroom, Share, divide};
 use crate::layer::LOWER;
 
 /// What is taken already stays until all together exceed the budget by this fraction: measured rates move by as much.
@@ -28,6 +31,11 @@ const RAISE: f64 = 0.92;
 const URGENT: f64 = 1.5;
 /// Nothing is raised for this long after something was lowered. (mediasoup waits 10 s; a probe has found more by then.)
 const RAISE_AFTER: Micros = 3 * SECOND;
+/// What was lowered again this soon after it had been raised was tried in vain: the next time is after twice as long, up to the longest, or
+/// when there is so much more to give.
+const IN_VAIN: Micros = 5 * SECOND;
+const RAISE_AFTER_MAX: Micros = 12 * SECOND;
+const MORE: f64 = 1.1;
 /// What is raised together may cost this fraction of the budget, or is one video, and the next may be after the time: each begins with a keyframe,
 /// which is several times as long as another frame, and together they would stand in the path's queue.
 const RAISE_SHARE: f64 = 0.25;
@@ -48,6 +56,8 @@ const ENOUGH: f64 = 0.9;
 /// more than it has to, and is back in part by then.
 const GIVE_WAY: Micros = 2 * SECOND;
 
+/// Videos may fill this fraction of the budget.
+const FILL: f64 = 0.95;
 /// A video that a receiver may get.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Video {
@@ -57,6 +67,8 @@ pub(crate) struct Video {
     pub(crate) weight: u8,
     /// Rates of its encodings, bit/s, the worst first; 0 where it is not known.
     pub(crate) bps: [u32; TRACK_ENCODINGS_MAX],
+    /// What they send now, which is more than that if their publisher was told to send more.
+    pub(crate) measured: [u32; TRACK_ENCODINGS_MAX],
     /// Rates of the lower temporal layers of the worst one that is sent, bit/s: the base alone, and with the next one; 0 if there is none above.
     pub(crate) layers_bps: [u32; LOWER],
     /// The highest temporal layer that it was allowed last; `None`: all.
@@ -77,6 +89,8 @@ pub(crate) struct Video {
     pub(crate) now: Option<u8>,
     /// What it had is too much by far: it ends at once, and not at the next keyframe of what it gets.
     pub(crate) is_urgent: bool,
+    /// What there is room for of the encoding that it is given, bit/s on the path.
+    pub(crate) room: Headroom,
 }
 
 impl Video {
@@ -125,6 +139,24 @@ impl Video {
         level_of(self.now?, self.layers)
     }
 
+    /// What it sends in the encoding that it is given, bit/s.
+    fn sends(&self) -> f64 {
+        self.now.map_or(0.0, |rank| match self.measured[usize::from(rank)] {
+            0 => self.cost(rank),
+            measured => f64::from(measured),
+        })
+    }
+
+    /// What the encoding that it is given costs of its own, bit/s.
+    fn own(&self) -> f64 {
+        self.now.map_or(0.0, |rank| self.cost(rank))
+    }
+
+    /// Whether it is given another encoding than the best one, whole: that may be sent at a higher rate.
+    fn may_grow(&self) -> bool {
+        self.layers.is_none() && !self.is_spatial && self.now.is_some_and(|rank| rank + 1 < self.encodings)
+    }
+
     fn set_level(&mut self, level: usize) {
         self.now = Some(level.saturating_sub(LOWER) as u8);
         self.layers = (level < LOWER).then_some(level as u8);
@@ -157,6 +189,11 @@ pub(crate) struct Budget {
 pub(crate) struct Allocator {
     lowered_at: Option<Micros>,
     raised_at: Option<Micros>,
+    /// When something better than a lowest encoding was last given, what there was to give, and how long after it was lowered again the next
+    /// time is.
+    tried_at: Option<Micros>,
+    tried_with: f64,
+    retry_after: Micros,
     /// Since when lowest encodings do not fit.
     short_since: Option<Micros>,
 }
@@ -170,7 +207,8 @@ impl Allocator {
         let is_lossy = budget.is_lossy;
         let budget = budget.bps as f64;
         let is_past = |time| self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= time);
-        let may_raise = |step| is_past(if step == 0 { RESUME_AFTER } else { RAISE_AFTER });
+        let raise_after = if budget < MORE * self.tried_with { self.retry_after.max(RAISE_AFTER) } else { RAISE_AFTER };
+        let may_raise = |step| is_past(if step == 0 { RESUME_AFTER } else { raise_after });
         videos.sort_by_key(|video| std::cmp::Reverse(video.weight));
         let may_pause = self.short_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
         let is_spread = self.raised_at.is_some_and(|at| now.saturating_sub(at) < RAISE_EACH);
@@ -197,8 +235,8 @@ impl Allocator {
                     true if is_first && !has_heavier => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true if is_heavy && gives_way => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true => spent + more <= (budget * KEEP).max(calm),
-                    // Nothing is known of the path, and nothing of what this would cost.
-                    false if step > 0 && carried.is_infinite() && more <= 0.0 => false,
+                    // Nothing is known of the path: its first keyframes would stand in its queue before anybody's sound.
+                    false if step > 0 && carried.is_infinite() => false,
                     // A video that has just come is none that was raised.
                     false if video.before.is_none() => spent + more <= budget * RAISE,
                     false => spent + more <= budget * RAISE && may_raise(step) && raise > 0.0,
@@ -206,6 +244,9 @@ impl Allocator {
                 if fits && !has && video.before.is_some() {
                     raise -= more.max(1.0);
                     self.raised_at = Some(now);
+                    if step > 0 {
+                        (self.tried_at, self.tried_with) = (Some(now), budget);
+                    }
                 }
                 // Not beside something heavier, from which it would take what that needs.
                 let is_kept = is_first && !fits && has && !has_heavier;
@@ -219,7 +260,7 @@ impl Allocator {
         }
         let is_lowered = |video: &Video| video.is_wanted() && video.level() < video.level_before();
         if videos.iter().any(is_lowered) {
-            self.lowered_at = Some(now);
+            self.lower(now);
         }
         self.short_since = is_short.then(|| self.short_since.unwrap_or(now));
         let had = |video: &Video| {
@@ -229,8 +270,38 @@ impl Allocator {
         for video in videos.iter_mut() {
             video.is_urgent = is_urgent && video.now < video.before.flatten();
         }
+        if carried.is_finite() {
+            give_room(budget * FILL, videos);
+        }
         let wanted = videos.iter().filter(|video| video.is_wanted()).map(|video| video.cost(video.top()) as u64).sum();
-        (spent as u64, wanted)
+        let sent: f64 = videos.iter().map(Video::sends).sum();
+        (sent.max(spent) as u64, wanted)
+    }
+
+    /// Something was lowered.
+    fn lower(&mut self, now: Micros) {
+        let is_first = self.tried_at.is_none_or(|tried| self.lowered_at.is_none_or(|lowered| lowered < tried));
+        if is_first {
+            let is_in_vain = self.tried_at.is_some_and(|at| now.saturating_sub(at) < IN_VAIN);
+            let longer = (2 * self.retry_after).clamp(RAISE_AFTER, RAISE_AFTER_MAX);
+            self.retry_after = if is_in_vain { longer } else { 0 };
+        }
+        self.lowered_at = Some(now);
+    }
+}
+
+/// Divides what is there among the videos that may be sent at a higher rate.
+fn give_room(bps: f64, videos: &mut [Video]) {
+    let left = bps - videos.iter().filter(|video| !video.may_grow()).map(Video::sends).sum::<f64>();
+    let (mut shares, mut count) = ([Share::default(); VIDEOS_MAX], 0);
+    for video in videos.iter().filter(|video| video.may_grow()).take(VIDEOS_MAX) {
+        shares[count] = Share { own: video.own(), sends: video.sends(), given: None };
+        count += 1;
+    }
+    divide(left, &mut shares[..count]);
+    for (video, share) in videos.iter_mut().filter(|video| video.may_grow()).zip(&shares[..count]) {
+        let is_needed = video.now < Some(video.top());
+        video.room = Headroom { bps: share.given.unwrap_or(0.0) as u32, is_needed };
     }
 }
 
@@ -269,6 +340,8 @@ mod tests {
             before: Some(*before),
             now: None,
             is_urgent: false,
+            measured: [100_000, 300_000, 900_000],
+            room: Headroom::NONE,
         };
         before.iter().enumerate().map(of).collect()
     }
@@ -482,6 +555,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_over_is_room_for_what_is_given() {
+        let room = |budget, before: &[Option<u8>], change: &dyn Fn(&mut [Video])| {
+            let mut some = videos(before);
+            change(&mut some);
+            Allocator { lowered_at: Some(0), ..Allocator::default() }.allocate(0, &known(budget), &mut some);
+            some.iter().map(|video| (video.room.bps, video.room.is_needed)).collect::<Vec<_>>()
+        };
+        let none = (u32::MAX, false);
+        let low = [Some(0), Some(0)];
+        assert_eq!(room(260_000, &low, &|_| ()), [(123_500, true); 2], "the same to each, but for what is left free");
+        assert_eq!(room(500_000, &low, &|_| ()), [(140_000, true); 2], "in steps");
+        let still = |videos: &mut [Video]| (videos[0].bps[0], videos[0].measured[0]) = (20_000, 20_000);
+        assert_eq!(room(260_000, &low, &still), [(36_000, true), (140_000, true)], "who sends little leaves the rest");
+        assert_eq!(
+            room(460_000, &[Some(1), Some(0)], &|_| ()),
+            [(300_000, true), (137_000, true)],
+            "beside a better one"
+        );
+        let small = |videos: &mut [Video]| videos[0].rank_max = 0;
+        assert_eq!(room(260_000, &low, &small), [(123_500, false), (123_500, true)], "it is shown small");
+        let best = |videos: &mut [Video]| videos[0].encodings = 1;
+        assert_eq!(room(260_000, &low, &best)[0], none, "there is no better one");
+        // One that sends more already costs what it would of its own.
+        let raised = |videos: &mut [Video]| videos.iter_mut().for_each(|video| video.measured[0] = 220_000);
+        let mut some = videos(&low);
+        raised(&mut some);
+        let (taken, _) = Allocator::default().allocate(0, &known(470_000), &mut some);
+        assert_eq!((given(&some), taken), (vec![Some(1), Some(0)], 520_000), "400,000 fit, and the rest falls");
+        assert_eq!(some[1].room.bps, 146_500);
+    }
+
+    #[test]
+    fn what_was_raised_in_vain_is_tried_again_later_and_later_or_with_more() {
+        let mut allocator = Allocator::default();
+        let (mut before, mut raises) = (vec![Some(0)], Vec::new());
+        let mut at = |now, budget| {
+            let mut one = videos(&before);
+            allocator.allocate(now, &known(budget), &mut one);
+            raises.extend((one[0].now > before[0]).then_some(now / SECOND));
+            before = given(&one);
+        };
+        // It never carries what it promises.
+        for second in 1..60 {
+            at(second * SECOND, 400_000);
+            at(second * SECOND + SECOND / 2, 200_000);
+        }
+        at(60 * SECOND, 480_000);
+        assert_eq!(raises, [1, 5, 12, 25, 38, 51, 60]);
+    }
+
+    #[test]
     fn a_size_that_is_shown_is_rounded_up() {
         let lines = [180, 368, 720];
         let shown = [(0, 0), (180, 0), (200, 0), (201, 1), (360, 1), (405, 1), (540, 2), (720, 2), (2160, 2)];
@@ -537,6 +661,9 @@ mod tests {
                 let heavy = |videos: &[Video]| videos.iter().filter(|v| v.weight >= least).copied().collect::<Vec<_>>();
                 for (beside, alone) in heavy(&whole).iter().zip(&allocate(heavy(&all))) {
                     proptest::prop_assert!(beside.slot == alone.slot && beside.now >= alone.now, "{:?} {:?}", beside, alone);
+                    if beside.now > alone.now {
+                        break; // What is heavier kept more, and took it from those that follow.
+                    }
                 }
             }
         }

@@ -19,6 +19,7 @@ pub mod io;
 mod asks;
 mod bucket;
 mod hash;
+pub mod headroom;
 pub mod path;
 mod slab;
 mod table;

@@ -69,13 +69,18 @@ impl Pacer {
         }
     }
 
+    /// Whether what has left is so much time ahead of the rate.
+    pub(crate) fn is_ahead(&mut self, now: Micros, time: Micros) -> bool {
+        self.bps > 0 && {
+            self.pay(now);
+            u64::from(self.debt) >= self.bytes_in(time).max(BURST_LEN_MIN)
+        }
+    }
+
     /// Whether a packet of video has to wait.
     #[inline]
     pub(crate) fn must_wait(&mut self, now: Micros) -> bool {
-        self.bps > 0 && {
-            self.pay(now);
-            u64::from(self.debt) >= self.bytes_in(BURST).max(BURST_LEN_MIN)
-        }
+        self.is_ahead(now, BURST)
     }
 
     /// Whether so many bytes would wait for too long.

@@ -16,6 +16,7 @@ use proto::link::{Bell, Lane, LaneReceiver, LaneSender};
 use proto::plane::{EXTENSION_COUNT_MAX, ExtensionIds};
 
 use crate::config::{FRAME_LEN, Micros};
+use crate::headroom::Headroom;
 use crate::rtcp::SenderClock;
 use crate::size::Size;
 
@@ -60,6 +61,8 @@ pub enum Message<'a> {
         is_taken: bool,
         /// Whether it is wanted, although it may not flow.
         is_wanted: bool,
+        /// What those who take it there have room for.
+        room: Headroom,
     },
     /// How an encoding is, whether or not its packets are handed on.
     Encoding {
@@ -71,6 +74,8 @@ pub enum Message<'a> {
         size: Size,
         /// Its rate, bit/s.
         bps: u32,
+        /// The rate that its publisher would give it of its own, bit/s.
+        expected: u32,
     },
 }
 
@@ -123,12 +128,14 @@ impl<'a> Message<'a> {
             }
             Message::Sets { mirror, sets } => (SETS, mirror, [0; 4], ExtensionIds::default(), &[], sets),
             Message::KeyframeWanted { stream } => (KEYFRAME_WANTED, stream, [0; 4], ExtensionIds::default(), &[], &[]),
-            Message::Taken { stream, mirror, is_taken, is_wanted } => {
-                let numbers = [mirror.index.into(), mirror.generation.into(), is_taken.into(), is_wanted.into()];
+            Message::Taken { stream, mirror, is_taken, is_wanted, room } => {
+                let flags = u64::from(is_taken) | u64::from(is_wanted) << 1 | u64::from(room.is_needed) << 2;
+                let numbers = [mirror.index.into(), mirror.generation.into(), flags, room.bps.into()];
                 (TAKEN, stream, numbers, ExtensionIds::default(), &[], &[])
             }
-            Message::Encoding { mirror, is_flowing, size, bps } => {
-                let numbers = [is_flowing.into(), size.width.into(), size.height.into(), bps.into()];
+            Message::Encoding { mirror, is_flowing, size, bps, expected } => {
+                let rates = u64::from(expected) << 32 | u64::from(bps);
+                let numbers = [is_flowing.into(), size.width.into(), size.height.into(), rates];
                 (ENCODING, mirror, numbers, ExtensionIds::default(), &[], &[])
             }
         };
@@ -164,12 +171,15 @@ impl<'a> Message<'a> {
             KEYFRAME_WANTED => Some(Message::KeyframeWanted { stream: id }),
             TAKEN => {
                 let mirror = StreamId::new(numbers[0] as u32, numbers[1] as u32);
-                Some(Message::Taken { stream: id, mirror, is_taken: numbers[2] != 0, is_wanted: numbers[3] != 0 })
+                let is_set = |bit: u32| numbers[2] >> bit & 1 != 0;
+                let room = Headroom { bps: numbers[3] as u32, is_needed: is_set(2) };
+                Some(Message::Taken { stream: id, mirror, is_taken: is_set(0), is_wanted: is_set(1), room })
             }
             ENCODING => {
-                let [is_flowing, width, height, bps] = numbers;
+                let [is_flowing, width, height, rates] = numbers;
                 let size = Size { width: width as u32, height: height as u32 };
-                Some(Message::Encoding { mirror: id, is_flowing: is_flowing != 0, size, bps: bps as u32 })
+                let (bps, expected) = (rates as u32, (rates >> 32) as u32);
+                Some(Message::Encoding { mirror: id, is_flowing: is_flowing != 0, size, bps, expected })
             }
             _ => None,
         }
@@ -361,8 +371,9 @@ mod tests {
                 mirror: StreamId::new(u32::MAX, 6),
                 is_taken: true,
                 is_wanted: false,
+                room: Headroom { bps: u32::MAX - 1, is_needed: true },
             },
-            Message::Encoding { mirror: StreamId::new(7, 8), is_flowing: true, size, bps: 9 },
+            Message::Encoding { mirror: StreamId::new(7, 8), is_flowing: true, size, bps: 9, expected: u32::MAX },
             packet(0, &bytes[..12], &[]),
         ];
         for message in &messages {

@@ -35,6 +35,8 @@ const COPIES_ROOM: u64 = 4;
 /// Most of the estimate that is set aside for repairs, and that they may have while the path is full: what its queue has dropped would
 /// fill it again.
 const REPAIRS_MAX: f64 = 0.15;
+/// … while no queue is long, repairs may be ahead of the pace by this.
+const REPAIRS_BURST: Micros = 60 * MILLISECOND;
 /// A path in whose queue packets wait so long, and that loses so many of them, does not carry what it is sent.
 const FULL_QUEUE: Micros = 100 * MILLISECOND;
 const FULL_LOSS: f64 = 0.03;
@@ -183,14 +185,19 @@ impl Sending {
         self.pacer.sent(now, len + HEADERS_LEN);
     }
 
-    /// Whether what the receiver lacks may leave again: always while no queue of the path is long or the pace is kept, and else a part
-    /// of the estimate.
-    pub(crate) fn may_repair(&mut self, now: Micros) -> bool {
+    /// Whether what the receiver lacks may leave again: while the pace is kept, or nearly so and no queue of the path is long, and else a
+    /// part of the estimate. A receiver asks for all at once that a full queue has dropped, when that has just drained; of sound that is little.
+    pub(crate) fn may_repair(&mut self, now: Micros, kind: Kind) -> bool {
         let most = (self.bwe.estimate() as f64 * REPAIRS_MAX) as u64;
         !self.has_feedback()
-            || self.bwe.facts().queue < SHORT_QUEUE
             || !self.pacer.must_wait(now)
+            || self.bwe.facts().queue < SHORT_QUEUE && (kind == Kind::Audio || !self.pacer.is_ahead(now, REPAIRS_BURST))
             || u64::from(self.repairs.bps(now)) + u64::from(self.again.bps(now)) < most
+    }
+
+    /// Whether the path is known to carry less than what is wanted.
+    pub(crate) fn is_short(&self) -> bool {
+        self.has_feedback() && self.wanted > self.bwe.estimate()
     }
 
     /// Whether a packet of video has to wait.

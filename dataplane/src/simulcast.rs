@@ -5,6 +5,7 @@ use proto::id::StreamId;
 use proto::plane::{Codec, StreamEncoding};
 
 use crate::config::{ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, Micros};
+use crate::headroom::Rates;
 use crate::sets::ParameterSets;
 use crate::size::Size;
 use crate::{picture, size};
@@ -24,8 +25,11 @@ pub(crate) struct Encoding {
     pub(crate) unwanted_reports: u8,
     /// Whether the controlplane was told that it is idle.
     pub(crate) is_idle: bool,
-    /// Of a mirror: the rate at the worker that receives the stream, bit/s.
+    /// What its publisher was told of its rate, and what it sends of its own.
+    pub(crate) rates: Rates,
+    /// Of a mirror: the rate at the worker that receives the stream, and what it is expected to cost there, bit/s.
     pub(crate) bps_there: u32,
+    pub(crate) expected_there: u32,
 }
 
 impl Encoding {
@@ -38,7 +42,9 @@ impl Encoding {
             wanted_by: 0,
             unwanted_reports: 0,
             is_idle: false,
+            rates: Rates::default(),
             bps_there: 0,
+            expected_there: 0,
         })
     }
 

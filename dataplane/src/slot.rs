@@ -5,6 +5,7 @@ use proto::plane::{RouteCodec, RouteOpen, SHOWN_LINES_ANY, SlotOpen, SlotShown, 
 
 use crate::choice::Choice;
 use crate::config::Micros;
+use crate::headroom::Headroom;
 use crate::layer::Layers;
 use crate::repair::{Again, Budget};
 use crate::rewrite::Rewriter;
@@ -24,6 +25,8 @@ pub(crate) struct Slot {
     pub(crate) probed: u16,
     /// What the allocation gave it, if it was ever asked: an encoding, or nothing.
     pub(crate) allocated: Option<Option<u8>>,
+    /// What its receiver's path has room for, of the encoding that it was given.
+    pub(crate) room: Headroom,
     /// Which temporal layers of it are sent.
     pub(crate) layers: Layers,
     pub(crate) rewriter: Rewriter,
@@ -59,6 +62,7 @@ impl Slot {
             shown: None,
             probed: 0,
             allocated: None,
+            room: Headroom::NONE,
             layers: Layers::new(),
             rewriter: Rewriter::new(open.timestamp_first),
             // The first index has ROC 0, as receivers assume. A first sequence number of 0 is served as 1, so that there is an
@@ -114,7 +118,7 @@ impl Slot {
             self.rewriter.cut();
         }
         if self.choice.routes().next().is_none() {
-            (self.choice, self.allocated) = (Choice::default(), None);
+            (self.choice, self.allocated, self.room) = (Choice::default(), None, Headroom::NONE);
         }
         was_wanted
     }

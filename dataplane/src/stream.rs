@@ -13,6 +13,7 @@ use crate::bwe::Overuse;
 use crate::config::{KEYFRAME_BURST, KEYFRAME_RATE, Micros};
 use crate::dependency::{DescriptorError, Structure};
 use crate::encodings::Encodings;
+use crate::headroom::Headroom;
 use crate::layer::Parts;
 use crate::layering::{Described, Layering};
 use crate::packet::RtpPacket;
@@ -77,13 +78,15 @@ pub(crate) struct Mirror {
     /// Whether somebody here takes it, and wants it, as the worker that receives the stream was told.
     pub(crate) is_taken: bool,
     pub(crate) is_wanted: bool,
+    /// … and what those who take it have room for.
+    pub(crate) room: Headroom,
 }
 
 impl Mirror {
     /// What the worker that receives the stream is told; `mirror` is the id of this one.
     pub(crate) fn taken(&self, mirror: StreamId) -> Message<'static> {
-        let Mirror { is_taken, is_wanted, .. } = *self;
-        Message::Taken { stream: self.open.origin, mirror, is_taken, is_wanted }
+        let Mirror { is_taken, is_wanted, room, .. } = *self;
+        Message::Taken { stream: self.open.origin, mirror, is_taken, is_wanted, room }
     }
 }
 
@@ -97,6 +100,8 @@ pub(crate) struct Tap {
     pub(crate) is_taken: bool,
     /// Whether somebody there wants it, although it may not flow.
     pub(crate) is_wanted: bool,
+    /// What those who take it there have room for.
+    pub(crate) room: Headroom,
 }
 
 /// No peer of this worker.
@@ -218,6 +223,7 @@ impl Stream {
                 has_begun: false,
                 is_taken: true,
                 is_wanted: false,
+                room: Headroom::NONE,
             }),
             ..Stream::new(as_stream, others)
         }
@@ -294,6 +300,15 @@ impl Stream {
         match (&self.mirror, &self.encoding) {
             (Some(mirror), Some(encoding)) if !mirror.is_taken => encoding.bps_there,
             _ => self.rate.bps(now),
+        }
+    }
+
+    /// What it costs beside another encoding of its track, bit/s, or as any stream; 0 if nobody knows.
+    pub(crate) fn expected_bps(&self, now: Micros) -> u32 {
+        match (&self.mirror, &self.encoding) {
+            (Some(_), Some(encoding)) => encoding.expected_there,
+            (None, Some(encoding)) => encoding.rates.expected(now, self.rate.bps(now), self.is_flowing),
+            (_, None) => self.rate.bps(now),
         }
     }
 

@@ -271,8 +271,8 @@ impl Transport {
     }
 
     /// Whether what the peer lacks may leave again: its path may be full.
-    pub(crate) fn may_repair(&mut self, now: Micros) -> bool {
-        self.sending.as_mut().is_none_or(|sending| sending.may_repair(now))
+    pub(crate) fn may_repair(&mut self, now: Micros, kind: Kind) -> bool {
+        self.sending.as_mut().is_none_or(|sending| sending.may_repair(now, kind))
     }
 
     /// Takes memory for the estimate of what it may be sent, once there is something to estimate.

@@ -150,11 +150,11 @@ impl Relayed {
                 (Message::Clock { mirror, ssrc, ntp, rtp, at }, [&[], &[]])
             }
             Message::KeyframeWanted { stream } => (Message::KeyframeWanted { stream }, [&[], &[]]),
-            Message::Taken { stream, mirror, is_taken, is_wanted } => {
-                (Message::Taken { stream, mirror, is_taken, is_wanted }, [&[], &[]])
+            Message::Taken { stream, mirror, is_taken, is_wanted, room } => {
+                (Message::Taken { stream, mirror, is_taken, is_wanted, room }, [&[], &[]])
             }
-            Message::Encoding { mirror, is_flowing, size, bps } => {
-                (Message::Encoding { mirror, is_flowing, size, bps }, [&[], &[]])
+            Message::Encoding { mirror, is_flowing, size, bps, expected } => {
+                (Message::Encoding { mirror, is_flowing, size, bps, expected }, [&[], &[]])
             }
         };
         let ends = [parts[0].len(), parts[0].len() + parts[1].len()];

@@ -6,7 +6,7 @@ mod world;
 use std::collections::VecDeque;
 
 use dataplane::twcc::ArrivalLog;
-use proto::id::{Mid, Rid, SlotId};
+use proto::id::{Mid, Rid, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
@@ -44,6 +44,8 @@ struct Call {
     /// Bit/s; whether Bob sends feedback.
     capacity: u64,
     is_reporting: bool,
+    /// Whether Alice does as she is told, up to 400 kb/s.
+    follows: bool,
     busy_until: u64,
     /// Arrivals at Bob to come, and feedback that is on its way back.
     on_the_way: VecDeque<(u64, Vec<u8>)>,
@@ -59,6 +61,9 @@ struct Camera {
     seqs: [u16; 2],
     wants_key: [bool; 2],
     slot: SlotId,
+    /// The stream of the smaller encoding, and what Alice was told of its rate, bit/s; 0 for nothing.
+    low: StreamId,
+    told: u32,
 }
 
 /// What Bob received since it was last looked at.
@@ -75,6 +80,8 @@ struct Seen {
     frames: usize,
     /// Waits in the path's queue, ms.
     queue_ms: Vec<u64>,
+    /// Bytes on the path.
+    bytes: u64,
     dropped: usize,
     /// Longest time between two frames, ms.
     longest_ms: u64,
@@ -110,7 +117,8 @@ impl Call {
             let slot = world.slot(&bob);
             let routes = streams.map(|open| world.route_open(open.stream, slot).into());
             world.commit(&routes);
-            Camera { ssrcs: streams.map(|open| open.ssrc), seqs: [100, 200], wants_key: [true; 2], slot }
+            let (ssrcs, low) = (streams.map(|open| open.ssrc), streams[0].stream);
+            Camera { ssrcs, seqs: [100, 200], wants_key: [true; 2], slot, low, told: 0 }
         };
         let cameras: Vec<Camera> = (0..cameras).map(&mut camera).collect();
         let sound = world.publish(&alice, Codec::Opus);
@@ -132,6 +140,7 @@ impl Call {
             started,
             capacity,
             is_reporting: true,
+            follows: false,
             busy_until: 0,
             on_the_way: VecDeque::new(),
             reports: VecDeque::new(),
@@ -162,13 +171,22 @@ impl Call {
             let bytes = self.alice.protect(&packet);
             self.world.receive(self.alice.remote, &bytes);
         }
+        for report in self.world.take_reports() {
+            let Report::Event(Event::EncodingRate(rate)) = report else { continue };
+            let camera = self.cameras.iter_mut().find(|camera| camera.low == rate.stream);
+            camera.expect("only the smaller encoding has room").told = rate.bps;
+        }
         while u64::from(self.frames) * FRAME <= elapsed {
             for camera in &mut self.cameras {
                 for (encoding, packets) in PACKETS.into_iter().enumerate() {
+                    // At 20 frames per second a byte is 160 bit/s.
+                    let len = (camera.told / 160).clamp(PACKET_LEN as u32, 2500) as usize / 2;
+                    let is_raised = self.follows && encoding == 0 && 2 * len > PACKET_LEN;
+                    let (packets, len) = if is_raised { (2 * packets, len) } else { (packets, PACKET_LEN) };
                     let is_key = std::mem::take(&mut camera.wants_key[encoding]);
                     let count = packets * if is_key { 4 } else { 1 };
                     for at in 0..count {
-                        let mut payload = vec![encoding as u8; PACKET_LEN];
+                        let mut payload = vec![encoding as u8; len];
                         let start = if is_key && at == 0 { SPS } else { DELTA };
                         payload[..start.len()].copy_from_slice(start);
                         let seq = camera.seqs[encoding];
@@ -204,6 +222,7 @@ impl Call {
                 continue;
             }
             self.seen.queue_ms.push((begins - now) / MILLISECOND);
+            self.seen.bytes += datagram.len() as u64 + 28;
             self.busy_until = begins + (datagram.len() as u64 + 28) * 8 * SECOND / self.capacity;
             self.on_the_way.push_back((self.busy_until + DELAY, datagram));
         }
@@ -222,7 +241,7 @@ impl Call {
         if is_of(self.slots[1]) {
             self.seen.packets[2] += 1;
         } else if is_of(self.slots[0]) {
-            let encoding = usize::from(packet.payload[PACKET_LEN - 1]);
+            let encoding = usize::from(*packet.payload.last().unwrap());
             self.seen.packets[encoding] += 1;
             self.seen.first_at.get_or_insert(at);
             if packet.header.marker {
@@ -231,7 +250,7 @@ impl Call {
                 self.seen.last_frame = at;
             }
         } else if self.cameras[1..].iter().any(|camera| is_of(camera.slot)) {
-            self.seen.others[usize::from(packet.payload[PACKET_LEN - 1])] += 1;
+            self.seen.others[usize::from(*packet.payload.last().unwrap())] += 1;
         } else {
             self.seen.repeated += 1;
         }
@@ -293,6 +312,40 @@ fn a_narrow_path_gets_what_fits_at_its_pace() {
     assert!(seen.longest_ms <= 500, "{} ms without a frame", seen.longest_ms);
     assert!(seen.queue_p95() <= 100, "{} ms in the queue", seen.queue_p95());
     assert!(seen.packets[2] >= 20 * SOUNDS - 5, "{:?}", seen.packets);
+}
+
+/// 500 kb/s carry the small encoding of one camera and not the large one: what is left over is the small one's.
+#[test]
+fn what_falls_between_two_encodings_is_used() {
+    let used = |follows: bool| {
+        let mut call = Call { follows, ..Call::new(500_000) };
+        call.run(10 * SECOND);
+        let seen = call.run(20 * SECOND);
+        assert!(seen.packets[1] == 0 && seen.frames >= 395 && seen.longest_ms <= 200, "{seen:?}");
+        assert!(seen.dropped == 0 && seen.queue_p95() <= 100, "{} ms", seen.queue_p95());
+        (seen.bytes * 8 / 20, call)
+    };
+    let (fixed, _) = used(false);
+    let (followed, mut call) = used(true);
+    assert!(fixed < 320_000 && followed > 360_000, "{fixed} and {followed} bit/s of 500,000");
+    let told = call.cameras[0].told;
+    assert!((250_000..450_000).contains(&told), "{told}");
+
+    // A description says it again.
+    call.world.commit(&[Describe {}.into()]);
+    call.world.forwarder.describe(1000, &mut call.world.egress.outbox);
+    call.world.collect();
+    let rate = EncodingRate { stream: call.cameras[0].low, bps: told };
+    assert!(call.world.take_reports().contains(&Report::Event(rate.into())));
+
+    // Less is told within the time in which the estimate falls, and nothing any more when the large one fits.
+    call.capacity = 300_000;
+    call.run(SECOND);
+    assert!(call.cameras[0].told < told * 3 / 4, "{} of {told}", call.cameras[0].told);
+    call.capacity = 2_000_000;
+    call.run(15 * SECOND);
+    let seen = call.run(2 * SECOND);
+    assert_eq!((seen.packets[0], call.cameras[0].told), (0, 0), "the large one is what Bob gets: {seen:?}");
 }
 
 #[test]

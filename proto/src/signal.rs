@@ -243,12 +243,15 @@ pub enum ServerSignal {
         /// The one that everybody in the room can show.
         video: VideoCodec,
     },
-    /// Encodings of this peer's tracks that nobody receives: it should not send them. Whole, not a difference: an encoding that
-    /// is not named is to be sent. Told when that changes, and, by a peer with such tracks, after a resumed `welcome` and after
+    /// Encodings of this peer's tracks that nobody receives: it should not send them; and the rates of those whose receivers have room
+    /// for more. Whole, not a difference: an encoding that is not named is to be sent, at the rate that the peer would give it. Told when that changes, and, by a peer with such tracks, after a resumed `welcome` and after
     /// each further `answer`.
     Encodings {
         /// The tracks of which some are paused.
         paused: Vec<PausedEncodings>,
+        /// Encodings that may have more than the peer would give them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        rates: Vec<RatedEncoding>,
     },
     /// Whether this peer should send its audio with redundancy (RED, RFC 2198): much of what it sends is lost. Told when that changes, to
     /// peers whose answer has RED, and after a resumed `welcome`. Nothing told is without.
@@ -332,6 +335,18 @@ pub struct PausedEncodings {
     pub mid: String,
     /// Their RIDs.
     pub rids: Vec<String>,
+}
+
+/// An encoding whose receivers have room for more than its sender may give it, but not for the next better one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct RatedEncoding {
+    /// The track's m-section in the peer's own offer.
+    pub mid: String,
+    /// Its RID.
+    pub rid: String,
+    /// What all of its receivers have room for, bit/s of payload (`maxBitrate`). Below what the sender would give it of its own it
+    /// changes nothing.
+    pub bps: u32,
 }
 
 /// How many slots of each kind.

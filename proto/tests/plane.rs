@@ -179,6 +179,7 @@ fn event() -> impl Strategy<Value = Event> {
         peer().prop_map(|peer| PeerExpired { peer }.into()),
         any::<u64>().prop_map(|count| Described { count }.into()),
         stream().prop_map(|stream| StreamSilent { stream }.into()),
+        (stream(), any::<u32>()).prop_map(|(stream, bps)| EncodingRate { stream, bps }.into()),
         (stream(), 0..=127u8).prop_map(|(stream, loudness)| StreamSpeaks { stream, loudness }.into()),
         stream().prop_map(|stream| StreamQuiet { stream }.into()),
         stream().prop_map(|stream| StreamResumed { stream }.into()),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, StreamId};
 use proto::plane::{PeerRate, StreamRate};
-use proto::signal::{Kind, PausedEncodings, PeerState, ServerSignal};
+use proto::signal::{Kind, PausedEncodings, PeerState, RatedEncoding, ServerSignal};
 
 use super::{Engine, Handle, Hosted, Output, absence};
 use crate::ids::{SlabId, SocketId};
@@ -18,7 +18,7 @@ use crate::placement::{Workers, plan_of};
 use crate::policy::{Ceiling, Settings, Shares, kind_of};
 use crate::room::Room;
 use crate::shown::Videos;
-use crate::view::Desired;
+use crate::view::{Desired, EncodingsWanted};
 
 /// What has changed since the last input was settled.
 #[derive(Default)]
@@ -203,7 +203,7 @@ impl Engine {
                     let state = state_of(handle, peer, workers);
                     let limits = limits_of(member, count, &settings);
                     let (peers_max, changes) = (settings.peers_max, changes.as_slice());
-                    let paused = paused_of(member, workers);
+                    let encodings = encodings_of(member, workers);
                     let desired = Desired {
                         name,
                         room,
@@ -213,7 +213,7 @@ impl Engine {
                         state,
                         limits,
                         video,
-                        paused: paused.as_deref(),
+                        encodings: encodings.as_ref(),
                         redundant: redundant(member, workers),
                     };
                     view.update(&desired, tell);
@@ -239,9 +239,10 @@ impl Engine {
             let Some((socket, view)) = sockets.view_mut(handle) else { continue };
             let state = state_of(handle, peer, workers);
             let (peers_max, changes) = (settings.peers_max, changes.as_slice());
-            let paused = paused_of(member, workers);
-            let (paused, redundant) = (paused.as_deref(), redundant(member, workers));
-            let desired = Desired { name, room, peers_max, changes, member, state, limits, video, paused, redundant };
+            let encodings = encodings_of(member, workers);
+            let (encodings, redundant) = (encodings.as_ref(), redundant(member, workers));
+            let desired =
+                Desired { name, room, peers_max, changes, member, state, limits, video, encodings, redundant };
             view.update(&desired, |signal| outputs.push_back(Output::Signal { socket, signal }));
         }
     }
@@ -287,7 +288,7 @@ impl Engine {
     }
 
     fn tell_state(&mut self, handle: Handle) {
-        let paused = self.member(handle).map(|member| paused_of(member, &self.workers));
+        let encodings = self.member(handle).and_then(|member| encodings_of(member, &self.workers));
         let redundant = self.member(handle).and_then(|member| redundant(member, &self.workers));
         let Engine { peers, workers, sockets, outputs, .. } = self;
         let (Some(peer), Some((socket, view))) = (peers.get(&handle), sockets.view_mut(handle)) else { return };
@@ -295,9 +296,7 @@ impl Engine {
             outputs.push_back(Output::Signal { socket, signal });
         }
         // Who was not told yet who is in the room is told everything soon, in its order.
-        if let Some(signal) =
-            paused.filter(|_| view.knows_roster()).and_then(|paused| view.update_encodings(paused.as_deref()))
-        {
+        if let Some(signal) = encodings.filter(|_| view.knows_roster()).and_then(|e| view.update_encodings(Some(&e))) {
             outputs.push_back(Output::Signal { socket, signal });
         }
         if let Some(signal) = redundant.filter(|_| view.knows_roster()).and_then(|on| view.update_redundancy(on)) {
@@ -315,17 +314,25 @@ pub(super) fn state_of(handle: Handle, peer: &Peer, workers: &Workers) -> PeerSt
     }
 }
 
-/// Which encodings of a member's tracks nobody wants. `None`: no track of it comes in several encodings.
-fn paused_of(member: &Member, workers: &Workers) -> Option<Vec<PausedEncodings>> {
+/// Which encodings of a member's tracks nobody wants, and what the receivers of others have room for. `None`: no track of it comes in
+/// several encodings.
+fn encodings_of(member: &Member, workers: &Workers) -> Option<EncodingsWanted> {
     let plan = &workers.get(&member.peer.worker())?.plan;
     let mut tracks = member.published().filter(|track| !track.encodings.is_empty()).peekable();
     tracks.peek()?;
-    let paused = tracks.map(|track| {
+    let mut wanted = EncodingsWanted::default();
+    for track in tracks {
         let idle = track.encodings.iter().filter(|encoding| plan.is_encoding_idle(encoding.stream));
-        let rids = idle.map(|encoding| encoding.rid.as_str().to_owned()).collect();
-        PausedEncodings { mid: track.mid.clone(), rids }
-    });
-    Some(paused.filter(|paused| !paused.rids.is_empty()).collect())
+        let rids: Vec<_> = idle.map(|encoding| encoding.rid.as_str().to_owned()).collect();
+        if !rids.is_empty() {
+            wanted.paused.push(PausedEncodings { mid: track.mid.clone(), rids });
+        }
+        wanted.rates.extend(track.encodings.iter().filter_map(|encoding| {
+            let bps = plan.encoding_rate(encoding.stream)?;
+            Some(RatedEncoding { mid: track.mid.clone(), rid: encoding.rid.as_str().to_owned(), bps })
+        }));
+    }
+    Some(wanted)
 }
 
 /// Whether a member is to send its audio with redundancy. `None`: its answer has none.

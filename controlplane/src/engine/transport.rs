@@ -52,7 +52,7 @@ impl Engine {
                         self.spoken(now, handle(peer), &event);
                     }
                 }
-                Event::EncodingIdle(_) | Event::EncodingWanted(_) => {
+                Event::EncodingIdle(_) | Event::EncodingWanted(_) | Event::EncodingRate(_) => {
                     if let Some(peer) = worker.plan.silence_changed(&event) {
                         self.peer_changed(handle(peer));
                     }

@@ -1,4 +1,4 @@
-//! Which peers and streams of a worker are silent, which encodings nobody wants, and in which streams somebody speaks, as the worker has said it. Kept here, because a description says it
+//! Which peers and streams of a worker are silent, which encodings nobody wants, what the receivers of others have room for, and in which streams somebody speaks, as the worker has said it. Kept here, because a description says it
 //! anew, whole, as it says what is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,8 @@ pub(super) struct Silence {
     streams: BTreeSet<StreamId>,
     /// Encodings that nobody wants.
     idle: BTreeSet<StreamId>,
+    /// What the receivers of encodings have room for, bit/s.
+    rates: BTreeMap<StreamId, u32>,
     /// Streams in which somebody speaks, and how loud.
     spoken: BTreeMap<StreamId, u8>,
 }
@@ -30,6 +32,8 @@ impl Silence {
             Event::PeerResumed(event) => self.peers.remove(&event.peer),
             Event::EncodingIdle(event) => self.idle.insert(event.stream),
             Event::EncodingWanted(event) => self.idle.remove(&event.stream),
+            Event::EncodingRate(event) if event.bps == 0 => self.rates.remove(&event.stream).is_some(),
+            Event::EncodingRate(event) => self.rates.insert(event.stream, event.bps) != Some(event.bps),
             Event::StreamSpeaks(event) => self.spoken.insert(event.stream, event.loudness) != Some(event.loudness),
             Event::StreamQuiet(event) => self.spoken.remove(&event.stream).is_some(),
             _ => false,
@@ -37,7 +41,7 @@ impl Silence {
     }
 
     fn count(&self) -> usize {
-        self.peers.len() + self.streams.len() + self.idle.len() + self.spoken.len()
+        self.peers.len() + self.streams.len() + self.idle.len() + self.rates.len() + self.spoken.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -57,6 +61,7 @@ impl Plan {
             Event::StreamResumed(event) => self.publisher(event.stream),
             Event::EncodingIdle(event) => self.publisher(event.stream),
             Event::EncodingWanted(event) => self.publisher(event.stream),
+            Event::EncodingRate(event) => self.publisher(event.stream),
             Event::StreamSpeaks(event) => self.publisher(event.stream),
             Event::StreamQuiet(event) => self.publisher(event.stream),
             Event::PeerSilent(event) => self.credentials(event.peer).map(|open| open.peer),
@@ -81,6 +86,11 @@ impl Plan {
         self.silence.idle.contains(&stream)
     }
 
+    /// What the receivers of an encoding have room for, bit/s, if one of them needs more than it has.
+    pub(crate) fn encoding_rate(&self, stream: StreamId) -> Option<u32> {
+        self.silence.rates.get(&stream).copied()
+    }
+
     /// How loud somebody speaks in a stream, if somebody does.
     pub(crate) fn spoken_in(&self, stream: StreamId) -> Option<u8> {
         self.silence.spoken.get(&stream).copied()
@@ -97,6 +107,7 @@ impl Plan {
         silence.peers.retain(|&peer| self.credentials(peer).is_some());
         silence.streams.retain(|&stream| self.publisher(stream).is_some());
         silence.idle.retain(|&stream| self.publisher(stream).is_some());
+        silence.rates.retain(|&stream, _| self.publisher(stream).is_some());
         silence.spoken.retain(|&stream, _| self.publisher(stream).is_some());
         self.silence = silence;
     }
@@ -108,6 +119,7 @@ impl Plan {
     pub(super) fn forget_stream_silence(&mut self, stream: StreamId) {
         self.silence.streams.remove(&stream);
         self.silence.idle.remove(&stream);
+        self.silence.rates.remove(&stream);
         self.silence.spoken.remove(&stream);
     }
 

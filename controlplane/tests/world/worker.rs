@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
-    Codec, Command, Committed, Described, Direction, EncodingIdle, Event, MirrorOpen, PeerExpired, PeerExtensions,
-    PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report, RouteCodec, RouteOpen,
-    SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets,
-    StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
+    Codec, Command, Committed, Described, Direction, EncodingIdle, EncodingRate, Event, MirrorOpen, PeerExpired,
+    PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report,
+    RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen,
+    StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
@@ -61,6 +61,8 @@ pub struct Worker {
     pub silent_streams: BTreeSet<StreamId>,
     /// Encodings that nobody wants; said again, too.
     pub idle_encodings: BTreeSet<StreamId>,
+    /// What the receivers of encodings have room for; said again, too.
+    pub encoding_rates: BTreeMap<StreamId, u32>,
     /// Streams in which somebody speaks, and how loud; said again, too.
     pub spoken: BTreeMap<StreamId, u8>,
 }
@@ -295,9 +297,10 @@ impl Worker {
         let peers = self.silent_peers.iter().map(|&peer| Event::from(PeerSilent { peer }));
         let streams = self.silent_streams.iter().map(|&stream| Event::from(StreamSilent { stream }));
         let idle = self.idle_encodings.iter().map(|&stream| Event::from(EncodingIdle { stream }));
+        let rates = self.encoding_rates.iter().map(|(&stream, &bps)| Event::from(EncodingRate { stream, bps }));
         let speaks = |(&stream, &loudness)| Event::from(StreamSpeaks { stream, loudness });
         let spoken = self.spoken.iter().map(speaks);
-        reports.extend(peers.chain(streams).chain(idle).chain(spoken).map(Report::Event));
+        reports.extend(peers.chain(streams).chain(idle).chain(rates).chain(spoken).map(Report::Event));
         reports.push(Report::Event(Event::Described(Described { count })));
     }
 
@@ -310,6 +313,8 @@ impl Worker {
             Event::PeerResumed(event) => self.silent_peers.remove(&event.peer),
             Event::EncodingIdle(event) => self.idle_encodings.insert(event.stream),
             Event::EncodingWanted(event) => self.idle_encodings.remove(&event.stream),
+            Event::EncodingRate(event) if event.bps == 0 => self.encoding_rates.remove(&event.stream).is_some(),
+            Event::EncodingRate(event) => self.encoding_rates.insert(event.stream, event.bps).is_none(),
             Event::StreamSpeaks(event) => self.spoken.insert(event.stream, event.loudness).is_none(),
             Event::StreamQuiet(event) => self.spoken.remove(&event.stream).is_some(),
             other => panic!("{other:?} is no event of silence"),
@@ -340,6 +345,7 @@ impl Worker {
         self.streams.remove(&id.index);
         self.silent_streams.remove(&id);
         self.idle_encodings.remove(&id);
+        self.encoding_rates.remove(&id);
         self.spoken.remove(&id);
         self.mirrors.remove(&id.index);
         self.taps.retain(|_, tap| tap.stream != id);

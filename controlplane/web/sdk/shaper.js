@@ -34,6 +34,12 @@ const SMALL = [
   { lines: 360, bps: 350_000 },
 ];
 
+/**
+ * The server may say that the receivers of a small encoding have room for more than that: it is then sent at that rate, up to this part of the next one's,
+ * and in the same size, because another size costs everybody a keyframe.
+ */
+const RAISED_MAX = 0.7;
+
 /** How often the camera's sender is checked: at most this long after the network allows it, the video has its full size. */
 const CHECK_MS = 500;
 /**
@@ -106,12 +112,15 @@ export class Shaper {
 
   /** The server says which encodings of the camera nobody receives. @type {string[]} */
   #paused = [];
+  /** … and what the receivers of others have room for. @type {{ rid: string, bps: number }[]} */
+  #rates = [];
   /** Others in the room. */
   #others = 0;
 
-  /** @param {string[]} rids */
-  pause(rids) {
-    this.#paused = rids;
+  /** @param {string[]} paused @param {{ rid: string, bps: number }[]} rates */
+  followReceivers(paused, rates) {
+    this.#paused = paused;
+    this.#rates = rates;
   }
 
   /** Asks the browser for layers, before the offer: an encoder that begins with them need not begin again. */
@@ -215,7 +224,7 @@ export class Shaper {
    */
   #limit(parameters, source, limits, track) {
     if (source === 'camera' && parameters.encodings.length > 1) {
-      spread(parameters.encodings, track, limits.video, this.#others, this.#paused);
+      spread(parameters.encodings, track, limits.video, this.#others, this.#paused, this.#rates);
       parameters.degradationPreference = CAMERA_PREFERENCE;
     } else {
       limit(parameters, source, limits, track);
@@ -368,8 +377,9 @@ function linesOf(track) {
  * @param {number} bps
  * @param {number} others
  * @param {string[]} paused
+ * @param {{ rid: string, bps: number }[]} rates
  */
-function spread(encodings, track, bps, others, paused) {
+function spread(encodings, track, bps, others, paused, rates) {
   const lines = linesOf(track);
   const top = Math.min(possible(track), encodings.length) - 1;
   /** @type {number[]} */
@@ -379,14 +389,21 @@ function spread(encodings, track, bps, others, paused) {
     used = count > 2 && top > 1 ? [0, 1, top] : [0, top];
     used = used.filter((at, n) => n === 0 || !paused.includes(encodings[at]?.rid ?? ''));
   }
-  const small = used.filter((at) => at < top).map((at) => SMALL[at]?.bps ?? 0);
   // A share is for everybody in the room: each receives one encoding, and only this client sends the small ones beside it.
-  const rest = bps - small.reduce((sum, bps) => sum + bps, 0) / (others + 1);
+  const restOf = (/** @type {(at: number) => number} */ rateOf) =>
+    bps - used.filter((at) => at < top).reduce((sum, at) => sum + rateOf(at), 0) / (others + 1);
+  const own = (/** @type {number} */ at) => SMALL[at]?.bps ?? 0;
+  const raised = (/** @type {number} */ at) => {
+    const told = rates.find(({ rid }) => rid === encodings[at]?.rid)?.bps ?? 0;
+    const next = top > 1 && at === 0 && bps >= THREE_BPS_MIN ? own(1) : restOf(own);
+    return Math.max(own(at), Math.min(told, RAISED_MAX * next));
+  };
   encodings.forEach((encoding, at) => {
     const step = at < top ? SMALL[at] : undefined;
     encoding.active = used.includes(at);
-    encoding.maxBitrate = step ? step.bps : rest;
-    encoding.scaleResolutionDownBy = step ? Math.max(1, lines / step.lines) : downscale(track, rest);
+    encoding.maxBitrate = step ? raised(at) : restOf(raised);
+    // The size does not follow the rates of others' links.
+    encoding.scaleResolutionDownBy = step ? Math.max(1, lines / step.lines) : downscale(track, restOf(own));
   });
 }
 

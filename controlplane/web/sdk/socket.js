@@ -32,7 +32,7 @@ import { addressOf } from './invitation.js';
  *   | { type: 'slots', slots: SlotInfo[] }
  *   | { type: 'limits', send_bps_max: number, video_bps_max: number, audio_bps_max: number }
  *   | { type: 'codec', video: VideoCodec }
- *   | { type: 'encodings', paused: { mid: string, rids: string[] }[] }
+ *   | { type: 'encodings', paused: { mid: string, rids: string[] }[], rates?: { mid: string, rid: string, bps: number }[] }
  *   | { type: 'redundancy', audio: boolean }
  *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, expires_in_ms?: number }
  *   | { type: 'token_expiring', expires_in_ms: number }

@@ -303,7 +303,8 @@ export class Transport {
       this.#shaper.sendIn(signal.video);
     } else {
       const mine = signal.paused.filter(({ mid }) => mid === this.midOf('camera'));
-      this.#shaper.pause(mine.flatMap(({ rids }) => rids));
+      const rates = signal.rates?.filter(({ mid }) => mid === this.midOf('camera')) ?? [];
+      this.#shaper.followReceivers(mine.flatMap(({ rids }) => rids), rates);
     }
     this.#shapeAll();
   }

@@ -1,7 +1,7 @@
 //! A description of what is installed, for a controlplane that adopts it.
 
 use proto::plane::{
-    Command, Described, EncodingIdle, Event, PEER_REMOTE_PARTS_MAX, PeerExpired, PeerSilent, Report,
+    Command, Described, EncodingIdle, EncodingRate, Event, PEER_REMOTE_PARTS_MAX, PeerExpired, PeerSilent, Report,
     STREAM_SETS_PARTS_MAX, StreamSilent, StreamSpeaks,
 };
 
@@ -112,9 +112,9 @@ impl Forwarder {
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.
         let states = match phase {
-            0 => [self.peers.at(index).and_then(state_of_peer), None],
+            0 => [self.peers.at(index).and_then(state_of_peer), None, None],
             3 => self.streams.at(index).map(states_of_stream).unwrap_or_default(),
-            _ => [None; 2],
+            _ => [None; 3],
         };
         (count, states.into_iter().flatten().map(|event| out.report(Report::Event(event))).count())
     }
@@ -130,12 +130,14 @@ fn state_of_peer(peer: &Transport) -> Option<Event> {
 }
 
 /// The same of a stream.
-fn states_of_stream(stream: &Stream) -> [Option<Event>; 2] {
+fn states_of_stream(stream: &Stream) -> [Option<Event>; 3] {
     let id = stream.open.stream;
     let is_idle = stream.encoding.as_ref().is_some_and(|encoding| encoding.is_idle);
     let spoken = stream.speech.as_ref().and_then(|speech| speech.speaks());
     let is_speaking = spoken.map(|loudness| StreamSpeaks { stream: id, loudness }.into());
     // Only video has encodings, and nobody speaks in it.
     let is_idle = is_idle.then(|| EncodingIdle { stream: id }.into());
-    [stream.silence.is_reported().then(|| StreamSilent { stream: id }.into()), is_idle.or(is_speaking)]
+    let told = stream.encoding.as_ref().map_or(0, |encoding| encoding.rates.told());
+    let rate = (told > 0).then(|| EncodingRate { stream: id, bps: told }.into());
+    [stream.silence.is_reported().then(|| StreamSilent { stream: id }.into()), is_idle.or(is_speaking), rate]
 }

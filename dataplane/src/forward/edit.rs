@@ -12,6 +12,7 @@ use super::describe::Describing;
 use super::{Flush, Forwarder, IntoReport};
 use crate::bwe::Estimate;
 use crate::config::{ARRIVALS_MAX, Micros, STAGED_MAX, STREAM_ROUTES_MAX};
+use crate::headroom::Headroom;
 use crate::outbox::Outbox;
 use crate::police::Police;
 use crate::relay::Message;
@@ -273,7 +274,7 @@ impl Forwarder {
             return Err(Refusal::Occupied);
         }
         self.taps.open(index, generation, *open)?;
-        stream.taps.push(Tap { tap: index, worker, mirror, is_taken: true, is_wanted: false });
+        stream.taps.push(Tap { tap: index, worker, mirror, is_taken: true, is_wanted: false, room: Headroom::NONE });
         if let Some(clock) = stream.sender_report {
             let _ = out.relay(worker, Message::clock(mirror, stream.ssrc, clock)); // Else the next report brings it.
         }

@@ -14,6 +14,7 @@ mod flush;
 mod keyframe;
 mod layered;
 mod pace;
+mod rates;
 mod receive;
 mod redundancy;
 mod remb;

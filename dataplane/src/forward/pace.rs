@@ -8,6 +8,7 @@ use super::fanout::Waiting;
 use super::{Forwarder, arm_pace};
 use crate::allocate::{VIDEOS_MAX, Video, rank_for};
 use crate::config::Micros;
+use crate::headroom::Headroom;
 use crate::layer::{self, LOWER};
 use crate::outbox::Outbox;
 use crate::path::Path;
@@ -71,6 +72,9 @@ impl Forwarder {
         }
         for video in videos {
             self.want_layers(now, video, out);
+            let Headroom { bps, is_needed } = video.room;
+            let bps = if bps == u32::MAX { bps } else { (f64::from(bps) / WIRE) as u32 };
+            self.set_room(now, video.slot, Headroom { bps, is_needed }, out);
             if video.before != Some(video.now) {
                 if video.is_urgent && video.now.is_some() && !video.is_spatial {
                     self.leave_encoding(now, video.slot, out);
@@ -108,7 +112,7 @@ impl Forwarder {
         let (_, index) = *self.peers.at(peer)?.slots.get(at)?;
         let slot = self.slots.at(index)?;
         let (mut bps, mut lines) = ([0; TRACK_ENCODINGS_MAX], [0; TRACK_ENCODINGS_MAX]);
-        let (mut encodings, mut layers_bps) = (0, [0; LOWER]);
+        let (mut encodings, mut layers_bps, mut sent) = (0, [0; LOWER], bps);
         let mut lowest = None;
         for (rank, stream, is_flowing) in self.encodings_of(index) {
             let stream = self.streams.at(stream)?;
@@ -117,7 +121,9 @@ impl Forwarder {
             }
             let is_screen = slot.weight() == weight::SCREEN;
             let measured = if is_screen { stream.steady_bps(now) } else { stream.bps(now) };
-            bps[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
+            sent[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
+            let expected = if is_screen { measured } else { stream.expected_bps(now) };
+            bps[usize::from(rank)] = (f64::from(expected) * WIRE) as u32;
             lines[usize::from(rank)] = stream.encoding.as_ref().map_or(0, |encoding| encoding.size.lines());
             encodings = rank + 1;
             if lowest.is_none() && (is_flowing || stream.encoding.is_none()) {
@@ -128,16 +134,19 @@ impl Forwarder {
         // Who is given a lower encoding than there is takes the lowest that there is.
         let (below, flowing) = bps.split_at_mut(lowest.unwrap_or(0));
         below.fill(flowing[0]);
+        let (below, flowing) = sent.split_at_mut(lowest.unwrap_or(0));
+        below.fill(flowing[0]);
         let mut is_spatial = false;
         if let (1, Some(spatial)) = (encodings, self.spatial_layers(now, index)) {
             is_spatial = true;
             (encodings, bps, lines, layers_bps) = spatial;
+            sent = bps;
         }
         let rank_max = rank_for(&lines[..encodings.into()], slot.lines())?;
         let (is_hidden, before) = (slot.is_hidden(), slot.allocated);
         let weight = slot.weight();
         let layers_before = Some(slot.layers.want).filter(|want| *want != layer::ALL);
-        let common = Video { layers_bps, layers_before, ..Video::default() };
+        let common = Video { layers_bps, layers_before, measured: sent, ..Video::default() };
         Some(Video { slot: index, weight, bps, encodings, is_spatial, rank_max, is_hidden, before, ..common })
     }
 

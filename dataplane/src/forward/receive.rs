@@ -102,11 +102,11 @@ impl Forwarder {
                 self.want_keyframe(now, stream.index, egress.outbox());
             }
             Message::KeyframeWanted { .. } => {}
-            Message::Taken { stream, mirror, is_taken, is_wanted } => {
-                self.taken(now, stream, mirror, (is_taken, is_wanted), egress.outbox());
+            Message::Taken { stream, mirror, is_taken, is_wanted, room } => {
+                self.taken(now, stream, mirror, (is_taken, is_wanted, room), egress.outbox());
             }
-            Message::Encoding { mirror, is_flowing, size, bps } => {
-                self.encoding_told(now, mirror, (is_flowing, size, bps), egress.outbox());
+            Message::Encoding { mirror, is_flowing, size, bps, expected } => {
+                self.encoding_told(now, mirror, (is_flowing, size, bps, expected), egress.outbox());
             }
         }
         self.flush_if_full(now, egress);

@@ -140,6 +140,12 @@ impl Forwarder {
         // All routes into a slot are of one track, and name its codecs alike.
         let route = routes.at(slot.choice.routes().next()?)?;
         let source = origin.source;
+        // What came before a keyframe of another encoding is not waited for, where there is no room.
+        let live = slot.choice.live.and_then(|live| routes.at(live)).map(|live| live.open.stream);
+        let is_short = peers.at(peer).and_then(|peer| peer.sending.as_ref()).is_some_and(|sending| sending.is_short());
+        if is_asked && is_short && live.is_some_and(|live| live != source.stream) {
+            return Some(Counter::NackThrottled);
+        }
         let stream = streams.find(source.stream.index, source.stream.generation)?;
         if origin.set.is_some() {
             if !is_asked {
@@ -162,7 +168,8 @@ impl Forwarder {
         }
         if Route::is_repaired_as_is(&route.open) {
             let transport = peers.at_mut(peer)?;
-            if !transport.may_repair(now) || !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now)
+            if !transport.may_repair(now, Kind::Audio)
+                || !slot.again.as_mut()?.spend(seq, packet.payload.len(), transport.rtt, now)
             {
                 return Some(Counter::NackThrottled);
             }
@@ -194,7 +201,8 @@ impl Forwarder {
         let transport = peers.at_mut(peer)?;
         let rtt = transport.rtt;
         let may = !is_asked
-            || transport.may_repair(now) && slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), rtt, now);
+            || transport.may_repair(now, Kind::Video)
+                && slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), rtt, now);
         if !may {
             return Some(Counter::NackThrottled);
         }

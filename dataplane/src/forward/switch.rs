@@ -12,6 +12,7 @@ use proto::plane::{Counter, EncodingIdle, EncodingWanted, Refusal, StreamEncodin
 use super::{Forwarder, IntoReport};
 use crate::choice::Want;
 use crate::config::{ENCODING_IDLE_REPORTS, ENCODING_TOLD_INTERVAL, MILLISECOND, Micros, PEER_STREAMS_MAX};
+use crate::headroom::Headroom;
 use crate::outbox::Outbox;
 use crate::relay::Message;
 use crate::simulcast::Encoding;
@@ -270,7 +271,10 @@ impl Forwarder {
     pub(super) fn encoding_begins(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let set = |stream: Option<&mut Stream>, to| {
             let encoding = stream.and_then(|stream| stream.encoding.as_mut());
-            encoding.into_iter().for_each(|encoding| encoding.is_beginning = to);
+            encoding.into_iter().for_each(|encoding| {
+                encoding.is_beginning = to;
+                encoding.rates.begins(now);
+            });
         };
         set(self.streams.at_mut(index), true);
         self.encoding_changed(now, index, out);
@@ -378,10 +382,15 @@ impl Forwarder {
 
     /// Tells the worker that receives an encoding whether anybody here takes it, if that is news.
     pub(super) fn tell_taken(&mut self, index: u32, out: &mut Outbox) {
-        let Some(stream) = self.streams.at_mut(index).filter(|stream| stream.encoding.is_some()) else { return };
+        let Some(stream) = self.streams.at(index).filter(|stream| stream.mirror.is_some()) else { return };
         let (id, is_taken) = (stream.open.stream, !stream.hops.is_empty());
+        if stream.encoding.is_none() {
+            return;
+        }
         let is_wanted = stream.encoding.as_ref().is_some_and(|encoding| encoding.wanted_by > 0);
-        let Some(mirror) = &mut stream.mirror else { return };
+        let room = self.room_of(index);
+        let Some(mirror) = self.streams.at_mut(index).and_then(|stream| stream.mirror.as_mut()) else { return };
+        mirror.room = room;
         if (mirror.is_taken, mirror.is_wanted) != (is_taken, is_wanted) {
             (mirror.is_taken, mirror.is_wanted) = (is_taken, is_wanted);
             mirror.has_begun &= is_taken;
@@ -405,15 +414,17 @@ impl Forwarder {
         now: Micros,
         id: StreamId,
         mirror: StreamId,
-        (is_taken, is_wanted): (bool, bool),
+        (is_taken, is_wanted, room): (bool, bool, Headroom),
         out: &mut Outbox,
     ) {
         let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return };
         let Some(tap) = stream.taps.iter_mut().find(|tap| tap.mirror == mirror) else { return };
         tap.is_wanted = is_wanted;
+        tap.room = room;
         if is_taken || is_wanted {
             self.end_idleness(id.index, out);
         }
+        self.review_rate(now, id.index, false, out);
         let Some(stream) = self.streams.find_mut(id.index, id.generation) else { return };
         let Some(tap) = stream.taps.iter_mut().find(|tap| tap.mirror == mirror) else { return };
         if std::mem::replace(&mut tap.is_taken, is_taken) == is_taken || !is_taken {
@@ -432,9 +443,10 @@ impl Forwarder {
         let Some(stream) = self.streams.at(index).filter(|stream| stream.mirror.is_none()) else { return };
         let Some(encoding) = &stream.encoding else { return };
         let (is_flowing, size) = (stream.is_flowing, encoding.size);
+        let (bps, expected) = (stream.bps(now), stream.expected_bps(now));
         for &Tap { worker, mirror, .. } in &stream.taps {
             // One that is lost is made up for within a second.
-            let _ = out.relay(worker, Message::Encoding { mirror, is_flowing, size, bps: stream.bps(now) });
+            let _ = out.relay(worker, Message::Encoding { mirror, is_flowing, size, bps, expected });
         }
     }
 
@@ -443,13 +455,13 @@ impl Forwarder {
         &mut self,
         now: Micros,
         id: StreamId,
-        (is_flowing, size, bps): (bool, Size, u32),
+        (is_flowing, size, bps, expected): (bool, Size, u32, u32),
         out: &mut Outbox,
     ) {
         let stream = self.streams.find_mut(id.index, id.generation).filter(|stream| stream.mirror.is_some());
         let Some(stream) = stream else { return };
         let Some(encoding) = &mut stream.encoding else { return };
-        encoding.bps_there = bps;
+        (encoding.bps_there, encoding.expected_there) = (bps, expected);
         let is_news = (stream.is_flowing, encoding.size) != (is_flowing, size);
         (stream.is_flowing, encoding.size) = (is_flowing, size);
         if is_news {

@@ -33,6 +33,7 @@ impl Forwarder {
             self.tell_encoding(now, index, out);
         }
         self.review_demand(peer, out);
+        self.review_rates(now, peer, out);
     }
 }
 

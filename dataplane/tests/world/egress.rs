@@ -93,11 +93,11 @@ impl Relayed {
             }
             Message::Sets { mirror, sets } => (Message::Sets { mirror, sets: &[] }, Vec::new(), sets.to_vec()),
             Message::KeyframeWanted { stream } => (Message::KeyframeWanted { stream }, Vec::new(), Vec::new()),
-            Message::Taken { stream, mirror, is_taken, is_wanted } => {
-                (Message::Taken { stream, mirror, is_taken, is_wanted }, Vec::new(), Vec::new())
+            Message::Taken { stream, mirror, is_taken, is_wanted, room } => {
+                (Message::Taken { stream, mirror, is_taken, is_wanted, room }, Vec::new(), Vec::new())
             }
-            Message::Encoding { mirror, is_flowing, size, bps } => {
-                (Message::Encoding { mirror, is_flowing, size, bps }, Vec::new(), Vec::new())
+            Message::Encoding { mirror, is_flowing, size, bps, expected } => {
+                (Message::Encoding { mirror, is_flowing, size, bps, expected }, Vec::new(), Vec::new())
             }
         };
         Relayed { message, head, payload }

@@ -95,6 +95,15 @@ records! {
             /// Which.
             stream: StreamId,
         }
+        /// Receivers of an encoding, on whichever worker, whose paths do not carry the next better one have more room than it takes. One
+        /// that is told takes the place of the one before. Not of mirrors. A description repeats it.
+        EncodingRate = 15 {
+            /// Which.
+            stream: StreamId,
+            /// What the path of each of its receivers has room for, bit/s of payload; 0: nobody needs more than its publisher sends
+            /// of its own.
+            bps: u32,
+        }
     }
 }
 

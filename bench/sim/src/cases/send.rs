@@ -41,6 +41,8 @@ const PACING_FACTOR: f64 = 2.5;
 /// Who sends less than this part of the estimate is limited by what there is to send, and probes so often.
 const ALR_RATIO: f64 = 0.8;
 const ALR_PROBE_SECONDS: u32 = 5;
+/// An encoding is raised up to this part of the next one's rate (`RAISED_MAX` of the client module).
+const RAISED_MAX: f64 = 0.7;
 /// Above all ids that `goog_cc` gives to its own probes.
 const PROBE_ID_FIRST: i32 = 1 << 20;
 /// The tag of AEAD_AES_128_GCM (RFC 7714).
@@ -174,6 +176,8 @@ struct Encoder {
     /// What it is given, bit/s; 0 is off.
     bps: f64,
     is_paused: bool,
+    /// What its receivers have room for, bit/s; 0 if nobody said it.
+    told_bps: f64,
     wants_keyframe: bool,
     frame: u32,
     /// Bytes by which its frames were longer than its rate.
@@ -259,6 +263,7 @@ impl Sender {
             stream: Stream::new(line, &mut random),
             bps: 0.0,
             is_paused: false,
+            told_bps: 0.0,
             wants_keyframe: true,
             frame: 0,
             debt: 0.0,
@@ -379,8 +384,11 @@ impl Sender {
         let audio = ((AUDIO_LEN + 60) * 8) as f64 * (SECOND / AUDIO_INTERVAL) as f64;
         // Headers of video take about a twelfth.
         let mut left = ((self.target_bps - audio) * 0.92).max(0.0);
+        let own: Vec<f64> = self.encoders.iter().map(|encoder| encoder.encoding.kbps as f64 * 1000.0).collect();
         for (at, encoder) in self.encoders.iter_mut().enumerate() {
-            let most = encoder.encoding.kbps as f64 * 1000.0;
+            // As the client module: it stays below the next one.
+            let limit = own.get(at + 1).map_or(0.0, |next| next * RAISED_MAX);
+            let most = encoder.told_bps.min(limit).max(own[at]);
             let least = if at == 0 { 0.0 } else { most / 3.0 * if encoder.bps > 0.0 { 1.0 } else { 1.2 } };
             let bps = if encoder.is_paused || !self.is_on || left < least { 0.0 } else { left.min(most).max(20_000.0) };
             encoder.wants_keyframe |= encoder.bps == 0.0;
@@ -552,10 +560,12 @@ impl Sender {
         encoders.for_each(|encoder| encoder.wants_keyframe = true);
     }
 
-    /// Nobody receives these encodings, and somebody all the others.
-    pub fn pause(&mut self, rids: &[String]) {
+    /// Nobody receives these encodings, and somebody all the others, of which some may have a higher rate, bit/s.
+    pub fn follow(&mut self, paused: &[String], rates: &[(String, u32)]) {
         for encoder in &mut self.encoders {
-            encoder.is_paused = rids.iter().any(|rid| rid == encoder.encoding.rid);
+            encoder.is_paused = paused.iter().any(|rid| rid == encoder.encoding.rid);
+            let told = rates.iter().find(|(rid, _)| rid == encoder.encoding.rid);
+            encoder.told_bps = told.map_or(0.0, |(_, bps)| f64::from(*bps));
         }
     }
 

@@ -208,6 +208,13 @@ fn as_weak() -> Vec<Case> {
             ..weak(60, &[(0, 1_000)])
         },
         Case {
+            name: "between",
+            about: "1 Mb/s to one of three, whose cameras are in 100 and 490 kb/s: one large and one small leave a quarter",
+            encodings: encodings(&[100, 490]),
+            targets: vec![Target::Least(USED, 85.0), Target::Most(QUEUE, 100.0), Target::Most(LONGEST, 500.0)],
+            ..weak(60, &[(0, 1_000)])
+        },
+        Case {
             name: "drop",
             about: "2.5 Mb/s to one of three, from 20 to 40 s 0.4, then 2.5 again; timed from 40 s on",
             encodings: encodings(&[100, 350, 900]),
