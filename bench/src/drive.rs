@@ -560,7 +560,7 @@ impl Driver {
 
     async fn send_arrivals(&mut self, now: Instant) {
         let Some(media_ssrc) = self.slots.first().map(|slot| slot.ssrc) else { return };
-        if now < self.next_arrivals {
+        if now < self.next_arrivals || !self.settings.tells_arrivals {
             return;
         }
         self.next_arrivals = now + ARRIVALS_INTERVAL;

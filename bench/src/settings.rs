@@ -44,6 +44,8 @@ pub struct Settings {
     pub ip: IpAddr,
     /// Whether its network blocks UDP, so that it connects to the server's TCP candidate.
     pub is_tcp: bool,
+    /// Whether it sends transport-cc feedback. Without any the server estimates nothing and leaves nothing out.
+    pub tells_arrivals: bool,
 }
 
 impl Settings {
@@ -59,6 +61,7 @@ impl Settings {
             loss: Loss::default(),
             ip: Ipv4Addr::LOCALHOST.into(),
             is_tcp: false,
+            tells_arrivals: true,
         }
     }
 }

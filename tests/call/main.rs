@@ -178,7 +178,8 @@ async fn who_cannot_use_udp_is_heard_and_seen_over_tcp() {
 async fn eight_fill_a_room_and_a_ninth_is_told() {
     let server = Server::start();
     let camera = CameraSettings { fps: 10, frame_len: 1500 };
-    let settings = |id| Settings { camera, ..Settings::new(id) };
+    // Without an estimate: on a busy machine packets are late, and with one the server would rightly leave videos out for a moment.
+    let settings = |id| Settings { camera, tells_arrivals: false, ..Settings::new(id) };
     let guests = join_all(&server, "eight", (1..=8).map(settings)).await;
     converse(&guests, 50, 10).await;
     let ninth = Guest::join(&server, "eight", settings(9)).await;
