@@ -4,9 +4,10 @@
 //! an edge that relays, or any third one, cannot draw traffic to itself by what it says; and one that lies of its own legs harms what is sent to
 //! itself. What the worker measures of a whole path counts more than the sum of its legs.
 //!
-//! Sans-IO, and pure: legs in, an order of paths out.
+//! Sans-IO: legs, what the worker measured, and the time in; an order of paths out.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Number of an edge within its cluster.
 pub type NodeNumber = u16;
@@ -74,9 +75,9 @@ pub struct Site {
     pub region: u16,
 }
 
-/// What is known when paths are chosen.
+/// What both ends have measured of their legs.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct Legged<'a> {
     /// This edge.
     pub here: Site,
     /// The other end.
@@ -87,8 +88,13 @@ pub struct Known<'a> {
     pub ours: &'a Legs,
     /// What the other end says it has measured.
     pub theirs: &'a Legs,
-    /// What the worker measured of whole paths that it probes; `None` for one that is dead or bad.
-    pub whole: &'a [(Via, Option<Leg>)],
+}
+
+/// What is known when paths are chosen.
+struct Known<'a> {
+    legged: Legged<'a>,
+    /// What the worker measured of whole paths; `None` for one that it found dead or bad.
+    whole: &'a [(Via, Option<Leg>)],
 }
 
 /// A relay must be cheaper by this, percent: it costs another edge's traffic.
@@ -102,12 +108,50 @@ const STANDBY_FACTOR: u64 = 2;
 /// … or this more, microseconds; if there is any.
 const STANDBY_MORE: u64 = 30_000;
 
+/// A path that was found dead or bad comes after all others for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(20);
+
+/// How a path was that the worker probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Good, and this was measured of it.
+    Good(Leg),
+    /// Dead or bad.
+    Refused,
+}
+
+/// The paths to one other edge.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    order: Vec<Via>,
+    /// Those that were found dead or bad, and when.
+    refused: Vec<(Via, Instant)>,
+}
+
+impl Paths {
+    /// The order from now on, of what is known and of how the worker found those that it can judge.
+    pub fn update(&mut self, now: Instant, known: &Legged<'_>, found: &[(Via, Found)]) -> &[Via] {
+        let is_found = |via: Via| found.iter().any(|(found, _)| *found == via);
+        self.refused.retain(|&(via, at)| now < at + REFUSED_FOR && !is_found(via));
+        let mut whole = Vec::new();
+        for &(via, found) in found {
+            match found {
+                Found::Good(leg) => whole.push((via, Some(leg))),
+                Found::Refused => self.refused.push((via, now)),
+            }
+        }
+        whole.extend(self.refused.iter().map(|&(via, _)| (via, None)));
+        self.order = choose(&Known { legged: *known, whole: &whole }, &self.order);
+        &self.order
+    }
+}
+
 /// A leg of which the other end has told nothing, in need: after all that are told.
 const UNTOLD: Leg = Leg { rtt_us: 300_000, jitter_us: 0, loss_ppm: 100_000 };
 
 /// The paths in order, the best first: at least one, at most 1 + [`STANDBY_MAX`], or 1 + [`STANDBY_IN_NEED_MAX`] while
 /// none that the worker probes is good. `current` is the order that was chosen before.
-pub fn choose(known: &Known<'_>, current: &[Via]) -> Vec<Via> {
+fn choose(known: &Known<'_>, current: &[Via]) -> Vec<Via> {
     let is_in_need = !known.whole.is_empty() && known.whole.iter().all(|(_, leg)| leg.is_none());
     let mut paths: Vec<(u64, Via)> = candidates(known, is_in_need).collect();
     // What the worker found to be dead or bad comes after all others, and is not forgotten: it may be all that there is.
@@ -147,14 +191,14 @@ pub fn choose(known: &Known<'_>, current: &[Via]) -> Vec<Via> {
 /// on a path that is dead now, and may be from a moment at which nothing answered it.
 fn candidates<'a>(known: &'a Known<'_>, is_in_need: bool) -> impl Iterator<Item = (u64, Via)> + 'a {
     let whole = |via: Via| known.whole.iter().find(|(whole, _)| *whole == via).and_then(|(_, leg)| *leg);
-    let direct = whole(Via::Direct).or_else(|| known.ours.get(&known.there.node).copied());
-    let relayed = known.relays.iter().filter_map(move |relay| {
-        if relay.node == known.here.node || relay.node == known.there.node {
+    let direct = whole(Via::Direct).or_else(|| known.legged.ours.get(&known.legged.there.node).copied());
+    let relayed = known.legged.relays.iter().filter_map(move |relay| {
+        if relay.node == known.legged.here.node || relay.node == known.legged.there.node {
             return None;
         }
         let via = Via::Relay(relay.node);
-        let theirs = || known.theirs.get(&relay.node).copied().or(is_in_need.then_some(UNTOLD));
-        let legs = || Some(known.ours.get(&relay.node)?.and(theirs()?));
+        let theirs = || known.legged.theirs.get(&relay.node).copied().or(is_in_need.then_some(UNTOLD));
+        let legs = || Some(known.legged.ours.get(&relay.node)?.and(theirs()?));
         let cost = whole(via).or_else(legs)?.cost();
         Some((cost + cost * RELAY_PERCENT / 100, via))
     });
@@ -165,12 +209,12 @@ fn candidates<'a>(known: &'a Known<'_>, is_in_need: bool) -> impl Iterator<Item 
 fn shared(known: &Known<'_>, one: Via, other: Via) -> u32 {
     let relay = |via: Via| match via {
         Via::Direct => None,
-        Via::Relay(node) => known.relays.iter().find(|site| site.node == node),
+        Via::Relay(node) => known.legged.relays.iter().find(|site| site.node == node),
     };
     let crossings = |via: Via| -> Vec<(u16, u16)> {
         let carriers = match relay(via) {
-            None => vec![known.here.carrier, known.there.carrier],
-            Some(site) => vec![known.here.carrier, site.carrier, known.there.carrier],
+            None => vec![known.legged.here.carrier, known.legged.there.carrier],
+            Some(site) => vec![known.legged.here.carrier, site.carrier, known.legged.there.carrier],
         };
         let ordered = carriers.windows(2).map(|two| (two[0].min(two[1]), two[0].max(two[1])));
         ordered.filter(|(a, b)| a != b).collect()
@@ -206,7 +250,8 @@ mod tests {
         let legs = |of: &[(u16, u32)]| of.iter().map(|&(node, rtt)| (node, leg(rtt))).collect::<Legs>();
         let (ours, theirs) = (legs(ours), legs(theirs));
         let (here, there) = (site(0, 0, 0), site(1, 1, 1));
-        choose(&Known { here, there, relays: &RELAYS, ours: &ours, theirs: &theirs, whole }, current)
+        let legged = Legged { here, there, relays: &RELAYS, ours: &ours, theirs: &theirs };
+        choose(&Known { legged, whole }, current)
     }
 
     #[test]
@@ -267,6 +312,22 @@ mod tests {
         assert_eq!(paths[0], Via::Relay(2));
         assert_eq!(paths[1], Via::Relay(4), "not of the same region: {paths:?}");
         assert_eq!(paths.len(), 1 + STANDBY_MAX);
+    }
+
+    #[test]
+    fn a_path_that_was_refused_comes_last_until_it_is_found_good_or_for_some_time() {
+        let (here, there, now) = (site(0, 0, 0), site(1, 1, 1), Instant::now());
+        let (ours, theirs) = (Legs::from([(1, leg(50)), (2, leg(40))]), Legs::from([(2, leg(40))]));
+        let legged = Legged { here, there, relays: &RELAYS, ours: &ours, theirs: &theirs };
+        let mut paths = Paths::default();
+        let mut first =
+            |after: u64, found: &[(Via, Found)]| paths.update(now + Duration::from_secs(after), &legged, found)[0];
+        assert_eq!(first(0, &[]), Via::Direct);
+        assert_eq!(first(1, &[(Via::Direct, Found::Refused)]), Via::Relay(2));
+        assert_eq!(first(2, &[]), Via::Relay(2), "it is remembered while nobody looks");
+        assert_eq!(first(3, &[(Via::Direct, Found::Good(leg(50)))]), Via::Direct);
+        assert_eq!(first(4, &[(Via::Direct, Found::Refused)]), Via::Relay(2));
+        assert_eq!(first(30, &[]), Via::Direct, "after twenty seconds it may be tried again");
     }
 
     #[test]

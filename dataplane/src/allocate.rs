@@ -6,11 +6,10 @@
 //! is raised first. What does not fit even in its lowest encoding is paused, the lightest first. None gets a larger encoding than
 //! it is shown, and what is hidden gets nothing.
 //!
-//! What is left over when no other encoding fits is room for those that are given to be sent at a higher rate ([`crate::headroom`]).
-//!
-//! An encoding costs what it was measured to send, or what its publisher would give it of its own, if it was told to send more. Rates move all the time, and a receiver that goes up and down with them sees
-//! a keyframe each time: so what is taken may exceed the budget a little, what would be new must leave some of it free,
-//! and nothing is raised soon after something was lowered.
+//! What is left over is room for those that are given to be sent at a higher rate ([`crate::headroom`]). An encoding costs what it
+//! sends, or what its publisher would give it of its own, if it was told more. Rates move all the time, and a receiver that goes up and
+//! down with them sees a keyframe each time: so what is taken may exceed the budget a little, what would be new must leave some of it
+//! free, and nothing is raised soon after something was lowered.
 
 use proto::plane::{SHOWN_LINES_ANY, TRACK_ENCODINGS_MAX, weight};
 
@@ -660,8 +659,10 @@ mod tests {
             for least in [weight::PINNED, weight::SCREEN] {
                 let heavy = |videos: &[Video]| videos.iter().filter(|v| v.weight >= least).copied().collect::<Vec<_>>();
                 let (beside, alone) = (heavy(&whole), allocate(heavy(&all)));
-                // One of them may keep beside something lighter what it would lose alone; what it keeps is missing to another one.
+                // One may keep beside something lighter what it would lose alone; that is missing to another one, and they have no less together.
                 let keeps_more = beside.iter().zip(&alone).any(|(beside, alone)| beside.now > alone.now);
+                let [with, without] = [&beside, &alone].map(|of| of.iter().map(Video::own).sum::<f64>());
+                proptest::prop_assert!(with >= without, "{} {}", with, without);
                 for (beside, alone) in beside.iter().zip(&alone) {
                     proptest::prop_assert!(beside.slot == alone.slot && (beside.now >= alone.now || keeps_more), "{:?} {:?}", beside, alone);
                 }

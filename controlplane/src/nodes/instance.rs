@@ -112,27 +112,13 @@ pub(super) fn random<const N: usize>() -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn an_instance_outlives_a_restart_and_knows_where_it_has_been() {
         let folder = std::env::temp_dir().join(format!("uprtc-instance-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let settings = Settings {
-            name: "uprtc".into(),
-            servers: vec!["nats://a".into()],
-            ca: None,
-            credentials: None,
-            node: "fra1".into(),
-            region: String::new(),
-            carrier: String::new(),
-            relay_ips: Vec::new(),
-            http: None,
-            announce: Vec::new(),
-            lease: Duration::from_secs(15),
-        };
+        let settings = Settings::example();
         let mut instance = Instance::load_or_create(&folder).unwrap();
         assert!(!instance.has_joined(&settings));
         instance.remember(&settings).unwrap();

@@ -531,17 +531,8 @@ mod tests {
     #[test]
     fn a_worker_is_reached_as_announced_or_as_the_operator_says() {
         let mut settings = Settings {
-            name: "uprtc".into(),
-            servers: vec!["nats://a".into()],
-            ca: None,
-            credentials: None,
-            node: "fra1".into(),
-            region: String::new(),
-            carrier: String::new(),
-            relay_ips: Vec::new(),
-            http: None,
             announce: vec![("10.0.0.5".parse().unwrap(), "203.0.113.7".parse().unwrap())],
-            lease: Duration::from_secs(15),
+            ..Settings::example()
         };
         let bound = ["10.0.0.5:40001".parse().unwrap(), "[2001:db8::1]:40003".parse().unwrap()];
         let shown = |settings: &Settings| settings.reached(&bound).iter().map(ToString::to_string).collect::<Vec<_>>();

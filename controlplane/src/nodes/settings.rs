@@ -44,6 +44,26 @@ pub struct Settings {
     pub lease: Duration,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A node in a cluster, for tests.
+    pub(super) fn example() -> Settings {
+        Settings {
+            name: "uprtc".into(),
+            servers: vec!["nats://a".into()],
+            ca: None,
+            credentials: None,
+            node: "fra1".into(),
+            region: String::new(),
+            carrier: String::new(),
+            relay_ips: Vec::new(),
+            http: None,
+            announce: Vec::new(),
+            lease: Duration::from_secs(15),
+        }
+    }
+}
+
 /// Whether this is `nats://HOST[:PORT]` or `tls://HOST[:PORT]`. No user and password: they would be in every log.
 pub fn is_server(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://")) else { return false };

@@ -120,6 +120,11 @@ impl Selection {
         self.entries.iter().map(|entry| entry.via)
     }
 
+    /// Whether none of the paths is one to go to, so that others are wanted at once.
+    pub fn is_in_need(looks: &[Look]) -> bool {
+        !looks.iter().any(|look| look.state == State::Good && look.is_clean)
+    }
+
     /// Looks at all paths; the new one if the media moves.
     pub fn look(&mut self, now: Micros, looks: &[Look]) -> Option<Via> {
         let mut is_before = true;

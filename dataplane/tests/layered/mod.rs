@@ -8,8 +8,6 @@ use dataplane::twcc::ArrivalLog;
 use proto::id::{RouteId, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
-use webrtc_util::marshal::Unmarshal;
 
 use crate::world::*;
 
@@ -171,12 +169,7 @@ impl<C: Camera> Call<C> {
         if now - self.reported_at >= FEEDBACK {
             self.reported_at = now;
             while self.arrivals.has_unreported() {
-                let mut body = [0; 1200];
-                let len = self.arrivals.write_feedback(&mut body[8..]) + 8;
-                let whole = len.next_multiple_of(4);
-                let head = [0x8f, 205, 0, (whole / 4) as u8];
-                let bytes = [&head[..], &body[..whole]].concat();
-                let feedback = TransportLayerCc::unmarshal(&mut bytes.as_slice()).expect("feedback");
+                let feedback = feedback_of(&mut self.arrivals);
                 self.reports.push_back((now + DELAY, self.bob.protect_rtcp(&feedback)));
             }
         }

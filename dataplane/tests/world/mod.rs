@@ -13,9 +13,11 @@ use dataplane::Micros;
 use dataplane::forward::Forwarder;
 use dataplane::path::{Datagram, Path};
 use dataplane::relay::Message;
+use dataplane::twcc::ArrivalLog;
 use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::*;
 use proto::stun;
+use rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc;
 use webrtc_srtp::context::Context;
 use webrtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
 use webrtc_srtp::protection_profile::ProtectionProfile;
@@ -468,3 +470,11 @@ pub fn packet(ssrc: u32, pt: u8, seq: u16, timestamp: u32, payload: &[u8]) -> rt
 /// First packet of a keyframe, and one that is not.
 pub const SPS: &[u8] = &[0x67, 0x42, 0xe0, 0x1f, 1, 2, 3, 4];
 pub const DELTA: &[u8] = &[0x41, 5, 6, 7, 8, 9, 10, 11, 12];
+
+/// The transport-cc feedback that a receiver sends now. The other crate's form, so that it can be protected by it.
+pub fn feedback_of(arrivals: &mut ArrivalLog) -> TransportLayerCc {
+    let mut body = [0; 1200];
+    let whole = (arrivals.write_feedback(&mut body[8..]) + 8).next_multiple_of(4);
+    let head = [0x8f, 205, 0, (whole / 4) as u8];
+    TransportLayerCc::unmarshal(&mut [&head[..], &body[..whole]].concat().as_slice()).expect("feedback")
+}

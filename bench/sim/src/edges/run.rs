@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use controlplane::overlay::{Legs, Site};
+use controlplane::overlay::{Legged, Legs, Site};
 use dataplane::config::OVERLAY_PROBE_INTERVAL;
 use dataplane::overlay::{Monitor, Via};
 
@@ -247,7 +247,9 @@ impl Run {
             self.rows[at] = self.legs(to, now);
         }
         let before: Vec<_> = self.flows[at].monitors.iter().map(|(via, _)| *via).collect();
-        self.flows[at].order(now, sites, &self.relays, &ours, &self.rows[at]);
+        let (here, there) = sites;
+        let legged = Legged { here, there, relays: &self.relays, ours: &ours, theirs: &self.rows[at] };
+        self.flows[at].order(now, &legged);
         let new: Vec<_> =
             self.flows[at].monitors.iter().map(|(via, _)| *via).filter(|via| !before.contains(via)).collect();
         for via in new {
