@@ -284,6 +284,7 @@ impl Driver {
                     let _ = self.asked.remove(&id).map(|way_back| way_back.send(reply));
                 }
                 Output::Inject { worker, header, payload } => self.inject(worker, &header, &payload),
+                Output::Cluster(_) => {}
                 Output::Happened(happening) => self.inbox.logbook.write(*happening),
                 Output::Journal { worker, slot, bytes } => self.write_journal(worker, slot, bytes.as_deref()),
             }

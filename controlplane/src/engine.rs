@@ -212,6 +212,7 @@ impl Engine {
                 self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
                 self.watch_tokens(now);
             }
+            Input::Cluster(_) => {}
             Input::Stop => self.stop(now),
         }
     }

@@ -9,6 +9,7 @@
 //! edges, and [`run()`], which starts and ends them.
 
 pub mod auth;
+pub mod bus;
 pub mod driver;
 pub mod dtls;
 pub mod engine;

@@ -329,7 +329,7 @@ impl Server {
             Output::Journal { worker, slot, bytes: Some(bytes) } => drop(self.journal.insert((worker, slot), bytes)),
             Output::Journal { worker, slot, bytes: None } => drop(self.journal.remove(&(worker, slot))),
             // Nobody asks for resources or administers here.
-            Output::Happened(_) | Output::Reply { .. } => {}
+            Output::Happened(_) | Output::Reply { .. } | Output::Cluster(_) => {}
         }
     }
 

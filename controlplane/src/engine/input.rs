@@ -9,6 +9,7 @@ use proto::signal::{ClientSignal, ServerSignal};
 
 use super::operator::{OperatorError, OperatorRequest};
 use super::resource::{ResourceError, ResourceReply, ResourceRequest};
+use crate::bus::{News, Order};
 use crate::happening::Happening;
 use crate::ids::SocketId;
 use crate::policy::{Grant, Settings};
@@ -110,6 +111,8 @@ pub enum Input {
     },
     /// What the links of peers were like in the last seconds: of those that [`super::Engine::links`] names, about once a second.
     Links(Vec<(PeerId, Link)>),
+    /// The cluster tells something.
+    Cluster(News),
     /// Other settings for those who come from now on; see [`Settings::reload`].
     Settings(Settings),
     /// The server stops: every socket is told. Media stands, for a successor to adopt.
@@ -161,6 +164,8 @@ pub enum Output {
         /// What a successor needs to adopt the peer. No keys.
         bytes: Option<Vec<u8>>,
     },
+    /// Do something in the cluster.
+    Cluster(Order),
     /// Tell the operator.
     Happened(Box<Happening>),
 }

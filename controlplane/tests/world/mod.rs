@@ -226,6 +226,7 @@ impl World {
                 let text = serde_json::to_string(&signal).unwrap();
                 self.signals.entry(socket.0).or_default().push_back(serde_json::from_str(&text).unwrap());
             }
+            Output::Cluster(_) => {}
             Output::Happened(happening) => self.happened.extend(self.is_watched.then_some(*happening)),
             Output::Reply { id, reply } => {
                 assert!(self.replies.insert(id, reply).is_none(), "a request is answered once");
