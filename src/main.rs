@@ -97,8 +97,8 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
     if options.stun.is_none() {
         reach::check_media_ips(&options)?;
     }
-    // With a port of the kernel's choice it is known when it is bound.
-    let http = (options.listen.port() != 0).then(|| reach::link_base(&options, options.listen));
+    // With a port of the kernel's choice it is known when it is bound, unless `public-url` says it.
+    let http = (options.listen.port() != 0 || options.public_url.is_some()).then(|| reach::link_base(&options, options.listen));
     let config = controlplane::Config {
         link: options.link(),
         stun_ip: options.public_ip(),

@@ -800,6 +800,38 @@ async fn a_server_without_a_cluster_has_no_nodes() {
 }
 
 #[tokio::test]
+async fn a_server_without_a_cluster_is_its_only_edge() {
+    let mut server = Server::start().await;
+    // Where clients reach it is not known: the requests of this test name a host without the port.
+    let answer = server.ask_bare("GET", "/v1/edges").await;
+    let alone = json!({"name": null, "region": "", "carrier": "", "url": null, "peers": null,
+        "busy_permille": null});
+    assert_eq!((answer.status, answer.json()), (200, json!({"edges": [alone]})));
+    assert_eq!(answer.header("cache-control"), Some("public, max-age=5"));
+    let ping = server.ask_bare("GET", "/v1/edges/ping").await;
+    assert_eq!((ping.status, ping.body.as_str(), ping.header("cache-control")), (204, "", Some("no-store")));
+}
+
+#[tokio::test]
+async fn pages_that_may_open_a_socket_may_look_for_an_edge() {
+    let from = |origin: &str| format!("Origin: {origin}\r\n");
+    let mut server = Server::start().await;
+    for path in ["/v1/edges", "/v1/edges/ping"] {
+        let answer = server.send("GET", path, &from("https://any.example"), "").await;
+        for name in ["access-control-allow-origin", "timing-allow-origin"] {
+            assert_eq!(answer.header(name), Some("*"), "{path} {name}");
+        }
+    }
+    let mut server = Server::with(Limits::default(), Registry::default(), &["https://app.example"]).await;
+    for (origin, allowed) in [("https://app.example", Some("https://app.example")), ("https://evil.example", None)] {
+        let answer = server.send("GET", "/v1/edges/ping", &from(origin), "").await;
+        for name in ["access-control-allow-origin", "timing-allow-origin"] {
+            assert_eq!((answer.status, answer.header(name)), (204, allowed), "{origin} {name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
     let mut server = Server::start().await;
     let document = server.ask_bare("GET", "/openapi.json").await.json();
@@ -817,10 +849,14 @@ async fn every_address_of_the_document_is_answered_and_the_page_shows_it() {
         for (method, operation) in methods.as_object().unwrap() {
             operations += 1;
             let answer = server.ask_bare(&method.to_uppercase(), &concrete).await;
+            assert!(!operation["summary"].as_str().unwrap().is_empty());
+            if operation["security"].is_array() {
+                assert!(operation["responses"][answer.status.to_string()].is_object(), "{method} {path}");
+                continue;
+            }
             assert_eq!(answer.problem(), (401, "token_missing".into()), "{method} {path}");
             assert!(operation["responses"]["401"].is_object());
-            assert!(!operation["summary"].as_str().unwrap().is_empty());
         }
     }
-    assert_eq!(operations, 21, "a handler that is routed is documented: count it here");
+    assert_eq!(operations, 23, "a handler that is routed is documented: count it here");
 }

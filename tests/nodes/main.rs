@@ -1,6 +1,7 @@
 //! Edges of one cluster as real processes, with a real nats-server: who sees whom, who is refused and in which words, and what becomes of
 //! them while NATS is away. The controlplanes have given up the system calls that they do not need (`seccomp`), and find NATS by name.
 
+mod edges;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod nats;
@@ -56,6 +57,21 @@ impl Edge {
     fn with(state: Folder, arguments: Vec<String>) -> Edge {
         let (child, http) = Self::spawn(&state, &arguments);
         Edge { state, child, http, arguments }
+    }
+
+    /// With a dataplane.
+    fn whole(nats: &Nats, node: &str, more: &[&str]) -> Edge {
+        let (state, arguments) = (Folder::new(), Self::arguments(&nats.url(), node, more));
+        let mut run =
+            uprtc(&["run", "--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0", "--workers", "1"])
+                .args(["--state", state.path()])
+                .args(&arguments)
+                .env("UPRTC_IO", "udp")
+                .stderr(std::fs::File::create(state.0.join("log")).unwrap())
+                .spawn()
+                .unwrap();
+        let http = authority(&first_line(&mut run)).to_owned();
+        Edge { http, state, child: run, arguments }
     }
 
     fn spawn(state: &Folder, arguments: &[String]) -> (Child, String) {
@@ -160,18 +176,7 @@ fn edges_see_each_other_and_who_is_gone_and_who_is_back() {
     let a = Edge::start(&nats, "a", &["region=eu", "carrier=north"]);
     let mut b = Edge::start(&nats, "b", &["region=eu"]);
     // With a dataplane: the others learn where its workers are.
-    let whole = Folder::new();
-    let settings = Edge::arguments(&nats.url(), "c", &["region=us", "relay-ips=127.0.0.9"]);
-    let mut run =
-        uprtc(&["run", "--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0", "--workers", "1"])
-            .args(["--state", whole.path()])
-            .args(&settings)
-            .env("UPRTC_IO", "udp")
-            .stderr(std::fs::File::create(whole.0.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-    let link = first_line(&mut run);
-    let c = Edge { http: authority(&link).to_owned(), state: whole, child: run, arguments: settings };
+    let c = Edge::whole(&nats, "c", &["region=us", "relay-ips=127.0.0.9"]);
     for edge in [&a, &b, &c] {
         edge.comes_to_see("a:here b:here c:here");
         edge.comes_to_have("uprtc_cluster_nodes", 3.0);

@@ -4,8 +4,9 @@
 //! | | no origin is named | some are |
 //! |---|---|---|
 //! | REST | none | those |
-//! | WHIP and WHEP, and asking the socket's address by plain HTTP | any | those |
-//! | the signalling socket | any | those, and the page's own; what is no browser sends no `Origin` |
+//! | WHIP and WHEP | any | those |
+//! | the edges, and asking the socket's address by plain HTTP | any | those, and the pages of the cluster's edges |
+//! | the signalling socket | any | those, the page's own, and the pages of the cluster's edges; what is no browser sends no `Origin` |
 //!
 //! No cookie is ever looked at, so a page can do nothing without a token that it was given. Naming origins is for who wants
 //! tokens to be used on his own pages alone.
@@ -13,7 +14,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -72,10 +73,31 @@ impl Origins {
     }
 }
 
+/// Whether a socket may be opened from where this request comes from. The meeting page of an edge is as good as our own: it goes to
+/// another edge of its cluster when its own has died.
+pub(super) fn admit(site: &Site, headers: &HeaderMap) -> Result<(), Problem> {
+    let is_ours = || headers.get(header::ORIGIN).is_some_and(|origin| has_page(site, origin));
+    site.origins.admit(headers).or_else(|problem| if is_ours() { Ok(()) } else { Err(problem) })
+}
+
+/// Whether it is the meeting page of an edge of our cluster.
+fn has_page(site: &Site, origin: &HeaderValue) -> bool {
+    let nodes = site.nodes.as_ref().zip(origin.to_str().ok());
+    nodes.is_some_and(|(nodes, origin)| is_origin(origin) && nodes.has_page(origin))
+}
+
 /// Says to browsers what a page may read.
 pub(super) async fn cross_origin(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     match request.uri().path() {
-        path if path.starts_with("/v1/") && path.ends_with("/signal") => asking(&site.origins, request, next).await,
+        path if path.starts_with("/v1/") && path.ends_with("/signal") => asking(&site, request, next).await,
+        "/v1/edges" | "/v1/edges/ping" => {
+            let mut response = asking(&site, request, next).await;
+            // Who may read the answer may read how long it took (Resource Timing §4.5.1).
+            if let Some(allowed) = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned() {
+                response.headers_mut().insert(HeaderName::from_static("timing-allow-origin"), allowed);
+            }
+            response
+        }
         path if path.starts_with("/v1/") => rest(&site.origins, request, next).await,
         path if path.starts_with("/whip/") || path.starts_with("/whep/") => media(&site.origins, request, next).await,
         _ => next.run(request).await,
@@ -107,12 +129,12 @@ async fn rest(origins: &Origins, request: Request, next: Next) -> Response {
 }
 
 /// A page that may open a socket may read why it was refused. Nothing in the answer is more than the token in the address already tells.
-async fn asking(origins: &Origins, request: Request, next: Next) -> Response {
+async fn asking(site: &Site, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.run(request).await;
-    let allowed = match origins.named().is_empty() {
+    let allowed = match site.origins.named().is_empty() {
         true => Some(HeaderValue::from_static(ANY)),
-        false => origin.filter(|origin| origins.name(origin)),
+        false => origin.filter(|origin| site.origins.name(origin) || has_page(site, origin)),
     };
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));

@@ -5,6 +5,7 @@
 //! order goes to the engine, and what must outlive a restart into the registry.
 
 pub(super) mod document;
+mod edges;
 mod invitations;
 mod limits;
 mod media;
@@ -63,6 +64,8 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/tokens", post(service::mint))
         .route("/v1/server", get(service::server))
         .route("/v1/nodes", get(nodes::list))
+        .route("/v1/edges", get(edges::list))
+        .route("/v1/edges/ping", get(edges::ping))
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(site.clone(), bounded))
 }

@@ -23,6 +23,7 @@ use super::admission::{
     turned_away,
 };
 use super::error::Problem;
+use super::origins;
 use super::places::Ticket;
 use super::websocket::{self, Bounds, Message, close_code};
 use super::{Client, Limits, Site};
@@ -69,14 +70,14 @@ pub(super) async fn signal(
     };
     let token = bearer(&headers).or(in_address.as_deref());
     let admit = if asks && !headers.contains_key(header::UPGRADE) { admit_to_ask } else { admit };
-    let answer = match site.origins.admit(&headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref()))
-    {
-        Ok(claims) => {
-            let source = client.map(|Extension(Client(source))| source);
-            let_in(&site, &room, (claims, source), (&method, &headers), asks, upgrade).await
-        }
-        Err(problem) => Err(problem.at_socket()),
-    };
+    let answer =
+        match origins::admit(&site, &headers).and_then(|()| admit(&site, &room, &headers, in_address.as_deref())) {
+            Ok(claims) => {
+                let source = client.map(|Extension(Client(source))| source);
+                let_in(&site, &room, (claims, source), (&method, &headers), asks, upgrade).await
+            }
+            Err(problem) => Err(problem.at_socket()),
+        };
     answer.unwrap_or_else(|problem| {
         // A browser whose socket was refused asks once more to read why: that is no other try to join.
         if asks || headers.contains_key(header::UPGRADE) {

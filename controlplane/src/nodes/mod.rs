@@ -6,6 +6,7 @@
 //! docs/EDGES.md says how it behaves, docs/decisions/0062 why.
 
 mod cluster;
+mod edges;
 mod instance;
 mod lease;
 mod member;
@@ -18,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub use self::cluster::ClusterError;
+pub(crate) use self::edges::Edge;
 use self::lease::Lease;
 pub(crate) use self::member::Member;
 pub use self::member::inspect;
@@ -122,6 +124,11 @@ impl Nodes {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of this node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
     }
 
     /// What is known now.

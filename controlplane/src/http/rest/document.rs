@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{invitations, nodes, peers, revocations, rooms, service, views};
+use super::{edges, invitations, nodes, peers, revocations, rooms, service, views};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,7 +35,9 @@ use super::{invitations, nodes, peers, revocations, rooms, service, views};
         peers::mute,
         service::mint,
         service::server,
-        nodes::list
+        nodes::list,
+        edges::list,
+        edges::ping
     ),
     components(schemas(views::ProblemDetails))
 )]
@@ -51,6 +53,9 @@ const REFUSALS: &[(&str, &str)] = &[
     ("429", "Too many requests with this token, or with those of this room"),
     ("503", "The server is stopping"),
 ];
+
+/// Of these, those of addresses that need no token.
+const PUBLIC_REFUSALS: [&str; 2] = ["400", "408"];
 
 /// And those with a body besides.
 const BODY_REFUSALS: &[(&str, &str)] = &[
@@ -103,7 +108,9 @@ fn document() -> Value {
         let is_kept = operation["tags"][0] == "rooms" || operation["tags"][0] == "revocations";
         let is_delete = operation["operationId"].as_str().is_some_and(|id| id.starts_with("delete"));
         let not_kept = BODY_REFUSALS.iter().filter(|(status, _)| is_kept && is_delete && *status == "500");
-        for (status, description) in REFUSALS.iter().chain(of_body).chain(not_kept) {
+        let is_public = operation.get("security").is_some();
+        let of_all = REFUSALS.iter().filter(|(status, _)| !is_public || PUBLIC_REFUSALS.contains(status));
+        for (status, description) in of_all.chain(of_body).chain(not_kept) {
             operation["responses"][status] = json!({
                 "description": description,
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
@@ -126,7 +133,7 @@ fn page(document: &Value) -> String {
          content=\"width=device-width\"><title>uprtc REST</title><link rel=\"stylesheet\" href=\"web/docs.css\">\
          <main><h1>uprtc REST</h1><p>Every request brings <code>Authorization: Bearer</code> with an admin token \
          (<code>uprtc token --admin --room '*' --name ops</code>); to invite and to accept an invitation, other \
-         tokens do. Refusals are <code>application/problem+json</code> \
+         tokens do, and the edges are told without any. Refusals are <code>application/problem+json</code> \
          with a stable <code>code</code>. The same for programs: <a href=\"openapi.json\">openapi.json</a>.</p>",
     );
     for (path, operations) in document["paths"].as_object().into_iter().flatten() {
