@@ -98,7 +98,8 @@ fn controlplane(sources: &Sources) -> Result<(), Failure> {
         reach::check_media_ips(&options)?;
     }
     // With a port of the kernel's choice it is known when it is bound, unless `public-url` says it.
-    let http = (options.listen.port() != 0 || options.public_url.is_some()).then(|| reach::link_base(&options, options.listen));
+    let http = (options.listen.port() != 0 || options.public_url.is_some())
+        .then(|| reach::link_base(&options, options.listen));
     let config = controlplane::Config {
         link: options.link(),
         stun_ip: options.public_ip(),

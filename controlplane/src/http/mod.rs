@@ -9,6 +9,7 @@
 //! of signals, the time a socket may be silent, and what may wait for it.
 
 mod admission;
+mod edges;
 mod error;
 mod ice_tcp;
 mod neighbour;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::Nodes;
 use super::roster::{Known, State};
-use crate::http::PublicUrl;
 
 /// Edges that a client is told of. It measures five of them.
 pub(crate) const EDGES_MAX: usize = 64;
@@ -25,7 +24,7 @@ pub(crate) struct Edge {
     /// In whose network; may be empty.
     pub(crate) carrier: String,
     /// Where its HTTP server is.
-    pub(crate) url: PublicUrl,
+    pub(crate) http: String,
     /// Peers that it carries.
     pub(crate) peers: u32,
     /// How busy its workers are, thousandths of a core.
@@ -52,7 +51,7 @@ impl Nodes {
                 is_self: is_self(name),
                 region: record.region.clone(),
                 carrier: record.carrier.clone(),
-                url: PublicUrl::parse(record.http.as_ref()?).filter(|url| !is_unspecified(url))?,
+                http: record.http.clone()?,
                 peers: record.peers,
                 busy_permille: record.busy_permille,
             })
@@ -73,11 +72,6 @@ impl Nodes {
 /// Whether clients can be sent there: it is here, says where, and has a dataplane.
 fn is_joinable(known: &Known) -> bool {
     known.state == State::Here && known.record.http.is_some() && !known.record.workers.is_empty()
-}
-
-/// An address that stands for every one of a machine is none to go to: the operator has not said `public-url`.
-fn is_unspecified(url: &PublicUrl) -> bool {
-    url.host().parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
 }
 
 /// Names of `(region, busy, name)`: one of each region by turns, `first` before the other regions, and in each the least busy first.
@@ -113,12 +107,5 @@ mod tests {
         assert_eq!(order("us", &edges), "nyc1 sin1 ams1 fra2 fra1");
         assert_eq!(order("", &edges), "sin1 ams1 nyc1 fra2 fra1", "this node's region may have no name");
         assert_eq!(order("eu", &[]), "");
-    }
-
-    #[test]
-    fn an_address_of_every_network_is_none() {
-        for (url, is) in [("http://0.0.0.0:8080", true), ("http://[::]:8080", true), ("http://127.0.0.1:80", false)] {
-            assert_eq!(is_unspecified(&PublicUrl::parse(url).unwrap()), is, "{url}");
-        }
     }
 }

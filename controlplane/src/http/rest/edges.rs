@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::proxies::Base;
-use super::Site;
+use super::super::{PublicUrl, Site};
 use crate::nodes::Edge;
 
 /// How long an answer may be kept: load and nodes change about as often.
@@ -47,13 +47,13 @@ pub(super) struct EdgeView {
     busy_permille: Option<u32>,
 }
 
-impl From<Edge> for EdgeView {
-    fn from(edge: Edge) -> EdgeView {
+impl From<(Edge, PublicUrl)> for EdgeView {
+    fn from((edge, url): (Edge, PublicUrl)) -> EdgeView {
         EdgeView {
             name: Some(edge.node),
             region: edge.region,
             carrier: edge.carrier,
-            url: Some(edge.url.as_str().to_owned()),
+            url: Some(url.as_str().to_owned()),
             peers: Some(edge.peers / PEERS_STEP * PEERS_STEP),
             busy_permille: Some(edge.busy_permille / BUSY_STEP * BUSY_STEP),
         }
@@ -66,7 +66,7 @@ impl From<Edge> for EdgeView {
 /// dataplane, or of which is not known where clients reach it, is left out.
 #[utoipa::path(get, path = "/v1/edges", tag = "edges", security(()), responses((status = 200, description = "The edges", body = EdgeList)))]
 pub(super) async fn list(State(site): State<Arc<Site>>, Extension(Base(base)): Extension<Base>) -> Response {
-    let known = site.nodes.as_ref().map(|nodes| nodes.edges()).unwrap_or_default();
+    let (own, others): (Vec<_>, Vec<_>) = site.edges().into_iter().partition(|(edge, _)| edge.is_self);
     let alone = || EdgeView {
         name: site.nodes.as_ref().map(|nodes| nodes.node().to_owned()),
         region: String::new(),
@@ -75,9 +75,8 @@ pub(super) async fn list(State(site): State<Arc<Site>>, Extension(Base(base)): E
         peers: None,
         busy_permille: None,
     };
-    let others = known.iter().filter(|edge| !edge.is_self).cloned().map(EdgeView::from);
-    let own = known.iter().find(|edge| edge.is_self).cloned().map_or_else(alone, EdgeView::from);
-    let edges = [own].into_iter().chain(others).collect();
+    let own = own.into_iter().next().map_or_else(alone, EdgeView::from);
+    let edges = [own].into_iter().chain(others.into_iter().map(EdgeView::from)).collect();
     ([(header::CACHE_CONTROL, CACHED)], Json(EdgeList { edges })).into_response()
 }
 
