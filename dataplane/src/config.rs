@@ -88,6 +88,9 @@ pub const UNANSWERED_FACTOR: u32 = 3;
 pub const CHECK_INTERVAL: Micros = 100 * MILLISECOND;
 /// How often a check of ours is sent before the address is given up, 6.3 s after the first (RFC 8489 §6.2.1 has 7).
 pub const CHECK_TRIES_MAX: u8 = 6;
+/// A candidate of another edge is asked again after this long, as long as no address of it answers; before that more often, as
+/// above.
+pub const CANDIDATE_INTERVAL_MAX: Micros = SECOND;
 /// Longest check of ours: the username of a peer with a fragment of 256 characters (RFC 8839 §5.4), and 80 bytes around it.
 pub const CHECK_LEN_MAX: usize = 384;
 

@@ -22,6 +22,7 @@ mod hash;
 pub mod headroom;
 pub mod path;
 mod slab;
+mod sockets;
 mod table;
 mod timer;
 mod transaction;

@@ -14,14 +14,18 @@
 //!   checks, our own check, and the flights of DTLS.
 //! - The selected path is asked again each five seconds or so. What keeps consent is its answer, and nothing else: checks and
 //!   media from there do not say that anything arrives there, and checks from another address say nothing of this one.
+//! - Of another edge the controlplane knows addresses beforehand ([`candidates`]). They are asked as long as no address answers.
 //! - Without consent no media goes there any more, until other credentials are in use (RFC 7675 §5.1). If media still comes from
 //!   there (authentic and fresh, so it is nobody's repetition), the peer stays, and is sent reports within three times of what
 //!   comes: ffmpeg's WHIP muxer publishes for hours, and answers no check once it has connected.
+
+mod candidates;
 
 use std::net::SocketAddr;
 
 use proto::stun::TransactionId;
 
+use self::candidates::Candidate;
 use crate::config::{
     CHECK_INTERVAL, CHECK_TRIES_MAX, CONSENT_TIMEOUT, HEARD_INTERVAL, Micros, PEER_PATHS_MAX, UDP_QUIET,
     UDP_UNANSWERED, UNANSWERED_FACTOR,
@@ -37,7 +41,7 @@ struct Check {
     next_at: Micros,
 }
 
-/// An address from which an authenticated check came.
+/// An address from which an authenticated check came, or that is a candidate.
 struct Known {
     path: Path,
     /// When a check, or on the selected path an authentic packet, last came from it.
@@ -49,9 +53,14 @@ struct Known {
     /// Bytes that may be sent to it while it has not answered.
     credit: u32,
     check: Option<Check>,
+    candidate: Option<Candidate>,
 }
 
 impl Known {
+    fn new(path: Path, now: Micros) -> Known {
+        Known { path, heard_at: now, answered_at: None, nomination: 0, credit: 0, check: None, candidate: None }
+    }
+
     fn is_answering(&self, now: Micros) -> bool {
         self.answered_at.is_some_and(|at| now < at + CONSENT_TIMEOUT)
     }
@@ -68,6 +77,8 @@ pub(crate) struct Paths {
     has_lapsed: bool,
     is_nominated: bool,
     nominations: u32,
+    /// How many of the known are candidates.
+    candidates: u8,
     /// When the clock of consent began: with the first check, and again when the connection that was selected ended.
     began: Option<Micros>,
     /// Where a datagram for the controlplane last came from.
@@ -104,6 +115,8 @@ pub(crate) enum Due {
     Send(Path, TransactionId),
     /// Given up.
     Unanswered,
+    /// The candidate of this number has not answered, in so many rounds of checks. It is asked again.
+    Silent { place: u8, rounds: u8 },
 }
 
 impl Paths {
@@ -118,8 +131,7 @@ impl Paths {
         self.heard_at = Some(now);
         if self.known(path).is_none() {
             result.evicted = self.make_room();
-            let fresh = Known { path, heard_at: now, answered_at: None, nomination: 0, credit: 0, check: None };
-            self.known.push(fresh);
+            self.known.push(Known::new(path, now));
         }
         if use_candidate {
             self.nominations = self.nominations.wrapping_add(1);
@@ -150,9 +162,10 @@ impl Paths {
             return None;
         }
         let selected = self.selected;
-        let others = (0..self.known.len()).filter(|&i| Some(self.known[i].path) != selected);
+        let may_go = |known: &Known| Some(known.path) != selected && known.candidate.is_none();
+        let others = (0..self.known.len()).filter(|&i| may_go(&self.known[i]));
         let oldest = others.min_by_key(|&i| self.known[i].heard_at);
-        Some(self.known.swap_remove(oldest.expect("more than one path is kept, and one is selected")).path)
+        Some(self.known.swap_remove(oldest.expect("more are kept than candidates and the one that is selected")).path)
     }
 
     /// Begins to ask an address, under this id. It is due at once.
@@ -179,9 +192,9 @@ impl Paths {
         let check = known.check.as_mut()?;
         if check.tries == CHECK_TRIES_MAX {
             known.check = None;
-            return Some(Due::Unanswered);
+            return Some(known.candidate.as_mut().map_or(Due::Unanswered, Candidate::unanswered));
         }
-        check.next_at = now + (CHECK_INTERVAL << check.tries);
+        check.next_at = now + known.candidate.map_or(CHECK_INTERVAL << check.tries, |of| of.pause(check.tries));
         check.tries += 1;
         Some(Due::Send(known.path, check.id))
     }
@@ -205,6 +218,7 @@ impl Paths {
         known.check = None;
         known.answered_at = Some(now);
         known.heard_at = now;
+        known.candidate.iter_mut().for_each(Candidate::answered);
         let nomination = known.nomination;
         self.heard_at = Some(now);
         let is_selected = if self.selected == Some(path) {
@@ -217,6 +231,7 @@ impl Paths {
             if let Some(before) = before.and_then(|before| self.known_mut(before)) {
                 before.check = None; // Its consent is not needed any more.
             }
+            self.stop_asking_candidates();
             self.has_answered = true;
             self.has_lapsed = false;
             self.is_nominated |= nomination > 0;
@@ -295,10 +310,11 @@ impl Paths {
     }
 
     /// The known path with this remote address, on whichever socket: if there are several, the one that the controlplane's
-    /// last datagram came by.
+    /// last datagram came by, or else the selected one.
     pub(crate) fn path_to(&self, remote: SocketAddr) -> Option<Path> {
         let is_there = |path: &Path| path.remote == remote;
-        self.punted.filter(is_there).filter(|path| self.known(*path).is_some()).or_else(|| self.iter().find(is_there))
+        let punted = self.punted.filter(is_there).filter(|path| self.known(*path).is_some());
+        punted.or_else(|| self.selected().filter(is_there)).or_else(|| self.iter().find(is_there))
     }
 
     /// Where reports go, which are short: without an answer, within the credit for so many bytes.
@@ -318,12 +334,13 @@ impl Paths {
         Some(path)
     }
 
-    /// An authentic packet of `len` bytes came by this path. If it is the selected one, the peer is still there: agents before
+    /// An authentic packet of `len` bytes came by this path. If it is the selected one, the peer is still there (of another edge
+    /// any: each end chooses where it sends): agents before
     /// RFC 7675 check no more once they have nominated, and keep the path by indications (RFC 8445 §11), which prove nothing.
     /// True if it is worth noting.
     #[inline]
     pub(crate) fn heard(&mut self, path: Path, len: usize, now: Micros) -> bool {
-        if self.selected != Some(path) {
+        if self.selected != Some(path) && !self.has_candidates() {
             return false;
         }
         if !self.has_answered {
@@ -362,16 +379,14 @@ impl Paths {
         if now < ends && !self.has_lapsed {
             return Consent::Until(ends);
         }
+        if self.has_candidates() {
+            return Consent::Until(self.ask_anew(now));
+        }
         self.has_lapsed |= std::mem::take(&mut self.has_answered);
         match self.packet_at.map(|at| at + CONSENT_TIMEOUT).filter(|ends| now < *ends) {
             Some(ends) => Consent::Until(ends),
             None => Consent::Expired,
         }
-    }
-
-    /// Whether it has answered once and does no more.
-    pub(crate) fn has_lapsed(&self) -> bool {
-        self.has_lapsed
     }
 
     fn known(&self, path: Path) -> Option<&Known> {
@@ -482,7 +497,7 @@ mod tests {
         );
         now += 1;
         assert_eq!(paths.review_consent(now), Consent::Until(now - 1 + CONSENT_TIMEOUT));
-        assert!(paths.has_lapsed() && paths.selected().is_none());
+        assert!(paths.has_lapsed && paths.selected().is_none());
         assert!(!check(&mut paths, 1, true, now), "it is not asked again with the same credentials");
         assert!(!paths.answered(path(1), now));
         while paths.report(LEN).is_some() {}

@@ -2,8 +2,8 @@
 
 use proto::id::{PeerId, Ssrc};
 use proto::plane::{
-    Direction, Extension, ExtensionIds, PEER_REMOTE_PARTS_MAX, PeerExtensions, PeerIce, PeerKeys, PeerOpen, PeerRate,
-    PeerRemote, Refusal, UFRAG_LEN,
+    Direction, Extension, ExtensionIds, PEER_REMOTE_PARTS_MAX, PeerCandidate, PeerExtensions, PeerIce, PeerKeys,
+    PeerOpen, PeerRate, PeerRemote, Refusal, UFRAG_LEN,
 };
 use proto::stun::IntegrityKey;
 
@@ -62,6 +62,8 @@ pub(crate) struct Transport {
     /// Its own credentials, as the controlplane told them, and what our checks are made with.
     pub(crate) remote_parts: Vec<PeerRemote>,
     pub(crate) remote: Option<Box<Remote>>,
+    /// Addresses of another edge that the controlplane told.
+    pub(crate) candidates: Vec<PeerCandidate>,
     /// Where its packets come from and go to.
     pub(crate) paths: Paths,
     pub(crate) silence: Silence,
@@ -135,6 +137,7 @@ impl Transport {
             extensions_open: None,
             remote_parts: Vec::new(),
             remote: None,
+            candidates: Vec::new(),
             paths: Paths::new(),
             silence: Silence::default(),
             is_consent_timer_set: false,

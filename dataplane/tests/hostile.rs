@@ -295,6 +295,14 @@ fn command() -> impl Strategy<Value = Command> {
             let (part, count) = (part % 10, count % 10);
             PeerRemote { peer: PeerId::new(i, g), part, count, len: len % 50, bytes }.into()
         }),
+        (id(), 0..6u8, any::<[u8; 4]>(), 0..3u16).prop_map(|((i, g), place, ip, port)| PeerCandidate {
+            peer: PeerId::new(i, g),
+            place,
+            remote: (ip, port).into(),
+            send_flow: 0,
+            receive_flow: 0
+        }
+        .into()),
         (id(), any::<ExtensionIds>()).prop_map(|((i, g), ids)| PeerExtensions { peer: PeerId::new(i, g), ids }.into()),
         (id(), any::<u32>(), any::<u32>()).prop_map(|((i, g), bps_max, packets_max)| PeerRate {
             peer: PeerId::new(i, g),
@@ -397,6 +405,7 @@ fn is_about(command: &Command, alice: &Peer, bob: &Peer) -> bool {
         Command::PeerExtensions(c) => is_theirs(c.peer),
         Command::PeerIce(c) => is_theirs(c.peer),
         Command::PeerRemote(c) => is_theirs(c.peer),
+        Command::PeerCandidate(c) => is_theirs(c.peer),
         Command::PeerRate(c) => is_theirs(c.peer),
         Command::StreamRate(c) => c.stream.index == 8,
         Command::StreamGate(c) => c.stream.index == 8,

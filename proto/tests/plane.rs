@@ -94,6 +94,11 @@ fn command() -> impl Strategy<Value = Command> {
                 let bytes = [first, second].concat().try_into().expect("both halves");
                 PeerRemote { peer, part, count, len, bytes }.into()
             }),
+        (peer(), 0..PEER_CANDIDATES_MAX as u8, address(), any::<[u64; 2]>()).prop_map(
+            |(peer, place, remote, [send_flow, receive_flow])| {
+                PeerCandidate { peer, place, remote, send_flow, receive_flow }.into()
+            }
+        ),
         (peer(), any::<u32>()).prop_map(|(peer, bps_max)| PeerLimit { peer, bps_max }.into()),
         (peer(), any::<u32>(), any::<u32>()).prop_map(|(peer, bps_max, packets_max)| PeerRate {
             peer,

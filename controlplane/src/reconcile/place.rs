@@ -2,8 +2,8 @@
 
 use proto::id::PeerId;
 use proto::plane::{
-    Command, Direction, PEER_REMOTE_PARTS_MAX, PeerClose, PeerIce, RouteClose, STREAM_SETS_PARTS_MAX, SlotClose,
-    StreamClose, TapClose,
+    Command, Direction, PEER_CANDIDATES_MAX, PEER_REMOTE_PARTS_MAX, PeerClose, PeerIce, RouteClose,
+    STREAM_SETS_PARTS_MAX, SlotClose, StreamClose, TapClose,
 };
 
 /// Kinds of places, in the order in which they are filled: each needs the ones before it.
@@ -12,6 +12,8 @@ pub(super) enum Class {
     Peer,
     /// One part of the peer's own ICE credentials.
     Remote(u8),
+    /// One remote candidate of the peer.
+    Candidate(u8),
     Extensions,
     RxKeys,
     TxKeys,
@@ -34,6 +36,7 @@ pub(super) enum Class {
 
 const _: () = assert!(STREAM_SETS_PARTS_MAX == 5, "Class::ALL has a place for each part");
 const _: () = assert!(PEER_REMOTE_PARTS_MAX == 8, "Class::ALL has a place for each part");
+const _: () = assert!(PEER_CANDIDATES_MAX == 4, "Class::ALL has a place for each");
 
 impl Class {
     pub(super) const ALL: &'static [Class] = &[
@@ -46,6 +49,10 @@ impl Class {
         Class::Remote(5),
         Class::Remote(6),
         Class::Remote(7),
+        Class::Candidate(0),
+        Class::Candidate(1),
+        Class::Candidate(2),
+        Class::Candidate(3),
         Class::Extensions,
         Class::RxKeys,
         Class::TxKeys,
@@ -106,6 +113,9 @@ impl Place {
             Command::PeerRemote(c) if usize::from(c.part) < PEER_REMOTE_PARTS_MAX => {
                 Place::new(Class::Remote(c.part), c.peer.index)
             }
+            Command::PeerCandidate(c) if usize::from(c.place) < PEER_CANDIDATES_MAX => {
+                Place::new(Class::Candidate(c.place), c.peer.index)
+            }
             Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
             Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
             Command::PeerLimit(c) => Place::new(Class::Limit, c.peer.index),
@@ -128,6 +138,7 @@ impl Place {
             Command::PeerClose(_)
             | Command::PeerIce(_)
             | Command::PeerRemote(_)
+            | Command::PeerCandidate(_)
             | Command::StreamSets(_)
             | Command::StreamClose(_)
             | Command::SlotClose(_)
@@ -147,7 +158,7 @@ impl Place {
     }
 }
 
-/// The command that empties what `open` filled. Credentials, extensions, keys and limits go with their peer, second codecs with their stream
+/// The command that empties what `open` filled. Credentials, candidates, extensions, keys and limits go with their peer, second codecs with their stream
 /// or route.
 pub(super) fn close_of(open: &Command) -> Option<Command> {
     match open {

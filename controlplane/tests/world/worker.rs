@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
-    Codec, Command, Committed, Described, Direction, EncodingIdle, EncodingRate, Event, MirrorOpen, PeerExpired,
-    PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused, Report,
-    RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen,
-    StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
+    Codec, Command, Committed, Described, Direction, EncodingIdle, EncodingRate, Event, MirrorOpen, PeerCandidate,
+    PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused,
+    Report, RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate,
+    StreamOpen, StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
@@ -19,6 +19,7 @@ pub struct Peer {
     pub extensions: Option<PeerExtensions>,
     /// Its own ICE credentials, in parts.
     pub remote: Vec<PeerRemote>,
+    pub candidates: Vec<PeerCandidate>,
     pub limit: Option<PeerLimit>,
     pub rate: Option<PeerRate>,
     pub rx: Option<PeerKeys>,
@@ -108,8 +109,16 @@ impl Worker {
                 if self.peers_max.is_some_and(|max| self.peers.len() >= max) {
                     return Err((open.peer.index, Refusal::TableFull));
                 }
-                let peer =
-                    Peer { open, remote: Vec::new(), extensions: None, limit: None, rate: None, rx: None, tx: None };
+                let peer = Peer {
+                    open,
+                    remote: Vec::new(),
+                    candidates: Vec::new(),
+                    extensions: None,
+                    limit: None,
+                    rate: None,
+                    rx: None,
+                    tx: None,
+                };
                 vacant(self.peers.insert(open.peer.index, peer).is_some(), open.peer.index)
             }
             Command::PeerIce(c) => {
@@ -121,6 +130,12 @@ impl Worker {
                 let peer = self.peer(c.peer)?;
                 peer.remote.retain(|part| part.part != c.part);
                 peer.remote.push(c);
+                Ok(())
+            }
+            Command::PeerCandidate(c) => {
+                let peer = self.peer(c.peer)?;
+                peer.candidates.retain(|candidate| candidate.place != c.place);
+                peer.candidates.push(c);
                 Ok(())
             }
             Command::PeerExtensions(c) => {
@@ -274,6 +289,7 @@ impl Worker {
         for peer in self.peers.values() {
             echo(peer.open.into());
             peer.remote.iter().for_each(|&c| echo(c.into()));
+            peer.candidates.iter().for_each(|&c| echo(c.into()));
             peer.extensions.into_iter().for_each(|c| echo(c.into()));
             peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
             peer.limit.into_iter().for_each(|c| echo(c.into()));

@@ -1,6 +1,7 @@
 //! ICE and consent: the peer's checks are answered, its addresses are asked, and datagrams pass from and for the controlplane.
 //!
-//! We are ICE-lite (RFC 8445 §2.5): the peer gathers, checks and nominates. What a lite agent leaves out is done here all the
+//! Between edges both are full agents, and the roles mean nothing, because neither nominates ([`crate::paths`]). To others
+//! we are ICE-lite (RFC 8445 §2.5): the peer gathers, checks and nominates. What a lite agent leaves out is done here all the
 //! same, because the downlink of a call is worth an attack: an address is asked by a check of ours before anything but the
 //! handshake goes there, and again for as long as media does (RFC 7675). Every full agent answers (RFC 8445 §7.3), in the
 //! controlling role as well. What is believed of an address is in [`crate::paths`].
@@ -110,8 +111,10 @@ impl Forwarder {
         let id = message.transaction_id();
         let error = match () {
             () if !message.unknown_attributes().is_empty() => Some(stun::ErrorCode::UnknownAttribute),
-            // We are ICE-lite and always controlled (RFC 8445 §6.1.1, §7.3.1.1).
-            () if message.ice_controlled().is_some() => Some(stun::ErrorCode::RoleConflict),
+            // We are ICE-lite and always controlled (RFC 8445 §6.1.1, §7.3.1.1). Another edge says the same of itself.
+            () if message.ice_controlled().is_some() && !transport.paths.has_candidates() => {
+                Some(stun::ErrorCode::RoleConflict)
+            }
             () => None,
         };
         if let Some(code) = error {
@@ -207,11 +210,18 @@ impl Forwarder {
     }
 
     /// Asks the addresses of a peer that are to be asked, for the first time or again.
-    fn send_due_checks(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+    pub(super) fn send_due_checks(&mut self, now: Micros, index: u32, out: &mut Outbox) {
+        if self.peers.at(index).is_some_and(|transport| transport.remote.is_some()) {
+            self.ask_candidates(now, index);
+        }
         while let Some(due) = self.peers.at_mut(index).and_then(|transport| transport.paths.poll_due(now)) {
             match due {
                 Due::Send(path, id) => self.send_check(now, index, path, id, out),
                 Due::Unanswered => self.count(Counter::PathsUnanswered, 1),
+                Due::Silent { place, rounds } => {
+                    self.turn_candidate(now, index, place, rounds);
+                    self.ask_candidates(now, index);
+                }
             }
         }
         let Some(transport) = self.peers.at_mut(index) else { return };
@@ -233,7 +243,8 @@ impl Forwarder {
         self.count(Counter::ChecksSent, u64::from(is_sent));
     }
 
-    /// Sends a message to an address of a peer if it may be sent so much. False if nothing was sent.
+    /// Sends a message to an address of a peer if it may be sent so much, as a candidate always may, by the pace of its checks and of
+    /// those that are answered. False if nothing was sent.
     fn send_stun(
         &mut self,
         now: Micros,
@@ -245,7 +256,7 @@ impl Forwarder {
         let mut bytes = [0; CHECK_LEN_MAX];
         let Some(transport) = self.peers.at_mut(index) else { return false };
         let Some(len) = write(transport, &mut bytes) else { return false };
-        transport.paths.may_send(path, len, now)
+        (transport.paths.may_send(path, len, now) || transport.paths.is_candidate(path))
             && out.push_public(Destination { peer: index, path }, |frame| {
                 frame[..len].copy_from_slice(&bytes[..len]);
                 len
@@ -255,9 +266,9 @@ impl Forwarder {
     /// Asks the selected path for its consent, and ends what has not been answered for too long.
     pub(super) fn check_consent(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(index) else { return };
-        let had_lapsed = transport.paths.has_lapsed();
+        let was_selected = transport.paths.selected().is_some();
         let consent = transport.paths.review_consent(now);
-        let has_lapsed = !had_lapsed && transport.paths.has_lapsed();
+        let has_lapsed = was_selected && transport.paths.selected().is_none();
         let Consent::Until(ends) = consent else {
             transport.is_consent_timer_set = false;
             if !transport.is_expired {
@@ -274,6 +285,9 @@ impl Forwarder {
             self.send_check(now, index, path, id, out);
         }
         self.count(Counter::ConsentsLapsed, u64::from(has_lapsed));
+        if has_lapsed {
+            self.candidates_changed(now, index, out);
+        }
     }
 
     /// DTLS goes up to the controlplane, rate-limited: only from addresses that an authentic check came from.

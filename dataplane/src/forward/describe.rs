@@ -1,8 +1,8 @@
 //! A description of what is installed, for a controlplane that adopts it.
 
 use proto::plane::{
-    Command, Described, EncodingIdle, EncodingRate, Event, PEER_REMOTE_PARTS_MAX, PeerExpired, PeerSilent, Report,
-    STREAM_SETS_PARTS_MAX, StreamSilent, StreamSpeaks,
+    Command, Described, EncodingIdle, EncodingRate, Event, PEER_CANDIDATES_MAX, PEER_REMOTE_PARTS_MAX, PeerExpired,
+    PeerSilent, Report, STREAM_SETS_PARTS_MAX, StreamSilent, StreamSpeaks,
 };
 
 use super::{Forwarder, IntoReport};
@@ -14,6 +14,7 @@ use crate::transport::Transport;
 /// Records that one object takes at most in one phase, beside an event.
 const ECHOES_MAX: usize = 6;
 const _: () = assert!(STREAM_SETS_PARTS_MAX <= ECHOES_MAX, "one phase holds a stream's parameter sets");
+const _: () = assert!(PEER_CANDIDATES_MAX <= ECHOES_MAX, "one phase holds a peer's candidates");
 const _: () = assert!(PEER_REMOTE_PARTS_MAX < 2 * ECHOES_MAX, "two phases hold a peer's credentials, and its rate");
 
 /// How far a description is: the kind of table and the index in it.
@@ -39,11 +40,11 @@ impl Forwarder {
         while space > 0 {
             let len = match at.phase {
                 0 => self.peers.len(),
-                1 | 2 => self.peers.len(),
-                3 | 4 => self.streams.len(),
-                5 => self.slots.len(),
-                6 => self.routes.len(),
-                7 => self.taps.len(),
+                1..=3 => self.peers.len(),
+                4 | 5 => self.streams.len(),
+                6 => self.slots.len(),
+                7 => self.routes.len(),
+                8 => self.taps.len(),
                 _ => {
                     out.report(Described { count: at.count }.into_report());
                     self.describing = None;
@@ -84,6 +85,10 @@ impl Forwarder {
                 }
             }
             3 => {
+                let candidates = self.peers.at(index).into_iter().flat_map(|peer| &peer.candidates);
+                records.iter_mut().zip(candidates).for_each(|(record, told)| *record = Some((*told).into()));
+            }
+            4 => {
                 records[0] = self.streams.at(index).map(|s| match &s.mirror {
                     Some(mirror) => mirror.open.into(),
                     None => s.open.into(),
@@ -95,15 +100,15 @@ impl Forwarder {
                 records[4] = encoding.map(|encoding| encoding.open.into());
                 records[5] = self.streams.at(index).and_then(|s| s.gate_open).map(Command::from);
             }
-            4 => {
+            5 => {
                 let sets = self.streams.at(index).into_iter().flat_map(|s| &s.sets).flat_map(|sets| &sets.of_sdp);
                 records.iter_mut().zip(sets).for_each(|(record, sets)| *record = Some((*sets).into()));
             }
-            5 => {
+            6 => {
                 records[0] = self.slots.at(index).map(|s| s.open.into());
                 records[1] = self.slots.at(index).and_then(Slot::shown).map(Command::from);
             }
-            6 => {
+            7 => {
                 records[0] = self.routes.at(index).map(|r| r.open.into());
                 records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);
             }
@@ -113,7 +118,7 @@ impl Forwarder {
         // The event may have been lost to the full ring that this description makes up for.
         let states = match phase {
             0 => [self.peers.at(index).and_then(state_of_peer), None, None],
-            3 => self.streams.at(index).map(states_of_stream).unwrap_or_default(),
+            4 => self.streams.at(index).map(states_of_stream).unwrap_or_default(),
             _ => [None; 3],
         };
         (count, states.into_iter().flatten().map(|event| out.report(Report::Event(event))).count())

@@ -97,8 +97,18 @@ impl Forwarder {
                 self.reserve_timers();
                 self.demux.name(open.ufrag, index);
             }
-            Command::PeerIce(ice) => self.restart_ice(ice)?,
-            Command::PeerRemote(remote) => self.peer_mut(remote.peer)?.set_remote(remote)?,
+            Command::PeerIce(ice) => {
+                self.restart_ice(ice)?;
+                self.candidates_changed(now, ice.peer.index, out);
+            }
+            Command::PeerRemote(remote) => {
+                self.peer_mut(remote.peer)?.set_remote(remote)?;
+                self.candidates_changed(now, remote.peer.index, out);
+            }
+            Command::PeerCandidate(candidate) => {
+                self.add_candidate(now, candidate)?;
+                self.candidates_changed(now, candidate.peer.index, out);
+            }
             Command::PeerExtensions(extensions) => {
                 let peer = self.peer_mut(extensions.peer)?;
                 peer.extension_ids = extensions.ids;
@@ -162,7 +172,7 @@ impl Forwarder {
         }
     }
 
-    fn peer_mut(&mut self, id: PeerId) -> Result<&mut Transport, Refusal> {
+    pub(super) fn peer_mut(&mut self, id: PeerId) -> Result<&mut Transport, Refusal> {
         self.peers.find_mut(id.index, id.generation).ok_or(Refusal::Unknown)
     }
 
@@ -492,6 +502,7 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerOpen(c) => c.peer.index,
         Command::PeerIce(c) => c.peer.index,
         Command::PeerRemote(c) => c.peer.index,
+        Command::PeerCandidate(c) => c.peer.index,
         Command::PeerExtensions(c) => c.peer.index,
         Command::PeerKeys(c) => c.peer.index,
         Command::PeerClose(c) => c.peer.index,

@@ -5,6 +5,7 @@
 //! [`Counter::Punted`], or a named drop. Their sum is [`Counter::Received`], always; packets that another worker received
 //! and handed on have a fate here, too, and are counted in by [`Counter::RelayReceived`].
 
+mod candidate;
 mod consent;
 mod describe;
 mod edit;
@@ -26,6 +27,7 @@ mod tally;
 mod voice;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proto::id::{PeerId, StreamId};
 use proto::plane::{Command, Counter, Event, ExtensionIds, TapOpen};
@@ -44,6 +46,7 @@ use crate::outbox::Outbox;
 use crate::pacer::Queues;
 use crate::repair::MissingPackets;
 use crate::slot::{Route, Slot};
+use crate::sockets::Sockets;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::table::Table;
@@ -82,6 +85,8 @@ pub struct Forwarder {
     /// Which worker of its dataplane this is, and of how many.
     worker: (usize, usize),
     demux: Demux,
+    /// By which of its sockets it reaches an address.
+    sockets: Sockets,
     /// What is to be fanned out.
     pending: Pending,
     /// All packets in the clear.
@@ -122,6 +127,7 @@ impl Forwarder {
             mirrored: BTreeMap::new(),
             worker: (0, 1),
             demux: Demux::new(seed),
+            sockets: Sockets::default(),
             pending: Pending::new(),
             store: Store::new(),
             red: Box::default(),
@@ -142,6 +148,11 @@ impl Forwarder {
     /// The same as worker `index` of so many, to which it may relay streams.
     pub fn among(self, index: usize, workers: usize) -> Self {
         Forwarder { worker: (index, workers), ..self }
+    }
+
+    /// The same with sockets of these addresses, in their order.
+    pub fn with_sockets(self, ips: &[IpAddr]) -> Self {
+        Forwarder { sockets: Sockets::new(ips), ..self }
     }
 
     /// From now on an address counts as having answered when a check comes from it. For benchmarks in which nobody is at the

@@ -9,6 +9,7 @@ mod egress;
 mod setup;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -48,6 +49,7 @@ struct Worker {
 impl Worker {
     fn new(setup: WorkerSetup) -> io::Result<Self> {
         let mut setup = setup;
+        let ips: Vec<IpAddr> = setup.sockets.iter().map(|socket| socket.local().ip()).collect();
         let mut io = Io::new(std::mem::take(&mut setup.sockets), setup.exchange.origin())?;
         if !setup.listeners.is_empty() {
             io.open_tcp(std::mem::take(&mut setup.listeners), setup.seed)?;
@@ -56,7 +58,7 @@ impl Worker {
         let outbox = setup::open_outbox(&setup, &mut io);
         let batch = setup::open_batch(&setup, &mut io);
         let now = io.now();
-        let forwarder = Forwarder::new(setup.seed, now).among(setup.index, setup.exchange.workers());
+        let forwarder = Forwarder::new(setup.seed, now).among(setup.index, setup.exchange.workers()).with_sockets(&ips);
         let sender = RelaySender::new(setup.exchange.clone(), setup.index);
         Ok(Self {
             index: setup.index,

@@ -1,5 +1,7 @@
 //! What the controlplane tells a worker.
 
+use std::net::SocketAddr;
+
 use super::extension::ExtensionIds;
 use super::field::Field;
 use super::record::records;
@@ -37,6 +39,9 @@ pub const PEER_REMOTE_PART_LEN: usize = 44;
 /// Parts of a peer's own ICE credentials: a length, a fragment of 256 bytes, and a key of 64.
 pub const PEER_REMOTE_PARTS_MAX: usize = 8;
 const _: () = assert!(PEER_REMOTE_PART_LEN * PEER_REMOTE_PARTS_MAX >= 1 + 256 + 64);
+
+/// Remote candidates of one peer ([`PeerCandidate`]): the direct path to another edge, and two that stand by, and one to spare.
+pub const PEER_CANDIDATES_MAX: usize = 4;
 
 /// Bits of [`StreamOpen::feedback`]: what was negotiated by `a=rtcp-fb`.
 pub mod feedback {
@@ -318,6 +323,23 @@ records! {
             len: u8,
             /// The bytes, zero padded.
             bytes: [u8; PEER_REMOTE_PART_LEN],
+        }
+        /// A remote candidate of the peer (RFC 8445 §5.1) that the controlplane knows. The worker asks it by checks of its own, at once
+        /// and until an address of the peer has answered, and again when none does any more. So a peer that has one never expires
+        /// ([`PeerExpired`](super::PeerExpired)). Both sides do so, as full agents of which neither nominates: each chooses where its
+        /// own packets go. Another one takes the place of the one of its number; all go with the peer. Refused as unknown if the worker
+        /// has no address of its family.
+        PeerCandidate = 31 {
+            /// Whose.
+            peer: PeerId,
+            /// Its number, below [`PEER_CANDIDATES_MAX`].
+            place: u8,
+            /// Its address. With port 0 there is none of this number any more.
+            remote: SocketAddr,
+            /// The flow under which another edge passes on what is sent there, or 0: directly. Not used yet: others are refused as malformed.
+            send_flow: u64,
+            /// The flow under which another edge passes on what comes from there, or 0: directly. Not used yet, as above.
+            receive_flow: u64,
         }
         /// What a peer may send in those of its streams that take [`feedback::REMB`], together. Another one takes its place;
         /// it goes with the peer, and without one no REMB is sent.
