@@ -7,6 +7,7 @@
 
 mod attachment;
 mod handle;
+mod orders;
 mod outgoing;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 
 use self::attachment::{Attachment, Worker, attach, readiness};
 pub use self::handle::{Closing, Handle, Inbox, Load, REQUESTS_MAX, Request, WorkerLoad, channel};
+pub use self::orders::{ORDERS_MAX, OrderOutlet, Orders, orders};
 pub(crate) use self::outgoing::text_of;
 pub use self::outgoing::{
     Charge, OUTGOING_LEN_FREE, OUTGOING_MAX, Outgoing, Outlet, Overfull, Queued, Signal, ToSocket,
@@ -284,7 +286,11 @@ impl Driver {
                     let _ = self.asked.remove(&id).map(|way_back| way_back.send(reply));
                 }
                 Output::Inject { worker, header, payload } => self.inject(worker, &header, &payload),
-                Output::Cluster(_) => {}
+                Output::Cluster(order) => {
+                    if let Some(orders) = &self.inbox.orders {
+                        orders.push(order);
+                    }
+                }
                 Output::Happened(happening) => self.inbox.logbook.write(*happening),
                 Output::Journal { worker, slot, bytes } => self.write_journal(worker, slot, bytes.as_deref()),
             }

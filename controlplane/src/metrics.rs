@@ -62,6 +62,20 @@ pub struct ClusterFigures {
     pub reconnects: u64,
     /// Records that were refused, by why.
     pub refusals: Vec<(&'static str, u64)>,
+    /// Whether this node hears the others, and they it.
+    pub is_speaking: bool,
+    /// Rooms of which it hears what other nodes say.
+    pub rooms: usize,
+    /// Messages between nodes, by direction.
+    pub messages: Vec<(&'static str, u64)>,
+    /// Messages that were refused, by why.
+    pub messages_refused: Vec<(&'static str, u64)>,
+    /// What the engine wanted to say and was not said, by why.
+    pub orders_dropped: Vec<(&'static str, u64)>,
+    /// Times that messages were lost, so that everything was said anew.
+    pub overruns: u64,
+    /// Claims of rooms, by their answer.
+    pub claims: Vec<(&'static str, u64)>,
 }
 
 /// The registry at the moment of a scrape.
@@ -186,6 +200,37 @@ fn cluster(page: &mut Page, figures: &ClusterFigures) {
     page.family(NAME, "counter", "Records in the cluster's bucket that this node does not believe, by why.");
     for (reason, count) in &figures.refusals {
         page.value(NAME, &format!("reason=\"{reason}\""), count);
+    }
+    let speaking = "1 while this node hears what other nodes say, and its subscriptions are known to stand, else 0.";
+    page.gauge("uprtc_cluster_speaking", speaking, u8::from(figures.is_speaking));
+    page.gauge("uprtc_cluster_rooms", "Rooms of which this node hears what other nodes say.", figures.rooms);
+    let overruns = "Times that messages between nodes were lost in a queue, so that everything was said anew.";
+    page.counter("uprtc_cluster_overruns_total", overruns, figures.overruns);
+    for (name, help, label, counts) in [
+        (
+            "uprtc_cluster_messages_total",
+            "Messages between nodes that this one said or heard.",
+            "direction",
+            &figures.messages[..],
+        ),
+        (
+            "uprtc_cluster_messages_refused_total",
+            "Messages of other nodes that this one does not believe, by why.",
+            "reason",
+            &figures.messages_refused,
+        ),
+        (
+            "uprtc_cluster_orders_dropped_total",
+            "What this node wanted to say to others, or to have in the cluster, and dropped, by why.",
+            "reason",
+            &figures.orders_dropped,
+        ),
+        ("uprtc_cluster_claims_total", "Claims of rooms, by whose the room was.", "answer", &figures.claims),
+    ] {
+        page.family(name, "counter", help);
+        for (value, count) in counts {
+            page.value(name, &format!("{label}=\"{value}\""), count);
+        }
     }
 }
 

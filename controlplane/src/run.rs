@@ -271,7 +271,12 @@ async fn serve_as(
 
     let mut engine = Engine::new(config.settings, identity, seed()?);
     engine.restore(registry.rooms());
-    let (handle, inbox) = driver::channel();
+    let (handle, mut inbox) = driver::channel();
+    let orders = member.as_ref().map(|_| {
+        let (orders, outlet) = driver::orders();
+        inbox.orders = Some(orders);
+        outlet
+    });
     let counts = Arc::new(stun_server::Counts::default());
     let settings = http::SiteSettings {
         registry,
@@ -290,7 +295,7 @@ async fn serve_as(
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     let (ending, leaving) = watch::channel(None);
     let bound = format!("{scheme}://{}", listening.http);
-    let membership = member.take().map(|member| tokio::spawn(member.run(handle.clone(), bound, leaving)));
+    let membership = member.take().map(|member| tokio::spawn(member.run(handle.clone(), orders, bound, leaving)));
     announce(&listening);
 
     let reloads = async {

@@ -46,7 +46,7 @@ const ARROWS: &[Arrow] = &[
     Arrow { name: "boring", from: BORING },
     Arrow { name: "rustls", from: &["src/remote.rs", "client/src/http.rs", "controlplane/src/tls.rs"] },
     Arrow { name: "tokio_rustls", from: &["client/src/http.rs", "controlplane/src/http/"] },
-    Arrow { name: "async_nats", from: &["controlplane/src/nodes/cluster.rs"] },
+    Arrow { name: "async_nats", from: &["controlplane/src/nodes/cluster.rs", "controlplane/src/nodes/cluster/"] },
     Arrow { name: "boring_sys", from: &["controlplane/src/dtls/ffi.rs", "dataplane/src/srtp/aead.rs"] },
 ];
 
@@ -62,8 +62,12 @@ const TOKIO: &[&str] = &[
     "controlplane/src/driver.rs",
     "controlplane/src/driver/",
     "controlplane/src/logbook.rs",
+    "controlplane/src/nodes/bus.rs",
+    "controlplane/src/nodes/claims.rs",
     "controlplane/src/nodes/cluster.rs",
+    "controlplane/src/nodes/cluster/",
     "controlplane/src/nodes/member.rs",
+    "controlplane/src/nodes/mod.rs",
     "controlplane/src/run.rs",
     "controlplane/src/stun_server.rs",
     "controlplane/src/lib.rs",

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
-use controlplane::nodes::{RELAY_IPS_MAX, SERVERS_MAX, is_name, is_server};
+use controlplane::nodes::{RELAY_IPS_MAX, SERVERS_MAX, is_cluster_name, is_name, is_server};
 use controlplane::policy::{
     CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING,
     VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs,
@@ -338,7 +338,11 @@ impl Key {
             Kind::Networks => options.trusted_proxies = networks(written).ok_or_else(wrong)?,
             Kind::Servers => options.cluster.servers = servers(written).ok_or_else(wrong)?,
             Kind::Name { is_needed, set, .. } => {
-                let is_good = |text: &&str| is_name(text) || text.is_empty() && !is_needed;
+                // That of the cluster is the only one that is needed.
+                let is_good = |text: &&str| match is_needed {
+                    true => is_cluster_name(text),
+                    false => is_name(text) || text.is_empty(),
+                };
                 set(options, text.filter(is_good).ok_or_else(wrong)?.to_owned());
             }
             Kind::RelayIps => options.cluster.relay_ips = relay_ips(written).ok_or_else(wrong)?,
@@ -622,6 +626,7 @@ mod tests {
             ("cluster", "10.0.0.1:4222", "nats://HOST"),
             ("cluster", "nats://ada:secret@10.0.0.1", "nats://HOST"),
             ("cluster-name", "", "1 to 32"),
+            ("cluster-name", "eu-rooms", "1 to 32"),
             ("node", "fra.1", "up to 32"),
             ("relay-ips", "0.0.0.0", "0 to 4 addresses"),
             ("cluster-lease", "1s", "2s to 5m"),

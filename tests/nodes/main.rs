@@ -1,6 +1,7 @@
 //! Edges of one cluster as real processes, with a real nats-server: who sees whom, who is refused and in which words, and what becomes of
 //! them while NATS is away. The controlplanes have given up the system calls that they do not need (`seccomp`), and find NATS by name.
 
+mod bus;
 mod edges;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -176,6 +176,14 @@ impl Hand {
         }
     }
 
+    /// Publishes with headers (HPUB).
+    pub(crate) fn say(&mut self, subject: &str, headers: &[(&str, &str)], payload: &str) {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = format!("NATS/1.0\r\n{lines}\r\n");
+        let (len, total) = (headers.len(), headers.len() + payload.len());
+        self.write(format!("HPUB {subject} {len} {total}\r\n{headers}{payload}\r\n").as_bytes());
+    }
+
     /// Puts something under a key of the bucket, as `nats kv put` does.
     pub(crate) fn put(&mut self, key: &str, payload: &[u8]) {
         let answer = self.ask(&format!("$KV.uprtc-uprtc.{key}"), payload);

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proto::signal::ClientSignal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::orders::Orders;
 use super::outgoing::{self, Outgoing, Outlet, SHARED_LEN};
+use crate::bus::News;
 use crate::engine::{
     Grant, Input, OperatorError, OperatorRequest, PeerMeasured, Reply, RequestId, ResourceError, ResourceReply,
     ResourceRequest, Settings, SocketId,
@@ -133,6 +135,8 @@ pub struct Inbox {
     pub readiness: watch::Sender<bool>,
     /// Where it is written down what happens.
     pub logbook: Arc<Logbook>,
+    /// Where the engine's orders to the cluster go; none: this edge is in no cluster, and they are dropped.
+    pub orders: Option<Orders>,
 }
 
 /// A queue between the HTTP servers and the engine.
@@ -143,7 +147,7 @@ pub fn channel() -> (Handle, Inbox) {
     let [sockets, asked] = [(); 2].map(|()| Arc::new(AtomicU64::new(1)));
     let signals = Memory::new(SHARED_LEN);
     let handle = Handle { requests, readiness, sockets, asked, logbook: logbook.clone(), signals };
-    (handle, Inbox { requests: inbox, readiness: is_ready, logbook })
+    (handle, Inbox { requests: inbox, readiness: is_ready, logbook, orders: None })
 }
 
 impl Handle {
@@ -175,6 +179,11 @@ impl Handle {
     /// Brings other settings into the running engine.
     pub async fn reload(&self, settings: Settings) {
         self.input(Input::Settings(settings)).await;
+    }
+
+    /// Hands over what the cluster tells. Waits while the engine is behind.
+    pub async fn cluster(&self, news: News) {
+        self.input(Input::Cluster(news)).await;
     }
 
     /// Asks for a peer without a socket. `None`: the engine has ended.

@@ -1,26 +1,31 @@
 //! The connection to the cluster's engine, NATS with JetStream, and the bucket that nodes meet in. The only code that names
-//! `async-nats`.
+//! `async-nats`, with what is below it: `line` is what nodes say to each other, `shelf` a bucket whose entries stay.
 //!
 //! A connection that breaks is made again by the library, with pauses that double up to two seconds and are spread by chance. A request that is not
 //! answered within [`ANSWER_TIMEOUT`] has failed; whether it was carried out is not known then.
+
+mod line;
+mod shelf;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{
     ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, RequestError,
     RequestErrorKind,
 };
 use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, StorageType};
-use async_nats::jetstream::{Context, ErrorCode, kv};
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::jetstream::{ErrorCode, kv};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+pub(super) use self::line::{Heard, Line, Message, Standing, Stuck};
+pub(super) use self::shelf::Shelf;
 use super::lease::{Found, held};
 use super::record::RECORD_LEN_MAX;
 use super::roster::Told;
@@ -44,6 +49,10 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Events of the connection that may wait.
 const EVENTS_MAX: usize = 64;
+
+/// Messages of one subject that may wait for this node. One more is lost, and then everything is said anew. The records of all
+/// nodes that are remembered come as messages, too.
+const HEARD_MAX: usize = 4096;
 
 /// Copies of the bucket where the engine has several servers.
 const REPLICAS: usize = 3;
@@ -136,20 +145,29 @@ pub(super) enum Link {
 /// A connection to the engine.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    client: Client,
-    jetstream: Context,
-    events: mpsc::Receiver<Link>,
-    /// What the server said last that this user may not do.
-    denied: Arc<Mutex<Option<String>>>,
+    line: Line,
+    events: Option<mpsc::Receiver<Link>>,
+}
+
+impl Clone for Cluster {
+    /// For whoever needs no events.
+    fn clone(&self) -> Cluster {
+        Cluster::of(self.line.clone())
+    }
 }
 
 impl Cluster {
+    fn of(line: Line) -> Cluster {
+        Cluster { line, events: None }
+    }
+
     /// Connects. Where no server answers, that is known after some seconds.
     pub(super) async fn connect(settings: &Settings) -> Result<Cluster, ClusterError> {
         let credentials = Credentials::load(settings.credentials.as_deref())?;
         let (happened, events) = mpsc::channel(EVENTS_MAX);
         let denied = Arc::new(Mutex::new(None));
-        let options = options(settings, &credentials, happened, denied.clone())?;
+        let (stands, standing) = watch::channel(Standing::default());
+        let options = options(settings, &credentials, happened, stands, denied.clone())?;
         let parsed: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
         let servers = parsed.map_err(|error: io::Error| ClusterError::Engine(error.to_string()))?;
         let connected = timeout(CONNECT_ALL_TIMEOUT, options.connect(servers)).await;
@@ -160,30 +178,43 @@ impl Cluster {
             Err(_) => return Err(ClusterError::Unreachable("no answer in time".into(), all())),
         };
         let jetstream = ContextBuilder::new().timeout(ANSWER_TIMEOUT).ack_timeout(ANSWER_TIMEOUT).build(client.clone());
-        Ok(Cluster { client, jetstream, events, denied })
+        Ok(Cluster { line: Line { client, jetstream, standing, denied }, events: Some(events) })
     }
 
     /// The next thing that happens to the connection. Never ends.
     pub(super) async fn happened(&mut self) -> Link {
-        match self.events.recv().await {
+        let event = match &mut self.events {
+            Some(events) => events.recv().await,
+            None => None,
+        };
+        match event {
             Some(event) => event,
             None => std::future::pending().await,
+        }
+    }
+
+    /// The connection, for those who speak over it.
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
+    async fn stream(&self, name: &str) -> Result<Option<stream::Info>, ClusterError> {
+        match self.line.jetstream.get_stream(name).await {
+            Ok(stream) => Ok(Some(stream.cached_info().clone())),
+            Err(error) if is_not_there(&error.kind()) => Ok(None),
+            Err(error) => Err(self.no_stream(&error)),
         }
     }
 
     /// The bucket of the nodes, if it is there.
     pub(super) async fn find(&self, settings: &Settings) -> Result<Option<Bucket>, ClusterError> {
         let name = format!("uprtc-{}", settings.name);
-        let info = match self.jetstream.get_stream(format!("KV_{name}")).await {
-            Ok(stream) => stream.cached_info().clone(),
-            Err(error) if is_not_there(&error.kind()) => return Ok(None),
-            Err(error) => return Err(self.no_stream(&error)),
-        };
+        let Some(info) = self.stream(&format!("KV_{name}")).await? else { return Ok(None) };
         if info.config.max_age != settings.lease && info.state.messages > 0 {
             return Err(ClusterError::OtherLease { bucket: name, theirs: info.config.max_age, ours: settings.lease });
         }
-        let store = self.jetstream.get_key_value(&name).await.map_err(|error| self.failed(&error))?;
-        Ok(Some(Bucket { store, info, denied: self.denied.clone() }))
+        let store = self.line.jetstream.get_key_value(&name).await.map_err(|error| self.failed(&error))?;
+        Ok(Some(Bucket { store, info, denied: self.line.denied.clone() }))
     }
 
     /// The same, made if it is not there, and mended if it is not as it should be.
@@ -202,10 +233,10 @@ impl Cluster {
     /// On as many servers as there should be, or on one.
     async fn make(&self, config: stream::Config) -> Result<(), ClusterError> {
         let few = stream::Config { num_replicas: 1, ..config.clone() };
-        let made = match self.client.server_info().cluster {
-            None => self.jetstream.create_stream(few).await,
-            Some(_) => match self.jetstream.create_stream(config).await {
-                Err(error) if is_for_want_of_servers(&error.kind()) => self.jetstream.create_stream(few).await,
+        let made = match self.line.client.server_info().cluster {
+            None => self.line.jetstream.create_stream(few).await,
+            Some(_) => match self.line.jetstream.create_stream(config).await {
+                Err(error) if is_for_want_of_servers(&error.kind()) => self.line.jetstream.create_stream(few).await,
                 made => made,
             },
         };
@@ -219,14 +250,14 @@ impl Cluster {
 
     /// What another hand, or a time with fewer servers, has made of the bucket.
     async fn mend(&self, is: &stream::Config, wanted: stream::Config) -> Result<(), ClusterError> {
-        if is.num_replicas < REPLICAS && self.client.server_info().cluster.is_some() {
+        if is.num_replicas < REPLICAS && self.line.client.server_info().cluster.is_some() {
             // There may still be too few servers.
-            let _ = self.jetstream.update_stream(&wanted).await;
+            let _ = self.line.jetstream.update_stream(&wanted).await;
         }
         let of = |config: &stream::Config| (config.max_age, config.max_message_size, config.max_messages_per_subject);
         if of(is) != of(&wanted) {
             let mended = stream::Config { num_replicas: is.num_replicas, ..wanted };
-            self.jetstream.update_stream(&mended).await.map_err(|error| self.not_made(&error))?;
+            self.line.jetstream.update_stream(&mended).await.map_err(|error| self.not_made(&error))?;
         }
         Ok(())
     }
@@ -253,14 +284,14 @@ impl Cluster {
 
     /// Nobody listens where JetStream would. Servers that are electing a leader are silent, too, but say that they have it.
     fn unanswered(&self) -> ClusterError {
-        match self.client.server_info().jetstream {
+        match self.line.client.server_info().jetstream {
             true => ClusterError::Engine("JetStream does not answer: is a majority of its servers up?".into()),
             false => ClusterError::NoJetStream,
         }
     }
 
     fn failed(&self, error: &dyn std::error::Error) -> ClusterError {
-        failed(&self.denied, error)
+        failed(&self.line.denied, error)
     }
 }
 
@@ -277,6 +308,8 @@ pub(super) struct Bucket {
 pub(super) enum WriteError {
     /// Something else was written before it.
     Outrun,
+    /// There is no such bucket.
+    NoBucket,
     /// It cannot be, or it is not known whether it was.
     Failed(ClusterError),
 }
@@ -360,6 +393,7 @@ fn options(
     settings: &Settings,
     credentials: &Credentials,
     happened: mpsc::Sender<Link>,
+    stands: watch::Sender<Standing>,
     denied: Arc<Mutex<Option<String>>>,
 ) -> Result<ConnectOptions, ClusterError> {
     // Not before the first connection: then nothing is in a crowd.
@@ -372,6 +406,7 @@ fn options(
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .request_timeout(Some(ANSWER_TIMEOUT))
+        .subscription_capacity(HEARD_MAX)
         .require_tls(settings.servers.iter().any(|server| is_secure(server)))
         // The servers are those that the operator named: they get the credentials, and no others.
         .ignore_discovered_servers()
@@ -383,9 +418,17 @@ fn options(
             match event {
                 Event::Connected => {
                     was_up.store(true, Ordering::Relaxed);
+                    stands.send_modify(|standing| {
+                        (standing.is_up, standing.up_at) = (true, Some(Instant::now()));
+                        standing.connections += 1;
+                    });
                     let _ = happened.try_send(Link::Up);
                 }
-                Event::Disconnected | Event::Closed => drop(happened.try_send(Link::Down)),
+                Event::Disconnected | Event::Closed => {
+                    stands.send_modify(|standing| standing.is_up = false);
+                    let _ = happened.try_send(Link::Down);
+                }
+                Event::SlowConsumer(_) => stands.send_modify(|standing| standing.overruns += 1),
                 Event::ServerError(ServerError::Other(said)) => {
                     *denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
                 }

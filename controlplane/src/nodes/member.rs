@@ -14,13 +14,17 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Nodes;
-use super::cluster::{Bucket, Cluster, ClusterError, Entry, Link, Watch, WriteError, pause, spread};
+use super::bus::Bus;
+use super::claims;
+use super::cluster::{Bucket, Cluster, ClusterError, Entry, Line, Link, Watch, WriteError, pause, spread};
 use super::instance::{Instance, NODE_FILE, random};
 use super::lease::{Found, Lease, Step};
+use super::message::of_node;
 use super::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Record, Refusal};
 use super::roster::Change;
 use super::settings::Settings;
-use crate::driver::{Handle, Load};
+use crate::bus::Sender;
+use crate::driver::{Handle, Load, OrderOutlet};
 use crate::hex;
 
 /// How long the records that stand in the bucket may take to be told.
@@ -36,7 +40,7 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
 const CLAIM_STEPS_MAX: usize = 8;
 
 /// This node in its cluster.
-pub(crate) struct Member {
+pub struct Member {
     nodes: Arc<Nodes>,
     settings: Settings,
     instance: Instance,
@@ -51,6 +55,8 @@ pub(crate) struct Member {
     bucket_made_at: Option<String>,
     /// What has been said in the log since it was last well.
     said: Vec<Discriminant<ClusterError>>,
+    /// Brings the connection to the task of `bus`.
+    lines: watch::Sender<Option<Line>>,
 }
 
 /// A connection and what is done by it.
@@ -72,7 +78,7 @@ enum Woken {
 
 impl Member {
     /// A node with these settings. One that has not been in the cluster is in it when this returns; one that has been will be.
-    pub(crate) async fn join(settings: Settings, state: &Path, fingerprint: [u8; 32]) -> Result<Member, ClusterError> {
+    pub async fn join(settings: Settings, state: &Path, fingerprint: [u8; 32]) -> Result<Member, ClusterError> {
         let kept = |source| ClusterError::State { path: state.join(NODE_FILE), source };
         let instance = Instance::load_or_create(state).map_err(kept)?;
         let run = random::<8>().map_err(kept)?;
@@ -104,16 +110,21 @@ impl Member {
             failures: 0,
             bucket_made_at: None,
             said: Vec::new(),
+            lines: watch::channel(None).0,
         };
         if !member.instance.has_joined(&member.settings) {
             member.open().await?;
             member.claim().await?;
+            if let Err(error) = member.try_to_speak().await {
+                member.leave().await; // It was let in so far.
+                return Err(error);
+            }
         }
         Ok(member)
     }
 
     /// The view of it for others.
-    pub(crate) fn nodes(&self) -> Arc<Nodes> {
+    pub fn nodes(&self) -> Arc<Nodes> {
         self.nodes.clone()
     }
 
@@ -135,6 +146,7 @@ impl Member {
             return Err(ClusterError::OtherVersion { node, theirs, ours: CLUSTER_VERSION });
         }
         self.nodes.inner().is_connected = true;
+        self.lines.send_replace(Some(cluster.line()));
         self.session = Some(Session { cluster, bucket, watch: Some(watch) });
         Ok(())
     }
@@ -155,6 +167,14 @@ impl Member {
             }
         }
         Err(self.name_taken())
+    }
+
+    /// Whether this node may speak to the others, and have rooms.
+    async fn try_to_speak(&self) -> Result<(), ClusterError> {
+        let Some(Session { cluster, .. }) = &self.session else { return Ok(()) };
+        let line = cluster.line();
+        line.echo(of_node(&self.settings.name, &self.settings.node)).await?;
+        claims::shelf(&line, &self.settings).make().await
     }
 
     fn name_taken(&self) -> ClusterError {
@@ -189,6 +209,9 @@ impl Member {
                         inner.lease.wrote(now, revision);
                         inner.roster.set_reachable(now, true);
                     }
+                    Err(WriteError::NoBucket) => {
+                        return failed(&self.nodes, ClusterError::Engine("the cluster's bucket is gone".into()));
+                    }
                     Err(WriteError::Outrun) => self.nodes.inner().lease.outrun(Instant::now()),
                     Err(WriteError::Failed(error)) => return failed(&self.nodes, error),
                 }
@@ -200,26 +223,42 @@ impl Member {
     /// Is this node until `stop` says whether it is for good: then the others are told that it leaves. Otherwise a successor is expected
     /// within the lease.
     ///
-    /// `bound`: where HTTP is, if the settings do not say it.
-    pub(crate) async fn run(mut self, mut handle: Handle, bound: String, mut stop: watch::Receiver<Option<bool>>) {
+    /// `bound`: where HTTP is, if the settings do not say it. `orders`: what the engine wants done in the cluster.
+    pub async fn run(
+        mut self,
+        handle: Handle,
+        orders: Option<OrderOutlet>,
+        bound: String,
+        stop: watch::Receiver<Option<bool>>,
+    ) {
         self.record.http.get_or_insert(bound);
         if self.session.is_some() {
             self.well();
             self.nodes.inner().lease.hurry(Instant::now()); // Where HTTP is, is known now.
         }
+        let own = Sender { node: self.record.node.clone(), run: self.record.run.clone() };
+        let bus = Bus::new(self.nodes(), self.settings.clone(), own, handle.clone(), orders);
+        let (ends, is_ended) = watch::channel(false);
+        let bus = tokio::spawn(bus.run(self.lines.subscribe(), is_ended));
+        let for_good = self.be(handle, stop).await;
+        ends.send_replace(true);
+        let _ = bus.await; // It ends by itself.
+        if for_good {
+            self.leave().await;
+        }
+    }
+
+    /// Is this node until it is to stop; true: for good.
+    async fn be(&mut self, mut handle: Handle, mut stop: watch::Receiver<Option<bool>>) -> bool {
         loop {
+            self.nodes.changed.notify_one();
             let woken = tokio::select! {
                 () = asked_to_stop(&mut stop) => Woken::Stop((*stop.borrow()).unwrap_or_default()),
                 () = handle.readiness_changes() => Woken::Ready,
                 woken = self.wait() => woken,
             };
             match woken {
-                Woken::Stop(for_good) => {
-                    if for_good {
-                        self.leave().await;
-                    }
-                    return;
-                }
+                Woken::Stop(for_good) => return for_good,
                 Woken::Ready => self.nodes.inner().lease.hurry(Instant::now()),
                 Woken::Link(Link::Up) => self.reconnected(),
                 Woken::Link(Link::Down) => self.disconnected(),
@@ -237,7 +276,7 @@ impl Member {
     }
 
     /// Removes this node's record, so that the others need not wait for its lease to end.
-    pub(crate) async fn leave(&mut self) {
+    pub async fn leave(&mut self) {
         let revision = self.nodes.inner().lease.revision();
         if let (Some(Session { bucket, .. }), Some(revision)) = (&self.session, revision)
             && let Err(error) = bucket.remove(&self.settings.node, revision).await

@@ -1,15 +1,19 @@
 //! Many edges: the nodes of a cluster, and how they know of each other. Nothing of this is there unless the operator names a
 //! cluster.
 //!
-//! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name: these
-//! three are without I/O. `cluster` is the connection to the engine (NATS), and `member` the task that joins them.
+//! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name, `message` what stands
+//! in the headers of what nodes say to each other: these are without I/O. `cluster` is the connection to the engine (NATS), `member` the
+//! task that joins them, `bus` the one that carries what nodes say, and `claims` how a node has a room.
 //! docs/EDGES.md says how it behaves, docs/decisions/0062 why.
 
+mod bus;
+mod claims;
 mod cluster;
 mod edges;
 mod instance;
 mod lease;
 mod member;
+mod message;
 mod record;
 mod roster;
 mod settings;
@@ -18,12 +22,16 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
+use self::bus::{CLAIM_NAMES, Counts, Dropped};
 pub use self::cluster::ClusterError;
 pub(crate) use self::edges::Edge;
 use self::lease::Lease;
-pub(crate) use self::member::Member;
-pub use self::member::inspect;
-pub use self::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Refusal, is_name};
+pub use self::member::{Member, inspect};
+pub use self::message::MESSAGE_LEN_MAX;
+use self::message::MessageRefusal;
+pub use self::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Refusal, is_cluster_name, is_name};
 use self::roster::{Roster, State};
 pub use self::settings::{Credentials, CredentialsError, SERVERS_MAX, Settings, is_secure, is_server};
 use crate::metrics::ClusterFigures;
@@ -34,6 +42,8 @@ pub struct Nodes {
     cluster: String,
     node: String,
     inner: Mutex<Inner>,
+    /// Wakes the task of `bus` when something of [`Inner`] has changed.
+    changed: Notify,
 }
 
 /// What the task knows.
@@ -45,6 +55,7 @@ struct Inner {
     /// Why this node is not in the cluster, or not sure that it is.
     problem: Option<String>,
     reconnects: u64,
+    bus: Counts,
 }
 
 impl Inner {
@@ -118,7 +129,9 @@ impl Nodes {
                 is_connected: false,
                 problem: None,
                 reconnects: 0,
+                bus: Counts::default(),
             }),
+            changed: Notify::new(),
         }
     }
 
@@ -179,6 +192,13 @@ impl Nodes {
             lease_age: inner.lease.renewed_at().map(|at| at.elapsed()),
             reconnects: inner.reconnects,
             refusals: Refusal::NAMES.into_iter().zip(inner.roster.refusals()).collect(),
+            is_speaking: inner.bus.is_connected,
+            rooms: inner.bus.rooms,
+            messages: vec![("said", inner.bus.said), ("heard", inner.bus.heard)],
+            messages_refused: MessageRefusal::NAMES.into_iter().zip(inner.bus.refused).collect(),
+            orders_dropped: Dropped::NAMES.into_iter().zip(inner.bus.dropped).collect(),
+            overruns: inner.bus.overruns,
+            claims: CLAIM_NAMES.into_iter().zip(inner.bus.claims).collect(),
         }
     }
 }

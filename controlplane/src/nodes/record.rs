@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus::{NodeNews, Sender};
 use crate::hex;
 
 /// Version of what nodes say to each other. Nodes of different versions do not work together.
@@ -136,6 +137,25 @@ impl Record {
         if bytes.len() > RECORD_LEN_MAX { Err(Refusal::TooLong(bytes.len())) } else { Ok(bytes) }
     }
 
+    /// Whether it says the same of how its node is spoken to and sent to.
+    pub(super) fn is_reached_as(&self, other: &Record) -> bool {
+        let of = |record: &Record| Record { peers: 0, busy_permille: 0, http: None, ..record.clone() };
+        of(self) == of(other)
+    }
+
+    /// What the engine knows of its node.
+    pub(super) fn news(&self) -> NodeNews {
+        let mut fingerprint = [0; 32];
+        let _ = hex::read(&self.fingerprint, &mut fingerprint); // It was checked.
+        NodeNews {
+            node: Sender { node: self.node.clone(), run: self.run.clone() },
+            region: self.region.clone(),
+            carrier: self.carrier.clone(),
+            fingerprint,
+            workers: self.workers.clone(),
+        }
+    }
+
     fn check(&self) -> Result<(), Refusal> {
         let is_printed = |text: &str, max: usize| text.len() <= max && text.bytes().all(|byte| byte.is_ascii_graphic());
         let is_http = |text: &String| {
@@ -170,6 +190,11 @@ impl Record {
 pub fn is_name(text: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(is_letter)
+}
+
+/// Whether this can be the name of a cluster: its buckets beside the one of its nodes have these ends.
+pub fn is_cluster_name(text: &str) -> bool {
+    is_name(text) && !["-rooms", "-shared"].iter().any(|end| text.ends_with(end))
 }
 
 #[cfg(test)]
@@ -251,6 +276,7 @@ pub(super) mod tests {
         for name in ["", "a.b", "*", ">", "a b", "é", "a/b", &"x".repeat(33)] {
             assert!(!is_name(name), "{name}");
         }
+        assert_eq!(["eu", "rooms", "a-rooms", "-shared"].map(is_cluster_name), [true, true, false, false]);
     }
 
     #[test]

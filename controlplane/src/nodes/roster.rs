@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::record::{Record, Refusal};
+use crate::bus::NodeNews;
 
 /// Nodes that are remembered.
 pub(super) const NODES_MAX: usize = 1024;
@@ -86,6 +87,8 @@ pub(super) struct Roster {
     refusals: [u64; Refusal::NAMES.len()],
     /// Since when this node can renew its own record without a break.
     reachable_since: Option<Instant>,
+    /// Another one whenever what others need to know of the nodes that are here has changed.
+    version: u64,
 }
 
 impl Roster {
@@ -97,6 +100,7 @@ impl Roster {
             refused: BTreeMap::new(),
             refusals: [0; Refusal::NAMES.len()],
             reachable_since: None,
+            version: 0,
         }
     }
 
@@ -120,6 +124,7 @@ impl Roster {
                 let known = self.nodes.get_mut(key).filter(|known| known.revision < revision)?;
                 known.revision = revision;
                 let was = std::mem::replace(&mut known.state, State::Left);
+                self.version += u64::from(was == State::Here);
                 (was == State::Here).then(|| Change::Left(key.to_owned()))
             }
         }
@@ -137,7 +142,9 @@ impl Roster {
         if !self.nodes.contains_key(key) && self.nodes.len() >= NODES_MAX && !self.forget_one() {
             return Err(Refusal::TooMany);
         }
-        let is_news = self.nodes.get(key).is_none_or(|was| was.state != State::Here || was.record.run != record.run);
+        let was = self.nodes.get(key).filter(|was| was.state == State::Here);
+        let is_news = was.is_none_or(|was| was.record.run != record.run);
+        self.version += u64::from(was.is_none_or(|was| !was.record.is_reached_as(&record)));
         self.nodes.insert(key.to_owned(), Known { record, revision, state: State::Here, heard_at: now });
         Ok(is_news.then(|| Change::Came(key.to_owned())))
     }
@@ -193,10 +200,22 @@ impl Roster {
         for key in &gone {
             if let Some(known) = self.nodes.get_mut(key) {
                 known.state = State::Gone;
+                self.version += 1;
             }
         }
         self.nodes.retain(|_, known| known.state == State::Here || now < known.heard_at + self.lease + GONE_KEPT);
         gone.into_iter().map(Change::Gone).collect()
+    }
+
+    /// Another number whenever [`Roster::others`] has changed.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Those that are here, for the engine of the node `own`.
+    pub(super) fn others(&self, own: &str) -> Vec<NodeNews> {
+        let here = self.nodes.values().filter(|known| known.state == State::Here && known.record.node != own);
+        here.map(|known| known.record.news()).collect()
     }
 
     /// All nodes that are known, by name.

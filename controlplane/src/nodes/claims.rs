@@ -1,0 +1,231 @@
+//! Who admits peers to which room, in a bucket of its own: one key for each room, and only who knows the revision that stands there may
+//! replace it. The revision only rises, so it is the epoch of the claim.
+//!
+//! A claim that is given up is removed without a mark, so that the bucket holds the rooms that there are, and not all that ever were.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::cluster::{Line, Shelf, WriteError};
+use super::message::key_of;
+use super::record::is_name;
+use super::settings::Settings;
+use crate::bus::{Claim, Sender};
+use crate::hex;
+
+/// Bytes of the bucket: 300,000 rooms.
+const CLAIMS_LEN_MAX: i64 = 64 * 1024 * 1024;
+
+/// Longest claim. Names of a room and a node have 96 bytes together.
+const CLAIM_LEN_MAX: usize = 1024;
+
+/// How long the answer may take, from when it is asked for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The bucket.
+pub(super) fn shelf(line: &Line, settings: &Settings) -> Shelf {
+    Shelf::new(line, settings, "rooms", (CLAIMS_LEN_MAX, CLAIM_LEN_MAX))
+}
+
+/// Errands that are under way at once. Each takes part of a millisecond if the engine is well.
+const UNDER_WAY_MAX: usize = 64;
+
+/// Errands that wait for that.
+const WAITING_MAX: usize = 4096;
+
+/// Writes and looks until it is known whose a room is. More are needed only while several nodes claim and give up at once.
+const STEPS_MAX: usize = 4;
+
+/// As it stands in the bucket.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    room: String,
+    node: String,
+    run: String,
+}
+
+/// What stands under the key of a room.
+#[derive(PartialEq, Eq, Debug)]
+enum Standing {
+    /// The mark of an entry that was removed by hand.
+    Vacant,
+    Held(Sender),
+    /// Nothing that this version writes.
+    Malformed,
+}
+
+fn read(room: &str, bytes: &[u8]) -> Standing {
+    if bytes.is_empty() {
+        return Standing::Vacant;
+    }
+    let is_run = |run: &str| hex::read(run, &mut [0; 8]).is_some();
+    match serde_json::from_slice(bytes) {
+        Ok(Written { room: of, node, run }) if of == room && is_name(&node) && is_run(&run) => {
+            Standing::Held(Sender { node, run })
+        }
+        _ => Standing::Malformed,
+    }
+}
+
+/// What is to be done in the bucket.
+#[derive(Debug)]
+pub(super) enum Errand {
+    Claim { room: String, replaced: u64 },
+    Release { room: String, revision: u64 },
+}
+
+impl Errand {
+    fn room(&self) -> &str {
+        match self {
+            Errand::Claim { room, .. } | Errand::Release { room, .. } => room,
+        }
+    }
+}
+
+/// What came of it: an answer for a claim, none for what was given up.
+pub(super) type Outcome = (String, Option<Claim>);
+
+/// The errands of a node. Those of one room are done one after the other, others beside each other.
+#[derive(Debug)]
+pub(super) struct Claims {
+    shelf: Arc<Shelf>,
+    own: Sender,
+    waiting: VecDeque<(Instant, Errand)>,
+    /// Rooms with one under way.
+    busy: BTreeSet<String>,
+    under_way: JoinSet<Outcome>,
+}
+
+impl Claims {
+    pub(super) fn new(shelf: Shelf, own: Sender) -> Claims {
+        let (waiting, busy, under_way) = (VecDeque::new(), BTreeSet::new(), JoinSet::new());
+        Claims { shelf: Arc::new(shelf), own, waiting, busy, under_way }
+    }
+
+    /// Begins an errand, or puts it off. Gives back the one that there is no room for.
+    pub(super) fn push(&mut self, errand: Errand) -> Result<(), Errand> {
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(errand);
+        }
+        self.waiting.push_back((Instant::now() + ANSWER_TIMEOUT, errand));
+        self.begin();
+        Ok(())
+    }
+
+    /// Begins what may begin.
+    fn begin(&mut self) {
+        while self.under_way.len() < UNDER_WAY_MAX {
+            let may_begin = |(_, errand): &(Instant, Errand)| !self.busy.contains(errand.room());
+            let Some(at) = self.waiting.iter().position(may_begin) else { return };
+            let Some((due, errand)) = self.waiting.remove(at) else { return };
+            self.busy.insert(errand.room().to_owned());
+            self.under_way.spawn(run(self.shelf.clone(), self.own.clone(), due, errand));
+        }
+    }
+
+    /// The next outcome. Never ends while there is none.
+    pub(super) async fn next(&mut self) -> Outcome {
+        loop {
+            match self.under_way.join_next().await {
+                Some(Ok((room, claim))) => {
+                    self.busy.remove(&room);
+                    self.begin();
+                    return (room, claim);
+                }
+                Some(Err(_)) => {} // The process ends: nothing else aborts one.
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+}
+
+async fn run(shelf: Arc<Shelf>, own: Sender, due: Instant, errand: Errand) -> Outcome {
+    let rest = due.saturating_duration_since(Instant::now());
+    match errand {
+        Errand::Claim { room, replaced } => {
+            let claim = timeout(rest, claim(&shelf, &own, &room, replaced)).await.unwrap_or(Claim::Unknown);
+            (room, Some(claim))
+        }
+        Errand::Release { room, revision } => {
+            // A claim that stays is found by whoever claims the room next.
+            if let Ok(Err(error)) = timeout(rest, shelf.remove(revision)).await {
+                tracing::debug!("a claim of a room is not given up: {error}");
+            }
+            (room, None)
+        }
+    }
+}
+
+async fn claim(shelf: &Shelf, own: &Sender, room: &str, mut replaced: u64) -> Claim {
+    let key = key_of(room);
+    let written = Written { room: room.to_owned(), node: own.node.clone(), run: own.run.clone() };
+    let Ok(bytes) = serde_json::to_vec(&written) else { return Claim::Unknown };
+    for _ in 0..STEPS_MAX {
+        match shelf.write(&key, &bytes, replaced).await {
+            Ok(revision) => return Claim::Ours { revision },
+            Err(WriteError::Outrun) => {}
+            Err(WriteError::NoBucket) => match shelf.make().await {
+                Ok(()) => {
+                    replaced = 0;
+                    continue;
+                }
+                Err(error) => return unknown(room, &error),
+            },
+            Err(WriteError::Failed(error)) => return unknown(room, &error),
+        }
+        match shelf.look(&key).await {
+            Ok(None) => replaced = 0,
+            Ok(Some((revision, bytes))) => match read(room, &bytes) {
+                Standing::Vacant => replaced = revision,
+                // A write of ours whose answer was lost.
+                Standing::Held(owner) if owner == *own => return Claim::Ours { revision },
+                Standing::Held(owner) => return Claim::Theirs { owner, revision },
+                Standing::Malformed => {
+                    tracing::warn!(room, "what stands in the cluster's bucket of rooms cannot be read");
+                    return Claim::Unknown;
+                }
+            },
+            Err(error) => return unknown(room, &error),
+        }
+    }
+    Claim::Unknown
+}
+
+fn unknown(room: &str, error: &dyn std::error::Error) -> Claim {
+    tracing::debug!(room, "the cluster does not say whose a room is: {error}");
+    Claim::Unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_bucket_is_checked() {
+        let good = r#"{"room":"standup","node":"fra1","run":"0123456789abcdef"}"#;
+        let sender = Sender { node: "fra1".into(), run: "0123456789abcdef".into() };
+        assert_eq!(read("standup", good.as_bytes()), Standing::Held(sender));
+        assert_eq!(read("standup", b""), Standing::Vacant);
+        for bad in [
+            "{}",
+            "[",
+            &good.replace("standup", "else"),
+            &good.replace("fra1", "fra 1"),
+            &good.replace("0123456789abcdef", "0123"),
+        ] {
+            assert_eq!(read("standup", bad.as_bytes()), Standing::Malformed, "{bad}");
+        }
+        let longest = Written { room: "x".repeat(64), node: "y".repeat(32), run: "z".repeat(16) };
+        assert!(serde_json::to_vec(&longest).unwrap().len() < CLAIM_LEN_MAX);
+    }
+}
