@@ -38,8 +38,13 @@ export async function until(what, probe, ms = 20_000) {
 
 export class Edge {
   static async start(...options) {
+    return Edge.startIn(await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-')), ...options);
+  }
+
+  /** The same in a state folder that exists, and is removed when the edge is stopped. */
+  static async startIn(state, ...options) {
     const edge = new Edge();
-    edge.state = await mkdtemp(path.join(tmpdir(), 'uprtc-e2e-'));
+    edge.state = state;
     edge.executable = executable;
     edge.options = options;
     atTheEnd(() => edge.stop());
@@ -53,7 +58,26 @@ export class Edge {
     await this.ended;
   }
 
-  /** Starts it again after {@link halt}, at the same address. */
+  /** Kills both planes at once, and who would start them again. Its state folder remains. */
+  async kill() {
+    await this.signal('SIGKILL');
+    await this.ended;
+  }
+
+  /** Sends a signal to both planes and to who started them. After SIGSTOP it takes connections and answers nothing, as if its machine had lost its network. */
+  async signal(signal) {
+    const planes = [await this.pid('controlplane'), await this.pid('dataplane')];
+    this.process.kill(signal);
+    for (const pid of planes) {
+      try {
+        process.kill(pid, signal);
+      } catch (error) {
+        if (error.code !== 'ESRCH') throw error; // It ends by itself when its parent does.
+      }
+    }
+  }
+
+  /** Starts it again after {@link halt} or {@link kill}, at the same address. */
   async resume() {
     await this.#start(['--listen', new URL(this.base).host]);
   }

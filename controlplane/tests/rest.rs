@@ -808,6 +808,9 @@ async fn a_server_without_a_cluster_is_its_only_edge() {
         "busy_permille": null});
     assert_eq!((answer.status, answer.json()), (200, json!({"edges": [alone]})));
     assert_eq!(answer.header("cache-control"), Some("public, max-age=5"));
+    let page = server.ask_bare("GET", "/r/blue").await;
+    assert!(page.header("content-security-policy").unwrap().contains("connect-src 'self';"));
+    assert!(page.body.starts_with("<!doctype html>\n<html lang="), "the page asks for no edges");
     let ping = server.ask_bare("GET", "/v1/edges/ping").await;
     assert_eq!((ping.status, ping.body.as_str(), ping.header("cache-control")), (204, "", Some("no-store")));
 }

@@ -67,6 +67,8 @@ async function enter({ microphone, camera, cameraId, isMuted }) {
     server,
     room: name,
     token: link.bearer,
+    // The server says so in the page where there are several.
+    edges: 'edges' in document.documentElement.dataset,
     ...(microphone && !isMuted && { microphone }),
     ...(camera && { camera }),
   });

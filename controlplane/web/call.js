@@ -81,6 +81,7 @@ class Call {
       this.#showName();
       toast(`You are now in the room ${room.name}`);
     });
+    room.on('edge-changed', () => toast('Your server failed. You are now in the room by another one.'));
     room.on('granted', () => this.#changed(room.local));
     room.on('peer-joined', ({ participant }) => {
       this.#changed(participant);

@@ -58,6 +58,16 @@ fn clients_are_told_of_the_edges_that_they_can_join_at() {
     assert_eq!((&told[0], &told[2]["url"]), (&own, &json!("https://c.example/calls")));
     assert!(told.iter().all(|edge| edge["busy_permille"].as_u64().is_some_and(|busy| busy % 50 == 0)), "{told:?}");
 
+    // The page is told that there are several, and may connect to them.
+    let (head, page) = ask(&a.http, "GET /r/blue", "");
+    let sources = format!(
+        "connect-src 'self' http://{0} ws://{0} http://{1} ws://{1}",
+        a.http,
+        edges(&a)[1]["url"].as_str().unwrap().trim_start_matches("http://")
+    );
+    assert!(head.contains(&sources) && head.contains(" https://c.example wss://c.example;"), "{head}");
+    assert!(page.starts_with("<!doctype html>\n<html data-edges lang="), "{page}");
+
     // A page of another edge is a page of ours: where origins are named, it may look and open a socket all the same.
     let signal = |origin: &str| {
         let head = format!(

@@ -1,6 +1,7 @@
 //! The meeting page, the client module and their files, compiled into the executable: one file to copy, nothing to
 //! mount, and the page is always of the same version as the server.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Path, State};
@@ -9,9 +10,10 @@ use axum::http::header::{self, HeaderName};
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
 
-use super::Site;
 use super::error::Problem;
+use super::origins::is_origin;
 use super::websocket::base64;
+use super::{PublicUrl, Site};
 use crate::auth::is_room_name;
 
 /// A file of the page: name, media type, content.
@@ -53,6 +55,7 @@ const SDK: &[Asset] = assets! {
     "sdk/",
     "codecs.js": JAVASCRIPT,
     "device.js": JAVASCRIPT,
+    "edges.js": JAVASCRIPT,
     "error.js": JAVASCRIPT,
     "events.js": JAVASCRIPT,
     "invitation.js": JAVASCRIPT,
@@ -74,6 +77,9 @@ const SDK: &[Asset] = assets! {
 /// TypeScript looks for it.
 const TYPES: Asset =
     ("uprtc.d.ts", "application/typescript; charset=utf-8", include_str!("../../web/types/uprtc.d.ts"));
+
+/// Bytes of the sources that a page may connect to. Proxies have buffers of 4 KiB for the whole head of an answer.
+const SOURCES_LEN_MAX: usize = 2048;
 
 const ROOM: &str = include_str!("../../web/index.html");
 const START: &str = include_str!("start.html");
@@ -98,13 +104,17 @@ const PERMISSIONS_POLICY: &str = "camera=(self), microphone=(self), display-capt
 
 /// `GET /`: what this is, for a person who came without a link.
 pub(super) async fn start() -> Response {
-    page(START, "frame-ancestors 'none'")
+    page(START.into(), "frame-ancestors 'none'", &[])
 }
 
 /// `GET /r/{room}`: the meeting page. It needs no token; the signalling socket that it opens does.
 pub(super) async fn room(State(site): State<Arc<Site>>, Path(room): Path<String>) -> Response {
     match is_room_name(&room) {
-        true => page(ROOM, &frame_ancestors(&site.framers.named())),
+        true => {
+            let edges: Vec<PublicUrl> = site.edges().into_iter().map(|(_, url)| url).collect();
+            let html = if edges.len() > 1 { Cow::Owned(told_of_edges(ROOM)) } else { Cow::Borrowed(ROOM) };
+            page(html, &frame_ancestors(&site.framers.named()), &edges)
+        }
         false => Problem::room_name().into_response(),
     }
 }
@@ -129,8 +139,27 @@ fn frame_ancestors(named: &[String]) -> String {
     }
 }
 
-fn page(html: &'static str, ancestors: &str) -> Response {
+/// The meeting page with the mark that there are several edges, for which it then asks.
+fn told_of_edges(html: &str) -> String {
+    html.replacen("<html", "<html data-edges", 1)
+}
+
+/// Where the page may connect to besides: other edges, by HTTP and by its sockets (CSP 3 §6.7.2.8: the scheme of a socket has to be named
+/// for origins that are not the page's own). As many as fit.
+fn connect_src(edges: &[PublicUrl]) -> String {
+    let mut sources = "connect-src 'self'".to_owned();
+    for origin in edges.iter().map(PublicUrl::origin).filter(|origin| is_origin(origin)) {
+        let source = format!(" {origin} {}", origin.replacen("http", "ws", 1));
+        if sources.len() + source.len() <= SOURCES_LEN_MAX {
+            sources += &source;
+        }
+    }
+    sources
+}
+
+fn page(html: Cow<'static, str>, ancestors: &str, edges: &[PublicUrl]) -> Response {
     let policy = CONTENT_SECURITY_POLICY.replace("script-src 'self'", &format!("script-src 'self' {}", *INLINE));
+    let policy = policy.replace("connect-src 'self'", &connect_src(edges));
     let policy = format!("{policy}; {ancestors}");
     // Origins are plain ASCII (`is_origin`); if one were not, nobody may frame the page.
     let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("frame-ancestors 'none'"));

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::Nodes;
 use super::roster::{Known, State};
 
-/// Edges that a client is told of. It measures five of them.
-pub(crate) const EDGES_MAX: usize = 64;
+/// Edges that a client is told of. It measures five of them, and the page's policy names them all.
+pub(crate) const EDGES_MAX: usize = 32;
 
 /// Edges whose busy share differs by less than this are as good as each other, thousandths of a core.
 const BUSY_STEP: u32 = 50;

@@ -12,6 +12,17 @@
  *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
  *   options?: boolean | EventListenerOptions) => void} removeEventListener
  * @property {(event: Event) => boolean} dispatchEvent
+ * @property {<K extends keyof RoomEvents>(type: K, listener: (detail: RoomEvents[K]) => void) => () => void} on Like
+ *   `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
  */
 
-export const RoomTarget = /** @type {new () => TypedTarget} */ (/** @type {unknown} */ (EventTarget));
+class Target extends EventTarget {
+  /** @param {string} type @param {(detail: any) => void} listener */
+  on(type, listener) {
+    const wrapped = (/** @type {Event} */ event) => listener(/** @type {CustomEvent} */ (event).detail);
+    this.addEventListener(type, wrapped);
+    return () => this.removeEventListener(type, wrapped);
+  }
+}
+
+export const RoomTarget = /** @type {new () => TypedTarget} */ (/** @type {unknown} */ (Target));

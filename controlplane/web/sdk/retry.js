@@ -10,6 +10,7 @@ export class Retry {
   attempt = 0;
 
   #wake = () => {};
+  #isSkipped = false;
 
   /**
    * Waits longer each time, with a random part, so that not all clients reconnect to a restarted server at once.
@@ -19,6 +20,10 @@ export class Retry {
     const most = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** this.attempt);
     const ms = most * (0.5 + Math.random() / 2);
     this.attempt += 1;
+    if (this.#isSkipped) {
+      this.#isSkipped = false;
+      return;
+    }
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
       this.#wake = () => {
@@ -27,6 +32,14 @@ export class Retry {
       };
       onwait(ms);
     });
+    this.#isSkipped = false;
+  }
+
+  /** The next attempt is made somewhere else, and at once. */
+  skip() {
+    this.attempt = 0;
+    this.#isSkipped = true;
+    this.#wake();
   }
 
   /** Ends the wait. */

@@ -6,7 +6,7 @@ import { offerDescriptor } from './layers.js';
 import { RIDS, Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
-/** @import { ServerSignal, SlotInfo, Welcome } from './socket.js' */
+/** @import { ServerSignal, SlotInfo, Socket, Welcome } from './socket.js' */
 /** @typedef {Extract<ServerSignal, { type: 'codec' | 'encodings' | 'redundancy' }>} Told */
 /** @import { AudioOptions, AudioStats, Limits, ParticipantStats, RoomStats, SendSource, VideoStats } from './uprtc.js' */
 
@@ -23,6 +23,10 @@ const CHECK_MS = 1_000;
 const SILENCE_MS_MAX = 3_000;
 /** The same while only ICE checks are sent, of which a browser may send only one in 2.5 s (RFC 7675). */
 const IDLE_SILENCE_MS_MAX = 8_000;
+/** The same where there is another edge to go to: the check is made more often, and after a shorter silence the edge is asked whether it lives. */
+const QUICK_CHECK_MS = 400;
+const QUIET_MS_MAX = 1_200;
+const IDLE_QUIET_MS_MAX = 3_000;
 
 /** Codecs with which the server takes several encodings of a track (docs/PROTOCOL.md, 1.6). */
 const SIMULCAST_CODECS = ['video/h264', 'video/vp8'];
@@ -32,10 +36,11 @@ export class Transport {
   /**
    * @param {Welcome} welcome
    * @param {{ oncandidates: (candidates: RTCIceCandidateInit[]) => void, onstate: () => void, onlost: () => void }} handlers
-   *   `onlost`: ICE did not recover by itself; try {@link Transport.restart} next.
+   *   `onlost`: ICE did not recover by itself; try {@link Transport.restartOn} next.
    * @param {AudioOptions} [audio]
+   * @param {boolean} [isQuick] Whether a silence is to be noticed sooner, because there is another edge to go to.
    */
-  constructor(welcome, { oncandidates, onstate, onlost }, audio = {}) {
+  constructor(welcome, { oncandidates, onstate, onlost }, audio = {}, isQuick = false) {
     this.#audio = audio;
     this.pc = new RTCPeerConnection({
       bundlePolicy: 'max-bundle',
@@ -56,7 +61,7 @@ export class Transport {
     this.#wanted = { video: welcome.codecs.map((codec) => `video/${codec}`), audio: ['audio/opus'] };
     this.#shaper = new Shaper(this.#senders, welcome.codecs);
     this.#addSections(welcome);
-    this.#checking = setInterval(() => this.#check().catch(() => {}), CHECK_MS);
+    this.#checking = setInterval(() => this.#check().catch(() => {}), isQuick ? QUICK_CHECK_MS : CHECK_MS);
   }
 
   /** The codecs of the room, the preferred first, in lower case. @type {{ video: string[], audio: string[] }} */
@@ -89,6 +94,8 @@ export class Transport {
 
   /** Nothing has arrived from the server for a while. ICE would report this later. */
   isSilent = false;
+  /** Nothing has arrived for a shorter while. It may be nothing. */
+  isQuiet = false;
   #checking;
   #lastReceived = { at: performance.now(), received: -1, sent: 0 };
 
@@ -103,9 +110,11 @@ export class Transport {
     }
     const now = performance.now();
     if (received !== this.#lastReceived.received) this.#lastReceived = { at: now, received, sent };
-    const most = sent > this.#lastReceived.sent ? SILENCE_MS_MAX : IDLE_SILENCE_MS_MAX;
-    const isSilent = now - this.#lastReceived.at >= most;
-    if (isSilent === this.isSilent) return;
+    const [quiet, silent] = sent > this.#lastReceived.sent ? [QUIET_MS_MAX, SILENCE_MS_MAX] : [IDLE_QUIET_MS_MAX, IDLE_SILENCE_MS_MAX];
+    const silence = now - this.#lastReceived.at;
+    const [isQuiet, isSilent] = [silence >= quiet, silence >= silent];
+    if (isQuiet === this.isQuiet && isSilent === this.isSilent) return;
+    this.isQuiet = isQuiet;
     this.isSilent = isSilent;
     this.#onstate();
   }
@@ -161,11 +170,30 @@ export class Transport {
     return this.#describe();
   }
 
-  /** Restarts ICE; media continues on the old path until there is a new one. @returns {Promise<string>} A subsequent offer. */
-  restart() {
-    this.pc.restartIce();
-    this.#isAnswered = this.#isLastCandidate = false;
-    return this.#describe();
+  /** The socket on which ICE is being restarted. @type {Socket | undefined} */
+  #restarting;
+
+  /**
+   * Restarts ICE on the same connection (PROTOCOL.md, 1.10); media continues on the old path until there is a new one. If this fails, the
+   * transport gives up after a time, and the module joins again.
+   * @param {Socket} socket
+   */
+  async restartOn(socket) {
+    if (socket === this.#restarting || this.isRetired) return;
+    this.#restarting = socket;
+    try {
+      this.pc.restartIce();
+      this.#isAnswered = this.#isLastCandidate = false;
+      const sdp = await this.#describe();
+      const answered = socket.next(({ type }) => type === 'answer' || type === 'error');
+      socket.send({ type: 'offer', sdp });
+      const answer = await answered;
+      if (answer.type === 'answer') await this.accept(answer.sdp);
+    } catch {
+      // The socket is lost as well: the restart is tried again when it is back.
+    } finally {
+      if (this.#restarting === socket) this.#restarting = undefined;
+    }
   }
 
   async #describe() {

@@ -32,14 +32,25 @@
  * @property {string} room Name of the room.
  * @property {string | (() => string | Promise<string>)} token A JWT, or a function that returns a valid one: it is called
  *   each time a socket is opened, and a minute before the current token expires.
- * @property {string} [server] `https://…` of the uprtc edge, with the path prefix of a proxy if there is one.
- *   The page's own origin by default.
+ * @property {string | string[]} [server] `https://…` of the uprtc edge, with the path prefix of a proxy if there is one.
+ *   The page's own origin by default. Several addresses of one cluster: the list of edges is got from the first that answers.
+ * @property {boolean} [edges] Whether the server is one of several edges: the module gets their list, joins at the nearest one, and goes to
+ *   another one when that dies (docs/EDGES.md). By default only if `server` names several. The token must be good at all of them.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [microphone] Send audio from the start. A track that
  *   you pass in stays yours: the module never stops it.
  * @property {boolean | MediaTrackConstraints | MediaStreamTrack} [camera] Send video from the start.
  * @property {AudioOptions} [audio] Settings for music instead of speech. Receivers must set `stereo` too: it applies to sending and playing.
  * @property {number} [joinTimeout] How long `join` tries to reach the server before it fails, milliseconds; 15000
  *   by default.
+ */
+
+/**
+ * An edge of a cluster.
+ * @typedef {object} Edge
+ * @property {string} url `https://…`, perhaps with a path prefix.
+ * @property {string} name The name of its node; empty if it is not known.
+ * @property {string} region Where it is, in its operator's words; may be empty.
+ * @property {number | undefined} rttMs How long a small request took there, milliseconds, if it was measured.
  */
 
 /**
@@ -79,6 +90,8 @@
  *   one has a name that looks the same, or not any more: see `publishes` and `lookalike`.
  * @property {{ room: string, previous: string }} moved An operator moved us to another room. `peer-left` with the reason
  *   `moved` follows for the participants of the former room, `peer-joined` for those of the new one. Media and devices continue.
+ * @property {{ edge: Edge, previous: Edge }} edge-changed The edge in use has died or does not take us, and we are in the room at another one: with a
+ *   new RTCPeerConnection and the same devices. `joined` follows.
  * @property {{ participant: Participant, source: Source, active: boolean, muted: boolean }} track-changed A participant, or
  *   this client itself, switched a microphone, camera or screen on or off; or an operator muted or unmuted one (`muted`).
  *   An application should show the `muted` of its own sources to the user, and switch the source off, so that

@@ -25,6 +25,7 @@
  */
 
 import { openDevices } from './device.js';
+import { Edges } from './edges.js';
 import { asUprtcError, UprtcError } from './error.js';
 import { RoomTarget } from './events.js';
 import { acceptInvitation, invite } from './invitation.js';
@@ -47,6 +48,7 @@ export { acceptInvitation, invite, mayJoin, openDevices, Participant, UprtcError
 /** @typedef {import('./types.js').RoomState} RoomState */
 /** @typedef {import('./types.js').LeaveReason} LeaveReason */
 /** @typedef {import('./types.js').RoomOptions} RoomOptions */
+/** @typedef {import('./types.js').Edge} Edge */
 /** @typedef {import('./types.js').AudioOptions} AudioOptions */
 /** @typedef {import('./types.js').Limits} Limits */
 /** @typedef {import('./types.js').RoomEvents} RoomEvents */
@@ -88,12 +90,14 @@ export class Room extends RoomTarget {
     /** Whether the server announced its stop and is not back yet. The module tries to reconnect until it is. */
     this.isServerStopping = false;
     this.#options = options;
+    this.#edges = new Edges(options.server, options.edges);
   }
 
   /** This client. */
   local = new Participant('', '', true);
   /** @type {RoomOptions} */
   #options;
+  #edges;
   #sending = new Sending({
     local: this.local,
     emit: (type, detail) => this.#emit(type, detail),
@@ -133,21 +137,14 @@ export class Room extends RoomTarget {
     return this.#people.speakers;
   }
 
+  /** The edge in use, where there are several: see {@link RoomOptions.edges}. @returns {Edge | undefined} */
+  get edge() {
+    return this.#edges.current;
+  }
+
   /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
   get peerConnection() {
     return this.#transport?.pc;
-  }
-
-  /**
-   * Like `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
-   * @template {keyof RoomEvents} K
-   * @param {K} type
-   * @param {(detail: RoomEvents[K]) => void} listener
-   */
-  on(type, listener) {
-    const wrapped = (/** @type {CustomEvent<RoomEvents[K]>} */ event) => listener(event.detail);
-    this.addEventListener(type, wrapped);
-    return () => this.removeEventListener(type, wrapped);
   }
 
   /** Joins the room. If a microphone or camera cannot be opened, there is an `error` event, and the join continues. */
@@ -155,6 +152,7 @@ export class Room extends RoomTarget {
     if (this.state !== 'new') throw new Error('a Room is joined once');
     this.#deadline = Date.now() + (this.#options.joinTimeout ?? 15_000);
     this.#setState('connecting');
+    await this.#edges.choose();
     await this.#checkFirst();
     await this.#sending.open(this.#options);
     if (this.#isClosed()) throw new UprtcError('left', 'while joining', { fatal: true });
@@ -275,7 +273,7 @@ export class Room extends RoomTarget {
       let refusal;
       try {
         const token = await this.#freshToken();
-        refusal = await mayJoin({ ...this.#options, token });
+        refusal = await mayJoin({ ...this.#options, server: this.#edges.server, token });
         this.#checkedToken = token;
       } catch (error) {
         refusal = asUprtcError(error);
@@ -283,6 +281,7 @@ export class Room extends RoomTarget {
       if (!refusal) return;
       this.#checkedToken = undefined;
       if (!this.#mayRetry(refusal) || Date.now() > this.#deadline) throw this.#end(refusal);
+      await this.#edges.avoid(refusal);
       await this.#retry.pause((inMs) => this.#emit('retrying', { inMs }));
     }
   }
@@ -305,6 +304,7 @@ export class Room extends RoomTarget {
         const mayWait = this.#hasJoined || Date.now() < this.#deadline;
         if (!this.#mayRetry(why) || !mayWait) return reject(this.#end(why));
         if (TOKEN_CODES.test(why.code)) this.#report(why);
+        if (!this.#session) await this.#edges.avoid(why);
       }
       this.#socket = undefined;
       this.#refresh();
@@ -358,12 +358,30 @@ export class Room extends RoomTarget {
   async #address() {
     const token = this.#checkedToken ?? (await this.#freshToken());
     this.#checkedToken = undefined;
-    return signalAddress({ ...this.#options, token });
+    return signalAddress({ ...this.#options, server: this.#edges.server, token });
+  }
+
+  /** Ends the present socket, be it open or not yet. */
+  #abandon = () => {};
+
+  /** Nothing arrives any more. If our edge does not answer either, and another one does, we go there. @param {Transport} transport */
+  async #lookElsewhere(transport) {
+    const isLost = () => transport === this.#transport && transport.isQuiet && !transport.isRetired && !this.#isClosed();
+    if (!(await this.#edges.leave(isLost))) return;
+    this.#retry.skip();
+    this.#retire();
+    this.#abandon();
   }
 
   /** Opens a socket, and resumes the session if the media connection still exists, or joins by an offer if not. */
   async #joinOrResume() {
-    const socket = await Socket.open(await this.#address(), (signal, socket) => this.#handle(signal, socket));
+    const opening = Socket.open(await this.#address(), (signal, socket) => this.#handle(signal, socket));
+    /** @type {Promise<never>} */
+    const abandoned = new Promise((_, reject) => (this.#abandon = () => {
+      reject(new UprtcError('unreachable', 'the edge died'));
+      opening.then((socket) => socket.close(), () => {});
+    }));
+    const socket = await Promise.race([opening, abandoned]);
     try {
       if (this.#isClosed()) throw new UprtcError('unreachable', 'left while joining');
       if (this.#transport && !this.#transport.isRetired && this.#session) await this.#resume(socket);
@@ -392,29 +410,9 @@ export class Room extends RoomTarget {
     this.#refresh();
   }
 
-  /** The socket on which ICE is being restarted. @type {Socket | undefined} */
-  #restarting;
-
-  /**
-   * The media path is lost: restarts ICE on the same connection (PROTOCOL.md, 1.10). If this fails, the
-   * transport gives up after a time, and the module joins again.
-   * @param {Transport} transport
-   */
-  async #restartIce(transport) {
-    const socket = this.#socket;
-    if (!socket || socket === this.#restarting || transport !== this.#transport || transport.isRetired) return;
-    this.#restarting = socket;
-    try {
-      const sdp = await transport.restart();
-      const answered = socket.next(({ type }) => type === 'answer' || type === 'error');
-      socket.send({ type: 'offer', sdp });
-      const answer = await answered;
-      if (answer.type === 'answer') await transport.accept(answer.sdp);
-    } catch {
-      // The socket is lost as well: the restart is tried again when it is back.
-    } finally {
-      if (this.#restarting === socket) this.#restarting = undefined;
-    }
+  /** The media path is lost. @param {Transport} transport */
+  #restartIce(transport) {
+    if (this.#socket && transport === this.#transport) void transport.restartOn(this.#socket);
   }
 
   /** @param {Socket} socket */
@@ -433,8 +431,8 @@ export class Room extends RoomTarget {
         if (this.#transport === transport) (this.#socket ?? socket).send({ type: 'candidates', candidates });
       },
       onstate: () => this.#transportChanged(transport),
-      onlost: () => void this.#restartIce(transport),
-    }, this.#options.audio);
+      onlost: () => this.#restartIce(transport),
+    }, this.#options.audio, this.#edges.hasOthers);
     this.#transport = transport;
     if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
     const sdp = await transport.offer(this.#sending.all);
@@ -455,6 +453,8 @@ export class Room extends RoomTarget {
     this.#former = undefined;
     if (this.limits) transport.limit(this.limits, this.participants.size);
     this.#shown.begin();
+    const change = this.#edges.arrive();
+    if (change) this.#emit('edge-changed', change);
     this.#refresh();
     this.#emit('joined', { rejoined });
   }
@@ -473,6 +473,7 @@ export class Room extends RoomTarget {
   #transportChanged(transport) {
     if (transport !== this.#transport || transport.isRetired) return;
     if (transport.isConnected) this.#retry.attempt = 0;
+    if (transport.isQuiet) void this.#lookElsewhere(transport);
     if (transport.hasFailed) {
       if (!transport.wasConnected) this.#report(new UprtcError('media_failed'));
       this.#socket?.send({ type: 'leave' });
@@ -494,6 +495,7 @@ export class Room extends RoomTarget {
     this.#ignoreNetwork();
     this.#speaking?.close();
     this.#shown.close();
+    this.#edges.close();
     const previous = this.state;
     this.state = 'closed';
     this.#transport?.close();

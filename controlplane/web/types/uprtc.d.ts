@@ -175,9 +175,14 @@ export type RoomOptions = {
     token: string | (() => string | Promise<string>);
     /**
      * `https://…` of the uprtc edge, with the path prefix of a proxy if there is one.
-     * The page's own origin by default.
+     * The page's own origin by default. Several addresses of one cluster: the list of edges is got from the first that answers.
      */
-    server?: string;
+    server?: string | string[];
+    /**
+     * Whether the server is one of several edges: the module gets their list, joins at the nearest one, and goes to
+     * another one when that dies (docs/EDGES.md). By default only if `server` names several. The token must be good at all of them.
+     */
+    edges?: boolean;
     /**
      * Send audio from the start. A track that
      * you pass in stays yours: the module never stops it.
@@ -208,6 +213,25 @@ export type AudioOptions = {
      * what this client may send.
      */
     bps?: number;
+};
+
+export type Edge = {
+    /**
+     * `https://…`, perhaps with a path prefix.
+     */
+    url: string;
+    /**
+     * The name of its node; empty if it is not known.
+     */
+    name: string;
+    /**
+     * Where it is, in its operator's words; may be empty.
+     */
+    region: string;
+    /**
+     * How long a small request took there, milliseconds, if it was measured.
+     */
+    rttMs: number | undefined;
 };
 
 export type Limits = {
@@ -256,6 +280,14 @@ export type RoomEvents = {
     moved: {
         room: string;
         previous: string;
+    };
+    /**
+     * The edge in use has died or does not take us, and we are in the room at another one: with a
+     * new RTCPeerConnection and the same devices. `joined` follows.
+     */
+    "edge-changed": {
+        edge: Edge;
+        previous: Edge;
     };
     /**
      * A participant, or
@@ -430,15 +462,10 @@ export declare class Room extends RoomTarget {
     local: Participant;
     /** Who speaks now, the loudest first, perhaps this client too. */
     get speakers(): Participant[];
+    /** The edge in use, where there are several: see {@link RoomOptions.edges}. @returns {Edge | undefined} */
+    get edge(): Edge | undefined;
     /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
     get peerConnection(): RTCPeerConnection | undefined;
-    /**
-     * Like `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
-     * @template {keyof RoomEvents} K
-     * @param {K} type
-     * @param {(detail: RoomEvents[K]) => void} listener
-     */
-    on<K extends keyof RoomEvents>(type: K, listener: (detail: RoomEvents[K]) => void): () => void;
     /** Joins the room. If a microphone or camera cannot be opened, there is an `error` event, and the join continues. */
     join(): Promise<void>;
     /** Makes the next attempt now, after a `retrying` event. */
@@ -492,20 +519,15 @@ export declare class Room extends RoomTarget {
     getStats(): Promise<RoomStats>;
 }
 
-/**
- * @typedef {object} TypedTarget
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | AddEventListenerOptions) => void} addEventListener
- * @property {<K extends keyof RoomEvents>(type: K,
- *   listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null,
- *   options?: boolean | EventListenerOptions) => void} removeEventListener
- * @property {(event: Event) => boolean} dispatchEvent
- */
 export declare const RoomTarget: new () => TypedTarget;
 
 export type TypedTarget = {
     addEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | AddEventListenerOptions) => void;
     removeEventListener: <K extends keyof RoomEvents>(type: K, listener: ((event: CustomEvent<RoomEvents[K]>) => void) | null, options?: boolean | EventListenerOptions) => void;
     dispatchEvent: (event: Event) => boolean;
+    /**
+     * Like
+     * `addEventListener`, but the listener gets the event's detail. Returns a function that removes the listener.
+     */
+    on: <K extends keyof RoomEvents>(type: K, listener: (detail: RoomEvents[K]) => void) => () => void;
 };

@@ -24,7 +24,7 @@ const BUSY_STEP: u32 = 50;
 /// The edges of the cluster.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EdgeList {
-    /// The edge that answers comes first, then one of each region by turns, those that are less busy before others. 64 at most.
+    /// The edge that answers comes first, then one of each region by turns, those that are less busy before others. 32 at most.
     edges: Vec<EdgeView>,
 }
 
