@@ -526,6 +526,7 @@ impl Plan {
             Command::PeerOpen(c) => Some(c.peer),
             Command::PeerRemote(c) => Some(c.peer),
             Command::PeerCandidate(c) => Some(c.peer),
+            Command::PeerEdge(c) => Some(c.peer),
             Command::PeerExtensions(c) => Some(c.peer),
             Command::PeerKeys(c) => Some(c.peer),
             Command::PeerLimit(c) => Some(c.peer),

@@ -6,6 +6,7 @@ use std::hash::Hasher;
 use crate::config::PEER_PATHS_MAX;
 use crate::hash::KeyedHash;
 use crate::path::Path;
+use proto::flow;
 use proto::plane::UFRAG_LEN;
 
 /// What a datagram is, as far as its first bytes tell.
@@ -15,14 +16,17 @@ pub(crate) enum Kind {
     Dtls,
     Rtp,
     Rtcp,
+    /// Of a flow between edges.
+    Flow,
 }
 
-/// RFC 7983 §7 for the first byte; RFC 5761 §4 for the second: RTCP packet types 192 to 223 fall where RTP would
+/// RFC 7983 §7 for the first byte, and [`flow`]; RFC 5761 §4 for the second: RTCP packet types 192 to 223 fall where RTP would
 /// show payload types 64 to 95 with the marker, which are not used with rtcp-mux.
 pub(crate) fn kind(datagram: &[u8]) -> Option<Kind> {
     match (datagram.first()?, datagram.get(1)) {
         (0..=3, _) => Some(Kind::Stun),
         (20..=63, _) => Some(Kind::Dtls),
+        (&flow::FIRST_BYTE, _) => Some(Kind::Flow),
         (128..=191, Some(192..=223)) => Some(Kind::Rtcp),
         (128..=191, Some(_)) => Some(Kind::Rtp),
         _ => None,
@@ -33,6 +37,8 @@ pub(crate) fn kind(datagram: &[u8]) -> Option<Kind> {
 pub(crate) struct Demux {
     by_path: HashMap<PathKey, u32, KeyedHash>,
     by_ufrag: HashMap<[u8; UFRAG_LEN], u32, KeyedHash>,
+    /// Transports between edges, by the flow in which their packets come.
+    by_flow: HashMap<u64, u32, KeyedHash>,
 }
 
 /// A path as one flat key, which hashes in one go.
@@ -61,7 +67,11 @@ impl From<Path> for PathKey {
 impl Demux {
     pub(crate) fn new(seed: [u8; 16]) -> Self {
         let hash = KeyedHash::new(seed);
-        Demux { by_path: HashMap::with_hasher(hash), by_ufrag: HashMap::with_hasher(hash) }
+        Demux {
+            by_path: HashMap::with_hasher(hash),
+            by_ufrag: HashMap::with_hasher(hash),
+            by_flow: HashMap::with_hasher(hash),
+        }
     }
 
     /// The peer that an authenticated check has bound to this path.
@@ -97,6 +107,21 @@ impl Demux {
         self.by_ufrag.remove(ufrag);
     }
 
+    /// The transport whose packets come in this flow.
+    #[inline]
+    pub(crate) fn peer_of_flow(&self, flow: u64) -> Option<u32> {
+        self.by_flow.get(&flow).copied()
+    }
+
+    /// Gives a flow that nobody has to a transport.
+    pub(crate) fn bind_flow(&mut self, flow: u64, peer: u32) {
+        self.by_flow.insert(flow, peer);
+    }
+
+    pub(crate) fn unbind_flow(&mut self, flow: u64) {
+        self.by_flow.remove(&flow);
+    }
+
     /// How many paths and names there are.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.by_path.len(), self.by_ufrag.len())
@@ -105,6 +130,7 @@ impl Demux {
     pub(crate) fn clear(&mut self) {
         self.by_path.clear();
         self.by_ufrag.clear();
+        self.by_flow.clear();
     }
 }
 
@@ -119,7 +145,8 @@ mod tests {
         assert_eq!(kind(&[0x80, 111]), Some(Kind::Rtp));
         assert_eq!(kind(&[0x90, 0x80 | 96]), Some(Kind::Rtp), "marker and payload type 96 are not RTCP");
         assert_eq!(kind(&[0x80, 200]), Some(Kind::Rtcp));
-        for other in [&[][..], &[4], &[19], &[64], &[127], &[128], &[192, 200], &[255]] {
+        assert_eq!(kind(&[8, 1, 2]), Some(Kind::Flow));
+        for other in [&[][..], &[4], &[7], &[9], &[19], &[64], &[127], &[128], &[192, 200], &[255]] {
             assert_eq!(kind(other), None, "{other:?}");
         }
     }
@@ -127,11 +154,11 @@ mod tests {
     #[test]
     fn addresses_of_two_families_never_meet() {
         let mut demux = Demux::new([7; 16]);
-        let v4 = Path { socket: 0, remote: "1.2.3.4:5".parse().unwrap() };
-        let v6 = Path { socket: 0, remote: "[102:304::]:5".parse().unwrap() };
+        let v4 = Path::new(0, "1.2.3.4:5".parse().unwrap());
+        let v6 = Path::new(0, "[102:304::]:5".parse().unwrap());
         demux.bind(v4, 1);
         assert_eq!(demux.peer_at(v6), None);
-        assert_eq!(demux.peer_at(Path { socket: 1, ..v4 }), None);
+        assert_eq!(demux.peer_at(Path::new(1, v4.remote)), None);
         demux.bind(v4, 2);
         demux.unbind(v4, 1);
         assert_eq!(demux.peer_at(v4), Some(2), "the path had passed to another peer");

@@ -15,7 +15,7 @@ use crate::config::{
     REPORTS_MAX, SETS_LEN_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
 use crate::packet::Begun;
-use crate::path::{Destination, Path};
+use crate::path::{Destination, FLOWS_LEN_MAX, Path};
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::slab::Slab;
 use crate::srtp::{Crypto, RtcpSender, Sender, SentWindow};
@@ -50,7 +50,12 @@ struct ChainEnds {
 pub(crate) const CHUNK_LEN: usize = 2048;
 /// Of them, what lies before the packet: room for the headers of its frame.
 pub(crate) const HEADROOM: usize = 96;
-const _: () = assert!(HEADROOM + FRAME_LEN <= CHUNK_LEN && HEADROOM.is_multiple_of(16));
+const _: () = assert!(HEADROOM + ROOM_LEN <= CHUNK_LEN && HEADROOM.is_multiple_of(16));
+
+/// What one packet takes in the slab at most. Packets start behind as much as headers of flows take, so that what is protected
+/// lies as it does without.
+const ROOM_LEN: usize = FLOWS_LEN_MAX + FRAME_LEN;
+const _: () = assert!(FLOWS_LEN_MAX.is_multiple_of(16));
 
 /// Where in the slab the next packet goes.
 enum Space {
@@ -65,7 +70,7 @@ impl Space {
     #[inline]
     fn next(&self) -> Option<usize> {
         match self {
-            Space::Dense { used } => (used + FRAME_LEN <= OUTBOX_LEN).then_some(*used),
+            Space::Dense { used } => (used + ROOM_LEN <= OUTBOX_LEN).then_some(*used),
             Space::Chunks { free } => free.last().map(|&chunk| chunk as usize * CHUNK_LEN + HEADROOM),
         }
     }
@@ -84,7 +89,7 @@ impl Space {
     #[inline]
     fn has_room(&self, count: usize) -> bool {
         match self {
-            Space::Dense { used } => used + count * FRAME_LEN <= OUTBOX_LEN,
+            Space::Dense { used } => used + count * ROOM_LEN <= OUTBOX_LEN,
             Space::Chunks { free } => free.len() >= count,
         }
     }
@@ -358,12 +363,36 @@ impl Outbox {
             self.refused += 1;
             return Pushed::Full;
         };
+        if to.flows_len() > 0 {
+            return self.push_in_flows(to, is_video, start, write);
+        }
         let len = write(&mut self.slab[start..start + FRAME_LEN]);
         if len == 0 {
             return Pushed::Nothing;
         }
         self.space.take(len);
         self.link(to, Packet { start: start as u32, len: len as u16, is_video, next: END });
+        Pushed::Written
+    }
+
+    /// The same with headers of flows before it.
+    fn push_in_flows(
+        &mut self,
+        to: Destination,
+        is_video: bool,
+        start: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Pushed {
+        let (flows, frame) = self.slab[start..start + ROOM_LEN].split_at_mut(FLOWS_LEN_MAX);
+        let len = write(&mut frame[..FRAME_LEN]);
+        if len == 0 {
+            return Pushed::Nothing;
+        }
+        let before = FLOWS_LEN_MAX - to.flows_len();
+        to.write_flows(&mut flows[before..]);
+        self.space.take(FLOWS_LEN_MAX + len);
+        let (start, len) = ((start + before) as u32, (to.flows_len() + len) as u16);
+        self.link(to, Packet { start, len, is_video, next: END });
         Pushed::Written
     }
 
@@ -563,7 +592,7 @@ mod tests {
     use super::*;
 
     fn to(peer: u32, port: u16) -> Destination {
-        Destination { peer, path: Path { socket: 0, remote: SocketAddr::from(([127, 0, 0, 1], port)) } }
+        Destination::new(peer, Path::new(0, SocketAddr::from(([127, 0, 0, 1], port))))
     }
 
     fn put(outbox: &mut Outbox, to: Destination, bytes: &[u8]) -> bool {
@@ -594,6 +623,23 @@ mod tests {
         assert!(outbox.is_empty());
         put(&mut outbox, to(1, 10), b"next turn");
         assert_eq!(contents(&outbox), [(10, packets(&["next turn"]))]);
+    }
+
+    #[test]
+    fn headers_of_flows_lie_before_the_packet() {
+        let mut outbox = Outbox::new();
+        let relayed = to(1, 10).path.through(0x0a);
+        for (peer, path, flow) in
+            [(1, to(1, 10).path, 0), (2, to(1, 10).path, 0x0b), (3, relayed, 0), (4, relayed, 0x0b)]
+        {
+            let to = Destination { peer, path, flow };
+            put(&mut outbox, to, b"one");
+            put(&mut outbox, to, b"two");
+        }
+        let [relay, transport] = [0x0a, 0x0b].map(|flow| [&[8, 0, 0, 0, 0, 0, 0][..], &[flow]].concat());
+        let with = |headers: &[u8]| (10, [b"one", b"two"].map(|rest| [headers, rest].concat()).to_vec());
+        let both = [&relay[..], &transport].concat();
+        assert_eq!(contents(&outbox), [with(b""), with(&transport), with(&relay), with(&both)]);
     }
 
     #[test]

@@ -53,12 +53,23 @@ struct Known {
     /// Bytes that may be sent to it while it has not answered.
     credit: u32,
     check: Option<Check>,
+    /// A check of the peer's came from it.
+    has_checked: bool,
     candidate: Option<Candidate>,
 }
 
 impl Known {
     fn new(path: Path, now: Micros) -> Known {
-        Known { path, heard_at: now, answered_at: None, nomination: 0, credit: 0, check: None, candidate: None }
+        Known {
+            path,
+            heard_at: now,
+            answered_at: None,
+            nomination: 0,
+            credit: 0,
+            check: None,
+            has_checked: false,
+            candidate: None,
+        }
     }
 
     fn is_answering(&self, now: Micros) -> bool {
@@ -79,6 +90,8 @@ pub(crate) struct Paths {
     nominations: u32,
     /// How many of the known are candidates.
     candidates: u8,
+    /// It is a transport over a link, whose path it has. No others are known.
+    is_of_link: bool,
     /// When the clock of consent began: with the first check, and again when the connection that was selected ended.
     began: Option<Micros>,
     /// Where a datagram for the controlplane last came from.
@@ -145,6 +158,7 @@ impl Paths {
         self.received(path, len);
         let known = self.known.iter_mut().find(|known| known.path == path).expect("it is known from here on");
         known.heard_at = now;
+        known.has_checked = true;
         if use_candidate {
             known.nomination = nominations;
         }
@@ -319,8 +333,11 @@ impl Paths {
 
     /// Where reports go, which are short: without an answer, within the credit for so many bytes.
     pub(crate) fn reports_to(&self, len: usize) -> Option<Path> {
+        if self.has_answered {
+            return self.selected;
+        }
         let selected = self.selected.and_then(|path| self.known(path))?;
-        (self.has_answered || selected.credit >= len as u32).then_some(selected.path)
+        (selected.credit >= len as u32).then_some(selected.path)
     }
 
     /// The same, and so many bytes are sent there.
@@ -340,7 +357,7 @@ impl Paths {
     /// True if it is worth noting.
     #[inline]
     pub(crate) fn heard(&mut self, path: Path, len: usize, now: Micros) -> bool {
-        if self.selected != Some(path) && !self.has_candidates() {
+        if self.selected != Some(path) && !self.has_candidates() && !self.is_of_link {
             return false;
         }
         if !self.has_answered {
@@ -360,6 +377,24 @@ impl Paths {
     /// The last check, answer, or authentic packet on the selected path, to within [`HEARD_INTERVAL`].
     pub(crate) fn heard_at(&self) -> Option<Micros> {
         self.heard_at
+    }
+
+    /// The paths of a transport over a link.
+    pub(crate) fn of_link() -> Paths {
+        Paths { is_of_link: true, ..Paths::default() }
+    }
+
+    /// The link's path is this now. True if it had none before.
+    pub(crate) fn follow(&mut self, path: Option<Path>) -> bool {
+        debug_assert!(self.is_of_link, "others have paths of their own");
+        let had_none = !std::mem::replace(&mut self.has_answered, path.is_some());
+        self.selected = path;
+        had_none && path.is_some()
+    }
+
+    /// Whether this path is proved to be the peer's: it has answered, or a check of the peer's came from there.
+    pub(crate) fn is_proved(&self, path: Path) -> bool {
+        self.known(path).is_some_and(|known| known.answered_at.is_some() || known.has_checked)
     }
 
     /// When something that proves the peer last came by this path.
@@ -405,7 +440,7 @@ mod tests {
     const LEN: usize = 100;
 
     fn path(port: u16) -> Path {
-        Path { socket: 0, remote: SocketAddr::from(([10, 0, 0, 1], port)) }
+        Path::new(0, SocketAddr::from(([10, 0, 0, 1], port)))
     }
 
     fn id(n: u8) -> TransactionId {

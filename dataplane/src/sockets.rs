@@ -33,7 +33,7 @@ impl Sockets {
     /// The path to an address by the `turn`th socket of its family, those of its scope first. `None` if there is none.
     pub(crate) fn path_to(&self, remote: SocketAddr, turn: u8) -> Option<Path> {
         if self.0.is_empty() {
-            return Some(Path { socket: 0, remote });
+            return Some(Path::new(0, remote));
         }
         let of_family = |is_near: bool| {
             let fits =
@@ -43,7 +43,7 @@ impl Sockets {
         let count = of_family(true).chain(of_family(false)).count();
         let at = usize::from(turn).checked_rem(count)?;
         let socket = of_family(true).chain(of_family(false)).nth(at)?;
-        Some(Path { socket: socket as u8, remote })
+        Some(Path::new(socket as u8, remote))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use proto::id::{PeerId, Ssrc};
 use proto::plane::{
-    Direction, Extension, ExtensionIds, PEER_REMOTE_PARTS_MAX, PeerCandidate, PeerExtensions, PeerIce, PeerKeys,
-    PeerOpen, PeerRate, PeerRemote, Refusal, UFRAG_LEN,
+    Direction, Extension, ExtensionIds, PEER_REMOTE_PARTS_MAX, PeerCandidate, PeerEdge, PeerExtensions, PeerIce,
+    PeerKeys, PeerOpen, PeerRate, PeerRemote, Refusal, UFRAG_LEN,
 };
 use proto::stun::IntegrityKey;
 
@@ -62,8 +62,8 @@ pub(crate) struct Transport {
     /// Its own credentials, as the controlplane told them, and what our checks are made with.
     pub(crate) remote_parts: Vec<PeerRemote>,
     pub(crate) remote: Option<Box<Remote>>,
-    /// Addresses of another edge that the controlplane told.
-    pub(crate) candidates: Vec<PeerCandidate>,
+    /// What it is between edges, if it is that.
+    pub(crate) edge: Option<Box<Edge>>,
     /// Where its packets come from and go to.
     pub(crate) paths: Paths,
     pub(crate) silence: Silence,
@@ -119,6 +119,17 @@ pub(crate) struct Transport {
     pub(crate) rate_open: Option<PeerRate>,
 }
 
+/// A peer that is a link to another edge, or a transport over one.
+#[derive(Default)]
+pub(crate) struct Edge {
+    /// Of a link: addresses of the other edge, as the controlplane told them.
+    pub(crate) candidates: Vec<PeerCandidate>,
+    /// Of a link: the transports over it, by index.
+    pub(crate) transports: Vec<u32>,
+    /// Of a transport: its link.
+    pub(crate) open: Option<PeerEdge>,
+}
+
 /// What our checks of a peer are made with.
 pub(crate) struct Remote {
     /// Its username fragment and ours (RFC 8445 §7.2.2).
@@ -137,7 +148,7 @@ impl Transport {
             extensions_open: None,
             remote_parts: Vec::new(),
             remote: None,
-            candidates: Vec::new(),
+            edge: None,
             paths: Paths::new(),
             silence: Silence::default(),
             is_consent_timer_set: false,
@@ -232,7 +243,35 @@ impl Transport {
         if self.is_expired {
             return None;
         }
-        Some((Destination { peer: self.id.index, path: self.paths.selected()? }, self.tx.as_ref()?))
+        let to = Destination { peer: self.id.index, path: self.paths.selected()?, flow: self.flow() };
+        Some((to, self.tx.as_ref()?))
+    }
+
+    /// The link that it is a transport over.
+    #[inline]
+    pub(crate) fn edge_open(&self) -> Option<&PeerEdge> {
+        self.edge.as_ref()?.open.as_ref()
+    }
+
+    /// What it is between edges, from now on.
+    pub(crate) fn edge_mut(&mut self) -> &mut Edge {
+        self.edge.get_or_insert_default()
+    }
+
+    /// The transports over it, by index.
+    pub(crate) fn transports(&self) -> &[u32] {
+        self.edge.as_ref().map_or(&[], |edge| &edge.transports)
+    }
+
+    /// Its candidates, as they were told.
+    pub(crate) fn candidates(&self) -> &[PeerCandidate] {
+        self.edge.as_ref().map_or(&[], |edge| &edge.candidates)
+    }
+
+    /// The flow in which packets to it are; 0: in none.
+    #[inline]
+    fn flow(&self) -> u64 {
+        self.edge_open().map_or(0, |open| open.send_flow)
     }
 
     /// Whether it may be sent RTCP.
@@ -246,7 +285,8 @@ impl Transport {
             return None;
         }
         let crypto = self.tx.as_ref()?;
-        let to = Destination { peer: self.id.index, path: self.paths.report(FRAME_LEN)? };
+        let flow = self.flow();
+        let to = Destination { peer: self.id.index, path: self.paths.report(FRAME_LEN)?, flow };
         Some((to, crypto, &mut self.rtcp_sender))
     }
 

@@ -92,7 +92,7 @@ struct Arrival {
 /// One turn of each worker: batch, what the other handed on, timers, hand-over. What was sent, and what was reported
 /// and punted.
 fn turn(room: &mut Room, arrival: &mut Arrival) -> (usize, usize) {
-    let path = Path { socket: 0, remote: arrival.from };
+    let path = Path::new(0, arrival.from);
     let (at, Room { world, far, ways: [here, there], .. }) = (arrival.at, &mut *room);
     world.forwarder.receive(at, Datagram { path, at, bytes: &mut arrival.bytes }, here);
     world.forwarder.fan_out(at, here);

@@ -25,7 +25,7 @@ fn both_ask_and_each_has_a_path_after_a_round_trip() {
         assert_eq!(edges.worlds[of].counter(Counter::DroppedStunUnexpected), 0);
     }
     edges.advance(10 * SECOND);
-    let checks = edges.sent[0].iter().filter(|bytes| is_check(bytes)).count();
+    let checks = edges.net.sent[0].iter().filter(|bytes| is_check(bytes)).count();
     assert!((2..=5).contains(&checks), "{checks}: then only consent is asked for");
 }
 
@@ -35,7 +35,7 @@ fn one_that_is_there_first_asks_until_the_other_comes() {
     // It has no credentials of the other one yet: there is nobody whom it could ask.
     edges.worlds[0].commit(&[opened(0), candidate(0).into()]);
     edges.advance(SECOND);
-    assert!(edges.sent[0].is_empty());
+    assert!(edges.net.sent[0].is_empty());
     edges.worlds[0].commit(&[credentials(0)]);
     let times = edges.check_times(0, 10 * SECOND);
     let expected: Vec<u64> = [0, 100, 300, 700, 1500].into_iter().chain((2500..10_000).step_by(1000)).collect();
@@ -78,7 +78,7 @@ fn a_check_from_the_other_edge_is_answered_and_its_address_asked() {
 #[test]
 fn what_lapses_comes_back_when_the_other_edge_does() {
     let mut edges = Edges::linked();
-    edges.is_cut = [true; 2];
+    edges.net.is_cut = [true; 2];
     edges.advance(CONSENT_TIMEOUT + 2 * SECOND);
     for of in 0..2 {
         let reports = edges.worlds[of].take_reports();
@@ -89,8 +89,8 @@ fn what_lapses_comes_back_when_the_other_edge_does() {
     edges.advance(2 * CONSENT_TIMEOUT);
     let times = edges.check_times(0, 20 * SECOND);
     assert!((18..=21).contains(&times.len()), "it is asked each second: {times:?}");
-    edges.sent = Default::default();
-    edges.is_cut = [false; 2];
+    edges.net.sent = Default::default();
+    edges.net.is_cut = [false; 2];
     edges.advance(1100 * MS);
     assert_eq!((edges.paths_told(0), edges.paths_told(1)), (vec![address(1)], vec![address(0)]));
     edges.advance(2 * CONSENT_TIMEOUT);
@@ -217,10 +217,10 @@ fn nobody_who_is_no_candidate_is_sent_more_than_three_times_what_came_from_there
         edges.worlds[0].receive(SocketAddr::from(([203, 0, 113, 1], 1000 + n)), &check);
     }
     edges.worlds[0].commit(&[PeerCandidate { place: 1, remote: victim, ..candidate(0) }.into()]);
-    edges.is_cut = [true, true];
+    edges.net.is_cut = [true, true];
     edges.advance(CONSENT_TIMEOUT + 10 * SECOND);
     edges.worlds[0].take_sent(victim);
-    edges.is_cut = [false, false];
+    edges.net.is_cut = [false, false];
     edges.advance(2 * SECOND);
     assert_eq!(edges.paths_told(0), [address(1)], "a candidate is never forgotten for addresses that check");
 }

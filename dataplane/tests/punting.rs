@@ -117,7 +117,7 @@ fn one_turn_hands_over_a_bounded_number() {
     for peer in &peers {
         for _ in 0..30 {
             let mut bytes = record(1400);
-            let path = dataplane::path::Path { socket: 0, remote: peer.remote };
+            let path = dataplane::path::Path::new(0, peer.remote);
             let datagram = dataplane::path::Datagram { path, at: world.now, bytes: &mut bytes };
             world.forwarder.receive(world.now, datagram, &mut world.egress);
             received += 1;

@@ -19,8 +19,8 @@ mod value;
 
 pub use self::command::{
     Command, Commit, Describe, KEY_LEN_MAX, MirrorOpen, PEER_CANDIDATES_MAX, PEER_REMOTE_PART_LEN,
-    PEER_REMOTE_PARTS_MAX, PWD_LEN, PeerCandidate, PeerClose, PeerExtensions, PeerIce, PeerKeys, PeerLimit, PeerOpen,
-    PeerRate, PeerRemote, Reset, RouteClose, RouteCodec, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY,
+    PEER_REMOTE_PARTS_MAX, PWD_LEN, PeerCandidate, PeerClose, PeerEdge, PeerExtensions, PeerIce, PeerKeys, PeerLimit,
+    PeerOpen, PeerRate, PeerRemote, Reset, RouteClose, RouteCodec, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY,
     STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, SlotShown, StreamClose,
     StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX,
     TapClose, TapOpen, UFRAG_LEN, feedback, weight,

@@ -99,6 +99,9 @@ fn command() -> impl Strategy<Value = Command> {
                 PeerCandidate { peer, place, remote, send_flow, receive_flow }.into()
             }
         ),
+        (peer(), peer(), any::<[u64; 2]>()).prop_map(|(peer, edge, [send_flow, receive_flow])| {
+            PeerEdge { peer, edge, send_flow, receive_flow }.into()
+        }),
         (peer(), any::<u32>()).prop_map(|(peer, bps_max)| PeerLimit { peer, bps_max }.into()),
         (peer(), any::<u32>(), any::<u32>()).prop_map(|(peer, bps_max, packets_max)| PeerRate {
             peer,

@@ -227,7 +227,7 @@ impl Server {
     pub fn receive(&mut self, now: Micros, worker: usize, batch: Vec<(SocketAddr, Micros, Vec<u8>)>) {
         let Worker { forwarder, egress, .. } = &mut self.workers[worker];
         for (remote, at, mut bytes) in batch {
-            let datagram = Datagram { path: Path { socket: 0, remote }, at, bytes: &mut bytes };
+            let datagram = Datagram { path: Path::new(0, remote), at, bytes: &mut bytes };
             forwarder.receive(now, datagram, egress);
         }
         forwarder.fan_out(now, egress);
@@ -414,7 +414,7 @@ impl Server {
 
     /// What the path to this address carries by its worker's estimate, bit/s.
     pub fn estimate_toward(&self, remote: SocketAddr) -> Option<u64> {
-        let path = Path { socket: 0, remote };
+        let path = Path::new(0, remote);
         self.workers.iter().find_map(|worker| worker.forwarder.estimate_toward(path))
     }
 

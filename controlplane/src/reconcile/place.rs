@@ -14,6 +14,7 @@ pub(super) enum Class {
     Remote(u8),
     /// One remote candidate of the peer.
     Candidate(u8),
+    Edge,
     Extensions,
     RxKeys,
     TxKeys,
@@ -53,6 +54,7 @@ impl Class {
         Class::Candidate(1),
         Class::Candidate(2),
         Class::Candidate(3),
+        Class::Edge,
         Class::Extensions,
         Class::RxKeys,
         Class::TxKeys,
@@ -116,6 +118,7 @@ impl Place {
             Command::PeerCandidate(c) if usize::from(c.place) < PEER_CANDIDATES_MAX => {
                 Place::new(Class::Candidate(c.place), c.peer.index)
             }
+            Command::PeerEdge(c) => Place::new(Class::Edge, c.peer.index),
             Command::PeerExtensions(c) => Place::new(Class::Extensions, c.peer.index),
             Command::PeerKeys(c) => Place::keys(c.peer, c.direction),
             Command::PeerLimit(c) => Place::new(Class::Limit, c.peer.index),

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, EncodingIdle, EncodingRate, Event, MirrorOpen, PeerCandidate,
-    PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal, Refused,
-    Report, RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings, StreamGate,
-    StreamOpen, StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
+    PeerEdge, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal,
+    Refused, Report, RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings,
+    StreamGate, StreamOpen, StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
 };
 
 /// A peer that is installed.
@@ -20,6 +20,7 @@ pub struct Peer {
     /// Its own ICE credentials, in parts.
     pub remote: Vec<PeerRemote>,
     pub candidates: Vec<PeerCandidate>,
+    pub edge: Option<PeerEdge>,
     pub limit: Option<PeerLimit>,
     pub rate: Option<PeerRate>,
     pub rx: Option<PeerKeys>,
@@ -113,6 +114,7 @@ impl Worker {
                     open,
                     remote: Vec::new(),
                     candidates: Vec::new(),
+                    edge: None,
                     extensions: None,
                     limit: None,
                     rate: None,
@@ -136,6 +138,10 @@ impl Worker {
                 let peer = self.peer(c.peer)?;
                 peer.candidates.retain(|candidate| candidate.place != c.place);
                 peer.candidates.push(c);
+                Ok(())
+            }
+            Command::PeerEdge(c) => {
+                self.peer(c.peer)?.edge = Some(c);
                 Ok(())
             }
             Command::PeerExtensions(c) => {
@@ -290,6 +296,7 @@ impl Worker {
             echo(peer.open.into());
             peer.remote.iter().for_each(|&c| echo(c.into()));
             peer.candidates.iter().for_each(|&c| echo(c.into()));
+            peer.edge.into_iter().for_each(|c| echo(c.into()));
             peer.extensions.into_iter().for_each(|c| echo(c.into()));
             peer.rx.into_iter().chain(peer.tx).for_each(|c| echo(c.into()));
             peer.limit.into_iter().for_each(|c| echo(c.into()));

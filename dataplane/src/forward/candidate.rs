@@ -20,9 +20,13 @@ impl Forwarder {
             _ => Some(self.sockets.path_to(told.remote, 0).ok_or(Refusal::Unknown)?),
         };
         let peer = self.peer_mut(told.peer)?;
-        match peer.candidates.iter_mut().find(|candidate| candidate.place == told.place) {
+        if peer.edge_open().is_some() {
+            return Err(Refusal::Malformed);
+        }
+        let candidates = &mut peer.edge_mut().candidates;
+        match candidates.iter_mut().find(|candidate| candidate.place == told.place) {
             Some(candidate) => *candidate = *told,
-            None => peer.candidates.push(*told),
+            None => candidates.push(*told),
         }
         self.place_candidate(now, told.peer.index, (told.place, path), 0);
         Ok(())
@@ -58,7 +62,7 @@ impl Forwarder {
     /// The candidate of this number has not answered in so many rounds of checks: the next ones leave by the next socket.
     pub(super) fn turn_candidate(&mut self, now: Micros, index: u32, place: u8, rounds: u8) {
         let Some(peer) = self.peers.at(index) else { return };
-        let Some(told) = peer.candidates.iter().find(|candidate| candidate.place == place) else { return };
+        let Some(told) = peer.candidates().iter().find(|candidate| candidate.place == place) else { return };
         if let Some(path) = self.sockets.path_to(told.remote, rounds) {
             self.place_candidate(now, index, (place, Some(path)), rounds);
         }
@@ -67,6 +71,7 @@ impl Forwarder {
     /// Something of a peer has changed on which it depends whether its candidates can be asked.
     pub(super) fn candidates_changed(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         if self.peers.at(index).is_some_and(|peer| peer.paths.has_candidates()) {
+            self.link_moved(now, index, out);
             self.send_due_checks(now, index, out);
         }
     }

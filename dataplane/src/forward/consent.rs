@@ -54,7 +54,7 @@ impl Forwarder {
             self.count(Counter::InjectRefused, 1);
             return;
         };
-        let is_sent = out.push_public(Destination { peer: index, path }, |frame| {
+        let is_sent = out.push_public(Destination::new(index, path), |frame| {
             frame[..payload.len()].copy_from_slice(payload);
             payload.len()
         });
@@ -74,6 +74,7 @@ impl Forwarder {
         if self.peers.at_mut(index).is_some_and(|transport| transport.paths.closed(path, now)) {
             self.report_path(index, out);
         }
+        self.link_moved(now, index, out);
     }
 
     /// STUN of a peer: its checks, and its answers to ours.
@@ -103,7 +104,8 @@ impl Forwarder {
         let Some(index) = ours.and_then(|ufrag| self.demux.peer_named(ufrag)) else {
             return Counter::DroppedStunUnknownUfrag;
         };
-        let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedStunUnknownUfrag };
+        let transport = self.peers.at_mut(index).filter(|transport| transport.edge_open().is_none());
+        let Some(transport) = transport else { return Counter::DroppedStunUnknownUfrag };
         if (message.has_fingerprint() && !message.check_fingerprint()) || !message.check_integrity(&transport.integrity)
         {
             return Counter::DroppedStunIntegrity;
@@ -120,7 +122,7 @@ impl Forwarder {
         if let Some(code) = error {
             // It is shorter than three times any request with MESSAGE-INTEGRITY, so it needs no credit.
             let (key, unknown) = (&transport.integrity, message.unknown_attributes());
-            out.push_public(Destination { peer: index, path }, |frame| {
+            out.push_public(Destination::new(index, path), |frame| {
                 let writer = stun::Writer::binding_error(frame, id, code);
                 let writer = if unknown.is_empty() { writer } else { writer.unknown_attributes(unknown) };
                 writer.integrity(key).fingerprint().finish().unwrap_or(0)
@@ -191,6 +193,7 @@ impl Forwarder {
         if transport.paths.answered(path, now) {
             self.report_path(index, out);
             self.became_ready(now, index, out);
+            self.link_moved(now, index, out);
         }
     }
 
@@ -257,7 +260,7 @@ impl Forwarder {
         let Some(transport) = self.peers.at_mut(index) else { return false };
         let Some(len) = write(transport, &mut bytes) else { return false };
         (transport.paths.may_send(path, len, now) || transport.paths.is_candidate(path))
-            && out.push_public(Destination { peer: index, path }, |frame| {
+            && out.push_public(Destination::new(index, path), |frame| {
                 frame[..len].copy_from_slice(&bytes[..len]);
                 len
             })
@@ -265,7 +268,8 @@ impl Forwarder {
 
     /// Asks the selected path for its consent, and ends what has not been answered for too long.
     pub(super) fn check_consent(&mut self, now: Micros, index: u32, out: &mut Outbox) {
-        let Some(transport) = self.peers.at_mut(index) else { return };
+        let transport = self.peers.at_mut(index).filter(|transport| transport.edge_open().is_none());
+        let Some(transport) = transport else { return };
         let was_selected = transport.paths.selected().is_some();
         let consent = transport.paths.review_consent(now);
         let has_lapsed = was_selected && transport.paths.selected().is_none();
@@ -286,6 +290,7 @@ impl Forwarder {
         }
         self.count(Counter::ConsentsLapsed, u64::from(has_lapsed));
         if has_lapsed {
+            self.link_moved(now, index, out);
             self.candidates_changed(now, index, out);
         }
     }
@@ -321,7 +326,9 @@ impl Forwarder {
     /// begin.
     pub(super) fn became_ready(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(peer) else { return };
-        if transport.outgoing().is_none() {
+        // A link has no keys, and may fall silent all the same.
+        let is_link = transport.paths.has_candidates() && transport.paths.selected().is_some();
+        if transport.outgoing().is_none() && !is_link {
             return;
         }
         arm_reports(transport, &mut self.timers, now);

@@ -14,7 +14,7 @@ use crate::transport::Transport;
 /// Records that one object takes at most in one phase, beside an event.
 const ECHOES_MAX: usize = 6;
 const _: () = assert!(STREAM_SETS_PARTS_MAX <= ECHOES_MAX, "one phase holds a stream's parameter sets");
-const _: () = assert!(PEER_CANDIDATES_MAX <= ECHOES_MAX, "one phase holds a peer's candidates");
+const _: () = assert!(PEER_CANDIDATES_MAX < ECHOES_MAX, "one phase holds a peer's candidates, and its link");
 const _: () = assert!(PEER_REMOTE_PARTS_MAX < 2 * ECHOES_MAX, "two phases hold a peer's credentials, and its rate");
 
 /// How far a description is: the kind of table and the index in it.
@@ -85,8 +85,10 @@ impl Forwarder {
                 }
             }
             3 => {
-                let candidates = self.peers.at(index).into_iter().flat_map(|peer| &peer.candidates);
+                let candidates = self.peers.at(index).into_iter().flat_map(|peer| peer.candidates());
                 records.iter_mut().zip(candidates).for_each(|(record, told)| *record = Some((*told).into()));
+                records[ECHOES_MAX - 1] =
+                    self.peers.at(index).and_then(|peer| peer.edge_open().copied()).map(Command::from);
             }
             4 => {
                 records[0] = self.streams.at(index).map(|s| match &s.mirror {

@@ -109,6 +109,7 @@ impl Forwarder {
                 self.add_candidate(now, candidate)?;
                 self.candidates_changed(now, candidate.peer.index, out);
             }
+            Command::PeerEdge(open) => self.open_over_link(now, open, out)?,
             Command::PeerExtensions(extensions) => {
                 let peer = self.peer_mut(extensions.peer)?;
                 peer.extension_ids = extensions.ids;
@@ -394,7 +395,9 @@ impl Forwarder {
                 self.close_slot(slot, out)?;
             }
         }
+        self.leave_link(id.index);
         let transport = self.peers.close(id.index, id.generation).expect("it was found above");
+        self.link_is_gone(&transport);
         self.demux.unname(&transport.open.ufrag);
         for path in transport.paths.iter() {
             self.demux.unbind(path, id.index);
@@ -503,6 +506,7 @@ fn index_of(command: &Command) -> u32 {
         Command::PeerIce(c) => c.peer.index,
         Command::PeerRemote(c) => c.peer.index,
         Command::PeerCandidate(c) => c.peer.index,
+        Command::PeerEdge(c) => c.peer.index,
         Command::PeerExtensions(c) => c.peer.index,
         Command::PeerKeys(c) => c.peer.index,
         Command::PeerClose(c) => c.peer.index,

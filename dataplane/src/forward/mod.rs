@@ -14,6 +14,7 @@ mod fanout;
 mod flush;
 mod keyframe;
 mod layered;
+mod link;
 mod pace;
 mod rates;
 mod receive;

@@ -1,5 +1,6 @@
 //! From a datagram to its fate: SRTP, RTX, and what other workers relay. Packets that are to be forwarded become pending.
 
+use proto::flow;
 use proto::plane::{Counter, Extension, ExtensionIds};
 
 use super::fanout::Arrived;
@@ -53,6 +54,9 @@ impl Forwarder {
         if kind == demux::Kind::Stun {
             return Some(self.receive_stun(now, datagram.path, datagram.bytes, out));
         }
+        if kind == demux::Kind::Flow {
+            return self.receive_in_flow(now, datagram, out);
+        }
         let Some(peer) = self.demux.peer_at(datagram.path) else { return Some(Counter::DroppedUnknownAddress) };
         let fate = match kind {
             demux::Kind::Rtp => {
@@ -64,6 +68,27 @@ impl Forwarder {
             _ => return Some(self.receive_dtls(now, peer, datagram.path, datagram.bytes, out)),
         };
         self.note_heard(now, peer, (datagram.path, datagram.bytes.len()), fate, out);
+        Some(fate)
+    }
+
+    /// A datagram of a transport between edges: what is behind the header is SRTP or SRTCP. `None` as in
+    /// [`receive_datagram`](Self::receive_datagram).
+    fn receive_in_flow(&mut self, now: Micros, datagram: &mut Datagram<'_>, out: &mut Outbox) -> Option<Counter> {
+        let flow = flow::parse(datagram.bytes);
+        let Some(peer) = flow.and_then(|flow| self.demux.peer_of_flow(flow)) else {
+            return Some(Counter::DroppedFlowUnknown);
+        };
+        if !self.is_of_link(peer, datagram.path) {
+            return Some(Counter::DroppedFlowSource);
+        }
+        let bytes = &mut datagram.bytes[flow::HEADER_LEN..];
+        let len = bytes.len();
+        let fate = match demux::kind(bytes) {
+            Some(demux::Kind::Rtp) => self.receive_rtp(now, peer, datagram.at, bytes, out)?,
+            Some(demux::Kind::Rtcp) => self.receive_rtcp(now, peer, datagram.at, bytes, out),
+            _ => return Some(Counter::DroppedUnknownProtocol),
+        };
+        self.note_heard(now, peer, (datagram.path, len), fate, out);
         Some(fate)
     }
 

@@ -187,7 +187,7 @@ fn turn(near: &mut End, far: &mut End, outbox: &mut Outbox, train: usize) -> io:
 fn load(outbox: &mut Outbox, remote: SocketAddr, count: usize, train: usize) {
     outbox.clear();
     for packet in 0..count {
-        let to = Destination { peer: (packet / train) as u32, path: Path { socket: 0, remote } };
+        let to = Destination::new((packet / train) as u32, Path::new(0, remote));
         outbox.push_public(to, |frame| {
             frame[..PACKET_LEN].fill(packet as u8);
             PACKET_LEN

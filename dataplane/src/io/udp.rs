@@ -207,7 +207,7 @@ impl Arrival {
         now: Micros,
     ) -> Self {
         Arrival {
-            path: Path { socket, remote },
+            path: Path::new(socket, remote),
             at: control.stamp.map_or(now, |stamp| clock.map(stamp, now)),
             place,
             len,

@@ -140,7 +140,7 @@ impl World {
     /// A datagram from `remote` arrives in the midst of a turn, which [`fan_out`](Self::fan_out) ends.
     pub fn receive_in_turn(&mut self, remote: SocketAddr, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
-        let datagram = Datagram { path: Path { socket: 0, remote }, at: self.now, bytes: &mut bytes };
+        let datagram = Datagram { path: Path::new(0, remote), at: self.now, bytes: &mut bytes };
         self.forwarder.receive(self.now, datagram, &mut self.egress);
         self.collect();
     }

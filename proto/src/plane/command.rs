@@ -341,6 +341,21 @@ records! {
             /// The flow under which another edge passes on what comes from there, or 0: directly. Not used yet, as above.
             receive_flow: u64,
         }
+        /// The peer is a transport over a link: another peer of this worker, which has candidates and DTLS ([`PeerCandidate`]). Its packets
+        /// go where those of the link do, each in a flow ([`crate::flow`]), and come in another one from addresses that are the link's.
+        /// It has keys, streams and slots as any peer, and no checks, no consent and no DTLS of its own: its ICE credentials name nobody,
+        /// and no [`PeerPath`](super::PeerPath) or [`PeerExpired`](super::PeerExpired) is told of it. Another one takes its place; it goes with
+        /// the peer. Refused as unknown if there is no such link, and as occupied if the worker receives that flow already.
+        PeerEdge = 32 {
+            /// Whose.
+            peer: PeerId,
+            /// The link.
+            edge: PeerId,
+            /// The flow in which its packets are sent.
+            send_flow: u64,
+            /// The flow in which its packets come.
+            receive_flow: u64,
+        }
         /// What a peer may send in those of its streams that take [`feedback::REMB`], together. Another one takes its place;
         /// it goes with the peer, and without one no REMB is sent.
         PeerLimit = 17 {

@@ -50,6 +50,10 @@ counters! {
     DroppedUnknownProtocol => "dropped_unknown_protocol",
     /// Datagrams dropped because no authenticated check came from their address.
     DroppedUnknownAddress => "dropped_unknown_address",
+    /// Datagrams between edges dropped because this worker receives no such flow.
+    DroppedFlowUnknown => "dropped_flow_unknown",
+    /// Datagrams between edges dropped because they came from an address that is not the other edge's.
+    DroppedFlowSource => "dropped_flow_source",
     /// Datagrams dropped because they are malformed STUN, or neither a Binding request nor a response.
     DroppedStunMalformed => "dropped_stun_malformed",
     /// Checks dropped because their USERNAME names no peer of this worker.

@@ -109,7 +109,7 @@ impl Writer {
         for (&path, peer) in paths.iter().zip(0..) {
             let (ssrc, seq) = (1 + u32::from(is_video), self.next as u16);
             let sender = &mut self.senders[usize::from(is_video)];
-            self.outbox.push_rtp(Destination { peer, path }, &self.crypto, sender, self.next, |frame| {
+            self.outbox.push_rtp(Destination::new(peer, path), &self.crypto, sender, self.next, |frame| {
                 let len = HeaderWriter::new(frame, false, 100, seq, 0, ssrc).finish();
                 Begun { header_len: len, len, rest: payload }
             });
