@@ -8,6 +8,7 @@
 //! engine's task and the shared memory, [`logbook`] with the operator's log of people, [`stun_server`], [`nodes`] with the other
 //! edges, and [`run()`], which starts and ends them.
 
+pub mod administering;
 pub mod auth;
 pub mod bus;
 pub mod driver;
@@ -26,6 +27,7 @@ pub mod quality;
 pub mod registry;
 pub mod revocations;
 pub mod sdp;
+pub mod shared;
 pub mod snapshot;
 pub mod stun_server;
 pub mod tls;

@@ -74,6 +74,10 @@ pub struct ClusterFigures {
     pub orders_dropped: Vec<(&'static str, u64)>,
     /// Times that messages were lost, so that everything was said anew.
     pub overruns: u64,
+    /// What operators decided, as other nodes wrote it and as this one did.
+    pub documents: Vec<(&'static str, u64)>,
+    /// What others wrote of it and was refused, by why.
+    pub documents_refused: Vec<(&'static str, u64)>,
     /// Claims of rooms, by their answer.
     pub claims: Vec<(&'static str, u64)>,
 }
@@ -87,6 +91,8 @@ pub struct RegistryFigures {
     pub is_unsaved: bool,
     /// Entries of its file that could not be read at the start.
     pub left_out: usize,
+    /// What was decided here and other nodes may not know.
+    pub unsaid: usize,
 }
 
 /// The metrics page.
@@ -101,7 +107,7 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     engine(&mut page, sample);
     registry(&mut page, sample.registry);
     if let Some(figures) = &sample.cluster {
-        cluster(&mut page, figures);
+        cluster(&mut page, figures, sample.registry.unsaid);
     }
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
@@ -184,7 +190,7 @@ fn registry(page: &mut Page, figures: RegistryFigures) {
     page.gauge("uprtc_registry_left_out", left_out, figures.left_out);
 }
 
-fn cluster(page: &mut Page, figures: &ClusterFigures) {
+fn cluster(page: &mut Page, figures: &ClusterFigures, unsaid: usize) {
     let connected = "1 while the cluster's engine (NATS) is connected, else 0.";
     page.gauge("uprtc_cluster_connected", connected, u8::from(figures.is_connected));
     let joined = "1 while this node's record in the cluster is known to stand, else 0.";
@@ -206,6 +212,8 @@ fn cluster(page: &mut Page, figures: &ClusterFigures) {
     page.gauge("uprtc_cluster_rooms", "Rooms of which this node hears what other nodes say.", figures.rooms);
     let overruns = "Times that messages between nodes were lost in a queue, so that everything was said anew.";
     page.counter("uprtc_cluster_overruns_total", overruns, figures.overruns);
+    let pending = "What operators decided here and the other nodes may not know yet.";
+    page.gauge("uprtc_cluster_documents_pending", pending, unsaid);
     for (name, help, label, counts) in [
         (
             "uprtc_cluster_messages_total",
@@ -224,6 +232,18 @@ fn cluster(page: &mut Page, figures: &ClusterFigures) {
             "What this node wanted to say to others, or to have in the cluster, and dropped, by why.",
             "reason",
             &figures.orders_dropped,
+        ),
+        (
+            "uprtc_cluster_documents_total",
+            "What operators decided: taken from other nodes, and written for them.",
+            "direction",
+            &figures.documents,
+        ),
+        (
+            "uprtc_cluster_documents_refused_total",
+            "What operators decided on other nodes and this one does not believe, by why.",
+            "reason",
+            &figures.documents_refused,
         ),
         ("uprtc_cluster_claims_total", "Claims of rooms, by whose the room was.", "answer", &figures.claims),
     ] {

@@ -19,7 +19,8 @@ use serde_json::Value;
 use crate::auth::{ANY_ROOM, Claims, is_room_name};
 use crate::engine::RoomPolicy;
 use crate::metrics::RegistryFigures;
-use crate::revocations::{Revocation, Revocations};
+use crate::revocations::{ANY_REVOCATIONS_MAX, REVOCATIONS_MAX, Revocation, Revocations, TooMany, Whose, is_kept};
+use crate::shared::{Content, Document, DocumentRefusal, Ledger, Line, Stamp, Subject};
 
 /// File of the registry in the state folder.
 pub const REGISTRY_FILE: &str = "registry.json";
@@ -38,13 +39,170 @@ pub struct Rules {
     pub rooms: BTreeMap<String, RoomPolicy>,
     /// Tokens that are not good any more.
     pub revocations: Revocations,
+    /// Which of two decisions is later, where other nodes decide, too.
+    pub ledger: Ledger,
 }
+
+/// What became of a document of another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It is later than what stood here, and stands now.
+    Later,
+    /// It stood here already, or is over.
+    Known,
+    /// What stands here is later.
+    Earlier,
+}
+
+impl Rules {
+    /// Gives a room limits of its own.
+    pub fn set_room(&mut self, room: &str, policy: RoomPolicy) {
+        self.rooms.insert(room.to_owned(), policy);
+        self.ledger.decide(Subject::Room(room.to_owned()), None);
+    }
+
+    /// Forgets the limits of a room. In a cluster that is told, also of a room without: who is in it on other nodes is to go, too.
+    /// True: something has to be written down.
+    pub fn remove_room(&mut self, room: &str, now: u64) -> bool {
+        let was_there = self.rooms.remove(room).is_some();
+        let is_told = was_there || self.ledger.is_shared();
+        if is_told {
+            self.ledger.decide(Subject::Room(room.to_owned()), Some(now));
+        }
+        is_told
+    }
+
+    /// Revokes tokens.
+    pub fn revoke(&mut self, revocation: Revocation, now: u64) -> Result<(), TooMany> {
+        self.prune(now);
+        let room = revocation.room.clone();
+        // One of everybody takes the place of those of names.
+        let before = match revocation.whose {
+            Whose::Everybody => self.revocations.of(&room),
+            Whose::Name(_) | Whose::Token(_) => Vec::new(),
+        };
+        let id = revocation.whose.id();
+        self.revocations.add(revocation)?;
+        self.ledger.decide(Subject::Revocation(room.clone(), id), None);
+        for id in before.iter().map(|one| one.whose.id()) {
+            if self.revocations.find(&room, &id).is_none() {
+                self.ledger.decide(Subject::Revocation(room.clone(), id), Some(now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a revocation back. False: there is none with this id.
+    pub fn take_back(&mut self, room: &str, id: &str, now: u64) -> bool {
+        let was_there = self.revocations.remove(room, id);
+        if was_there {
+            self.ledger.decide(Subject::Revocation(room.to_owned(), id.to_owned()), Some(now));
+        }
+        was_there
+    }
+
+    /// Forgets what no token can be concerned by any more.
+    fn prune(&mut self, now: u64) {
+        self.revocations.prune(now);
+        let (rooms, revocations) = (&self.rooms, &self.revocations);
+        self.ledger.prune(|subject| match subject {
+            Subject::Room(room) => rooms.contains_key(room),
+            Subject::Revocation(room, id) => revocations.find(room, id).is_some(),
+        });
+    }
+
+    /// This edge is a node of a cluster from now on.
+    pub fn join(&mut self, node: &str) {
+        let rooms = self.rooms.keys().map(|room| Subject::Room(room.clone()));
+        let revocations = self.revocations.all();
+        let revocations = revocations.iter().map(|one| Subject::Revocation(one.room.clone(), one.whose.id()));
+        let standing: Vec<Subject> = rooms.chain(revocations).collect();
+        self.ledger.join(node, standing);
+    }
+
+    /// What stands of a subject, if it was ever decided.
+    pub fn document(&self, subject: &Subject) -> Option<Document> {
+        let stamp = self.ledger.stamp(subject)?.clone();
+        let content = match subject {
+            Subject::Room(room) => self.rooms.get(room).cloned().map(Content::Policy),
+            Subject::Revocation(room, id) => self.revocations.find(room, id).map(Content::Revocation),
+        };
+        Some(Document { subject: subject.clone(), stamp, content })
+    }
+
+    /// Whether a document of another node is later than what stands here. `now`: seconds since 1970.
+    pub fn compare(&self, document: &Document, now: u64) -> Taken {
+        match &document.content {
+            Some(Content::Revocation(revocation)) if !is_kept(revocation.issued_until, now) => return Taken::Known,
+            _ => {}
+        }
+        match self.ledger.stamp(&document.subject).map(|stamp| document.stamp.cmp(stamp)) {
+            None | Some(std::cmp::Ordering::Greater) => Taken::Later,
+            Some(std::cmp::Ordering::Equal) => Taken::Known,
+            Some(std::cmp::Ordering::Less) => Taken::Earlier,
+        }
+    }
+
+    /// Takes a document of another node, as [`Rules::compare`] says. Of two revocations of the same, whichever is later, what was
+    /// issued until the later of both times is not good any more.
+    pub fn take(&mut self, document: &Document, now: u64) -> Result<Taken, DocumentRefusal> {
+        let taken = self.compare(document, now);
+        let Document { subject, stamp, content } = document;
+        let local = self.document(subject).and_then(|document| document.content);
+        match (taken, content) {
+            (Taken::Known, _) => self.ledger.said(subject),
+            (Taken::Later, Some(Content::Policy(policy))) => {
+                if let Subject::Room(room) = subject {
+                    self.rooms.insert(room.clone(), policy.clone());
+                }
+                self.adopt(subject, stamp, None);
+            }
+            (Taken::Later, Some(Content::Revocation(revocation))) => {
+                if local.is_none() && self.revocations.count() >= SHARED_REVOCATIONS_MAX {
+                    return Err(DocumentRefusal::TooMany);
+                }
+                self.revocations.restore(revocation);
+                self.adopt(subject, stamp, None);
+                if let Some(Content::Revocation(local)) = local
+                    && local.issued_until > revocation.issued_until
+                {
+                    self.ledger.decide(subject.clone(), None); // The others get the later time.
+                }
+            }
+            (Taken::Later, None) => {
+                match subject {
+                    Subject::Room(room) => drop(self.rooms.remove(room)),
+                    Subject::Revocation(room, id) => drop(self.revocations.remove(room, id)),
+                }
+                self.adopt(subject, stamp, Some(now));
+            }
+            (Taken::Earlier, content) => {
+                if let (Some(Content::Revocation(_)), Some(Content::Revocation(theirs))) = (local, content) {
+                    self.revocations.restore(theirs); // The later time of both.
+                }
+                self.ledger.unsay(subject.clone());
+            }
+        }
+        Ok(taken)
+    }
+
+    fn adopt(&mut self, subject: &Subject, stamp: &Stamp, gone_at: Option<u64>) {
+        self.ledger.said(subject);
+        self.ledger.put(subject.clone(), stamp.clone(), gone_at);
+    }
+}
+
+/// Revocations above which no more are taken from other nodes: twice what one server has. Nodes that cannot reach each other may each
+/// use up their quotas.
+const SHARED_REVOCATIONS_MAX: usize = 2 * (REVOCATIONS_MAX + ANY_REVOCATIONS_MAX);
 
 /// The rules as they are written down.
 #[derive(Serialize)]
 struct Written<'a> {
     rooms: &'a BTreeMap<String, RoomPolicy>,
     revocations: Vec<Revocation>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<Line>,
 }
 
 /// The rules and where they are kept.
@@ -77,7 +235,7 @@ impl Registry {
             return Ok(Registry { path: Some(path), ..Registry::default() });
         };
         let (mut rules, left_out) = understand(&text);
-        rules.revocations.prune(now);
+        rules.prune(now);
         let registry = Registry {
             left_out: left_out.count(),
             path: Some(path.clone()),
@@ -118,7 +276,12 @@ impl Registry {
     /// What `/metrics` shows.
     pub fn figures(&self) -> RegistryFigures {
         let (revocations, is_unsaved) = (self.revocation_count(), self.is_unsaved());
-        RegistryFigures { revocations, is_unsaved, left_out: self.left_out }
+        RegistryFigures {
+            revocations,
+            is_unsaved,
+            left_out: self.left_out,
+            unsaid: self.read(|rules| rules.ledger.unsaid().len()),
+        }
     }
 
     /// Entries of the file that could not be read at the start.
@@ -151,7 +314,8 @@ impl Registry {
             return Ok(());
         }
         let text = self.read(|rules| {
-            let written = Written { rooms: &rules.rooms, revocations: rules.revocations.all() };
+            let written =
+                Written { rooms: &rules.rooms, revocations: rules.revocations.all(), shared: rules.ledger.lines() };
             serde_json::to_vec_pretty(&written).map_err(io::Error::other)
         });
         let is_written = text.and_then(|text| match text.len() as u64 > FILE_LEN_MAX {
@@ -165,7 +329,8 @@ impl Registry {
         is_written
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Rules) -> T) -> T {
+    /// Looks at the rules.
+    pub fn read<T>(&self, read: impl FnOnce(&Rules) -> T) -> T {
         read(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -220,6 +385,14 @@ fn understand(text: &[u8]) -> (Rules, LeftOut) {
                         Ok(one) if one.room == ANY_ROOM || is_room_name(&one.room) => rules.revocations.restore(&one),
                         Ok(_) => leave_out("revocations", entry, "not the name of a room".into()),
                         Err(error) => leave_out("revocations", entry, error.to_string()),
+                    }
+                }
+            }
+            ("shared", Value::Array(lines)) => {
+                for entry in lines {
+                    match Line::deserialize(&entry) {
+                        Ok(line) => rules.ledger.restore(line),
+                        Err(error) => leave_out("shared", entry, error.to_string()),
                     }
                 }
             }

@@ -26,7 +26,7 @@ pub const REVOCATIONS_MAX: usize = 16_384;
 
 /// How long a revocation is kept, seconds: what it concerns was issued by a clock that is ahead by the leeway at most, has the
 /// longest life, and is good for the leeway after its end.
-const KEPT_S: u64 = TTL_MAX_S + 2 * LEEWAY_S;
+pub const KEPT_S: u64 = TTL_MAX_S + 2 * LEEWAY_S;
 
 /// Whose tokens a revocation concerns.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -177,9 +177,21 @@ impl Revocations {
         was_there
     }
 
+    /// One of a room, by its id.
+    pub fn find(&self, room: &str, id: &str) -> Option<Revocation> {
+        let of = self.0.get(room)?;
+        let (whose, issued_until) = match id.split_once('.') {
+            None => (Whose::Everybody, of.everybody.filter(|_| id == "everybody")?),
+            Some(("name", name)) => of.names.get(name).map(|(name, until)| (Whose::Name(name.clone()), *until))?,
+            Some(("token", token)) => (Whose::Token(token.to_owned()), *of.tokens.get(token)?),
+            Some(_) => return None,
+        };
+        Some(Revocation { room: room.to_owned(), whose, issued_until })
+    }
+
     /// Forgets those that no token can be concerned by any more.
     pub fn prune(&mut self, now: u64) {
-        let is_kept = |until: u64| until.saturating_add(KEPT_S) >= now;
+        let is_kept = |until: u64| is_kept(until, now);
         self.0.retain(|_, of| {
             of.everybody = of.everybody.filter(|&until| is_kept(until));
             of.names.retain(|_, (_, until)| is_kept(*until));
@@ -219,6 +231,11 @@ impl Revocations {
     pub fn count(&self) -> usize {
         self.0.values().map(|of| of.counted() + usize::from(of.everybody.is_some())).sum()
     }
+}
+
+/// Whether a token may still be concerned by a revocation of what was issued until then.
+pub fn is_kept(until: u64, now: u64) -> bool {
+    until.saturating_add(KEPT_S) >= now
 }
 
 impl OfRoom {

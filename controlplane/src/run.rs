@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use proto::link::Endpoint;
 
+use crate::administering::Administering;
 use crate::auth::{KeyError, TokenKeys};
 use crate::driver::{self, Driver, DriverError};
 use crate::dtls::{DtlsError, Identity};
@@ -252,7 +253,7 @@ async fn serve_as(
 ) -> Result<(), Error> {
     forget_predecessor(&config.state)?;
     let keys = TokenKeys::load_or_create(&config.state)?;
-    let registry = Registry::load(&config.state, jsonwebtoken::get_current_timestamp())?;
+    let registry = Arc::new(Registry::load(&config.state, jsonwebtoken::get_current_timestamp())?);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let tls = config.tls.map(Tls::load).transpose()?;
     let refused = |what, address, option| move |source| Error::Bind { what, address, source, option };
@@ -278,8 +279,11 @@ async fn serve_as(
         outlet
     });
     let counts = Arc::new(stun_server::Counts::default());
+    let administering: Arc<Administering> = Arc::default();
+    let decisions = nodes::Decisions { registry: registry.clone(), administering: administering.clone() };
     let settings = http::SiteSettings {
         registry,
+        administering,
         cors_origins: config.cors_origins,
         frame_origins: config.frame_origins,
         trusted_proxies: config.trusted_proxies,
@@ -295,7 +299,8 @@ async fn serve_as(
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     let (ending, leaving) = watch::channel(None);
     let bound = format!("{scheme}://{}", listening.http);
-    let membership = member.take().map(|member| tokio::spawn(member.run(handle.clone(), orders, bound, leaving)));
+    let membership =
+        member.take().map(|member| tokio::spawn(member.run(handle.clone(), orders, Some(decisions), bound, leaving)));
     announce(&listening);
 
     let reloads = async {

@@ -111,7 +111,7 @@ impl Server {
         let mut world = World::new();
         world.engine.restore(registry.rooms());
         let cors_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
-        let terms = SiteSettings { registry, cors_origins, ..SiteSettings::default() };
+        let terms = SiteSettings { registry: registry.into(), cors_origins, ..SiteSettings::default() };
         let site = Site::with(handle, TokenKeys::from(key()), Default::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         tokio::spawn(serve(listener, site.clone(), is_stopping));

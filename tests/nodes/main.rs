@@ -8,6 +8,7 @@ mod harness;
 mod nats;
 #[path = "../require/mod.rs"]
 mod require;
+mod shared;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -48,6 +48,7 @@ pub use self::public_url::PublicUrl;
 pub use self::serve::{listen, serve};
 #[doc(hidden)]
 pub use self::websocket::read_all as read_websocket;
+use crate::administering::Administering;
 use crate::auth::TokenKeys;
 use crate::driver::Handle;
 use crate::limited::{Limited, Owner, What};
@@ -192,7 +193,9 @@ pub enum Audience {
 #[derive(Debug)]
 pub struct SiteSettings {
     /// Rooms and revocations.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
+    /// One change of the registry at a time.
+    pub administering: Arc<Administering>,
     /// Origins of pages, `*` for any; see docs/OPERATING.md for what each of them means.
     pub cors_origins: Vec<String>,
     /// Origins of pages that may show the meeting page in a frame, `*` for any. None: no page may.
@@ -214,7 +217,8 @@ pub struct SiteSettings {
 impl Default for SiteSettings {
     fn default() -> Self {
         SiteSettings {
-            registry: Registry::default(),
+            registry: Arc::default(),
+            administering: Arc::default(),
             cors_origins: Vec::new(),
             frame_origins: Vec::new(),
             trusted_proxies: Network::LOOPBACK.into(),
@@ -263,7 +267,7 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Site {
     handle: Handle,
     keys: TokenKeys,
-    registry: Registry,
+    registry: Arc<Registry>,
     origins: Origins,
     /// Who may frame the page; see [`SiteSettings::frame_origins`].
     framers: Origins,
@@ -274,7 +278,7 @@ pub struct Site {
     takes_ice_tcp: bool,
     nodes: Option<Arc<Nodes>>,
     /// One change of the registry at a time, with the order that goes with it.
-    administering: tokio::sync::Mutex<()>,
+    administering: Arc<Administering>,
     /// REST requests, by admin token.
     rest: Turns,
     /// HTTP requests, by source.
@@ -314,6 +318,7 @@ impl Site {
     ) -> Arc<Site> {
         let SiteSettings {
             registry,
+            administering,
             cors_origins,
             frame_origins,
             trusted_proxies,
@@ -336,7 +341,7 @@ impl Site {
             nodes,
             tls,
             audience,
-            administering: tokio::sync::Mutex::default(),
+            administering,
             rest: Turns::new(limits.rest()),
             requests: Turns::new(limits.requests()),
             signals: Turns::new(limits.signal_costs()),

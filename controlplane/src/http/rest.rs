@@ -243,6 +243,7 @@ impl Page {
 /// Writes down what an operator decided, which holds already, on a thread that may wait for the disk. If it cannot be written,
 /// that is said, and it is written again later.
 async fn keep(site: &Arc<Site>) -> Result<(), Problem> {
+    site.administering.notify();
     let writer = site.clone();
     let written = tokio::task::spawn_blocking(move || writer.registry.save()).await;
     match written {

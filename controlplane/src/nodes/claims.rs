@@ -171,11 +171,11 @@ async fn claim(shelf: &Shelf, own: &Sender, room: &str, mut replaced: u64) -> Cl
     let written = Written { room: room.to_owned(), node: own.node.clone(), run: own.run.clone() };
     let Ok(bytes) = serde_json::to_vec(&written) else { return Claim::Unknown };
     for _ in 0..STEPS_MAX {
-        match shelf.write(&key, &bytes, replaced).await {
+        match shelf.write(&key, &bytes, replaced, None).await {
             Ok(revision) => return Claim::Ours { revision },
             Err(WriteError::Outrun) => {}
             Err(WriteError::NoBucket) => match shelf.make().await {
-                Ok(()) => {
+                Ok(_) => {
                     replaced = 0;
                     continue;
                 }

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 pub(super) use self::line::{Heard, Line, Message, Standing, Stuck};
-pub(super) use self::shelf::Shelf;
+pub(super) use self::shelf::{Made, Shelf};
 use super::lease::{Found, held};
 use super::record::RECORD_LEN_MAX;
 use super::roster::Told;
@@ -254,7 +254,9 @@ impl Cluster {
             // There may still be too few servers.
             let _ = self.line.jetstream.update_stream(&wanted).await;
         }
-        let of = |config: &stream::Config| (config.max_age, config.max_message_size, config.max_messages_per_subject);
+        let of = |config: &stream::Config| {
+            (config.max_age, config.max_message_size, config.max_messages_per_subject, config.allow_message_ttl)
+        };
         if of(is) != of(&wanted) {
             let mended = stream::Config { num_replicas: is.num_replicas, ..wanted };
             self.line.jetstream.update_stream(&mended).await.map_err(|error| self.not_made(&error))?;

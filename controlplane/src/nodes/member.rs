@@ -17,6 +17,7 @@ use super::Nodes;
 use super::bus::Bus;
 use super::claims;
 use super::cluster::{Bucket, Cluster, ClusterError, Entry, Line, Link, Watch, WriteError, pause, spread};
+use super::documents::{Decisions, Documents};
 use super::instance::{Instance, NODE_FILE, random};
 use super::lease::{Found, Lease, Step};
 use super::message::of_node;
@@ -174,7 +175,8 @@ impl Member {
         let Some(Session { cluster, .. }) = &self.session else { return Ok(()) };
         let line = cluster.line();
         line.echo(of_node(&self.settings.name, &self.settings.node)).await?;
-        claims::shelf(&line, &self.settings).make().await
+        claims::shelf(&line, &self.settings).make().await?;
+        Documents::shelf(&line, &self.settings).make().await.map(drop)
     }
 
     fn name_taken(&self) -> ClusterError {
@@ -223,11 +225,13 @@ impl Member {
     /// Is this node until `stop` says whether it is for good: then the others are told that it leaves. Otherwise a successor is expected
     /// within the lease.
     ///
-    /// `bound`: where HTTP is, if the settings do not say it. `orders`: what the engine wants done in the cluster.
+    /// `bound`: where HTTP is, if the settings do not say it. `orders`: what the engine wants done in the cluster. `decisions`: what is to be
+    /// good on every node.
     pub async fn run(
         mut self,
         handle: Handle,
         orders: Option<OrderOutlet>,
+        decisions: Option<Decisions>,
         bound: String,
         stop: watch::Receiver<Option<bool>>,
     ) {
@@ -240,7 +244,12 @@ impl Member {
         let bus = Bus::new(self.nodes(), self.settings.clone(), own, handle.clone(), orders);
         let (ends, is_ended) = watch::channel(false);
         let bus = tokio::spawn(bus.run(self.lines.subscribe(), is_ended));
+        let documents = decisions.map(|decisions| {
+            let documents = Documents::new(self.nodes(), self.settings.clone(), decisions, handle.clone());
+            Aborted(tokio::spawn(documents.run(self.lines.subscribe())))
+        });
         let for_good = self.be(handle, stop).await;
+        drop(documents);
         ends.send_replace(true);
         let _ = bus.await; // It ends by itself.
         if for_good {
@@ -466,6 +475,15 @@ impl Member {
             self.record.busy_permille = self.load.busy_permille(Instant::now(), &load);
             self.record.workers = load.workers.iter().map(|worker| self.settings.reached(&worker.addresses)).collect();
         }
+    }
+}
+
+/// A task that ends with this.
+struct Aborted(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -3,11 +3,10 @@
 //! A message has its sender in its headers: node, run, and how many the sender has said before. The last puts in order what came by
 //! several subjects at once. One of a room has the room's name, too, because only its hash is in the subject.
 
-use ring::digest::{SHA256, digest};
-
 use super::record::{CLUSTER_VERSION, is_name};
 use crate::bus::Sender;
 use crate::hex;
+pub(super) use crate::shared::key_of;
 
 /// Longest message, bytes. NATS itself takes 1 MiB unless its configuration says otherwise.
 pub const MESSAGE_LEN_MAX: usize = 64 * 1024;
@@ -20,11 +19,6 @@ pub(super) const COUNT: &str = "Uprtc-Count";
 pub(super) const ROOM: &str = "Uprtc-Room";
 /// Of what a node says to itself, to learn that its subscriptions stand.
 pub(super) const MARK: &str = "Uprtc-Mark";
-
-/// The part of a subject, and the key in a bucket, that stands for a room: names of rooms are not all parts of subjects.
-pub(super) fn key_of(room: &str) -> String {
-    hex::write(&digest(&SHA256, room.as_bytes()).as_ref()[..16])
-}
 
 /// The subject on which nodes speak of a room.
 pub(super) fn of_room(cluster: &str, key: &str) -> String {

@@ -3,12 +3,14 @@
 //!
 //! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name, `message` what stands
 //! in the headers of what nodes say to each other: these are without I/O. `cluster` is the connection to the engine (NATS), `member` the
-//! task that joins them, `bus` the one that carries what nodes say, and `claims` how a node has a room.
+//! task that joins them, `bus` the one that carries what nodes say, `claims` how a node has a room, and
+//! `documents` the task that makes what operators decide good on every node.
 //! docs/EDGES.md says how it behaves, docs/decisions/0062 why.
 
 mod bus;
 mod claims;
 mod cluster;
+mod documents;
 mod edges;
 mod instance;
 mod lease;
@@ -26,6 +28,8 @@ use tokio::sync::Notify;
 
 use self::bus::{CLAIM_NAMES, Counts, Dropped};
 pub use self::cluster::ClusterError;
+pub use self::documents::Decisions;
+use self::documents::DocumentCounts;
 pub(crate) use self::edges::Edge;
 use self::lease::Lease;
 pub use self::member::{Member, inspect};
@@ -35,6 +39,7 @@ pub use self::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Refusal, is_cluster_name,
 use self::roster::{Roster, State};
 pub use self::settings::{Credentials, CredentialsError, SERVERS_MAX, Settings, is_secure, is_server};
 use crate::metrics::ClusterFigures;
+use crate::shared::DocumentRefusal;
 
 /// The nodes of the cluster, for those who only look: REST and metrics. The task of `member` keeps it up to date.
 #[derive(Debug)]
@@ -56,6 +61,9 @@ struct Inner {
     problem: Option<String>,
     reconnects: u64,
     bus: Counts,
+    documents: DocumentCounts,
+    /// Why what operators decide is not told to other nodes.
+    documents_problem: Option<String>,
 }
 
 impl Inner {
@@ -130,6 +138,8 @@ impl Nodes {
                 problem: None,
                 reconnects: 0,
                 bus: Counts::default(),
+                documents: DocumentCounts::default(),
+                documents_problem: None,
             }),
             changed: Notify::new(),
         }
@@ -198,6 +208,8 @@ impl Nodes {
             messages_refused: MessageRefusal::NAMES.into_iter().zip(inner.bus.refused).collect(),
             orders_dropped: Dropped::NAMES.into_iter().zip(inner.bus.dropped).collect(),
             overruns: inner.bus.overruns,
+            documents: vec![("taken", inner.documents.taken), ("written", inner.documents.written)],
+            documents_refused: DocumentRefusal::NAMES.into_iter().zip(inner.documents.refused).collect(),
             claims: CLAIM_NAMES.into_iter().zip(inner.bus.claims).collect(),
         }
     }

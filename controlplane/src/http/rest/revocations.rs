@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use jsonwebtoken::get_current_timestamp;
 
 use super::views::{AnyRevocationRequest, RevocationPage, RevocationRequest, RevocationView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, keep};
@@ -105,13 +106,10 @@ pub(super) async fn delete_everywhere(
 }
 
 async fn put(site: &Arc<Site>, room: String, whose: Whose) -> Result<(StatusCode, Json<RevocationView>), Problem> {
-    let now = jsonwebtoken::get_current_timestamp();
+    let now = get_current_timestamp();
     let revocation = Revocation { room: room.clone(), whose: whose.clone(), issued_until: now };
-    let _turn = site.administering.lock().await;
-    let added = site.registry.change(|rules| {
-        rules.revocations.prune(now);
-        rules.revocations.add(revocation.clone())
-    });
+    let _turn = site.administering.turn().await;
+    let added = site.registry.change(|rules| rules.revoke(revocation.clone(), now));
     added.map_err(|error| Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_revocations", error.to_string()))?;
     let removed = ask_engine(site, OperatorRequest::Revoke { room, whose }).await;
     keep(site).await?;
@@ -126,8 +124,8 @@ fn page_of(site: &Site, room: &str, page: &Page) -> Result<Json<RevocationPage>,
 }
 
 async fn take_back(site: &Arc<Site>, room: &str, id: &str) -> Result<StatusCode, Problem> {
-    let _turn = site.administering.lock().await;
-    if !site.registry.change(|rules| rules.revocations.remove(room, id)) {
+    let _turn = site.administering.turn().await;
+    if !site.registry.change(|rules| rules.take_back(room, id, get_current_timestamp())) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "no_revocation", "there is no such revocation"));
     }
     keep(site).await?;

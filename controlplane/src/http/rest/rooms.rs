@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use jsonwebtoken::get_current_timestamp;
 
 use super::limits::{RoomChange, RoomLimits, RoomPage, RoomView};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, keep, sample};
@@ -41,7 +42,7 @@ pub(super) async fn put(
     admin.of_room(&room)?;
     let policy = limits.policy()?;
     let status = {
-        let _turn = site.administering.lock().await;
+        let _turn = site.administering.turn().await;
         let snapshot = sample(&site).await?.snapshot;
         let is_there = RoomView::find(&snapshot, &room).is_some();
         check_ceilings(&admin, &snapshot, &room, &policy)?;
@@ -66,7 +67,7 @@ pub(super) async fn patch(
 ) -> Result<Json<RoomView>, Problem> {
     admin.of_room(&room)?;
     {
-        let _turn = site.administering.lock().await;
+        let _turn = site.administering.turn().await;
         let snapshot = sample(&site).await?.snapshot;
         RoomView::find(&snapshot, &room).ok_or_else(no_room)?;
         let policy = change.made_in(snapshot.policies.get(&room).cloned().unwrap_or_default())?;
@@ -99,9 +100,9 @@ pub(super) async fn delete(
     At(room): At<String>,
 ) -> Result<StatusCode, Problem> {
     admin.of_room(&room)?;
-    let _turn = site.administering.lock().await;
+    let _turn = site.administering.turn().await;
     ask_engine(&site, OperatorRequest::DeleteRoom { room: room.clone() }).await?;
-    if site.registry.change(|rules| rules.rooms.remove(&room)).is_some() {
+    if site.registry.change(|rules| rules.remove_room(&room, get_current_timestamp())) {
         keep(&site).await?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -137,7 +138,7 @@ fn check_ceilings(admin: &Admin, snapshot: &Snapshot, room: &str, policy: &RoomP
 /// Puts a room's limits in force, and writes them down.
 async fn set(site: &Arc<Site>, room: &str, policy: RoomPolicy) -> Result<(), Problem> {
     ask_engine(site, OperatorRequest::SetRoom { room: room.to_owned(), policy: policy.clone() }).await?;
-    site.registry.change(|rules| rules.rooms.insert(room.to_owned(), policy));
+    site.registry.change(|rules| rules.set_room(room, policy));
     keep(site).await
 }
 

@@ -1,0 +1,343 @@
+//! The task that makes what operators decide good on every node: it writes what was decided here into a bucket, and brings into force
+//! what others wrote there. Which of two decisions is later, [`crate::shared`] says.
+//!
+//! The bucket is how nodes tell each other, and no more than that: each node has all documents in its own state folder, and what the bucket has
+//! lost is written again by whoever has it. So NATS that is away, or that lost something, takes nothing back.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::get_current_timestamp;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::Nodes;
+use super::cluster::{Entry, Line, Made, Shelf, Standing, Watch, WriteError, spread};
+use super::roster::Told;
+use super::settings::Settings;
+use crate::administering::Administering;
+use crate::driver::Handle;
+use crate::engine::{OperatorError, OperatorRequest};
+use crate::registry::{Registry, Taken};
+use crate::revocations::{KEPT_S, Revocation};
+use crate::shared::{Content, DOCUMENT_LEN_MAX, Document, DocumentRefusal, Subject};
+
+/// Bytes of the bucket: all revocations and rooms that a server can have, and what was taken back.
+const BUCKET_LEN_MAX: i64 = 64 * 1024 * 1024;
+
+/// How long a revocation stays in the bucket, and what was taken back: as long as any token could be concerned by it. NATS counts it.
+const STAYS: Duration = Duration::from_secs(KEPT_S);
+
+/// How long what stands in the bucket may take to be told.
+const CURRENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How soon something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the bucket is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes and looks until one document stands.
+const STEPS_MAX: usize = 8;
+
+/// What the task has done, for metrics.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DocumentCounts {
+    pub(super) taken: u64,
+    pub(super) written: u64,
+    /// In the order of [`DocumentRefusal::NAMES`].
+    pub(super) refused: [u64; DocumentRefusal::NAMES.len()],
+}
+
+/// What the task needs of its edge.
+#[derive(Clone, Debug)]
+pub struct Decisions {
+    /// What was decided.
+    pub registry: Arc<Registry>,
+    /// One decision at a time.
+    pub administering: Arc<Administering>,
+}
+
+/// See the module.
+pub(super) struct Documents {
+    nodes: Arc<Nodes>,
+    settings: Settings,
+    decisions: Decisions,
+    handle: Handle,
+    /// Revisions of what stands in the bucket, by key.
+    revisions: HashMap<String, u64>,
+    /// When what failed is tried again.
+    retry_at: Option<Instant>,
+    has_changed: bool,
+    /// The bucket is gone.
+    is_lost: bool,
+}
+
+/// Waits until the connection is another one.
+async fn another(standing: &mut watch::Receiver<Standing>, connection: u64) {
+    // A connection that ends for good is not made again.
+    if standing.wait_for(|standing| standing.connections != connection).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Something in the way, which was said in the log.
+struct Failed;
+
+impl Documents {
+    pub(super) fn new(nodes: Arc<Nodes>, settings: Settings, decisions: Decisions, handle: Handle) -> Documents {
+        Documents {
+            nodes,
+            settings,
+            decisions,
+            handle,
+            revisions: HashMap::new(),
+            retry_at: None,
+            has_changed: false,
+            is_lost: false,
+        }
+    }
+
+    /// The bucket.
+    pub(super) fn shelf(line: &Line, settings: &Settings) -> Shelf {
+        Shelf::new(line, settings, "shared", (BUCKET_LEN_MAX, DOCUMENT_LEN_MAX))
+    }
+
+    /// Runs for ever. `lines` brings the connection when there is one.
+    pub(super) async fn run(mut self, mut lines: watch::Receiver<Option<Line>>) {
+        let node = self.settings.node.clone();
+        self.decisions.registry.change(|rules| rules.join(&node));
+        let line = lines.wait_for(Option::is_some).await.ok().and_then(|line| line.clone());
+        let Some(line) = line else { return };
+        let shelf = Self::shelf(&line, &self.settings);
+        let mut standing = line.standing();
+        loop {
+            let connection = {
+                let up = standing.wait_for(|standing| standing.is_up).await;
+                up.map(|standing| standing.connections)
+            };
+            let Ok(connection) = connection else { return };
+            let opened = async {
+                let made = shelf.make().await?;
+                let watch = shelf.watch().await?;
+                Ok::<_, super::ClusterError>((made, watch))
+            };
+            match opened.await {
+                Ok((made, watch)) => {
+                    self.nodes.inner().documents_problem = None;
+                    self.attend(&shelf, made, watch, &mut standing, connection).await;
+                }
+                Err(error) => self.failed("what operators decide cannot be shared", &error),
+            }
+            sleep(spread(RETRY)).await;
+        }
+    }
+
+    /// Until the bucket has to be watched anew.
+    async fn attend(
+        &mut self,
+        shelf: &Shelf,
+        made: Made,
+        mut watch: Watch,
+        standing: &mut watch::Receiver<Standing>,
+        connection: u64,
+    ) {
+        self.revisions.clear();
+        if made.count > 0 {
+            let current = async {
+                while let Some(entry) = watch.next().await {
+                    self.take(&entry).await;
+                    if entry.is_current() {
+                        return true;
+                    }
+                }
+                false
+            };
+            if timeout(CURRENT_TIMEOUT, current).await != Ok(true) {
+                return;
+            }
+        }
+        // What the bucket does not have: decided while it was away, or lost by it.
+        let revisions = &self.revisions;
+        self.decisions.registry.change(|rules| {
+            let subjects: Vec<Subject> = rules.ledger.subjects().cloned().collect();
+            let missing = subjects.into_iter().filter(|subject| !revisions.contains_key(&subject.key()));
+            missing.for_each(|subject| rules.ledger.unsay(subject));
+        });
+        let decisions = self.decisions.clone();
+        let mut look_at = Instant::now() + spread(LOOK_INTERVAL);
+        loop {
+            self.save().await;
+            if self.push_all(shelf).await.is_err() {
+                if std::mem::take(&mut self.is_lost) {
+                    return;
+                }
+                self.retry_at = Some(Instant::now() + spread(RETRY));
+            }
+            let due = self.retry_at.map_or(look_at, |retry_at| retry_at.min(look_at));
+            tokio::select! {
+                entry = watch.next() => match entry {
+                    Some(entry) => self.take(&entry).await,
+                    None => return,
+                },
+                () = decisions.administering.decided() => {}
+                () = sleep(due.saturating_duration_since(Instant::now())) => {
+                    self.retry_at = None;
+                    if Instant::now() >= look_at {
+                        look_at = Instant::now() + spread(LOOK_INTERVAL);
+                        // Made anew, it tells nothing of it.
+                        if shelf.found().await.is_ok_and(|found| found.is_none_or(|found| found.at != made.at)) {
+                            return;
+                        }
+                    }
+                }
+                () = another(standing, connection) => return,
+            }
+        }
+    }
+
+    /// Brings into force what stands in the bucket, if it is later than what is known.
+    async fn take(&mut self, entry: &Entry) {
+        let Told::Put { key, revision, bytes } = entry.told() else { return };
+        self.revisions.insert(key.to_owned(), revision);
+        self.take_bytes(key, bytes).await;
+    }
+
+    async fn take_bytes(&mut self, key: &str, bytes: &[u8]) {
+        let taken = match Document::parse(key, bytes) {
+            Ok(document) => self.take_document(&document).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = taken {
+            self.nodes.inner().documents.refused[refusal as usize] += 1;
+            let (key, reason) = (key.chars().take(64).collect::<String>(), DocumentRefusal::NAMES[refusal as usize]);
+            tracing::warn!(event = "document_refused", key, reason, "what another node decided is not believed");
+        }
+    }
+
+    async fn take_document(&mut self, document: &Document) -> Result<(), DocumentRefusal> {
+        let Decisions { registry, administering } = self.decisions.clone();
+        let _turn = administering.turn().await;
+        let now = get_current_timestamp();
+        match registry.read(|rules| rules.compare(document, now)) {
+            Taken::Later => {}
+            Taken::Earlier => return registry.change(|rules| rules.take(document, now)).map(drop),
+            Taken::Known => return Ok(()), // Often: whatever this node wrote itself comes back.
+        }
+        let order = match (&document.subject, &document.content) {
+            (Subject::Room(room), Some(Content::Policy(policy))) => {
+                Some(OperatorRequest::SetRoom { room: room.clone(), policy: policy.clone() })
+            }
+            (Subject::Room(room), _) => Some(OperatorRequest::DeleteRoom { room: room.clone() }),
+            (Subject::Revocation(..), Some(Content::Revocation(Revocation { room, whose, .. }))) => {
+                Some(OperatorRequest::Revoke { room: room.clone(), whose: whose.clone() })
+            }
+            (Subject::Revocation(..), _) => None,
+        };
+        let is_limits = matches!(order, Some(OperatorRequest::SetRoom { .. }));
+        // Limits first, because the engine may have its number of rooms; what is revoked first in force, so that nobody comes back in.
+        if is_limits && self.order(order.clone()).await == Some(OperatorError::TooManyRooms) {
+            return Err(DocumentRefusal::TooMany);
+        }
+        registry.change(|rules| rules.take(document, now))?;
+        if !is_limits {
+            self.order(order).await;
+        }
+        self.has_changed = true;
+        self.nodes.inner().documents.taken += 1;
+        Ok(())
+    }
+
+    /// Has the engine do something. Nobody there is no error.
+    async fn order(&self, order: Option<OperatorRequest>) -> Option<OperatorError> {
+        self.handle.ask_operator(order?).await?.err()
+    }
+
+    /// Writes down what came into force. What cannot be written is written again later, as of a request.
+    async fn save(&mut self) {
+        if std::mem::take(&mut self.has_changed) {
+            let registry = self.decisions.registry.clone();
+            if !matches!(tokio::task::spawn_blocking(move || registry.save()).await, Ok(Ok(()))) {
+                tracing::error!(
+                    "the registry cannot be written: what another node decided holds, but not after a restart"
+                );
+            }
+        }
+    }
+
+    /// Writes into the bucket what was decided here.
+    async fn push_all(&mut self, shelf: &Shelf) -> Result<(), Failed> {
+        let unsaid: BTreeSet<Subject> = self.decisions.registry.read(|rules| rules.ledger.unsaid().clone());
+        for subject in unsaid {
+            self.push(shelf, &subject).await?;
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self, shelf: &Shelf, subject: &Subject) -> Result<(), Failed> {
+        let key = subject.key();
+        for _ in 0..STEPS_MAX {
+            let document = self.decisions.registry.read(|rules| rules.document(subject));
+            let is_unsaid = self.decisions.registry.read(|rules| rules.ledger.unsaid().contains(subject));
+            let (Some(document), true) = (document, is_unsaid) else { return Ok(()) };
+            let bytes = match document.write() {
+                Ok(bytes) => bytes,
+                // It came from a file of an earlier version, or of another hand.
+                Err(_) => {
+                    self.said(&document);
+                    return Ok(());
+                }
+            };
+            let stays = (!matches!(document.content, Some(Content::Policy(_)))).then_some(STAYS);
+            let replaced = self.revisions.get(&key).copied().unwrap_or_default();
+            match shelf.write(&key, &bytes, replaced, stays).await {
+                Ok(revision) => {
+                    self.revisions.insert(key, revision);
+                    self.said(&document);
+                    self.nodes.inner().documents.written += 1;
+                    return Ok(());
+                }
+                Err(WriteError::Outrun) => match shelf.look(&key).await {
+                    Ok(Some((revision, bytes))) => {
+                        self.revisions.insert(key.clone(), revision);
+                        // Nothing is the mark of a hand that deleted it: then it is written again.
+                        if !bytes.is_empty() {
+                            self.take_bytes(&key, &bytes).await;
+                        }
+                    }
+                    Ok(None) => drop(self.revisions.remove(&key)),
+                    Err(error) => return self.not_written(&error),
+                },
+                Err(WriteError::NoBucket) => {
+                    self.is_lost = true;
+                    return Err(Failed);
+                }
+                Err(WriteError::Failed(error)) => return self.not_written(&error),
+            }
+        }
+        Err(Failed)
+    }
+
+    /// The bucket has this document, unless something was decided meanwhile.
+    fn said(&self, document: &Document) {
+        self.decisions.registry.change(|rules| {
+            if rules.ledger.stamp(&document.subject) == Some(&document.stamp) {
+                rules.ledger.said(&document.subject);
+            }
+        });
+    }
+
+    fn not_written(&self, error: &super::ClusterError) -> Result<(), Failed> {
+        self.failed("what was decided here holds here, and is not told to the other nodes yet", error);
+        Err(Failed)
+    }
+
+    fn failed(&self, what: &str, error: &super::ClusterError) {
+        let text = format!("{what}: {error}");
+        let mut inner = self.nodes.inner();
+        if inner.documents_problem.replace(text.clone()).as_ref() != Some(&text) {
+            tracing::warn!(event = "cluster_lost", "{text}");
+        }
+    }
+}
