@@ -240,6 +240,7 @@ pub(crate) const KEYS: &[Key] = &[
     name!("node", false, cluster.node),
     name!("region", false, cluster.region),
     name!("carrier", false, cluster.carrier),
+    whole!("redirect-above", Control, false, 0..=99, limits.redirect_above),
     Key { name: "relay-ips", plane: Plane::Control, is_live: false, kind: Kind::RelayIps },
 ];
 

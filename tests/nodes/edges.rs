@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::Edge;
-use crate::harness::{plane, until};
+use crate::harness::{Folder, plane, until, uprtc};
 use crate::nats::{self, Nats};
 
 /// The answer to a request: its head, and its body.
@@ -91,4 +92,59 @@ fn clients_are_told_of_the_edges_that_they_can_join_at() {
     // Who stops is left out.
     kill_process(plane(&c.state.0, "controlplane").unwrap(), Signal::INT).unwrap();
     comes_to_tell(&a, "a b");
+}
+
+/// The offer of a browser that publishes and receives.
+const OFFER: &str = include_str!("../../controlplane/tests/offers/chromium_sendrecv.sdp");
+
+#[test]
+fn a_busy_edge_sends_who_comes_by_whip_or_whep_to_another_one_once() {
+    if nats::program("an edge that redirects").is_none() {
+        return;
+    }
+    let nats = Nats::start("");
+    let a = Edge::whole(&nats, "a", &["region=eu", "redirect-above=1"]);
+    let key = Folder::new();
+    std::fs::copy(a.state.0.join("token.key"), key.0.join("token.key")).unwrap();
+    let b = Edge::whole_in(key, &nats, "b", &["region=eu", "redirect-above=1"]);
+    let far = Edge::whole(&nats, "c", &["region=us"]);
+    comes_to_tell(&a, "a b c");
+    let token = |room: &str| {
+        let words = ["token", "--room", room, "--name", "cam", "--publish", "--subscribe", "--state", a.state.path()];
+        String::from_utf8(uprtc(&words).output().unwrap().stdout).unwrap()
+    };
+    let (token, other) = (token("blue"), token("green"));
+    let post = |http: &str, path: &str, token: &str| {
+        let head = format!(
+            "Authorization: Bearer {}\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{OFFER}",
+            token.trim(),
+            OFFER.len()
+        );
+        ask(http, &format!("POST {path}"), &head).0
+    };
+    let (status, location) = (
+        |head: &str| head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).unwrap(),
+        |head: &str| head.lines().find_map(|line| line.strip_prefix("location: ")).unwrap_or_default().to_owned(),
+    );
+    assert_eq!(status(&post(&a.http, "/whip/blue", &token)), 201, "it is not busy");
+
+    let load = ["load", "--seconds", "60", "--state", a.state.path(), "broadcast", "--viewers", "40"];
+    let mut load = uprtc(&load).spawn().unwrap();
+    let redirected = until("a redirect", || {
+        let head = post(&a.http, "/whep/blue/cam?x=1", &token);
+        std::thread::sleep(Duration::from_millis(200));
+        (status(&head) == 307).then_some(head)
+    });
+    let there = location(&redirected);
+    assert_eq!(there, format!("http://{}/whep/blue/cam?x=1&redirected=1", b.http), "not to {}", far.http);
+    assert!(redirected.contains("access-control-allow-origin: *"), "{redirected}");
+    let head = post(&b.http, "/whep/blue/cam?x=1&redirected=1", &token);
+    assert_eq!(status(&head), 201);
+    assert!(location(&head).starts_with(&format!("http://{}/whep/blue/sessions/", b.http)), "{head}");
+    assert_eq!(location(&post(&a.http, "/whip/blue", &token)), format!("http://{}/whip/blue?redirected=1", b.http));
+    // Who was sent here stays, and a stranger is not sent anywhere.
+    assert_eq!(status(&post(&a.http, "/whip/green?redirected=1", &other)), 201);
+    assert_eq!(status(&post(&a.http, "/whip/blue", "x.y.z")), 401);
+    let _ = load.kill();
+    let _ = load.wait();
 }

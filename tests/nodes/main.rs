@@ -63,7 +63,11 @@ impl Edge {
 
     /// With a dataplane.
     fn whole(nats: &Nats, node: &str, more: &[&str]) -> Edge {
-        let (state, arguments) = (Folder::new(), Self::arguments(&nats.url(), node, more));
+        Self::whole_in(Folder::new(), nats, node, more)
+    }
+
+    fn whole_in(state: Folder, nats: &Nats, node: &str, more: &[&str]) -> Edge {
+        let arguments = Self::arguments(&nats.url(), node, more);
         let mut run =
             uprtc(&["run", "--listen", "127.0.0.1:0", "--media-port", "0", "--stun", "127.0.0.1:0", "--workers", "1"])
                 .args(["--state", state.path()])

@@ -107,6 +107,8 @@ pub struct Limits {
     /// Offers of WHIP and WHEP of one token per second, and 25 times as many of one source, which may be an office or a load
     /// generator.
     pub posts_per_second: u32,
+    /// How busy this edge may be before WHIP and WHEP are sent to another one of its region, percent; 0: they never are.
+    pub redirect_above: u32,
     /// Bytes for messages of sockets that are not whole yet: 32 of the longest signals. Who finds none free waits.
     pub message_memory_max: usize,
 }
@@ -133,6 +135,7 @@ impl Default for Limits {
             all_tls_handshakes_per_second: 1_000,
             all_signal_costs_per_second: 10_000,
             posts_per_second: 20,
+            redirect_above: 0,
             message_memory_max: 8 * 1024 * 1024,
         }
     }

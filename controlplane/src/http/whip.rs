@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
@@ -33,6 +33,9 @@ const SDP: &str = "application/sdp";
 
 /// Media type of trickled candidates and ICE restarts (RFC 8840 §9).
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
+
+/// What marks the address of a request that another edge has sent here.
+const REDIRECTED: &str = "redirected=1";
 
 /// How long a body may take, from the end of the head.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -156,6 +159,9 @@ async fn post(
     let headers = request.headers().clone();
     check_content_type(&headers, SDP)?;
     check_accept(&headers)?;
+    if let Some(location) = elsewhere(site, request.uri()) {
+        return Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, value(&location))]).into_response());
+    }
     let base = request.extensions().get::<Base>().cloned().unwrap_or_default();
     let sdp = text_of(request).await?;
     if site.registry.is_revoked(room, &claims) {
@@ -173,6 +179,16 @@ async fn post(
         headers.insert(header::LINK, value(&format!("<{stun}>; rel=\"ice-server\"")));
     }
     Ok(response)
+}
+
+/// The same address at another edge, where the client is to offer instead. Never twice: who was sent here stays.
+fn elsewhere(site: &Site, asked: &Uri) -> Option<String> {
+    let query = asked.query().unwrap_or_default();
+    if query.split('&').any(|part| part == REDIRECTED) {
+        return None;
+    }
+    let between = if query.is_empty() { "" } else { "&" };
+    Some(format!("{}{}?{query}{between}{REDIRECTED}", site.relief()?.as_str(), asked.path()))
 }
 
 /// One offer of so many a second.
