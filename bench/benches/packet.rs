@@ -19,10 +19,12 @@ use dataplane::rtp::{Header, HeaderWriter};
 use dataplane::srtp::Crypto;
 use dataplane::store::Store;
 use edge::Broadcast;
-use proto::id::PeerId;
+use proto::flow;
+use proto::id::{PeerId, RelayId};
 use proto::link;
 use proto::plane::{
-    Command, Committed, Counter, DatagramHeader, DatagramKind, Direction, Event, PeerClose, Report, SrtpProfile,
+    Command, Commit, Committed, Counter, DatagramHeader, DatagramKind, Direction, Event, PeerClose, RelayOpen,
+    RelayRate, Report, SrtpProfile,
 };
 use webrtc_srtp::context::Context;
 use webrtc_srtp::protection_profile::ProtectionProfile;
@@ -52,6 +54,7 @@ fn main() {
     at_the_door(&mut criterion);
     forward(&mut criterion);
     simulcast(&mut criterion);
+    pass_on(&mut criterion);
     ring(&mut criterion);
     criterion.final_summary();
     print_ratios(&out);
@@ -200,7 +203,7 @@ impl Core {
 
     /// A turn of one datagram: what each costs that comes alone.
     fn receive(&mut self, remote: SocketAddr, bytes: &mut [u8]) {
-        let datagram = Datagram { path: Way { socket: 0, remote }, at: self.now, bytes };
+        let datagram = Datagram { path: Way::new(0, remote), at: self.now, bytes };
         self.forwarder.receive(self.now, datagram, &mut self.egress);
         self.forwarder.fan_out(self.now, &mut self.egress);
     }
@@ -306,6 +309,45 @@ fn simulcast(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// A sealed packet of two other edges that is passed on, beside one that is forwarded to one receiver. Both come alone, in batches.
+fn pass_on(criterion: &mut Criterion<CpuTime>) {
+    const FLOW: u64 = 0x0a;
+    let mut core = Core::new(SrtpProfile::AeadAes128Gcm, 1);
+    let relay = RelayId::new(0, 1);
+    let open = RelayOpen { relay, flow: FLOW, from: address(900), to: address(901), to_flow: 0x0b };
+    let commands: [Command; 3] =
+        [open.into(), RelayRate { relay, bps_max: u32::MAX }.into(), Commit { batch: 99 }.into()];
+    for command in commands {
+        core.forwarder.apply(core.now, &command.write(), &mut core.egress);
+    }
+    let mut group = criterion.benchmark_group("edges/gcm128/1200");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("forwarded", |b| b.iter_custom(|iters| core.forward(iters, 1200, 1)));
+    group.bench_function("passed on", |b| {
+        b.iter_custom(|iters| {
+            let before = core.forwarder.counters()[Counter::FlowsPassedOn as usize];
+            let sealed = core.broadcast.packet(0, 1200);
+            // The flow of a transport is behind that of the edge.
+            let datagram = [&flow::header(FLOW)[..], &flow::header(0x0c), &sealed].concat();
+            let (mut spent, mut left) = (Duration::ZERO, iters as usize);
+            while left > 0 {
+                let mut packets = vec![datagram.clone(); left.min(BATCH)];
+                left -= packets.len();
+                core.now += 1000;
+                let start = thread_time();
+                for packet in &mut packets {
+                    core.receive(address(900), packet);
+                }
+                core.flush();
+                spent += thread_time() - start;
+            }
+            assert_eq!(core.forwarder.counters()[Counter::FlowsPassedOn as usize] - before, iters);
+            spent
+        });
+    });
+    group.finish();
+}
+
 /// A record through each ring of the link, pushed and popped by one thread: the code and its copies, no cache misses
 /// between cores.
 fn ring(criterion: &mut Criterion<CpuTime>) {
@@ -351,6 +393,10 @@ fn print_ratios(out: &Path) {
                 }
             }
         }
+    }
+    let of_edges = |row: &str| median_ns(&out.join("edges_gcm128_1200").join(row));
+    if let (Some(forwarded), Some(passed)) = (of_edges("forwarded"), of_edges("passed on")) {
+        println!("passed on beside forwarded {passed:>8.0} {forwarded:>12.0} {:>7.2}", passed / forwarded);
     }
     println!();
 }

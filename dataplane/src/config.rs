@@ -17,7 +17,9 @@ pub const SECOND: Micros = 1_000_000;
 pub const MILLISECOND: Micros = 1_000;
 
 /// Peers of one worker, as the contract between the planes says.
-pub use proto::plane::PEERS_MAX;
+pub use proto::plane::{PEERS_MAX, RELAYS_MAX};
+/// Whom a worker sends to: peers, and those to whom it passes on.
+pub const DESTINATIONS_MAX: usize = PEERS_MAX + RELAYS_MAX;
 /// Streams of one worker: eight for each peer (microphone, camera, screen and its sound, and as many mirrors of other workers'
 /// streams).
 pub const STREAMS_MAX: usize = 8 * PEERS_MAX;

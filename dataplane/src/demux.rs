@@ -36,12 +36,25 @@ pub(crate) fn kind(datagram: &[u8]) -> Option<Kind> {
 /// Who sends from where. Only authenticated checks write here, so a table of the size of all peers bounds it.
 pub(crate) struct Demux {
     by_path: HashMap<PathKey, u32, KeyedHash>,
+    /// The same of paths through other edges, which few peers have.
+    by_relay: HashMap<(PathKey, u64), u32, KeyedHash>,
     by_ufrag: HashMap<[u8; UFRAG_LEN], u32, KeyedHash>,
-    /// Transports between edges, by the flow in which their packets come.
-    by_flow: HashMap<u64, u32, KeyedHash>,
+    /// By the flow in which datagrams come.
+    by_flow: HashMap<u64, FlowOwner, KeyedHash>,
 }
 
-/// A path as one flat key, which hashes in one go.
+/// Whose a flow is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FlowOwner {
+    /// A transport between edges, by its index.
+    Transport(u32),
+    /// A candidate that another edge passes on from: of which peer, and its number.
+    Candidate(u32, u8),
+    /// What is passed on, by the index of the relay.
+    Relay(u32),
+}
+
+/// A path without what is behind it, as one flat key, which hashes in one go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PathKey([u8; 19]);
 
@@ -69,6 +82,7 @@ impl Demux {
         let hash = KeyedHash::new(seed);
         Demux {
             by_path: HashMap::with_hasher(hash),
+            by_relay: HashMap::with_hasher(hash),
             by_ufrag: HashMap::with_hasher(hash),
             by_flow: HashMap::with_hasher(hash),
         }
@@ -77,7 +91,10 @@ impl Demux {
     /// The peer that an authenticated check has bound to this path.
     #[inline]
     pub(crate) fn peer_at(&self, path: Path) -> Option<u32> {
-        self.by_path.get(&path.into()).copied()
+        match path.relay() {
+            0 => self.by_path.get(&path.into()).copied(),
+            relay => self.by_relay.get(&(path.into(), relay)).copied(),
+        }
     }
 
     /// The peer to which we gave this username fragment.
@@ -87,13 +104,19 @@ impl Demux {
 
     /// Gives a path to a peer, whoever had it.
     pub(crate) fn bind(&mut self, path: Path, peer: u32) {
-        self.by_path.insert(path.into(), peer);
+        match path.relay() {
+            0 => self.by_path.insert(path.into(), peer),
+            relay => self.by_relay.insert((path.into(), relay), peer),
+        };
     }
 
     /// Forgets a path, unless it has passed to another peer.
     pub(crate) fn unbind(&mut self, path: Path, peer: u32) {
         if self.peer_at(path) == Some(peer) {
-            self.by_path.remove(&path.into());
+            match path.relay() {
+                0 => self.by_path.remove(&path.into()),
+                relay => self.by_relay.remove(&(path.into(), relay)),
+            };
         }
     }
 
@@ -107,28 +130,36 @@ impl Demux {
         self.by_ufrag.remove(ufrag);
     }
 
-    /// The transport whose packets come in this flow.
+    /// Whose the datagrams are that come in this flow.
     #[inline]
-    pub(crate) fn peer_of_flow(&self, flow: u64) -> Option<u32> {
+    pub(crate) fn owner_of(&self, flow: u64) -> Option<FlowOwner> {
         self.by_flow.get(&flow).copied()
     }
 
-    /// Gives a flow that nobody has to a transport.
-    pub(crate) fn bind_flow(&mut self, flow: u64, peer: u32) {
-        self.by_flow.insert(flow, peer);
+    /// Gives a flow to somebody. False if another one has it.
+    pub(crate) fn bind_flow(&mut self, flow: u64, owner: FlowOwner) -> bool {
+        if matches!(owner, FlowOwner::Candidate(..)) {
+            // Its path is bound when it is asked, which takes no memory.
+            self.by_relay.reserve((self.by_flow.len() + 1).saturating_sub(self.by_relay.len()));
+        }
+        *self.by_flow.entry(flow).or_insert(owner) == owner
     }
 
-    pub(crate) fn unbind_flow(&mut self, flow: u64) {
-        self.by_flow.remove(&flow);
+    /// Forgets a flow, unless it is another one's.
+    pub(crate) fn unbind_flow(&mut self, flow: u64, owner: FlowOwner) {
+        if self.owner_of(flow) == Some(owner) {
+            self.by_flow.remove(&flow);
+        }
     }
 
     /// How many paths and names there are.
     pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.by_path.len(), self.by_ufrag.len())
+        (self.by_path.len() + self.by_relay.len(), self.by_ufrag.len())
     }
 
     pub(crate) fn clear(&mut self) {
         self.by_path.clear();
+        self.by_relay.clear();
         self.by_ufrag.clear();
         self.by_flow.clear();
     }
@@ -158,7 +189,10 @@ mod tests {
         let v6 = Path::new(0, "[102:304::]:5".parse().unwrap());
         demux.bind(v4, 1);
         assert_eq!(demux.peer_at(v6), None);
+        assert_eq!(demux.peer_at(v4.through(7)), None, "an edge that passes on is another path");
         assert_eq!(demux.peer_at(Path::new(1, v4.remote)), None);
+        demux.bind(v4.through(7), 9);
+        assert_eq!([7, 8].map(|flow| demux.peer_at(v4.through(flow))), [Some(9), None]);
         demux.bind(v4, 2);
         demux.unbind(v4, 1);
         assert_eq!(demux.peer_at(v4), Some(2), "the path had passed to another peer");

@@ -11,8 +11,8 @@ use proto::id::StreamId;
 use proto::plane::{DATAGRAM_LEN_MAX, DatagramHeader, Report, Tally};
 
 use crate::config::{
-    CHUNKS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX, PEER_STREAMS_MAX, PEERS_MAX,
-    REPORTS_MAX, SETS_LEN_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
+    CHUNKS_MAX, DESTINATIONS_MAX, FRAME_LEN, OUTBOX_LEN, OUTBOX_PACKETS_MAX, PACKETS_ENOUGH, PEER_SLOTS_MAX,
+    PEER_STREAMS_MAX, REPORTS_MAX, SETS_LEN_MAX, STREAM_ROUTES_MAX, TALLIES_MAX, TRAIN_WORTH, WORKERS_MAX,
 };
 use crate::packet::Begun;
 use crate::path::{Destination, FLOWS_LEN_MAX, Path};
@@ -112,7 +112,7 @@ pub struct Outbox {
     space: Space,
     packets: Vec<Packet>,
     chains: Vec<ChainEnds>,
-    /// By peer index: the chain that this turn began for it, valid if the stamp is this turn's.
+    /// By index of the peer, or of whom datagrams are passed on to: the chain that this turn began for it, valid if the stamp is this turn's.
     chain_of: Box<[(u32, u32)]>,
     stamp: u32,
     reports: VecDeque<Report>,
@@ -180,7 +180,7 @@ impl Outbox {
             space,
             packets: Vec::with_capacity(OUTBOX_PACKETS_MAX),
             chains: Vec::with_capacity(OUTBOX_PACKETS_MAX),
-            chain_of: vec![(0, 0); PEERS_MAX].into_boxed_slice(),
+            chain_of: vec![(0, 0); DESTINATIONS_MAX].into_boxed_slice(),
             stamp: 1,
             reports: VecDeque::with_capacity(REPORTS_MAX),
             reports_lost: 0,

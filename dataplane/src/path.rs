@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use proto::flow;
 
-use crate::config::{MEDIA_IPS_MAX, Micros};
+use crate::config::{MEDIA_IPS_MAX, Micros, PEERS_MAX};
 
 /// In [`Path::socket`]: the index is that of a listener, and what passes are frames of a TCP connection (RFC 6544).
 const TCP: u8 = 0x40;
@@ -66,7 +66,7 @@ const _: () = assert!(MEDIA_IPS_MAX <= HANDED as usize, "an index looks like not
 /// Whom a packet is for. Packets of one turn for one destination leave in order and, where they can, in trains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Destination {
-    /// Index of the peer in the worker's table.
+    /// Index of the peer in the worker's table, or [`PEERS_MAX`] and that of a relay.
     pub peer: u32,
     /// The peer's path.
     pub path: Path,
@@ -81,6 +81,11 @@ impl Destination {
     /// A peer itself.
     pub(crate) fn new(peer: u32, path: Path) -> Destination {
         Destination { peer, path, flow: 0 }
+    }
+
+    /// Whom a relay passes on to, in this flow.
+    pub(crate) fn of_relay(relay: u32, path: Path, flow: u64) -> Destination {
+        Destination { peer: PEERS_MAX as u32 + relay, path, flow }
     }
 
     /// Bytes of headers before each packet to it.

@@ -54,6 +54,11 @@ slab_id! {
     TapId
 }
 
+slab_id! {
+    /// One direction in which a worker passes on datagrams of other edges.
+    RelayId
+}
+
 /// Synchronisation source of an RTP stream (RFC 3550 §3). 0 means "not known yet".
 pub type Ssrc = u32;
 

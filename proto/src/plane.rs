@@ -20,10 +20,10 @@ mod value;
 pub use self::command::{
     Command, Commit, Describe, KEY_LEN_MAX, MirrorOpen, PEER_CANDIDATES_MAX, PEER_REMOTE_PART_LEN,
     PEER_REMOTE_PARTS_MAX, PWD_LEN, PeerCandidate, PeerClose, PeerEdge, PeerExtensions, PeerIce, PeerKeys, PeerLimit,
-    PeerOpen, PeerRate, PeerRemote, Reset, RouteClose, RouteCodec, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY,
-    STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, SlotClose, SlotOpen, SlotShown, StreamClose,
-    StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX,
-    TapClose, TapOpen, UFRAG_LEN, feedback, weight,
+    PeerOpen, PeerRate, PeerRemote, RelayClose, RelayOpen, RelayRate, Reset, RouteClose, RouteCodec, RouteOpen,
+    SALT_LEN_MAX, SHOWN_LINES_ANY, STREAM_ENCODINGS_MAX, STREAM_SETS_PART_LEN, STREAM_SETS_PARTS_MAX, SlotClose,
+    SlotOpen, SlotShown, StreamClose, StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate,
+    StreamSets, TRACK_ENCODINGS_MAX, TapClose, TapOpen, UFRAG_LEN, feedback, weight,
 };
 pub use self::counter::Counter;
 pub use self::datagram::DatagramHeader;
@@ -41,6 +41,9 @@ pub const CONTRACT_VERSION: u32 = 8;
 /// Peers that one worker carries. A peer's index is also its slot in the link's journal, two copies of 8 KiB each, so this is
 /// 64 MiB of address space for each worker; and at 30 packets a second each way so many are beyond what a core forwards.
 pub const PEERS_MAX: usize = 4096;
+
+/// Directions in which one worker passes on datagrams of other edges: two for each pair of workers between which it lies.
+pub const RELAYS_MAX: usize = 4096;
 
 /// Bytes of a command or an event: one cache line.
 pub const RECORD_LEN: usize = 64;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use proptest::prelude::*;
-use proto::id::{Mid, PeerId, RouteId, SlotId, StreamId, TapId};
+use proto::id::{Mid, PeerId, RelayId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::*;
 
 fn mid() -> impl Strategy<Value = Mid> {
@@ -19,7 +19,7 @@ macro_rules! id_strategy {
         }
     )*};
 }
-id_strategy!(peer: PeerId, stream: StreamId, slot: SlotId, route: RouteId, tap: TapId);
+id_strategy!(peer: PeerId, stream: StreamId, slot: SlotId, route: RouteId, tap: TapId, relay: RelayId);
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
@@ -102,6 +102,10 @@ fn command() -> impl Strategy<Value = Command> {
         (peer(), peer(), any::<[u64; 2]>()).prop_map(|(peer, edge, [send_flow, receive_flow])| {
             PeerEdge { peer, edge, send_flow, receive_flow }.into()
         }),
+        (relay(), address(), address(), any::<[u64; 2]>())
+            .prop_map(|(relay, from, to, [flow, to_flow])| { RelayOpen { relay, flow, from, to, to_flow }.into() }),
+        (relay(), any::<u32>()).prop_map(|(relay, bps_max)| RelayRate { relay, bps_max }.into()),
+        relay().prop_map(|relay| RelayClose { relay }.into()),
         (peer(), any::<u32>()).prop_map(|(peer, bps_max)| PeerLimit { peer, bps_max }.into()),
         (peer(), any::<u32>(), any::<u32>()).prop_map(|(peer, bps_max, packets_max)| PeerRate {
             peer,

@@ -2,7 +2,7 @@
 
 use proto::id::PeerId;
 use proto::plane::{
-    Command, Direction, PEER_CANDIDATES_MAX, PEER_REMOTE_PARTS_MAX, PeerClose, PeerIce, RouteClose,
+    Command, Direction, PEER_CANDIDATES_MAX, PEER_REMOTE_PARTS_MAX, PeerClose, PeerIce, RelayClose, RouteClose,
     STREAM_SETS_PARTS_MAX, SlotClose, StreamClose, TapClose,
 };
 
@@ -33,6 +33,8 @@ pub(super) enum Class {
     Route,
     RouteCodec,
     Tap,
+    Relay,
+    RelayRate,
 }
 
 const _: () = assert!(STREAM_SETS_PARTS_MAX == 5, "Class::ALL has a place for each part");
@@ -76,6 +78,8 @@ impl Class {
         Class::Route,
         Class::RouteCodec,
         Class::Tap,
+        Class::Relay,
+        Class::RelayRate,
     ];
 
     /// What goes with what fills a place of this kind, and has no close of its own: it follows in the list.
@@ -92,7 +96,7 @@ impl Class {
     }
 
     const fn is_part(self) -> bool {
-        !matches!(self, Class::Peer | Class::Stream | Class::Slot | Class::Route | Class::Tap)
+        !matches!(self, Class::Peer | Class::Stream | Class::Slot | Class::Route | Class::Tap | Class::Relay)
     }
 }
 
@@ -138,6 +142,8 @@ impl Place {
             Command::RouteCodec(c) => Place::new(Class::RouteCodec, c.route.index),
             Command::MirrorOpen(c) => Place::new(Class::Stream, c.stream.index),
             Command::TapOpen(c) => Place::new(Class::Tap, c.tap.index),
+            Command::RelayOpen(c) => Place::new(Class::Relay, c.relay.index),
+            Command::RelayRate(c) => Place::new(Class::RelayRate, c.relay.index),
             Command::PeerClose(_)
             | Command::PeerIce(_)
             | Command::PeerRemote(_)
@@ -147,6 +153,7 @@ impl Place {
             | Command::SlotClose(_)
             | Command::RouteClose(_)
             | Command::TapClose(_)
+            | Command::RelayClose(_)
             | Command::Reset(_)
             | Command::Describe(_)
             | Command::Commit(_) => return None,
@@ -169,6 +176,7 @@ pub(super) fn close_of(open: &Command) -> Option<Command> {
         Command::StreamOpen(c) => Some(StreamClose { stream: c.stream }.into()),
         Command::MirrorOpen(c) => Some(StreamClose { stream: c.stream }.into()),
         Command::TapOpen(c) => Some(TapClose { tap: c.tap }.into()),
+        Command::RelayOpen(c) => Some(RelayClose { relay: c.relay }.into()),
         Command::SlotOpen(c) => Some(SlotClose { slot: c.slot }.into()),
         Command::RouteOpen(c) => Some(RouteClose { route: c.route }.into()),
         _ => None,

@@ -8,8 +8,9 @@ use proto::id::{PeerId, RouteId, SlotId, Ssrc, StreamId};
 use proto::plane::{
     Codec, Command, Committed, Described, Direction, EncodingIdle, EncodingRate, Event, MirrorOpen, PeerCandidate,
     PeerEdge, PeerExpired, PeerExtensions, PeerKeys, PeerLimit, PeerOpen, PeerRate, PeerRemote, PeerSilent, Refusal,
-    Refused, Report, RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings,
-    StreamGate, StreamOpen, StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX, TapOpen,
+    Refused, RelayOpen, RelayRate, Report, RouteCodec, RouteOpen, SlotOpen, SlotShown, StreamCodec, StreamEncoding,
+    StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, StreamSilent, StreamSpeaks, TRACK_ENCODINGS_MAX,
+    TapOpen,
 };
 
 /// A peer that is installed.
@@ -34,6 +35,7 @@ pub struct Worker {
     /// In the same places as streams.
     pub mirrors: BTreeMap<u32, MirrorOpen>,
     pub taps: BTreeMap<u32, TapOpen>,
+    pub relays: BTreeMap<u32, (RelayOpen, Option<RelayRate>)>,
     pub stream_rates: BTreeMap<u32, StreamRate>,
     pub stream_gates: BTreeMap<u32, StreamGate>,
     pub stream_codecs: BTreeMap<u32, StreamCodec>,
@@ -215,6 +217,24 @@ impl Worker {
                 }
                 _ => Err((c.tap.index, Refusal::Unknown)),
             },
+            Command::RelayOpen(c) => {
+                let is_taken = self.relays.values().any(|(open, _)| open.flow == c.flow);
+                vacant(is_taken || self.relays.insert(c.relay.index, (c, None)).is_some(), c.relay.index)
+            }
+            Command::RelayRate(c) => match self.relays.get_mut(&c.relay.index) {
+                Some((open, rate)) if open.relay == c.relay => {
+                    *rate = Some(c);
+                    Ok(())
+                }
+                _ => Err((c.relay.index, Refusal::Unknown)),
+            },
+            Command::RelayClose(c) => match self.relays.get(&c.relay.index) {
+                Some((open, _)) if open.relay == c.relay => {
+                    self.relays.remove(&c.relay.index);
+                    Ok(())
+                }
+                _ => Err((c.relay.index, Refusal::Unknown)),
+            },
             Command::StreamCodec(c) => {
                 let (codec, pt) = self.stream(c.stream)?;
                 assert!(codec != c.codec && pt != c.pt && c.pt != 0, "{codec:?} {pt} {c:?}");
@@ -315,6 +335,10 @@ impl Worker {
         self.route_codecs.values().for_each(|&c| echo(c.into()));
         self.mirrors.values().for_each(|&c| echo(c.into()));
         self.taps.values().for_each(|&c| echo(c.into()));
+        for (open, rate) in self.relays.values() {
+            echo((*open).into());
+            rate.iter().for_each(|&c| echo(c.into()));
+        }
         let count = (reports.len() - start) as u64;
         reports.extend(self.expired.iter().map(|&peer| Report::Event(PeerExpired { peer }.into())));
         let peers = self.silent_peers.iter().map(|&peer| Event::from(PeerSilent { peer }));

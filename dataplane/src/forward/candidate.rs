@@ -1,10 +1,12 @@
 //! Candidates of other edges: addresses that the controlplane knows are asked, without waiting for a check from there. What is
 //! believed of them is in [`crate::paths`].
 
+use proto::flow::is_flow;
 use proto::plane::{PEER_CANDIDATES_MAX, PeerCandidate, Refusal};
 
 use super::Forwarder;
 use crate::config::{CONSENT_INTERVAL, Micros, PATH_HELD};
+use crate::demux::FlowOwner;
 use crate::outbox::Outbox;
 use crate::path::Path;
 use crate::timer::Timer;
@@ -12,17 +14,30 @@ use crate::timer::Timer;
 impl Forwarder {
     /// Takes a remote candidate of a peer, in the place of the one that has its number.
     pub(super) fn add_candidate(&mut self, now: Micros, told: &PeerCandidate) -> Result<(), Refusal> {
-        if usize::from(told.place) >= PEER_CANDIDATES_MAX || (told.send_flow, told.receive_flow) != (0, 0) {
+        let flows = [told.send_flow, told.receive_flow];
+        let are_flows = flows == [0; 2] || flows.into_iter().all(is_flow);
+        if usize::from(told.place) >= PEER_CANDIDATES_MAX || !are_flows {
             return Err(Refusal::Malformed);
         }
         let path = match told.remote.port() {
             0 => None,
-            _ => Some(self.sockets.path_to(told.remote, 0).ok_or(Refusal::Unknown)?),
+            _ => Some(self.path_of(told, 0).ok_or(Refusal::Unknown)?),
         };
+        let owner = FlowOwner::Candidate(told.peer.index, told.place);
         let peer = self.peer_mut(told.peer)?;
         if peer.edge_open().is_some() {
             return Err(Refusal::Malformed);
         }
+        let before = peer.candidates().iter().find(|candidate| candidate.place == told.place);
+        let flow_before = before.map_or(0, |before| before.receive_flow);
+        if told.receive_flow != 0 && self.demux.owner_of(told.receive_flow).is_some_and(|holder| holder != owner) {
+            return Err(Refusal::Occupied);
+        }
+        self.demux.unbind_flow(flow_before, owner);
+        if path.is_some() && told.receive_flow != 0 {
+            self.demux.bind_flow(told.receive_flow, owner);
+        }
+        let peer = self.peer_mut(told.peer)?;
         let candidates = &mut peer.edge_mut().candidates;
         match candidates.iter_mut().find(|candidate| candidate.place == told.place) {
             Some(candidate) => *candidate = *told,
@@ -30,6 +45,19 @@ impl Forwarder {
         }
         self.place_candidate(now, told.peer.index, (told.place, path), 0);
         Ok(())
+    }
+
+    /// The path to a candidate by one of the worker's sockets in their turn.
+    fn path_of(&self, told: &PeerCandidate, turn: u8) -> Option<Path> {
+        self.sockets.path_to(told.remote, turn).map(|path| path.through(told.send_flow))
+    }
+
+    /// A peer is closed: nobody passes on for it any more.
+    pub(super) fn forget_candidates(&mut self, index: u32) {
+        let Some(peer) = self.peers.at(index) else { return };
+        for told in peer.candidates() {
+            self.demux.unbind_flow(told.receive_flow, FlowOwner::Candidate(index, told.place));
+        }
     }
 
     fn place_candidate(&mut self, now: Micros, index: u32, (place, path): (u8, Option<Path>), rounds: u8) {
@@ -63,7 +91,7 @@ impl Forwarder {
     pub(super) fn turn_candidate(&mut self, now: Micros, index: u32, place: u8, rounds: u8) {
         let Some(peer) = self.peers.at(index) else { return };
         let Some(told) = peer.candidates().iter().find(|candidate| candidate.place == place) else { return };
-        if let Some(path) = self.sockets.path_to(told.remote, rounds) {
+        if let Some(path) = self.path_of(told, rounds) {
             self.place_candidate(now, index, (place, Some(path)), rounds);
         }
     }

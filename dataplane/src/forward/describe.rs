@@ -45,6 +45,7 @@ impl Forwarder {
                 6 => self.slots.len(),
                 7 => self.routes.len(),
                 8 => self.taps.len(),
+                9 => self.relays.len(),
                 _ => {
                     out.report(Described { count: at.count }.into_report());
                     self.describing = None;
@@ -114,7 +115,11 @@ impl Forwarder {
                 records[0] = self.routes.at(index).map(|r| r.open.into());
                 records[1] = self.routes.at(index).and_then(|r| r.second).map(Command::from);
             }
-            _ => records[0] = self.taps.at(index).map(|&tap| tap.into()),
+            8 => records[0] = self.taps.at(index).map(|&tap| tap.into()),
+            _ => {
+                records[0] = self.relays.at(index).map(|relay| relay.open.into());
+                records[1] = self.relays.at(index).and_then(|relay| relay.rate).map(Command::from);
+            }
         }
         let count = records.into_iter().flatten().map(|command| out.report(Report::Echo(command))).count();
         // The event may have been lost to the full ring that this description makes up for.

@@ -154,6 +154,9 @@ impl Forwarder {
             Command::TapOpen(open) => self.open_tap(now, open, out)?,
             Command::TapClose(close) => self.close_tap(close.tap)?,
             Command::MirrorOpen(open) => self.open_mirror(open)?,
+            Command::RelayOpen(open) => self.open_relay(open)?,
+            Command::RelayRate(rate) => self.rate_relay(now, rate)?,
+            Command::RelayClose(close) => self.close_relay(close)?,
             Command::Reset(_) => self.reset(),
             Command::Describe(_) => self.describing = Some(Describing::default()),
             Command::Commit(_) => unreachable!("a commit is never staged"),
@@ -396,6 +399,7 @@ impl Forwarder {
             }
         }
         self.leave_link(id.index);
+        self.forget_candidates(id.index);
         let transport = self.peers.close(id.index, id.generation).expect("it was found above");
         self.link_is_gone(&transport);
         self.demux.unname(&transport.open.ufrag);
@@ -478,6 +482,7 @@ impl Forwarder {
 
     fn reset(&mut self) {
         self.taps.clear();
+        self.relays.clear();
         self.mirrored.clear();
         self.routes.clear();
         self.slots.clear();
@@ -529,6 +534,9 @@ fn index_of(command: &Command) -> u32 {
         Command::TapOpen(c) => c.tap.index,
         Command::TapClose(c) => c.tap.index,
         Command::MirrorOpen(c) => c.stream.index,
+        Command::RelayOpen(c) => c.relay.index,
+        Command::RelayRate(c) => c.relay.index,
+        Command::RelayClose(c) => c.relay.index,
         Command::Reset(_) | Command::Describe(_) | Command::Commit(_) => 0,
     }
 }

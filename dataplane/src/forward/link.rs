@@ -7,6 +7,7 @@ use proto::plane::{PeerEdge, Refusal};
 
 use super::Forwarder;
 use crate::config::Micros;
+use crate::demux::FlowOwner;
 use crate::outbox::Outbox;
 use crate::path::Path;
 use crate::paths::Paths;
@@ -26,7 +27,8 @@ impl Forwarder {
         if self.peer_mut(edge)?.edge_open().is_some() || edge == open.peer {
             return Err(Refusal::Malformed);
         }
-        if self.demux.peer_of_flow(receive_flow).is_some_and(|holder| holder != index) {
+        let owner = FlowOwner::Transport(index);
+        if self.demux.owner_of(receive_flow).is_some_and(|holder| holder != owner) {
             return Err(Refusal::Occupied);
         }
         self.leave_link(index);
@@ -38,7 +40,7 @@ impl Forwarder {
         peer.paths = Paths::of_link();
         peer.is_expired = false;
         peer.edge_mut().open = Some(*open);
-        self.demux.bind_flow(receive_flow, index);
+        self.demux.bind_flow(receive_flow, owner);
         let link = self.peers.at_mut(edge.index).expect("it was found above");
         link.edge_mut().transports.push(index);
         self.link_moved(now, edge.index, out);
@@ -48,7 +50,7 @@ impl Forwarder {
     /// A peer is a transport over no link any more.
     pub(super) fn leave_link(&mut self, index: u32) {
         let Some(open) = self.peers.at_mut(index).and_then(|peer| peer.edge.as_mut()?.open.take()) else { return };
-        self.demux.unbind_flow(open.receive_flow);
+        self.demux.unbind_flow(open.receive_flow, FlowOwner::Transport(index));
         if let Some(link) = self.peers.find_mut(open.edge.index, open.edge.generation) {
             link.edge_mut().transports.retain(|transport| *transport != index);
         }

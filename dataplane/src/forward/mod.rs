@@ -11,6 +11,7 @@ mod describe;
 mod edit;
 mod enter;
 mod fanout;
+mod flow;
 mod flush;
 mod keyframe;
 mod layered;
@@ -35,11 +36,12 @@ use proto::plane::{Command, Counter, Event, ExtensionIds, TapOpen};
 
 use self::describe::Describing;
 use self::fanout::{Pending, Waiting};
+use self::flow::Relay;
 pub use self::flush::{Counters, Flush};
 use crate::bucket::Bucket;
 use crate::config::{
-    MILLISECOND, Micros, PEERS_MAX, PUNT_BURST, PUNT_RATE, REPORT_INTERVAL, ROUTES_MAX, SLOTS_MAX, STAGED_MAX,
-    STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, WAITING_MAX,
+    MILLISECOND, Micros, PEERS_MAX, PUNT_BURST, PUNT_RATE, RELAYS_MAX, REPORT_INTERVAL, ROUTES_MAX, SLOTS_MAX,
+    STAGED_MAX, STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, WAITING_MAX,
 };
 use crate::demux::Demux;
 use crate::earlier::Earlier;
@@ -81,6 +83,7 @@ pub struct Forwarder {
     slots: Table<Slot>,
     routes: Table<Route>,
     taps: Table<TapOpen>,
+    relays: Table<Relay>,
     /// Mirrors of video that are open, by the other worker's publisher.
     mirrored: BTreeMap<(u16, PeerId), usize>,
     /// Which worker of its dataplane this is, and of how many.
@@ -125,6 +128,7 @@ impl Forwarder {
             slots: Table::new(SLOTS_MAX),
             routes: Table::new(ROUTES_MAX),
             taps: Table::new(TAPS_MAX),
+            relays: Table::new(RELAYS_MAX),
             mirrored: BTreeMap::new(),
             worker: (0, 1),
             demux: Demux::new(seed),

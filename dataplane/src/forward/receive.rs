@@ -1,6 +1,5 @@
 //! From a datagram to its fate: SRTP, RTX, and what other workers relay. Packets that are to be forwarded become pending.
 
-use proto::flow;
 use proto::plane::{Counter, Extension, ExtensionIds};
 
 use super::fanout::Arrived;
@@ -9,7 +8,7 @@ use crate::config::{FRAME_LEN, Micros, PAYLOAD_LEN_MAX, POLICE_KEYFRAME_INTERVAL
 use crate::demux;
 use crate::outbox::Outbox;
 use crate::packet::{RtpPacket, SrtpPacket, Unprotect};
-use crate::path::Datagram;
+use crate::path::{Datagram, Path};
 use crate::police;
 use crate::relay::{Message, Packet as RelayedPacket};
 use crate::rtcp::SenderClock;
@@ -50,45 +49,49 @@ impl Forwarder {
 
     /// A datagram's fate. `None`: nothing was done, because what is pending must be fanned out before.
     fn receive_datagram(&mut self, now: Micros, datagram: &mut Datagram<'_>, out: &mut Outbox) -> Option<Counter> {
-        let Some(kind) = demux::kind(datagram.bytes) else { return Some(Counter::DroppedUnknownProtocol) };
-        if kind == demux::Kind::Stun {
-            return Some(self.receive_stun(now, datagram.path, datagram.bytes, out));
+        self.receive_bytes(now, datagram.path, datagram.at, datagram.bytes, out)
+    }
+
+    /// The same of what came by a path, which may be that through another edge.
+    pub(super) fn receive_bytes(
+        &mut self,
+        now: Micros,
+        path: Path,
+        at: Micros,
+        bytes: &mut [u8],
+        out: &mut Outbox,
+    ) -> Option<Counter> {
+        let Some(kind) = demux::kind(bytes) else { return Some(Counter::DroppedUnknownProtocol) };
+        match kind {
+            demux::Kind::Stun => return Some(self.receive_stun(now, path, bytes, out)),
+            demux::Kind::Flow => return self.receive_in_flow(now, path, at, bytes, out),
+            _ => {}
         }
-        if kind == demux::Kind::Flow {
-            return self.receive_in_flow(now, datagram, out);
-        }
-        let Some(peer) = self.demux.peer_at(datagram.path) else { return Some(Counter::DroppedUnknownAddress) };
+        let Some(peer) = self.demux.peer_at(path) else { return Some(Counter::DroppedUnknownAddress) };
+        self.receive_of_peer(now, peer, kind, (path, at), bytes, out)
+    }
+
+    /// The same of a peer that is known: SRTP, SRTCP, or DTLS.
+    #[inline]
+    pub(super) fn receive_of_peer(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        kind: demux::Kind,
+        (path, at): (Path, Micros),
+        bytes: &mut [u8],
+        out: &mut Outbox,
+    ) -> Option<Counter> {
         let fate = match kind {
             demux::Kind::Rtp => {
-                let fate = self.receive_rtp(now, peer, datagram.at, datagram.bytes, out)?;
+                let fate = self.receive_rtp(now, peer, at, bytes, out)?;
                 self.send_lower_remb(peer, out);
                 fate
             }
-            demux::Kind::Rtcp => self.receive_rtcp(now, peer, datagram.at, datagram.bytes, out),
-            _ => return Some(self.receive_dtls(now, peer, datagram.path, datagram.bytes, out)),
+            demux::Kind::Rtcp => self.receive_rtcp(now, peer, at, bytes, out),
+            _ => return Some(self.receive_dtls(now, peer, path, bytes, out)),
         };
-        self.note_heard(now, peer, (datagram.path, datagram.bytes.len()), fate, out);
-        Some(fate)
-    }
-
-    /// A datagram of a transport between edges: what is behind the header is SRTP or SRTCP. `None` as in
-    /// [`receive_datagram`](Self::receive_datagram).
-    fn receive_in_flow(&mut self, now: Micros, datagram: &mut Datagram<'_>, out: &mut Outbox) -> Option<Counter> {
-        let flow = flow::parse(datagram.bytes);
-        let Some(peer) = flow.and_then(|flow| self.demux.peer_of_flow(flow)) else {
-            return Some(Counter::DroppedFlowUnknown);
-        };
-        if !self.is_of_link(peer, datagram.path) {
-            return Some(Counter::DroppedFlowSource);
-        }
-        let bytes = &mut datagram.bytes[flow::HEADER_LEN..];
-        let len = bytes.len();
-        let fate = match demux::kind(bytes) {
-            Some(demux::Kind::Rtp) => self.receive_rtp(now, peer, datagram.at, bytes, out)?,
-            Some(demux::Kind::Rtcp) => self.receive_rtcp(now, peer, datagram.at, bytes, out),
-            _ => return Some(Counter::DroppedUnknownProtocol),
-        };
-        self.note_heard(now, peer, (datagram.path, len), fate, out);
+        self.note_heard(now, peer, (path, bytes.len()), fate, out);
         Some(fate)
     }
 

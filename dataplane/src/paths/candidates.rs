@@ -82,6 +82,13 @@ impl Paths {
         placed
     }
 
+    /// The candidate of this number.
+    #[inline]
+    pub(crate) fn candidate(&self, place: u8) -> Option<Path> {
+        let is_there = |known: &&Known| known.candidate.is_some_and(|of| of.place == place);
+        self.known.iter().find(is_there).map(|known| known.path)
+    }
+
     /// A candidate that is to be asked: [`Paths::begin_check`].
     pub(crate) fn candidate_to_ask(&self) -> Option<Path> {
         let is_idle = |known: &&Known| known.candidate.is_some() && known.check.is_none();

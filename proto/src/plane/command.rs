@@ -7,7 +7,7 @@ use super::field::Field;
 use super::record::records;
 use super::value::{Codec, Direction, Gate, SrtpProfile};
 use super::{RECORD_LEN, Record};
-use crate::id::{Mid, PeerId, Pt, Rid, RouteId, SlotId, Ssrc, StreamId, TapId};
+use crate::id::{Mid, PeerId, Pt, RelayId, Rid, RouteId, SlotId, Ssrc, StreamId, TapId};
 
 /// Length of the ICE username fragment that we issue, bytes of ice-char: 48 bits of randomness (RFC 8445 §5.3 asks 24).
 pub const UFRAG_LEN: usize = 8;
@@ -294,6 +294,33 @@ records! {
             /// As in [`StreamOpen`].
             codec: Codec,
         }
+        /// Pass on datagrams of other edges in one direction, as they are, in another flow ([`crate::flow`]): they are neither opened nor
+        /// stored. Nothing is passed on before a [`RelayRate`] was told. Refused as occupied if the worker receives that flow already, as
+        /// unknown if it has no address of the family of `to`.
+        RelayOpen = 33 {
+            /// Its place in the worker's table.
+            relay: RelayId,
+            /// The flow in which they come.
+            flow: u64,
+            /// The address from which they come, and from no other.
+            from: SocketAddr,
+            /// Where they go, by the first of the worker's sockets that has an address of its family and scope.
+            to: SocketAddr,
+            /// The flow in which they go.
+            to_flow: u64,
+        }
+        /// How much a relay passes on. Another one takes its place; it goes with the relay.
+        RelayRate = 34 {
+            /// Which.
+            relay: RelayId,
+            /// Bit/s, without the headers of IP and UDP. A burst may be two seconds of it.
+            bps_max: u32,
+        }
+        /// Pass on no more.
+        RelayClose = 35 {
+            /// Which.
+            relay: RelayId,
+        }
         /// Close everything: what a controlplane says that adopts nothing.
         Reset = 11 {}
         /// Say what is installed: the worker echoes each open record ([`Report::Echo`](super::Report::Echo)) and ends with [`Described`](super::Described).
@@ -336,9 +363,10 @@ records! {
             place: u8,
             /// Its address. With port 0 there is none of this number any more.
             remote: SocketAddr,
-            /// The flow under which another edge passes on what is sent there, or 0: directly. Not used yet: others are refused as malformed.
+            /// The flow in which another edge, whose address it is, passes on what is sent there ([`RelayOpen`]); 0: it is the other
+            /// edge's own.
             send_flow: u64,
-            /// The flow under which another edge passes on what comes from there, or 0: directly. Not used yet, as above.
+            /// The flow in which it passes on what comes back; 0 as above. Refused as occupied if the worker receives it already.
             receive_flow: u64,
         }
         /// The peer is a transport over a link: another peer of this worker, which has candidates and DTLS ([`PeerCandidate`]). Its packets

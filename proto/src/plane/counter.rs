@@ -54,6 +54,8 @@ counters! {
     DroppedFlowUnknown => "dropped_flow_unknown",
     /// Datagrams between edges dropped because they came from an address that is not the other edge's.
     DroppedFlowSource => "dropped_flow_source",
+    /// Datagrams of other edges dropped because this worker passes on no more in their direction.
+    DroppedFlowRate => "dropped_flow_rate",
     /// Datagrams dropped because they are malformed STUN, or neither a Binding request nor a response.
     DroppedStunMalformed => "dropped_stun_malformed",
     /// Checks dropped because their USERNAME names no peer of this worker.
@@ -99,6 +101,11 @@ counters! {
 
     /// Packets tried under the next roll-over counter because the nearest one failed (RFC 3711 section 3.3.1).
     SrtpSecondTries => "srtp_second_tries",
+
+    /// Datagrams of other edges that were passed on, which are among those forwarded.
+    FlowsPassedOn => "flows_passed_on",
+    /// Bytes of the datagrams of other edges that were passed on.
+    FlowsPassedOnBytes => "flows_passed_on_bytes",
 
     /// Packets handed to other workers, counted once for each worker.
     Relayed => "relayed",

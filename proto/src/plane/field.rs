@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::id::{MID_LEN_MAX, Mid, PeerId, RouteId, SlotId, Ssrc, StreamId, TapId};
+use crate::id::{MID_LEN_MAX, Mid, PeerId, RelayId, RouteId, SlotId, Ssrc, StreamId, TapId};
 
 /// A value with a fixed wire size inside a record.
 pub(super) trait Field: Sized {
@@ -61,7 +61,7 @@ macro_rules! id_field {
         }
     )*};
 }
-id_field!(PeerId, StreamId, SlotId, RouteId, TapId);
+id_field!(PeerId, StreamId, SlotId, RouteId, TapId, RelayId);
 
 impl Field for Mid {
     const SIZE: usize = MID_LEN_MAX;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::header::Header;
 use super::neighbours::Neighbours;
 use super::netlink::{Device, Dump, Message, Netlink, ReadError};
-use crate::config::{Micros, PEERS_MAX, SECOND};
+use crate::config::{DESTINATIONS_MAX, Micros, SECOND};
 use crate::path::Path;
 
 /// How long a way is taken before the kernel is asked again: path MTUs change and expire without a word.
@@ -79,7 +79,7 @@ impl PeerRoutes {
             locals,
             queries: Netlink::for_queries()?,
             changes,
-            by_peer: vec![None; PEERS_MAX],
+            by_peer: vec![None; DESTINATIONS_MAX],
             neighbours: Neighbours::new(seed),
             version: 0,
             changes_at: 0,
