@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine with Rust:
 #   make run    builds, starts both planes and prints a link that opens a call
 #   make test   installs what the tests need and runs all of them
-# Others: make build, make bench, make lint, make deps (installs what the build needs), make test-deps (and what the tests need),
+# Others: make edges (several edges of one cluster with NATS, and a link to each: docs/EDGES.md), make build, make bench, make lint, make deps (installs what the build needs), make test-deps (and what the tests need),
 # make test-rust, test-loom, test-miri, test-schema, test-browsers, test-weak, test-interop, test-fresh (one part of the tests), make
 # attacks (tests/attacks in full), make fuzz (the property tests with new random cases, ROUNDS times, and each libFuzzer
 # target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures).
@@ -13,6 +13,9 @@ CARGO ?= cargo
 # Options of `uprtc run`, for example: make run ARGS="--listen 0.0.0.0:8080 --media-ip 192.0.2.1"
 ARGS ?=
 
+# How many edges `make edges` starts.
+EDGES ?= 3
+
 .DEFAULT_GOAL := build
 # How many rounds `make fuzz` runs, each with a new seed.
 ROUNDS ?= 10
@@ -21,7 +24,7 @@ SECONDS ?= 60
 # How many seeds `make sim` runs.
 SEEDS ?= 500
 
-.PHONY: build run test bench fuzz sim weak lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
+.PHONY: build run edges test bench fuzz sim weak lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
 
 export PYTHON CHROMIUM FIREFOX
 
@@ -30,6 +33,10 @@ build: deps
 
 run: build
 	$(CARGO) run --release --quiet -- run $(ARGS)
+
+# Several edges of one cluster on this machine. Python installs the nats-server, unless NATS_SERVER names one.
+edges: build
+	@tools/edges $(EDGES)
 
 # All tests use one profile (dev, with the optimisation of Cargo.toml), so that each dependency is built once.
 test: test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh

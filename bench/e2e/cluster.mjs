@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import { Peer } from './browser.mjs';
 import { Edge, until } from './edge.mjs';
 import { atTheEnd } from './opened.mjs';
 
@@ -82,6 +83,28 @@ export async function startCluster(count, optionsOf = () => []) {
     return known.length === count;
   })));
   return { nats, edges };
+}
+
+/**
+ * Joins with a page at this edge. The page measures, and on a busy machine another edge may have been nearer for a moment: then it is loaded again.
+ * @param {Edge} edge
+ * @param {import('playwright-core').Browser} browser
+ */
+export async function joinAt(edge, browser, room, name, number) {
+  const peer = await Peer.join(browser, await edge.url(room, name), number);
+  await staysAt(peer, edge.base);
+  return peer;
+}
+
+/** Loads a page again until it is in its room at this edge. */
+export async function staysAt(peer, base) {
+  const where = () => peer.page.evaluate(() => window.uprtc?.room.state === 'connected' && window.uprtc.room.edge?.url);
+  for (let loads = 1; ; loads += 1) {
+    const url = await until('the page is in the room', where);
+    if (url === base) return;
+    if (loads === 5) throw new Error(`it is at ${url} each time, and was to be at ${base}`);
+    await peer.page.reload();
+  }
 }
 
 function freePort() {

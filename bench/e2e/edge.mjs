@@ -11,7 +11,7 @@ import { atTheEnd } from './opened.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
-const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
+export const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 
-import { Peer, launch } from './browser.mjs';
-import { noCluster, startCluster } from './cluster.mjs';
+import { launch } from './browser.mjs';
+import { joinAt, noCluster, startCluster } from './cluster.mjs';
 import { Edge, sleep, until } from './edge.mjs';
 
 /** From the death of its edge until a client is in the room again. */
@@ -49,8 +49,7 @@ const note = (peer) => peer.page.evaluate(() => {
 });
 
 async function join(edge, room, number) {
-  const peer = await Peer.join(browser, await edge.url(room, `Peer ${number}`), number);
-  await until('the page is in the room', async () => (await look(peer)).state === 'connected');
+  const peer = await joinAt(edge, browser, room, `Peer ${number}`, number);
   await note(peer);
   return peer;
 }

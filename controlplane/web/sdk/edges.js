@@ -76,9 +76,15 @@ export class Edges {
     await this.#learn(this.#servers, CHOICE_MS_MAX);
     if (this.#known.length < 2) return;
     this.#refreshing ??= setInterval(() => void this.#learn([this.server], ANSWER_MS_MAX), REFRESH_MS);
-    const measured = await measure(toMeasure(this.#known, this.#known[0]), deadline - performance.now());
+    const asked = this.#known[0];
+    const measured = await measure(toMeasure(this.#known, asked), deadline - performance.now());
     // If nobody answered in time, the address that was given is as good as any.
     this.current = nearest(measured);
+    if (!asked || !this.current || this.current === asked || !measured.includes(asked)) return;
+    // A round trip that was late by chance is no reason to leave the edge that was asked.
+    const two = [asked, this.current];
+    await measure(two, deadline - performance.now(), true);
+    this.current = nearest(two);
   }
 
   /**
@@ -189,9 +195,10 @@ export function toMeasure(edges, first) {
  * Measures edges beside each other.
  * @param {Known[]} edges
  * @param {number} ms
+ * @param {boolean} [isAgain] Once more: the shorter round trip counts.
  * @returns {Promise<Known[]>} Those that answered in time, in the given order.
  */
-async function measure(edges, ms) {
+async function measure(edges, ms, isAgain = false) {
   const began = performance.now();
   /** @type {() => void} */
   let stop = () => {};
@@ -199,14 +206,14 @@ async function measure(edges, ms) {
   const timers = [setTimeout(stop, Math.max(0, ms))];
   const signal = AbortSignal.timeout(Math.max(1, Math.ceil(ms)));
   const measuring = edges.map(async (edge) => {
-    await ping(edge.url, signal);
-    edge.rttMs = await ping(edge.url, signal);
+    if (!isAgain) await ping(edge.url, signal); // Opens the connection.
+    edge.rttMs = Math.min(edge.rttMs ?? Infinity, await ping(edge.url, signal));
     // Who takes more than twice as long as the first is not as near.
     timers.push(setTimeout(stop, performance.now() - began + 50));
   });
-  for (const edge of edges) edge.rttMs = undefined;
+  if (!isAgain) for (const edge of edges) edge.rttMs = undefined;
   await Promise.race([Promise.allSettled(measuring), stopped]);
-  timers.forEach(clearTimeout);
+  for (const timer of timers) clearTimeout(timer);
   return edges.filter(({ rttMs }) => rttMs !== undefined);
 }
 
