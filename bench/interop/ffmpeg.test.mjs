@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -21,6 +22,19 @@ test('ffmpeg publishes H.264 and Opus by WHIP', { timeout: 90_000 }, async () =>
   const muxer = ffmpegPublisher(await scene.whip('ffmpeg'), NUMBER);
   await scene.chromiumReceives(muxer, NUMBER);
   assert.equal(await scene.codecReceived(), 'video/H264');
+  await scene.leaves(muxer, ffmpegLeaves);
+});
+
+// What an edge answers that is busy (docs/OPERATING.md, "Cluster"): the other edge is at another host, and needs the token again.
+test('ffmpeg follows a redirect to another edge, and sends its token there', { timeout: 90_000 }, async () => {
+  const [url, token] = await scene.whip('ffmpeg');
+  const busy = createServer((request, response) => {
+    request.resume().on('end', () => response.writeHead(307, { location: `${url}?redirected=1` }).end());
+  });
+  await new Promise((resolve) => busy.listen(0, '127.0.0.1', resolve));
+  atTheEnd(() => busy.close());
+  const muxer = ffmpegPublisher([`http://localhost:${busy.address().port}/whip/ffmpeg`, token], NUMBER);
+  await scene.chromiumReceives(muxer, NUMBER);
   await scene.leaves(muxer, ffmpegLeaves);
 });
 
