@@ -97,6 +97,26 @@ test('an edge that answers nothing any more, and closes nothing, is left within 
   await until('all edges are there again', async () => (await (await fetch(`${edges[0].base}/v1/edges`)).json()).edges.length === 3);
 });
 
+// As if the client's own network were away: nobody answers, and then everybody.
+test('while no edge answers no client leaves its own', { skip: noCluster, timeout: 60_000 }, async () => {
+  const peer = await join(edges[0], 'away', 6);
+  for (const edge of edges) await edge.signal('SIGSTOP');
+  try {
+    await until('nothing arrives', async () => (await look(peer)).state === 'interrupted');
+    await sleep(2_000);
+    assert.equal((await look(peer)).state, 'interrupted');
+  } finally {
+    await Promise.all(edges.map((edge) => edge.signal('SIGCONT')));
+  }
+  await until('it is back', async () => (await look(peer)).state === 'connected');
+  await sleep(2_000);
+  const { state, edge, changes } = await look(peer);
+  assert.deepEqual([state, edge.name, changes], ['connected', 'e1', []]);
+  assert.equal((await peer.offers()).connections, 1);
+  await peer.close();
+  await until('all edges are there again', async () => (await (await fetch(`${edges[0].base}/v1/edges`)).json()).edges.length === 3);
+});
+
 test('an edge is killed, and its clients are in the room at another one within five seconds', { skip: noCluster, timeout: 90_000 }, async () => {
   const peers = [await join(edges[0], 'move', 3), await join(edges[0], 'move', 4)];
   // One sends nothing: its path is quiet between the checks of ICE.
