@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// What the engine wants done in the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
@@ -83,7 +85,7 @@ pub enum News {
 }
 
 /// Who says something: a node, in the run that began with its process.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Sender {
     /// Its name.
     pub node: String,

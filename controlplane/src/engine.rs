@@ -11,6 +11,7 @@
 mod absence;
 mod adopt;
 mod describe;
+mod edges;
 mod end;
 mod grants;
 mod input;
@@ -36,6 +37,7 @@ use proto::link::Addresses;
 use proto::plane::Command;
 use proto::signal::{Kind, ServerSignal};
 
+use self::edges::{Abroad, Edges};
 use self::settle::Changes;
 use self::sockets::Sockets;
 use crate::dtls::Identity;
@@ -88,6 +90,8 @@ struct Hosted {
     speakers: Speakers,
     /// When to look at who speaks.
     voices_due: Option<Instant>,
+    /// What other edges have to do with it.
+    abroad: Abroad,
 }
 
 /// What waits for a time.
@@ -101,6 +105,10 @@ enum Timer {
     Token(Handle),
     /// Rooms in which somebody speaks.
     Voices,
+    /// Rooms that other edges have, too.
+    Abroad,
+    /// Offers that wait for a seat.
+    Seats,
 }
 
 /// A timer that is due again at once waits this long all the same, so that no mistake becomes a busy loop.
@@ -122,6 +130,7 @@ pub struct Engine {
     /// Resources whose peer has ended.
     ended: EndedSessions,
     sockets: Sockets,
+    edges: Edges,
     gate: Gate<Handle>,
     /// When the log was last told of a room that has its part of the handshakes.
     over_share_told: Option<Instant>,
@@ -159,6 +168,7 @@ impl Engine {
             sessions: BTreeMap::new(),
             ended: EndedSessions::default(),
             sockets: Sockets::default(),
+            edges: Edges::default(),
             over_share_told: None,
             timers: Timers::new(),
             changes: Changes::default(),
@@ -212,7 +222,7 @@ impl Engine {
                 self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
                 self.watch_tokens(now);
             }
-            Input::Cluster(_) => {}
+            Input::Cluster(news) => self.cluster(now, news),
             Input::Stop => self.stop(now),
         }
     }
@@ -237,6 +247,8 @@ impl Engine {
                 Timer::Peer(handle) => self.peer_due(now, handle),
                 Timer::Token(handle) => self.token_due(now, handle),
                 Timer::Voices => self.voices_due(now),
+                Timer::Abroad => self.look_abroad(now),
+                Timer::Seats => self.seats_due(now),
             }
         }
     }

@@ -40,6 +40,25 @@ pub(crate) struct Member {
     pub(crate) from: Vec<String>,
     /// How it shows the videos of others, as it said last ([`crate::shown`]).
     pub(crate) shown: Vec<ShownVideo>,
+    /// Through which other edge it is in the room, if it is so. Then it has no slots here, and its tracks come over a link.
+    pub(crate) elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// The edge of a member that is in the room through another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Elsewhere {
+    /// The name of its node.
+    pub(crate) node: String,
+    /// What all slots for video of the member can show; `None` if it has none.
+    pub(crate) shows: Option<Vec<Codec>>,
+}
+
+impl Elsewhere {
+    /// What all its slots for video can show, as rooms name it.
+    pub(crate) fn shown(&self) -> Option<Vec<VideoCodec>> {
+        let shows = self.shows.as_ref()?;
+        Some(VideoCodec::ALL.into_iter().filter(|&video| shows.contains(&codec_of(video))).collect())
+    }
 }
 
 /// What stands for how a name looks: names that people take for the same have the same. Compared with each newcomer's, so it is
@@ -223,6 +242,9 @@ impl TryFrom<SlotEntry> for Slot {
 impl Member {
     /// Whether its video slots can show a codec; `None` if it has no video slots, or may not use them.
     pub(crate) fn shows(&self, codec: Codec) -> Option<bool> {
+        if let Some(elsewhere) = &self.elsewhere {
+            return elsewhere.shows.as_ref().map(|shown| shown.contains(&codec));
+        }
         let is_video = |slot: &&Slot| slot.kind == Kind::Video && !slot.is_paused && self.grant.subscribe;
         let mut videos = self.slots.iter().filter(is_video).peekable();
         videos.peek()?;

@@ -108,6 +108,7 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     registry(&mut page, sample.registry);
     if let Some(figures) = &sample.cluster {
         cluster(&mut page, figures, sample.registry.unsaid);
+        edges(&mut page, &sample.snapshot);
     }
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
@@ -188,6 +189,31 @@ fn registry(page: &mut Page, figures: RegistryFigures) {
     page.gauge("uprtc_registry_unsaved", unsaved, u8::from(figures.is_unsaved));
     let left_out = "Entries of registry.json that could not be read at the start and were set aside.";
     page.gauge("uprtc_registry_left_out", left_out, figures.left_out);
+}
+
+/// What is shared with other edges.
+fn edges(page: &mut Page, snapshot: &Snapshot) {
+    page.gauge("uprtc_edge_links", "Links to workers of other edges now.", snapshot.links);
+    let transports = "Transports over links now: each of one publisher, to another edge or from one.";
+    page.gauge("uprtc_edge_transports", transports, snapshot.edge_transports);
+    page.gauge("uprtc_edge_people", "People who are in rooms here through other edges now.", snapshot.elsewhere);
+    let totals = &snapshot.totals;
+    for (name, help, value) in [
+        ("uprtc_edge_connections_total", "DTLS connections to other edges that were made.", totals.links_connected),
+        ("uprtc_edge_connections_failed_total", "DTLS connections to other edges that failed.", totals.links_failed),
+        (
+            "uprtc_edge_messages_refused_total",
+            "Messages of other edges that were malformed or out of bounds.",
+            totals.edge_messages_refused,
+        ),
+        (
+            "uprtc_edge_people_left_out_total",
+            "People elsewhere, or edges that want somebody's media, for whom a worker had no room.",
+            totals.people_left_out,
+        ),
+    ] {
+        page.counter(name, help, value);
+    }
 }
 
 fn cluster(page: &mut Page, figures: &ClusterFigures, unsaid: usize) {

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use proto::id::PeerId;
-use proto::plane::{Direction, PeerKeys};
+use proto::plane::{Direction, PeerKeys, SrtpProfile};
 use proto::signal::PeerState;
 
-use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, fingerprint_matches};
+use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, KeyMaterial, TransportKeys, fingerprint_matches};
 use crate::negotiated::Negotiated;
 use crate::sdp::{Fingerprint, Offer, Setup};
 use crate::session::SessionHash;
@@ -117,7 +117,7 @@ pub(crate) enum Progress {
 
 impl Transport {
     /// A transport that was answered just now.
-    fn answered(fingerprints: Vec<Fingerprint>, ours: Setup, deadline: Instant) -> Self {
+    pub(crate) fn answered(fingerprints: Vec<Fingerprint>, ours: Setup, deadline: Instant) -> Self {
         Self {
             state: PeerState::New,
             fingerprints,
@@ -129,7 +129,7 @@ impl Transport {
     }
 
     /// A transport that an earlier controlplane connected. Its DTLS state is gone and not needed any more.
-    fn adopted(deadline: Option<Instant>) -> Self {
+    pub(crate) fn adopted(deadline: Option<Instant>) -> Self {
         Self {
             state: PeerState::Connected,
             fingerprints: Vec::new(),
@@ -219,6 +219,11 @@ impl Transport {
         }
     }
 
+    /// The handshake's connection, once there is one.
+    pub(crate) fn dtls(&self) -> Option<&Dtls> {
+        self.dtls.as_ref()
+    }
+
     /// The socket is back: an adopted peer has proved that it lives.
     pub(crate) fn resumed(&mut self) {
         if self.is_connected() {
@@ -239,12 +244,21 @@ impl Transport {
 }
 
 /// The keys of a handshake as the worker takes them, both ways.
-pub(crate) fn keys_of(peer: PeerId, connected: &Connected) -> [PeerKeys; 2] {
-    [(Direction::Rx, &connected.rx), (Direction::Tx, &connected.tx)].map(|(direction, material)| PeerKeys {
+pub(crate) fn keys_of(peer: PeerId, Connected { profile, rx, tx, .. }: &Connected) -> [PeerKeys; 2] {
+    as_taken(peer, *profile, rx, tx)
+}
+
+/// The same of a transport over a link.
+pub(crate) fn keys_of_transport(peer: PeerId, TransportKeys { profile, rx, tx }: &TransportKeys) -> [PeerKeys; 2] {
+    as_taken(peer, *profile, rx, tx)
+}
+
+fn as_taken(peer: PeerId, profile: SrtpProfile, rx: &KeyMaterial, tx: &KeyMaterial) -> [PeerKeys; 2] {
+    [(Direction::Rx, rx), (Direction::Tx, tx)].map(|(direction, KeyMaterial { key, salt })| PeerKeys {
         peer,
         direction,
-        profile: connected.profile,
-        key: material.key,
-        salt: material.salt,
+        profile,
+        key: *key,
+        salt: *salt,
     })
 }

@@ -160,6 +160,11 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
+    /// As another edge has judged it.
+    pub(crate) fn told(quality: Quality) -> Judge {
+        Judge { quality, otherwise: 0 }
+    }
+
     /// As it is shown.
     pub(crate) fn quality(self) -> Quality {
         self.quality

@@ -36,6 +36,12 @@ pub struct Snapshot {
     pub sockets: usize,
     /// DTLS handshakes under way.
     pub half_open: usize,
+    /// Ends of links to other edges.
+    pub links: usize,
+    /// Transports over them: each of one publisher, to another edge or from one.
+    pub edge_transports: usize,
+    /// People who are in rooms here through other edges.
+    pub elsewhere: usize,
     /// Since the engine began.
     pub totals: Totals,
 }
@@ -182,6 +188,14 @@ pub struct Totals {
     pub handshakes_over_share: u64,
     /// Commands that a worker refused.
     pub commands_refused: u64,
+    /// Connections to other edges that were made.
+    pub links_connected: u64,
+    /// Tries to make one that failed.
+    pub links_failed: u64,
+    /// Messages of other edges that were malformed or out of bounds.
+    pub edge_messages_refused: u64,
+    /// People elsewhere, and edges that want somebody's media, for whom a worker had no room.
+    pub people_left_out: u64,
 }
 
 #[cfg(test)]

@@ -29,6 +29,11 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    /// Whether a key has a deadline.
+    pub(crate) fn is_set(&self, key: K) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|&(deadline, _)| deadline)

@@ -51,8 +51,18 @@ pub(crate) struct Wiring {
 impl Wiring {
     /// Opens what the assignments of a room need, and closes what they do not. Nothing is carried to members without keys:
     /// a route would only drop packets, and the keyframe that opens a picture would be spent on nobody.
-    pub(crate) fn update(&mut self, room: &Room, is_connected: impl Fn(PeerId) -> bool, workers: &mut Workers) {
-        let wanted = wanted(room, is_connected);
+    /// `abroad`: what other edges are sent, each stream and the slot where it goes.
+    pub(crate) fn update<'a>(
+        &mut self,
+        room: &'a Room,
+        abroad: impl Iterator<Item = (StreamId, &'a Slot)>,
+        is_connected: impl Fn(PeerId) -> bool,
+        workers: &mut Workers,
+    ) {
+        let mut wanted = wanted(room, is_connected);
+        for (stream, slot) in abroad {
+            want(&mut wanted, stream, slot);
+        }
         self.close_where(|key| !wanted.contains_key(key), workers);
         if wanted.len() == self.legs.len() {
             return;
@@ -92,6 +102,17 @@ impl Wiring {
         self.close_where(is_its_own, workers);
     }
 
+    /// Slots are about to be closed: closes what went to them.
+    pub(crate) fn leave_slots(&mut self, is_meant: impl Fn(SlotId) -> bool, workers: &mut Workers) {
+        self.close_where(|(_, target)| matches!(*target, Target::Slot(slot) if is_meant(slot)), workers);
+    }
+
+    /// Whether a stream goes anywhere.
+    pub(crate) fn carries(&self, stream: StreamId) -> bool {
+        let at = self.legs.partition_point(|((of_leg, _), _)| *of_leg < stream);
+        self.legs.get(at).is_some_and(|((of_leg, _), _)| *of_leg == stream)
+    }
+
     /// A worker is gone, and not among `workers` any more: closes on the others what came from there or went there.
     pub(crate) fn lose_worker(&mut self, worker: usize, workers: &mut Workers) {
         let is_lost = |&(stream, target): &Key| {
@@ -125,11 +146,7 @@ impl Wiring {
     /// Takes over a route that is installed, if both of its ends are of this room and its slot is empty, or has another encoding
     /// of the same track: what is seen in it stays there.
     pub(crate) fn adopt_route(&mut self, room: &mut Room, route: &RouteOpen, plan: &mut Plan) {
-        let mirrored = self.legs.iter().find_map(|((stream, _), leg)| match leg {
-            Leg::Relay { mirror, .. } if *mirror == route.stream => Some(*stream),
-            _ => None,
-        });
-        let stream = mirrored.unwrap_or(route.stream);
+        let stream = self.origin_of(route.stream);
         let Some(track) = room.track(stream).map(|(_, track)| track.stream) else { return };
         let mut slots = room.slots_mut();
         let is_free = |slot: &Slot| slot.carries.is_none_or(|carried| carried == track);
@@ -139,6 +156,23 @@ impl Wiring {
             slot.carries = Some(track);
             self.insert((stream, Target::Slot(slot.slot)), Leg::Route(route.route));
         }
+    }
+
+    /// The same of a route that leads to another edge, whose slot carries one stream and no other.
+    pub(crate) fn adopt_route_abroad(&mut self, room: &Room, route: &RouteOpen, plan: &mut Plan) {
+        let stream = self.origin_of(route.stream);
+        if room.track(stream).is_some() && plan.adopt_route(route) {
+            self.insert((stream, Target::Slot(route.slot)), Leg::Route(route.route));
+        }
+    }
+
+    /// The stream that a route starts from, where it comes in: the route may start from its mirror.
+    fn origin_of(&self, here: StreamId) -> StreamId {
+        let mirrored = self.legs.iter().find_map(|((stream, _), leg)| match leg {
+            Leg::Relay { mirror, .. } if *mirror == here => Some(*stream),
+            _ => None,
+        });
+        mirrored.unwrap_or(here)
     }
 
     /// Opens the route into a slot from where the stream is on the slot's worker.
@@ -218,14 +252,19 @@ fn wanted(room: &Room, is_connected: impl Fn(PeerId) -> bool) -> BTreeMap<Key, O
         let track = in_several.get(&carried);
         let only = track.is_none().then_some(carried);
         for stream in only.into_iter().chain(track.into_iter().flat_map(|track| track.streams())) {
-            let worker = slot.slot.worker();
-            if let Some(worker) = u16::try_from(worker).ok().filter(|_| stream.worker() != worker) {
-                wanted.insert((stream, Target::Worker(worker)), None);
-            }
-            wanted.insert((stream, Target::Slot(slot.slot)), Some(slot));
+            want(&mut wanted, stream, slot);
         }
     }
     wanted
+}
+
+/// A stream goes into a slot, over the slot's worker.
+fn want<'a>(wanted: &mut BTreeMap<Key, Option<&'a Slot>>, stream: StreamId, slot: &'a Slot) {
+    let worker = slot.slot.worker();
+    if let Some(worker) = u16::try_from(worker).ok().filter(|_| stream.worker() != worker) {
+        wanted.insert((stream, Target::Worker(worker)), None);
+    }
+    wanted.insert((stream, Target::Slot(slot.slot)), Some(slot));
 }
 
 /// Has a stream of a track of `publisher` handed on to another worker; `None` if a table is full.

@@ -777,7 +777,8 @@ async fn a_token_that_is_brought_to_a_socket_is_checked_as_at_the_door() {
     let whose = Whose::Token(revoked.identity());
     let revocation = Revocation { room: "demo".into(), whose, issued_until: revoked.iat };
     registry.change(|rules| rules.revocations.add(revocation)).unwrap();
-    let mut server = Server::on(Limits::default(), SiteSettings { registry, ..SiteSettings::default() }).await;
+    let mut server =
+        Server::on(Limits::default(), SiteSettings { registry: registry.into(), ..SiteSettings::default() }).await;
     let (mut client, _outgoing) = server.join().await;
     let bring = |token: String| Message::text(format!(r#"{{"type":"token","token":"{token}"}}"#));
 

@@ -2,6 +2,13 @@
 //! `uprtc run`, which prove by marks in the media that each hears and sees the others to the byte, in order and
 //! without a hole, while things happen around them.
 
+mod across;
+#[path = "../harness/mod.rs"]
+#[allow(dead_code)]
+mod harness;
+#[path = "../nodes/nats.rs"]
+#[allow(dead_code)]
+mod nats;
 #[path = "../require/mod.rs"]
 mod require;
 mod server;

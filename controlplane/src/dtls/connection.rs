@@ -11,7 +11,7 @@ use super::context::{self, Role};
 use super::error::DtlsError;
 use super::ffi;
 use super::identity::Identity;
-use super::keys::{self, KeyMaterial};
+use super::keys::{self, KeyMaterial, NAME_LEN};
 use super::wire::Wire;
 
 /// Something that the caller must know.
@@ -39,6 +39,17 @@ pub struct Connected {
     /// The peer's certificate, DER. The peer has proved that it holds the key; that it is the peer of the signalling
     /// is for the caller to check, by [`fingerprint_matches`](super::fingerprint_matches), before it uses the keys.
     pub peer_certificate_der: Vec<u8>,
+}
+
+/// SRTP keys of one transport, both ways.
+#[derive(Debug)]
+pub struct TransportKeys {
+    /// How SRTP is protected.
+    pub profile: SrtpProfile,
+    /// Key of what the other end sends.
+    pub rx: KeyMaterial,
+    /// Key of what we send.
+    pub tx: KeyMaterial,
 }
 
 /// A protocol version.
@@ -148,6 +159,19 @@ impl Dtls {
         self.state == State::Connected
     }
 
+    /// Keys of a transport of its own under this connection: others for each context (RFC 5705 §4), and the same at both ends. `None` while
+    /// it is not connected.
+    pub fn export(&self, context: &[u8]) -> Option<TransportKeys> {
+        let keys::SrtpKeys { profile, rx, tx } =
+            self.is_connected().then(|| keys::export(self.stream.ssl(), self.role, Some(context)))?.ok()?;
+        Some(TransportKeys { profile, rx, tx })
+    }
+
+    /// What both ends call this connection, and nobody else knows. `None` while it is not connected.
+    pub fn name(&self) -> Option<[u8; NAME_LEN]> {
+        self.is_connected().then(|| keys::name(self.stream.ssl()))?.ok()
+    }
+
     /// Ends the connection; a connected peer is told so (`close_notify`, to be transmitted). No event follows.
     pub fn close(&mut self) {
         if self.state == State::Connected {
@@ -199,7 +223,7 @@ impl Dtls {
             Some(SslVersion::DTLS1_3) => DtlsVersion::V1_3,
             _ => DtlsVersion::V1_2,
         };
-        let keys = keys::export(ssl, self.role)?;
+        let keys = keys::export(ssl, self.role, None)?;
         Ok(Connected { version, profile: keys.profile, rx: keys.rx, tx: keys.tx, peer_certificate_der })
     }
 

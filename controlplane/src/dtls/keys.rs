@@ -13,6 +13,10 @@ use super::error::DtlsError;
 /// Exporter label (RFC 5764 §4.2).
 const LABEL: &str = "EXTRACTOR-dtls_srtp";
 
+/// Bytes of a connection's name, and the label under which it is exported (RFC 5705 §4: labels of applications begin so).
+pub const NAME_LEN: usize = 16;
+const NAME_LABEL: &str = "EXPORTER-uprtc-connection";
+
 /// Master key and salt of one direction. Wiped when dropped; never shown by `Debug`.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct KeyMaterial {
@@ -37,19 +41,27 @@ pub(super) struct SrtpKeys {
     pub(super) tx: KeyMaterial,
 }
 
-/// The SRTP profile of a finished handshake and the keys of both directions.
-pub(super) fn export(ssl: &SslRef, role: Role) -> Result<SrtpKeys, DtlsError> {
+/// The SRTP profile of a finished handshake and the keys of both directions. With a context they are others than without, and for each
+/// context others (RFC 5705 §4).
+pub(super) fn export(ssl: &SslRef, role: Role, context: Option<&[u8]>) -> Result<SrtpKeys, DtlsError> {
     let profile = selected_profile(ssl).ok_or(DtlsError::NoSrtpProfile)?;
     let (key_len, salt_len) = lengths(profile);
     let mut block = Zeroizing::new([0; 2 * (KEY_LEN_MAX + SALT_LEN_MAX)]);
     let block = &mut block[..2 * (key_len + salt_len)];
-    ssl.export_keying_material(block, LABEL, None).map_err(DtlsError::setup("export SRTP keys"))?;
+    ssl.export_keying_material(block, LABEL, context).map_err(DtlsError::setup("export SRTP keys"))?;
     let (client, server) = split(block, key_len, salt_len);
     let (rx, tx) = match role {
         Role::Server => (client, server),
         Role::Client => (server, client),
     };
     Ok(SrtpKeys { profile, rx, tx })
+}
+
+/// What both ends of a connection know and nobody else can say: by it they see that they mean the same one.
+pub(super) fn name(ssl: &SslRef) -> Result<[u8; NAME_LEN], DtlsError> {
+    let mut name = [0; NAME_LEN];
+    ssl.export_keying_material(&mut name, NAME_LABEL, None).map_err(DtlsError::setup("export a name"))?;
+    Ok(name)
 }
 
 fn selected_profile(ssl: &SslRef) -> Option<SrtpProfile> {

@@ -44,8 +44,8 @@ mod identity;
 mod keys;
 mod wire;
 
-pub use connection::{Connected, Dtls, DtlsEvent, DtlsVersion};
+pub use connection::{Connected, Dtls, DtlsEvent, DtlsVersion, TransportKeys};
 pub use error::DtlsError;
 pub use fingerprint::{FingerprintError, fingerprint_matches};
 pub use identity::Identity;
-pub use keys::KeyMaterial;
+pub use keys::{KeyMaterial, NAME_LEN};

@@ -131,7 +131,7 @@ impl Engine {
     /// Whether a peer goes when another one would be refused for it.
     fn gives_way(&self, handle: &Handle) -> bool {
         let is_silent = |peer| self.workers.get(&handle.worker).is_some_and(|worker| worker.plan.is_peer_silent(peer));
-        self.sockets.of(*handle).is_none() && is_silent(handle.peer)
+        self.peers.contains_key(handle) && self.sockets.of(*handle).is_none() && is_silent(handle.peer)
     }
 
     fn give_way(&mut self, handle: Handle) {
@@ -185,7 +185,8 @@ impl Engine {
 pub(super) fn of_room(room: &Room, speakers: &Speakers, workers: &Workers, sockets: &Sockets) -> Absence {
     let (speaking, spoke) = (speakers.placed().into_iter().collect(), speakers.recent().collect());
     let mut absence = Absence { speaking, spoke, ..Absence::default() };
-    for member in room.members() {
+    // Whether others elsewhere are there, their own edges know, and of what is not wanted nothing comes.
+    for member in room.members().iter().filter(|member| member.elsewhere.is_none()) {
         let Some(worker) = workers.get(&member.peer.worker()) else { continue };
         let silent = member.published().filter(|track| track.is_silent(&worker.plan));
         absence.silent.extend(silent.map(|track| track.stream));

@@ -47,7 +47,7 @@ impl Engine {
         for (slot, bytes) in journal {
             let is_adopted = Entry::read(slot, &bytes).is_some_and(|entry| self.adopt_peer(now, index, entry));
             peers += usize::from(is_adopted);
-            if !is_adopted {
+            if !is_adopted && !self.hold_edge_entry(index, slot, &bytes) {
                 self.outputs.push_back(Output::Journal { worker: index, slot, bytes: None });
             }
         }
@@ -55,6 +55,7 @@ impl Engine {
             self.happened(Happening::Adopted { worker: index, peers });
         }
         if self.is_ready() {
+            self.adopt_edges(now);
             self.adopt_media();
         }
     }
@@ -106,6 +107,7 @@ impl Engine {
             from: entry.from,
             hears: entry.hears,
             shown: Vec::new(), // Known when it is known what its slots carry.
+            elsewhere: None,
         };
         self.enter_room(&entry.room, member);
         self.set_clock(handle);
@@ -155,9 +157,17 @@ impl Engine {
                 room_of.insert(slot.slot, name.clone());
             }
         }
+        let mut export_of: BTreeMap<SlotId, String> = BTreeMap::new();
+        for (name, hosted) in &self.rooms {
+            export_of.extend(hosted.abroad.slots().map(|slot| (slot, name.clone())));
+        }
         let route = |command: &Command| if let Command::RouteOpen(open) = command { Some(*open) } else { None };
         for worker in self.workers.values_mut() {
             for route in worker.plan.installed(route) {
+                let of_export = export_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name));
+                if let Some(Hosted { room, wiring, .. }) = of_export {
+                    wiring.adopt_route_abroad(room, &route, &mut worker.plan);
+                }
                 let of_slot = room_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name));
                 if let Some(Hosted { room, wiring, .. }) = of_slot {
                     wiring.adopt_route(room, &route, &mut worker.plan);

@@ -37,6 +37,9 @@ impl Engine {
             codecs: self.settings.codecs,
             sockets: self.sockets.len(),
             half_open: self.gate.half_open(),
+            links: self.link_count(),
+            edge_transports: self.edge_transport_count(),
+            elsewhere: self.elsewhere_count(),
             totals: self.totals,
         }
     }

@@ -38,18 +38,30 @@ impl Engine {
 
     /// Takes a peer out of a room, which ends with its last one. What the peer has on its worker stands.
     pub(super) fn leave_room(&mut self, handle: Handle, name: &str, reason: LeaveReason) -> Option<Member> {
-        let Hosted { room, roster, wiring, speakers, .. } = self.rooms.get_mut(name)?;
+        let Hosted { room, roster, wiring, speakers, abroad, .. } = self.rooms.get_mut(name)?;
         let member = room.leave(handle.peer)?;
+        if member.elsewhere.is_none() {
+            abroad.left(&member.id, reason);
+        }
         roster.left(handle.peer, member.id.clone(), reason);
         speakers.leave(handle.peer);
         // At once: what a worker reports next of these routes is not about those who stay.
         wiring.leave(&member, &mut self.workers);
-        if room.members().is_empty() {
+        if member.elsewhere.is_none() {
+            self.close_exports(name, |export| export.want.peer == member.id);
+        }
+        let is_own = |other: &Member| other.elsewhere.is_none();
+        let has_left = member.elsewhere.is_none();
+        if member.elsewhere.is_none() && !self.room(name).is_some_and(|room| room.members().iter().any(is_own)) {
+            self.leave_to_others(name);
             if let Some(Hosted { wiring, .. }) = self.rooms.remove(name) {
                 wiring.close_all(&mut self.workers);
             }
         } else {
             self.slots_changed(name);
+        }
+        if has_left {
+            self.seat_returned(name);
         }
         Some(member)
     }
@@ -83,6 +95,7 @@ impl Engine {
         if self.workers.remove(&index).is_none() {
             return;
         }
+        self.lose_edges_on(index);
         for Hosted { wiring, .. } in self.rooms.values_mut() {
             wiring.lose_worker(index, &mut self.workers);
         }

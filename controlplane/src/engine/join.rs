@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use proto::signal::{ErrorCode, ServerSignal, TrackDescription};
 
+use super::edges::Abroad;
 use super::resource::ResourceError;
 use super::sockets::Guest;
 use super::{Engine, Handle, Hosted, SocketId, Timer};
+use crate::edges::seats::Seat;
 use crate::happening::Access;
 use crate::ids::SlabId;
 use crate::member::{Looks, Member};
@@ -45,6 +47,19 @@ impl Engine {
         tracks: &[TrackDescription],
     ) -> Result<(), Refusal> {
         let room = guest.room.clone();
+        match self.seat_in(now, &room) {
+            Seat::Free => {}
+            Seat::Wait => {
+                self.wait_for_seat(socket, &room, sdp, tracks);
+                return Ok(());
+            }
+            Seat::Full if self.would_make_way(&room, &guest.grant) => {}
+            Seat::Full => {
+                let peers_max = self.settings_of(&room).peers_max;
+                let message = format!("the room has its limit of {peers_max} peers");
+                return Err(Refusal::new(ErrorCode::RoomFull, message));
+            }
+        }
         let grant = guest.grant.clone();
         let read = |engine: &Engine| {
             let codecs = engine.codecs_of(&room);
@@ -114,6 +129,7 @@ impl Engine {
                 hears: negotiation.hears(),
                 from: Vec::new(),
                 shown: Vec::new(),
+                elsewhere: None,
             },
             sdp,
         })
@@ -133,15 +149,20 @@ impl Engine {
     /// A member comes into a room, which begins with its first one.
     pub(super) fn enter_room(&mut self, name: &str, member: Member) {
         let codecs = self.codecs_of(name);
+        let is_new = !self.rooms.contains_key(name);
         let hosted = self.rooms.entry(name.to_owned()).or_insert_with(|| Hosted {
             room: Room::new(codecs),
             wiring: Wiring::default(),
             roster: Roster::default(),
             speakers: Speakers::default(),
             voices_due: None,
+            abroad: Abroad::default(),
         });
         hosted.room.join(member);
         self.slots_changed(name);
+        if is_new {
+            self.listen(name);
+        }
     }
 
     /// The codecs of video of a room. They are those of its first member until the last has left: what was negotiated

@@ -72,7 +72,7 @@ impl Engine {
 
     /// A peer's tracks are on or off, and the same ones as before.
     pub(super) fn tracks_changed(&mut self, handle: Handle) {
-        if let Some(name) = self.peers.get(&handle).map(|peer| peer.room.clone()) {
+        if let Some(name) = self.room_name(handle).cloned() {
             let changes = self.note(&name);
             changes.assignment = changes.assignment.max(Assignment::OfTracks);
             changes.tracks_of.insert(handle.peer);
@@ -148,12 +148,21 @@ impl Engine {
             if voices.has_news {
                 self.tell_speakers(&name);
             }
+            if concerns_all || !tracks_of.is_empty() || has_qualities {
+                self.say_members(&name);
+            }
+            if is_assigned {
+                self.want_in(&name);
+            }
             let all = is_assigned || voices.has_other_dominant;
             if all || !shown_by.is_empty() {
                 self.show(&name, |peer| all || shown_by.contains(&peer));
             }
         }
         for handle in peers {
+            if self.is_elsewhere(handle) {
+                self.want(handle);
+            }
             self.tell_state(handle);
         }
         for (socket, signal) in answers {
@@ -165,7 +174,7 @@ impl Engine {
     fn assign(&mut self, name: &str, assignment: Assignment) -> bool {
         let videos_max = self.settings_of(name).videos_max as usize;
         let Engine { rooms, peers, workers, sockets, .. } = self;
-        let Some(Hosted { room, wiring, speakers, .. }) = rooms.get_mut(name) else { return false };
+        let Some(Hosted { room, wiring, speakers, abroad, .. }) = rooms.get_mut(name) else { return false };
         let absence = absence::of_room(room, speakers, workers, sockets);
         let only_tracks = assignment == Assignment::OfTracks;
         let has_moved = room.assign(&absence, only_tracks, videos_max);
@@ -173,7 +182,7 @@ impl Engine {
             return false;
         }
         let is_connected = |peer| peers.get(&Handle::of(peer)).is_some_and(|peer| peer.transport.is_connected());
-        wiring.update(room, is_connected, workers);
+        wiring.update(room, abroad.carried(room), is_connected, workers);
         has_moved
     }
 
@@ -190,7 +199,7 @@ impl Engine {
         for member in room.members() {
             let handle = Handle::of(member.peer);
             let is_own = of.contains(&member.peer);
-            if is_own {
+            if is_own && member.elsewhere.is_none() {
                 let limits = limits_of(member, count, &settings);
                 limit_by_transport(member, limits, workers);
                 police(member, limits, &settings, workers);

@@ -68,6 +68,7 @@ impl Engine {
     /// A socket is gone. A guest goes with it; a peer stays while its media lives, and may come back by its session.
     pub(super) fn socket_closed(&mut self, now: Instant, socket: SocketId) {
         self.timers.set(Timer::Guest(socket), None);
+        self.no_longer_waits(socket);
         if let Some(Client::Peer(handle)) = self.sockets.close(socket)
             && let Some(peer) = self.peers.get_mut(&handle)
         {

@@ -64,6 +64,9 @@ impl Engine {
 
     /// An address of a peer was validated.
     fn path(&mut self, now: Instant, handle: Handle, remote: std::net::SocketAddr) {
+        if let Some(key) = self.link_at(handle) {
+            return self.link_path(now, &key, remote);
+        }
         let Some(peer) = self.peers.get_mut(&handle) else { return };
         peer.transport.validated(remote);
         self.peer_changed(handle);
@@ -75,6 +78,9 @@ impl Engine {
     pub(super) fn datagram(&mut self, now: Instant, worker: usize, header: &DatagramHeader, payload: &[u8]) {
         let DatagramKind::Dtls = header.kind;
         let handle = Handle { worker, peer: header.peer };
+        if let Some(key) = self.link_at(handle) {
+            return self.link_datagram(now, &key, header.remote, payload);
+        }
         self.path(now, handle, header.remote);
         self.begin_handshake(now, handle, true);
         if let Some(peer) = self.peers.get_mut(&handle) {
@@ -160,6 +166,9 @@ impl Engine {
 
     /// A peer's clock has come: its deadline, or a flight of DTLS to send again.
     pub(super) fn peer_due(&mut self, now: Instant, handle: Handle) {
+        if let Some(key) = self.link_at(handle) {
+            return self.link_due(now, &key);
+        }
         let Some(peer) = self.peers.get_mut(&handle) else { return };
         if !peer.transport.is_overdue(now) {
             peer.transport.handle_timeout(now);

@@ -17,7 +17,7 @@ use crate::speakers::Look;
 impl Engine {
     /// A worker says that somebody speaks in a stream of a peer, or does not any more.
     pub(super) fn spoken(&mut self, now: Instant, handle: Handle, event: &Event) {
-        let Some(name) = self.peers.get(&handle).map(|peer| peer.room.clone()) else { return };
+        let Some(name) = self.room_name(handle).cloned() else { return };
         let Some(Hosted { room, speakers, .. }) = self.rooms.get_mut(&name) else { return };
         match event {
             Event::StreamSpeaks(event) if is_microphone(room, event.stream) => {

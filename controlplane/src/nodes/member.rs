@@ -124,6 +124,11 @@ impl Member {
         Ok(member)
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.node
+    }
+
     /// The view of it for others.
     pub fn nodes(&self) -> Arc<Nodes> {
         self.nodes.clone()

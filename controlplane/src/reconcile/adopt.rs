@@ -10,11 +10,18 @@ impl Plan {
     /// Desires a peer as it is installed, with the streams and slots named. `false`, and nothing is desired, unless
     /// all of it is there and both keys are.
     pub(crate) fn adopt_peer(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
-        let mut places = vec![
-            Place::new(Class::Peer, peer.index),
-            Place::new(Class::RxKeys, peer.index),
-            Place::new(Class::TxKeys, peer.index),
-        ];
+        let keys = [Class::RxKeys, Class::TxKeys].map(|class| Place::new(class, peer.index));
+        self.adopt_places(peer, &keys, streams, slots)
+    }
+
+    /// The same of the end of a link to another edge, which has no keys.
+    pub(crate) fn adopt_link(&mut self, peer: PeerId) -> bool {
+        self.adopt_places(peer, &[], &[], &[])
+    }
+
+    fn adopt_places(&mut self, peer: PeerId, keys: &[Place], streams: &[StreamId], slots: &[SlotId]) -> bool {
+        let mut places = vec![Place::new(Class::Peer, peer.index)];
+        places.extend(keys);
         places.extend(streams.iter().map(|stream| Place::new(Class::Stream, stream.index)));
         places.extend(slots.iter().map(|slot| Place::new(Class::Slot, slot.index)));
         let is_there = |place: &Place| match self.installed_at(*place) {

@@ -50,6 +50,12 @@ pub struct World {
     /// Requests that were asked, and answers that nobody has taken.
     asked: u64,
     replies: BTreeMap<RequestId, Reply>,
+    /// SHA-256 of the certificate, and what was ordered of the cluster, which only a node of one keeps.
+    pub fingerprint: [u8; 32],
+    pub is_node: bool,
+    pub orders: Vec<controlplane::bus::Order>,
+    /// Links whose path was found: by worker, peer and credentials.
+    pub paths: BTreeSet<(usize, PeerId, [u8; 8])>,
     /// Whether what happens is kept in `happened`: tests of memory do without.
     pub is_watched: bool,
     pub happened: Vec<controlplane::happening::Happening>,
@@ -107,9 +113,15 @@ impl World {
     }
 
     pub fn unlinked(settings: Settings) -> World {
-        let engine = Engine::new(settings.clone(), Identity::generate().unwrap(), [1; 32]);
+        let identity = Identity::generate().unwrap();
+        let fingerprint = identity.fingerprint_sha256();
+        let engine = Engine::new(settings.clone(), identity, [1; 32]);
         World {
             engine,
+            fingerprint,
+            is_node: false,
+            orders: Vec::new(),
+            paths: BTreeSet::new(),
             now: Instant::now(),
             workers: BTreeMap::new(),
             journal: BTreeMap::new(),
@@ -147,14 +159,46 @@ impl World {
 
     /// The controlplane is killed, and another takes its place: all sockets are lost, the workers stand.
     pub fn restart_controlplane(&mut self) {
+        self.restart_as(None);
+    }
+
+    /// The same of a node of a cluster.
+    pub fn restart_controlplane_as(&mut self, node: String) {
+        self.restart_as(Some(node));
+    }
+
+    fn restart_as(&mut self, node: Option<String>) {
         self.seed += 1;
-        self.engine = Engine::new(self.settings.clone(), Identity::generate().unwrap(), [self.seed; 32]);
+        let identity = Identity::generate().unwrap();
+        self.fingerprint = identity.fingerprint_sha256();
+        self.engine = Engine::new(self.settings.clone(), identity, [self.seed; 32]);
         self.signals.clear();
+        self.orders.clear();
+        self.paths.clear();
+        node.into_iter().for_each(|node| self.engine.join_cluster(node));
         self.injected.clear();
         for worker in self.workers.keys().copied().collect::<Vec<_>>() {
             self.announce(worker);
         }
         self.carry();
+    }
+
+    /// Another seed than that of other worlds, before anything is done.
+    pub fn reseed(&mut self, seed: u8) {
+        self.seed = seed;
+        let identity = Identity::generate().unwrap();
+        self.fingerprint = identity.fingerprint_sha256();
+        self.engine = Engine::new(self.settings.clone(), identity, [seed; 32]);
+    }
+
+    /// Datagrams of DTLS for peers of which these are the clients.
+    pub fn take_injected(&mut self, is_meant: impl Fn(usize, PeerId) -> bool) -> Vec<(usize, DatagramHeader, Vec<u8>)> {
+        let (meant, others) = std::mem::take(&mut self.injected)
+            .into_iter()
+            .partition(|(worker, header, _)| is_meant(*worker, header.peer));
+        self.injected = others;
+        let meant: VecDeque<_> = meant;
+        meant.into()
     }
 
     pub fn worker(&mut self) -> &mut Worker {
@@ -226,7 +270,7 @@ impl World {
                 let text = serde_json::to_string(&signal).unwrap();
                 self.signals.entry(socket.0).or_default().push_back(serde_json::from_str(&text).unwrap());
             }
-            Output::Cluster(_) => {}
+            Output::Cluster(order) => self.orders.extend(self.is_node.then_some(order)),
             Output::Happened(happening) => self.happened.extend(self.is_watched.then_some(*happening)),
             Output::Reply { id, reply } => {
                 assert!(self.replies.insert(id, reply).is_none(), "a request is answered once");
@@ -321,6 +365,11 @@ impl World {
     pub fn offer(&mut self, client: &mut Client, sdp: &str, tracks: Vec<TrackDescription>) -> Result<(), ErrorCode> {
         let sdp = with_fingerprint(sdp, &client.identity);
         self.say(client.socket, ClientSignal::Offer { sdp, tracks });
+        self.answered(client)
+    }
+
+    /// Takes the answer to an offer, or the error.
+    pub fn answered(&mut self, client: &mut Client) -> Result<(), ErrorCode> {
         match self.next(client.socket) {
             ServerSignal::Answer { sdp } => client.answer = sdp,
             ServerSignal::Error { code, fatal: true, .. } => return Err(code),

@@ -1,0 +1,598 @@
+//! One room on several edges: who is in it where, what crosses between them, and what stands when the cluster does not.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use controlplane::bus::{Claim, News, NodeNews, Order, Sender};
+use controlplane::engine::{Input, Settings};
+use proto::id::PeerId;
+use proto::plane::{DatagramHeader, EncodingIdle, EncodingWanted, Event, PeerPath, Report, StreamSpeaks};
+use proto::signal::{ClientSignal, ErrorCode, LeaveReason, PeerInfo, ServerSignal, SlotInfo};
+
+use world::worker::Peer;
+use world::{Client, World, carried};
+
+/// Edges of one cluster. What they say arrives at once, and in order, while the cluster is there.
+struct Edges {
+    worlds: Vec<World>,
+    runs: Vec<u32>,
+    listens: Vec<BTreeSet<String>>,
+    is_there: bool,
+    /// Who has claimed rooms, and the revision of the latest claim.
+    claims: BTreeMap<String, (Sender, u64)>,
+    revision: u64,
+    /// What was said, by the edge that said it.
+    said: Vec<(usize, Order)>,
+}
+
+fn name(edge: usize) -> String {
+    format!("edge{edge}")
+}
+
+fn address(edge: usize, worker: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, edge as u8 + 1], 40_000 + worker as u16))
+}
+
+impl Edges {
+    fn new(count: usize) -> Edges {
+        Self::with(count, 1, Settings::default())
+    }
+
+    fn with(count: usize, workers: usize, settings: Settings) -> Edges {
+        let world = |edge: usize| {
+            let mut world = World::unlinked(settings.clone());
+            world.reseed(edge as u8 + 1);
+            world.is_node = true;
+            world.engine.join_cluster(name(edge));
+            (0..workers).for_each(|worker| world.link(worker));
+            world
+        };
+        let mut edges = Edges {
+            worlds: (0..count).map(world).collect(),
+            runs: vec![0; count],
+            listens: vec![BTreeSet::new(); count],
+            is_there: true,
+            claims: BTreeMap::new(),
+            revision: 0,
+            said: Vec::new(),
+        };
+        edges.introduce();
+        for world in &mut edges.worlds {
+            world.input(Input::Cluster(News::Connected(true)));
+        }
+        edges.carry();
+        edges
+    }
+
+    fn sender(&self, edge: usize) -> Sender {
+        Sender { node: name(edge), run: self.runs[edge].to_string() }
+    }
+
+    /// Tells each edge which others there are.
+    fn introduce(&mut self) {
+        let node = |edge: usize| NodeNews {
+            node: self.sender(edge),
+            region: String::new(),
+            carrier: String::new(),
+            fingerprint: self.worlds[edge].fingerprint,
+            workers: self.worlds[edge].workers.keys().map(|&worker| vec![address(edge, worker)]).collect(),
+        };
+        let nodes: Vec<NodeNews> = (0..self.worlds.len()).map(node).collect();
+        for (edge, world) in self.worlds.iter_mut().enumerate() {
+            let others = nodes.iter().filter(|node| node.node.node != name(edge)).cloned().collect();
+            world.input(Input::Cluster(News::Nodes(others)));
+        }
+    }
+
+    /// Carries everything between the edges until nobody has anything to say.
+    fn carry(&mut self) {
+        loop {
+            let mut is_quiet = true;
+            for edge in 0..self.worlds.len() {
+                for order in std::mem::take(&mut self.worlds[edge].orders) {
+                    is_quiet = false;
+                    self.order(edge, order);
+                }
+            }
+            is_quiet &= !self.check_paths() & !self.exchange();
+            if is_quiet {
+                return;
+            }
+        }
+    }
+
+    fn order(&mut self, edge: usize, order: Order) {
+        match &order {
+            Order::Listen { room } => drop(self.listens[edge].insert(room.clone())),
+            Order::Ignore { room } => drop(self.listens[edge].remove(room)),
+            _ if !self.is_there => return,
+            Order::Say { room, payload } => {
+                let from = self.sender(edge);
+                for other in (0..self.worlds.len())
+                    .filter(|&other| other != edge && self.listens[other].contains(room))
+                    .collect::<Vec<_>>()
+                {
+                    let said = News::Said { room: room.clone(), from: from.clone(), payload: payload.clone() };
+                    self.worlds[other].input(Input::Cluster(said));
+                }
+            }
+            Order::Tell { node, payload } => {
+                let other = (0..self.worlds.len()).find(|&other| name(other) == *node).expect("a node");
+                let told = News::Told { from: self.sender(edge), payload: payload.clone() };
+                self.worlds[other].input(Input::Cluster(told));
+            }
+            Order::Claim { room, replaced } => {
+                let stands = self.claims.get(room).map_or(0, |(_, revision)| *revision);
+                if stands == *replaced {
+                    self.revision += 1;
+                    self.claims.insert(room.clone(), (self.sender(edge), self.revision));
+                }
+                let (owner, revision) = self.claims[room].clone();
+                let claim = match owner == self.sender(edge) {
+                    true => Claim::Ours { revision },
+                    false => Claim::Theirs { owner, revision },
+                };
+                self.worlds[edge].input(Input::Cluster(News::Claimed { room: room.clone(), claim }));
+            }
+            Order::Release { room, revision } => {
+                self.claims.retain(|of, (_, stands)| of != room || stands != revision);
+            }
+        }
+        self.said.push((edge, order));
+    }
+
+    /// Each link of an edge: the worker, its place there, and whether its path was found.
+    fn links(&self, edge: usize) -> Vec<(usize, Peer)> {
+        let worker = |(&index, worker): (&usize, &world::worker::Worker)| {
+            let links = worker.peers.values().filter(|peer| !peer.candidates.is_empty());
+            links.map(|peer| (index, peer.clone())).collect::<Vec<_>>()
+        };
+        self.worlds[edge].workers.iter().flat_map(worker).collect()
+    }
+
+    /// The other end of a link: the edge whose worker is at the address that it asks, and the peer there with its credentials.
+    fn other_end(&self, peer: &Peer) -> Option<(usize, usize, PeerId)> {
+        let theirs = peer.remote.first()?;
+        let ufrag = &theirs.bytes[1..][..8];
+        (0..self.worlds.len()).find_map(|edge| {
+            let found = self.links(edge).into_iter().find(|(_, other)| other.open.ufrag == *ufrag)?;
+            Some((edge, found.0, found.1.open.peer))
+        })
+    }
+
+    /// What workers do: two ends that know each other's credentials find a path.
+    fn check_paths(&mut self) -> bool {
+        let mut has_found = false;
+        for edge in 0..self.worlds.len() {
+            for (worker, peer) in self.links(edge) {
+                let id = peer.open.peer;
+                if self.other_end(&peer).is_none() || !self.worlds[edge].paths.insert((worker, id, peer.open.ufrag)) {
+                    continue;
+                }
+                has_found = true;
+                let path = PeerPath { peer: id, remote: peer.candidates[0].remote, nominated: 1 };
+                self.worlds[edge].input(Input::Report { worker, report: Report::Event(path.into()) });
+            }
+        }
+        has_found
+    }
+
+    /// Carries DTLS over the links.
+    fn exchange(&mut self) -> bool {
+        let mut has_carried = false;
+        for edge in 0..self.worlds.len() {
+            let links = self.links(edge);
+            let is_link = |worker, peer| links.iter().any(|(at, link)| *at == worker && link.open.peer == peer);
+            for (worker, header, payload) in self.worlds[edge].take_injected(is_link) {
+                has_carried = true;
+                let link = links.iter().find(|(at, link)| *at == worker && link.open.peer == header.peer);
+                let Some((other, at, peer)) = link.and_then(|(_, link)| self.other_end(link)) else { continue };
+                let header = DatagramHeader { peer, remote: address(edge, worker), ..header };
+                self.worlds[other].input(Input::Datagram { worker: at, header, payload });
+            }
+        }
+        has_carried
+    }
+
+    fn join(&mut self, edge: usize, room: &str, who: &str) -> Client {
+        self.try_join(edge, room, who).expect("there is a seat")
+    }
+
+    /// An offer may wait for the answer of another edge.
+    fn try_join(&mut self, edge: usize, room: &str, who: &str) -> Result<Client, ErrorCode> {
+        let mut client = self.worlds[edge].guest(room, world::grant(who));
+        let sdp = world::with_fingerprint(world::PAGE, &client.identity);
+        let offer = ClientSignal::Offer { sdp, tracks: world::page_tracks() };
+        self.worlds[edge].say(client.socket, offer);
+        self.carry();
+        if !self.is_there || self.worlds[edge].signals.get(&client.socket).is_none_or(|signals| signals.is_empty()) {
+            self.pass(Duration::from_secs(2));
+        }
+        self.worlds[edge].answered(&mut client)?;
+        self.worlds[edge].connect(&mut client);
+        self.carry();
+        Ok(client)
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let steps = (duration.as_millis() / 250).max(1);
+        for _ in 0..steps {
+            for world in &mut self.worlds {
+                world.pass(Duration::from_millis(250));
+            }
+            self.carry();
+        }
+    }
+
+    fn set_there(&mut self, is_there: bool) {
+        self.is_there = is_there;
+        for world in &mut self.worlds {
+            world.input(Input::Cluster(News::Connected(is_there)));
+        }
+        self.carry();
+    }
+
+    fn restart_controlplane(&mut self, edge: usize) {
+        self.runs[edge] += 1;
+        self.listens[edge].clear();
+        self.worlds[edge].restart_controlplane_as(name(edge));
+        self.introduce();
+        if self.is_there {
+            self.worlds[edge].input(Input::Cluster(News::Connected(true)));
+        }
+        self.carry();
+    }
+
+    /// Who is in the room besides a client, as it was told.
+    fn slots(&mut self, edge: usize, client: &Client) -> Vec<SlotInfo> {
+        self.worlds[edge].slots(client.socket).expect("slots were told")
+    }
+
+    /// What of a publisher really arrives in a client's slots: each route leads to a stream of it here, or to a stream over a link that the
+    /// publisher's edge fills by a route from its stream under the same SSRC, with keys that fit.
+    fn arrives(&self, edge: usize, client: &Client, from: usize, publisher: &Client) -> usize {
+        let worker = &self.worlds[edge].workers[&client.worker];
+        let slots = worker.slots_of(client.peer.unwrap());
+        let there = &self.worlds[from];
+        let mut count = 0;
+        for route in worker.routes.values().filter(|route| slots.contains(&route.slot)) {
+            let mut at = (client.worker, route.stream);
+            if let Some(mirror) = worker.mirrors.get(&route.stream.index) {
+                at = (usize::from(mirror.worker), mirror.origin);
+            }
+            let own = &self.worlds[edge].workers[&at.0];
+            let stream = own.streams[&at.1.index];
+            let import = own.peers[&stream.peer.index].clone();
+            let Some(over) = import.edge else { continue };
+            let sent = there.workers.values().find_map(|worker| {
+                let export = worker
+                    .peers
+                    .values()
+                    .find(|peer| peer.edge.is_some_and(|edge| edge.send_flow == over.receive_flow))?;
+                let back = export.edge.unwrap();
+                assert_eq!(back.receive_flow, over.send_flow);
+                assert_eq!(export.tx.unwrap().key, import.rx.unwrap().key, "both ends have the same keys");
+                assert_eq!(export.rx.unwrap().key, import.tx.unwrap().key);
+                let slot =
+                    worker.slots.values().find(|slot| slot.peer == export.open.peer && slot.ssrc == stream.ssrc)?;
+                assert_eq!(slot.rtx_ssrc, stream.rtx_ssrc);
+                let route = worker.routes.values().find(|route| route.slot == slot.slot)?;
+                assert_eq!(route.pt, stream.pt);
+                let origin = match worker.mirrors.get(&route.stream.index) {
+                    Some(mirror) => (usize::from(mirror.worker), mirror.origin),
+                    None => (route.stream.peer_worker(), route.stream),
+                };
+                Some(there.workers[&origin.0].streams[&origin.1.index].peer)
+            });
+            count += usize::from(sent == publisher.peer);
+        }
+        count
+    }
+}
+
+/// The worker of an id, which its generation names.
+trait OnWorker {
+    fn peer_worker(&self) -> usize;
+}
+
+impl OnWorker for proto::id::StreamId {
+    fn peer_worker(&self) -> usize {
+        (self.generation >> 22) as usize
+    }
+}
+
+fn peers_told(world: &mut World, client: &Client) -> Vec<String> {
+    let mut there: Vec<PeerInfo> = Vec::new();
+    for signal in world.drain(client.socket) {
+        match signal {
+            ServerSignal::Peers { peers } => there = peers,
+            ServerSignal::PeerJoined { peer } => there.push(peer),
+            ServerSignal::PeerLeft { peer, .. } => there.retain(|other| other.peer != peer),
+            _ => {}
+        }
+    }
+    there.into_iter().map(|peer| peer.name).collect()
+}
+
+fn check(edges: &Edges) {
+    for (edge, world) in edges.worlds.iter().enumerate() {
+        for worker in world.workers.values() {
+            assert!(worker.refused.is_empty(), "edge {edge}: {:?}", worker.refused);
+        }
+    }
+}
+
+#[test]
+fn people_of_two_edges_are_in_one_room_and_receive_each_other() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    check(&edges);
+    for (edge, client, from, other) in [(0, &ada, 1, &bob), (1, &bob, 0, &ada)] {
+        let slots = edges.slots(edge, client);
+        assert_eq!(carried(&slots).len(), 2, "microphone and camera of the other");
+        assert!(carried(&slots).iter().all(|(_, peer, _)| *peer == other.id), "{slots:?}");
+        assert_eq!(edges.arrives(edge, client, from, other), 2);
+    }
+    // A third one, and a fourth: everybody receives everybody, and a track crosses once.
+    let eve = edges.join(0, "demo", "Eve");
+    let dan = edges.join(1, "demo", "Dan");
+    check(&edges);
+    let all = [(0, &ada), (0, &eve), (1, &bob), (1, &dan)];
+    for (edge, client) in all {
+        for (from, publisher) in all.into_iter().filter(|(from, _)| *from != edge) {
+            assert_eq!(edges.arrives(edge, client, from, publisher), 2, "{} of {}", client.id, publisher.id);
+        }
+    }
+    for world in &edges.worlds {
+        let exports = world.workers[&0].peers.values().filter(|peer| peer.edge.is_some()).count();
+        assert_eq!(exports, 4, "two that are received and two that are sent");
+    }
+}
+
+#[test]
+fn who_leaves_or_mutes_is_seen_on_the_other_edge() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    edges.worlds[1].drain(bob.socket);
+    edges.worlds[0].say(ada.socket, ClientSignal::Track { mid: "1".into(), active: false });
+    edges.carry();
+    let signals = edges.worlds[1].drain(bob.socket);
+    let is_off = |signal: &ServerSignal| matches!(signal, ServerSignal::TrackChanged { peer, track } if *peer == ada.id && !track.active);
+    assert!(signals.iter().any(is_off), "{signals:?}");
+    edges.worlds[0].say(ada.socket, ClientSignal::Leave {});
+    edges.carry();
+    let signals = edges.worlds[1].drain(bob.socket);
+    let has_left = |signal: &ServerSignal| matches!(signal, ServerSignal::PeerLeft { peer, reason: LeaveReason::Left } if *peer == ada.id);
+    assert!(signals.iter().any(has_left), "{signals:?}");
+    check(&edges);
+    assert!(edges.worlds[1].workers[&0].peers.values().all(|peer| peer.edge.is_none()), "nothing is left of her");
+    assert!(edges.worlds[0].workers[&0].slots.is_empty(), "nor of what was sent");
+    // The link goes when nobody has needed it for a while.
+    edges.pass(Duration::from_secs(32));
+    assert!(edges.worlds.iter().all(|world| world.workers[&0].peers.len() <= 1));
+}
+
+#[test]
+fn somebody_who_speaks_elsewhere_is_shown_here() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    edges.worlds[1].drain(bob.socket);
+    let worker = &edges.worlds[1].workers[&0];
+    let import =
+        worker.peers.values().find(|peer| peer.edge.is_some() && !worker.streams_of(peer.open.peer).is_empty());
+    let stream = worker.streams.values().find(|stream| stream.peer == import.unwrap().open.peer && stream.pt == 111);
+    let stream = stream.expect("her microphone").stream;
+    edges.worlds[1].silence(0, Event::from(StreamSpeaks { stream, loudness: 100 }));
+    edges.pass(Duration::from_secs(1));
+    let signals = edges.worlds[1].drain(bob.socket);
+    let speaks =
+        |signal: &ServerSignal| matches!(signal, ServerSignal::Speakers { peers, .. } if *peers == [ada.id.clone()]);
+    assert!(signals.iter().any(speaks), "{signals:?}");
+}
+
+#[test]
+fn a_call_stands_while_the_cluster_is_away_and_converges_after() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    edges.set_there(false);
+    edges.pass(Duration::from_secs(60));
+    assert_eq!(edges.arrives(0, &ada, 1, &bob), 2);
+    assert_eq!(edges.arrives(1, &bob, 0, &ada), 2);
+    edges.worlds[1].drain(bob.socket);
+    let eve = edges.join(0, "demo", "Eve");
+    edges.worlds[0].say(ada.socket, ClientSignal::Leave {});
+    edges.carry();
+    assert_eq!(edges.arrives(1, &bob, 0, &eve), 0, "nobody there knows of her yet");
+    edges.set_there(true);
+    edges.pass(Duration::from_secs(1));
+    check(&edges);
+    assert_eq!(edges.arrives(1, &bob, 0, &eve), 2);
+    assert_eq!(edges.arrives(0, &eve, 1, &bob), 2);
+    assert_eq!(peers_told(&mut edges.worlds[1], &bob), ["Eve"]);
+}
+
+#[test]
+fn an_encoding_that_nobody_elsewhere_wants_does_not_cross() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    let streams = |edges: &Edges| {
+        let worker = &edges.worlds[1].workers[&0];
+        let video = worker.streams.values().filter(|stream| stream.codec.is_video());
+        let imported = video.filter(|stream| worker.peers[&stream.peer.index].edge.is_some());
+        imported.map(|stream| stream.stream).collect::<Vec<_>>()
+    };
+    let camera = streams(&edges)[0];
+    edges.worlds[1].silence(0, EncodingIdle { stream: camera }.into());
+    edges.carry();
+    assert_eq!(edges.arrives(1, &bob, 0, &ada), 1, "the microphone alone");
+    edges.worlds[1].silence(0, EncodingWanted { stream: camera }.into());
+    edges.carry();
+    assert_eq!(edges.arrives(1, &bob, 0, &ada), 2);
+    check(&edges);
+}
+
+#[test]
+fn three_edges_and_several_workers_are_one_room() {
+    let settings = Settings { room_peers_per_worker: 1, ..Settings::default() };
+    let mut edges = Edges::with(3, 2, settings);
+    let clients: Vec<(usize, Client)> =
+        (0..6).map(|n| (n % 3, edges.join(n % 3, "demo", &format!("peer {n}")))).collect();
+    check(&edges);
+    for (edge, client) in &clients {
+        for (from, publisher) in clients.iter().filter(|(from, _)| from != edge) {
+            assert_eq!(edges.arrives(*edge, client, *from, publisher), 2, "edge {edge} of edge {from}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_gone_takes_its_people_with_it() {
+    let mut edges = Edges::new(2);
+    let _ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    edges.worlds[1].drain(bob.socket);
+    edges.worlds[1].input(Input::Cluster(News::Nodes(Vec::new())));
+    let signals = edges.worlds[1].drain(bob.socket);
+    assert!(signals.iter().any(|s| matches!(s, ServerSignal::PeerLeft { reason: LeaveReason::TimedOut, .. })));
+    check(&edges);
+    assert_eq!(edges.worlds[1].workers[&0].peers.len(), 1, "his own");
+}
+
+#[test]
+fn strange_messages_are_counted_and_harm_nobody() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    let from = edges.sender(0);
+    for payload in [b"".to_vec(), b"{}".to_vec(), vec![0xff; 60_000], br#"{"say":"here","seq":-1}"#.to_vec()] {
+        let said = News::Said { room: "demo".into(), from: from.clone(), payload: payload.clone() };
+        edges.worlds[1].input(Input::Cluster(said));
+        edges.worlds[1].input(Input::Cluster(News::Told { from: from.clone(), payload }));
+    }
+    assert_eq!(edges.worlds[1].engine.snapshot().totals.edge_messages_refused, 8);
+    edges.carry();
+    assert_eq!(edges.arrives(1, &bob, 0, &ada), 2);
+}
+
+/// The controlplane of either edge is killed, and another takes its place: nothing that is carried moves, and afterwards the room goes on.
+#[test]
+fn a_controlplane_that_is_replaced_takes_over_what_crosses() {
+    for restarted in [0, 1] {
+        let mut edges = Edges::new(2);
+        let ada = edges.join(0, "demo", "Ada");
+        let bob = edges.join(1, "demo", "Bob");
+        let dump = |edges: &Edges| edges.worlds.iter().map(|world| world.workers[&0].dump()).collect::<Vec<_>>();
+        let before = dump(&edges);
+        edges.set_there(false);
+        edges.restart_controlplane(restarted);
+        edges.pass(Duration::from_secs(2));
+        assert_eq!(dump(&edges), before, "while the cluster is away nothing changes");
+        edges.set_there(true);
+        edges.pass(Duration::from_secs(2));
+        assert_eq!(dump(&edges), before, "edge {restarted}");
+        check(&edges);
+        let resume = |edges: &mut Edges, edge: usize, client: &Client| {
+            let socket = edges.worlds[edge].open("demo", world::grant("again"));
+            edges.worlds[edge].say(socket, ClientSignal::Resume { session: client.session.clone() });
+            socket
+        };
+        let client = if restarted == 0 { &ada } else { &bob };
+        resume(&mut edges, restarted, client);
+        let eve = edges.join(0, "demo", "Eve");
+        let dan = edges.join(1, "demo", "Dan");
+        check(&edges);
+        for (edge, client, from, publisher) in
+            [(0, &ada, 1, &dan), (1, &bob, 0, &eve), (1, &dan, 0, &ada), (0, &eve, 1, &bob)]
+        {
+            assert_eq!(edges.arrives(edge, client, from, publisher), 2, "after edge {restarted}");
+        }
+        edges.worlds[0].say(eve.socket, ClientSignal::Leave {});
+        edges.carry();
+        assert!(!peers_told(&mut edges.worlds[1], &dan).contains(&"Eve".to_owned()));
+    }
+}
+
+#[test]
+fn who_left_while_a_controlplane_was_replaced_is_not_there_afterwards() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    edges.set_there(false);
+    edges.restart_controlplane(1);
+    edges.worlds[0].say(ada.socket, ClientSignal::Leave {});
+    edges.carry();
+    edges.set_there(true);
+    edges.pass(Duration::from_secs(15));
+    let left = edges.worlds[1].workers[&0].peers.values().filter(|peer| peer.edge.is_some()).count();
+    assert_eq!(left, 0, "nothing is left of who is gone");
+    assert_eq!(
+        edges.worlds[1].workers[&0].peers.values().filter(|peer| peer.open.peer == bob.peer.unwrap()).count(),
+        1
+    );
+    check(&edges);
+}
+
+#[test]
+fn a_room_admits_as_many_as_it_may_over_all_edges() {
+    let settings = Settings { peers_max: 3, ..Settings::default() };
+    let mut edges = Edges::with(3, 1, settings);
+    let ada = edges.join(0, "demo", "Ada");
+    edges.join(1, "demo", "Bob");
+    let eve = edges.join(2, "demo", "Eve");
+    for edge in 0..3 {
+        assert_eq!(edges.try_join(edge, "demo", "Dan").err(), Some(ErrorCode::RoomFull), "edge {edge}");
+    }
+    // Who goes makes room, on whichever edge; the edge that owns the admission may lose all its members.
+    edges.worlds[0].say(ada.socket, ClientSignal::Leave {});
+    edges.carry();
+    edges.join(1, "demo", "Dan");
+    assert_eq!(edges.try_join(2, "demo", "Fay").err(), Some(ErrorCode::RoomFull));
+    edges.worlds[2].say(eve.socket, ClientSignal::Leave {});
+    edges.carry();
+    edges.join(0, "demo", "Fay");
+    assert_eq!(edges.try_join(2, "demo", "Gus").err(), Some(ErrorCode::RoomFull));
+    check(&edges);
+    assert_eq!(edges.claims.len(), 1);
+}
+
+#[test]
+fn a_claim_ends_with_its_room_and_moves_when_its_owner_is_gone() {
+    let mut edges = Edges::with(2, 1, Settings { peers_max: 2, ..Settings::default() });
+    let ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    assert_eq!(edges.claims["demo"].0.node, "edge0");
+    // The node that owned it is gone, and its people with it: another one admits from now on.
+    edges.worlds[1].input(Input::Cluster(News::Nodes(Vec::new())));
+    edges.carry();
+    let dan = edges.join(1, "demo", "Dan");
+    assert_eq!(edges.claims["demo"].0.node, "edge1");
+    assert_eq!(edges.try_join(1, "demo", "Eve").err(), Some(ErrorCode::RoomFull));
+    for client in [&bob, &dan] {
+        edges.worlds[1].say(client.socket, ClientSignal::Leave {});
+    }
+    edges.carry();
+    assert!(edges.claims.is_empty(), "nobody is in it any more: {:?}", edges.claims);
+    drop(ada);
+}
+
+#[test]
+fn while_the_cluster_is_away_an_edge_admits_by_what_it_knows() {
+    let mut edges = Edges::with(2, 1, Settings { peers_max: 3, ..Settings::default() });
+    edges.join(0, "demo", "Ada");
+    edges.join(1, "demo", "Bob");
+    edges.set_there(false);
+    edges.join(0, "demo", "Eve");
+    assert_eq!(edges.try_join(0, "demo", "Dan").err(), Some(ErrorCode::RoomFull));
+    edges.set_there(true);
+    edges.pass(Duration::from_secs(1));
+    assert_eq!(edges.try_join(1, "demo", "Dan").err(), Some(ErrorCode::RoomFull), "it knows of the third now");
+    check(&edges);
+}
