@@ -450,6 +450,14 @@ pub const ECHO_RETRY: Micros = 5 * MILLISECOND;
 pub const REFUSED_TRAINS_TIMEOUT: Micros = 10 * SECOND;
 /// A path between two edges in use is probed this often: what dies is seen within 400 ms, for about 8 kb/s (a probe and its answer have 100 bytes).
 pub const OVERLAY_PROBE_INTERVAL: Micros = 100 * MILLISECOND;
+/// … and one that is not in use and dead this often …
+pub const OVERLAY_DEAD_INTERVAL: Micros = SECOND;
+/// … and each while nothing is sent between the two this often.
+pub const OVERLAY_LEG_INTERVAL: Micros = 2 * SECOND;
+/// What is measured of a path is told this often …
+pub const OVERLAY_TOLD_INTERVAL: Micros = SECOND;
+/// … and while nothing is sent between the two this often.
+pub const OVERLAY_LEG_TOLD_INTERVAL: Micros = 5 * SECOND;
 /// After a probe that was lost or late so many …
 pub const OVERLAY_PROBES_SUSPECTED: u8 = 10;
 /// … follow this soon: a fifth of a second says as much as one second before.

@@ -48,8 +48,8 @@ pub(crate) struct Demux {
 pub(crate) enum FlowOwner {
     /// A transport between edges, by its index.
     Transport(u32),
-    /// A candidate that another edge passes on from: of which peer, and its number.
-    Candidate(u32, u8),
+    /// A candidate that another edge passes on from, of this peer.
+    Candidate(u32),
     /// What is passed on, by the index of the relay.
     Relay(u32),
 }

@@ -7,7 +7,10 @@
 //! Sans-IO: the time and what was answered go in; probes that are due, and the path to send on, come out.
 
 mod monitor;
+mod probing;
 mod selection;
+
+pub(crate) use probing::Probing;
 
 pub use monitor::{Measured, Monitor, State};
 pub use selection::{Look, Selection, Via};

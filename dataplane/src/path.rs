@@ -37,6 +37,11 @@ impl Path {
         Path { relay, ..self }
     }
 
+    /// No path, to fill memory with.
+    pub(crate) fn default() -> Path {
+        Path::new(0, SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
     /// The flow under which an edge passes on; 0: nobody does.
     #[inline]
     pub(crate) fn relay(self) -> u64 {

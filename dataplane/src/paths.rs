@@ -190,9 +190,9 @@ impl Paths {
     }
 
     /// Asks the selected path for its consent, under this id: once, because the next request follows (RFC 7675 §5.1). `None` if
-    /// it was not selected by an answer yet.
+    /// it was not selected by an answer yet, or is a candidate, whose probes ask.
     pub(crate) fn begin_consent(&mut self, id: TransactionId, now: Micros) -> Option<Path> {
-        let path = self.selected()?;
+        let path = self.selected().filter(|path| !self.is_candidate(*path))?;
         self.known_mut(path)?.check = Some(Check { id, tries: CHECK_TRIES_MAX, next_at: now });
         Some(path)
     }
@@ -233,12 +233,16 @@ impl Paths {
         known.answered_at = Some(now);
         known.heard_at = now;
         known.candidate.iter_mut().for_each(Candidate::answered);
+        let is_candidate = known.candidate.is_some();
         let nomination = known.nomination;
         self.heard_at = Some(now);
         let is_selected = if self.selected == Some(path) {
             !self.has_answered && !self.has_lapsed
         } else {
-            is_newer || !self.has_answered
+            // What the controlplane knows comes before what has checked from elsewhere.
+            is_newer
+                || !self.has_answered
+                || (is_candidate && !self.selected.is_some_and(|path| self.is_candidate(path)))
         };
         if is_selected {
             let before = self.selected.replace(path).filter(|before| *before != path);

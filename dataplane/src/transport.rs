@@ -14,6 +14,7 @@ use crate::config::{
     FRAME_LEN, Micros, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX, PEER_SLOTS_MAX, PEER_SSRCS_MAX,
     PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
+use crate::overlay::Probing;
 use crate::packet::SecondTries;
 use crate::path::Destination;
 use crate::paths::Paths;
@@ -124,6 +125,8 @@ pub(crate) struct Transport {
 pub(crate) struct Edge {
     /// Of a link: addresses of the other edge, as the controlplane told them.
     pub(crate) candidates: Vec<PeerCandidate>,
+    /// Of a link: its probes of each, and which one is used.
+    pub(crate) probing: Probing,
     /// Of a link: the transports over it, by index.
     pub(crate) transports: Vec<u32>,
     /// Of a transport: its link.
@@ -261,6 +264,11 @@ impl Transport {
     /// The transports over it, by index.
     pub(crate) fn transports(&self) -> &[u32] {
         self.edge.as_ref().map_or(&[], |edge| &edge.transports)
+    }
+
+    /// Whether anything is sent over it, or comes over it.
+    pub(crate) fn is_used_link(&self) -> bool {
+        !self.transports().is_empty() || !self.streams.is_empty() || !self.slots.is_empty()
     }
 
     /// Its candidates, as they were told.

@@ -4,6 +4,7 @@
 //! the core and the outbox run while the allocator counts.
 #![allow(unsafe_code, reason = "a global allocator cannot be written without")]
 
+mod edge;
 mod world;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -629,4 +630,110 @@ fn changes_of_encoding_take_no_memory() {
     }
     let far = room.far.counter(Counter::EncodingsSwitched);
     assert!(far >= 20, "{far} there");
+}
+
+/// A way out whose packets lie in memory that was taken before.
+struct Mail {
+    outbox: Outbox,
+    bytes: Vec<u8>,
+    /// Where each packet goes, and where it ends.
+    packets: Vec<(SocketAddr, usize)>,
+    moved: usize,
+}
+
+impl Mail {
+    fn new() -> Mail {
+        let (bytes, packets) = (Vec::with_capacity(1 << 16), Vec::with_capacity(256));
+        Mail { outbox: Outbox::new(), bytes, packets, moved: 0 }
+    }
+}
+
+impl Flush for Mail {
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    fn flush(&mut self, _: Micros, _: &Store, _: &mut Counters) {
+        for chain in self.outbox.chains() {
+            for packet in chain.packets() {
+                self.bytes.extend_from_slice(packet);
+                self.packets.push((chain.path().remote, self.bytes.len()));
+            }
+        }
+        while let Some(report) = self.outbox.pop_report() {
+            self.moved += usize::from(matches!(report, Report::Event(Event::PeerPath(_))));
+        }
+        self.outbox.clear();
+    }
+
+    fn note_latency(&mut self, _: Micros, _: u64) {}
+}
+
+/// Two edges that probe two paths, of which the one is through a third edge, and move to that when the direct one is dead.
+#[test]
+fn a_link_that_probes_and_moves_takes_no_memory() {
+    use edge::{MS, SECOND, address, candidate, credentials, open_transport, opened};
+    let middle: SocketAddr = "198.51.100.3:40000".parse().unwrap();
+    let places = [address(0), address(1), middle];
+    let mut worlds: Vec<World> = (0..3).map(|_| World::new()).collect();
+    worlds.iter_mut().for_each(|world| world.mute.extend(places));
+    for of in 0..2 {
+        let relay = proto::id::RelayId::new(of as u32, 1);
+        let (from, to) = (address(of), address(1 - of));
+        let open = RelayOpen { relay, flow: 10 + of as u64, from, to, to_flow: 21 - of as u64 };
+        worlds[2].commit(&[open.into(), RelayRate { relay, bps_max: 1_000_000 }.into()]);
+        let (send_flow, receive_flow) = (10 + of as u64, 20 + of as u64);
+        let through = PeerCandidate { place: 1, remote: middle, send_flow, receive_flow, ..candidate(of) };
+        worlds[of].commit(&[opened(of), credentials(of), candidate(of).into(), through.into()]);
+        worlds[of].commit(&open_transport(of, 0));
+    }
+    let mut mails: Vec<Mail> = (0..3).map(|_| Mail::new()).collect();
+    for (world, mail) in worlds.iter_mut().zip(&mut mails) {
+        for (to, bytes) in std::mem::take(&mut world.egress.sent) {
+            mail.bytes.extend(bytes);
+            mail.packets.push((to, mail.bytes.len()));
+        }
+    }
+    let mut now = worlds[0].now;
+    let mut packets = vec![0; 1 << 16];
+    let mut run = |until: u64, is_dead: bool, mails: &mut [Mail]| {
+        while now < until {
+            now += 5 * MS;
+            for from in 0..3 {
+                let len = mails[from].bytes.len();
+                packets[..len].copy_from_slice(&mails[from].bytes);
+                mails[from].bytes.clear();
+                let mut start = 0;
+                for at in 0..mails[from].packets.len() {
+                    let (remote, end) = mails[from].packets[at];
+                    let to = places.iter().position(|place| *place == remote).expect("it is one of them");
+                    let is_lost = is_dead && from < 2 && to < 2;
+                    if !is_lost {
+                        let datagram =
+                            Datagram { path: Path::new(0, places[from]), at: now, bytes: &mut packets[start..end] };
+                        worlds[to].forwarder.receive(now, datagram, &mut mails[to]);
+                    }
+                    start = end;
+                }
+                mails[from].packets.clear();
+            }
+            for (world, mail) in worlds.iter_mut().zip(mails.iter_mut()) {
+                if world.forwarder.deadline().is_some_and(|deadline| deadline <= now) {
+                    world.forwarder.tick(now, mail);
+                }
+                world.forwarder.flush(now, mail);
+            }
+        }
+    };
+    run(5 * SECOND, false, &mut mails);
+    mails.iter_mut().for_each(|mail| mail.moved = 0);
+    let calls = calls_during(|| {
+        run(15 * SECOND, false, &mut mails);
+        run(20 * SECOND, true, &mut mails);
+        run(45 * SECOND, false, &mut mails);
+        run(100 * SECOND, true, &mut mails);
+    });
+    assert_eq!(calls, 0, "memory was taken or given back");
+    assert_eq!(mails[0].moved, 3, "away, back, and away again");
+    assert!(worlds[2].counter(Counter::FlowsPassedOn) > 1000);
 }

@@ -26,7 +26,7 @@ fn both_ask_and_each_has_a_path_after_a_round_trip() {
     }
     edges.advance(10 * SECOND);
     let checks = edges.net.sent[0].iter().filter(|bytes| is_check(bytes)).count();
-    assert!((2..=5).contains(&checks), "{checks}: then only consent is asked for");
+    assert!((10..=17).contains(&checks), "{checks}: a dozen soon, and then one each two seconds");
 }
 
 #[test]
@@ -72,7 +72,8 @@ fn a_check_from_the_other_edge_is_answered_and_its_address_asked() {
     assert_eq!(edges.paths_told(0), [address(1)]);
     edges.worlds[0].sent.clear();
     edges.worlds[0].advance(3 * SECOND);
-    assert!(edges.worlds[0].take_sent(nowhere.remote).is_empty(), "the candidate is not asked any more");
+    let probes = edges.worlds[0].take_sent(nowhere.remote).len();
+    assert!(probes <= 2, "the candidate is probed as a leg: {probes}");
 }
 
 #[test]

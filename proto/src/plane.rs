@@ -28,12 +28,12 @@ pub use self::command::{
 pub use self::counter::Counter;
 pub use self::datagram::DatagramHeader;
 pub use self::event::{
-    Committed, Described, EncodingIdle, EncodingRate, EncodingWanted, Event, PeerExpired, PeerPath, PeerResumed,
-    PeerSilent, Refused, Report, StreamQuiet, StreamResumed, StreamSilent, StreamSpeaks,
+    Committed, Described, EncodingIdle, EncodingRate, EncodingWanted, Event, PathMeasured, PeerExpired, PeerPath,
+    PeerResumed, PeerSilent, Refused, Report, StreamQuiet, StreamResumed, StreamSilent, StreamSpeaks,
 };
 pub use self::extension::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 pub use self::tally::{PeerTally, SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};
-pub use self::value::{Codec, DatagramKind, Direction, Gate, Refusal, SrtpProfile};
+pub use self::value::{Codec, DatagramKind, Direction, Gate, PathState, Refusal, SrtpProfile};
 
 /// Version of the contract. Raised when the meaning of a record changes without its layout.
 pub const CONTRACT_VERSION: u32 = 8;

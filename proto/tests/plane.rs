@@ -21,6 +21,10 @@ macro_rules! id_strategy {
 }
 id_strategy!(peer: PeerId, stream: StreamId, slot: SlotId, route: RouteId, tap: TapId, relay: RelayId);
 
+fn path_state() -> impl Strategy<Value = PathState> {
+    prop::sample::select(vec![PathState::Good, PathState::Unknown, PathState::Bad, PathState::Dead])
+}
+
 fn address() -> impl Strategy<Value = SocketAddr> {
     (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
 }
@@ -197,6 +201,11 @@ fn event() -> impl Strategy<Value = Event> {
         stream().prop_map(|stream| StreamResumed { stream }.into()),
         peer().prop_map(|peer| PeerSilent { peer }.into()),
         peer().prop_map(|peer| PeerResumed { peer }.into()),
+        (peer(), any::<u8>(), any::<[u32; 3]>(), path_state()).prop_map(
+            |(peer, place, [rtt_us, loss_ppm, jitter_us], state)| {
+                PathMeasured { peer, place, rtt_us, loss_ppm, jitter_us, state }.into()
+            }
+        ),
     ]
 }
 

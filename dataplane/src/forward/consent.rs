@@ -171,7 +171,9 @@ impl Forwarder {
     fn receive_answer(&mut self, now: Micros, path: Path, message: &stun::Message<'_>, out: &mut Outbox) -> Counter {
         let Some(index) = self.demux.peer_at(path) else { return Counter::DroppedUnknownAddress };
         let Some(transport) = self.peers.at_mut(index) else { return Counter::DroppedUnknownAddress };
-        let is_expected = transport.paths.expects(path, message.transaction_id());
+        let id = message.transaction_id();
+        let is_probe = transport.edge.as_ref().is_some_and(|edge| edge.probing.expects(path, id));
+        let is_expected = is_probe || transport.paths.expects(path, id);
         let Some(remote) = transport.remote.as_ref().filter(|_| is_expected && !transport.is_expired) else {
             return Counter::DroppedStunUnexpected;
         };
@@ -181,6 +183,10 @@ impl Forwarder {
         if message.class() == stun::Class::Error {
             return Counter::Consumed;
         }
+        if is_probe {
+            let is_answer = self.probe_answered(now, index, path, id, out);
+            return if is_answer { Counter::Consumed } else { Counter::DroppedStunUnexpected };
+        }
         self.count(Counter::ChecksAnswered, 1);
         self.peer_heard(index, out);
         self.address_answered(now, index, path, out);
@@ -188,16 +194,16 @@ impl Forwarder {
     }
 
     /// Media may go to an address of a peer, and does if it is selected now.
-    fn address_answered(&mut self, now: Micros, index: u32, path: Path, out: &mut Outbox) {
+    pub(super) fn address_answered(&mut self, now: Micros, index: u32, path: Path, out: &mut Outbox) {
         let Some(transport) = self.peers.at_mut(index) else { return };
         if transport.paths.answered(path, now) {
             self.report_path(index, out);
             self.became_ready(now, index, out);
-            self.link_moved(now, index, out);
+            self.candidates_changed(now, index, out);
         }
     }
 
-    fn report_path(&mut self, index: u32, out: &mut Outbox) {
+    pub(super) fn report_path(&mut self, index: u32, out: &mut Outbox) {
         let Some(transport) = self.peers.at(index) else { return };
         let Some(path) = transport.paths.selected() else { return };
         let nominated = u8::from(transport.paths.is_nominated());
@@ -222,28 +228,41 @@ impl Forwarder {
                 Due::Send(path, id) => self.send_check(now, index, path, id, out),
                 Due::Unanswered => self.count(Counter::PathsUnanswered, 1),
                 Due::Silent { place, rounds } => {
-                    self.turn_candidate(now, index, place, rounds);
+                    self.set_candidates(now, index, Some((place, rounds)));
                     self.ask_candidates(now, index);
                 }
             }
         }
+        let probe_at = self.probe_link(now, index, out);
         let Some(transport) = self.peers.at_mut(index) else { return };
-        let is_wanted = transport.paths.is_asking() && !transport.is_expired;
+        let is_wanted = (transport.paths.is_asking() || probe_at.is_some()) && !transport.is_expired;
         if is_wanted && !std::mem::replace(&mut transport.is_check_timer_set, true) {
-            self.timers.set(now + CHECK_INTERVAL, Timer::Check { peer: transport.id });
+            self.timers.set(probe_at.unwrap_or(now + CHECK_INTERVAL), Timer::Check { peer: transport.id });
         }
     }
 
     /// A Binding request of ours (RFC 8445 §7.2.2).
     fn send_check(&mut self, now: Micros, index: u32, path: Path, id: stun::TransactionId, out: &mut Outbox) {
+        let is_sent = self.send_binding(now, index, path, id, out);
+        self.count(Counter::ChecksSent, u64::from(is_sent));
+    }
+
+    /// The same, or a probe. False if nothing was sent.
+    pub(super) fn send_binding(
+        &mut self,
+        now: Micros,
+        index: u32,
+        path: Path,
+        id: stun::TransactionId,
+        out: &mut Outbox,
+    ) -> bool {
         let tie_breaker = self.tie_breaker;
-        let is_sent = self.send_stun(now, index, path, out, |transport, out| {
+        self.send_stun(now, index, path, out, |transport, out| {
             let remote = transport.remote.as_ref()?;
             let writer = stun::Writer::binding_request(out, id).username(&remote.username);
             let writer = writer.priority(CHECK_PRIORITY).ice_controlled(tie_breaker);
             writer.integrity(&remote.key).fingerprint().finish()
-        });
-        self.count(Counter::ChecksSent, u64::from(is_sent));
+        })
     }
 
     /// Sends a message to an address of a peer if it may be sent so much, as a candidate always may, by the pace of its checks and of

@@ -48,6 +48,11 @@ impl Forwarder {
         }
         self.staged = staged;
         self.clear_staged();
+        let mut links = std::mem::take(&mut self.touched_links);
+        links.sort_unstable();
+        links.dedup();
+        links.drain(..).for_each(|link| self.settle_candidates(now, link, out));
+        self.touched_links = links;
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
@@ -105,10 +110,7 @@ impl Forwarder {
                 self.peer_mut(remote.peer)?.set_remote(remote)?;
                 self.candidates_changed(now, remote.peer.index, out);
             }
-            Command::PeerCandidate(candidate) => {
-                self.add_candidate(now, candidate)?;
-                self.candidates_changed(now, candidate.peer.index, out);
-            }
+            Command::PeerCandidate(candidate) => self.add_candidate(candidate)?,
             Command::PeerEdge(open) => self.open_over_link(now, open, out)?,
             Command::PeerExtensions(extensions) => {
                 let peer = self.peer_mut(extensions.peer)?;

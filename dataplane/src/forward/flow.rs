@@ -6,7 +6,7 @@
 
 use proto::flow::{self, is_flow};
 use proto::id::RelayId;
-use proto::plane::{Counter, Refusal, RelayClose, RelayOpen, RelayRate};
+use proto::plane::{Counter, PeerCandidate, Refusal, RelayClose, RelayOpen, RelayRate};
 
 use super::Forwarder;
 use crate::config::{FRAME_LEN, Micros};
@@ -66,7 +66,8 @@ impl Forwarder {
         bytes: &mut [u8],
         out: &mut Outbox,
     ) -> Option<Counter> {
-        let owner = flow::parse(bytes).and_then(|flow| self.demux.owner_of(flow));
+        let flow = flow::parse(bytes);
+        let owner = flow.and_then(|flow| self.demux.owner_of(flow));
         match owner {
             Some(FlowOwner::Transport(peer)) => {
                 if !self.is_of_link(peer, path) {
@@ -78,11 +79,13 @@ impl Forwarder {
                 self.receive_of_peer(now, peer, kind, (path, at), bytes, out)
             }
             // Behind the header of an edge that passes on there is no second one.
-            Some(FlowOwner::Candidate(peer, place)) if path.relay() == 0 => {
-                let candidate = self.peers.at(peer).and_then(|peer| peer.paths.candidate(place));
-                let Some(candidate) = candidate.filter(|candidate| candidate.remote == path.remote) else {
-                    return Some(Counter::DroppedFlowSource);
-                };
+            Some(FlowOwner::Candidate(peer)) if path.relay() == 0 => {
+                let of_flow = |told: &&PeerCandidate| flow == Some(told.receive_flow) && told.remote == path.remote;
+                let candidate = self.peers.at(peer).and_then(|peer| {
+                    let told = peer.candidates().iter().find(of_flow)?;
+                    peer.paths.candidate_to(told.remote, told.send_flow)
+                });
+                let Some(candidate) = candidate else { return Some(Counter::DroppedFlowSource) };
                 self.receive_bytes(now, candidate, at, &mut bytes[flow::HEADER_LEN..], out)
             }
             Some(FlowOwner::Relay(relay)) if path.relay() == 0 => {

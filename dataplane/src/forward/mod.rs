@@ -103,6 +103,8 @@ pub struct Forwarder {
     staged: Vec<Command>,
     /// Slots whose routes this commit has changed.
     touched: Vec<u32>,
+    /// Peers whose candidates it has changed.
+    touched_links: Vec<u32>,
     /// Number of commits so far, for refusals that come before one.
     batch: u64,
     /// How far an answer to `Describe` is.
@@ -140,6 +142,7 @@ impl Forwarder {
             timers: Timers::new(now),
             staged: Vec::with_capacity(STAGED_MAX),
             touched: Vec::new(),
+            touched_links: Vec::new(),
             batch: 0,
             describing: None,
             counters: Box::new([0; Counter::COUNT]),

@@ -142,6 +142,15 @@ impl Monitor {
         }
     }
 
+    /// A probe each `interval` from now on.
+    pub fn set_interval(&mut self, interval: Micros) {
+        if self.interval != interval {
+            let last = self.next_at.saturating_sub(self.interval);
+            self.next_at = self.next_at.min(last + interval);
+            self.interval = interval;
+        }
+    }
+
     /// When to call [`Monitor::poll_probe`] next.
     pub fn poll_timeout(&self) -> Micros {
         match self.pending() {
@@ -229,6 +238,11 @@ impl Monitor {
         } else {
             State::Good
         }
+    }
+
+    /// Whether a probe was ever answered, or, of a path that was dead, since it is not any more.
+    pub fn has_answered(&self) -> bool {
+        self.answers > 0
     }
 
     /// Whether nothing was lost lately.

@@ -24,9 +24,9 @@ pub enum Via {
 
 /// What is known of a path at a look.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Look {
+pub struct Look<V = Via> {
     /// Which one.
-    pub via: Via,
+    pub via: V,
     /// How it is.
     pub state: State,
     /// Whether nothing was lost on it lately ([`Monitor::is_clean`](crate::overlay::Monitor::is_clean)).
@@ -53,8 +53,8 @@ impl Measured {
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
-    via: Via,
+struct Entry<V> {
+    via: V,
     /// Since when it has been good.
     good_since: Option<Micros>,
     /// Since when it has been good and preferred to the one that carries the media.
@@ -67,28 +67,40 @@ struct Entry {
     left_at: Option<Micros>,
 }
 
-impl Entry {
-    fn new(via: Via) -> Self {
+impl<V> Entry<V> {
+    fn new(via: V) -> Self {
         Self { via, good_since: None, wanted_since: None, hold: OVERLAY_HOLD, returned_at: None, left_at: None }
     }
 }
 
-/// See the module.
-pub struct Selection {
+/// See the module. Paths have names of any kind.
+pub struct Selection<V = Via> {
     /// In order of preference; never empty.
-    entries: Vec<Entry>,
-    current: Via,
+    entries: Vec<Entry<V>>,
+    current: V,
     moves: u32,
 }
 
 impl Selection {
     /// Media goes directly until something better is known.
     pub fn new() -> Self {
-        Self { entries: vec![Entry::new(Via::Direct)], current: Via::Direct, moves: 0 }
+        Self::at(Via::Direct)
+    }
+}
+
+impl<V: Copy + PartialEq> Selection<V> {
+    /// Media goes by this path until something better is known.
+    pub fn at(current: V) -> Self {
+        Self { entries: vec![Entry::new(current)], current, moves: 0 }
+    }
+
+    /// Media goes by this path, whatever was chosen here.
+    pub(crate) fn is_at(&mut self, current: V) {
+        self.current = current;
     }
 
     /// The path that carries the media.
-    pub fn current(&self) -> Via {
+    pub fn current(&self) -> V {
         self.current
     }
 
@@ -99,12 +111,12 @@ impl Selection {
 
     /// The paths, the preferred one first; at most [`OVERLAY_PATHS_MAX`], what is beyond that is left out. The one that carries the media stays among
     /// them until another one does. None at all changes nothing.
-    pub fn prefer(&mut self, order: &[Via]) {
+    pub fn prefer(&mut self, order: &[V]) {
         let Some(order) = order.get(..order.len().min(OVERLAY_PATHS_MAX)).filter(|order| !order.is_empty()) else {
             return;
         };
         let known = std::mem::take(&mut self.entries);
-        let of = |via: Via| known.iter().find(|entry| entry.via == via).copied().unwrap_or(Entry::new(via));
+        let of = |via: V| known.iter().find(|entry| entry.via == via).copied().unwrap_or(Entry::new(via));
         for &via in order {
             if !self.entries.iter().any(|entry| entry.via == via) {
                 self.entries.push(of(via));
@@ -116,17 +128,17 @@ impl Selection {
     }
 
     /// The paths that are to be probed: those that are preferred, and the one that carries the media.
-    pub fn paths(&self) -> impl Iterator<Item = Via> + '_ {
+    pub fn paths(&self) -> impl Iterator<Item = V> + '_ {
         self.entries.iter().map(|entry| entry.via)
     }
 
     /// Whether none of the paths is one to go to, so that others are wanted at once.
-    pub fn is_in_need(looks: &[Look]) -> bool {
+    pub fn is_in_need(looks: &[Look<V>]) -> bool {
         !looks.iter().any(|look| look.state == State::Good && look.is_clean)
     }
 
     /// Looks at all paths; the new one if the media moves.
-    pub fn look(&mut self, now: Micros, looks: &[Look]) -> Option<Via> {
+    pub fn look(&mut self, now: Micros, looks: &[Look<V>]) -> Option<V> {
         let mut is_before = true;
         for entry in &mut self.entries {
             is_before &= entry.via != self.current;
@@ -157,8 +169,8 @@ impl Selection {
     }
 
     /// Where to go from a path that is dead or bad.
-    fn escape(&self, now: Micros, looks: &[Look]) -> Option<Via> {
-        let of = |via: Via| looks.iter().find(|look| look.via == via);
+    fn escape(&self, now: Micros, looks: &[Look<V>]) -> Option<V> {
+        let of = |via: V| looks.iter().find(|look| look.via == via);
         let current = of(self.current);
         let others = || self.entries.iter().filter_map(|entry| of(entry.via)).filter(|look| look.via != self.current);
         match current.map_or(State::Unknown, |look| look.state) {
@@ -169,16 +181,17 @@ impl Selection {
             }
             State::Bad => {
                 let cost = current.and_then(|look| look.measured)?.cost();
-                let is_cheaper = |look: &Look| look.measured.is_some_and(|measured| costs_less(measured.cost(), cost));
+                let is_cheaper =
+                    |look: &Look<V>| look.measured.is_some_and(|measured| costs_less(measured.cost(), cost));
                 // One that was left lately must have been good for some time, or two paths that are bad in turn would be changed for each other.
-                let is_trusted = |via: Via| {
+                let is_trusted = |via: V| {
                     let entry = self.entries.iter().find(|entry| entry.via == via)?;
                     let is_recent = entry.left_at.is_some_and(|at| now.saturating_sub(at) < OVERLAY_RELAPSE);
                     let least = if is_recent { OVERLAY_TRUST_AGAIN } else { OVERLAY_TRUST };
                     Some(entry.good_since.is_some_and(|since| now.saturating_sub(since) >= least))
                 };
                 let is_refuge =
-                    |look: &&Look| look.state == State::Good && look.is_clean && is_trusted(look.via) == Some(true);
+                    |look: &&Look<V>| look.state == State::Good && look.is_clean && is_trusted(look.via) == Some(true);
                 let good = others().find(is_refuge);
                 good.or_else(|| others().find(|look| look.state == State::Bad && is_cheaper(look))).map(|look| look.via)
             }
@@ -186,8 +199,9 @@ impl Selection {
     }
 
     /// A path before the current one in the order that has been good for long enough.
-    fn preferred(&self, now: Micros) -> Option<Via> {
-        let is_due = |entry: &&Entry| entry.wanted_since.is_some_and(|since| now.saturating_sub(since) >= entry.hold);
+    fn preferred(&self, now: Micros) -> Option<V> {
+        let is_due =
+            |entry: &&Entry<V>| entry.wanted_since.is_some_and(|since| now.saturating_sub(since) >= entry.hold);
         self.entries.iter().find(is_due).map(|entry| entry.via)
     }
 }
@@ -195,6 +209,12 @@ impl Selection {
 impl Default for Selection {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Default for Selection<u8> {
+    fn default() -> Self {
+        Self::at(0)
     }
 }
 

@@ -6,9 +6,12 @@
 //! What is sent to a candidate that does not answer is one check a second, and nothing else: the limit of three times the bytes
 //! that came from there holds for all but the checks.
 
-use proto::plane::PEER_CANDIDATES_MAX;
+use std::net::SocketAddr;
 
-use super::{Due, Known, Paths};
+use proto::plane::PEER_CANDIDATES_MAX;
+use proto::stun::TransactionId;
+
+use super::{Check, Due, Known, Paths};
 use crate::config::{CANDIDATE_INTERVAL_MAX, CHECK_INTERVAL, CONSENT_TIMEOUT, Micros, PEER_PATHS_MAX};
 use crate::path::Path;
 
@@ -40,13 +43,6 @@ impl Candidate {
     }
 }
 
-/// What a candidate's change means for others.
-#[derive(Default)]
-pub(crate) struct Placed {
-    /// Addresses that are known no more: unbind them.
-    pub(crate) gone: [Option<Path>; 2],
-}
-
 impl Paths {
     /// Whether the peer is another edge.
     #[inline]
@@ -54,39 +50,79 @@ impl Paths {
         self.candidates > 0
     }
 
-    /// `path` is the candidate of this number from now on, or there is none. The number has not answered in so many rounds.
-    pub(crate) fn place_candidate(&mut self, place: u8, path: Option<Path>, rounds: u8, now: Micros) -> Placed {
-        let mut placed = Placed::default();
-        let is_there = |known: &Known| known.candidate.is_some_and(|of| of.place == place);
-        if let Some(at) = self.known.iter().position(|known| is_there(known) && Some(known.path) != path) {
-            let before = self.known.swap_remove(at).path;
-            if self.selected == Some(before) {
-                self.selected = None;
-                self.has_answered = false;
+    /// These are the candidates from now on, by their numbers. What is known of those that were it before stays; addresses that are
+    /// known no more are to be unbound.
+    pub(crate) fn set_candidates(&mut self, told: &[(u8, Path)], now: Micros) -> [Option<Path>; PEER_PATHS_MAX] {
+        let mut gone = [None; PEER_PATHS_MAX];
+        let mut places = gone.iter_mut();
+        let mut at = 0;
+        while let Some(known) = self.known.get_mut(at) {
+            let place = told.iter().find(|(_, path)| *path == known.path).map(|(place, _)| *place);
+            if let (None, Some(_)) = (place, known.candidate) {
+                let before = self.known.swap_remove(at).path;
+                if self.selected == Some(before) {
+                    self.selected = None;
+                    self.has_answered = false;
+                }
+                places.next().into_iter().for_each(|place| *place = Some(before));
+                continue;
             }
-            placed.gone[0] = Some(before);
+            if let Some(place) = place {
+                known.candidate.get_or_insert(Candidate { place, rounds: 0 }).place = place;
+            }
+            at += 1;
         }
-        if let Some(path) = path {
+        for &(place, path) in told {
             if self.known(path).is_none() {
-                placed.gone[1] = self.make_room();
-                self.known.push(Known::new(path, now));
+                let evicted = self.make_room();
+                places.next().into_iter().for_each(|place| *place = evicted);
+                let candidate = Some(Candidate { place, rounds: 0 });
+                self.known.push(Known { candidate, ..Known::new(path, now) });
             }
-            let known = self.known_mut(path).expect("it is known from here on");
-            known.candidate = Some(Candidate { place, rounds });
         }
-        self.candidates = self.known.iter().filter(|known| known.candidate.is_some()).count() as u8;
+        self.candidates = told.len() as u8;
         if self.has_candidates() {
             self.has_lapsed = false;
             self.began.get_or_insert(now);
         }
-        placed
+        gone
     }
 
-    /// The candidate of this number.
-    #[inline]
-    pub(crate) fn candidate(&self, place: u8) -> Option<Path> {
-        let is_there = |known: &&Known| known.candidate.is_some_and(|of| of.place == place);
-        self.known.iter().find(is_there).map(|known| known.path)
+    /// The candidate of this number has not answered in so many rounds of checks.
+    pub(crate) fn set_rounds(&mut self, place: u8, rounds: u8) {
+        let candidates = self.known.iter_mut().filter_map(|known| known.candidate.as_mut());
+        candidates.filter(|of| of.place == place).for_each(|of| of.rounds = rounds);
+    }
+
+    /// The candidate with this address, by whichever socket, in this flow of another edge.
+    pub(crate) fn candidate_to(&self, remote: SocketAddr, relay: u64) -> Option<Path> {
+        let is_there = |known: &&Known| known.path.remote == remote && known.path.relay() == relay;
+        self.known.iter().filter(|known| known.candidate.is_some()).find(is_there).map(|known| known.path)
+    }
+
+    /// Packets go to this candidate from now on, which has answered lately. False if it is none, or they do already.
+    pub(crate) fn use_candidate(&mut self, path: Path) -> bool {
+        if !self.is_candidate(path) || self.selected() == Some(path) {
+            return false;
+        }
+        let before = self.selected.replace(path);
+        if let Some(before) = before.and_then(|before| self.known_mut(before)) {
+            before.check = None;
+        }
+        self.has_answered = true;
+        self.stop_asking_candidates();
+        true
+    }
+
+    /// Begins to ask a candidate, under this id: in the first round those of higher numbers a little later, so that the preferred one
+    /// is used where all answer.
+    pub(crate) fn begin_asking(&mut self, path: Path, id: TransactionId, now: Micros) {
+        let Some(Candidate { place, rounds }) = self.known(path).and_then(|known| known.candidate) else { return };
+        let before = self.known.iter().filter_map(|known| known.candidate).filter(|of| of.place < place).count();
+        let wait = if rounds == 0 { before as Micros * CHECK_INTERVAL } else { 0 };
+        if let Some(known) = self.known_mut(path) {
+            known.check = Some(Check { id, tries: 0, next_at: now + wait });
+        }
     }
 
     /// A candidate that is to be asked: [`Paths::begin_check`].

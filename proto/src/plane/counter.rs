@@ -201,6 +201,12 @@ counters! {
     ChecksSent => "checks_sent",
     /// Checks of this worker's own that were answered.
     ChecksAnswered => "checks_answered",
+    /// Probes of paths to other edges sent.
+    PathProbesSent => "path_probes_sent",
+    /// Probes of paths to other edges that were answered.
+    PathProbesAnswered => "path_probes_answered",
+    /// Times that what goes to another edge was moved to a better path.
+    PathsMoved => "paths_moved",
     /// Addresses given up because they answered none of the checks with which a peer's media would have moved there.
     PathsUnanswered => "paths_unanswered",
     /// Peers whose address answers no more while their media still comes from there: they are sent no media any more.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::command::{Command, KEY_LEN_MAX, PeerKeys, SALT_LEN_MAX};
 use super::field::Field;
 use super::record::records;
-use super::value::Refusal;
+use super::value::{PathState, Refusal};
 use super::{RECORD_LEN, Record};
 use crate::id::{PeerId, StreamId};
 
@@ -103,6 +103,22 @@ records! {
             /// What the path of each of its receivers has room for, bit/s of payload; 0: nobody needs more than its publisher sends
             /// of its own.
             bps: u32,
+        }
+        /// What the probes of a path between edges have measured: each second while anything is sent between the two, each five seconds
+        /// else, and when its state has changed.
+        PathMeasured = 16 {
+            /// The link.
+            peer: PeerId,
+            /// Number of the candidate ([`PeerCandidate`](super::PeerCandidate)).
+            place: u8,
+            /// Round trip, microseconds, the median of the newest five; 0 as long as nothing was answered.
+            rtt_us: u32,
+            /// What did not arrive, in a million.
+            loss_ppm: u32,
+            /// Mean difference of two round trips that follow each other, microseconds.
+            jitter_us: u32,
+            /// How it is.
+            state: PathState,
         }
     }
 }

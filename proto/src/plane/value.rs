@@ -68,6 +68,20 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// How a path between edges is.
+    PathState {
+        /// It answers, within the thresholds.
+        Good = 1,
+        /// Too little was answered to judge it.
+        Unknown = 2,
+        /// It answers, beyond the thresholds.
+        Bad = 3,
+        /// It does not answer.
+        Dead = 4,
+    }
+}
+
+wire_enum! {
     /// Why a command was refused.
     Refusal {
         /// The bytes are not a command of this contract.
