@@ -297,13 +297,16 @@ async fn serve_as(
         nodes: member.as_ref().map(Member::nodes),
     };
     let site = http::Site::with(handle.clone(), keys, counts.clone(), config.limits, settings);
+    let (asked, questions) = nodes::questions();
+    let answering = tokio::spawn(http::answer_nodes(site.clone(), questions));
     let (stopping, is_stopping) = watch::channel(false);
     let serving = tokio::spawn(http::serve(listener, site.clone(), is_stopping));
     let stun = tokio::spawn(async move { stun_server::serve(stun, config.stun_rates, &counts).await });
     let (ending, leaving) = watch::channel(None);
     let bound = format!("{scheme}://{}", listening.http);
-    let membership =
-        member.take().map(|member| tokio::spawn(member.run(handle.clone(), orders, Some(decisions), bound, leaving)));
+    let membership = member
+        .take()
+        .map(|member| tokio::spawn(member.run(handle.clone(), orders, Some(decisions), Some(asked), bound, leaving)));
     announce(&listening);
 
     let reloads = async {
@@ -335,6 +338,7 @@ async fn serve_as(
     stopping.send_replace(true);
     ending.send_replace(Some(is_for_good));
     stun.abort();
+    answering.abort();
     if timeout(GOODBYE_TIMEOUT, serving).await.is_err() {
         tracing::warn!("some sockets did not close in time");
     }

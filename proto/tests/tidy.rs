@@ -63,6 +63,7 @@ const TOKIO: &[&str] = &[
     "controlplane/src/driver.rs",
     "controlplane/src/driver/",
     "controlplane/src/logbook.rs",
+    "controlplane/src/nodes/asks.rs",
     "controlplane/src/nodes/bus.rs",
     "controlplane/src/nodes/claims.rs",
     "controlplane/src/nodes/cluster.rs",

@@ -58,7 +58,7 @@ impl Speaker {
         });
         let (orders, outlet) = driver::orders();
         let (stop, stopping) = watch::channel(None);
-        let task = tokio::spawn(member.run(handle, Some(outlet), None, "http://127.0.0.1:1".into(), stopping));
+        let task = tokio::spawn(member.run(handle, Some(outlet), None, None, "http://127.0.0.1:1".into(), stopping));
         Speaker { node, state, nodes, orders, news, stop, task }
     }
 

@@ -6,6 +6,7 @@ mod edges;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod nats;
+mod operators;
 #[path = "../require/mod.rs"]
 mod require;
 mod shared;

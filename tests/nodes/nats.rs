@@ -178,10 +178,16 @@ impl Hand {
 
     /// Publishes with headers (HPUB).
     pub(crate) fn say(&mut self, subject: &str, headers: &[(&str, &str)], payload: &str) {
+        self.say_for(subject, None, headers, payload);
+    }
+
+    /// The same, with a subject for the answer.
+    pub(crate) fn say_for(&mut self, subject: &str, back: Option<&str>, headers: &[(&str, &str)], payload: &str) {
+        let back = back.map(|back| format!("{back} ")).unwrap_or_default();
         let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let headers = format!("NATS/1.0\r\n{lines}\r\n");
         let (len, total) = (headers.len(), headers.len() + payload.len());
-        self.write(format!("HPUB {subject} {len} {total}\r\n{headers}{payload}\r\n").as_bytes());
+        self.write(format!("HPUB {subject} {back}{len} {total}\r\n{headers}{payload}\r\n").as_bytes());
     }
 
     /// Puts something under a key of the bucket, as `nats kv put` does.

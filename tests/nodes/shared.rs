@@ -14,7 +14,7 @@ use crate::{Edge, secret_file};
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A folder with a signing key: an operator copies it from one edge to the others.
-fn with_key(key: &str) -> Folder {
+pub(crate) fn with_key(key: &str) -> Folder {
     let folder = Folder::new();
     secret_file(folder.0.join("token.key"), &key.repeat(32));
     folder
@@ -25,7 +25,7 @@ fn edge(nats: &Nats, name: &str) -> Edge {
 }
 
 /// A token that is made in a state folder.
-fn token(state: &Folder, arguments: &[&str]) -> String {
+pub(crate) fn token(state: &Folder, arguments: &[&str]) -> String {
     let output =
         uprtc(&["token", "--name", "Ada", "--ttl", "1h"]).args(arguments).args(["--state", state.path()]).output();
     let output = output.unwrap();
@@ -34,7 +34,7 @@ fn token(state: &Folder, arguments: &[&str]) -> String {
 }
 
 /// Status and body of a request.
-pub(crate) fn ask(edge: &Edge, token: &str, request: &str, body: Option<Value>) -> (u16, Value) {
+fn ask(edge: &Edge, token: &str, request: &str, body: Option<Value>) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let mut stream = TcpStream::connect(&edge.http).unwrap();
     write!(
@@ -53,15 +53,15 @@ pub(crate) fn ask(edge: &Edge, token: &str, request: &str, body: Option<Value>) 
 }
 
 /// Operators of an edge.
-struct Operator<'a>(&'a Edge, String);
+pub(crate) struct Operator<'a>(&'a Edge, String);
 
 impl<'a> Operator<'a> {
-    fn of(edge: &'a Edge) -> Operator<'a> {
+    pub(crate) fn of(edge: &'a Edge) -> Operator<'a> {
         Operator(edge, token(&edge.state, &["--room", "*", "--admin"]))
     }
 
     /// Less than 50 times a second, and waits where the server says that this was too much at once.
-    fn ask(&self, request: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) fn ask(&self, request: &str, body: Option<Value>) -> (u16, Value) {
         std::thread::sleep(Duration::from_millis(25));
         until(request, || Some(ask(self.0, &self.1, request, body.clone())).filter(|(status, _)| *status != 429))
     }

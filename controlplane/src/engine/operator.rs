@@ -72,6 +72,9 @@ pub enum OperatorError {
     /// There is no such peer in the room.
     #[error("there is no such peer in the room")]
     NoPeer,
+    /// The peer is in the room through another edge of the cluster: that one is to be asked.
+    #[error("the peer is in the room through another edge")]
+    Elsewhere,
     /// The peer has no such track.
     #[error("the peer publishes no such track")]
     NoTrack,
@@ -140,7 +143,8 @@ impl Engine {
     pub(super) fn find(&self, room: &str, peer: &str) -> Result<Handle, OperatorError> {
         let room = self.room(room).ok_or(OperatorError::NoRoom)?;
         let member = room.members().iter().find(|member| member.id == peer).ok_or(OperatorError::NoPeer)?;
-        Ok(Handle::of(member.peer))
+        let handle = Handle::of(member.peer);
+        self.peers.contains_key(&handle).then_some(handle).ok_or(OperatorError::Elsewhere)
     }
 
     /// Who came by a room's token and was moved elsewhere since goes, too.

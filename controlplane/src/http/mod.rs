@@ -45,6 +45,7 @@ use self::pace::Pace;
 use self::places::{Places, Turns};
 pub use self::proxies::{NETWORKS_MAX, Network};
 pub use self::public_url::PublicUrl;
+pub use self::rest::answer_nodes;
 pub use self::serve::{listen, serve};
 #[doc(hidden)]
 pub use self::websocket::read_all as read_websocket;
@@ -393,6 +394,11 @@ impl Site {
                 failed => tracing::error!(?failed, "the registry still cannot be written"),
             }
         }
+    }
+
+    /// The name of this node, if it is one of a cluster.
+    fn node(&self) -> Option<String> {
+        self.nodes.as_ref().map(|nodes| nodes.own().node)
     }
 
     /// Waits until no signalling socket is left.

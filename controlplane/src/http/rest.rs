@@ -10,6 +10,7 @@ mod invitations;
 mod limits;
 mod media;
 mod nodes;
+mod others;
 mod peers;
 mod revocations;
 mod rooms;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
+pub use self::others::answer_nodes;
 use super::Site;
 use super::admission::bearer;
 use super::error::Problem;
@@ -217,8 +219,8 @@ struct Page {
 }
 
 impl Page {
-    /// The entries of this page, of all that there are in the order of their keys; and where the next one begins.
-    fn of<T>(&self, all: impl Iterator<Item = (String, T)>) -> Result<(Vec<T>, Option<String>), Problem> {
+    /// How many entries it has at most, if it can be answered.
+    fn check(&self) -> Result<usize, Problem> {
         let limit = self.limit.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&limit) {
             let detail = format!("limit is not 1 to {PAGE_MAX}");
@@ -227,6 +229,21 @@ impl Page {
         if self.after.as_ref().is_some_and(|after| after.chars().count() > 64) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_query", "after is longer than 64 characters"));
         }
+        Ok(limit)
+    }
+
+    /// The same of what several nodes have, behind which more may follow.
+    fn of_merged<T>(
+        &self,
+        (all, end): (Vec<(String, T)>, Option<String>),
+    ) -> Result<(Vec<T>, Option<String>), Problem> {
+        let (entries, next) = self.of(all.into_iter())?;
+        Ok((entries, next.or(end)))
+    }
+
+    /// The entries of this page, of all that there are in the order of their keys; and where the next one begins.
+    fn of<T>(&self, all: impl Iterator<Item = (String, T)>) -> Result<(Vec<T>, Option<String>), Problem> {
+        let limit = self.check()?;
         let mut rest = all.filter(|(key, _)| self.after.as_ref().is_none_or(|after| key > after)).peekable();
         let mut last = None;
         let mut entries = Vec::new();
@@ -267,7 +284,9 @@ async fn ask_engine(site: &Site, request: OperatorRequest) -> Result<(), Problem
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too_many_rooms", error.to_string())
         }
         OperatorError::NoRoom => Problem::new(StatusCode::NOT_FOUND, "no_room", error.to_string()),
-        OperatorError::NoPeer => Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string()),
+        OperatorError::NoPeer | OperatorError::Elsewhere => {
+            Problem::new(StatusCode::NOT_FOUND, "no_peer", error.to_string())
+        }
         OperatorError::NoTrack => Problem::new(StatusCode::NOT_FOUND, "no_track", error.to_string()),
         OperatorError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
         OperatorError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),

@@ -10,13 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Nodes;
+use super::asks::{Asks, Question};
 use super::bus::Bus;
 use super::claims;
-use super::cluster::{Bucket, Cluster, ClusterError, Entry, Line, Link, Watch, WriteError, pause, spread};
+use super::cluster::{Bucket, Cluster, ClusterError, Entry, Link, Watch, WriteError, pause, spread};
 use super::documents::{Decisions, Documents};
 use super::instance::{Instance, NODE_FILE, random};
 use super::lease::{Found, Lease, Step};
@@ -56,8 +57,6 @@ pub struct Member {
     bucket_made_at: Option<String>,
     /// What has been said in the log since it was last well.
     said: Vec<Discriminant<ClusterError>>,
-    /// Brings the connection to the task of `bus`.
-    lines: watch::Sender<Option<Line>>,
 }
 
 /// A connection and what is done by it.
@@ -101,7 +100,7 @@ impl Member {
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         let mut member = Member {
-            nodes: Arc::new(Nodes::new(&settings, lease)),
+            nodes: Arc::new(Nodes::new(&settings, &record.run, lease)),
             settings,
             instance,
             session: None,
@@ -111,7 +110,6 @@ impl Member {
             failures: 0,
             bucket_made_at: None,
             said: Vec::new(),
-            lines: watch::channel(None).0,
         };
         if !member.instance.has_joined(&member.settings) {
             member.open().await?;
@@ -152,7 +150,7 @@ impl Member {
             return Err(ClusterError::OtherVersion { node, theirs, ours: CLUSTER_VERSION });
         }
         self.nodes.inner().is_connected = true;
-        self.lines.send_replace(Some(cluster.line()));
+        self.nodes.lines.send_replace(Some(cluster.line()));
         self.session = Some(Session { cluster, bucket, watch: Some(watch) });
         Ok(())
     }
@@ -231,12 +229,13 @@ impl Member {
     /// within the lease.
     ///
     /// `bound`: where HTTP is, if the settings do not say it. `orders`: what the engine wants done in the cluster. `decisions`: what is to be
-    /// good on every node.
+    /// good on every node. `questions`: where goes what other nodes ask.
     pub async fn run(
         mut self,
         handle: Handle,
         orders: Option<OrderOutlet>,
         decisions: Option<Decisions>,
+        questions: Option<mpsc::Sender<Question>>,
         bound: String,
         stop: watch::Receiver<Option<bool>>,
     ) {
@@ -248,13 +247,16 @@ impl Member {
         let own = Sender { node: self.record.node.clone(), run: self.record.run.clone() };
         let bus = Bus::new(self.nodes(), self.settings.clone(), own, handle.clone(), orders);
         let (ends, is_ended) = watch::channel(false);
-        let bus = tokio::spawn(bus.run(self.lines.subscribe(), is_ended));
+        let bus = tokio::spawn(bus.run(self.nodes.lines.subscribe(), is_ended));
         let documents = decisions.map(|decisions| {
             let documents = Documents::new(self.nodes(), self.settings.clone(), decisions, handle.clone());
-            Aborted(tokio::spawn(documents.run(self.lines.subscribe())))
+            Aborted(tokio::spawn(documents.run(self.nodes.lines.subscribe())))
+        });
+        let asks = questions.map(|questions| {
+            Aborted(tokio::spawn(Asks::new(self.nodes(), questions).run(self.nodes.lines.subscribe())))
         });
         let for_good = self.be(handle, stop).await;
-        drop(documents);
+        drop((documents, asks));
         ends.send_replace(true);
         let _ = bus.await; // It ends by itself.
         if for_good {

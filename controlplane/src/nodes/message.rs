@@ -17,6 +17,8 @@ pub(super) const NODE: &str = "Uprtc-Node";
 pub(super) const RUN: &str = "Uprtc-Run";
 pub(super) const COUNT: &str = "Uprtc-Count";
 pub(super) const ROOM: &str = "Uprtc-Room";
+/// Of a question: that its sender may ask it.
+pub(super) const PROOF: &str = "Uprtc-Proof";
 /// Of what a node says to itself, to learn that its subscriptions stand.
 pub(super) const MARK: &str = "Uprtc-Mark";
 
@@ -28,6 +30,16 @@ pub(super) fn of_room(cluster: &str, key: &str) -> String {
 /// The subject on which one node is spoken to.
 pub(super) fn of_node(cluster: &str, node: &str) -> String {
     format!("uprtc.{cluster}.node.{node}")
+}
+
+/// The subject on which one node is asked.
+pub(super) fn of_question(cluster: &str, node: &str) -> String {
+    format!("uprtc.{cluster}.ask.{node}")
+}
+
+/// The subject, with the number of the question behind it, on which one node is answered.
+pub(super) fn of_answer(cluster: &str, node: &str) -> String {
+    format!("uprtc.{cluster}.answer.{node}")
 }
 
 /// What the headers of a message say.
@@ -131,6 +143,10 @@ mod tests {
     fn subjects_are_of_a_cluster_and_have_no_name_of_a_room() {
         let key = key_of("a room.>");
         assert_eq!((key.len(), of_node("prod", "fra1").as_str()), (32, "uprtc.prod.node.fra1"));
+        assert_eq!(
+            [of_question("prod", "fra1"), of_answer("prod", "fra1")],
+            ["uprtc.prod.ask.fra1", "uprtc.prod.answer.fra1"]
+        );
         assert_eq!(of_room("prod", &key), format!("uprtc.prod.room.{key}"));
         assert!(key.bytes().all(|byte| byte.is_ascii_hexdigit()) && key != key_of("a room.*"));
     }

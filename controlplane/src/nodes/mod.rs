@@ -3,10 +3,12 @@
 //!
 //! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name, `message` what stands
 //! in the headers of what nodes say to each other: these are without I/O. `cluster` is the connection to the engine (NATS), `member` the
-//! task that joins them, `bus` the one that carries what nodes say, `claims` how a node has a room, and
+//! task that joins them, `bus` the one that carries what nodes say, `asks` the one that
+//! carries what they ask each other, `claims` how a node has a room, and
 //! `documents` the task that makes what operators decide good on every node.
 //! docs/EDGES.md says how it behaves, docs/decisions/0062 why.
 
+mod asks;
 mod bus;
 mod claims;
 mod cluster;
@@ -24,10 +26,12 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+pub use self::asks::{ANSWER_LEN_MAX, Question, Questions, Unanswered, questions};
 use self::bus::{CLAIM_NAMES, Counts, Dropped};
 pub use self::cluster::ClusterError;
+use self::cluster::Line;
 pub use self::documents::Decisions;
 use self::documents::DocumentCounts;
 pub(crate) use self::edges::Edge;
@@ -46,7 +50,10 @@ use crate::shared::DocumentRefusal;
 pub struct Nodes {
     cluster: String,
     node: String,
+    run: String,
     inner: Mutex<Inner>,
+    /// The connection, when there is one.
+    lines: watch::Sender<Option<Line>>,
     /// Wakes the task of `bus` when something of [`Inner`] has changed.
     changed: Notify,
 }
@@ -64,6 +71,8 @@ struct Inner {
     documents: DocumentCounts,
     /// Why what operators decide is not told to other nodes.
     documents_problem: Option<String>,
+    /// Questions to other nodes.
+    asked: u64,
 }
 
 impl Inner {
@@ -127,10 +136,12 @@ pub struct Node {
 }
 
 impl Nodes {
-    fn new(settings: &Settings, lease: Lease) -> Nodes {
+    fn new(settings: &Settings, run: &str, lease: Lease) -> Nodes {
         Nodes {
             cluster: settings.name.clone(),
             node: settings.node.clone(),
+            run: run.to_owned(),
+            lines: watch::channel(None).0,
             inner: Mutex::new(Inner {
                 roster: Roster::new(settings.lease),
                 lease,
@@ -140,6 +151,7 @@ impl Nodes {
                 bus: Counts::default(),
                 documents: DocumentCounts::default(),
                 documents_problem: None,
+                asked: 0,
             }),
             changed: Notify::new(),
         }

@@ -3,6 +3,7 @@
 
 use proto::signal::VideoCodec;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Problem;
@@ -35,6 +36,12 @@ pub(super) struct RoomView {
     made: bool,
     /// The workers that carry it, while somebody is in it.
     workers: Vec<usize>,
+    /// The nodes of the cluster that carry it, while somebody is in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<String>,
+    /// Nodes of the cluster that did not answer: who is connected to them is not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unanswered: Vec<String>,
 }
 
 impl RoomView {
@@ -43,6 +50,18 @@ impl RoomView {
         let live = snapshot.rooms.iter().map(|room| &room.room);
         let names: std::collections::BTreeSet<&String> = live.chain(snapshot.policies.keys()).collect();
         names.into_iter().filter_map(|name| Self::find(snapshot, name)).collect()
+    }
+
+    /// Those that somebody is in here, for the other nodes: which workers carry them means nothing there.
+    pub(super) fn live(snapshot: &Snapshot, node: Option<String>) -> Vec<RoomView> {
+        let rooms = snapshot.rooms.iter().filter(|room| !room.peers.is_empty());
+        let views = rooms.filter_map(|room| Self::find(snapshot, &room.room));
+        views.map(|view| RoomView { workers: Vec::new(), nodes: node.iter().cloned().collect(), ..view }).collect()
+    }
+
+    /// With the node that carries it, if that is this one.
+    pub(super) fn on(self, node: Option<&String>) -> RoomView {
+        RoomView { nodes: node.filter(|_| self.peers > 0).into_iter().cloned().collect(), ..self }
     }
 
     /// One room.
@@ -68,6 +87,8 @@ impl RoomView {
             locked: policy.locked,
             made: made.is_some(),
             workers: live.map(|room| room.workers.clone()).unwrap_or_default(),
+            nodes: Vec::new(),
+            unanswered: Vec::new(),
         })
     }
 }
@@ -76,7 +97,11 @@ impl RoomView {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RoomPage {
     /// The rooms.
-    pub(super) rooms: Vec<RoomView>,
+    #[schema(value_type = Vec<RoomView>)]
+    pub(super) rooms: Vec<Value>,
+    /// Nodes of the cluster that did not answer: who is connected to them is not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<String>,
     /// `after` of the next page, if there is one.
     pub(super) next: Option<String>,
 }

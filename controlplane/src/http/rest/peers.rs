@@ -5,13 +5,16 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::Value;
 
+use super::others::{Ask, Part, no_peer, peers_in, shown};
 use super::views::{PeerMove, PeerPage, PeerView, ProblemDetails, TrackChange, TrackView};
-use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, engine_gone};
+use super::{Admin, Asked, At, Body, Page, Problem, Site};
 use crate::auth::is_room_name;
-use crate::engine::OperatorRequest;
 
 /// Who is in a room, by id, and what flows.
+///
+/// In a cluster: of all nodes. `unanswered` names those that did not answer.
 #[utoipa::path(get, path = "/v1/rooms/{room}/peers", tag = "peers", params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$"), Page),
     responses((status = 200, description = "A page of peers; none of a room that nobody is in", body = PeerPage)))]
 pub(super) async fn list(
@@ -21,10 +24,13 @@ pub(super) async fn list(
     Asked(page): Asked<Page>,
 ) -> Result<Json<PeerPage>, Problem> {
     admin.of_room(&room)?;
-    let mut peers = all(&site, &room).await?;
-    peers.sort_by(|a, b| a.peer.cmp(&b.peer));
-    let (peers, next) = page.of(peers.into_iter().map(|peer| (peer.peer.clone(), peer)))?;
-    Ok(Json(PeerPage { peers, next }))
+    page.check()?;
+    let peers = peers_in(&site, &room).await?;
+    let own = Part::of(peers.iter().map(|peer| (peer.peer.clone(), shown(peer))), page.after.as_deref());
+    let gathered = Ask::Peers { room, after: page.after.clone() }.of_all(&site, own).await;
+    let unanswered = gathered.unanswered.clone();
+    let (peers, next) = page.of_merged(gathered.merge(|_, _| {}))?;
+    Ok(Json(PeerPage { peers, unanswered, next }))
 }
 
 /// One peer, with its state, its tracks, and what flows.
@@ -38,9 +44,9 @@ pub(super) async fn get(
     admin: Admin,
     State(site): State<Arc<Site>>,
     At((room, peer)): At<(String, String)>,
-) -> Result<Json<PeerView>, Problem> {
+) -> Result<Json<Value>, Problem> {
     admin.of_room(&room)?;
-    Ok(Json(find(&site, &room, &peer).await?))
+    Ok(Json(Ask::Peer { room, peer }.of_one(&site).await?))
 }
 
 /// Remove a peer.
@@ -55,7 +61,7 @@ pub(super) async fn delete(
     At((room, peer)): At<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     admin.of_room(&room)?;
-    ask_engine(&site, OperatorRequest::RemovePeer { room, peer }).await?;
+    Ask::Remove { room, peer }.of_one(&site).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -74,14 +80,13 @@ pub(super) async fn relocate(
     State(site): State<Arc<Site>>,
     At((room, peer)): At<(String, String)>,
     Body(PeerMove { room: to }): Body<PeerMove>,
-) -> Result<Json<PeerView>, Problem> {
+) -> Result<Json<Value>, Problem> {
     admin.of_room(&room)?;
     if !is_room_name(&to) {
         return Err(Problem::invalid("room is not 1 to 64 of A-Z a-z 0-9 . _ -"));
     }
     admin.of_room(&to)?;
-    ask_engine(&site, OperatorRequest::MovePeer { room, peer: peer.clone(), to: to.clone() }).await?;
-    Ok(Json(find(&site, &to, &peer).await?))
+    Ok(Json(Ask::Move { room, peer, to }.of_one(&site).await?))
 }
 
 /// Mute a track, or unmute it.
@@ -95,23 +100,10 @@ pub(super) async fn mute(
     State(site): State<Arc<Site>>,
     At((room, peer, mid)): At<(String, String, String)>,
     Body(TrackChange { muted }): Body<TrackChange>,
-) -> Result<Json<TrackView>, Problem> {
+) -> Result<Json<Value>, Problem> {
     admin.of_room(&room)?;
-    let mute = OperatorRequest::MuteTrack { room: room.clone(), peer: peer.clone(), mid: mid.clone(), is_muted: muted };
-    ask_engine(&site, mute).await?;
-    let track = find(&site, &room, &peer).await?.tracks.into_iter().find(|track| track.mid == mid);
-    track.map(Json).ok_or_else(no_peer)
-}
-
-async fn all(site: &Site, room: &str) -> Result<Vec<PeerView>, Problem> {
-    let peers = site.handle.measure(room).await.ok_or_else(engine_gone)?;
-    Ok(peers.iter().map(PeerView::of).collect())
-}
-
-async fn find(site: &Site, room: &str, peer: &str) -> Result<PeerView, Problem> {
-    all(site, room).await?.into_iter().find(|found| found.peer == peer).ok_or_else(no_peer)
-}
-
-fn no_peer() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_peer", "there is no such peer in the room")
+    let mute = Ask::Mute { room, peer, mid: mid.clone(), is_muted: muted };
+    let peer = mute.of_one(&site).await?;
+    let track = peer["tracks"].as_array().and_then(|tracks| tracks.iter().find(|track| track["mid"] == *mid));
+    track.cloned().map(Json).ok_or_else(no_peer)
 }

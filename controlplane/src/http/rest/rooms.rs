@@ -6,14 +6,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use jsonwebtoken::get_current_timestamp;
+use serde_json::Value;
 
 use super::limits::{RoomChange, RoomLimits, RoomPage, RoomView};
+use super::others::{Ask, Part, join_rooms, room_of, shown};
 use super::{Admin, Asked, At, Body, Page, Problem, Site, ask_engine, keep, sample};
 use crate::engine::{OperatorRequest, RoomPolicy, Snapshot};
 
 /// Every room, by name.
 ///
-/// Rooms that were made, and rooms that somebody is in. Needs a token for `*`.
+/// Rooms that were made, and rooms that somebody is in. In a cluster: on all nodes; `unanswered` names those that did not answer. Needs a
+/// token for `*`.
 #[utoipa::path(get, path = "/v1/rooms", tag = "rooms", params(Page), responses((status = 200, description = "A page of rooms", body = RoomPage)))]
 pub(super) async fn list(
     admin: Admin,
@@ -21,9 +24,14 @@ pub(super) async fn list(
     Asked(page): Asked<Page>,
 ) -> Result<Json<RoomPage>, Problem> {
     admin.of_everything()?;
-    let rooms = RoomView::all(&sample(&site).await?.snapshot);
-    let (rooms, next) = page.of(rooms.into_iter().map(|room| (room.room.clone(), room)))?;
-    Ok(Json(RoomPage { rooms, next }))
+    page.check()?;
+    let (rooms, node) = (RoomView::all(&sample(&site).await?.snapshot), site.node());
+    let rooms = rooms.into_iter().map(|room| (room.room.clone(), shown(&room.on(node.as_ref()))));
+    let own = Part::of(rooms, page.after.as_deref());
+    let gathered = Ask::Rooms { after: page.after.clone() }.of_all(&site, own).await;
+    let unanswered = gathered.unanswered.clone();
+    let (rooms, next) = page.of_merged(gathered.merge(join_rooms))?;
+    Ok(Json(RoomPage { rooms, unanswered, next }))
 }
 
 /// Make a room, or give it other limits.
@@ -38,18 +46,18 @@ pub(super) async fn put(
     State(site): State<Arc<Site>>,
     At(room): At<String>,
     Body(limits): Body<RoomLimits>,
-) -> Result<(StatusCode, Json<RoomView>), Problem> {
+) -> Result<(StatusCode, Json<Value>), Problem> {
     admin.of_room(&room)?;
     let policy = limits.policy()?;
     let status = {
         let _turn = site.administering.turn().await;
         let snapshot = sample(&site).await?.snapshot;
-        let is_there = RoomView::find(&snapshot, &room).is_some();
+        let is_there = RoomView::find(&snapshot, &room).is_some() || room_of(&site, &room).await.is_ok();
         check_ceilings(&admin, &snapshot, &room, &policy)?;
         set(&site, &room, policy).await?;
         if is_there { StatusCode::OK } else { StatusCode::CREATED }
     };
-    Ok((status, Json(find(&site, &room).await?)))
+    Ok((status, Json(room_of(&site, &room).await?)))
 }
 
 /// Change some limits of a room.
@@ -64,17 +72,19 @@ pub(super) async fn patch(
     State(site): State<Arc<Site>>,
     At(room): At<String>,
     Body(change): Body<RoomChange>,
-) -> Result<Json<RoomView>, Problem> {
+) -> Result<Json<Value>, Problem> {
     admin.of_room(&room)?;
     {
         let _turn = site.administering.turn().await;
         let snapshot = sample(&site).await?.snapshot;
-        RoomView::find(&snapshot, &room).ok_or_else(no_room)?;
+        if RoomView::find(&snapshot, &room).is_none() {
+            room_of(&site, &room).await?;
+        }
         let policy = change.made_in(snapshot.policies.get(&room).cloned().unwrap_or_default())?;
         check_ceilings(&admin, &snapshot, &room, &policy)?;
         set(&site, &room, policy).await?;
     }
-    Ok(Json(find(&site, &room).await?))
+    Ok(Json(room_of(&site, &room).await?))
 }
 
 /// One room.
@@ -84,9 +94,9 @@ pub(super) async fn get(
     admin: Admin,
     State(site): State<Arc<Site>>,
     At(room): At<String>,
-) -> Result<Json<RoomView>, Problem> {
+) -> Result<Json<Value>, Problem> {
     admin.of_room(&room)?;
-    Ok(Json(find(&site, &room).await?))
+    Ok(Json(room_of(&site, &room).await?))
 }
 
 /// Remove everybody from a room, and forget its limits.
@@ -101,7 +111,11 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     admin.of_room(&room)?;
     let _turn = site.administering.turn().await;
-    ask_engine(&site, OperatorRequest::DeleteRoom { room: room.clone() }).await?;
+    match ask_engine(&site, OperatorRequest::DeleteRoom { room: room.clone() }).await {
+        // Whom other nodes have in it they remove when they learn of it.
+        Err(problem) if problem.code() == "no_room" && site.nodes.is_some() => drop(room_of(&site, &room).await?),
+        done => done?,
+    }
     if site.registry.change(|rules| rules.remove_room(&room, get_current_timestamp())) {
         keep(&site).await?;
     }
@@ -140,12 +154,4 @@ async fn set(site: &Arc<Site>, room: &str, policy: RoomPolicy) -> Result<(), Pro
     ask_engine(site, OperatorRequest::SetRoom { room: room.to_owned(), policy: policy.clone() }).await?;
     site.registry.change(|rules| rules.set_room(room, policy));
     keep(site).await
-}
-
-fn no_room() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_room", "there is no such room")
-}
-
-async fn find(site: &Site, room: &str) -> Result<RoomView, Problem> {
-    RoomView::find(&sample(site).await?.snapshot, room).ok_or_else(no_room)
 }

@@ -2,6 +2,7 @@
 //! them.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 
@@ -40,6 +41,10 @@ pub(super) struct ProblemDetails {
 pub(super) struct PeerView {
     /// Its id in the room.
     pub(super) peer: String,
+    /// The node that it is connected to, in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    node: Option<String>,
     /// Its name.
     name: String,
     /// Whether somebody else in the room, by another token, has a name that looks the same.
@@ -86,7 +91,7 @@ pub(super) struct PeerView {
 
 impl PeerView {
     /// As the engine sees it.
-    pub(super) fn of(measured: &PeerMeasured) -> PeerView {
+    pub(super) fn of(measured: &PeerMeasured, node: Option<String>) -> PeerView {
         let PeerMeasured { peer, path, streams, slots } = measured;
         let track = |(n, (track, tally)): (usize, (&proto::signal::TrackInfo, &Option<_>))| TrackView {
             mid: track.track.split_once('/').map_or("", |(_, mid)| mid).to_owned(),
@@ -106,6 +111,7 @@ impl PeerView {
         };
         PeerView {
             peer: peer.info.peer.clone(),
+            node,
             name: peer.info.name.clone(),
             lookalike: peer.info.lookalike,
             quality: word(&peer.info.quality),
@@ -138,7 +144,11 @@ fn word(value: &impl Serialize) -> String {
 #[derive(Serialize, ToSchema)]
 pub(super) struct PeerPage {
     /// The peers.
-    pub(super) peers: Vec<PeerView>,
+    #[schema(value_type = Vec<PeerView>)]
+    pub(super) peers: Vec<Value>,
+    /// Nodes of the cluster that did not answer: who is connected to them is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<String>,
     /// `after` of the next page, if there is one.
     pub(super) next: Option<String>,
 }

@@ -61,13 +61,8 @@ impl Line {
         headers: Vec<(&'static str, String)>,
         payload: Vec<u8>,
     ) -> Result<(), Stuck> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            // No value has a line break: they are names, digits, and a room's name, which was checked.
-            let value: HeaderValue = value.parse().map_err(|_| Stuck)?;
-            map.insert(HeaderName::from_static(name), value);
-        }
-        let said = timeout(HAND_OVER_TIMEOUT, self.client.publish_with_headers(subject, map, payload.into())).await;
+        let said = self.client.publish_with_headers(subject, map(headers)?, payload.into());
+        let said = timeout(HAND_OVER_TIMEOUT, said).await;
         said.map_err(|_| Stuck)?.map_err(|_| Stuck)
     }
 
@@ -87,6 +82,21 @@ impl Line {
         }
     }
 
+    /// Asks something, and waits for the answer on the subject `back`.
+    pub(in crate::nodes) async fn ask(
+        &self,
+        subject: String,
+        headers: Vec<(&'static str, String)>,
+        payload: Vec<u8>,
+        back: String,
+        patience: Duration,
+    ) -> Result<Vec<u8>, Stuck> {
+        let mut request = async_nats::Request::new().payload(payload.into()).inbox(back).timeout(Some(patience));
+        request = request.headers(map(headers)?);
+        let asked = timeout(patience + HAND_OVER_TIMEOUT, self.client.send_request(subject, request)).await;
+        asked.map_err(|_| Stuck)?.map(|message| message.payload.to_vec()).map_err(|_| Stuck)
+    }
+
     /// Waits until what was said has left this process.
     pub(in crate::nodes) async fn flush(&self) {
         let _ = timeout(HAND_OVER_TIMEOUT, self.client.flush()).await; // A server that is away gets nothing more.
@@ -96,6 +106,16 @@ impl Line {
     pub(in crate::nodes) fn denied(&self) -> Option<String> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+fn map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Stuck> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        // No value has a line break: they are names, digits, and a room's name, which was checked.
+        let value: HeaderValue = value.parse().map_err(|_| Stuck)?;
+        map.insert(HeaderName::from_static(name), value);
+    }
+    Ok(map)
 }
 
 /// What is said on a subject. Not heard any more when it is dropped.
@@ -117,6 +137,11 @@ pub(in crate::nodes) struct Message(async_nats::Message);
 impl Message {
     pub(in crate::nodes) fn header(&self, name: &str) -> Option<&str> {
         self.0.headers.as_ref()?.get(name).map(HeaderValue::as_str)
+    }
+
+    /// Where an answer is wanted.
+    pub(in crate::nodes) fn reply(&self) -> Option<&str> {
+        self.0.reply.as_deref()
     }
 
     pub(in crate::nodes) fn payload(&self) -> &[u8] {
