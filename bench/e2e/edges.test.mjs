@@ -117,8 +117,22 @@ test('while no edge answers no client leaves its own', { skip: noCluster, timeou
   await until('all edges are there again', async () => (await (await fetch(`${edges[0].base}/v1/edges`)).json()).edges.length === 3);
 });
 
+test('browsers at three edges see and hear each other', { skip: noCluster, timeout: 90_000 }, async () => {
+  const peers = [];
+  for (const [at, edge] of edges.entries()) peers.push(await join(edge, 'across', at + 7));
+  const numbers = peers.map(({ number }) => number);
+  for (const peer of peers) {
+    const others = numbers.filter((number) => number !== peer.number);
+    await until(`${peer.number} sees ${others}`, () => peer.sees(others), 30_000);
+    await until(`${peer.number} hears ${others}`, () => peer.hears(others), 30_000);
+  }
+  for (const peer of peers) await peer.close();
+});
+
 test('an edge is killed, and its clients are in the room at another one within five seconds', { skip: noCluster, timeout: 90_000 }, async () => {
   const peers = [await join(edges[0], 'move', 3), await join(edges[0], 'move', 4)];
+  const other = await join(edges[1], 'move', 10);
+  await until('they see each other', async () => (await other.sees([3, 4])) && peers[0].sees([4, 10]), 30_000);
   // One sends nothing: its path is quiet between the checks of ICE.
   await peers[1].page.evaluate(async () => {
     await window.uprtc.room.setCamera(false);
@@ -134,6 +148,10 @@ test('an edge is killed, and its clients are in the room at another one within f
     const { outbound } = await peer.stats();
     assert.equal(outbound.some(({ kind }) => kind === 'video'), peer.number === 3, 'with the same sources');
   }
+  await until('who was at another edge all the time sees the one with a camera', () => other.sees([3]), 15_000);
+  await until('and the other way round', () => peers[0].sees([10]), 15_000);
+  assert.deepEqual(await other.offers(), { offers: 1, connections: 1 });
+  await other.close();
   for (const peer of peers) await peer.close();
 });
 

@@ -53,6 +53,10 @@ test('three links lead three people into one room, each by its own edge', { skip
     await staysAt(peer, url.origin);
     assert.equal(await edgeOf(peer), name);
   }
+  for (const [at, peer] of peers.entries()) {
+    const others = [1, 2, 3].filter((number) => number !== at + 1);
+    await until(`${at + 1} sees ${others}`, () => peer.sees(others), 30_000);
+  }
   const names = await Promise.all(peers.map((peer) => peer.page.evaluate(() => window.uprtc.room.local.name)));
   assert.deepEqual(names, ['Ada', 'Bob', 'Cleo']);
 });

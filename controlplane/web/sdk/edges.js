@@ -19,12 +19,12 @@ const SERVERS_MAX = 4;
 const LIST_MAX = 32;
 /** List and measurement together. Who is not known by then is not near. */
 const CHOICE_MS_MAX = 1_000;
-/** How long an edge may take to answer when it seems to be dead. */
+/** How long an edge may take to answer when it seems to be dead; half of it and five round trips, if these are known. */
 const ANSWER_MS_MAX = 1_000;
 /** An edge that does not answer is asked a second time after this: a change of the device's network ends requests, too. */
 const AGAIN_MS = 200;
 /** The clients of an edge that died come to the others within this time. */
-const SPREAD_MS_MAX = 800;
+const SPREAD_MS_MAX = 500;
 /** How often the list is asked for again. */
 const REFRESH_MS = 600_000;
 
@@ -97,7 +97,8 @@ export class Edges {
     const own = this.current?.url ?? this.#servers[0];
     const others = this.#known.filter(({ url }) => url !== this.current?.url);
     const looking = measure(toMeasure(others, undefined), ANSWER_MS_MAX);
-    if (!isRefused && (await answers(own))) return undefined;
+    const ms = Math.min(ANSWER_MS_MAX, Math.ceil(ANSWER_MS_MAX / 2 + 5 * (this.current?.rttMs ?? Infinity)));
+    if (!isRefused && (await answers(own, ms))) return undefined;
     return nearest(shuffled(await looking));
   }
 
@@ -235,9 +236,9 @@ async function ping(server, signal) {
   return requestStart > 0 && responseStart > requestStart ? Math.min(took, responseStart - requestStart) : took;
 }
 
-/** Whether an edge answers, the second time at the latest. @param {string | undefined} server */
-async function answers(server) {
-  const signal = AbortSignal.timeout(ANSWER_MS_MAX);
+/** Whether an edge answers in time, the second time at the latest. @param {string | undefined} server @param {number} ms */
+async function answers(server, ms) {
+  const signal = AbortSignal.timeout(ms);
   const isThere = () => ping(server, signal).then(() => true, () => false);
   if (await isThere()) return true;
   await sleep(AGAIN_MS);

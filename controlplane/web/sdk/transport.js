@@ -27,6 +27,8 @@ const IDLE_SILENCE_MS_MAX = 8_000;
 const QUICK_CHECK_MS = 400;
 const QUIET_MS_MAX = 1_200;
 const IDLE_QUIET_MS_MAX = 3_000;
+/** The same if the signalling socket is lost, too, whatever is sent: something has happened, and asking costs little. */
+const CUT_OFF_QUIET_MS_MAX = 800;
 
 /** Codecs with which the server takes several encodings of a track (docs/PROTOCOL.md, 1.6). */
 const SIMULCAST_CODECS = ['video/h264', 'video/vp8'];
@@ -96,6 +98,8 @@ export class Transport {
   isSilent = false;
   /** Nothing has arrived for a shorter while. It may be nothing. */
   isQuiet = false;
+  /** The signalling socket is lost. */
+  isCutOff = false;
   #checking;
   #lastReceived = { at: performance.now(), received: -1, sent: 0 };
 
@@ -110,9 +114,9 @@ export class Transport {
     }
     const now = performance.now();
     if (received !== this.#lastReceived.received) this.#lastReceived = { at: now, received, sent };
-    const [quiet, silent] = sent > this.#lastReceived.sent ? [QUIET_MS_MAX, SILENCE_MS_MAX] : [IDLE_QUIET_MS_MAX, IDLE_SILENCE_MS_MAX];
-    const silence = now - this.#lastReceived.at;
-    const [isQuiet, isSilent] = [silence >= quiet, silence >= silent];
+    const [isSending, silence] = [sent > this.#lastReceived.sent, now - this.#lastReceived.at];
+    const isSilent = silence >= (isSending ? SILENCE_MS_MAX : IDLE_SILENCE_MS_MAX);
+    const isQuiet = silence >= (this.isCutOff ? CUT_OFF_QUIET_MS_MAX : isSending ? QUIET_MS_MAX : IDLE_QUIET_MS_MAX);
     if (isQuiet === this.isQuiet && isSilent === this.isSilent) return;
     this.isQuiet = isQuiet;
     this.isSilent = isSilent;

@@ -307,6 +307,7 @@ export class Room extends RoomTarget {
         if (!this.#session) await this.#edges.avoid(why);
       }
       this.#socket = undefined;
+      if (this.#transport) this.#transport.isCutOff = true;
       this.#refresh();
       if (!this.#isClosed()) await this.#retry.pause((inMs) => this.#emit('retrying', { inMs }));
     }
@@ -398,6 +399,7 @@ export class Room extends RoomTarget {
     socket.send({ type: 'resume', session: this.#session });
     const welcome = await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
     this.#socket = socket;
+    if (this.#transport) this.#transport.isCutOff = false;
     if (welcome.type === 'welcome') await this.#setRights(welcome.may_publish, welcome.may_subscribe);
     if (this.#transport?.isConnected) this.#retry.attempt = 0;
     // Sources that were switched while there was no socket.
