@@ -9,7 +9,7 @@ mod world;
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use proto::id::{PeerId, RouteId, SlotId, StreamId};
+use proto::id::{PeerId, RelayId, RouteId, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{NackPair, TransportLayerNack};
 use world::*;
@@ -295,14 +295,21 @@ fn command() -> impl Strategy<Value = Command> {
             let (part, count) = (part % 10, count % 10);
             PeerRemote { peer: PeerId::new(i, g), part, count, len: len % 50, bytes }.into()
         }),
-        (id(), 0..6u8, any::<[u8; 4]>(), 0..3u16).prop_map(|((i, g), place, ip, port)| PeerCandidate {
-            peer: PeerId::new(i, g),
-            place,
-            remote: (ip, port).into(),
-            send_flow: 0,
-            receive_flow: 0
-        }
-        .into()),
+        (id(), 0..6u8, 0..5u8, 0..3u16, 0..5u64, 0..5u64).prop_map(
+            |((i, g), place, n, port, send_flow, receive_flow)| {
+                let remote = ([10, 0, 0, n], port).into();
+                PeerCandidate { peer: PeerId::new(i, g), place, remote, send_flow, receive_flow }.into()
+            }
+        ),
+        (id(), id(), 0..5u64, 0..5u64).prop_map(|((i, g), (j, h), send_flow, receive_flow)| {
+            PeerEdge { peer: PeerId::new(i, g), edge: PeerId::new(j, h), send_flow, receive_flow }.into()
+        }),
+        (id(), 0..5u64, 0..5u8, 0..3u16, 0..5u64).prop_map(|((i, g), flow, n, port, to_flow)| {
+            let address = ([10, 0, 0, n], port).into();
+            RelayOpen { relay: RelayId::new(i, g), flow, from: address, to: address, to_flow }.into()
+        }),
+        (id(), any::<u32>()).prop_map(|((i, g), bps_max)| RelayRate { relay: RelayId::new(i, g), bps_max }.into()),
+        id().prop_map(|(i, g)| RelayClose { relay: RelayId::new(i, g) }.into()),
         (id(), any::<ExtensionIds>()).prop_map(|((i, g), ids)| PeerExtensions { peer: PeerId::new(i, g), ids }.into()),
         (id(), any::<u32>(), any::<u32>()).prop_map(|((i, g), bps_max, packets_max)| PeerRate {
             peer: PeerId::new(i, g),
@@ -406,6 +413,7 @@ fn is_about(command: &Command, alice: &Peer, bob: &Peer) -> bool {
         Command::PeerIce(c) => is_theirs(c.peer),
         Command::PeerRemote(c) => is_theirs(c.peer),
         Command::PeerCandidate(c) => is_theirs(c.peer),
+        Command::PeerEdge(c) => is_theirs(c.peer),
         Command::PeerRate(c) => is_theirs(c.peer),
         Command::StreamRate(c) => c.stream.index == 8,
         Command::StreamGate(c) => c.stream.index == 8,
