@@ -306,6 +306,11 @@ impl Registry {
         changed
     }
 
+    /// Changes what of the rules is not written down: what other nodes know.
+    pub fn note<T>(&self, change: impl FnOnce(&mut Rules) -> T) -> T {
+        change(&mut self.rules.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Writes the rules down, if they are others than those in the file. Waits for the disk.
     pub fn save(&self) -> io::Result<()> {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -345,6 +345,37 @@ fn of_nodes_that_claim_a_room_one_has_it_until_it_gives_it_up() {
 }
 
 #[test]
+fn a_node_that_starts_again_gives_up_what_its_run_before_has_left() {
+    test("claims of a node that died", async || {
+        let nats = Nats::start("");
+        let mut a = Speaker::connected(&nats, "a").await;
+        let mut b = Speaker::connected(&nats, "b").await;
+        let Claim::Ours { revision } = a.claims("kept", 0).await else { panic!() };
+        a.claims("left", 0).await;
+        b.claims("other", 0).await;
+        let mut a = Speaker::with(&nats, "a", a.kill().await).await;
+        a.comes_to_be(true).await;
+        // What it goes on with it claims anew, of its run before.
+        let Claim::Theirs { owner, .. } = a.claims("kept", 0).await else { panic!() };
+        assert_eq!(owner.node, "a");
+        let Claim::Ours { revision: anew } = a.claims("kept", revision).await else { panic!() };
+        let count = || {
+            let info = nats.hand(0).ask("$JS.API.STREAM.INFO.KV_uprtc-uprtc-rooms", b"").unwrap();
+            info["state"]["messages"].as_u64().unwrap()
+        };
+        assert_eq!(count(), 3);
+        let swept = async {
+            while count() != 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        assert!(timeout(DEADLINE, swept).await.is_ok(), "{}", count());
+        assert_eq!(a.claims("kept", 0).await, Claim::Ours { revision: anew }, "what it has claimed since stays");
+        assert!(matches!(b.claims("other", 0).await, Claim::Ours { .. }), "and what another node has");
+    });
+}
+
+#[test]
 fn nodes_speak_again_when_nats_is_back() {
     test("nodes that speak again", async || {
         let mut nats = Nats::start("");
@@ -391,7 +422,7 @@ fn what_finds_a_queue_full_is_said_anew() {
         let mut hand = nats.hand(0);
         let good =
             [("Uprtc-Version", "1"), ("Uprtc-Node", "c"), ("Uprtc-Run", "0123456789abcdef"), ("Uprtc-Count", "1")];
-        for _ in 0..20_000 {
+        for _ in 0..60_000 {
             hand.say("uprtc.uprtc.node.b", &good, "more");
         }
         b.comes_to_be(false).await;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use controlplane::shared::Subject;
 use serde_json::{Value, json};
 
 use crate::harness::{Folder, until, uprtc};
@@ -240,4 +241,35 @@ fn what_is_decided_while_nats_is_away_holds_everywhere_when_it_is_back() {
         (info["state"]["messages"] == 5).then_some(())
     });
     assert_eq!([at_a.peers_max("gone"), at_b.peers_max("both"), at_c.peers_max("new")], [None, Some(6), Some(7)]);
+}
+
+#[test]
+fn an_edge_that_is_new_learns_thousands_of_decisions_beside_everything_else() {
+    if nats::program("many decisions").is_none() {
+        return;
+    }
+    const COUNT: u64 = 6_000;
+    let nats = Nats::start("");
+    let a = edge(&nats, "a");
+    a.comes_to_see("a:here");
+    let mut hand = nats.hand(0);
+    for number in 0..COUNT {
+        let (room, token) = (format!("r{}", number % 60), format!("{number:016x}"));
+        let key = Subject::Revocation(room.clone(), format!("token.{token}")).key();
+        let revocation = json!({"room": room, "token": token, "issued_until": u32::MAX});
+        let id = format!("token.{token}");
+        let document = json!({"version": 1, "node": "x", "room": room, "id": id, "revocation": revocation});
+        let answer = hand.ask(&format!("$KV.uprtc-uprtc-shared.{key}"), document.to_string().as_bytes()).unwrap();
+        assert!(answer["seq"].is_u64(), "{answer}");
+    }
+    let b = edge(&nats, "b");
+    for edge in [&a, &b] {
+        edge.comes_to_have("uprtc_cluster_documents_total{direction=\"taken\"}", COUNT as f64);
+        assert_eq!(edge.metric("uprtc_revocations"), Some(COUNT as f64));
+        assert_eq!(
+            (edge.metric("uprtc_cluster_speaking"), edge.metric("uprtc_cluster_overruns_total")),
+            (Some(1.0), Some(0.0))
+        );
+        edge.comes_to_have("uprtc_registry_unsaved", 0.0);
+    }
 }

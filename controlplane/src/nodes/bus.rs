@@ -32,6 +32,9 @@ const MARK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that are kept while a mark is awaited.
 const HELD_MAX: usize = 4096;
 
+/// After how many leases a node gives up what its earlier runs have claimed: by then this run has claimed what it goes on with.
+const SWEEP_LEASES: u32 = 4;
+
 /// How long it may take to give up claims at the end.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -164,7 +167,11 @@ impl Bus {
             if self.line.is_none()
                 && let Some(line) = lines.borrow_and_update().clone()
             {
-                self.claims = Some(Claims::new(claims::shelf(&line, &self.settings), self.own.clone()));
+                self.claims = Some(Claims::new(
+                    claims::shelf(&line, &self.settings),
+                    self.own.clone(),
+                    SWEEP_LEASES * self.settings.lease,
+                ));
                 self.standing = line.standing();
                 self.line = Some(line);
             }

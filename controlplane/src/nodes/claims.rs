@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::cluster::{Line, Shelf, WriteError};
+use super::cluster::{ClusterError, Line, Shelf, WriteError};
 use super::message::key_of;
 use super::record::is_name;
+use super::roster::Told;
 use super::settings::Settings;
 use crate::bus::{Claim, Sender};
 use crate::hex;
@@ -72,6 +73,12 @@ fn read(room: &str, bytes: &[u8]) -> Standing {
     }
 }
 
+/// Which of its own claims a node gives up: those of its earlier runs, which are dead.
+fn is_left_over(bytes: &[u8], own: &Sender) -> bool {
+    let written = serde_json::from_slice(bytes).ok();
+    written.is_some_and(|Written { node, run, .. }| node == own.node && run != own.run)
+}
+
 /// What is to be done in the bucket.
 #[derive(Debug)]
 pub(super) enum Errand {
@@ -99,12 +106,25 @@ pub(super) struct Claims {
     /// Rooms with one under way.
     busy: BTreeSet<String>,
     under_way: JoinSet<Outcome>,
+    /// When what earlier runs of this node have left is given up; `None`: it was, or is being.
+    sweep_at: Option<Instant>,
+    sweep_pause: Duration,
+    sweeps: JoinSet<bool>,
 }
 
 impl Claims {
-    pub(super) fn new(shelf: Shelf, own: Sender) -> Claims {
-        let (waiting, busy, under_way) = (VecDeque::new(), BTreeSet::new(), JoinSet::new());
-        Claims { shelf: Arc::new(shelf), own, waiting, busy, under_way }
+    /// `sweep_pause`: after how long this run has claimed again what it goes on with.
+    pub(super) fn new(shelf: Shelf, own: Sender, sweep_pause: Duration) -> Claims {
+        Claims {
+            shelf: Arc::new(shelf),
+            own,
+            waiting: VecDeque::new(),
+            busy: BTreeSet::new(),
+            under_way: JoinSet::new(),
+            sweep_at: Some(Instant::now() + sweep_pause),
+            sweep_pause,
+            sweeps: JoinSet::new(),
+        }
     }
 
     /// Begins an errand, or puts it off. Gives back the one that there is no room for.
@@ -131,14 +151,27 @@ impl Claims {
     /// The next outcome. Never ends while there is none.
     pub(super) async fn next(&mut self) -> Outcome {
         loop {
-            match self.under_way.join_next().await {
-                Some(Ok((room, claim))) => {
+            let sweep_at = self.sweep_at;
+            let due = async {
+                match sweep_at {
+                    Some(at) => sleep(at.saturating_duration_since(Instant::now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // One that fails has panicked, or the process ends: nothing else aborts one.
+                Some(Ok((room, claim))) = self.under_way.join_next() => {
                     self.busy.remove(&room);
                     self.begin();
                     return (room, claim);
                 }
-                Some(Err(_)) => {} // The process ends: nothing else aborts one.
-                None => return std::future::pending().await,
+                Some(swept) = self.sweeps.join_next() => {
+                    self.sweep_at = (!swept.unwrap_or_default()).then(|| Instant::now() + self.sweep_pause);
+                }
+                () = due => {
+                    self.sweep_at = None;
+                    self.sweeps.spawn(sweep(self.shelf.clone(), self.own.clone()));
+                }
             }
         }
     }
@@ -146,6 +179,42 @@ impl Claims {
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_empty()
+    }
+}
+
+/// Gives up what earlier runs of this node have left: rooms that nobody uses any more would else stay for ever. False: to be tried again.
+async fn sweep(shelf: Arc<Shelf>, own: Sender) -> bool {
+    let swept = async {
+        if shelf.make().await?.count == 0 {
+            return Ok(0);
+        }
+        let (mut watch, mut left_over) = (shelf.watch().await?, Vec::new());
+        while let Ok(Some(entry)) = timeout(ANSWER_TIMEOUT, watch.next()).await {
+            if let Told::Put { revision, bytes, .. } = entry.told()
+                && is_left_over(bytes, &own)
+            {
+                left_over.push(revision);
+            }
+            if entry.is_current() {
+                break;
+            }
+        }
+        drop(watch);
+        for revision in &left_over {
+            shelf.remove(*revision).await?;
+        }
+        Ok::<usize, ClusterError>(left_over.len())
+    };
+    match swept.await {
+        Ok(0) => true,
+        Ok(count) => {
+            tracing::info!(count, "claims of rooms are given up that an earlier run of this node had left");
+            true
+        }
+        Err(error) => {
+            tracing::debug!("claims of an earlier run of this node are not given up: {error}");
+            false
+        }
     }
 }
 
@@ -225,6 +294,11 @@ mod tests {
         ] {
             assert_eq!(read("standup", bad.as_bytes()), Standing::Malformed, "{bad}");
         }
+        let own = |node: &str, run: &str| Sender { node: node.into(), run: run.into() };
+        assert!(is_left_over(good.as_bytes(), &own("fra1", "ffffffffffffffff")));
+        assert!(!is_left_over(good.as_bytes(), &own("fra1", "0123456789abcdef")), "this run's");
+        assert!(!is_left_over(good.as_bytes(), &own("fra2", "ffffffffffffffff")), "another node's");
+        assert!(!is_left_over(b"", &own("fra1", "ffffffffffffffff")));
         let longest = Written { room: "x".repeat(64), node: "y".repeat(32), run: "z".repeat(16) };
         assert!(serde_json::to_vec(&longest).unwrap().len() < CLAIM_LEN_MAX);
     }

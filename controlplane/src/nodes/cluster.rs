@@ -52,7 +52,7 @@ const EVENTS_MAX: usize = 64;
 
 /// Messages of one subject that may wait for this node. One more is lost, and then everything is said anew. The records of all
 /// nodes that are remembered come as messages, too.
-const HEARD_MAX: usize = 4096;
+const HEARD_MAX: usize = 16_384;
 
 /// Copies of the bucket where the engine has several servers.
 const REPLICAS: usize = 3;

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use jsonwebtoken::get_current_timestamp;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -107,7 +108,7 @@ impl Documents {
     /// Runs for ever. `lines` brings the connection when there is one.
     pub(super) async fn run(mut self, mut lines: watch::Receiver<Option<Line>>) {
         let node = self.settings.node.clone();
-        self.decisions.registry.change(|rules| rules.join(&node));
+        self.decisions.registry.note(|rules| rules.join(&node));
         let line = lines.wait_for(Option::is_some).await.ok().and_then(|line| line.clone());
         let Some(line) = line else { return };
         let shelf = Self::shelf(&line, &self.settings);
@@ -145,22 +146,26 @@ impl Documents {
     ) {
         self.revisions.clear();
         if made.count > 0 {
+            // First all of it, as fast as it comes, and then what it says: the queue of messages is shorter than the bucket.
             let current = async {
+                let mut entries = Vec::new();
                 while let Some(entry) = watch.next().await {
-                    self.take(&entry).await;
-                    if entry.is_current() {
-                        return true;
+                    let is_current = entry.is_current();
+                    entries.push(entry);
+                    if is_current {
+                        return Some(entries);
                     }
                 }
-                false
+                None
             };
-            if timeout(CURRENT_TIMEOUT, current).await != Ok(true) {
-                return;
+            let Ok(Some(entries)) = timeout(CURRENT_TIMEOUT, current).await else { return };
+            for entry in &entries {
+                self.take(entry).await;
             }
         }
         // What the bucket does not have: decided while it was away, or lost by it.
         let revisions = &self.revisions;
-        self.decisions.registry.change(|rules| {
+        self.decisions.registry.note(|rules| {
             let subjects: Vec<Subject> = rules.ledger.subjects().cloned().collect();
             let missing = subjects.into_iter().filter(|subject| !revisions.contains_key(&subject.key()));
             missing.for_each(|subject| rules.ledger.unsay(subject));
@@ -178,7 +183,13 @@ impl Documents {
             let due = self.retry_at.map_or(look_at, |retry_at| retry_at.min(look_at));
             tokio::select! {
                 entry = watch.next() => match entry {
-                    Some(entry) => self.take(&entry).await,
+                    Some(entry) => {
+                        self.take(&entry).await;
+                        // All that is there, so that it is written down once.
+                        while let Some(Some(entry)) = watch.next().now_or_never() {
+                            self.take(&entry).await;
+                        }
+                    }
                     None => return,
                 },
                 () = decisions.administering.decided() => {}
@@ -321,7 +332,7 @@ impl Documents {
 
     /// The bucket has this document, unless something was decided meanwhile.
     fn said(&self, document: &Document) {
-        self.decisions.registry.change(|rules| {
+        self.decisions.registry.note(|rules| {
             if rules.ledger.stamp(&document.subject) == Some(&document.stamp) {
                 rules.ledger.said(&document.subject);
             }
