@@ -273,7 +273,7 @@ async fn serve_as(
     let mut engine = Engine::new(config.settings, identity, seed()?);
     engine.restore(registry.rooms());
     if let Some(member) = member.as_ref() {
-        engine.join_cluster(member.name().to_owned());
+        engine.join_cluster(member.node().to_owned());
     }
     let (handle, mut inbox) = driver::channel();
     let orders = member.as_ref().map(|_| {

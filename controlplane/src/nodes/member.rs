@@ -123,7 +123,7 @@ impl Member {
     }
 
     /// Its name.
-    pub(crate) fn name(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         &self.settings.node
     }
 
