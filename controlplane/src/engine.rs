@@ -33,7 +33,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proto::id::PeerId;
-use proto::link::Addresses;
+use proto::link::{Addresses, SLOT_TALLIES_MAX};
 use proto::plane::Command;
 use proto::signal::{Kind, ServerSignal};
 
@@ -48,7 +48,7 @@ use crate::journal::Entry;
 use crate::member::Member;
 use crate::peer::Peer;
 use crate::placement::{Worker, Workers};
-use crate::policy::{FURTHER_STREAMS_MAX, STREAMS_PER_WORKER_CEILING};
+use crate::policy::{FURTHER_STREAMS_MAX, PEERS_PER_WORKER_CEILING, STREAMS_PER_WORKER_CEILING};
 use crate::random::Random;
 use crate::reconcile::{Capacity, Plan};
 use crate::room::Room;
@@ -278,7 +278,10 @@ impl Engine {
         // As many again as its peers may send, for what other workers hand on to it.
         let of_peer = self.settings.tracks_max + FURTHER_STREAMS_MAX;
         let streams = (2 * peers * of_peer).min(STREAMS_PER_WORKER_CEILING);
-        let capacity = Capacity { peers, streams, slots: peers * self.settings.slots_max };
+        // In a cluster as many again, for what crosses to other edges and from them.
+        let abroad = if self.is_node() { peers.min(PEERS_PER_WORKER_CEILING.saturating_sub(peers)) } else { 0 };
+        let slots = (peers * self.settings.slots_max + abroad * of_peer).min(SLOT_TALLIES_MAX);
+        let capacity = Capacity { peers, abroad, streams, slots };
         let mut plan = Plan::new(index, capacity, self.random.nonzero_u32());
         plan.link();
         let announced =

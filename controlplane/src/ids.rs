@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
+use proto::id::{PeerId, RelayId, RouteId, SlotId, StreamId, TapId};
 
 /// Names one signalling socket; the driver never uses a number twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -33,7 +33,7 @@ macro_rules! slab_ids {
         }
     )*};
 }
-slab_ids!(PeerId, StreamId, SlotId, RouteId, TapId);
+slab_ids!(PeerId, StreamId, SlotId, RouteId, TapId, RelayId);
 
 /// How the journal writes an id: `[index, generation]`.
 pub(crate) mod pair {
@@ -84,6 +84,11 @@ impl Ids {
     /// How many ids are out.
     pub(crate) fn taken(&self) -> usize {
         self.generations.len() - self.free.len()
+    }
+
+    /// How many there can be.
+    pub(crate) fn max(&self) -> usize {
+        self.max
     }
 
     /// How many can still be issued.

@@ -196,6 +196,8 @@ fn edges(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("uprtc_edge_links", "Links to workers of other edges now.", snapshot.links);
     let transports = "Transports over links now: each of one publisher, to another edge or from one.";
     page.gauge("uprtc_edge_transports", transports, snapshot.edge_transports);
+    let relays = "Pairs of workers of other edges between which this edge passes on what they send each other.";
+    page.gauge("uprtc_edge_relays", relays, snapshot.edge_relays);
     page.gauge("uprtc_edge_people", "People who are in rooms here through other edges now.", snapshot.elsewhere);
     let totals = &snapshot.totals;
     for (name, help, value) in [

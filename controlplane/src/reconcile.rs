@@ -15,11 +15,11 @@ mod silence;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::id::{PeerId, RouteId, SlotId, StreamId, TapId};
+use proto::id::{PeerId, RelayId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
     Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerKeys, PeerLimit, PeerOpen, PeerRemote,
-    RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown, StreamCodec, StreamEncoding, StreamEncodings,
-    StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
+    RELAYS_MAX, RelayOpen, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown, StreamCodec, StreamEncoding,
+    StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
 };
 use zeroize::Zeroize;
 
@@ -65,8 +65,10 @@ enum Phase {
 /// Sizes of the tables of one worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Capacity {
-    /// Peers.
+    /// Peers of this edge.
     pub(crate) peers: usize,
+    /// Ends of links to other edges, and transports over them.
+    pub(crate) abroad: usize,
     /// Streams of all of them, and mirrors of other workers' streams. As many may be handed on.
     pub(crate) streams: usize,
     /// Slots of all of them. A slot has a route from each encoding of a track, so this bounds the routes too.
@@ -76,10 +78,14 @@ pub(crate) struct Capacity {
 /// What one worker should have and what it has. It also issues the ids, so that whatever ends gives its id back.
 pub(crate) struct Plan {
     peers: Ids,
+    /// Those that are not of clients of this edge: ends of links, and transports over them. They have places of their own.
+    abroad: BTreeSet<PeerId>,
+    own_max: usize,
     streams: Ids,
     slots: Ids,
     routes: Ids,
     taps: Ids,
+    relays: Ids,
     desired: Places,
     /// Where what is installed differs. Everywhere else the two are the same, and written down once.
     different: BTreeSet<Place>,
@@ -107,11 +113,14 @@ impl Plan {
     pub(crate) fn new(worker: usize, capacity: Capacity, first_generation: u32) -> Self {
         let ids = |max| Ids::new(worker, max, first_generation);
         Self {
-            peers: ids(capacity.peers),
+            peers: ids(capacity.peers + capacity.abroad),
+            abroad: BTreeSet::new(),
+            own_max: capacity.peers,
             streams: ids(capacity.streams),
             slots: ids(capacity.slots),
             routes: ids(TRACK_ENCODINGS_MAX * capacity.slots),
             taps: ids(capacity.streams),
+            relays: ids(RELAYS_MAX),
             desired: Places::default(),
             different: BTreeSet::new(),
             apart: BTreeMap::new(),
@@ -121,7 +130,7 @@ impl Plan {
             echo_count: 0,
             silence: Silence::default(),
             described_silence: Silence::default(),
-            silence_max: capacity.peers + 3 * capacity.streams,
+            silence_max: capacity.peers + capacity.abroad + 3 * capacity.streams,
             tries: 0,
             batch: 0,
             batch_in_effect: 0,
@@ -144,14 +153,14 @@ impl Plan {
         self.batch - self.batch_in_effect
     }
 
-    /// Peers desired now.
+    /// Peers of this edge that are desired now.
     pub(crate) fn peer_count(&self) -> usize {
-        self.peers.taken()
+        self.peers.taken() - self.abroad.len()
     }
 
     /// Whether there is room for one more peer with so many streams and slots.
     pub(crate) fn has_room(&self, streams: usize, slots: usize) -> bool {
-        self.peers.left() > 0 && self.has_room_for(streams, slots)
+        self.peer_count() < self.own_max && self.peers.left() > 0 && self.has_room_for(streams, slots)
     }
 
     /// Whether a peer that is there can have so many streams and slots more.
@@ -159,9 +168,17 @@ impl Plan {
         self.streams.left() >= streams && self.slots.left() >= slots
     }
 
-    /// The id of a new peer, or `None` when the table is full.
+    /// The id of a new peer of this edge, or `None` when it has as many as it may.
     pub(crate) fn issue_peer(&mut self) -> Option<PeerId> {
-        self.peers.issue()
+        (self.peer_count() < self.own_max).then(|| self.peers.issue())?
+    }
+
+    /// The same of an end of a link, or of a transport over one.
+    pub(crate) fn issue_abroad(&mut self) -> Option<PeerId> {
+        let abroad_max = self.peers.max() - self.own_max;
+        let peer = (self.abroad.len() < abroad_max).then(|| self.peers.issue())??;
+        self.abroad.insert(peer);
+        Some(peer)
     }
 
     /// Desires a stream under a new id.
@@ -195,6 +212,13 @@ impl Plan {
     /// Desires that a stream is handed on, under a new id.
     pub(crate) fn want_tap(&mut self, open: impl FnOnce(TapId) -> TapOpen) -> Option<TapId> {
         let id = self.taps.issue()?;
+        self.want(open(id));
+        Some(id)
+    }
+
+    /// Desires that what others send each other is passed on, under a new id.
+    pub(crate) fn want_relay(&mut self, open: impl FnOnce(RelayId) -> RelayOpen) -> Option<RelayId> {
+        let id = self.relays.issue()?;
         self.want(open(id));
         Some(id)
     }
@@ -309,6 +333,7 @@ impl Plan {
     pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
         self.unwant(Place::new(Class::Peer, peer.index));
         self.forget_peer_silence(peer);
+        self.abroad.remove(&peer);
         self.peers.release(peer);
     }
 
@@ -323,6 +348,12 @@ impl Plan {
     pub(crate) fn unwant_tap(&mut self, tap: TapId) {
         self.unwant(Place::new(Class::Tap, tap.index));
         self.taps.release(tap);
+    }
+
+    /// Ends passing on.
+    pub(crate) fn unwant_relay(&mut self, relay: RelayId) {
+        self.unwant(Place::new(Class::Relay, relay.index));
+        self.relays.release(relay);
     }
 
     /// Ends a slot.

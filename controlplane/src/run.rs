@@ -273,7 +273,8 @@ async fn serve_as(
     let mut engine = Engine::new(config.settings, identity, seed()?);
     engine.restore(registry.rooms());
     if let Some(member) = member.as_ref() {
-        engine.join_cluster(member.node().to_owned());
+        let (node, carrier, region) = member.place();
+        engine.join_cluster(node.to_owned(), carrier.to_owned(), region.to_owned());
     }
     let (handle, mut inbox) = driver::channel();
     let orders = member.as_ref().map(|_| {

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub links: usize,
     /// Transports over them: each of one publisher, to another edge or from one.
     pub edge_transports: usize,
+    /// Pairs of other edges between whose workers this one passes on what they send each other.
+    pub edge_relays: usize,
     /// People who are in rooms here through other edges.
     pub elsewhere: usize,
     /// Since the engine began.

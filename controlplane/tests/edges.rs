@@ -9,7 +9,9 @@ use std::time::Duration;
 use controlplane::bus::{Claim, News, NodeNews, Order, Sender};
 use controlplane::engine::{Input, Settings};
 use proto::id::PeerId;
-use proto::plane::{DatagramHeader, EncodingIdle, EncodingWanted, Event, PeerPath, Report, StreamSpeaks};
+use proto::plane::{
+    DatagramHeader, EncodingIdle, EncodingWanted, Event, PathMeasured, PathState, PeerPath, Report, StreamSpeaks,
+};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, PeerInfo, ServerSignal, SlotInfo};
 
 use world::worker::Peer;
@@ -21,6 +23,8 @@ struct Edges {
     runs: Vec<u32>,
     listens: Vec<BTreeSet<String>>,
     is_there: bool,
+    /// Those to which nothing comes.
+    deaf: BTreeSet<usize>,
     /// Who has claimed rooms, and the revision of the latest claim.
     claims: BTreeMap<String, (Sender, u64)>,
     revision: u64,
@@ -46,7 +50,7 @@ impl Edges {
             let mut world = World::unlinked(settings.clone());
             world.reseed(edge as u8 + 1);
             world.is_node = true;
-            world.engine.join_cluster(name(edge));
+            world.engine.join_cluster(name(edge), String::new(), String::new());
             (0..workers).for_each(|worker| world.link(worker));
             world
         };
@@ -55,6 +59,7 @@ impl Edges {
             runs: vec![0; count],
             listens: vec![BTreeSet::new(); count],
             is_there: true,
+            deaf: BTreeSet::new(),
             claims: BTreeMap::new(),
             revision: 0,
             said: Vec::new(),
@@ -112,7 +117,8 @@ impl Edges {
             Order::Say { room, payload } => {
                 let from = self.sender(edge);
                 for other in (0..self.worlds.len())
-                    .filter(|&other| other != edge && self.listens[other].contains(room))
+                    .filter(|&other| other != edge && !self.deaf.contains(&edge) && !self.deaf.contains(&other))
+                    .filter(|&other| self.listens[other].contains(room))
                     .collect::<Vec<_>>()
                 {
                     let said = News::Said { room: room.clone(), from: from.clone(), payload: payload.clone() };
@@ -121,6 +127,9 @@ impl Edges {
             }
             Order::Tell { node, payload } => {
                 let other = (0..self.worlds.len()).find(|&other| name(other) == *node).expect("a node");
+                if self.deaf.contains(&other) || self.deaf.contains(&edge) {
+                    return;
+                }
                 let told = News::Told { from: self.sender(edge), payload: payload.clone() };
                 self.worlds[other].input(Input::Cluster(told));
             }
@@ -195,6 +204,29 @@ impl Edges {
             }
         }
         has_carried
+    }
+
+    /// What the probes of workers measure, by the round trip between two edges; `None` where nothing arrives.
+    fn measure(&mut self, rtt_us: impl Fn(usize, usize) -> Option<u32>) {
+        for edge in 0..self.worlds.len() {
+            for (worker, peer) in self.links(edge) {
+                let Some((other, ..)) = self.other_end(&peer) else { continue };
+                for candidate in &peer.candidates {
+                    let third = (0..self.worlds.len()).find(|&third| address(third, 0).ip() == candidate.remote.ip());
+                    let rtt_us = match third {
+                        _ if candidate.send_flow == 0 => rtt_us(edge, other),
+                        Some(third) => rtt_us(edge, third).zip(rtt_us(third, other)).map(|(there, on)| there + on),
+                        None => None,
+                    };
+                    let state = if rtt_us.is_some() { PathState::Good } else { PathState::Dead };
+                    let (place, rtt_us) = (candidate.place, rtt_us.unwrap_or(0));
+                    let peer = peer.open.peer;
+                    let event = PathMeasured { peer, place, rtt_us, loss_ppm: 0, jitter_us: 0, state };
+                    self.worlds[edge].input(Input::Report { worker, report: Report::Event(event.into()) });
+                }
+            }
+        }
+        self.carry();
     }
 
     fn join(&mut self, edge: usize, room: &str, who: &str) -> Client {
@@ -594,5 +626,80 @@ fn while_the_cluster_is_away_an_edge_admits_by_what_it_knows() {
     edges.set_there(true);
     edges.pass(Duration::from_secs(1));
     assert_eq!(edges.try_join(1, "demo", "Dan").err(), Some(ErrorCode::RoomFull), "it knows of the third now");
+    check(&edges);
+}
+
+/// Three edges, two of which are near to the third and far from each other: what crosses between these two goes through it, as long as that is so.
+#[test]
+fn what_crosses_goes_through_a_third_edge_where_that_is_nearer() {
+    let mut edges = Edges::new(3);
+    edges.join(0, "demo", "Ada");
+    edges.join(1, "demo", "Bob");
+    let through = |edges: &Edges, edge: usize, to: usize| {
+        let link = edges.links(edge).into_iter().find(|(_, peer)| edges.other_end(peer).is_some_and(|end| end.0 == to));
+        let mut candidates = link.expect("a link").1.candidates;
+        candidates.sort_by_key(|candidate| candidate.place);
+        candidates.retain(|candidate| candidate.remote.port() != 0);
+        candidates
+    };
+    let near = |a: usize, b: usize| Some(if a.min(b) == 0 && a.max(b) == 1 { 150_000 } else { 20_000 });
+    for _ in 0..30 {
+        edges.measure(near);
+        edges.pass(Duration::from_secs(1));
+    }
+    check(&edges);
+    let (ours, theirs) = (through(&edges, 0, 1), through(&edges, 1, 0));
+    assert_eq!(ours.len(), 2, "the direct one stands by: {ours:?}");
+    for (candidates, direct) in [(&ours, 1), (&theirs, 0)] {
+        assert_eq!((candidates[0].remote, candidates[1].remote), (address(2, 0), address(direct, 0)));
+        assert!(candidates[0].send_flow != 0 && candidates[1].send_flow == 0);
+    }
+    let relays: Vec<_> = edges.worlds[2].workers[&0].relays.values().map(|(open, _)| *open).collect();
+    assert_eq!(relays.len(), 2, "there and back");
+    for (sends, receives, from, to) in [(ours[0], theirs[0], 0, 1), (theirs[0], ours[0], 1, 0)] {
+        let relay = relays.iter().find(|relay| relay.flow == sends.send_flow).expect("it is passed on");
+        assert_eq!((relay.from, relay.to, relay.to_flow), (address(from, 0), address(to, 0), receives.receive_flow));
+    }
+    // It is not nearer any more: the direct one is the first again, and what nobody orders is not passed on for ever.
+    for _ in 0..100 {
+        edges.measure(|_, _| Some(20_000));
+        edges.pass(Duration::from_secs(1));
+    }
+    assert_eq!(through(&edges, 0, 1)[0].send_flow, 0);
+    check(&edges);
+}
+
+/// An edge is killed: who was in the room through it is gone as soon as no path leads to it and it does not answer, long before its lease ends.
+#[test]
+fn people_of_an_edge_that_is_dead_are_gone_within_three_seconds() {
+    let mut edges = Edges::new(2);
+    let _ada = edges.join(0, "demo", "Ada");
+    let bob = edges.join(1, "demo", "Bob");
+    for _ in 0..3 {
+        edges.measure(|_, _| Some(1_000));
+        edges.pass(Duration::from_secs(1));
+    }
+    edges.worlds[1].drain(bob.socket);
+    // No path leads there for a while, but it answers: it is there.
+    for _ in 0..5 {
+        edges.measure(|_, _| None);
+        edges.pass(Duration::from_secs(1));
+    }
+    assert!(!edges.worlds[1].drain(bob.socket).iter().any(|signal| matches!(signal, ServerSignal::PeerLeft { .. })));
+    edges.deaf.insert(0);
+    for _ in 0..3 {
+        edges.measure(|_, _| None);
+        edges.pass(Duration::from_secs(1));
+    }
+    let signals = edges.worlds[1].drain(bob.socket);
+    assert!(
+        signals.iter().any(|s| matches!(s, ServerSignal::PeerLeft { reason: LeaveReason::TimedOut, .. })),
+        "{signals:?}"
+    );
+    // It was not dead after all: it says who is there, and all is as before.
+    edges.deaf.clear();
+    edges.measure(|_, _| Some(1_000));
+    edges.pass(Duration::from_secs(20));
+    assert_eq!(peers_told(&mut edges.worlds[1], &bob), ["Ada"]);
     check(&edges);
 }

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use proto::id::PeerId;
-use proto::plane::{PeerCandidate, PeerOpen};
+use proto::plane::{PEER_CANDIDATES_MAX, PeerCandidate, PeerOpen};
 
 use super::message::LinkSaid;
+use super::paths::Ways;
 use crate::bus::NodeNews;
 use crate::dtls::TransportKeys;
 use crate::hex;
@@ -16,9 +17,6 @@ use crate::peer::Transport;
 use crate::random::Random;
 use crate::reconcile::Plan;
 use crate::sdp::{Fingerprint, Setup};
-
-/// Addresses of the other worker that are asked.
-const ADDRESSES_MAX: usize = proto::plane::PEER_CANDIDATES_MAX;
 
 /// Which link: to which node, between which worker here and which there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,6 +44,10 @@ pub(crate) struct Link {
     path: Option<SocketAddr>,
     /// When it last was of use.
     pub(crate) used_at: Instant,
+    /// By which ways the other end is reached.
+    pub(crate) ways: Ways,
+    /// Places of candidates that were ever filled.
+    places: usize,
 }
 
 impl Link {
@@ -60,7 +62,17 @@ impl Link {
     ) -> Link {
         let credentials = Credentials::from_random(worker, &random.bytes());
         plan.want(PeerOpen { peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
-        Link { peer, run: None, credentials, remote: None, transport, path: None, used_at: now }
+        Link {
+            peer,
+            run: None,
+            credentials,
+            remote: None,
+            transport,
+            path: None,
+            used_at: now,
+            ways: Ways::default(),
+            places: 0,
+        }
     }
 
     /// The end of a link that an earlier controlplane had. The other end tells its credentials again, and the connection is made then.
@@ -68,7 +80,17 @@ impl Link {
         let PeerOpen { peer, ufrag, pwd } = open;
         let transport = Transport::adopted(None);
         let credentials = Credentials { ufrag, pwd };
-        Link { peer, run: None, credentials, remote: None, transport, path, used_at: now }
+        Link {
+            peer,
+            run: None,
+            credentials,
+            remote: None,
+            transport,
+            path,
+            used_at: now,
+            ways: Ways::default(),
+            places: 0,
+        }
     }
 
     /// Where the path leads, if one was found.
@@ -102,10 +124,24 @@ impl Link {
             plan.want_remote(self.peer, &said.ufrag, &said.pwd);
             self.remote = remote;
         }
-        for (place, &remote) in (0u8..).zip(addresses.iter().take(ADDRESSES_MAX)) {
-            plan.want(PeerCandidate { peer: self.peer, place, remote, send_flow: 0, receive_flow: 0 });
+        if let Some(&remote) = addresses.first().filter(|_| self.ways.order.is_empty()) {
+            self.reach(&[(remote, (0, 0))], plan);
         }
         is_other
+    }
+
+    /// The worker asks these addresses, in the order in which they are preferred, each in its flows.
+    pub(crate) fn reach(&mut self, ways: &[(SocketAddr, (u64, u64))], plan: &mut Plan) {
+        for place in 0..PEER_CANDIDATES_MAX {
+            let (remote, (send_flow, receive_flow)) = match ways.get(place) {
+                Some(way) => *way,
+                None if place < self.places => (SocketAddr::from(([0, 0, 0, 0], 0)), (0, 0)),
+                None => break,
+            };
+            let place = place as u8;
+            plan.want(PeerCandidate { peer: self.peer, place, remote, send_flow, receive_flow });
+        }
+        self.places = self.places.max(ways.len());
     }
 
     /// Whether the other end has told how it is reached.

@@ -1,7 +1,7 @@
 //! What edges say to each other, as JSON. A message is input: what is too long or out of bounds is refused whole.
 
 use proto::id::{Rid, Ssrc};
-use proto::plane::{Codec, TRACK_ENCODINGS_MAX};
+use proto::plane::{Codec, PEER_CANDIDATES_MAX, TRACK_ENCODINGS_MAX};
 use proto::signal::{LeaveReason, Quality, Source, VideoCodec};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ const MID_LEN_MAX: usize = 16;
 
 /// Streams of one publisher.
 pub(crate) const STREAMS_MAX: usize = TRACKS_CEILING + SIMULCAST_TRACKS_MAX * (TRACK_ENCODINGS_MAX - 1);
+
+/// Measurements that one message tells of.
+pub(crate) const LEGS_MAX: usize = 64;
 
 /// Bits of a flow's number.
 pub(crate) const FLOW_BITS: u32 = 56;
@@ -118,6 +121,19 @@ pub(crate) enum Telling {
         /// Context of the keys.
         context: String,
     },
+    /// What this edge has measured to others.
+    Legs {
+        /// By node.
+        legs: Vec<LegSaid>,
+    },
+    /// By which ways a link is reached at the end that is told it.
+    Ways(WaysSaid),
+    /// What the edge that is told it is to pass on.
+    Relay(RelaySaid),
+    /// Say that you are there: nothing comes over any path.
+    Ping {},
+    /// This edge is there.
+    Pong {},
     /// So many members of a room shall have seats at the edge that asks.
     Seat {
         /// The room.
@@ -158,6 +174,60 @@ pub(crate) struct LinkSaid {
     /// Whether the other end shall say the same of itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) asks: bool,
+}
+
+/// What was measured to another node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct LegSaid {
+    /// Its name.
+    pub(crate) node: String,
+    /// Round trip, microseconds.
+    pub(crate) rtt_us: u32,
+    /// Mean difference of round trips, microseconds.
+    pub(crate) jitter_us: u32,
+    /// Share lost, in a million.
+    pub(crate) loss_ppm: u32,
+}
+
+/// The ways of a link, in the order in which they are preferred.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WaysSaid {
+    /// The worker at the end that says it.
+    pub(crate) ours: u16,
+    /// The worker at the other end.
+    pub(crate) theirs: u16,
+    /// The ways.
+    pub(crate) ways: Vec<WaySaid>,
+}
+
+/// One way: directly, or through a third edge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WaySaid {
+    /// The third edge, if there is one, and its worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) through: Option<(String, u16)>,
+    /// In which flow the end that is told it sends, and receives; 0 without a third edge.
+    #[serde(default)]
+    pub(crate) flows: (u64, u64),
+}
+
+/// What a third edge is to pass on between the edge that says it and another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct RelaySaid {
+    /// The worker that passes it on.
+    pub(crate) worker: u16,
+    /// The worker at the edge that says it.
+    pub(crate) ours: u16,
+    /// The other edge, and its worker.
+    pub(crate) other: (String, u16),
+    /// In which flow the edge that says it sends, and receives.
+    pub(crate) sends: u64,
+    /// As above.
+    pub(crate) receives: u64,
+    /// In which flow the other edge sends, and receives.
+    pub(crate) other_sends: u64,
+    /// As above.
+    pub(crate) other_receives: u64,
 }
 
 /// What an edge wants of a publisher at another. Each takes the place of the one before.
@@ -233,6 +303,13 @@ impl Telling {
         let is_valid = match &telling {
             Telling::Link(link) => [&link.ufrag, &link.pwd].iter().all(|text| (4..=256).contains(&text.len())),
             Telling::Want(want) => want.is_valid(),
+            Telling::Ping {} | Telling::Pong {} => true,
+            Telling::Legs { legs } => legs.len() <= LEGS_MAX,
+            Telling::Ways(said) => said.is_valid(),
+            Telling::Relay(said) => {
+                let flows = [said.sends, said.receives, said.other_sends, said.other_receives];
+                flows.into_iter().all(is_flow) && said.sends != said.other_sends && said.receives != said.other_receives
+            }
             Telling::Unwant { room, peer } => is_room(room) && is_id(peer),
             Telling::Anew { room, peer, context } => is_room(room) && is_id(peer) && context.len() <= 32,
             Telling::Who { room }
@@ -325,9 +402,22 @@ impl TrackSaid {
     }
 }
 
+fn is_flow(flow: u64) -> bool {
+    (1..1 << FLOW_BITS).contains(&flow)
+}
+
+impl WaysSaid {
+    fn is_valid(&self) -> bool {
+        let is_way = |way: &WaySaid| match way.through {
+            None => way.flows == (0, 0),
+            Some(_) => is_flow(way.flows.0) && is_flow(way.flows.1),
+        };
+        (1..=PEER_CANDIDATES_MAX).contains(&self.ways.len()) && self.ways.iter().all(is_way)
+    }
+}
+
 impl Want {
     fn is_valid(&self) -> bool {
-        let is_flow = |flow: u64| (1..1 << FLOW_BITS).contains(&flow);
         let is_hex = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let ssrcs = self.streams.iter().flat_map(|stream| [stream.ssrc, stream.rtx_ssrc]).filter(|ssrc| *ssrc != 0);
         let ssrcs: Vec<Ssrc> = ssrcs.collect();

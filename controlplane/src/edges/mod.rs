@@ -19,4 +19,6 @@ pub(crate) mod link;
 pub(crate) mod media;
 pub(crate) mod message;
 pub(crate) mod part;
+pub(crate) mod paths;
+pub(crate) mod relay;
 pub(crate) mod seats;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::bus::{Claim, Sender};
 
-/// How long an answer is waited for before an edge decides by itself.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer is waited for before an edge decides by itself: two round trips around the world, and less than a person notices.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long an answer that did not come is not waited for again.
 const UNANSWERED: Duration = Duration::from_secs(5);

@@ -39,6 +39,7 @@ impl Engine {
             half_open: self.gate.half_open(),
             links: self.link_count(),
             edge_transports: self.edge_transport_count(),
+            edge_relays: self.edge_relay_count(),
             elsewhere: self.elsewhere_count(),
             totals: self.totals,
         }

@@ -5,10 +5,11 @@
 mod adopt;
 mod links;
 mod media;
+mod paths;
 mod people;
 mod seats;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proto::signal::LeaveReason;
@@ -22,6 +23,8 @@ use crate::edges::journal::EdgeEntry;
 use crate::edges::link::{Link, LinkKey};
 use crate::edges::message::{Person, Saying, Telling};
 use crate::edges::part::Part;
+use crate::edges::paths::Numbers;
+use crate::edges::relay::Relays;
 use crate::edges::seats::Seats;
 use crate::ids::SocketId;
 
@@ -47,6 +50,16 @@ pub(super) struct Edges {
     /// Who is in our rooms through other edges, by the place on the worker here.
     imports: BTreeMap<Handle, Import>,
     looks: u64,
+    /// Nodes to which no path leads, and when they were asked whether they are there.
+    doubted: BTreeMap<String, Instant>,
+    /// Nodes that were taken for gone so. They may believe the same of us: then somebody has to speak first.
+    given_up: BTreeSet<String>,
+    /// Numbers of nodes, carriers and regions, as paths are chosen by.
+    numbers: Numbers,
+    /// Our carrier and region.
+    place: (String, String),
+    /// What is passed on for others.
+    relays: Relays,
     /// Who owns the admission to rooms.
     seats: BTreeMap<String, Seats>,
     /// Offers that wait for a seat.
@@ -99,9 +112,15 @@ impl Abroad {
 }
 
 impl Engine {
-    /// This edge is a node of a cluster, under this name.
-    pub fn join_cluster(&mut self, node: String) {
+    /// This edge is a node of a cluster, under this name, in this carrier's network and this region.
+    pub fn join_cluster(&mut self, node: String, carrier: String, region: String) {
         self.edges.node = Some(node);
+        self.edges.place = (carrier, region);
+    }
+
+    /// Whether this edge is one of a cluster.
+    pub(super) fn is_node(&self) -> bool {
+        self.edges.node.is_some()
     }
 
     /// Ends of links.
@@ -113,6 +132,11 @@ impl Engine {
     pub(super) fn edge_transport_count(&self) -> usize {
         let imports = self.edges.imports.values().filter(|import| import.transport.is_some()).count();
         imports + self.rooms.values().map(|hosted| hosted.abroad.exports.len()).sum::<usize>()
+    }
+
+    /// Pairs of others between whom something is passed on.
+    pub(super) fn edge_relay_count(&self) -> usize {
+        self.edges.relays.len()
     }
 
     /// People elsewhere.
@@ -136,6 +160,9 @@ impl Engine {
         if self.edges.node.is_none() {
             return;
         }
+        if let News::Said { from, .. } | News::Told { from, .. } = &news {
+            self.heard(from);
+        }
         match news {
             News::Connected(is_connected) => {
                 let was_connected = std::mem::replace(&mut self.edges.is_connected, is_connected);
@@ -154,6 +181,11 @@ impl Engine {
                 Some(Telling::Want(want)) => self.wanted(now, &from, *want),
                 Some(Telling::Unwant { room, peer }) => self.close_export(&room, &from.node, &peer),
                 Some(Telling::Anew { room, peer, context }) => self.begin_anew(now, &from, &room, &peer, &context),
+                Some(Telling::Ping {}) => self.tell_node(&from.node, &Telling::Pong {}),
+                Some(Telling::Pong {}) => {} // That it came is all.
+                Some(Telling::Legs { legs }) => self.legs_told(&from, &legs),
+                Some(Telling::Ways(said)) => self.ways_told(&from, &said),
+                Some(Telling::Relay(said)) => self.relay_ordered(now, &from, &said),
                 Some(Telling::Seat { room, count }) => self.seat_asked(&from, &room, count),
                 Some(Telling::Seats { room, count }) => self.seats_given(now, &from, &room, count),
                 Some(Telling::NotOwner { room }) => self.not_owner(&from, &room),
@@ -163,6 +195,12 @@ impl Engine {
             News::Claimed { room, claim } => self.claimed(now, &room, claim),
         }
         self.set_look_timer(now);
+    }
+
+    /// A node has said something, so it is there.
+    fn heard(&mut self, from: &Sender) {
+        self.edges.doubted.remove(&from.node);
+        self.edges.given_up.remove(&from.node);
     }
 
     fn order(&mut self, order: Order) {
@@ -190,6 +228,7 @@ impl Engine {
     /// Which other nodes there are.
     fn nodes(&mut self, now: Instant, nodes: Vec<NodeNews>) {
         let nodes: BTreeMap<String, NodeNews> = nodes.into_iter().map(|node| (node.node.node.clone(), node)).collect();
+        self.edges.given_up.retain(|node| nodes.contains_key(node));
         let before = std::mem::replace(&mut self.edges.nodes, nodes);
         for (name, was) in before {
             let run = self.edges.nodes.get(&name).map(|node| &node.node.run);
@@ -198,6 +237,8 @@ impl Engine {
                 None => self.lose_node(&name),
                 Some(node) if node.fingerprint != was.fingerprint || node.node.run != was.node.run => {
                     self.node_restarted(now, &name);
+                    // It may have forgotten what it passes on.
+                    self.edges.links.values_mut().for_each(|link| link.ways.told_at = None);
                     if node_run_changed {
                         self.seats_of_lost(&name, false);
                     }
@@ -223,6 +264,7 @@ impl Engine {
 
     /// A worker is gone, and with it what came over its links.
     pub(super) fn lose_edges_on(&mut self, worker: usize) {
+        self.edges.relays.lose_worker(worker);
         self.edges.links.retain(|key, _| key.ours != worker);
         self.edges.link_of.retain(|handle, _| handle.worker != worker);
         for hosted in self.rooms.values_mut() {
@@ -256,7 +298,8 @@ impl Engine {
 
     fn set_look_timer(&mut self, now: Instant) {
         let has_parts = self.rooms.values().any(|hosted| !hosted.abroad.parts.is_empty());
-        let is_needed = has_parts || !self.edges.links.is_empty();
+        let is_needed =
+            has_parts || !self.edges.given_up.is_empty() || !self.edges.links.is_empty() || self.edges.relays.len() > 0;
         match is_needed {
             false => self.timers.set(Timer::Abroad, None),
             true if self.timers.is_set(Timer::Abroad) => {}

@@ -57,7 +57,7 @@ impl Engine {
                         self.peer_changed(handle(peer));
                     }
                 }
-                Event::PathMeasured(_) => {} // Of links between edges, of which nothing is chosen here.
+                Event::PathMeasured(measured) => self.path_measured(now, index, &measured),
                 Event::Committed(committed) => worker.plan.committed(committed.batch),
             },
         }

@@ -122,9 +122,9 @@ impl Member {
         Ok(member)
     }
 
-    /// Its name.
-    pub(crate) fn node(&self) -> &str {
-        &self.settings.node
+    /// Its name, carrier and region.
+    pub(crate) fn place(&self) -> (&str, &str, &str) {
+        (&self.settings.node, &self.settings.carrier, &self.settings.region)
     }
 
     /// The view of it for others.

@@ -14,9 +14,18 @@ impl Plan {
         self.adopt_places(peer, &keys, streams, slots)
     }
 
+    /// The same of a transport over a link.
+    pub(crate) fn adopt_transport(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
+        let is_adopted = self.adopt_peer(peer, streams, slots);
+        self.abroad.extend(is_adopted.then_some(peer));
+        is_adopted
+    }
+
     /// The same of the end of a link to another edge, which has no keys.
     pub(crate) fn adopt_link(&mut self, peer: PeerId) -> bool {
-        self.adopt_places(peer, &[], &[], &[])
+        let is_adopted = self.adopt_places(peer, &[], &[], &[]);
+        self.abroad.extend(is_adopted.then_some(peer));
+        is_adopted
     }
 
     fn adopt_places(&mut self, peer: PeerId, keys: &[Place], streams: &[StreamId], slots: &[SlotId]) -> bool {

@@ -175,7 +175,7 @@ impl World {
         self.signals.clear();
         self.orders.clear();
         self.paths.clear();
-        node.into_iter().for_each(|node| self.engine.join_cluster(node));
+        node.into_iter().for_each(|node| self.engine.join_cluster(node, String::new(), String::new()));
         self.injected.clear();
         for worker in self.workers.keys().copied().collect::<Vec<_>>() {
             self.announce(worker);

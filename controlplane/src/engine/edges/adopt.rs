@@ -62,7 +62,7 @@ impl Engine {
         let Some(plan) = plan_of(workers, at.worker) else { return false };
         let streams: Vec<_> = tracks.iter().flat_map(|track| track.streams()).collect();
         let is_there = room.members().iter().any(|other| other.id == person.id);
-        if is_there || !plan.adopt_peer(at.peer, &streams, &[]) {
+        if is_there || !plan.adopt_transport(at.peer, &streams, &[]) {
             return false;
         }
         import.adopted(streams.into_iter().filter_map(|stream| plan.stream(stream)).map(|(open, _)| open));
@@ -83,7 +83,7 @@ impl Engine {
         let Some(plan) = plan_of(workers, worker).filter(|_| is_there && !abroad.exports.contains_key(&key)) else {
             return false;
         };
-        if export.worker() != worker || !plan.adopt_peer(export.peer, &[], &export.slots().collect::<Vec<_>>()) {
+        if export.worker() != worker || !plan.adopt_transport(export.peer, &[], &export.slots().collect::<Vec<_>>()) {
             return false;
         }
         abroad.exports.insert(key, export);

@@ -16,6 +16,13 @@ use crate::placement::plan_of;
 /// How long a link stays over which nothing runs: whoever comes back finds it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// In how many looks paths are looked after, and the other ends of links told that they are of use.
+const PATHS_LOOKS: u64 = 2;
+const USED_LOOKS: u64 = 10;
+
+/// How long a node to which no path leads may take to say that it is there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Links of one edge: each node with a room in common has a few.
 const LINKS_MAX: usize = 1024;
 
@@ -31,7 +38,7 @@ impl Engine {
         let node = edges.nodes.get(&key.node).filter(|_| edges.links.len() < LINKS_MAX)?;
         node.workers.get(usize::from(key.theirs))?;
         let plan = plan_of(workers, key.ours)?;
-        let peer = plan.issue_peer()?;
+        let peer = plan.issue_abroad()?;
         let transport = Link::transport(&ours, node, now + settings.handshake_timeout);
         let link = Link::open(peer, key.ours, transport, plan, random, now);
         edges.links.insert(key.clone(), link);
@@ -223,14 +230,55 @@ impl Engine {
             let (node, theirs) = (export.to.node.clone(), export.want.ours);
             used.push(LinkKey { node, ours: export.worker(), theirs });
         }
-        for key in used {
-            if let Some(link) = self.edges.links.get_mut(&key) {
+        used.sort_unstable();
+        used.dedup();
+        for key in &used {
+            if let Some(link) = self.edges.links.get_mut(key) {
                 link.used_at = now;
             }
+        }
+        self.look_after_dead(now, &used);
+        if self.edges.looks.is_multiple_of(PATHS_LOOKS) {
+            self.look_after_paths(now, &used);
+        }
+        if self.edges.looks.is_multiple_of(USED_LOOKS) && !used.is_empty() {
+            // The other end keeps what it hears of.
+            let keys: Vec<LinkKey> = self.edges.links.keys().cloned().collect();
+            keys.iter().for_each(|key| self.say_link(key, false));
         }
         let idle = self.edges.links.iter().filter(|(_, link)| link.used_at + IDLE_MAX <= now);
         for key in idle.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.close_link(&key);
+        }
+    }
+
+    /// Nodes to which no path leads are asked by the cluster whether they are there. Who does not answer is gone, and who was in rooms through
+    /// it: the cluster itself would say so only when its lease has ended.
+    fn look_after_dead(&mut self, now: Instant, used: &[LinkKey]) {
+        if !self.edges.is_connected {
+            return;
+        }
+        let is_dead = |key: &&LinkKey| self.edges.links.get(key).is_some_and(|link| link.ways.are_dead(now));
+        let dead: std::collections::BTreeSet<String> =
+            used.iter().filter(is_dead).map(|key| key.node.clone()).collect();
+        self.edges.doubted.retain(|node, _| dead.contains(node));
+        for node in dead {
+            match self.edges.doubted.get(&node) {
+                None => {
+                    self.edges.doubted.insert(node.clone(), now);
+                    self.tell_node(&node, &Telling::Ping {});
+                }
+                Some(at) if *at + ANSWER_TIMEOUT <= now => {
+                    tracing::warn!(
+                        node,
+                        "no path leads to this node, and it does not answer: its people are taken for gone"
+                    );
+                    self.lose_node(&node);
+                    self.edges.doubted.remove(&node);
+                    self.edges.given_up.insert(node);
+                }
+                Some(_) => {}
+            }
         }
     }
 

@@ -188,7 +188,7 @@ impl Engine {
             let Engine { rooms, workers, random, .. } = self;
             let Some(Hosted { abroad, .. }) = rooms.get_mut(&want.room) else { return };
             let Some(plan) = plan_of(workers, worker) else { return };
-            let Some(peer) = plan.issue_peer() else {
+            let Some(peer) = plan.issue_abroad() else {
                 self.totals.people_left_out += 1;
                 return;
             };

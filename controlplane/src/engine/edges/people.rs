@@ -93,7 +93,8 @@ impl Engine {
 
     /// Says that nothing is new, in a room that others have, too.
     pub(super) fn say_heartbeat(&mut self, name: &str) {
-        if self.rooms.get(name).is_some_and(|hosted| !hosted.abroad.parts.is_empty()) {
+        let has_given_up = !self.edges.given_up.is_empty();
+        if self.rooms.get(name).is_some_and(|hosted| has_given_up || !hosted.abroad.parts.is_empty()) {
             let here = Here { seq: self.next_seq(name), ..Here::default() };
             self.say(name, &Saying::Here(here));
         }
@@ -254,7 +255,7 @@ impl Engine {
             return;
         }
         let worker = usize::from(person.worker) % self.workers.len();
-        let Some(peer) = plan_of(&mut self.workers, worker).and_then(|plan| plan.issue_peer()) else {
+        let Some(peer) = plan_of(&mut self.workers, worker).and_then(|plan| plan.issue_abroad()) else {
             self.totals.people_left_out += 1;
             return;
         };
