@@ -4,7 +4,6 @@
 
 mod across;
 #[path = "../harness/mod.rs"]
-#[allow(dead_code)]
 mod harness;
 #[path = "../nodes/nats.rs"]
 #[allow(dead_code)]
