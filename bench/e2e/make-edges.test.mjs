@@ -28,7 +28,8 @@ before(async () => {
   ended = new Promise((resolve) => make.once('exit', (code, signal) => resolve({ code, signal })));
   atTheEnd(() => interrupt().catch(() => {}));
   make.stdout.setEncoding('utf8').on('data', (text) => (printed += text));
-  await until('the last line', () => printed.includes('Ctrl-C ends all'), 60_000);
+  await until('the last line', () => make.exitCode !== null || printed.includes('Ctrl-C ends all'), 60_000);
+  assert.equal(make.exitCode, null, 'make edges has ended before it had printed its links');
   links = [...printed.matchAll(/^ {2}(e\d) +\w+ +(http:\S+)$/gm)].map(([, name, link]) => ({ name, link }));
 });
 
