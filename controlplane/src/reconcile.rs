@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::id::{PeerId, RelayId, RouteId, SlotId, StreamId, TapId};
 use proto::plane::{
-    Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PeerKeys, PeerLimit, PeerOpen, PeerRemote,
-    RELAYS_MAX, RelayOpen, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown, StreamCodec, StreamEncoding,
-    StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX, TapOpen, feedback, weight,
+    Command, Commit, Describe, ExtensionIds, KEY_LEN_MAX, MirrorOpen, PEER_CANDIDATES_MAX, PeerKeys, PeerLimit,
+    PeerOpen, PeerRemote, RELAYS_MAX, RelayOpen, RouteOpen, SALT_LEN_MAX, SHOWN_LINES_ANY, SlotOpen, SlotShown,
+    StreamCodec, StreamEncoding, StreamEncodings, StreamGate, StreamOpen, StreamRate, StreamSets, TRACK_ENCODINGS_MAX,
+    TapOpen, feedback, weight,
 };
 use zeroize::Zeroize;
 
@@ -245,7 +246,7 @@ impl Plan {
             Command::StreamGate(gate) => self.publisher(gate.stream).is_some(),
             _ => false,
         };
-        if is_open && Place::of(&rate).is_some_and(|place| self.desired.get(&place) != Some(&rate)) {
+        if is_open && Place::of(&rate).is_some_and(|place| self.desired.get(&place) != Some(rate)) {
             self.want(rate);
         }
     }
@@ -262,7 +263,7 @@ impl Plan {
     /// How a slot is desired to be shown, if anything was said of it.
     pub(crate) fn shown(&self, slot: SlotId) -> Option<SlotShown> {
         match self.desired.get(&Place::new(Class::SlotShown, slot.index)) {
-            Some(Command::SlotShown(shown)) if shown.slot == slot => Some(*shown),
+            Some(Command::SlotShown(shown)) if shown.slot == slot => Some(shown),
             _ => None,
         }
     }
@@ -295,9 +296,15 @@ impl Plan {
     /// The ICE credentials that are desired for a peer. Wanting others is an ICE restart.
     pub(crate) fn credentials(&self, peer: PeerId) -> Option<PeerOpen> {
         match self.desired.get(&Place::new(Class::Peer, peer.index)) {
-            Some(Command::PeerOpen(open)) if open.peer == peer => Some(*open),
+            Some(Command::PeerOpen(open)) if open.peer == peer => Some(open),
             _ => None,
         }
+    }
+
+    /// How many remote candidates are desired for a peer.
+    pub(crate) fn candidates(&self, peer: PeerId) -> usize {
+        let is_there = |place: &u8| self.desired.get(&Place::new(Class::Candidate(*place), peer.index)).is_some();
+        (0..PEER_CANDIDATES_MAX as u8).filter(is_there).count()
     }
 
     /// The header extension ids that are desired for a peer.
@@ -311,10 +318,10 @@ impl Plan {
     /// A stream as it is desired, and the parts that make it what it is: a second codec, its RID, other encodings, parameter sets. What it
     /// may send, and when it is passed on, changes with the room and is none of them.
     pub(crate) fn stream(&self, stream: StreamId) -> Option<(StreamOpen, Vec<Command>)> {
-        let part = |class: &Class| self.desired.get(&Place::new(*class, stream.index)).copied();
+        let part = |class: &Class| self.desired.get(&Place::new(*class, stream.index));
         match self.desired.get(&Place::new(Class::Stream, stream.index)) {
             Some(Command::StreamOpen(open)) if open.stream == stream => Some((
-                *open,
+                open,
                 Class::Stream.parts().iter().filter(|class| !class.is_of_room()).filter_map(part).collect(),
             )),
             _ => None,
@@ -324,7 +331,7 @@ impl Plan {
     /// A slot as it is desired.
     pub(crate) fn slot(&self, slot: SlotId) -> Option<SlotOpen> {
         match self.desired.get(&Place::new(Class::Slot, slot.index)) {
-            Some(Command::SlotOpen(open)) if open.slot == slot => Some(*open),
+            Some(Command::SlotOpen(open)) if open.slot == slot => Some(open),
             _ => None,
         }
     }
@@ -380,12 +387,12 @@ impl Plan {
     /// What the worker has in a place.
     fn installed_at(&self, place: Place) -> Option<Command> {
         let is_apart = self.different.contains(&place);
-        if is_apart { self.apart.get(&place).copied() } else { self.desired.get(&place).copied() }
+        if is_apart { self.apart.get(&place).copied() } else { self.desired.get(&place) }
     }
 
     /// What the worker has in a place is this from now on.
     fn install(&mut self, place: Place, installed: Option<Command>) {
-        self.set(place, self.desired.get(&place).copied(), installed);
+        self.set(place, self.desired.get(&place), installed);
     }
 
     fn set(&mut self, place: Place, desired: Option<Command>, installed: Option<Command>) {
@@ -432,7 +439,7 @@ impl Plan {
         let places: Vec<Place> = self.different.iter().rev().copied().collect();
         for place in places {
             let Some(installed) = self.installed_at(place) else { continue };
-            if change_of(Some(&installed), self.desired.get(&place)).is_some() {
+            if change_of(Some(&installed), self.desired.get(&place).as_ref()).is_some() {
                 continue;
             }
             if out.len() == end {
@@ -449,7 +456,7 @@ impl Plan {
     }
 
     fn open(&mut self, end: usize, out: &mut Vec<Command>) {
-        let open = |&place: &Place| Some((place, *self.desired.get(&place)?));
+        let open = |&place: &Place| Some((place, self.desired.get(&place)?));
         let places: Vec<(Place, Command)> = self.different.iter().filter_map(open).collect();
         for (place, desired) in places {
             if out.len() == end {
@@ -549,7 +556,7 @@ impl Plan {
             .find(|command| {
                 command.tag() == tag || change_of(Some(command), Some(command)).is_some_and(|c| c.tag() == tag)
             })
-            .and_then(|command| self.owner(command))
+            .and_then(|command| self.owner(&command))
     }
 
     fn owner(&self, command: &Command) -> Option<PeerId> {
@@ -564,7 +571,7 @@ impl Plan {
             Command::PeerRate(c) => Some(c.peer),
             Command::StreamOpen(c) => Some(c.peer),
             Command::MirrorOpen(c) => Some(c.publisher),
-            Command::TapOpen(c) => self.owner(self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
+            Command::TapOpen(c) => self.owner(&self.desired.get(&Place::new(Class::Stream, c.stream.index))?),
             Command::SlotOpen(c) => Some(c.peer),
             Command::RouteOpen(c) => match self.desired.get(&Place::new(Class::Slot, c.slot.index)) {
                 Some(Command::SlotOpen(slot)) => Some(slot.peer),
@@ -576,10 +583,10 @@ impl Plan {
             | Command::StreamRate(StreamRate { stream, .. })
             | Command::StreamGate(StreamGate { stream, .. })
             | Command::StreamSets(StreamSets { stream, .. }) => {
-                self.owner(self.desired.get(&Place::new(Class::Stream, stream.index))?)
+                self.owner(&self.desired.get(&Place::new(Class::Stream, stream.index))?)
             }
-            Command::SlotShown(c) => self.owner(self.desired.get(&Place::new(Class::Slot, c.slot.index))?),
-            Command::RouteCodec(c) => self.owner(self.desired.get(&Place::new(Class::Route, c.route.index))?),
+            Command::SlotShown(c) => self.owner(&self.desired.get(&Place::new(Class::Slot, c.slot.index))?),
+            Command::RouteCodec(c) => self.owner(&self.desired.get(&Place::new(Class::Route, c.route.index))?),
             _ => None,
         }
     }

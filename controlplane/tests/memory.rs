@@ -75,8 +75,7 @@ fn a_peer_in_a_meeting_of_eight_takes_the_engine_so_much_memory() {
     let [few, many] = [4, 8].map(|meetings| held_by(world_with(meetings).engine));
     let per_peer = (many - few) / (4 * EIGHT);
     println!("{per_peer} bytes");
-    // Of these 1.3 KB are there because `RelayOpen`, with two addresses, makes each remembered command 96 bytes instead of 64.
-    assert!(per_peer <= 9_600, "{per_peer} bytes");
+    assert!(per_peer <= 8_100, "{per_peer} bytes");
 }
 
 #[test]

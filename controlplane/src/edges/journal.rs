@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::export::Export;
 use super::import::Import;
 use super::message::Person;
+use super::paths::Ways;
 use crate::journal::ENTRY_LEN_MAX;
 use crate::member::Track;
 
@@ -27,6 +28,9 @@ pub(crate) enum EdgeEntry {
         theirs: u16,
         /// Where the path leads.
         path: Option<SocketAddr>,
+        /// By which ways the other end is reached.
+        #[serde(default)]
+        ways: Ways,
     },
     /// Somebody who is in a room through another edge.
     Import {
@@ -79,6 +83,7 @@ mod tests {
             node: "fra1".into(),
             theirs: 3,
             path: Some(SocketAddr::from(([10, 0, 0, 1], 40_000))),
+            ways: Ways::default(),
         };
         let import = EdgeEntry::Import {
             peer,

@@ -60,33 +60,26 @@ impl Link {
         random: &mut Random,
         now: Instant,
     ) -> Link {
-        let credentials = Credentials::from_random(worker, &random.bytes());
-        plan.want(PeerOpen { peer, ufrag: credentials.ufrag, pwd: credentials.pwd });
-        Link {
-            peer,
-            run: None,
-            credentials,
-            remote: None,
-            transport,
-            path: None,
-            used_at: now,
-            ways: Ways::default(),
-            places: 0,
-        }
+        let Credentials { ufrag, pwd } = Credentials::from_random(worker, &random.bytes());
+        let open = PeerOpen { peer, ufrag, pwd };
+        plan.want(open);
+        Link::of(open, transport, now)
     }
 
     /// The end of a link that an earlier controlplane had. The other end tells its credentials again, and the connection is made then.
-    pub(crate) fn adopted(open: PeerOpen, path: Option<SocketAddr>, now: Instant) -> Link {
-        let PeerOpen { peer, ufrag, pwd } = open;
-        let transport = Transport::adopted(None);
-        let credentials = Credentials { ufrag, pwd };
+    /// The worker goes on by the ways that it has until others are decided.
+    pub(crate) fn adopted(open: PeerOpen, path: Option<SocketAddr>, ways: Ways, plan: &Plan, now: Instant) -> Link {
+        Link { path, ways, places: plan.candidates(open.peer), ..Link::of(open, Transport::adopted(None), now) }
+    }
+
+    fn of(PeerOpen { peer, ufrag, pwd }: PeerOpen, transport: Transport, now: Instant) -> Link {
         Link {
             peer,
             run: None,
-            credentials,
+            credentials: Credentials { ufrag, pwd },
             remote: None,
             transport,
-            path,
+            path: None,
             used_at: now,
             ways: Ways::default(),
             places: 0,
@@ -124,7 +117,7 @@ impl Link {
             plan.want_remote(self.peer, &said.ufrag, &said.pwd);
             self.remote = remote;
         }
-        if let Some(&remote) = addresses.first().filter(|_| self.ways.order.is_empty()) {
+        if let Some(&remote) = addresses.first().filter(|_| self.places == 0) {
             self.reach(&[(remote, (0, 0))], plan);
         }
         is_other

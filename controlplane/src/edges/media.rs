@@ -36,15 +36,11 @@ pub(crate) fn formats(track: &TrackSaid) -> Formats {
 /// Header extensions, each under its own place as id. Streams are known by SSRC, so none names them.
 pub(crate) fn extensions() -> ExtensionIds {
     let mut ids = [0; EXTENSION_COUNT_MAX];
-    let crossing = [
-        Extension::TransportCc,
-        Extension::AudioLevel,
-        Extension::PlayoutDelay,
-        Extension::AbsCaptureTime,
-        Extension::VideoOrientation,
-        Extension::DependencyDescriptor,
-    ];
-    for extension in crossing {
+    // Feedback goes by the transport-wide number, so nobody needs the time of sending.
+    let names = |extension: &Extension| {
+        matches!(extension, Extension::Mid | Extension::Rid | Extension::RepairedRid | Extension::AbsSendTime)
+    };
+    for extension in Extension::ALL.into_iter().filter(|extension| !names(extension)) {
         ids[extension as usize] = extension as u8 + 1;
     }
     ids

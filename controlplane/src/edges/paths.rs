@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use proto::plane::PathState;
+use serde::{Deserialize, Serialize};
 
 use super::message::FLOW_BITS;
 use crate::bus::NodeNews;
@@ -22,7 +23,7 @@ pub(crate) const PASSED_ON: Duration = Duration::from_secs(70);
 const MEASURED: Duration = Duration::from_secs(15);
 
 /// A way to the other end of a link.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Way {
     /// Directly.
     Direct,
@@ -31,7 +32,7 @@ pub(crate) enum Way {
 }
 
 /// The flows of a way through a third edge, at both ends of a link.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Flows {
     /// In which this end sends, and receives.
     pub(crate) ours: (u64, u64),
@@ -64,17 +65,21 @@ impl Numbers {
     }
 }
 
-/// The ways of one link.
-#[derive(Default)]
+/// The ways of one link. What was measured of them is not journaled: the worker says it again.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Ways {
     /// As they are told to the worker, the preferred one first.
     pub(crate) order: Vec<Way>,
     flows: BTreeMap<String, Flows>,
+    #[serde(skip)]
     found: BTreeMap<Way, (Instant, Leg, PathState)>,
+    #[serde(skip)]
     paths: Paths,
     /// What the other end has measured to third edges.
+    #[serde(skip)]
     pub(crate) theirs: BTreeMap<String, Leg>,
     /// When third edges and the other end were last told.
+    #[serde(skip)]
     pub(crate) told_at: Option<Instant>,
 }
 
@@ -105,6 +110,11 @@ impl Ways {
         // A leg is probed so slowly that it takes a while until it is judged; that it answers is enough.
         let answers = *state != PathState::Dead && leg.rtt_us > 0;
         (answers && now < *at + MEASURED).then_some(*leg)
+    }
+
+    /// Whether something is known of each way that the worker has: before, another order would be a guess.
+    pub(crate) fn are_measured(&self) -> bool {
+        self.order.iter().all(|way| self.found.contains_key(way))
     }
 
     /// Decides the order anew. `ours`: what this edge has measured to third edges. Whether it is another one than before.

@@ -99,6 +99,10 @@ impl Seats {
                 (if own + given < max { Seat::Free } else { Seat::Full }, None)
             }
             Owner::Theirs { .. } if own < self.granted => (Seat::Free, None),
+            Owner::Theirs { .. } if self.asked > own => {
+                self.asked = self.granted; // It has said that there is none. It is asked anew for the next one.
+                (Seat::Full, None)
+            }
             Owner::Theirs { owner, .. } => {
                 let (owner, count) = (owner.clone(), own + 1);
                 (self.waits_since, self.asked) = (Some(now), count);
@@ -162,19 +166,6 @@ impl Seats {
             self.granted = count;
             self.waits_since = None;
         }
-    }
-
-    /// Whether the owner, asked for one more, has said that there is none.
-    pub(crate) fn is_refused(&self, own: usize) -> bool {
-        matches!(self.owner, Owner::Theirs { .. })
-            && self.waits_since.is_none()
-            && own >= self.granted
-            && self.asked > own
-    }
-
-    /// That it did is not held against the next one.
-    pub(crate) fn forget_refusal(&mut self) {
-        self.asked = self.granted;
     }
 
     /// This edge has fewer members than it has seats.
@@ -279,7 +270,9 @@ mod tests {
         assert_eq!(seats.seat(now, 0, 2, 3).0, Seat::Free);
         assert_eq!(seats.seat(now, 1, 2, 3), (Seat::Wait, Some(Step::Ask(sender("b"), 2))));
         seats.granted(&sender("b"), 1);
-        assert!(seats.is_refused(1));
+        assert_eq!(seats.seat(now, 1, 2, 3), (Seat::Full, None));
+        assert_eq!(seats.seat(now, 1, 2, 3).0, Seat::Wait, "it is asked anew for the next one");
+        seats.granted(&sender("b"), 1);
         assert_eq!(seats.returned(0), Some(Step::Ask(sender("b"), 0)));
         assert_eq!(seats.asked("c", 1, 0, 3), None, "this edge does not own it");
     }

@@ -231,17 +231,14 @@ impl Engine {
         self.edges.given_up.retain(|node| nodes.contains_key(node));
         let before = std::mem::replace(&mut self.edges.nodes, nodes);
         for (name, was) in before {
-            let run = self.edges.nodes.get(&name).map(|node| &node.node.run);
-            let node_run_changed = run.is_some_and(|run| *run != was.node.run);
             match self.edges.nodes.get(&name) {
                 None => self.lose_node(&name),
-                Some(node) if node.fingerprint != was.fingerprint || node.node.run != was.node.run => {
+                // With another run it has another certificate, too.
+                Some(node) if node.node.run != was.node.run => {
                     self.node_restarted(now, &name);
                     // It may have forgotten what it passes on.
                     self.edges.links.values_mut().for_each(|link| link.ways.told_at = None);
-                    if node_run_changed {
-                        self.seats_of_lost(&name, false);
-                    }
+                    self.seats_of_lost(&name, false);
                 }
                 Some(_) => {}
             }

@@ -113,9 +113,9 @@ impl Plan {
     /// What is installed, wanted or not, as far as `pick` wants it.
     pub(crate) fn installed<T>(&self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
         let same = self.desired.iter().filter(|(place, _)| !self.different.contains(place));
-        let apart = self.apart.iter().map(|(&place, command)| (place, command));
-        let mut installed: Vec<(Place, &Command)> = same.chain(apart).collect();
+        let apart = self.apart.iter().map(|(&place, &command)| (place, command));
+        let mut installed: Vec<(Place, Command)> = same.chain(apart).collect();
         installed.sort_by_key(|(place, _)| *place);
-        installed.into_iter().filter_map(|(_, command)| pick(command)).collect()
+        installed.into_iter().filter_map(|(_, command)| pick(&command)).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Taking over what an earlier controlplane had with other edges: links, people elsewhere, and what was sent to others. Media goes on over
 //! all of it; the connections that give keys are made anew.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::{Engine, Handle, Hosted, Output};
@@ -10,6 +11,7 @@ use crate::edges::journal::EdgeEntry;
 use crate::edges::link::{Link, LinkKey};
 use crate::edges::message::Person;
 use crate::edges::part::Part;
+use crate::edges::paths::Ways;
 use crate::member::Track;
 use crate::placement::plan_of;
 
@@ -29,9 +31,9 @@ impl Engine {
         held.sort_by_key(|(_, _, entry)| !matches!(entry, EdgeEntry::Link { .. }));
         for (worker, slot, entry) in held {
             let is_adopted = match entry {
-                EdgeEntry::Link { peer, node, theirs, path } => {
+                EdgeEntry::Link { peer, node, theirs, path, ways } => {
                     let key = LinkKey { node, ours: worker, theirs };
-                    self.adopt_link(now, key, Handle { worker, peer }, path)
+                    self.adopt_link(now, key, Handle { worker, peer }, path, ways)
                 }
                 EdgeEntry::Import { peer, run, person, tracks, import } => {
                     self.adopt_import(Handle { worker, peer }, &run, &person, tracks, import)
@@ -45,13 +47,13 @@ impl Engine {
         self.set_look_timer(now);
     }
 
-    fn adopt_link(&mut self, now: Instant, key: LinkKey, at: Handle, path: Option<std::net::SocketAddr>) -> bool {
+    fn adopt_link(&mut self, now: Instant, key: LinkKey, at: Handle, path: Option<SocketAddr>, ways: Ways) -> bool {
         let Some(plan) = plan_of(&mut self.workers, at.worker) else { return false };
         if self.edges.links.contains_key(&key) || !plan.adopt_link(at.peer) {
             return false;
         }
         let Some(open) = plan.credentials(at.peer) else { return false };
-        self.edges.links.insert(key.clone(), Link::adopted(open, path, now));
+        self.edges.links.insert(key.clone(), Link::adopted(open, path, ways, plan, now));
         self.edges.link_of.insert(at, key);
         true
     }
@@ -94,7 +96,13 @@ impl Engine {
     pub(super) fn journal_link(&mut self, key: &LinkKey) {
         let Some(link) = self.edges.links.get(key) else { return };
         let peer = link.peer;
-        let entry = EdgeEntry::Link { peer, node: key.node.clone(), theirs: key.theirs, path: link.path() };
+        let entry = EdgeEntry::Link {
+            peer,
+            node: key.node.clone(),
+            theirs: key.theirs,
+            path: link.path(),
+            ways: link.ways.clone(),
+        };
         self.write_journal(Handle { worker: key.ours, peer }, entry.write());
     }
 

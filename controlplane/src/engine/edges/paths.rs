@@ -34,7 +34,8 @@ impl Engine {
                 relays.into_iter().for_each(|relay| plan.unwant_relay(relay));
             }
         }
-        if used.is_empty() || self.edges.nodes.len() < 2 {
+        // Without the cluster nobody can be told of another order.
+        if used.is_empty() || self.edges.nodes.len() < 2 || !self.edges.is_connected {
             return;
         }
         // Legs to third edges are measured while anything crosses to anybody.
@@ -102,7 +103,7 @@ impl Engine {
                 (edges.numbers.of(&leg.node), Leg { rtt_us, jitter_us, loss_ppm })
             })
             .collect();
-        let Some(link) = edges.links.get_mut(key) else { return };
+        let Some(link) = edges.links.get_mut(key).filter(|link| link.ways.are_measured()) else { return };
         let is_other = link.ways.decide(now, (here, there), &relays, &ours, &mut edges.numbers, random);
         let is_due = link.ways.told_at.is_none_or(|at| at + TOLD_INTERVAL <= now);
         let is_plain = link.ways.order == [Way::Direct];
@@ -183,6 +184,7 @@ impl Engine {
         let (Some(link), Some(plan)) = (edges.links.get_mut(key), plan_of(workers, key.ours)) else { return };
         link.ways.order = order;
         link.reach(&reached, plan);
+        self.journal_link(key);
     }
 
     /// Another edge wants this one to pass on what it and a third one send each other.

@@ -27,13 +27,8 @@ impl Engine {
         let (own, others) = self.count_in(room);
         let max = self.settings_of(room).peers_max as usize;
         let seats = self.edges.seats.entry(room.to_owned()).or_default();
-        let is_refused = seats.is_refused(own);
-        let (seat, step) = if is_refused { (Seat::Full, None) } else { seats.seat(now, own, others, max) };
+        let (seat, step) = seats.seat(now, own, others, max);
         self.take_step(room, step);
-        if is_refused {
-            // It is asked anew for the next one.
-            self.edges.seats.entry(room.to_owned()).or_default().forget_refusal();
-        }
         self.set_seats_timer();
         seat
     }
