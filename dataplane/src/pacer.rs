@@ -19,9 +19,9 @@ const DEBT_MAX: Micros = 500 * MILLISECOND;
 /// Longest wait, as time at the rate. A video that waits longer than this is too much for the path, and is given up until its
 /// next keyframe: people who talk notice a delay of more than 400 ms (ITU-T G.114).
 const WAIT_MAX: Micros = 400 * MILLISECOND;
-/// The same of a shared screen: another page is a burst, and one that comes late is better than one that comes again and again
-/// (libwebrtc `kMaxExpectedQueueLength`).
-const SCREEN_WAIT_MAX: Micros = 2 * SECOND;
+/// The same of a shared screen, of a keyframe, and of what follows a keyframe until nothing waits any more. They are bursts: if one is
+/// given up, the next one is as large, and nothing is shown at all (libwebrtc `kMaxExpectedQueueLength`).
+const BURST_WAIT_MAX: Micros = 2 * SECOND;
 
 /// The debt of one receiver.
 #[derive(Debug)]
@@ -84,8 +84,8 @@ impl Pacer {
     }
 
     /// Whether so many bytes would wait for too long.
-    pub(crate) fn is_too_much(&self, waiting: u64, is_screen: bool) -> bool {
-        waiting > self.bytes_in(if is_screen { SCREEN_WAIT_MAX } else { WAIT_MAX })
+    pub(crate) fn is_too_much(&self, waiting: u64, is_burst: bool) -> bool {
+        waiting > self.bytes_in(if is_burst { BURST_WAIT_MAX } else { WAIT_MAX })
     }
 }
 

@@ -6,7 +6,7 @@ use proto::plane::PeerTally;
 use crate::allocate::{Allocator, Budget};
 use crate::bwe::{Bwe, Facts, Limited, Probe, ProbeId};
 use crate::config::{MILLISECOND, Micros, SECOND};
-use crate::pacer::{Pacer, Queue};
+use crate::pacer::{Pacer, Queue, Queues};
 use crate::rate::Rate;
 
 /// The first estimate, bit/s: sound and a small picture, on any path that is good for a call. The first probe has three times
@@ -85,6 +85,8 @@ pub(crate) struct Sending {
     is_probing: bool,
     /// What leaves now is of a probe, or padding, and no repair.
     pub(crate) is_padding: bool,
+    /// A keyframe leaves, or waited and something has waited ever since.
+    pub(crate) has_burst: bool,
     pub(crate) bwe: Bwe,
     /// How much padding leaves, while it helps the estimate out of losses.
     padding: Option<Pacer>,
@@ -133,6 +135,7 @@ impl Sending {
             reviewed: None,
             wanted: 0,
             is_timer_set: false,
+            has_burst: false,
             is_padding: false,
         }
     }
@@ -198,6 +201,16 @@ impl Sending {
     /// Whether the path is known to carry less than what is wanted.
     pub(crate) fn is_short(&self) -> bool {
         self.has_feedback() && self.wanted > self.bwe.estimate()
+    }
+
+    /// Takes the packet that has waited longest, if one may leave.
+    pub(crate) fn take_waiting<T: Copy>(&mut self, now: Micros, queues: &mut Queues<T>) -> Option<T> {
+        if self.pacer.must_wait(now) {
+            return None;
+        }
+        let taken = queues.pop(&mut self.queue);
+        self.has_burst &= !self.queue.is_empty();
+        taken
     }
 
     /// Whether a packet of video has to wait.

@@ -7,6 +7,7 @@ mod world;
 use layered::*;
 use proto::id::{Rid, StreamId};
 use proto::plane::*;
+use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtp::codecs::vp8::Vp8Packet;
 use rtp::packetizer::Depacketizer;
 
@@ -18,8 +19,16 @@ const PATTERN: [(u8, bool); 4] = [(0, false), (2, true), (1, true), (2, false)];
 struct Vp8 {
     frame: u32,
     base: u8,
+    /// Packets of a keyframe.
+    key: usize,
     /// Of the pattern, from the last keyframe on.
     place: usize,
+}
+
+impl Vp8 {
+    fn new(key: usize) -> Vp8 {
+        Vp8 { frame: 0, base: 250, key, place: 0 }
+    }
 }
 
 impl Camera for Vp8 {
@@ -34,6 +43,7 @@ impl Camera for Vp8 {
         self.base = self.base.wrapping_add(u8::from(layer == 0));
         let id = (32_700 + self.frame) as u16 & 0x7fff;
         self.frame += 1;
+        let count = if is_key { self.key } else { 2 };
         let piece = |at: usize| {
             let start = if at == 0 { 0x90 } else { 0x80 };
             let mut payload = vec![start, 0xe0, 0x80 | (id >> 8) as u8, id as u8, self.base];
@@ -44,9 +54,9 @@ impl Camera for Vp8 {
                 _ => payload.push(0x55),
             }
             payload.resize(PACKET_LEN, 7);
-            Piece { payload, descriptor: None, marker: at == 1 }
+            Piece { payload, descriptor: None, marker: at + 1 == count }
         };
-        vec![piece(0), piece(1)]
+        (0..count).map(piece).collect()
     }
 }
 
@@ -72,7 +82,7 @@ fn frames(packets: &[rtp::packet::Packet]) -> [usize; 3] {
 
 #[test]
 fn layers_that_a_path_does_not_carry_are_left_out_and_come_back() {
-    let mut call = Call::new(Vp8 { frame: 0, base: 250, place: 0 }, 1_000_000);
+    let mut call = Call::new(Vp8::new(2), 1_000_000);
     call.run(5 * SECOND);
     let whole = frames(&call.run(4 * SECOND));
     println!("wide {whole:?}");
@@ -95,7 +105,7 @@ fn layers_that_a_path_does_not_carry_are_left_out_and_come_back() {
 
 #[test]
 fn where_the_largest_of_several_encodings_alone_is_sent_its_layers_are_left_out() {
-    let mut call = Call::new(Vp8 { frame: 0, base: 250, place: 0 }, 1_000_000);
+    let mut call = Call::new(Vp8::new(2), 1_000_000);
     let others = [0, 1].map(|_| call.world.publish(&call.alice, Codec::Vp8));
     let streams = [others[0], others[1], call.stream];
     let encoding = |(place, stream): (usize, &StreamId)| -> Command {
@@ -115,4 +125,25 @@ fn where_the_largest_of_several_encodings_alone_is_sent_its_layers_are_left_out(
     println!("narrow {thin:?}, {} left out", call.world.counter(Counter::HeldForLayer));
     assert!(thin[0] >= 36 && thin[2] < 60, "{thin:?}");
     assert_eq!(call.world.counter(Counter::SlotsPaused), 0, "nobody is paused");
+}
+
+/// A keyframe that the path takes a second to carry: given up, it would be asked for again, and be as large again.
+#[test]
+fn a_keyframe_of_a_second_arrives_whole() {
+    const KEY: usize = 30;
+    let mut call = Call::new(Vp8::new(KEY), 1_000_000);
+    call.run(5 * SECOND);
+    call.capacity = 130_000;
+    call.run(20 * SECOND);
+    let pli = PictureLossIndication { sender_ssrc: 1, media_ssrc: 0x2000_0000 + call.slot.index };
+    let pli = call.bob.protect_rtcp(&pli);
+    call.world.receive(call.bob.remote, &pli);
+    let received = call.run(6 * SECOND);
+    let starts = |packet: &&rtp::packet::Packet| packet.payload[0] & 0x10 != 0 && packet.payload[6] == 0x10;
+    let keys: Vec<u32> = received.iter().filter(starts).map(|packet| packet.header.timestamp).collect();
+    println!("{} keyframes begun, {} packets", keys.len(), received.len());
+    assert_eq!(keys.len(), 1, "it is asked for once");
+    assert_eq!(received.iter().filter(|packet| packet.header.timestamp == keys[0]).count(), KEY);
+    let seen = frames(&received);
+    assert!(seen[0] >= 25, "and the pictures behind it follow: {seen:?}");
 }

@@ -457,8 +457,12 @@ impl Receiver<'_> {
         out: &mut Outbox,
     ) -> Outcome {
         let now = self.now;
-        if is_video && self.transport.sending.as_mut().is_some_and(|sending| sending.must_wait(now)) {
-            return self.wait(packet, payload.len());
+        if is_video && let Some(sending) = &mut self.transport.sending {
+            sending.has_burst |= packet.start != KeyframeStart::No;
+            if sending.must_wait(now) {
+                return self.wait(packet, payload.len());
+            }
+            sending.has_burst &= !packet.marker;
         }
         self.deliver_now(is_video, read, packet, payload, out)
     }
@@ -476,8 +480,8 @@ impl Receiver<'_> {
         let Some(sending) = &mut transport.sending else { return Outcome::Refused };
         let waiting = Waiting { route: hop.route, slot: hop.slot, peer: hop.peer, packet: *packet };
         let is_too_much = {
-            let is_screen = slot.weight() == weight::SCREEN;
-            sending.pacer.is_too_much(sending.queue.bytes() + len as u64, is_screen)
+            let is_burst = sending.has_burst || slot.weight() == weight::SCREEN;
+            sending.pacer.is_too_much(sending.queue.bytes() + len as u64, is_burst)
         };
         if is_too_much || !queues.push(&mut sending.queue, waiting, len) {
             // The frame is broken from here on; what follows of it would only make others wait.

@@ -220,10 +220,7 @@ impl Forwarder {
 
     fn take_waiting(&mut self, now: Micros, peer: u32, out: &Outbox) -> Option<Waiting> {
         let sending = self.peers.at_mut(peer)?.sending.as_mut()?;
-        if out.is_full() || sending.pacer.must_wait(now) {
-            return None;
-        }
-        self.queues.pop(&mut sending.queue)
+        if out.is_full() { None } else { sending.take_waiting(now, &mut self.queues) }
     }
 
     /// Forgets what waits for a peer that is closed.
