@@ -5,6 +5,7 @@
 mod across;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod links;
 #[path = "../nodes/nats.rs"]
 #[allow(dead_code)]
 mod nats;

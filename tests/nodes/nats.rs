@@ -56,6 +56,12 @@ impl Nats {
         Self::of(1, true, more)
     }
 
+    /// One whose files are in this folder.
+    #[allow(dead_code, reason = "the tests of calls take it")]
+    pub(crate) fn on_disk(folder: &Folder) -> Nats {
+        Self::within(Folder(folder.0.join("nats")), 1, true, "")
+    }
+
     /// One without JetStream.
     pub(crate) fn without_jetstream() -> Nats {
         Self::of(1, false, "")
@@ -67,7 +73,11 @@ impl Nats {
     }
 
     fn of(count: usize, has_jetstream: bool, more: &str) -> Nats {
-        let folder = Folder::new();
+        Self::within(Folder::new(), count, has_jetstream, more)
+    }
+
+    fn within(folder: Folder, count: usize, has_jetstream: bool, more: &str) -> Nats {
+        std::fs::create_dir_all(&folder.0).unwrap();
         let (ports, routes) = (free_ports(count), free_ports(count));
         let all: Vec<String> = routes.iter().map(|route| format!("nats://127.0.0.1:{route}")).collect();
         let servers = (0..count).map(|at| {
