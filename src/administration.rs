@@ -85,6 +85,8 @@ pub(crate) fn nodes(common: &Common, remote: &Remote, shown: &Shown) -> Result<(
             ("PEERS", "/peers", cell),
             ("BUSY", "/busy_permille", permille),
             ("WORKERS", "/workers", count),
+            ("RTT", "/paths", direct_round_trip),
+            ("LOST", "/paths", direct_loss),
             ("URL", "/url", cell),
         ],
     )
@@ -276,6 +278,21 @@ fn milliseconds(value: &Value) -> String {
     value.as_f64().map_or("-".to_owned(), |ms| format!("{ms:.0}ms"))
 }
 
+/// The round trip of the direct one of several paths.
+fn direct_round_trip(paths: &Value) -> String {
+    milliseconds(&direct(paths)["rtt_ms"])
+}
+
+/// What is lost on it.
+fn direct_loss(paths: &Value) -> String {
+    percent(&direct(paths)["loss"])
+}
+
+fn direct(paths: &Value) -> &Value {
+    let direct = paths.as_array().and_then(|paths| paths.iter().find(|path| path["through"].is_null()));
+    direct.unwrap_or(&Value::Null)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,16 +323,20 @@ mod tests {
 
     #[test]
     fn nodes_are_shown_in_one_line_each() {
-        let node =
-            json!({"node": "fra1", "region": "", "heard_s": 3.4, "busy_permille": 314, "workers": [["a"], ["b"]]});
-        let columns: [Column; 5] = [
+        let node = json!({"node": "fra1", "region": "", "heard_s": 3.4, "busy_permille": 314, "workers": [["a"], ["b"]],
+            "paths": [{"through": "lon1", "rtt_ms": 9, "loss": 0.5}, {"through": null, "rtt_ms": 31.2, "loss": 0.015}]});
+        let columns: [Column; 7] = [
             ("NODE", "/node", cell),
             ("REGION", "/region", word),
             ("HEARD", "/heard_s", ago),
             ("BUSY", "/busy_permille", permille),
             ("WORKERS", "/workers", count),
+            ("RTT", "/paths", direct_round_trip),
+            ("LOST", "/paths", direct_loss),
         ];
-        assert_eq!(table(&[node], &columns), "NODE  REGION  HEARD  BUSY  WORKERS\nfra1  -       3s     31%   2\n");
+        let text = "NODE  REGION  HEARD  BUSY  WORKERS  RTT   LOST\nfra1  -       3s     31%   2        31ms  1.5%\n";
+        assert_eq!(table(&[node], &columns), text);
+        assert_eq!(direct_round_trip(&json!([])), "-");
     }
 
     #[test]

@@ -404,6 +404,7 @@ impl Driver {
         }
         Sample {
             snapshot: self.engine.snapshot(),
+            edge_paths: self.engine.edge_paths(Instant::now()),
             is_linked: self.attachment.is_some(),
             dataplane_pid: self.attachment.as_ref().and_then(|attachment| attachment.socket.dataplane_pid()),
             workers,

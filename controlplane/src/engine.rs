@@ -65,7 +65,7 @@ pub use self::resource::{ResourceError, ResourceReply, ResourceRequest};
 pub use crate::ids::SocketId;
 pub use crate::policy::{Grant, RoomPolicy, Settings};
 pub use crate::snapshot::{
-    LinkIds, PeerIds, PeerMeasured, PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot,
+    EdgePath, LinkIds, PeerIds, PeerMeasured, PeerSnapshot, RoomSnapshot, Snapshot, Totals, WorkerSnapshot,
 };
 
 /// A peer among all workers.

@@ -10,11 +10,11 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use proto::histogram::Histogram;
-use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH};
+use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH, PathState};
 use proto::signal::{PeerState, Quality};
 
 use self::process::Usage;
-use crate::engine::{Snapshot, WorkerSnapshot};
+use crate::engine::{EdgePath, Snapshot, WorkerSnapshot};
 use crate::limited::Limited;
 use crate::stun_server;
 use crate::tls::{Fate, Figures};
@@ -27,6 +27,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Sample {
     /// The engine's own view.
     pub snapshot: Snapshot,
+    /// What is measured of the paths to other edges.
+    pub edge_paths: Vec<EdgePath>,
     /// Whether a dataplane is attached.
     pub is_linked: bool,
     /// The dataplane's process, if one is attached and can be seen.
@@ -109,6 +111,7 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
     if let Some(figures) = &sample.cluster {
         cluster(&mut page, figures, sample.registry.unsaid);
         edges(&mut page, &sample.snapshot);
+        edge_paths(&mut page, &sample.edge_paths);
     }
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
@@ -215,6 +218,37 @@ fn edges(page: &mut Page, snapshot: &Snapshot) {
         ),
     ] {
         page.counter(name, help, value);
+    }
+}
+
+/// What is measured of the paths to other edges. The label `through` is empty for a direct path.
+fn edge_paths(page: &mut Page, paths: &[EdgePath]) {
+    let labels =
+        |path: &EdgePath| format!("node=\"{}\",through=\"{}\"", path.node, path.through.as_deref().unwrap_or_default());
+    let good = "1 while probes of a path to another edge are answered within the thresholds, else 0.";
+    page.family("uprtc_edge_path_good", "gauge", good);
+    for path in paths {
+        page.value("uprtc_edge_path_good", &labels(path), u8::from(path.state == PathState::Good));
+    }
+    for (name, help, value) in [
+        (
+            "uprtc_edge_path_round_trip_seconds",
+            "Round trip of a path to another edge, the median of five probes.",
+            (|path| path.round_trip.map(|time| time.as_secs_f64())) as fn(&EdgePath) -> Option<f64>,
+        ),
+        (
+            "uprtc_edge_path_jitter_seconds",
+            "Mean difference of two round trips of a path to another edge that follow each other.",
+            |path| Some(path.jitter.as_secs_f64()),
+        ),
+        ("uprtc_edge_path_loss_ratio", "Share of probes of a path to another edge that were lost.", |path| {
+            Some(path.loss)
+        }),
+    ] {
+        page.family(name, "gauge", help);
+        for (path, value) in paths.iter().filter_map(|path| Some((path, value(path)?))) {
+            page.value(name, &labels(path), value);
+        }
     }
 }
 

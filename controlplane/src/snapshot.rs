@@ -1,9 +1,10 @@
 //! What the engine shows of itself, for REST and metrics.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proto::id::{PeerId, SlotId, StreamId};
-use proto::plane::{PeerTally, SlotTally, StreamTally};
+use proto::plane::{PathState, PeerTally, SlotTally, StreamTally};
 use proto::signal::{Kind, PeerInfo, PeerState, SlotInfo};
 use serde::Serialize;
 
@@ -46,6 +47,23 @@ pub struct Snapshot {
     pub elsewhere: usize,
     /// Since the engine began.
     pub totals: Totals,
+}
+
+/// A path to another edge, as this one's probes measure it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EdgePath {
+    /// The node at its other end.
+    pub node: String,
+    /// The node that it goes through; `None` for the direct path.
+    pub through: Option<String>,
+    /// Round trip; `None` as long as nothing was answered.
+    pub round_trip: Option<Duration>,
+    /// Mean difference of two round trips that follow each other.
+    pub jitter: Duration,
+    /// What did not arrive, of one.
+    pub loss: f64,
+    /// How it is.
+    pub state: PathState,
 }
 
 /// One worker as the engine sees it.

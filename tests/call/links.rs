@@ -154,6 +154,11 @@ async fn inside_loss() {
     converse(&guests, 100, 40).await; // What was on the way when it changed is not counted.
     let before = guests.each_ref().map(heard);
     converse(&guests, 750, 300).await;
+    // The operators see it.
+    let path = |what: &str| format!("uprtc_edge_path_{what}{{node=\"edge1\",through=\"\"}}");
+    let round_trip = edges[0].value(&path("round_trip_seconds"));
+    assert!((0.15..0.4).contains(&round_trip), "{round_trip} s");
+    until("losses to be measured", || (0.005..0.25).contains(&edges[0].value(&path("loss_ratio")))).await;
     for (before, guest) in before.iter().zip(&guests) {
         for (kind, before, now) in before.iter().zip(heard(guest)).map(|(before, (kind, now))| (kind, before.1, now)) {
             let [all, late, never] = [now[0] - before[0], now[1] - before[1], now[2].saturating_sub(before[2])];

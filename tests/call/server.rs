@@ -122,13 +122,18 @@ impl Server {
 impl Server {
     /// A number of the metrics page, all workers together.
     pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.value(name) as u64
+    }
+
+    /// The same where it is not whole.
+    pub(crate) fn value(&self, name: &str) -> f64 {
         let mut stream = TcpStream::connect(self.link.authority()).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
         let values =
             page.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 

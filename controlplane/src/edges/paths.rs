@@ -112,6 +112,14 @@ impl Ways {
         (answers && now < *at + MEASURED).then_some(*leg)
     }
 
+    /// What is known of each way: the node that it goes through, if any, what was measured, and how it is.
+    pub(crate) fn known(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, Leg, PathState)> {
+        self.found.iter().filter(move |(_, (at, ..))| now < *at + MEASURED).map(|(way, (_, leg, state))| match way {
+            Way::Direct => (None, *leg, *state),
+            Way::Through(node) => (Some(node.as_str()), *leg, *state),
+        })
+    }
+
     /// Whether something is known of each way that the worker has: before, another order would be a guess.
     pub(crate) fn are_measured(&self) -> bool {
         self.order.iter().all(|way| self.found.contains_key(way))

@@ -4,7 +4,7 @@
 //! tells it its own. The worker leaves a way that is dead or bad by itself, within a second; the order of what it may take is decided here.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::plane::PathMeasured;
 
@@ -16,6 +16,7 @@ use crate::edges::paths::{RELAYS_MAX, TOLD_INTERVAL, Way, site, site_of};
 use crate::edges::relay::PairKey;
 use crate::overlay::{Leg, Legs};
 use crate::placement::plan_of;
+use crate::snapshot::EdgePath;
 
 impl Engine {
     /// A worker has measured a way of a link.
@@ -51,6 +52,28 @@ impl Engine {
                 false => self.tell_node(&key.node, &Telling::Legs { legs: legs.clone() }),
             }
         }
+    }
+
+    /// The paths to other edges of which something is known. Of several pairs of workers of the same two edges the first is taken: their paths
+    /// are the same network's.
+    pub fn edge_paths(&self, now: Instant) -> Vec<EdgePath> {
+        let mut paths: Vec<EdgePath> = Vec::new();
+        for (key, link) in &self.edges.links {
+            for (through, leg, state) in link.ways.known(now) {
+                if paths.iter().any(|path| path.node == key.node && path.through.as_deref() == through) {
+                    continue;
+                }
+                paths.push(EdgePath {
+                    node: key.node.clone(),
+                    through: through.map(str::to_owned),
+                    round_trip: (leg.rtt_us > 0).then(|| Duration::from_micros(leg.rtt_us.into())),
+                    jitter: Duration::from_micros(leg.jitter_us.into()),
+                    loss: f64::from(leg.loss_ppm) / 1e6,
+                    state,
+                });
+            }
+        }
+        paths
     }
 
     /// Nodes through which links may go.

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use proto::plane::PathState;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Admin, Asked, Page, Problem, Site};
+use super::{Admin, Asked, Page, Problem, Site, sample};
+use crate::engine::EdgePath;
 use crate::nodes::{Node, Refusal};
 
 /// A page of the cluster.
@@ -69,11 +72,52 @@ pub(super) struct NodeView {
     /// Seconds since its record was last heard of.
     #[schema(minimum = 0)]
     heard_s: f64,
+    /// What the node that answers has measured of its paths to this one in the last 15 s. Empty while nothing crosses between edges.
+    paths: Vec<PathView>,
 }
 
-impl From<Node> for NodeView {
-    fn from(node: Node) -> NodeView {
+/// A path to another edge.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PathView {
+    /// The node that it goes through. Null: it is direct.
+    through: Option<String>,
+    /// `good`; `bad`: it answers, beyond the thresholds; `dead`: it does not answer; `unknown`: too little was answered to judge it.
+    #[schema(pattern = "^(good|bad|dead|unknown)$")]
+    state: &'static str,
+    /// Round trip, milliseconds. Null as long as nothing was answered.
+    #[schema(minimum = 0)]
+    rtt_ms: Option<f64>,
+    /// Mean difference of two round trips that follow each other, milliseconds.
+    #[schema(minimum = 0)]
+    jitter_ms: f64,
+    /// What did not arrive, of one.
+    #[schema(minimum = 0, maximum = 1)]
+    loss: f64,
+}
+
+impl From<&EdgePath> for PathView {
+    fn from(path: &EdgePath) -> PathView {
+        let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        PathView {
+            through: path.through.clone(),
+            state: match path.state {
+                PathState::Good => "good",
+                PathState::Unknown => "unknown",
+                PathState::Bad => "bad",
+                PathState::Dead => "dead",
+            },
+            rtt_ms: path.round_trip.map(milliseconds),
+            jitter_ms: milliseconds(path.jitter),
+            loss: path.loss,
+        }
+    }
+}
+
+impl NodeView {
+    fn new(node: Node, paths: &[EdgePath]) -> NodeView {
+        let paths = paths.iter().filter(|path| path.node == node.node).map(PathView::from).collect();
         NodeView {
+            paths,
             node: node.node,
             is_self: node.is_self,
             state: node.state,
@@ -120,7 +164,9 @@ pub(super) async fn list(
 ) -> Result<Json<NodePage>, Problem> {
     admin.of_everything()?;
     let view = site.nodes.as_ref().map(|nodes| nodes.view());
-    let all = view.iter().flat_map(|view| view.nodes.clone()).map(|node| (node.node.clone(), node.into()));
+    let paths = if view.is_some() { sample(&site).await?.edge_paths } else { Vec::new() };
+    let nodes = view.iter().flat_map(|view| view.nodes.clone());
+    let all = nodes.map(|node| (node.node.clone(), NodeView::new(node, &paths)));
     let (nodes, next) = page.of(all)?;
     Ok(Json(match view {
         Some(view) => NodePage {
