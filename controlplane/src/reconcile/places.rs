@@ -86,7 +86,7 @@ mod tests {
             let (mut places, mut map) = (Places::default(), BTreeMap::new());
             for (n, (class, index, is_there)) in puts.into_iter().enumerate() {
                 let place = Place::new(Class::ALL[class], index);
-                let command = Command::from(PeerClose { peer: PeerId::new(index, n as u32) });
+                let command = Command::from(PeerClose { peer: PeerId::new(index, n as u32 + 1) });
                 places.put(place, is_there.then_some(command));
                 if is_there { map.insert(place, command) } else { map.remove(&place) };
                 prop_assert_eq!(places.get(&place), map.get(&place).copied());
