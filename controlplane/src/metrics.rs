@@ -82,6 +82,8 @@ pub struct ClusterFigures {
     pub documents_refused: Vec<(&'static str, u64)>,
     /// Claims of rooms, by their answer.
     pub claims: Vec<(&'static str, u64)>,
+    /// Those in the bucket that are not believed, by why.
+    pub claims_refused: Vec<(&'static str, u64)>,
 }
 
 /// The registry at the moment of a scrape.
@@ -308,6 +310,12 @@ fn cluster(page: &mut Page, figures: &ClusterFigures, unsaid: usize) {
             &figures.documents_refused,
         ),
         ("uprtc_cluster_claims_total", "Claims of rooms, by whose the room was.", "answer", &figures.claims),
+        (
+            "uprtc_cluster_claims_refused_total",
+            "Claims of rooms in the cluster's bucket that this node does not believe, by why.",
+            "reason",
+            &figures.claims_refused,
+        ),
     ] {
         page.family(name, "counter", help);
         for (value, count) in counts {

@@ -232,11 +232,12 @@ async fn serve_reloading(
     let _lock = patiently(async || lock(&config.state)).await?;
     // A fresh certificate for each start: its key is never written down, and only peers to come ever see it.
     let identity = Identity::generate().map_err(Error::Identity)?;
+    let keys = Arc::new(TokenKeys::load_or_create(&config.state)?);
     let mut member = match config.cluster.take() {
-        Some(cluster) => Some(Member::join(cluster, &config.state, identity.fingerprint_sha256()).await?),
+        Some(cluster) => Some(Member::join(cluster, &config.state, identity.fingerprint_sha256(), keys.clone()).await?),
         None => None,
     };
-    let served = serve_as(config, identity, &mut member, stop, reloads, announce).await;
+    let served = serve_as(config, identity, keys, &mut member, stop, reloads, announce).await;
     if let Some(member) = &mut member {
         member.leave().await; // It was let in, and then something else failed.
     }
@@ -246,13 +247,13 @@ async fn serve_reloading(
 async fn serve_as(
     mut config: Config,
     identity: Identity,
+    keys: Arc<TokenKeys>,
     member: &mut Option<Member>,
     stop: impl Future<Output = bool>,
     reloads: impl AsyncFnOnce(driver::Handle, Arc<http::Site>),
     announce: impl FnOnce(&Listening),
 ) -> Result<(), Error> {
     forget_predecessor(&config.state)?;
-    let keys = TokenKeys::load_or_create(&config.state)?;
     let registry = Arc::new(Registry::load(&config.state, jsonwebtoken::get_current_timestamp())?);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let tls = config.tls.map(Tls::load).transpose()?;

@@ -91,11 +91,18 @@ pub enum DocumentRefusal {
     OtherKey,
     /// There are more than this server takes.
     TooMany,
+    /// No node has sealed it.
+    Unsealed,
+    /// It is sealed with none of the keys of this node.
+    UnknownKey,
+    /// Its seal is not that of what it says.
+    Forged,
 }
 
 impl DocumentRefusal {
     /// The names of all kinds, as metrics have them.
-    pub const NAMES: [&str; 4] = ["too_long", "malformed", "other_key", "too_many"];
+    pub const NAMES: [&str; 7] =
+        ["too_long", "malformed", "other_key", "too_many", "unsealed", "unknown_key", "forged"];
 }
 
 /// A document in the bucket.

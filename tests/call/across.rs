@@ -104,6 +104,89 @@ async fn a_call_over_two_edges_survives_each_controlplane_and_the_cluster() {
     converse(&guests, 100, 40).await;
 }
 
+/// Somebody has the NATS credentials of the nodes, and no signing key: he writes and says what he likes, and what nodes have said before.
+#[tokio::test]
+async fn a_call_over_two_edges_goes_on_whatever_who_has_only_nats_writes_and_says() {
+    if nats::program("a call over two edges with a stranger in NATS").is_none() {
+        return;
+    }
+    let nats = Nats::start("");
+    let (mut ears, mut hand) = (nats.hand(0), nats.hand(0));
+    ears.listen("uprtc.>");
+    let edges = edges(&nats, 2, &[]);
+    let guests = [join(&edges[0], 1).await, join(&edges[1], 2).await];
+    converse(&guests, 50, 20).await;
+    let refused =
+        |reason: &str, edge: &Server| edge.metric_of(&format!("messages_refused_total{{reason=\"{reason}\"}}"));
+    let before = ["unsealed", "unknown_key", "replayed"].map(|reason| refused(reason, &edges[0]));
+    // What was said until now, all of it, and once more with another sender.
+    let mut heard = Vec::new();
+    hand.say("uprtc.uprtc.end", &[], "end");
+    loop {
+        let said = ears.hears();
+        if said.0 == "uprtc.uprtc.end" {
+            break;
+        }
+        heard.push(said);
+    }
+    assert!(heard.len() > 10, "{}", heard.len());
+    for (subject, headers, payload) in &heard {
+        hand.say_again(subject, headers, payload);
+        let text = String::from_utf8_lossy(headers).replace("edge0", "edge1");
+        hand.say_again(subject, text.as_bytes(), payload);
+    }
+    // Nobody is in the room at the other edge, and it wants nothing.
+    let room = heard.iter().find(|(subject, ..)| subject.contains(".room.")).unwrap().0.clone();
+    let nobody = r#"{"say":"here","seq":1,"begins":true,"ends":true}"#;
+    let unwant = r#"{"tell":"unwant","room":"across","peer":"p1"}"#;
+    for (subject, payload, of) in [
+        (room.as_str(), nobody, Some("across")),
+        ("uprtc.uprtc.node.edge0", unwant, None),
+        ("uprtc.uprtc.node.edge1", unwant, None),
+    ] {
+        for (run, seal) in [("ffffffffffffffff", None), ("ffffffffffffffff", Some("00000000-00"))] {
+            for node in ["edge0", "edge1", "edge9"] {
+                let mut headers =
+                    vec![("Uprtc-Version", "2"), ("Uprtc-Node", node), ("Uprtc-Run", run), ("Uprtc-Count", "999999")];
+                headers.extend(of.map(|room| ("Uprtc-Room", room)));
+                headers.extend(seal.map(|seal| ("Uprtc-Seal", seal)));
+                hand.say(subject, &headers, payload);
+            }
+        }
+    }
+    // The record of the other edge with a certificate of his own, no record at all, a room of another, and everybody's tokens revoked.
+    let record = hand.look("uprtc-uprtc", "edge1").unwrap();
+    let forged = String::from_utf8_lossy(&record).replace("\"fingerprint\":\"", "\"fingerprint\":\"0").into_bytes();
+    hand.put("edge1", &forged);
+    hand.say("$KV.uprtc-uprtc.edge0", &[("KV-Operation", "DEL")], "");
+    let claim = br#"{"room":"across","node":"edge9","run":"ffffffffffffffff"}"#;
+    hand.ask(&format!("$KV.uprtc-uprtc-rooms.{}", room.rsplit('.').next().unwrap()), claim).unwrap();
+    let revocation = r#"{"version":9,"node":"z","room":"across","id":"everybody","revocation":{"room":"across","everybody":true,"issued_until":9999999999}}"#;
+    let key = controlplane::shared::Subject::Revocation("across".into(), "everybody".into()).key();
+    hand.ask(&format!("$KV.uprtc-uprtc-shared.{key}"), revocation.as_bytes()).unwrap();
+
+    for (guest, report) in guests.iter().zip(converse(&guests, 200, 80).await) {
+        assert_complete(&report, &others(&guests, guest.id));
+    }
+    for (reason, before) in ["unsealed", "unknown_key", "replayed"].into_iter().zip(before) {
+        let is_counted = || refused(reason, &edges[0]) > before;
+        until(reason, is_counted).await;
+    }
+    for (what, reason) in [("records", "forged"), ("documents", "unsealed")] {
+        let name = format!("{what}_refused_total{{reason=\"{reason}\"}}");
+        until(&name, || edges.iter().all(|edge| edge.metric_of(&name) > 0)).await;
+    }
+    // Longer than a lease: both are still there, and who comes now is heard by both.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    for edge in &edges {
+        assert_eq!((edge.metric("uprtc_cluster_nodes"), edge.metric("uprtc_cluster_joined")), (2, 1));
+    }
+    let third = join(&edges[1], 3).await;
+    let [first, second] = guests;
+    let all = [first, second, third, join(&edges[0], 4).await];
+    converse(&all, 100, 40).await;
+}
+
 #[tokio::test]
 async fn who_leaves_at_one_edge_is_gone_at_the_other() {
     if nats::program("who leaves at another edge").is_none() {

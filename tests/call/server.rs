@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,12 @@ impl Server {
     /// The same with so many workers, and other settings of the controlplane.
     pub(crate) fn with(workers: usize, settings: &[&str]) -> Server {
         let state = new_state();
+        // All edges of a cluster have one signing key.
+        if settings.iter().any(|setting| setting.starts_with("cluster=")) {
+            let path = state.join("token.key");
+            std::fs::write(&path, "a7".repeat(32)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let mut command = uprtc(&state, &["run"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -120,6 +127,12 @@ impl Server {
 }
 
 impl Server {
+    /// The value of one of the cluster's, with its labels.
+    pub(crate) fn metric_of(&self, name: &str) -> u64 {
+        let name = format!("uprtc_cluster_{name}");
+        self.page().lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or_default()
+    }
+
     /// A number of the metrics page, all workers together.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         self.value(name) as u64
@@ -127,13 +140,18 @@ impl Server {
 
     /// The same where it is not whole.
     pub(crate) fn value(&self, name: &str) -> f64 {
+        let page = self.page();
+        let values =
+            page.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    fn page(&self) -> String {
         let mut stream = TcpStream::connect(self.link.authority()).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
-        let values =
-            page.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        page
     }
 }
 

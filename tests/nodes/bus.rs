@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use controlplane::auth::{KEY_LEN, TokenKey, TokenKeys};
 use controlplane::bus::{Claim, News, NodeNews, Order, Sender};
 use controlplane::driver::{self, Load, Orders, Request};
-use controlplane::nodes::{MESSAGE_LEN_MAX, Member, Nodes, Settings};
+use controlplane::nodes::{Kind, MESSAGE_LEN_MAX, Member, Nodes, Settings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::LEASE;
 use crate::harness::{DEADLINE, Folder};
-use crate::nats::{self, Nats};
+use crate::nats::{self, Hand, Nats};
+use crate::{LEASE, seals};
 
 /// A node without planes.
 struct Speaker {
@@ -43,7 +44,8 @@ impl Speaker {
             announce: Vec::new(),
             lease: LEASE,
         };
-        let member = Member::join(settings, &state.0, [7; 32]).await.unwrap();
+        let keys = std::sync::Arc::new(TokenKeys::from(TokenKey::new(&[7; KEY_LEN])));
+        let member = Member::join(settings, &state.0, [7; 32], keys).await.unwrap();
         let nodes = member.nodes();
         let (handle, mut inbox) = driver::channel();
         let (tell, news) = mpsc::unbounded_channel();
@@ -158,6 +160,32 @@ impl Speaker {
     }
 }
 
+/// The subject of the node a.
+const OF_A: &str = "uprtc.uprtc.node.a";
+
+/// Headers of a message of a node of this cluster.
+fn headers<'a>(subject: &str, node: &'a str, count: &'a str, room: &'a str, payload: &str) -> Vec<(&'a str, String)> {
+    let run = "0123456789abcdef";
+    let about = [subject, node, run, count, room, ""];
+    let seal = seals(7).seal(Kind::Message, &about, payload.as_bytes());
+    let all = [("Version", "2"), ("Node", node), ("Run", run), ("Count", count), ("Room", room), ("Seal", &seal)];
+    let name = |name: &str| match name {
+        "Version" => "Uprtc-Version",
+        "Node" => "Uprtc-Node",
+        "Run" => "Uprtc-Run",
+        "Count" => "Uprtc-Count",
+        "Room" => "Uprtc-Room",
+        _ => "Uprtc-Seal",
+    };
+    all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(of, value)| (name(of), value.to_owned())).collect()
+}
+
+/// Says something with these headers.
+fn say(hand: &mut Hand, subject: &str, headers: &[(&str, String)], payload: &str) {
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    hand.say(subject, &headers, payload);
+}
+
 fn test(what: &str, test: impl AsyncFnOnce()) {
     if nats::program(what).is_some() {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
@@ -242,23 +270,37 @@ fn messages_that_are_not_of_a_node_are_refused_by_name() {
         assert_eq!(a.hears_text().await.len(), MESSAGE_LEN_MAX);
         assert_eq!(b.nodes.figures().orders_dropped[1], ("too_long", 1));
         let mut hand = nats.hand(0);
-        let good = [
-            ("Uprtc-Version", "1"),
-            ("Uprtc-Node", "stranger"),
-            ("Uprtc-Run", "0123456789abcdef"),
-            ("Uprtc-Count", "1"),
-        ];
-        let with = |name: &str, value: &'static str| good.map(|(of, is)| (of, if of == name { value } else { is }));
-        hand.say("uprtc.uprtc.node.a", &good, &format!("{longest}x"));
-        hand.say("uprtc.uprtc.node.a", &[], "no headers");
-        hand.say("uprtc.uprtc.node.a", &with("Uprtc-Run", "xyz"), "no run");
-        hand.say("uprtc.uprtc.node.a", &with("Uprtc-Version", "2"), "another version");
-        hand.say("uprtc.uprtc.node.a", &with("Uprtc-Node", "a"), "a namesake");
-        // A node whose record is not here yet speaks all the same.
-        hand.say("uprtc.uprtc.node.a", &good, "early");
+        let good = |payload: &str| headers(OF_A, "stranger", "1", "", payload);
+        let with = |name: &str, value: &str| {
+            let mut headers = good("");
+            headers.iter_mut().filter(|(of, _)| *of == name).for_each(|(_, is)| *is = value.to_owned());
+            headers
+        };
+        say(&mut hand, OF_A, &good(""), &format!("{longest}x"));
+        say(&mut hand, OF_A, &[], "no headers");
+        say(&mut hand, OF_A, &with("Uprtc-Run", "xyz"), "no run");
+        say(&mut hand, OF_A, &with("Uprtc-Version", "1"), "another version");
+        say(&mut hand, OF_A, &with("Uprtc-Node", "a"), "a namesake");
+        say(&mut hand, OF_A, &with("Uprtc-Node", "b"), "of another node");
+        say(&mut hand, OF_A, &with("Uprtc-Count", "2"), "of another number");
+        say(&mut hand, OF_A, &with("Uprtc-Seal", "00000000-00"), "of another key");
+        say(&mut hand, OF_A, &good("something else"), "changed");
+        say(&mut hand, OF_A, &headers("uprtc.uprtc.node.b", "stranger", "1", "", "to another"), "to another");
+        say(&mut hand, OF_A, &good("")[..4], "without a seal");
+        // A node whose record is not here yet speaks all the same, and once.
+        say(&mut hand, OF_A, &good("early"), "early");
+        say(&mut hand, OF_A, &good("early"), "early");
         let (room, from, text) = a.hears().await;
         assert_eq!((room, from.node.as_str(), text.as_str()), (None, "stranger", "early"));
-        for (reason, count) in [("no_sender", 2), ("other_version", 1), ("namesake", 1)] {
+        for (reason, count) in [
+            ("no_sender", 2),
+            ("other_version", 1),
+            ("namesake", 1),
+            ("unsealed", 1),
+            ("unknown_key", 1),
+            ("forged", 4),
+            ("replayed", 1),
+        ] {
             a.comes_to_count(reason, count).await;
         }
         assert_eq!(a.nodes.figures().messages_refused[0], ("too_long", 1));
@@ -267,12 +309,74 @@ fn messages_that_are_not_of_a_node_are_refused_by_name() {
         a.tell("b", "listening");
         assert_eq!(b.hears_text().await, "listening");
         let subject = "uprtc.uprtc.room.7692c3ad3540bb803c020b3aee66cd88";
-        let of = |room: &'static str| [good[0], good[1], good[2], good[3], ("Uprtc-Room", room)];
-        hand.say(subject, &of("two"), "of another room");
-        hand.say(subject, &good, "of none");
-        hand.say(subject, &of("one"), "of this one");
+        let of = |count, room, payload| headers(subject, "stranger", count, room, payload);
+        say(&mut hand, subject, &of("2", "two", "of another room"), "of another room");
+        say(&mut hand, subject, &of("3", "", "of none"), "of none");
+        say(&mut hand, subject, &of("4", "one", "of this one"), "of this one");
         assert_eq!(a.hears_text().await, "of this one");
         assert_eq!(a.count("other_room"), 2);
+    });
+}
+
+#[test]
+fn what_a_node_said_before_is_not_heard_again_not_even_by_one_that_starts() {
+    test("messages that are said again", async || {
+        let nats = Nats::start("");
+        let mut hand = nats.hand(0);
+        hand.listen("uprtc.uprtc.node.>");
+        let mut a = Speaker::connected(&nats, "a").await;
+        let b = Speaker::connected(&nats, "b").await;
+        let first = nats.hand(0).look("uprtc-uprtc", "b").unwrap();
+        a.comes_to_know(&["b"]).await;
+        let mut heard = Vec::new();
+        for number in 0..200 {
+            b.tell("a", &number.to_string());
+            assert_eq!(a.hears_text().await, number.to_string());
+        }
+        while heard.len() < 200 {
+            let (subject, headers, payload) = hand.hears();
+            // Marks have nothing in them.
+            if subject == OF_A && !payload.is_empty() {
+                heard.push((headers, payload));
+            }
+        }
+        heard.iter().for_each(|(headers, payload)| hand.say_again(OF_A, headers, payload));
+        a.comes_to_count("replayed", 200).await;
+        // To another node they are not sealed.
+        hand.say_again("uprtc.uprtc.node.b", &heard[0].0, &heard[0].1);
+        b.tell("a", "and on");
+        assert_eq!(a.hears_text().await, "and on", "the first that it hears since");
+        // A node that starts knows by the record how far the other one is.
+        let record = nats.hand(0).look("uprtc-uprtc", "b");
+        let renewed = async {
+            while nats.hand(0).look("uprtc-uprtc", "b") == record {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(DEADLINE, renewed).await.unwrap();
+        let mut a = Speaker::with(&nats, "a", a.kill().await).await;
+        a.comes_to_be(true).await;
+        heard.iter().take(50).for_each(|(headers, payload)| hand.say_again(OF_A, headers, payload));
+        a.comes_to_count("replayed", 50).await;
+        // What a run said that has ended.
+        let mut b = Speaker::with(&nats, "b", b.kill().await).await;
+        b.comes_to_be(true).await;
+        b.tell("a", "a new run");
+        assert_eq!(a.hears_text().await, "a new run");
+        heard.iter().for_each(|(headers, payload)| hand.say_again(OF_A, headers, payload));
+        a.comes_to_count("replayed", 250).await;
+        // And an older record of it, by which its certificate would be another.
+        let mut other = nats.hand(0);
+        other.put("b", &first);
+        let refused = async {
+            let stale = || a.nodes.figures().refusals.into_iter().find(|(reason, _)| *reason == "stale").unwrap().1;
+            while stale() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(DEADLINE, refused).await.unwrap();
+        b.tell("a", "it stands");
+        assert_eq!(a.hears_text().await, "it stands");
     });
 }
 
@@ -335,9 +439,17 @@ fn of_nodes_that_claim_a_room_one_has_it_until_it_gives_it_up() {
         let mut hand = nats.hand(0);
         let info = hand.ask("$JS.API.STREAM.INFO.KV_uprtc-uprtc-rooms", b"").unwrap();
         assert_eq!((&info["state"]["messages"], &info["config"]["max_age"]), (&21.into(), &0.into()), "{info}");
-        // What cannot be read is nobody's to overwrite.
-        hand.ask("$KV.uprtc-uprtc-rooms.7692c3ad3540bb803c020b3aee66cd88", b"nonsense").unwrap();
+        // What cannot be read is nobody's to overwrite, if a node has sealed it; and anybody's, if none has.
+        let key = "7692c3ad3540bb803c020b3aee66cd88";
+        let subject = format!("$KV.uprtc-uprtc-rooms.{key}");
+        hand.ask(&subject, &seals(7).wrap(Kind::Claim, &[key], b"nonsense")).unwrap();
         assert_eq!(b.claims("one", 0).await, Claim::Unknown);
+        let claim = br#"{"room":"one","node":"a","run":"0123456789abcdef"}"#;
+        for forged in [claim.to_vec(), seals(8).wrap(Kind::Claim, &[key], claim)] {
+            hand.ask(&subject, &forged).unwrap();
+            assert!(matches!(b.claims("one", 0).await, Claim::Ours { .. }));
+        }
+        assert_eq!(b.nodes.figures().claims_refused, [("unsealed", 1), ("unknown_key", 1), ("forged", 0)]);
         // The bucket is lost: it is made anew with the next claim.
         hand.ask("$JS.API.STREAM.DELETE.KV_uprtc-uprtc-rooms", b"").unwrap();
         assert_eq!(b.claims("one", 0).await, Claim::Ours { revision: 1 });
@@ -418,12 +530,11 @@ fn what_finds_a_queue_full_is_said_anew() {
         for _ in 0..100 {
             assert_eq!(b.hears_text().await, "much");
         }
-        // A hand says more than waits for this process, which is this test and does nothing else meanwhile.
+        // A node says more than waits for this process, which is this test and does nothing else meanwhile.
         let mut hand = nats.hand(0);
-        let good =
-            [("Uprtc-Version", "1"), ("Uprtc-Node", "c"), ("Uprtc-Run", "0123456789abcdef"), ("Uprtc-Count", "1")];
-        for _ in 0..60_000 {
-            hand.say("uprtc.uprtc.node.b", &good, "more");
+        let subject = "uprtc.uprtc.node.b";
+        for count in 1..=60_000 {
+            say(&mut hand, subject, &headers(subject, "c", &count.to_string(), "", "more"), "more");
         }
         b.comes_to_be(false).await;
         // Until the flood is over it may happen again; each time everything is said anew.

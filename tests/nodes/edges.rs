@@ -8,7 +8,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::Edge;
-use crate::harness::{Folder, plane, until, uprtc};
+use crate::harness::{plane, until, uprtc};
 use crate::nats::{self, Nats};
 
 /// The answer to a request: its head, and its body.
@@ -104,9 +104,7 @@ fn a_busy_edge_sends_who_comes_by_whip_or_whep_to_another_one_once() {
     }
     let nats = Nats::start("");
     let a = Edge::whole(&nats, "a", &["region=eu", "redirect-above=1"]);
-    let key = Folder::new();
-    std::fs::copy(a.state.0.join("token.key"), key.0.join("token.key")).unwrap();
-    let b = Edge::whole_in(key, &nats, "b", &["region=eu", "redirect-above=1"]);
+    let b = Edge::whole(&nats, "b", &["region=eu", "redirect-above=1"]);
     let far = Edge::whole(&nats, "c", &["region=us"]);
     comes_to_tell(&a, "a b c");
     let token = |room: &str| {

@@ -3,6 +3,7 @@
 
 mod bus;
 mod edges;
+mod forged;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod nats;
@@ -16,16 +17,26 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use controlplane::auth::{KEY_LEN, TokenKey, TokenKeys};
+use controlplane::nodes::{Kind, Seals};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use harness::{Folder, authority, first_line, get, plane, until, uprtc};
 use nats::Nats;
+use shared::with_key;
 
 /// Leases of the tests. Renewed each 1.7 s; a machine that is busy with other tests keeps that.
 const LEASE: Duration = Duration::from_secs(5);
+
+/// Seals by this signing key, whose bytes are all the same.
+fn seals(key: u8) -> Seals {
+    let keys = TokenKeys::from(TokenKey::new(&[key; KEY_LEN]));
+    Seals::new(Some(Arc::new(keys)), "uprtc")
+}
 
 /// An edge: a controlplane, with a dataplane if it is asked for.
 struct Edge {
@@ -54,7 +65,7 @@ impl Edge {
     }
 
     fn start(nats: &Nats, node: &str, more: &[&str]) -> Edge {
-        Self::with(Folder::new(), Self::arguments(&nats.url(), node, more))
+        Self::with(with_key("a7"), Self::arguments(&nats.url(), node, more))
     }
 
     fn with(state: Folder, arguments: Vec<String>) -> Edge {
@@ -64,7 +75,7 @@ impl Edge {
 
     /// With a dataplane.
     fn whole(nats: &Nats, node: &str, more: &[&str]) -> Edge {
-        Self::whole_in(Folder::new(), nats, node, more)
+        Self::whole_in(with_key("a7"), nats, node, more)
     }
 
     fn whole_in(state: Folder, nats: &Nats, node: &str, more: &[&str]) -> Edge {
@@ -212,7 +223,7 @@ fn edges_see_each_other_and_who_is_gone_and_who_is_back() {
     );
 
     // The name is taken, and whoever has it does not notice.
-    let line = Edge::refused(&Folder::new(), &Edge::arguments(&nats.url(), "a", &[]));
+    let line = Edge::refused(&with_key("a7"), &Edge::arguments(&nats.url(), "a", &[]));
     assert!(line.contains("another node is called a") && line.contains("nothing was started"), "{line}");
     let doctor = uprtc(&["doctor", "--no-call", "--state", b.state.path()]).args(&b.arguments).output().unwrap();
     let doctor = String::from_utf8(doctor.stdout).unwrap();
@@ -268,8 +279,9 @@ fn what_stands_in_the_bucket_is_refused_by_name_and_harms_nobody() {
     let changed = hand.ask("$JS.API.STREAM.UPDATE.KV_uprtc-uprtc", config.to_string().as_bytes()).unwrap();
     assert!(changed["error"].is_null(), "{changed}");
     hand.put("huge", &vec![b'x'; 16 << 20]);
-    hand.put("nonsense", b"{\"version\":1,");
-    hand.put("future", b"{\"version\":9,\"of\":\"another form\"}");
+    let sealed = |key: &str, payload: &[u8]| seals(0xa7).wrap(Kind::Record, &[key], payload);
+    hand.put("nonsense", &sealed("nonsense", b"{\"version\":2,"));
+    hand.put("future", &sealed("future", b"{\"version\":9,\"of\":\"another form\"}"));
     for edge in [&a, &b] {
         for reason in ["too_long", "malformed", "other_version"] {
             edge.comes_to_have(&format!("uprtc_cluster_records_refused_total{{reason=\"{reason}\"}}"), 1.0);
@@ -280,14 +292,14 @@ fn what_stands_in_the_bucket_is_refused_by_name_and_harms_nobody() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("the record future is refused: its node speaks version 9"), "{said}");
     // Who comes now would be of another version than somebody who is here.
-    let line = Edge::refused(&Folder::new(), &Edge::arguments(&nats.url(), "c", &[]));
-    assert!(line.contains("node future speaks version 9 of the cluster, and this one version 1"), "{line}");
+    let line = Edge::refused(&with_key("a7"), &Edge::arguments(&nats.url(), "c", &[]));
+    assert!(line.contains("node future speaks version 9 of the cluster, and this one version 2"), "{line}");
     let other = Edge::arguments(&nats.url(), "c", &["cluster-lease=7s"]);
-    let line = Edge::refused(&Folder::new(), &other);
+    let line = Edge::refused(&with_key("a7"), &other);
     assert!(line.contains("leases of 5s, and cluster-lease is 7s"), "{line}");
 
-    // A record under a node's own name, by another hand: its node finds it, leaves it there, and has its name back when it ends.
-    hand.put("b", b"nonsense");
+    // A record under a node's own name that cannot be read, although a node has sealed it: its node finds it, leaves it there, and has its name back when it ends.
+    hand.put("b", &sealed("b", b"nonsense"));
     b.comes_to_have("uprtc_cluster_joined", 0.0);
     until("the line of b", || b.log().contains("another node is called b").then_some(()));
     assert_eq!(get(&b.http, "/healthz"), Some(200));
@@ -313,7 +325,7 @@ fn who_is_not_let_in_reads_why() {
     }
     let folder = Folder::new();
     let refused = |nats: &Nats, scheme: &str, more: &[&str]| {
-        Edge::refused(&Folder::new(), &Edge::arguments(&nats.urls(scheme), "a", more))
+        Edge::refused(&with_key("a7"), &Edge::arguments(&nats.urls(scheme), "a", more))
     };
     // Who may do just what docs/OPERATING.md lists, and who may do nothing.
     let page = include_str!("../../docs/OPERATING.md");
@@ -363,7 +375,7 @@ fn who_is_not_let_in_reads_why() {
     let line = refused(&nats, "tls", &[]);
     assert!(line.contains("no TLS with the cluster's servers"), "{line}");
     let ca = format!("cluster-ca={ca}");
-    let trusting = Edge::with(Folder::new(), Edge::arguments(&nats.urls("tls"), "a", &[&ca]));
+    let trusting = Edge::with(with_key("a7"), Edge::arguments(&nats.urls("tls"), "a", &[&ca]));
     trusting.comes_to_see("a:here");
     let line = refused(&nats, "nats", &[&ca]);
     assert!(line.contains("cluster-ca needs tls://"), "{line}");
@@ -421,7 +433,7 @@ fn the_leader_of_three_is_killed_and_nobody_is_lost() {
     // The three have to find each other first; until then a start says that JetStream does not answer.
     until("JetStream of three", || nats.hand(0).ask("$JS.API.INFO", b"").filter(|info| info["error"].is_null()));
     let arguments = |node| Edge::arguments(&nats.url(), node, &[]);
-    let [a, b] = ["a", "b"].map(|node| Edge::with(Folder::new(), arguments(node)));
+    let [a, b] = ["a", "b"].map(|node| Edge::with(with_key("a7"), arguments(node)));
     a.comes_to_see("a:here b:here");
     let (leader, copies) = until("the leader", || nats.leader(0));
     assert_eq!(copies, 3);
@@ -441,7 +453,7 @@ fn the_leader_of_three_is_killed_and_nobody_is_lost() {
         let age = edge.metric("uprtc_cluster_lease_age_seconds").unwrap();
         assert!(age < LEASE.as_secs_f64(), "{age}: {}", edge.log());
     }
-    let c = Edge::with(Folder::new(), third);
+    let c = Edge::with(with_key("a7"), third);
     for edge in [&a, &b, &c] {
         edge.comes_to_see("a:here b:here c:here");
     }

@@ -200,6 +200,59 @@ impl Hand {
         self.write(format!("HPUB {subject} {back}{len} {total}\r\n{headers}{payload}\r\n").as_bytes());
     }
 
+    /// Hears all that is said on these subjects from now on.
+    pub(crate) fn listen(&mut self, subjects: &str) {
+        self.write(format!("SUB {subjects} 2\r\nPING\r\n").as_bytes());
+        while self.line().trim() != "PONG" {}
+    }
+
+    /// The next thing that was heard: its subject, its headers as they are, and what was said.
+    pub(crate) fn hears(&mut self) -> (String, Vec<u8>, Vec<u8>) {
+        loop {
+            let line = self.line();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (head, total) = match words[..] {
+                ["PING"] => {
+                    self.write(b"PONG\r\n");
+                    continue;
+                }
+                ["MSG", .., total] => (0, total.parse().unwrap()),
+                ["HMSG", .., head, total] => (head.parse().unwrap(), total.parse().unwrap()),
+                [] => panic!("nothing is heard"),
+                _ => continue,
+            };
+            let mut headers = vec![0_u8; total];
+            self.0.read_exact(&mut headers).unwrap();
+            self.line();
+            let payload = headers.split_off(head);
+            return (words[1].to_owned(), headers, payload);
+        }
+    }
+
+    /// Says again what was heard.
+    pub(crate) fn say_again(&mut self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let head = format!("HPUB {subject} {} {}\r\n", headers.len(), headers.len() + payload.len());
+        self.write(&[head.as_bytes(), headers, payload, b"\r\n"].concat());
+    }
+
+    /// What stands under a key of a bucket.
+    pub(crate) fn look(&mut self, bucket: &str, key: &str) -> Option<Vec<u8>> {
+        let question = serde_json::json!({ "last_by_subj": format!("$KV.{bucket}.{key}") }).to_string();
+        let found = self.ask(&format!("$JS.API.STREAM.MSG.GET.KV_{bucket}"), question.as_bytes())?;
+        let data = found["message"]["data"].as_str()?;
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+        for digit in data.bytes().filter(|&digit| digit != b'=') {
+            bits = bits << 6 | digits.iter().position(|&of| of == digit)? as u32;
+            held += 6;
+            if held >= 8 {
+                held -= 8;
+                bytes.push((bits >> held & 0xff) as u8);
+            }
+        }
+        Some(bytes)
+    }
+
     /// Puts something under a key of the bucket, as `nats kv put` does.
     pub(crate) fn put(&mut self, key: &str, payload: &[u8]) {
         let answer = self.ask(&format!("$KV.uprtc-uprtc.{key}"), payload);

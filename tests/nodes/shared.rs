@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use controlplane::nodes::Kind;
 use controlplane::shared::Subject;
 use serde_json::{Value, json};
 
 use crate::harness::{Folder, until, uprtc};
 use crate::nats::{self, Nats};
-use crate::{Edge, secret_file};
+use crate::{Edge, seals, secret_file};
 
 /// Longest a decision may take to the other edges.
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
@@ -21,7 +22,7 @@ pub(crate) fn with_key(key: &str) -> Folder {
     folder
 }
 
-fn edge(nats: &Nats, name: &str) -> Edge {
+pub(crate) fn edge(nats: &Nats, name: &str) -> Edge {
     Edge::with(with_key("a7"), Edge::arguments(&nats.url(), name, &[]))
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn token(state: &Folder, arguments: &[&str]) -> String {
 }
 
 /// Status and body of a request.
-fn ask(edge: &Edge, token: &str, request: &str, body: Option<Value>) -> (u16, Value) {
+pub(crate) fn ask(edge: &Edge, token: &str, request: &str, body: Option<Value>) -> (u16, Value) {
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let mut stream = TcpStream::connect(&edge.http).unwrap();
     write!(
@@ -67,7 +68,7 @@ impl<'a> Operator<'a> {
         until(request, || Some(ask(self.0, &self.1, request, body.clone())).filter(|(status, _)| *status != 429))
     }
 
-    fn set(&self, room: &str, peers_max: u32) {
+    pub(crate) fn set(&self, room: &str, peers_max: u32) {
         let (status, body) = self.ask(&format!("PUT /v1/rooms/{room}"), Some(json!({"peers_max": peers_max})));
         assert!([200, 201].contains(&status), "{status} {body}");
     }
@@ -77,30 +78,30 @@ impl<'a> Operator<'a> {
     }
 
     /// Peers that a room admits, if it is there.
-    fn peers_max(&self, room: &str) -> Option<u64> {
+    pub(crate) fn peers_max(&self, room: &str) -> Option<u64> {
         let (status, room) = self.ask(&format!("GET /v1/rooms/{room}"), None);
         assert!([200, 404].contains(&status), "{status} {room}");
         room["peers_max"].as_u64()
     }
 
-    fn comes_to_have(&self, room: &str, peers_max: Option<u64>) -> Duration {
+    pub(crate) fn comes_to_have(&self, room: &str, peers_max: Option<u64>) -> Duration {
         let begun = Instant::now();
         until(&format!("{room} {peers_max:?}"), || (self.peers_max(room) == peers_max).then_some(()));
         begun.elapsed()
     }
 
-    fn revocations(&self, room: &str) -> Vec<String> {
+    pub(crate) fn revocations(&self, room: &str) -> Vec<String> {
         let (_, page) = self.ask(&format!("GET /v1/rooms/{room}/revocations"), None);
         page["revocations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
     }
 
-    fn comes_to_revoke(&self, room: &str, ids: &[String]) -> Duration {
+    pub(crate) fn comes_to_revoke(&self, room: &str, ids: &[String]) -> Duration {
         let begun = Instant::now();
         until(&format!("{ids:?}"), || (self.revocations(room) == ids).then_some(()));
         begun.elapsed()
     }
 
-    fn revoke(&self, room: &str, whose: Value) -> String {
+    pub(crate) fn revoke(&self, room: &str, whose: Value) -> String {
         let (status, revocation) = self.ask(&format!("POST /v1/rooms/{room}/revocations"), Some(whose));
         assert_eq!(status, 201, "{revocation}");
         revocation["id"].as_str().unwrap().to_owned()
@@ -182,9 +183,11 @@ fn what_is_decided_on_one_edge_holds_on_all_and_so_do_tokens() {
     is_so(&c);
     // What stands there by another hand is refused by name, and harms nothing.
     let mut hand = nats.hand(0);
-    hand.ask("$KV.uprtc-uprtc-shared.room.0", b"nonsense").unwrap();
     let of_blue = br#"{"version":9,"node":"x","room":"blue","policy":{"peers_max":1}}"#;
-    hand.ask("$KV.uprtc-uprtc-shared.room.1", of_blue).unwrap();
+    for (key, payload) in [("room.0", &b"nonsense"[..]), ("room.1", of_blue)] {
+        let sealed = seals(0xa7).wrap(Kind::Document, &[key], payload);
+        hand.ask(&format!("$KV.uprtc-uprtc-shared.{key}"), &sealed).unwrap();
+    }
     for reason in ["malformed", "other_key"] {
         b.comes_to_have(&format!("uprtc_cluster_documents_refused_total{{reason=\"{reason}\"}}"), 1.0);
     }
@@ -252,14 +255,15 @@ fn an_edge_that_is_new_learns_thousands_of_decisions_beside_everything_else() {
     let nats = Nats::start("");
     let a = edge(&nats, "a");
     a.comes_to_see("a:here");
-    let mut hand = nats.hand(0);
+    let (mut hand, seals) = (nats.hand(0), seals(0xa7));
     for number in 0..COUNT {
         let (room, token) = (format!("r{}", number % 60), format!("{number:016x}"));
         let key = Subject::Revocation(room.clone(), format!("token.{token}")).key();
         let revocation = json!({"room": room, "token": token, "issued_until": u32::MAX});
         let id = format!("token.{token}");
         let document = json!({"version": 1, "node": "x", "room": room, "id": id, "revocation": revocation});
-        let answer = hand.ask(&format!("$KV.uprtc-uprtc-shared.{key}"), document.to_string().as_bytes()).unwrap();
+        let sealed = seals.wrap(Kind::Document, &[&key], document.to_string().as_bytes());
+        let answer = hand.ask(&format!("$KV.uprtc-uprtc-shared.{key}"), &sealed).unwrap();
         assert!(answer["seq"].is_u64(), "{answer}");
     }
     let b = edge(&nats, "b");

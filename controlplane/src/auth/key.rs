@@ -11,7 +11,7 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use ring::hmac;
+use ring::{hkdf, hmac};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -52,6 +52,7 @@ pub struct TokenKey {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    derivation: hkdf::Prk,
 }
 
 impl fmt::Debug for TokenKey {
@@ -69,7 +70,16 @@ impl TokenKey {
         (validation.validate_exp, validation.validate_aud) = (false, false);
         validation.required_spec_claims.clear();
         let (encoding, decoding) = (EncodingKey::from_secret(secret), DecodingKey::from_secret(secret));
-        TokenKey { encoding, decoding, validation }
+        let derivation = hkdf::Salt::new(hkdf::HKDF_SHA256, b"uprtc signing key").extract(secret);
+        TokenKey { encoding, decoding, validation, derivation }
+    }
+
+    /// Bytes for another purpose that follow from the key, and tell nothing of it (RFC 5869).
+    pub(super) fn derive<const N: usize>(&self, purpose: &[&[u8]]) -> [u8; N] {
+        let mut out = [0; N];
+        let filled = self.derivation.expand(purpose, Len(N)).and_then(|bytes| bytes.fill(&mut out));
+        filled.expect("what is derived is short: HKDF gives up to 255 hashes");
+        out
     }
 
     /// The key in the state folder, made on the first call with random bytes and mode 0600.
@@ -113,6 +123,15 @@ impl TokenKey {
         let data =
             jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding, &self.validation).map_err(named)?;
         Claims::read(&data.claims, jsonwebtoken::get_current_timestamp(), is_late)
+    }
+}
+
+/// How much is derived.
+struct Len(usize);
+
+impl hkdf::KeyType for Len {
+    fn len(&self) -> usize {
+        self.0
     }
 }
 

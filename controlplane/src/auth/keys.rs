@@ -40,11 +40,13 @@ struct Loaded {
     first: TokenKey,
     others: BTreeMap<String, TokenKey>,
     at: Instant,
+    /// One more each time that the files were read.
+    generation: u64,
 }
 
 impl From<TokenKey> for TokenKeys {
     fn from(first: TokenKey) -> Self {
-        let loaded = Loaded { first, others: BTreeMap::new(), at: Instant::now() };
+        let loaded = Loaded { first, others: BTreeMap::new(), at: Instant::now(), generation: 0 };
         TokenKeys { state: None, loaded: RwLock::new(loaded) }
     }
 }
@@ -104,6 +106,18 @@ impl TokenKeys {
         self.verify_by(TokenKey::verify_late, token)
     }
 
+    /// Another number when the keys may be others than they were.
+    pub fn generation(&self) -> u64 {
+        self.refresh();
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
+    /// Bytes for another purpose that follow from each key, of the newest first.
+    pub fn derive<const N: usize>(&self, purpose: &[&[u8]]) -> Vec<[u8; N]> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.others.values().rev().chain([&loaded.first]).map(|key| key.derive(purpose)).collect()
+    }
+
     fn verify_by(
         &self,
         verify: impl Fn(&TokenKey, &str) -> Result<Claims, TokenError>,
@@ -126,7 +140,7 @@ impl TokenKeys {
         let read = load(state);
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         match read {
-            Ok(read) => *loaded = read,
+            Ok(read) => *loaded = Loaded { generation: loaded.generation + 1, ..read },
             Err(error) => {
                 tracing::warn!(%error, "the signing keys cannot be read again; the known ones stay");
                 loaded.at = Instant::now();
@@ -153,7 +167,7 @@ fn load(state: &Path) -> Result<Loaded, KeyError> {
     let mut others = BTreeMap::new();
     let entries = match fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Loaded { first, others, at: Instant::now() });
+            return Ok(Loaded { first, others, at: Instant::now(), generation: 0 });
         }
         entries => entries.map_err(file_error)?,
     };
@@ -168,5 +182,5 @@ fn load(state: &Path) -> Result<Loaded, KeyError> {
         }
         others.insert(kid.to_owned(), read_key(&path)?);
     }
-    Ok(Loaded { first, others, at: Instant::now() })
+    Ok(Loaded { first, others, at: Instant::now(), generation: 0 })
 }

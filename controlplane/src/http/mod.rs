@@ -270,7 +270,7 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Site {
     handle: Handle,
-    keys: TokenKeys,
+    keys: Arc<TokenKeys>,
     registry: Arc<Registry>,
     origins: Origins,
     /// Who may frame the page; see [`SiteSettings::frame_origins`].
@@ -315,7 +315,7 @@ impl Site {
     /// A site with these settings.
     pub fn with(
         handle: Handle,
-        keys: TokenKeys,
+        keys: impl Into<Arc<TokenKeys>>,
         stun: Arc<stun_server::Counts>,
         limits: Limits,
         settings: SiteSettings,
@@ -335,7 +335,7 @@ impl Site {
         let (origins, framers) = (Origins::new(cors_origins), Origins::new(frame_origins));
         Arc::new(Site {
             handle,
-            keys,
+            keys: keys.into(),
             registry,
             origins,
             framers,

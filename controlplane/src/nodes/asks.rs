@@ -13,8 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use super::Nodes;
 use super::cluster::{Line, Message};
-use super::message::{Heading, PROOF, of_answer, of_question};
+use super::message::{Heading, MessageRefusal, NODE, PROOF, of_answer, of_question};
 use super::roster::State;
+use super::seal::{Kind, WRAP_LEN_MAX};
 use crate::bus::Sender;
 
 /// How long an answer may take.
@@ -81,17 +82,27 @@ impl Nodes {
         proof: impl FnOnce(u64) -> String,
     ) -> Result<Vec<u8>, Unanswered> {
         let line = self.lines.borrow().clone().filter(|line| line.standing().borrow().is_up).ok_or(Unanswered)?;
-        let count = {
-            let mut inner = self.inner();
-            inner.asked += 1;
-            inner.asked
-        };
+        let count = self.number();
         let mut headers = Heading { from: self.own(), count, room: None, mark: None }.write();
         headers.push((PROOF, proof(count)));
         let back = format!("{}.{count}", of_answer(&self.cluster, &self.node));
         let asked = line.ask(of_question(&self.cluster, &other.node), headers, payload, back, ANSWER_TIMEOUT);
-        asked.await.ok().filter(|answer| answer.len() <= ANSWER_LEN_MAX).ok_or(Unanswered)
+        let answer = asked.await.map_err(|_| Unanswered)?;
+        let refuse = |refusal| {
+            self.refuse_message(refusal, Some(&other.node));
+            Unanswered
+        };
+        if answer.len() > ANSWER_LEN_MAX + WRAP_LEN_MAX {
+            return Err(refuse(MessageRefusal::TooLong));
+        }
+        let opened = with_about(&self.own(), count, other, |about| self.seals.unwrap(Kind::Answer, about, &answer));
+        opened.map(<[u8]>::to_vec).map_err(|refusal| refuse(refusal.into()))
     }
+}
+
+/// What the seal on an answer holds for: the question, who asked it, and who answers.
+fn with_about<T>(asked: &Sender, count: u64, answers: &Sender, make: impl FnOnce(&[&str]) -> T) -> T {
+    make(&[&asked.node, &asked.run, &count.to_string(), &answers.node, &answers.run])
 }
 
 /// The task that hands over what other nodes ask, and answers them.
@@ -134,7 +145,7 @@ impl Asks {
                     ));
                 }
                 Ok(None) => {}
-                Err(refusal) => self.nodes.inner().bus.refused[refusal as usize] += 1,
+                Err(refusal) => self.nodes.refuse_message(refusal, message.header(NODE)),
             }
         }
     }
@@ -153,10 +164,13 @@ async fn answer(
     let Some(back) = message.reply().filter(|back| back.starts_with(&wanted)).map(str::to_owned) else { return };
     let proof = message.header(PROOF).unwrap_or_default().to_owned();
     let (answer, answered) = oneshot::channel();
+    let asked = from.clone();
     let question = Question { from, count, proof, payload: message.payload().to_vec(), answer };
     if questions.try_send(question).is_ok()
         && let Ok(Ok(bytes)) = timeout(ANSWER_TIMEOUT, answered).await
     {
-        let _ = line.say(back, Vec::new(), bytes).await; // Who asked notices.
+        let seal = |about: &[&str]| nodes.seals.wrap(Kind::Answer, about, &bytes);
+        let sealed = with_about(&asked, count, &nodes.own(), seal);
+        let _ = line.say(back, Vec::new(), sealed).await; // Who asked notices.
     }
 }

@@ -18,7 +18,8 @@ use tokio::time::{sleep, timeout};
 use super::Nodes;
 use super::claims::{self, Claims, Errand};
 use super::cluster::{Heard, Line, Message, Standing, Stuck};
-use super::message::{Heading, MESSAGE_LEN_MAX, MessageRefusal, key_of, of_node, of_room};
+use super::message::{Heading, MESSAGE_LEN_MAX, MessageRefusal, NODE, SEAL, Window, key_of, of_node, of_room};
+use super::seal::SealRefusal;
 use super::settings::Settings;
 use crate::bus::{Claim, News, Order, Sender};
 use crate::driver::{Handle, OrderOutlet};
@@ -53,6 +54,8 @@ pub(super) struct Counts {
     pub(super) overruns: u64,
     /// `ours`, `theirs`, `unknown`.
     pub(super) claims: [u64; 3],
+    /// What stands in the bucket of rooms and is not believed, in the order of [`SealRefusal::NAMES`].
+    pub(super) claims_refused: [u64; SealRefusal::NAMES.len()],
 }
 
 /// Names of the answers to claims, in metrics.
@@ -116,8 +119,8 @@ pub(super) struct Bus {
     dropped: u64,
     /// Something was lost since then.
     is_overrun: bool,
-    /// Messages and marks that were sent.
-    said: u64,
+    /// What was heard of each node.
+    window: Window,
     /// The roster that the engine knows.
     roster_told: u64,
 }
@@ -156,7 +159,7 @@ impl Bus {
             begun: Standing::default(),
             dropped: 0,
             is_overrun: false,
-            said: 0,
+            window: Window::default(),
             roster_told: 0,
         }
     }
@@ -169,7 +172,7 @@ impl Bus {
             {
                 self.claims = Some(Claims::new(
                     claims::shelf(&line, &self.settings),
-                    self.own.clone(),
+                    self.nodes.clone(),
                     SWEEP_LEASES * self.settings.lease,
                 ));
                 self.standing = line.standing();
@@ -267,8 +270,8 @@ impl Bus {
                 }
                 State::Away | State::Connected => Vec::new(),
             };
-            self.said += 1;
-            self.state = State::Marking { mark: self.said, sent_at: Instant::now(), held };
+            self.begin_window();
+            self.state = State::Marking { mark: self.nodes.number(), sent_at: Instant::now(), held };
             let marked = self.subscribe().await.and(self.mark().await);
             self.is_overrun |= marked.is_err();
         }
@@ -283,8 +286,15 @@ impl Bus {
             is_news.then(|| inner.roster.others(&self.own.node))
         };
         if let Some(others) = changed {
+            self.begin_window();
             self.handle.cluster(News::Nodes(others)).await;
         }
+    }
+
+    /// What the nodes that are here have said before, by their records, is not news: it is not believed if somebody says it again.
+    fn begin_window(&mut self) {
+        let counts = self.nodes.inner().roster.counts(&self.own.node);
+        counts.iter().for_each(|(from, count)| self.window.begin(from, *count));
     }
 
     /// A mark does not come back: in the log, if the server said that it is not allowed.
@@ -326,8 +336,10 @@ impl Bus {
 
     async fn mark(&mut self) -> Result<(), Stuck> {
         let (Some(line), State::Marking { mark, .. }) = (&self.line, &self.state) else { return Err(Stuck) };
-        let heading = Heading { from: self.own.clone(), count: self.said, room: None, mark: Some(*mark) };
-        line.say(of_node(&self.settings.name, &self.own.node), heading.write(), Vec::new()).await
+        let heading = Heading { from: self.own.clone(), count: self.nodes.number(), room: None, mark: Some(*mark) };
+        let subject = of_node(&self.settings.name, &self.own.node);
+        let headers = heading.sealed(&self.nodes.seals, &subject, &[]);
+        line.say(subject, headers, Vec::new()).await
     }
 
     /// Carries out what the engine wants.
@@ -368,9 +380,9 @@ impl Bus {
             return self.drop_one(Dropped::TooLong);
         }
         let (State::Connected, Some(line)) = (&self.state, &self.line) else { return self.drop_one(Dropped::Away) };
-        self.said += 1;
-        let heading = Heading { from: self.own.clone(), count: self.said, room, mark: None };
-        match line.say(subject, heading.write(), payload).await {
+        let heading = Heading { from: self.own.clone(), count: self.nodes.number(), room, mark: None };
+        let headers = heading.sealed(&self.nodes.seals, &subject, &payload);
+        match line.say(subject, headers, payload).await {
             Ok(()) => self.count(|counts| counts.said += 1),
             Err(Stuck) => self.is_overrun = true,
         }
@@ -401,16 +413,28 @@ impl Bus {
         self.handle.cluster(News::Claimed { room, claim }).await;
     }
 
+    /// The heading of a message, if a node has sealed it.
+    fn read(&self, topic: Topic, message: &Message) -> Result<Option<Heading>, MessageRefusal> {
+        let header = |name: &str| message.header(name);
+        let heading = Heading::read(header, message.payload().len(), topic.as_deref(), &self.own)?;
+        let Some(heading) = heading else { return Ok(None) };
+        let subject = match &topic {
+            Some(key) => of_room(&self.settings.name, key),
+            None => of_node(&self.settings.name, &self.own.node),
+        };
+        heading.check(&self.nodes.seals, &subject, message.header(SEAL), message.payload())?;
+        Ok(Some(heading))
+    }
+
     /// Takes all that was heard by now: what one node said on several subjects is told in the order in which it said it.
     async fn hear(&mut self, topic: Topic, message: Message) {
         let mut batch: Vec<(Heading, Message)> = Vec::new();
         let mut next = Some((topic, message));
         while let Some((topic, message)) = next {
-            let header = |name: &str| message.header(name);
-            match Heading::read(header, message.payload().len(), topic.as_deref(), &self.own) {
+            match self.read(topic, &message) {
                 Ok(Some(heading)) => batch.push((heading, message)),
                 Ok(None) => {}
-                Err(refusal) => self.count(|counts| counts.refused[refusal as usize] += 1),
+                Err(refusal) => self.nodes.refuse_message(refusal, message.header(NODE)),
             }
             // All of it: the connection's task is not running meanwhile, so what is here was sent before what is not.
             next = unconstrained(self.heard.next()).now_or_never().flatten();
@@ -421,6 +445,10 @@ impl Bus {
             let from = heading.from;
             if from == self.own {
                 is_marked |= matches!(self.state, State::Marking { mark, .. } if Some(mark) == heading.mark);
+                continue;
+            }
+            if !self.window.take(&from, heading.count) {
+                self.nodes.refuse_message(MessageRefusal::Replayed, Some(&from.node));
                 continue;
             }
             let payload = message.payload().to_vec();

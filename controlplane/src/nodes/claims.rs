@@ -13,17 +13,18 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::{ClusterError, Line, Shelf, WriteError};
 use super::message::key_of;
-use super::record::is_name;
+use super::record::{is_name, is_run};
 use super::roster::Told;
+use super::seal::{Kind, SealRefusal, Seals, WRAP_LEN_MAX};
 use super::settings::Settings;
+use super::{Nodes, Refused};
 use crate::bus::{Claim, Sender};
-use crate::hex;
 
 /// Bytes of the bucket: 300,000 rooms.
 const CLAIMS_LEN_MAX: i64 = 64 * 1024 * 1024;
 
-/// Longest claim. Names of a room and a node have 96 bytes together.
-const CLAIM_LEN_MAX: usize = 1024;
+/// Longest claim with its seal. Names of a room and a node have 96 bytes together.
+const CLAIM_LEN_MAX: usize = 1024 + WRAP_LEN_MAX;
 
 /// How long the answer may take, from when it is asked for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,15 +57,23 @@ enum Standing {
     /// The mark of an entry that was removed by hand.
     Vacant,
     Held(Sender),
+    /// Nothing that a node has sealed. It takes no room.
+    Refused(SealRefusal),
     /// Nothing that this version writes.
     Malformed,
 }
 
-fn read(room: &str, bytes: &[u8]) -> Standing {
+fn read(seals: &Seals, room: &str, bytes: &[u8]) -> Standing {
     if bytes.is_empty() {
         return Standing::Vacant;
     }
-    let is_run = |run: &str| hex::read(run, &mut [0; 8]).is_some();
+    if bytes.len() > CLAIM_LEN_MAX {
+        return Standing::Malformed;
+    }
+    let bytes = match seals.unwrap(Kind::Claim, &[&key_of(room)], bytes) {
+        Ok(bytes) => bytes,
+        Err(refusal) => return Standing::Refused(refusal),
+    };
     match serde_json::from_slice(bytes) {
         Ok(Written { room: of, node, run }) if of == room && is_name(&node) && is_run(&run) => {
             Standing::Held(Sender { node, run })
@@ -74,8 +83,8 @@ fn read(room: &str, bytes: &[u8]) -> Standing {
 }
 
 /// Which of its own claims a node gives up: those of its earlier runs, which are dead.
-fn is_left_over(bytes: &[u8], own: &Sender) -> bool {
-    let written = serde_json::from_slice(bytes).ok();
+fn is_left_over(seals: &Seals, key: &str, bytes: &[u8], own: &Sender) -> bool {
+    let written = seals.unwrap(Kind::Claim, &[key], bytes).ok().and_then(|bytes| serde_json::from_slice(bytes).ok());
     written.is_some_and(|Written { node, run, .. }| node == own.node && run != own.run)
 }
 
@@ -101,7 +110,7 @@ pub(super) type Outcome = (String, Option<Claim>);
 #[derive(Debug)]
 pub(super) struct Claims {
     shelf: Arc<Shelf>,
-    own: Sender,
+    nodes: Arc<Nodes>,
     waiting: VecDeque<(Instant, Errand)>,
     /// Rooms with one under way.
     busy: BTreeSet<String>,
@@ -114,10 +123,10 @@ pub(super) struct Claims {
 
 impl Claims {
     /// `sweep_pause`: after how long this run has claimed again what it goes on with.
-    pub(super) fn new(shelf: Shelf, own: Sender, sweep_pause: Duration) -> Claims {
+    pub(super) fn new(shelf: Shelf, nodes: Arc<Nodes>, sweep_pause: Duration) -> Claims {
         Claims {
             shelf: Arc::new(shelf),
-            own,
+            nodes,
             waiting: VecDeque::new(),
             busy: BTreeSet::new(),
             under_way: JoinSet::new(),
@@ -144,7 +153,7 @@ impl Claims {
             let Some(at) = self.waiting.iter().position(may_begin) else { return };
             let Some((due, errand)) = self.waiting.remove(at) else { return };
             self.busy.insert(errand.room().to_owned());
-            self.under_way.spawn(run(self.shelf.clone(), self.own.clone(), due, errand));
+            self.under_way.spawn(run(self.shelf.clone(), self.nodes.clone(), due, errand));
         }
     }
 
@@ -170,7 +179,7 @@ impl Claims {
                 }
                 () = due => {
                     self.sweep_at = None;
-                    self.sweeps.spawn(sweep(self.shelf.clone(), self.own.clone()));
+                    self.sweeps.spawn(sweep(self.shelf.clone(), self.nodes.clone()));
                 }
             }
         }
@@ -183,15 +192,16 @@ impl Claims {
 }
 
 /// Gives up what earlier runs of this node have left: rooms that nobody uses any more would else stay for ever. False: to be tried again.
-async fn sweep(shelf: Arc<Shelf>, own: Sender) -> bool {
+async fn sweep(shelf: Arc<Shelf>, nodes: Arc<Nodes>) -> bool {
+    let own = nodes.own();
     let swept = async {
         if shelf.make().await?.count == 0 {
             return Ok(0);
         }
         let (mut watch, mut left_over) = (shelf.watch().await?, Vec::new());
         while let Ok(Some(entry)) = timeout(ANSWER_TIMEOUT, watch.next()).await {
-            if let Told::Put { revision, bytes, .. } = entry.told()
-                && is_left_over(bytes, &own)
+            if let Told::Put { key, revision, bytes } = entry.told()
+                && is_left_over(&nodes.seals, key, bytes, &own)
             {
                 left_over.push(revision);
             }
@@ -218,11 +228,11 @@ async fn sweep(shelf: Arc<Shelf>, own: Sender) -> bool {
     }
 }
 
-async fn run(shelf: Arc<Shelf>, own: Sender, due: Instant, errand: Errand) -> Outcome {
+async fn run(shelf: Arc<Shelf>, nodes: Arc<Nodes>, due: Instant, errand: Errand) -> Outcome {
     let rest = due.saturating_duration_since(Instant::now());
     match errand {
         Errand::Claim { room, replaced } => {
-            let claim = timeout(rest, claim(&shelf, &own, &room, replaced)).await.unwrap_or(Claim::Unknown);
+            let claim = timeout(rest, claim(&shelf, &nodes, &room, replaced)).await.unwrap_or(Claim::Unknown);
             (room, Some(claim))
         }
         Errand::Release { room, revision } => {
@@ -235,10 +245,11 @@ async fn run(shelf: Arc<Shelf>, own: Sender, due: Instant, errand: Errand) -> Ou
     }
 }
 
-async fn claim(shelf: &Shelf, own: &Sender, room: &str, mut replaced: u64) -> Claim {
-    let key = key_of(room);
+async fn claim(shelf: &Shelf, nodes: &Nodes, room: &str, mut replaced: u64) -> Claim {
+    let (key, own) = (key_of(room), nodes.own());
     let written = Written { room: room.to_owned(), node: own.node.clone(), run: own.run.clone() };
     let Ok(bytes) = serde_json::to_vec(&written) else { return Claim::Unknown };
+    let bytes = nodes.seals.wrap(Kind::Claim, &[&key], &bytes);
     for _ in 0..STEPS_MAX {
         match shelf.write(&key, &bytes, replaced, None).await {
             Ok(revision) => return Claim::Ours { revision },
@@ -254,10 +265,15 @@ async fn claim(shelf: &Shelf, own: &Sender, room: &str, mut replaced: u64) -> Cl
         }
         match shelf.look(&key).await {
             Ok(None) => replaced = 0,
-            Ok(Some((revision, bytes))) => match read(room, &bytes) {
+            Ok(Some((revision, bytes))) => match read(&nodes.seals, room, &bytes) {
                 Standing::Vacant => replaced = revision,
+                Standing::Refused(refusal) => {
+                    nodes.inner().bus.claims_refused[refusal as usize] += 1;
+                    nodes.log_refusal(Refused::Claim, &key, SealRefusal::NAMES[refusal as usize]);
+                    replaced = revision;
+                }
                 // A write of ours whose answer was lost.
-                Standing::Held(owner) if owner == *own => return Claim::Ours { revision },
+                Standing::Held(owner) if owner == own => return Claim::Ours { revision },
                 Standing::Held(owner) => return Claim::Theirs { owner, revision },
                 Standing::Malformed => {
                     tracing::warn!(room, "what stands in the cluster's bucket of rooms cannot be read");
@@ -277,13 +293,22 @@ fn unknown(room: &str, error: &dyn std::error::Error) -> Claim {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seal::tests::seals;
     use super::*;
 
     #[test]
     fn what_stands_in_the_bucket_is_checked() {
+        let key = key_of("standup");
+        let sealed = |text: &str| seals(7).wrap(Kind::Claim, &[&key], text.as_bytes());
+        let read = |room: &str, bytes: &[u8]| read(&seals(7), room, bytes);
         let good = r#"{"room":"standup","node":"fra1","run":"0123456789abcdef"}"#;
         let sender = Sender { node: "fra1".into(), run: "0123456789abcdef".into() };
-        assert_eq!(read("standup", good.as_bytes()), Standing::Held(sender));
+        assert_eq!(read("standup", &sealed(good)), Standing::Held(sender));
+        assert_eq!(read("standup", good.as_bytes()), Standing::Refused(SealRefusal::Unsealed));
+        let other = seals(8).wrap(Kind::Claim, &[&key], good.as_bytes());
+        assert_eq!(read("standup", &other), Standing::Refused(SealRefusal::UnknownKey));
+        assert_eq!(read("else", &sealed(&good.replace("standup", "else"))), Standing::Refused(SealRefusal::Forged));
+        assert_eq!(read("standup", &[b'x'; CLAIM_LEN_MAX + 1]), Standing::Malformed);
         assert_eq!(read("standup", b""), Standing::Vacant);
         for bad in [
             "{}",
@@ -292,14 +317,16 @@ mod tests {
             &good.replace("fra1", "fra 1"),
             &good.replace("0123456789abcdef", "0123"),
         ] {
-            assert_eq!(read("standup", bad.as_bytes()), Standing::Malformed, "{bad}");
+            assert_eq!(read("standup", &sealed(bad)), Standing::Malformed, "{bad}");
         }
         let own = |node: &str, run: &str| Sender { node: node.into(), run: run.into() };
-        assert!(is_left_over(good.as_bytes(), &own("fra1", "ffffffffffffffff")));
-        assert!(!is_left_over(good.as_bytes(), &own("fra1", "0123456789abcdef")), "this run's");
-        assert!(!is_left_over(good.as_bytes(), &own("fra2", "ffffffffffffffff")), "another node's");
+        let is_left_over = |bytes: &[u8], own: &Sender| is_left_over(&seals(7), &key, bytes, own);
+        assert!(is_left_over(&sealed(good), &own("fra1", "ffffffffffffffff")));
+        assert!(!is_left_over(&sealed(good), &own("fra1", "0123456789abcdef")), "this run's");
+        assert!(!is_left_over(&sealed(good), &own("fra2", "ffffffffffffffff")), "another node's");
+        assert!(!is_left_over(good.as_bytes(), &own("fra1", "ffffffffffffffff")), "of another hand");
         assert!(!is_left_over(b"", &own("fra1", "ffffffffffffffff")));
         let longest = Written { room: "x".repeat(64), node: "y".repeat(32), run: "z".repeat(16) };
-        assert!(serde_json::to_vec(&longest).unwrap().len() < CLAIM_LEN_MAX);
+        assert!(serde_json::to_vec(&longest).unwrap().len() + WRAP_LEN_MAX <= CLAIM_LEN_MAX);
     }
 }

@@ -29,7 +29,9 @@ pub(super) use self::shelf::{Made, Shelf};
 use super::lease::{Found, held};
 use super::record::RECORD_LEN_MAX;
 use super::roster::Told;
+use super::seal::Seals;
 use super::settings::{Credentials, CredentialsError, Settings, is_secure};
+use crate::auth::KeyError;
 
 /// How long one server may take to be connected to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -117,6 +119,19 @@ pub enum ClusterError {
         /// Ours.
         ours: u32,
     },
+    /// Whoever is here has other signing keys.
+    #[error(
+        "node {node} of cluster {cluster} has other signing keys than this one: copy token.key and token-keys.d from its state folder"
+    )]
+    OtherKeys {
+        /// One of them, the key of its record.
+        node: String,
+        /// The cluster.
+        cluster: String,
+    },
+    /// The signing keys of this node cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The record of this node cannot be written.
     #[error(
         "this node's record cannot be written: {0} (256 workers at four addresses each at most; `relay-ips` chooses among them)"
@@ -328,7 +343,7 @@ impl Bucket {
     }
 
     /// What stands under a key now, by the word of the bucket's leader.
-    pub(super) async fn look(&self, key: &str) -> Result<Found, ClusterError> {
+    pub(super) async fn look(&self, seals: &Seals, key: &str) -> Result<Found, ClusterError> {
         let subject = format!("{}{key}", self.store.prefix);
         let message = match self.store.stream.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => message,
@@ -336,7 +351,7 @@ impl Bucket {
             Err(error) => return Err(failed(&self.denied, &error)),
         };
         let is_mark = ["KV-Operation", "Nats-Marker-Reason"].iter().any(|&name| message.headers.get(name).is_some());
-        Ok(if is_mark { Found::Vacant(message.sequence) } else { held(key, message.sequence, &message.payload) })
+        Ok(if is_mark { Found::Vacant(message.sequence) } else { held(seals, key, message.sequence, &message.payload) })
     }
 
     /// Puts a record in the place of a revision, 0 for none, and gives back its own.
@@ -346,13 +361,6 @@ impl Bucket {
             kv::UpdateErrorKind::WrongLastRevision => WriteError::Outrun,
             _ => WriteError::Failed(failed(&self.denied, &error)),
         })
-    }
-
-    /// Removes a record, if it is still this revision.
-    pub(super) async fn remove(&self, key: &str, revision: u64) -> Result<(), ClusterError> {
-        let removed = timeout(ANSWER_TIMEOUT, self.store.delete_expect_revision(key, Some(revision))).await;
-        let removed = removed.map_err(|_| ClusterError::Engine("no answer in time".into()))?;
-        removed.map_err(|error| failed(&self.denied, &error))
     }
 
     /// Tells all that stands there, and then whatever is put or removed.
@@ -371,7 +379,7 @@ impl Entry {
         let kv::Entry { key, revision, value, operation, .. } = &self.0;
         match operation {
             kv::Operation::Put => Told::Put { key, revision: *revision, bytes: value },
-            _ => Told::Removed { key, revision: *revision },
+            _ => Told::Removed { key },
         }
     }
 

@@ -13,10 +13,11 @@ use jsonwebtoken::get_current_timestamp;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::Nodes;
 use super::cluster::{Entry, Line, Made, Shelf, Standing, Watch, WriteError, spread};
 use super::roster::Told;
+use super::seal::{Kind, SealRefusal, WRAP_LEN_MAX};
 use super::settings::Settings;
+use super::{Nodes, Refused};
 use crate::administering::Administering;
 use crate::driver::Handle;
 use crate::engine::{OperatorError, OperatorRequest};
@@ -38,6 +39,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the bucket is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Documents that are written again in the place of what nobody has sealed, each time that it is looked whether the bucket is there:
+/// whoever writes such things without end does not make this node write as much.
+const MENDED_MAX: usize = 64;
+
+/// Keys that are remembered for that.
+const SPOILED_MAX: usize = 4096;
 
 /// Writes and looks until one document stands.
 const STEPS_MAX: usize = 8;
@@ -73,6 +81,12 @@ pub(super) struct Documents {
     has_changed: bool,
     /// The bucket is gone.
     is_lost: bool,
+    /// Keys under which something stands that no node has sealed.
+    spoiled: BTreeSet<String>,
+    /// Keys under which stands what this node has, without a seal by the newest signing key.
+    outdated: BTreeSet<String>,
+    /// The keys by which all that this node has is sealed.
+    sealed_by: Vec<String>,
 }
 
 /// Waits until the connection is another one.
@@ -97,12 +111,15 @@ impl Documents {
             retry_at: None,
             has_changed: false,
             is_lost: false,
+            spoiled: BTreeSet::new(),
+            outdated: BTreeSet::new(),
+            sealed_by: Vec::new(),
         }
     }
 
     /// The bucket.
     pub(super) fn shelf(line: &Line, settings: &Settings) -> Shelf {
-        Shelf::new(line, settings, "shared", (BUCKET_LEN_MAX, DOCUMENT_LEN_MAX))
+        Shelf::new(line, settings, "shared", (BUCKET_LEN_MAX, DOCUMENT_LEN_MAX + WRAP_LEN_MAX))
     }
 
     /// Runs for ever. `lines` brings the connection when there is one.
@@ -145,6 +162,8 @@ impl Documents {
         connection: u64,
     ) {
         self.revisions.clear();
+        self.outdated.clear();
+        self.sealed_by = self.nodes.seals.ids();
         if made.count > 0 {
             // First all of it, as fast as it comes, and then what it says: the queue of messages is shorter than the bucket.
             let current = async {
@@ -163,13 +182,9 @@ impl Documents {
                 self.take(entry).await;
             }
         }
-        // What the bucket does not have: decided while it was away, or lost by it.
-        let revisions = &self.revisions;
-        self.decisions.registry.note(|rules| {
-            let subjects: Vec<Subject> = rules.ledger.subjects().cloned().collect();
-            let missing = subjects.into_iter().filter(|subject| !revisions.contains_key(&subject.key()));
-            missing.for_each(|subject| rules.ledger.unsay(subject));
-        });
+        // What the bucket does not have: decided while it was away, or lost by it; or not by a key that stays when older ones are removed.
+        let (revisions, outdated) = (&self.revisions, std::mem::take(&mut self.outdated));
+        self.say_again(|key| !revisions.contains_key(key) || outdated.contains(key));
         let decisions = self.decisions.clone();
         let mut look_at = Instant::now() + spread(LOOK_INTERVAL);
         loop {
@@ -197,6 +212,7 @@ impl Documents {
                     self.retry_at = None;
                     if Instant::now() >= look_at {
                         look_at = Instant::now() + spread(LOOK_INTERVAL);
+                        self.mend();
                         // Made anew, it tells nothing of it.
                         if shelf.found().await.is_ok_and(|found| found.is_none_or(|found| found.at != made.at)) {
                             return;
@@ -208,6 +224,46 @@ impl Documents {
         }
     }
 
+    /// Writes documents that this node has into the bucket once more.
+    fn say_again(&self, is_to_be: impl Fn(&str) -> bool) {
+        self.decisions.registry.note(|rules| {
+            let subjects: Vec<Subject> = rules.ledger.subjects().cloned().collect();
+            let again = subjects.into_iter().filter(|subject| is_to_be(&subject.key()));
+            again.for_each(|subject| rules.ledger.unsay(subject));
+        });
+    }
+
+    /// Writes again what others have written over, and everything when a signing key was added or removed: what is sealed by none of the
+    /// keys that there are tells a new node nothing.
+    fn mend(&mut self) {
+        let ids = self.nodes.seals.ids();
+        if ids != self.sealed_by {
+            self.sealed_by = ids;
+            self.say_again(|_| true);
+        }
+        let spoiled: BTreeSet<String> = self.spoiled.iter().take(MENDED_MAX).cloned().collect();
+        if !spoiled.is_empty() {
+            self.spoiled.retain(|key| !spoiled.contains(key));
+            self.say_again(|key| spoiled.contains(key));
+        }
+    }
+
+    /// What stands under a key, if a node has sealed it.
+    fn open(&self, key: &str, bytes: &[u8]) -> Result<Document, DocumentRefusal> {
+        if bytes.len() > DOCUMENT_LEN_MAX + WRAP_LEN_MAX {
+            return Err(DocumentRefusal::TooLong);
+        }
+        let opened = self.nodes.seals.unwrap(Kind::Document, &[key], bytes);
+        Document::parse(
+            key,
+            opened.map_err(|refusal| match refusal {
+                SealRefusal::Unsealed => DocumentRefusal::Unsealed,
+                SealRefusal::UnknownKey => DocumentRefusal::UnknownKey,
+                SealRefusal::Forged => DocumentRefusal::Forged,
+            })?,
+        )
+    }
+
     /// Brings into force what stands in the bucket, if it is later than what is known.
     async fn take(&mut self, entry: &Entry) {
         let Told::Put { key, revision, bytes } = entry.told() else { return };
@@ -216,14 +272,33 @@ impl Documents {
     }
 
     async fn take_bytes(&mut self, key: &str, bytes: &[u8]) {
-        let taken = match Document::parse(key, bytes) {
-            Ok(document) => self.take_document(&document).await,
-            Err(refusal) => Err(refusal),
+        let taken = match self.open(key, bytes) {
+            Ok(document) => {
+                let taken = self.take_document(&document).await;
+                self.sealed_as_known(key, &document, bytes);
+                taken
+            }
+            Err(refusal) => {
+                if self.spoiled.len() < SPOILED_MAX {
+                    self.spoiled.insert(key.to_owned());
+                }
+                Err(refusal)
+            }
         };
         if let Err(refusal) = taken {
             self.nodes.inner().documents.refused[refusal as usize] += 1;
-            let (key, reason) = (key.chars().take(64).collect::<String>(), DocumentRefusal::NAMES[refusal as usize]);
-            tracing::warn!(event = "document_refused", key, reason, "what another node decided is not believed");
+            self.nodes.log_refusal(Refused::Document, key, DocumentRefusal::NAMES[refusal as usize]);
+        }
+    }
+
+    /// What this node has stands in the bucket: by a seal that stays, then it need not be written, or by another one.
+    fn sealed_as_known(&mut self, key: &str, document: &Document, bytes: &[u8]) {
+        let is_known = |rules: &crate::registry::Rules| rules.document(&document.subject).as_ref() == Some(document);
+        if self.decisions.registry.read(is_known) {
+            match self.nodes.seals.is_of_newest(bytes) {
+                true => self.said(document),
+                false => drop(self.outdated.insert(key.to_owned())),
+            }
         }
     }
 
@@ -293,7 +368,7 @@ impl Documents {
             let is_unsaid = self.decisions.registry.read(|rules| rules.ledger.unsaid().contains(subject));
             let (Some(document), true) = (document, is_unsaid) else { return Ok(()) };
             let bytes = match document.write() {
-                Ok(bytes) => bytes,
+                Ok(bytes) => self.nodes.seals.wrap(Kind::Document, &[&key], &bytes),
                 // It came from a file of an earlier version, or of another hand.
                 Err(_) => {
                     self.said(&document);

@@ -47,6 +47,9 @@ impl Membership {
 #[derive(Serialize, Deserialize)]
 struct Written {
     instance: String,
+    /// Of the run that began last.
+    #[serde(default)]
+    start: u32,
     joined: Option<Membership>,
 }
 
@@ -56,6 +59,7 @@ pub(super) struct Instance {
     path: PathBuf,
     /// 32 hexadecimal digits.
     pub(super) id: String,
+    start: u32,
     joined: Option<Membership>,
 }
 
@@ -65,7 +69,7 @@ impl Instance {
         if let Some(instance) = Self::load(state) {
             return Ok(instance);
         }
-        let instance = Instance { path: state.join(NODE_FILE), id: random::<16>()?, joined: None };
+        let instance = Instance { path: state.join(NODE_FILE), id: random::<16>()?, start: 0, joined: None };
         instance.write().map(|()| instance)
     }
 
@@ -73,9 +77,19 @@ impl Instance {
     pub(super) fn load(state: &Path) -> Option<Instance> {
         let (path, mut text) = (state.join(NODE_FILE), Vec::new());
         fs::File::open(&path).ok()?.take(FILE_LEN_MAX).read_to_end(&mut text).ok()?;
-        let Written { instance: id, joined } = serde_json::from_slice(&text).ok()?;
+        let Written { instance: id, start, joined } = serde_json::from_slice(&text).ok()?;
         hex::read(&id, &mut [0; 16])?;
-        Some(Instance { path, id, joined })
+        Some(Instance { path, id, start, joined })
+    }
+
+    /// A new run of it: 16 hexadecimal digits, higher than those of all its runs before, by this machine's clock (seconds since 1970), or by
+    /// what is remembered where that clock has gone back. A full disk keeps no run from beginning: calls may be waiting for it.
+    pub(super) fn begin(&mut self, now: u64) -> io::Result<String> {
+        self.start = u32::try_from(now).unwrap_or(u32::MAX).max(self.start.saturating_add(1));
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, "the state folder does not remember this start of the node; its clock tells the next one");
+        }
+        Ok(format!("{:08x}{}", self.start, random::<4>()?))
     }
 
     /// Whether this instance has been in the cluster of these settings, under this name.
@@ -95,7 +109,11 @@ impl Instance {
     /// Whole or not at all.
     fn write(&self) -> io::Result<()> {
         let draft = self.path.with_extension("draft");
-        let text = serde_json::to_vec_pretty(&Written { instance: self.id.clone(), joined: self.joined.clone() })?;
+        let text = serde_json::to_vec_pretty(&Written {
+            instance: self.id.clone(),
+            start: self.start,
+            joined: self.joined.clone(),
+        })?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -124,6 +142,14 @@ mod tests {
         instance.remember(&settings).unwrap();
         let again = Instance::load_or_create(&folder).unwrap();
         assert_eq!((again.id.len(), &again.id, again.has_joined(&settings)), (32, &instance.id, true));
+        // Runs follow each other, whatever the clock says.
+        let (mut again, mut runs) = (again, Vec::new());
+        for now in [1_795_415_232, 1_795_415_232, 7, u64::MAX] {
+            runs.push(again.begin(now).unwrap());
+            again = Instance::load(&folder).unwrap();
+        }
+        assert!(runs.is_sorted() && runs.iter().all(|run| run.len() == 16), "{runs:?}");
+        assert_eq!((&runs[0][..8], &runs[1][..8], &runs[2][..8]), ("6b03dcc0", "6b03dcc1", "6b03dcc2"));
         // Where it is may change; who it is to the engine may not.
         assert!(again.has_joined(&Settings { region: "eu".into(), ..settings.clone() }));
         assert!(!again.has_joined(&Settings { node: "fra2".into(), ..settings.clone() }));

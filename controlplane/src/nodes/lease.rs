@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::record::Record;
+use super::seal::Seals;
 
 /// How often a lease is renewed in its own time.
 const RENEWALS: u32 = 3;
@@ -18,7 +19,7 @@ const OUTRUN_PAUSE: Duration = Duration::from_millis(50);
 /// What stands under this node's name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Found {
-    /// Nothing. The revision is that of a mark that something was removed, or 0.
+    /// Nothing that a node has sealed, or its farewell. The revision is that of what stands there, or 0.
     Vacant(u64),
     /// A record.
     Held {
@@ -97,8 +98,11 @@ impl Lease {
             Found::Vacant(revision) => State::Free(revision),
             // A write of ours whose acknowledgement was lost.
             Found::Held { revision, by: Some((_, run)) } if run == self.run => State::Held(revision),
-            // A predecessor, which is dead: the state folder has one controlplane at a time.
-            Found::Held { revision, by: Some((instance, _)) } if instance == self.instance && !self.was_held => {
+            // A predecessor, which is dead: the state folder has one controlplane at a time. If this run has had the record, somebody has
+            // put it there again.
+            Found::Held { revision, by: Some((instance, run)) }
+                if instance == self.instance && (!self.was_held || run < self.run) =>
+            {
                 State::Free(revision)
             }
             Found::Held { by, .. } => {
@@ -154,14 +158,21 @@ impl Lease {
     }
 }
 
-/// What stands there, of a record's bytes.
-pub(super) fn held(key: &str, revision: u64, bytes: &[u8]) -> Found {
-    let by = Record::parse(key, bytes).ok().map(|record| (record.instance, record.run));
-    Found::Held { revision, by }
+/// What stands there, of a record's bytes. What no node has sealed takes no name.
+pub(super) fn held(seals: &Seals, key: &str, revision: u64, bytes: &[u8]) -> Found {
+    match Record::open(seals, key, bytes) {
+        Ok(record) if record.has_left => Found::Vacant(revision),
+        Ok(record) => Found::Held { revision, by: Some((record.instance, record.run)) },
+        Err(refusal) if refusal.is_of_seal() => Found::Vacant(revision),
+        Err(_) => Found::Held { revision, by: None },
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::tests::record;
+    use super::super::seal::Kind;
+    use super::super::seal::tests::seals;
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(15);
@@ -201,8 +212,14 @@ mod tests {
         stranger.found(later, Found::Vacant(0));
         assert_eq!(stranger.step(later), Step::Write(0));
         // What nobody can read is nobody's to overwrite.
-        stranger.found(later, held("n", 9, b"nonsense"));
+        let unread = seals(7).wrap(Kind::Record, &["n"], b"{\"version\":9}");
+        stranger.found(later, held(&seals(7), "n", 9, &unread));
         assert_eq!((stranger.taken_by(), stranger.step(later)), (Some(""), Step::Wait(later + LEASE / 3)));
+        // What no node has sealed takes no name, and neither does a farewell.
+        let farewell = Record { has_left: true, ..record("n") }.close(&seals(7)).unwrap();
+        for bytes in [&b"nonsense"[..], &record("n").close(&seals(8)).unwrap(), &farewell] {
+            assert_eq!(held(&seals(7), "n", 9, bytes), Found::Vacant(9));
+        }
     }
 
     #[test]
@@ -212,6 +229,10 @@ mod tests {
         lease.wrote(now, 7);
         lease.outrun(now);
         assert_eq!((lease.is_held(), lease.step(now + LEASE)), (false, Step::Look));
+        // A record of a run before that somebody has put there again is replaced.
+        lease.found(now, held_by(8, "i", "earlier"));
+        assert_eq!(lease.step(now + LEASE), Step::Write(8));
+        lease.outrun(now);
         // A copy of the state folder on another machine has the same instance.
         lease.found(now, held_by(8, "i", "second"));
         assert_eq!(lease.taken_by(), Some("i"));

@@ -13,18 +13,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::Nodes;
 use super::asks::{Asks, Question};
 use super::bus::Bus;
 use super::claims;
 use super::cluster::{Bucket, Cluster, ClusterError, Entry, Link, Watch, WriteError, pause, spread};
 use super::documents::{Decisions, Documents};
-use super::instance::{Instance, NODE_FILE, random};
+use super::instance::{Instance, NODE_FILE};
 use super::lease::{Found, Lease, Step};
 use super::message::of_node;
 use super::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Record, Refusal};
-use super::roster::Change;
+use super::roster::{Change, Roster};
+use super::seal::Seals;
 use super::settings::Settings;
+use super::{Nodes, Refused};
+use crate::auth::TokenKeys;
 use crate::bus::Sender;
 use crate::driver::{Handle, Load, OrderOutlet};
 use crate::hex;
@@ -78,10 +80,19 @@ enum Woken {
 
 impl Member {
     /// A node with these settings. One that has not been in the cluster is in it when this returns; one that has been will be.
-    pub async fn join(settings: Settings, state: &Path, fingerprint: [u8; 32]) -> Result<Member, ClusterError> {
+    ///
+    /// `keys`: the signing keys, which all nodes of the cluster have. They believe each other by them.
+    pub async fn join(
+        settings: Settings,
+        state: &Path,
+        fingerprint: [u8; 32],
+        keys: Arc<TokenKeys>,
+    ) -> Result<Member, ClusterError> {
         let kept = |source| ClusterError::State { path: state.join(NODE_FILE), source };
-        let instance = Instance::load_or_create(state).map_err(kept)?;
-        let run = random::<8>().map_err(kept)?;
+        let mut instance = Instance::load_or_create(state).map_err(kept)?;
+        let started_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let run = instance.begin(started_at).map_err(kept)?;
+        let seals = Arc::new(Seals::new(Some(keys), &settings.name));
         let now = Instant::now();
         let lease = Lease::new(now, &instance.id, &run, settings.lease);
         let record = Record {
@@ -89,6 +100,7 @@ impl Member {
             node: settings.node.clone(),
             instance: instance.id.clone(),
             run,
+            count: 0,
             region: settings.region.clone(),
             carrier: settings.carrier.clone(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,10 +109,11 @@ impl Member {
             workers: Vec::new(),
             peers: 0,
             busy_permille: 0,
-            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            started_at,
+            has_left: false,
         };
         let mut member = Member {
-            nodes: Arc::new(Nodes::new(&settings, &record.run, lease)),
+            nodes: Arc::new(Nodes::new(&settings, &record.run, lease, seals)),
             settings,
             instance,
             session: None,
@@ -113,6 +126,7 @@ impl Member {
         };
         if !member.instance.has_joined(&member.settings) {
             member.open().await?;
+            member.check_keys()?;
             member.claim().await?;
             if let Err(error) = member.try_to_speak().await {
                 member.leave().await; // It was let in so far.
@@ -140,7 +154,7 @@ impl Member {
         let mut watch = bucket.watch().await?;
         // Records may end while they are told: then there is nothing to wait for.
         if bucket.count() > 0 {
-            let _ = timeout(CURRENT_TIMEOUT, take_current(&self.nodes, &mut watch)).await;
+            let _ = timeout(CURRENT_TIMEOUT, take_current(&mut watch, |entry| drop(take(&self.nodes, entry)))).await;
         }
         let other = self.nodes.inner().roster.refused().iter().find_map(|(key, refusal)| match refusal {
             Refusal::OtherVersion(theirs) => Some((key.clone(), *theirs)),
@@ -153,6 +167,11 @@ impl Member {
         self.nodes.lines.send_replace(Some(cluster.line()));
         self.session = Some(Session { cluster, bucket, watch: Some(watch) });
         Ok(())
+    }
+
+    /// A start that has not been in the cluster ends here if it believes none of those that are here: it would be alone beside them.
+    fn check_keys(&self) -> Result<(), ClusterError> {
+        of_other_keys(&self.nodes.inner().roster, &self.settings)
     }
 
     /// Takes the name, or says who has it.
@@ -199,12 +218,13 @@ impl Member {
         };
         match step {
             Step::Wait(_) => {}
-            Step::Look => match bucket.look(key).await {
+            Step::Look => match bucket.look(&self.nodes.seals, key).await {
                 Ok(found) => self.nodes.inner().lease.found(Instant::now(), found),
                 Err(error) => return failed(&self.nodes, error),
             },
             Step::Write(replaced) => {
-                let bytes = match self.record.write() {
+                self.record.count = self.nodes.number();
+                let bytes = match self.record.close(&self.nodes.seals) {
                     Ok(bytes) => bytes,
                     Err(refusal) => return failed(&self.nodes, ClusterError::Record(refusal)),
                 };
@@ -278,7 +298,7 @@ impl Member {
                 Woken::Ready => self.nodes.inner().lease.hurry(Instant::now()),
                 Woken::Link(Link::Up) => self.reconnected(),
                 Woken::Link(Link::Down) => self.disconnected(),
-                Woken::Told(Some(entry)) => say(take(&self.nodes, &entry)),
+                Woken::Told(Some(entry)) => say(&self.nodes, take(&self.nodes, &entry)),
                 Woken::Told(None) => self.lose_watch(),
                 Woken::Due => {
                     // A stop does not wait for an engine that does not answer.
@@ -291,13 +311,18 @@ impl Member {
         }
     }
 
-    /// Removes this node's record, so that the others need not wait for its lease to end.
+    /// Writes into this node's record that it leaves, so that the others need not wait for its lease to end. That it is removed tells them
+    /// nothing, because others than this node could remove it.
     pub async fn leave(&mut self) {
         let revision = self.nodes.inner().lease.revision();
-        if let (Some(Session { bucket, .. }), Some(revision)) = (&self.session, revision)
-            && let Err(error) = bucket.remove(&self.settings.node, revision).await
-        {
-            tracing::warn!("the other nodes are not told that this one leaves: {error}");
+        let (Some(Session { bucket, .. }), Some(revision)) = (&self.session, revision) else { return };
+        let farewell = Record { has_left: true, count: self.nodes.number(), ..self.record.clone() };
+        let Ok(bytes) = farewell.close(&self.nodes.seals) else { return };
+        match bucket.write(&self.settings.node, bytes, revision).await {
+            Ok(_) | Err(WriteError::Outrun | WriteError::NoBucket) => {}
+            Err(WriteError::Failed(error)) => {
+                tracing::warn!("the other nodes are not told that this one leaves: {error}");
+            }
         }
     }
 
@@ -377,7 +402,7 @@ impl Member {
             }
         }
         let ended = self.nodes.inner().roster.handle_timeout(Instant::now());
-        ended.into_iter().for_each(|change| say(Some(change)));
+        ended.into_iter().for_each(|change| say(&self.nodes, Some(change)));
     }
 
     async fn reopen_watch(&mut self) {
@@ -502,10 +527,22 @@ async fn asked_to_stop(stop: &mut watch::Receiver<Option<bool>>) {
     }
 }
 
+/// Whether all that stands in the bucket is sealed with other keys than this node's.
+fn of_other_keys(roster: &Roster, settings: &Settings) -> Result<(), ClusterError> {
+    let other = roster.refused().iter().find(|(_, refusal)| **refusal == Refusal::UnknownKey);
+    match other.filter(|_| roster.nodes().is_empty()) {
+        Some((node, _)) => {
+            let node: String = node.chars().take(64).collect();
+            Err(ClusterError::OtherKeys { node, cluster: settings.name.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Takes what stood in the bucket when the watch began.
-async fn take_current(nodes: &Nodes, watch: &mut Watch) {
+async fn take_current(watch: &mut Watch, mut take: impl FnMut(&Entry)) {
     while let Some(entry) = watch.next().await {
-        take(nodes, &entry);
+        take(&entry);
         if entry.is_current() {
             return;
         }
@@ -517,12 +554,15 @@ fn take(nodes: &Nodes, entry: &Entry) -> Option<Change> {
 }
 
 /// A key of the bucket is written by others: the log shows no more of it than a name may have.
-fn say(change: Option<Change>) {
+fn say(nodes: &Nodes, change: Option<Change>) {
     match change {
         None => {}
         Some(Change::Came(node)) => tracing::info!(event = "node_came", node, "a node is here"),
         Some(Change::Left(node)) => tracing::info!(event = "node_left", node, "a node has left"),
         Some(Change::Gone(node)) => tracing::warn!(event = "node_gone", node, "a node is gone: its lease has ended"),
+        Some(Change::Refused(key, refusal)) if refusal.is_of_seal() => {
+            nodes.log_refusal(Refused::Record, &key, refusal.name());
+        }
         Some(Change::Refused(key, refusal)) => {
             let key: String = key.chars().take(64).collect();
             tracing::warn!(event = "record_refused", key, reason = refusal.name(), "a record is refused: {refusal}");
@@ -577,7 +617,14 @@ pub fn inspect(settings: &Settings, state: &Path) -> Result<String, ClusterError
         let Some(bucket) = connected.find(settings).await? else {
             return Ok(format!("cluster {cluster} answers; nobody has been in it yet"));
         };
-        match (bucket.look(&node).await?, Instance::load(state)) {
+        let seals = Arc::new(Seals::new(TokenKeys::load(state)?.map(Arc::new), &cluster));
+        if bucket.count() > 0 {
+            let (mut roster, mut watch) = (Roster::new(settings.lease, seals.clone()), bucket.watch().await?);
+            let take = |entry: &Entry| drop(roster.take(Instant::now(), &entry.told()));
+            let _ = timeout(CURRENT_TIMEOUT, take_current(&mut watch, take)).await;
+            of_other_keys(&roster, settings)?;
+        }
+        match (bucket.look(&seals, &node).await?, Instance::load(state)) {
             (Found::Vacant(_), _) => Ok(format!("cluster {cluster} answers, and the name {node} is free")),
             (Found::Held { by: Some((instance, _)), .. }, Some(own)) if instance == own.id => {
                 Ok(format!("cluster {cluster} answers, and {node} is in it"))

@@ -2,7 +2,7 @@
 //! cluster.
 //!
 //! `record` is what a node says of itself, `roster` who is here, `lease` how this node has and keeps its own name, `message` what stands
-//! in the headers of what nodes say to each other: these are without I/O. `cluster` is the connection to the engine (NATS), `member` the
+//! in the headers of what nodes say to each other, `seal` by what they believe it: these are without I/O. `cluster` is the connection to the engine (NATS), `member` the
 //! task that joins them, `bus` the one that carries what nodes say, `asks` the one that
 //! carries what they ask each other, `claims` how a node has a room, and
 //! `documents` the task that makes what operators decide good on every node.
@@ -20,11 +20,13 @@ mod member;
 mod message;
 mod record;
 mod roster;
+mod seal;
 mod settings;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -41,9 +43,14 @@ pub use self::message::MESSAGE_LEN_MAX;
 use self::message::MessageRefusal;
 pub use self::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Refusal, is_cluster_name, is_name};
 use self::roster::{Roster, State};
+pub use self::seal::{Kind, SEAL_LEN_MAX, SealRefusal, Seals};
 pub use self::settings::{Credentials, CredentialsError, SERVERS_MAX, Settings, is_secure, is_server};
 use crate::metrics::ClusterFigures;
 use crate::shared::DocumentRefusal;
+
+/// How often it is written to the log at most that something is refused which somebody says to this node: he may say it thousands of
+/// times a second.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The nodes of the cluster, for those who only look: REST and metrics. The task of `member` keeps it up to date.
 #[derive(Debug)]
@@ -51,6 +58,9 @@ pub struct Nodes {
     cluster: String,
     node: String,
     run: String,
+    seals: Arc<Seals>,
+    /// How much this run has sealed of what must not be taken twice.
+    sealed: AtomicU64,
     inner: Mutex<Inner>,
     /// The connection, when there is one.
     lines: watch::Sender<Option<Line>>,
@@ -71,8 +81,17 @@ struct Inner {
     documents: DocumentCounts,
     /// Why what operators decide is not told to other nodes.
     documents_problem: Option<String>,
-    /// Questions to other nodes.
-    asked: u64,
+    /// When it was last written to the log that something was refused, of each kind of it.
+    refusal_logged: [Option<Instant>; 4],
+}
+
+/// What is refused, for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refused {
+    Record,
+    Message,
+    Claim,
+    Document,
 }
 
 impl Inner {
@@ -136,14 +155,16 @@ pub struct Node {
 }
 
 impl Nodes {
-    fn new(settings: &Settings, run: &str, lease: Lease) -> Nodes {
+    fn new(settings: &Settings, run: &str, lease: Lease, seals: Arc<Seals>) -> Nodes {
         Nodes {
             cluster: settings.name.clone(),
             node: settings.node.clone(),
             run: run.to_owned(),
+            seals: seals.clone(),
+            sealed: AtomicU64::new(0),
             lines: watch::channel(None).0,
             inner: Mutex::new(Inner {
-                roster: Roster::new(settings.lease),
+                roster: Roster::new(settings.lease, seals),
                 lease,
                 is_connected: false,
                 problem: None,
@@ -151,7 +172,7 @@ impl Nodes {
                 bus: Counts::default(),
                 documents: DocumentCounts::default(),
                 documents_problem: None,
-                asked: 0,
+                refusal_logged: [None; 4],
             }),
             changed: Notify::new(),
         }
@@ -159,6 +180,58 @@ impl Nodes {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of what this run seals next: of a record, a message or a question.
+    fn number(&self) -> u64 {
+        self.sealed.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts what somebody said in the name of `node`, and what is not believed.
+    fn refuse_message(&self, refusal: MessageRefusal, node: Option<&str>) {
+        self.inner().bus.refused[refusal as usize] += 1;
+        self.log_refusal(Refused::Message, node.unwrap_or_default(), MessageRefusal::NAMES[refusal as usize]);
+    }
+
+    /// A line in the log, if there was none of its kind lately. `of`: whose, or under which key; others wrote it, so no more of it is shown
+    /// than a name may have.
+    fn log_refusal(&self, refused: Refused, of: &str, reason: &str) {
+        let now = Instant::now();
+        let last = &mut self.inner().refusal_logged[refused as usize];
+        if last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
+            return;
+        }
+        *last = Some(now);
+        let of: String = of.chars().filter(|letter| !letter.is_control()).take(64).collect();
+        match refused {
+            Refused::Record => {
+                tracing::warn!(
+                    event = "record_refused",
+                    key = of,
+                    reason,
+                    "a record is refused: no node has sealed it"
+                );
+            }
+            Refused::Message => {
+                tracing::warn!(
+                    event = "message_refused",
+                    node = of,
+                    reason,
+                    "what is said in a node's name is not believed"
+                );
+            }
+            Refused::Claim => {
+                tracing::warn!(event = "claim_refused", key = of, reason, "who is said to have a room is not believed");
+            }
+            Refused::Document => {
+                tracing::warn!(
+                    event = "document_refused",
+                    key = of,
+                    reason,
+                    "what another node decided is not believed"
+                );
+            }
+        }
     }
 
     /// The name of this node.
@@ -223,6 +296,7 @@ impl Nodes {
             documents: vec![("taken", inner.documents.taken), ("written", inner.documents.written)],
             documents_refused: DocumentRefusal::NAMES.into_iter().zip(inner.documents.refused).collect(),
             claims: CLAIM_NAMES.into_iter().zip(inner.bus.claims).collect(),
+            claims_refused: SealRefusal::NAMES.into_iter().zip(inner.bus.claims_refused).collect(),
         }
     }
 }

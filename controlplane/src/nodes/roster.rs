@@ -6,10 +6,12 @@
 //! No time of another machine is compared with ours.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{Record, Refusal};
-use crate::bus::NodeNews;
+use super::seal::Seals;
+use crate::bus::{NodeNews, Sender};
 
 /// Nodes that are remembered.
 pub(super) const NODES_MAX: usize = 1024;
@@ -44,6 +46,15 @@ pub(super) struct Known {
     pub(super) heard_at: Instant,
 }
 
+impl Known {
+    /// Whether another record under this name is later. One that was put there again is not; one of another state folder is if the
+    /// node that is known is not here any more.
+    fn gives_way_to(&self, record: &Record) -> bool {
+        let is_free = self.state != State::Here && self.record.instance != record.instance;
+        is_free || record.is_after(&self.record)
+    }
+}
+
 /// What the bucket says.
 #[derive(Clone, Debug)]
 pub(super) enum Told<'a> {
@@ -56,12 +67,10 @@ pub(super) enum Told<'a> {
         /// What stands there.
         bytes: &'a [u8],
     },
-    /// What stood under this key was removed by its node.
+    /// What stood under this key was removed. Anybody can have done that; a node that stops writes a record that says so.
     Removed {
         /// The key.
         key: &'a str,
-        /// The revision of that.
-        revision: u64,
     },
 }
 
@@ -82,6 +91,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Roster {
     lease: Duration,
+    seals: Arc<Seals>,
     nodes: BTreeMap<String, Known>,
     refused: BTreeMap<String, Refusal>,
     refusals: [u64; Refusal::NAMES.len()],
@@ -93,9 +103,10 @@ pub(super) struct Roster {
 
 impl Roster {
     /// Nobody yet. `lease`: how long a record stands that is not renewed.
-    pub(super) fn new(lease: Duration) -> Roster {
+    pub(super) fn new(lease: Duration, seals: Arc<Seals>) -> Roster {
         Roster {
             lease,
+            seals,
             nodes: BTreeMap::new(),
             refused: BTreeMap::new(),
             refusals: [0; Refusal::NAMES.len()],
@@ -119,13 +130,9 @@ impl Roster {
                 }
                 Err(refusal) => self.refuse(key, refusal),
             },
-            Told::Removed { key, revision } => {
+            Told::Removed { key } => {
                 self.refused.remove(key);
-                let known = self.nodes.get_mut(key).filter(|known| known.revision < revision)?;
-                known.revision = revision;
-                let was = std::mem::replace(&mut known.state, State::Left);
-                self.version += u64::from(was == State::Here);
-                (was == State::Here).then(|| Change::Left(key.to_owned()))
+                None
             }
         }
     }
@@ -138,7 +145,13 @@ impl Roster {
         if self.nodes.get(key).is_some_and(|known| known.revision > revision) {
             return Err(Refusal::Stale);
         }
-        let record = Record::parse(key, bytes)?;
+        let record = Record::open(&self.seals, key, bytes)?;
+        if self.nodes.get(key).is_some_and(|known| !known.gives_way_to(&record)) {
+            return Err(Refusal::Stale);
+        }
+        if record.has_left {
+            return Ok(self.farewell(key, revision, record));
+        }
         if !self.nodes.contains_key(key) && self.nodes.len() >= NODES_MAX && !self.forget_one() {
             return Err(Refusal::TooMany);
         }
@@ -147,6 +160,14 @@ impl Roster {
         self.version += u64::from(was.is_none_or(|was| !was.record.is_reached_as(&record)));
         self.nodes.insert(key.to_owned(), Known { record, revision, state: State::Here, heard_at: now });
         Ok(is_news.then(|| Change::Came(key.to_owned())))
+    }
+
+    fn farewell(&mut self, key: &str, revision: u64, record: Record) -> Option<Change> {
+        let known = self.nodes.get_mut(key)?;
+        (known.revision, known.record) = (revision, record);
+        let was = std::mem::replace(&mut known.state, State::Left);
+        self.version += u64::from(was == State::Here);
+        (was == State::Here).then(|| Change::Left(key.to_owned()))
     }
 
     fn refuse(&mut self, key: &str, refusal: Refusal) -> Option<Change> {
@@ -218,6 +239,13 @@ impl Roster {
         here.map(|known| known.record.news()).collect()
     }
 
+    /// The runs of the others that are here, and how much each has said at least.
+    pub(super) fn counts(&self, own: &str) -> Vec<(Sender, u64)> {
+        let here = self.nodes.values().filter(|known| known.state == State::Here && known.record.node != own);
+        let of = |Record { node, run, count, .. }: &Record| (Sender { node: node.clone(), run: run.clone() }, *count);
+        here.map(|known| of(&known.record)).collect()
+    }
+
     /// All nodes that are known, by name.
     pub(super) fn nodes(&self) -> &BTreeMap<String, Known> {
         &self.nodes
@@ -237,6 +265,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::super::record::tests::record;
+    use super::super::seal::tests::seals;
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(15);
@@ -245,13 +274,14 @@ mod tests {
         roster: Roster,
         now: Instant,
         revision: u64,
+        count: u64,
     }
 
     impl World {
         fn new() -> World {
-            let (mut roster, now) = (Roster::new(LEASE), Instant::now());
+            let (mut roster, now) = (Roster::new(LEASE, seals(7)), Instant::now());
             roster.set_reachable(now, true);
-            World { roster, now, revision: 0 }
+            World { roster, now, revision: 0, count: 0 }
         }
 
         fn put(&mut self, key: &str, bytes: &[u8]) -> Option<Change> {
@@ -264,8 +294,14 @@ mod tests {
         }
 
         fn renew(&mut self, key: &str) -> Option<Change> {
-            let bytes = record(key).write().unwrap();
+            let bytes = self.sealed(record(key));
             self.put(key, &bytes)
+        }
+
+        /// A record that its node writes now.
+        fn sealed(&mut self, record: Record) -> Vec<u8> {
+            self.count += 1;
+            Record { count: self.count, ..record }.close(&seals(7)).unwrap()
         }
 
         fn pass(&mut self, seconds: u64) -> Vec<Change> {
@@ -301,12 +337,17 @@ mod tests {
         let mut world = World::new();
         world.renew("a");
         let again = Record { run: "ffffffffffffffff".into(), ..record("a") };
-        assert_eq!(world.put("a", &again.write().unwrap()), came("a"));
-        let removed = |revision| Told::Removed { key: "a", revision };
-        assert_eq!(world.roster.take(world.now, &removed(1)), None, "of the past");
-        assert_eq!(world.roster.take(world.now, &removed(9)), Some(Change::Left("a".into())));
+        let bytes = world.sealed(again.clone());
+        assert_eq!(world.put("a", &bytes), came("a"));
+        assert_eq!(world.roster.take(world.now, &Told::Removed { key: "a" }), None, "by whoever can remove it");
+        assert_eq!(world.state("a"), State::Here);
+        let farewell = world.sealed(Record { has_left: true, ..again });
+        assert_eq!(world.put("a", &farewell), Some(Change::Left("a".into())));
         assert_eq!((world.state("a"), world.roster.poll_timeout()), (State::Left, None));
-        assert_eq!(world.roster.take(world.now, &Told::Removed { key: "x", revision: 10 }), None);
+        assert!(world.put("a", &farewell).is_none() && world.state("a") == State::Left, "again");
+        let stranger = world.sealed(Record { has_left: true, ..record("x") });
+        assert_eq!(world.put("x", &stranger), None);
+        assert!(!world.roster.nodes().contains_key("x"));
     }
 
     #[test]
@@ -327,10 +368,10 @@ mod tests {
     fn what_is_refused_harms_nobody_else_and_is_said_once() {
         let mut world = World::new();
         world.renew("a");
-        let newer = b"{\"version\":2}";
+        let newer = seals(7).wrap(super::super::seal::Kind::Record, &["b"], b"{\"version\":3}");
         let refused = |refusal| Some(Change::Refused("b".into(), refusal));
-        assert_eq!(world.put("b", newer), refused(Refusal::OtherVersion(2)));
-        assert_eq!(world.put("b", newer), None);
+        assert_eq!(world.put("b", &newer), refused(Refusal::OtherVersion(3)));
+        assert_eq!(world.put("b", &newer), None);
         assert_eq!(world.put("b", &vec![b'x'; 16 << 20]), refused(Refusal::TooLong(16 << 20)));
         assert_eq!(world.roster.refused()["b"].name(), "too_long");
         assert_eq!(world.roster.refusals()[Refusal::OtherVersion(0).index()], 2);
@@ -349,15 +390,59 @@ mod tests {
         let mut world = World::new();
         world.revision = 40;
         world.renew("a");
-        let ghost = Record { run: "ffffffffffffffff".into(), ..record("a") }.write().unwrap();
+        let ghost = world.sealed(Record { run: "ffffffffffffffff".into(), ..record("a") });
         assert_eq!(world.put_at("a", 40, &ghost), None, "lower");
         assert_eq!(world.put_at("a", 41, &ghost), None, "or equal");
         assert_eq!(world.roster.nodes()["a"].record.run, record("a").run);
         assert_eq!(world.roster.refusals()[Refusal::Stale.index()], 1, "an equal one is what a new watch tells again");
         world.roster.begin_anew();
         assert_eq!(world.state("a"), State::Here, "as long as its lease");
-        assert_eq!(world.put_at("a", 1, &record("a").write().unwrap()), None, "it is the same start");
+        let renewed = world.sealed(record("a"));
+        assert_eq!(world.put_at("a", 1, &renewed), None, "it is the same start");
         assert_eq!(world.put_at("a", 2, &ghost), came("a"));
+    }
+
+    #[test]
+    fn a_record_that_is_put_there_again_or_by_another_hand_changes_nothing() {
+        let mut world = World::new();
+        let dead = world.sealed(Record { fingerprint: "cd".repeat(32), ..record("a") });
+        world.put("a", &dead);
+        let live = world.sealed(Record { run: "1123456789abcdef".into(), ..record("a") });
+        assert_eq!(world.put("a", &live), came("a"));
+        let stale = Refusal::Stale.index();
+        // Of the run before, and of this run: the certificate that is known stands, and the node is not heard by it.
+        world.pass(10);
+        for again in [&dead, &live] {
+            assert_eq!(world.put("a", again), None);
+        }
+        assert_eq!(
+            (world.roster.refusals()[stale], world.roster.nodes()["a"].record.fingerprint.as_str()),
+            (2, "ab".repeat(32).as_str())
+        );
+        assert_eq!(world.pass(5), [Change::Gone("a".into())]);
+        for again in [&dead, &live] {
+            world.put("a", again);
+        }
+        assert_eq!(
+            (world.state("a"), world.roster.refusals()[stale]),
+            (State::Gone, 4),
+            "nor does it come back by them"
+        );
+        // Of a key that is none of ours, and of none.
+        let forged = Record { count: 99, ..record("b") }.close(&seals(8)).unwrap();
+        assert_eq!(world.put("b", &forged), Some(Change::Refused("b".into(), Refusal::UnknownKey)));
+        assert!(!world.roster.nodes().contains_key("b"));
+        // Another state folder has the name when the node is gone, although its clock is behind, and not before.
+        let other = |world: &mut World, run: &str| {
+            let instance = "f".repeat(32);
+            world.sealed(Record { instance, run: run.into(), ..record("a") })
+        };
+        let bytes = other(&mut world, "00000000aaaaaaaa");
+        assert_eq!(world.put("a", &bytes), came("a"));
+        let was = world.sealed(record("a"));
+        assert_eq!(world.put("a", &was), came("a"), "a later run");
+        let bytes = other(&mut world, "00000000aaaaaaaa");
+        assert_eq!((world.put("a", &bytes), world.roster.refusals()[stale]), (None, 5));
     }
 
     #[test]

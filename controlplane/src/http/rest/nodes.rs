@@ -141,7 +141,8 @@ impl NodeView {
 pub(super) struct RefusedView {
     /// Its key.
     key: String,
-    /// Why, in a word: `too_long`, `malformed`, `other_version`, `other_name`, `out_of_bounds`, `too_many`.
+    /// Why, in a word: `too_long`, `malformed`, `other_version`, `other_name`, `out_of_bounds`, `too_many`, `unsealed`,
+    /// `unknown_key`, `forged`.
     reason: &'static str,
     /// And in a sentence.
     detail: String,
