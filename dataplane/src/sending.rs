@@ -19,7 +19,7 @@ const MAX_BPS: u64 = 20_000_000;
 /// The rate at which the history of what was sent covers two seconds, bit/s; above that it covers less. It takes most of the memory
 /// of a receiver's estimate.
 const HISTORY_BPS: u64 = 2_000_000;
-/// A receiver of which no feedback came for this long after the first packet sends none. Nothing limits it, as nothing did before.
+/// A receiver of which no feedback came for this long after the first packet sends none. Nothing limits it until its reports or a REMB do.
 const FEEDBACK_AWAITED: Micros = 1500 * MILLISECOND;
 /// Video leaves at this multiple of the estimate while nothing limits it: no queue grows, nothing is lost (libwebrtc
 /// `kDefaultPaceMultiplier`).
@@ -99,6 +99,8 @@ pub(crate) struct Sending {
     /// Sound that leaves again.
     again: Rate,
     feedback_at: Option<Micros>,
+    /// Whether a report or a REMB came.
+    is_reported: bool,
     /// When packets last waited in a queue of the path.
     queued_at: Option<Micros>,
     reviewed: Option<(Micros, u64)>,
@@ -114,6 +116,14 @@ const _: () = assert!(
 const NEVER: Micros = Micros::MAX;
 
 impl Sending {
+    /// Of a peer that is given no transport-wide sequence numbers.
+    pub(crate) fn without_feedback(now: Micros) -> Self {
+        let mut sending = Sending::new(now);
+        sending.bwe.expect_no_feedback(now);
+        sending
+    }
+
+    /// Of one that is.
     pub(crate) fn new(now: Micros) -> Self {
         let mut bwe = Bwe::new(START_BPS, MIN_BPS, HISTORY_BPS, now);
         bwe.set_max(now, MAX_BPS);
@@ -129,6 +139,7 @@ impl Sending {
             first_sent: NEVER,
             is_probing: false,
             feedback_at: None,
+            is_reported: false,
             queued_at: None,
             cluster: None,
             padding: None,
@@ -227,10 +238,33 @@ impl Sending {
         }
     }
 
-    /// Whether what the receiver is sent has a limit. `None` is no: it has had packets, and sends no feedback.
-    pub(crate) fn budget(&self, now: Micros) -> Option<Budget> {
+    /// A report came without transport-cc feedback: of so many packets that were sent so many did not arrive.
+    pub(crate) fn reported(&mut self, now: Micros, sent: u64, lost: u64) {
+        self.is_reported = true;
+        if let Some(fraction_lost) = (256 * lost.min(sent)).checked_div(sent) {
+            self.bwe.receiver_report(now, fraction_lost.min(255) as u8);
+        }
+    }
+
+    /// The receiver's REMB, bit/s.
+    pub(crate) fn remb(&mut self, now: Micros, bps: u64) {
+        self.is_reported = true;
+        self.bwe.remb(now, Some(bps));
+    }
+
+    /// Time has passed. A receiver that has had packets for long enough and has sent no transport-cc feedback sends none.
+    pub(crate) fn tick(&mut self, now: Micros) {
         let is_silent = now.saturating_sub(self.first_sent) > FEEDBACK_AWAITED;
         if self.feedback_at.is_none() && is_silent {
+            self.bwe.expect_no_feedback(now);
+        }
+        self.bwe.tick(now);
+    }
+
+    /// Whether what the receiver is sent has a limit. `None` is no: it has had packets, and sends no feedback, and neither its reports nor
+    /// a REMB have told of one.
+    pub(crate) fn budget(&self, now: Micros) -> Option<Budget> {
+        if self.bwe.is_unlimited() {
             return None;
         }
         let beside = self.beside(now);
@@ -240,7 +274,7 @@ impl Sending {
         let carried = acknowledged_bps.filter(|_| !is_full).unwrap_or(0);
         // Repairs are of video.
         let audio = self.audio.bps(now).into();
-        let carried = self.feedback_at.map(|_| carried.saturating_sub(audio));
+        let carried = self.has_feedback().then(|| carried.saturating_sub(audio));
         let is_calm = self.bwe.facts().limited == Limited::Nothing;
         Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm, is_lossy: self.is_lossy(now) })
     }
@@ -267,9 +301,9 @@ impl Sending {
         u64::from(self.audio.bps(now)) + u64::from(self.again.bps(now)) + repairs
     }
 
-    /// Whether the estimate stands on feedback.
+    /// Whether the estimate stands on something: feedback, or a limit by reports or REMB.
     pub(crate) fn has_feedback(&self) -> bool {
-        self.feedback_at.is_some()
+        self.feedback_at.is_some() || self.is_reported && self.bwe.is_alone() && !self.bwe.is_unlimited()
     }
 
     /// Whether the allocation is to be looked at: the estimate has moved, or it is due.
@@ -339,7 +373,7 @@ impl Sending {
         let Facts { acknowledged_bps, loss, probes, .. } = self.bwe.facts();
         PeerTally {
             peer,
-            estimate_bps: self.feedback_at.map(|_| self.bwe.estimate()),
+            estimate_bps: self.has_feedback().then(|| self.bwe.estimate()),
             acknowledged_bps,
             wanted_bps: self.wanted,
             loss_65536: (loss * 65_536.0) as u64,

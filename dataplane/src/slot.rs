@@ -39,6 +39,8 @@ pub(crate) struct Slot {
     pub(crate) packets: u64,
     pub(crate) octets: u64,
     pub(crate) counts: SlotCounts,
+    /// Its next index and packets when its receiver last reported on it.
+    reported: (u64, u64),
     /// The last sender report: the middle 32 bits of its NTP time, and when it left.
     pub(crate) sender_report_sent: Option<(u32, Micros)>,
 }
@@ -73,6 +75,7 @@ impl Slot {
             packets: 0,
             octets: 0,
             counts: SlotCounts::default(),
+            reported: (u64::from(open.seq_first.max(1)), 0),
             sender_report_sent: None,
             open,
         }
@@ -104,6 +107,16 @@ impl Slot {
     /// What the controlplane has said of it.
     pub(crate) fn shown(&self) -> Option<SlotShown> {
         self.shown.map(|(lines, weight)| SlotShown { slot: self.open.slot, lines, weight })
+    }
+
+    /// Its receiver reports that this fraction, in 1/256, of the numbers since its last report did not arrive. How many packets were sent since
+    /// then, and how many of them were lost behind us: what had not come here has a number, and was not sent.
+    pub(crate) fn lost_since(&mut self, fraction_lost: u8) -> (u64, u64) {
+        let (next, packets) = std::mem::replace(&mut self.reported, (self.sender.next(), self.packets));
+        let numbers = self.sender.next().saturating_sub(next);
+        let sent = self.packets.saturating_sub(packets);
+        let missing = numbers * u64::from(fraction_lost) / 256;
+        (sent, missing.saturating_sub(numbers.saturating_sub(sent)))
     }
 
     /// Whether its receiver does not show it.

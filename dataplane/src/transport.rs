@@ -100,7 +100,7 @@ pub(crate) struct Transport {
     /// Next transport-wide sequence number towards it.
     transport_cc_seq: u16,
 
-    /// What it may be sent, once it has a slot and takes transport-wide sequence numbers.
+    /// What it may be sent, once it has a slot, and takes transport-wide sequence numbers or has said of a limit.
     pub(crate) sending: Option<Box<Sending>>,
 
     /// The estimate of what it may send, if it is sent REMB.
@@ -331,6 +331,14 @@ impl Transport {
         if self.extension_ids[Extension::TransportCc as usize] != 0 && !self.slots.is_empty() {
             self.sending.get_or_insert_with(|| Box::new(Sending::new(now)));
         }
+    }
+
+    /// The same, for reports or REMB that say of a limit. Who sends no feedback and neither of these takes no memory.
+    pub(crate) fn limited_sending(&mut self, now: Micros, is_said: bool) -> Option<&mut Sending> {
+        if is_said && self.sending.is_none() && !self.slots.is_empty() {
+            self.sending = Some(Box::new(Sending::without_feedback(now)));
+        }
+        self.sending.as_deref_mut()
     }
 
     /// The stream that owns an SSRC. At most 2 × [`PEER_STREAMS_MAX`] are bound, so the search is bounded.

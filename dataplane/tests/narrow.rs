@@ -3,12 +3,15 @@
 
 mod world;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use dataplane::twcc::ArrivalLog;
 use proto::id::{Mid, Rid, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
+use rtcp::receiver_report::ReceiverReport;
+use rtcp::reception_report::ReceptionReport;
 use world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
@@ -44,6 +47,11 @@ struct Call {
     is_reporting: bool,
     /// Whether Alice does as she is told, up to 400 kb/s.
     follows: bool,
+    says: Says,
+    came: BTreeMap<u32, Came>,
+    /// Whether each fifth of Alice's packets of video is lost on its way to the worker.
+    loses: bool,
+    videos: u32,
     busy_until: u64,
     /// Arrivals at Bob to come, and feedback that is on its way back.
     on_the_way: VecDeque<(u64, Vec<u8>)>,
@@ -51,6 +59,25 @@ struct Call {
     arrivals: ArrivalLog,
     reported_at: u64,
     seen: Seen,
+}
+
+/// What Bob says of what he receives.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Says {
+    /// Transport-cc feedback.
+    Arrivals,
+    /// Receiver reports alone.
+    Losses,
+    /// REMB alone, bit/s.
+    Remb(f32),
+}
+
+/// What came of one SSRC: the highest number, that of the last report, and packets since then.
+#[derive(Default)]
+struct Came {
+    highest: Option<u16>,
+    reported: Option<u16>,
+    packets: u16,
 }
 
 /// A camera in two encodings, and Bob's slot for it.
@@ -96,12 +123,21 @@ impl Seen {
 
 impl Call {
     fn new(capacity: u64) -> Call {
-        Call::with(1, capacity)
+        Call::with(1, capacity, Says::Arrivals)
     }
 
-    fn with(cameras: usize, capacity: u64) -> Call {
+    fn with_cameras(cameras: usize, capacity: u64) -> Call {
+        Call::with(cameras, capacity, Says::Arrivals)
+    }
+
+    fn saying(says: Says, capacity: u64) -> Call {
+        Call::with(1, capacity, says)
+    }
+
+    fn with(cameras: usize, capacity: u64, says: Says) -> Call {
         let mut world = World::new();
-        let (alice, bob) = (world.connect(GCM), world.connect(GCM));
+        let alice = world.connect(GCM);
+        let bob = if says == Says::Arrivals { world.connect(GCM) } else { world.connect_unlimited(GCM) };
         let mut camera = |camera: usize| {
             let streams = [Codec::H264, Codec::H264].map(|codec| world.stream_open(&alice, codec));
             let streams = streams.map(|open| StreamOpen { mid: Mid::parse(&[b'0' + camera as u8]).unwrap(), ..open });
@@ -139,6 +175,10 @@ impl Call {
             capacity,
             is_reporting: true,
             follows: false,
+            says,
+            came: BTreeMap::new(),
+            loses: false,
+            videos: 0,
             busy_until: 0,
             on_the_way: VecDeque::new(),
             reports: VecDeque::new(),
@@ -192,7 +232,10 @@ impl Call {
                         packet.header.marker = at + 1 == count;
                         camera.seqs[encoding] = seq.wrapping_add(1);
                         let bytes = self.alice.protect(&packet);
-                        self.world.receive(self.alice.remote, &bytes);
+                        self.videos += 1;
+                        if !self.loses || !self.videos.is_multiple_of(5) {
+                            self.world.receive(self.alice.remote, &bytes);
+                        }
                     }
                 }
             }
@@ -227,8 +270,13 @@ impl Call {
         while self.on_the_way.front().is_some_and(|(at, _)| *at <= now) {
             let (at, datagram) = self.on_the_way.pop_front().unwrap();
             for packet in self.bob.unprotect(&[datagram]) {
-                let number = packet.header.get_extension(TRANSPORT_CC).expect("each packet has a number");
-                self.arrivals.push(u16::from_be_bytes([number[0], number[1]]), at);
+                if let Some(number) = packet.header.get_extension(TRANSPORT_CC) {
+                    self.arrivals.push(u16::from_be_bytes([number[0], number[1]]), at);
+                }
+                let (came, seq) = (self.came.entry(packet.header.ssrc).or_default(), packet.header.sequence_number);
+                came.highest =
+                    Some(came.highest.map_or(seq, |h| if (seq.wrapping_sub(h) as i16) > 0 { seq } else { h }));
+                came.packets += 1;
                 self.note(at, &packet);
             }
         }
@@ -264,6 +312,9 @@ impl Call {
 
     fn report(&mut self) {
         let now = self.world.now;
+        if self.says != Says::Arrivals {
+            return self.report_otherwise();
+        }
         if now - self.reported_at >= FEEDBACK && self.is_reporting {
             self.reported_at = now;
             while self.arrivals.has_unreported() {
@@ -275,6 +326,39 @@ impl Call {
             let (_, bytes) = self.reports.pop_front().unwrap();
             self.world.receive(self.bob.remote, &bytes);
         }
+    }
+}
+
+impl Call {
+    /// Once a second.
+    fn report_otherwise(&mut self) {
+        if self.world.now - self.reported_at < SECOND || !self.is_reporting {
+            return;
+        }
+        self.reported_at = self.world.now;
+        let report = |(&ssrc, came): (&u32, &mut Came)| {
+            let (highest, packets) = (came.highest?, std::mem::take(&mut came.packets));
+            let expected = came.reported.replace(highest).map_or(packets, |before| highest.wrapping_sub(before)).max(1);
+            let lost = expected.saturating_sub(packets);
+            let fraction_lost = (256 * u32::from(lost) / u32::from(expected)).min(255) as u8;
+            Some(ReceptionReport { ssrc, fraction_lost, ..ReceptionReport::default() })
+        };
+        let reports = self.came.iter_mut().filter_map(report).collect();
+        match self.says {
+            Says::Remb(bitrate) => self.say_remb(bitrate),
+            _ => self.say_reports(reports),
+        }
+    }
+
+    fn say_remb(&mut self, bitrate: f32) {
+        let ssrcs = self.came.keys().copied().collect();
+        let bytes = self.bob.protect_rtcp(&ReceiverEstimatedMaximumBitrate { sender_ssrc: 5, bitrate, ssrcs });
+        self.world.receive(self.bob.remote, &bytes);
+    }
+
+    fn say_reports(&mut self, reports: Vec<ReceptionReport>) {
+        let bytes = self.bob.protect_rtcp(&ReceiverReport { ssrc: 5, reports, ..ReceiverReport::default() });
+        self.world.receive(self.bob.remote, &bytes);
     }
 }
 
@@ -379,7 +463,7 @@ fn where_no_video_fits_there_is_sound_and_later_video_again() {
 #[test]
 fn what_is_hidden_frees_the_path_and_comes_back_at_once() {
     use weight::OTHER;
-    let mut call = Call::with(2, 500_000);
+    let mut call = Call::with_cameras(2, 500_000);
     call.run(8 * SECOND);
     let both = call.run(10 * SECOND);
     assert!(both.packets[0] >= 190 && both.others[0] >= 190, "both small: {both:?}");
@@ -401,7 +485,7 @@ fn what_is_hidden_frees_the_path_and_comes_back_at_once() {
 #[test]
 fn what_is_pinned_keeps_its_large_encoding_where_the_path_carries_no_more() {
     use weight::{OTHER, PINNED};
-    let mut call = Call::with(3, 1_200_000);
+    let mut call = Call::with_cameras(3, 1_200_000);
     call.show(&[(SHOWN_LINES_ANY, PINNED), (SHOWN_LINES_ANY, OTHER), (SHOWN_LINES_ANY, OTHER)]);
     call.run(10 * SECOND);
     call.capacity = 750_000;
@@ -439,4 +523,99 @@ fn what_waits_for_a_peer_that_leaves_is_forgotten() {
     call.world.commit(&[PeerClose { peer: bob }.into()]);
     call.run(SECOND);
     assert_eq!(call.world.take_sent(call.bob.remote).len(), 0);
+}
+
+#[test]
+fn a_receiver_with_remb_alone_gets_what_it_says_and_what_it_says_in_error_is_nothing() {
+    let mut call = Call::saying(Says::Remb(2e6), 10_000_000);
+    call.run(3 * SECOND);
+    let wide = call.run(5 * SECOND);
+    assert_eq!(wide.packets[0], 0, "2 Mb/s carry the large one: {wide:?}");
+    call.says = Says::Remb(300_000.0);
+    call.run(3 * SECOND);
+    let narrow = call.run(5 * SECOND);
+    assert!(narrow.packets[1] == 0 && narrow.frames >= 95, "{narrow:?}");
+    assert!(narrow.bytes * 8 / 5 <= 300_000, "{} bit/s", narrow.bytes * 8 / 5);
+    assert_eq!(call.world.paths[&call.bob.id].estimate_bps, Some(300_000));
+    // 0 says nothing, and neither does more than there is.
+    for bps in [0.0, 9.3e18, f32::MAX] {
+        call.says = Says::Remb(bps);
+        call.run(6 * SECOND);
+        let seen = call.run(2 * SECOND);
+        assert_eq!(seen.packets[0], 0, "{bps}: {seen:?}");
+        call.says = Says::Remb(300_000.0);
+        call.run(4 * SECOND);
+    }
+    // Nobody repeats it.
+    call.is_reporting = false;
+    call.run(12 * SECOND);
+    let seen = call.run(2 * SECOND);
+    assert_eq!(seen.packets[0], 0, "{seen:?}");
+    assert_eq!(call.world.paths[&call.bob.id].estimate_bps, None, "nothing limits it");
+    // The least that can be said: sound goes on, and what is said harms nobody else.
+    call.is_reporting = true;
+    call.says = Says::Remb(1.0);
+    call.run(4 * SECOND);
+    let seen = call.run(4 * SECOND);
+    assert!(seen.packets[1] == 0 && seen.packets[2] >= 4 * SOUNDS - 2, "{seen:?}");
+}
+
+#[test]
+fn a_receiver_with_reports_alone_is_limited_by_its_losses() {
+    // A queue of 300 ms, behind which the rest is lost: 480 kb/s and sound into 400.
+    let mut call = Call::saying(Says::Losses, 400_000);
+    let first = call.run(6 * SECOND);
+    assert!(first.packets[1] > 0 && first.dropped > 0, "nothing is known before: {first:?}");
+    let seen = call.run(60 * SECOND);
+    let packets: usize = seen.packets.iter().sum::<usize>() + seen.repeated;
+    assert!(seen.packets[0] >= 1100 && seen.dropped * 50 < packets, "{} of {packets} lost", seen.dropped);
+    assert!(seen.queue_p95() <= 250, "{} ms in the queue", seen.queue_p95());
+    assert!(call.world.paths[&call.bob.id].estimate_bps.is_some_and(|bps| bps < 900_000));
+    call.capacity = 10_000_000;
+    call.run(70 * SECOND);
+    let seen = call.run(5 * SECOND);
+    assert_eq!(seen.packets[0], 0, "without losses it grows: {seen:?}");
+}
+
+#[test]
+fn what_a_publisher_loses_limits_no_receiver() {
+    let mut call = Call { loses: true, ..Call::saying(Says::Losses, 10_000_000) };
+    call.run(20 * SECOND);
+    assert_eq!(call.world.paths.get(&call.bob.id).and_then(|path| path.estimate_bps), None);
+    let seen = call.run(5 * SECOND);
+    assert_eq!(seen.packets[0], 0, "{seen:?}");
+}
+
+#[test]
+fn a_flood_of_remb_and_of_reports_that_lie_does_bounded_work_and_harms_its_sender_alone() {
+    let mut call = Call::saying(Says::Losses, 10_000_000);
+    call.run(3 * SECOND);
+    // 4000 REMB a second, of which each says the contrary of the one before.
+    let asked = call.world.counter(Counter::KeyframeRequestsSent);
+    let until = call.world.now + 5 * SECOND;
+    while call.world.now < until {
+        (0..10).for_each(|_| [0.0, 9.3e18, 60_000.0, 2e6].into_iter().for_each(|bps| call.say_remb(bps)));
+        call.run(2 * STEP);
+    }
+    let asked_for = call.world.counter(Counter::KeyframeRequestsSent) - asked;
+    assert!(asked_for <= 20, "{asked_for} keyframes in 5 s");
+    // All is lost, and more than was sent, 31 times in each report, a hundred times a second.
+    let until = call.world.now + 10 * SECOND;
+    while call.world.now < until {
+        let lie =
+            |&ssrc: &u32| ReceptionReport { ssrc, fraction_lost: 255, total_lost: 0x00ff_ffff, ..Default::default() };
+        let lies = call.came.keys().map(lie).collect::<Vec<_>>().into_iter().cycle().take(31).collect();
+        call.say_reports(lies);
+        call.run(2 * STEP);
+    }
+    let asked_for = call.world.counter(Counter::KeyframeRequestsSent) - asked - asked_for;
+    assert!(asked_for <= 20, "{asked_for} keyframes in 10 s");
+    call.is_reporting = false;
+    let seen = call.run(4 * SECOND);
+    assert!(seen.packets[1] == 0 && seen.packets[2] >= 4 * SOUNDS - 2, "sound goes on: {:?}", seen.packets);
+    // Who says the truth again has all again.
+    call.is_reporting = true;
+    call.run(150 * SECOND);
+    let seen = call.run(5 * SECOND);
+    assert_eq!(seen.packets[0], 0, "{:?}", seen.packets);
 }

@@ -7,6 +7,7 @@ mod world;
 use bytes::Bytes;
 use proto::id::{Rid, StreamId};
 use proto::plane::*;
+use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
 use rtcp::sender_report::SenderReport;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
 use studio::*;
@@ -436,4 +437,49 @@ fn an_encoding_that_nobody_wants_is_idle_after_five_seconds_and_wanted_at_once()
             assert_eq!(demand(&mut studio), [(2, false)]);
         }
     }
+}
+
+/// What the publisher is told of its encodings' rates since the last call.
+fn rates(studio: &mut Studio) -> Vec<(StreamId, u32)> {
+    let told = studio.worlds[0].take_reports().into_iter().filter_map(|report| match report {
+        Report::Event(Event::EncodingRate(rate)) => Some((rate.stream, rate.bps)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn the_least_of_all_receivers_on_whichever_worker_says_how_much_room_there_is() {
+    let mut studio = Studio::among(2, RIDS);
+    let low = studio.streams[0].stream;
+    let mut all = [studio.receiver(0), studio.receiver(1)];
+    // The small encoding has about 40 kb/s, the large one ten times as much.
+    let mut watch = |studio: &mut Studio, rembs: [f32; 2], seconds: usize| {
+        for n in 0..30 * seconds {
+            studio.frame_in(&[(0, 2), (2, 20)]);
+            for (receiver, bitrate) in all.iter_mut().zip(rembs) {
+                studio.hear(receiver);
+                if n % 30 == 0 && bitrate > 0.0 {
+                    let remb = ReceiverEstimatedMaximumBitrate { sender_ssrc: 5, bitrate, ssrcs: vec![receiver.ssrc] };
+                    let bytes = receiver.peer.protect_rtcp(&remb);
+                    studio.worlds[receiver.world].receive(receiver.peer.remote, &bytes);
+                }
+            }
+        }
+        rates(studio)
+    };
+    watch(&mut studio, [3e6, 3e6], 4);
+    let told = watch(&mut studio, [3e6, 3e6], 4);
+    assert_eq!(told, [], "both take the large one");
+    // Who is on the other worker has room for 1.3 times what it gets.
+    let told = watch(&mut studio, [3e6, 200_000.0], 8);
+    let of_low = |told: &[(StreamId, u32)]| told.iter().all(|(stream, _)| *stream == low);
+    let one = told.last().expect("it is told").1;
+    assert!(of_low(&told) && (45_000..90_000).contains(&one), "{told:?}");
+    // Somebody here has less.
+    let told = watch(&mut studio, [52_000.0, 200_000.0], 8);
+    let both = told.last().expect("it is told").1;
+    assert!(of_low(&told) && both < one && both < 52_000, "{told:?}");
+    let told = watch(&mut studio, [3e6, 3e6], 8);
+    assert_eq!(told.last(), Some(&(low, 0)), "nobody needs it any more");
 }

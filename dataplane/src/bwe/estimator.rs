@@ -13,16 +13,13 @@ use super::loss::{self, Loss};
 use super::probe::{Probe, ProbeId, Probes};
 use super::reports::Reports;
 use super::rivals::Rivals;
+use super::rtts::Rtts;
 use super::trendline::{Trendline, Usage};
 use crate::config::{MILLISECOND, Micros, SECOND};
 use crate::twcc::{DELTA_TICK, REFERENCE_TICK, TransportCc};
 
 /// A path of which no feedback came for this long starts over with its delays (libwebrtc `kStreamTimeOut`).
 const PAUSE: Micros = 2 * SECOND;
-/// Round trips of the last feedbacks, of which the mean is taken (`kMaxFeedbackRttWindow`).
-const RTTS: usize = 32;
-/// A reported round trip counts for this long.
-const RTT_REPORTED: Micros = 10 * SECOND;
 /// Arrivals that are taken up together, in the order of arrival.
 const BATCH: usize = 128;
 /// A receiver's clock that is this far from where it began, relative to ours, is another clock.
@@ -104,7 +101,7 @@ pub struct Facts {
     pub rtt: Option<Micros>,
     /// How much longer the round trip is than the shortest of the last half minute to minute, µs: packets wait in a queue.
     pub queue: Micros,
-    /// What arrives, bit/s.
+    /// What arrives, bit/s; without feedback by the last report's losses.
     pub acknowledged_bps: Option<u64>,
     /// What the delays allow, bit/s.
     pub delay_bps: u64,
@@ -158,6 +155,8 @@ pub struct Bwe {
     rtts: Rtts,
     remb: Option<(Micros, f64)>,
     has_feedback: bool,
+    /// The estimate began at its highest: nothing but reports and REMB will tell of the path.
+    is_alone: bool,
     unreported: Unreported,
     unknown: Unknown,
     limited: Limited,
@@ -199,6 +198,7 @@ impl Bwe {
             rtts: Rtts::default(),
             remb: None,
             has_feedback: false,
+            is_alone: false,
             unreported: Unreported::default(),
             unknown: Unknown::default(),
             limited: Limited::Nothing,
@@ -302,7 +302,8 @@ impl Bwe {
     pub fn remb(&mut self, now: Micros, bps: Option<u64>) {
         self.account();
         self.remb = bps.filter(|bps| *bps > 0).map(|bps| {
-            let start = if bps as f64 >= REMB_OVER_SENT * self.reports.sent_bps(now) { self.start } else { 0.0 };
+            let start = if self.is_alone { self.max } else { self.start };
+            let start = if bps as f64 >= REMB_OVER_SENT * self.reports.sent_bps(now) { start } else { 0.0 };
             (now, (bps as f64).max(start))
         });
         self.limit_changed(now);
@@ -317,12 +318,31 @@ impl Bwe {
         }
         self.account();
         let rtt = self.rtts.feedback(now);
-        let bps = self.reports.report(now, fraction_lost, self.current, rtt);
+        let bps = self.reports.report(now, fraction_lost, self.current, rtt, self.is_alone);
         self.limited = if bps < self.current { Limited::Loss } else { Limited::Nothing };
         self.current = bps.clamp(self.min, self.max);
         // Growth from there, not from an estimate that a REMB forbids.
         self.current = self.current.min(self.remb_bound(now)).max(self.min);
         self.limit_changed(now);
+    }
+
+    /// No transport-cc feedback comes: reports and REMB alone will tell of the path, and nothing limits the estimate before they do. It begins
+    /// anew if feedback comes after all.
+    pub fn expect_no_feedback(&mut self, now: Micros) {
+        if !self.has_feedback && !self.is_alone {
+            (self.is_alone, self.current, self.limited) = (true, self.max, Limited::Nothing);
+            self.limit_changed(now);
+        }
+    }
+
+    /// Whether reports and REMB alone tell of the path.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Whether reports and REMB have told nothing yet that limits the estimate, of a path of which nothing else is known.
+    pub fn is_unlimited(&self) -> bool {
+        self.is_alone && self.estimate() as f64 >= self.max
     }
 
     /// The highest estimate, bit/s, from now on. Does not probe.
@@ -387,7 +407,7 @@ impl Bwe {
             loss: if self.has_feedback { self.loss.average() } else { self.reports.loss() },
             rtt: self.rtts.path(),
             queue: self.rivals.queue(),
-            acknowledged_bps: self.acknowledged_bps.map(|bps| bps as u64),
+            acknowledged_bps: self.acknowledged_bps.or(self.reports.arrived()).map(|bps| bps as u64),
             delay_bps: self.aimd.bps() as u64,
             is_alr: self.alr.since().is_some(),
             unknown: self.unknown.total,
@@ -423,7 +443,9 @@ impl Bwe {
         self.probes.set_alr(now, self.alr.since());
         let mut is_recovered = false;
         if let Some((feedback_rtt, path_rtt)) = turn.rtts(now) {
-            self.has_feedback = true;
+            if !std::mem::replace(&mut self.has_feedback, true) && std::mem::take(&mut self.is_alone) {
+                self.current = self.start;
+            }
             self.unreported = Unreported::default();
             self.rtts.measured(feedback_rtt, path_rtt);
             self.rivals.measured(now, path_rtt);
@@ -595,43 +617,6 @@ impl Clock {
         let at = ticks.map(|ticks| self.at + i64::from(ticks) * REFERENCE_TICK as i64);
         self.at = at.filter(|at| at.abs_diff(now as i64) <= CLOCK_APART_MAX).unwrap_or(now as i64);
         self.at
-    }
-}
-
-/// Round trips.
-#[derive(Default)]
-struct Rtts {
-    /// Milliseconds between the sending of a feedback's first packet and the feedback, a ring.
-    feedback_ms: [u16; RTTS],
-    count: usize,
-    mean: Option<Micros>,
-    path: Option<Micros>,
-    reported: Option<(Micros, Micros)>,
-}
-
-impl Rtts {
-    fn measured(&mut self, feedback: Micros, path: Micros) {
-        let millis = (feedback + MILLISECOND / 2) / MILLISECOND;
-        self.feedback_ms[self.count % RTTS] = millis.min(Micros::from(u16::MAX)) as u16;
-        self.count += 1;
-        let count = self.count.min(RTTS);
-        let sum: Micros = self.feedback_ms[..count].iter().copied().map(Micros::from).sum();
-        self.mean = Some(sum / count as Micros * MILLISECOND);
-        self.path = Some(path);
-    }
-
-    /// What a change takes until it is seen: as reported, or the mean of the last feedbacks, or 200 ms (`kDefaultRtt`).
-    fn feedback(&self, now: Micros) -> Micros {
-        if let Some((at, rtt)) = self.reported
-            && now.saturating_sub(at) < RTT_REPORTED
-        {
-            return rtt;
-        }
-        self.mean.unwrap_or(200 * MILLISECOND)
-    }
-
-    fn path(&self) -> Option<Micros> {
-        self.reported.map(|(_, rtt)| rtt).or(self.path)
     }
 }
 

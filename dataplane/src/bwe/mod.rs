@@ -2,8 +2,8 @@
 //!
 //! Toward a receiver, [`Bwe`] estimates what the path carries (`estimator`): what was sent (`history`) and what feedback says
 //! of it give the rate that arrives (`acknowledged`), the growth of queues (`groups`, `trendline`) and what they allow
-//! (`aimd`; not where others keep the queue: `rivals`), what losses allow (`loss`), and whether more should be tried (`alr`, `probe`). A receiver without transport-cc has
-//! reports (`reports`) and REMB. From a publisher without transport-cc, `overuse` and `remb` estimate as the receiver.
+//! (`aimd`; not where others keep the queue: `rivals`; `rtts`), what losses allow (`loss`), and whether more should be tried (`alr`, `probe`). A receiver without transport-cc
+//! has reports (`reports`) and REMB. From a publisher without transport-cc, `overuse` and `remb` estimate as the receiver.
 
 mod acknowledged;
 mod aimd;
@@ -18,6 +18,7 @@ mod rate;
 mod remb;
 mod reports;
 mod rivals;
+mod rtts;
 mod trendline;
 
 pub use estimator::{Bwe, Facts, Limited, Matched};

@@ -17,6 +17,14 @@ const LOWER_AGAIN: Micros = 300 * MILLISECOND;
 /// No rate grows beyond this multiple of what arrives and that much more, bit/s, as in `aimd`.
 const OVER_ARRIVED: f64 = 1.5;
 const OVER_ARRIVED_MORE: f64 = 10_000.0;
+/// … or this one where nothing else is ever known of the path: nobody probes, and the next better encoding may have five times the rate
+/// (libwebrtc's simulcast: 500 kb/s and 2.5 Mb/s).
+const OVER_ARRIVED_ALONE: f64 = 6.0;
+/// There too much is known by losses alone, and each trial of more costs about a second of them: after losses nothing grows for this long, and
+/// for twice as long each time that it was tried in vain. What has lasted for a while after that was not in vain.
+const HOLD_MIN: Micros = 10 * SECOND;
+const HOLD_MAX: Micros = 60 * SECOND;
+const HOLD_LASTED: Micros = 30 * SECOND;
 
 /// What the reports of one receiver say.
 pub(super) struct Reports {
@@ -26,13 +34,29 @@ pub(super) struct Reports {
     reported: u32,
     lost: f64,
     loss: f64,
+    /// What arrived by the last of them, bit/s.
+    arrived: Option<f64>,
     updated_at: Option<Micros>,
     lowered_at: Option<Micros>,
+    /// Nothing grows before, after losses that so long a time was waited for.
+    held_until: Micros,
+    held_for: Micros,
 }
 
 impl Reports {
     pub(super) const fn new() -> Self {
-        Reports { rate: Rate::new(), packets: 0, reported: 0, lost: 0.0, loss: 0.0, updated_at: None, lowered_at: None }
+        Reports {
+            rate: Rate::new(),
+            packets: 0,
+            reported: 0,
+            lost: 0.0,
+            loss: 0.0,
+            arrived: None,
+            updated_at: None,
+            lowered_at: None,
+            held_until: 0,
+            held_for: 0,
+        }
     }
 
     pub(super) fn sent(&mut self, now: Micros, bytes: usize, packets: u32) {
@@ -50,8 +74,14 @@ impl Reports {
         self.loss
     }
 
-    /// A report says that this fraction, in 1/256, of what was sent since the last one was lost. The rate that follows.
-    pub(super) fn report(&mut self, now: Micros, fraction_lost: u8, bps: f64, rtt: Micros) -> f64 {
+    /// What arrives, bit/s.
+    pub(super) fn arrived(&self) -> Option<f64> {
+        self.arrived
+    }
+
+    /// A report says that this fraction, in 1/256, of what was sent since the last one was lost. The rate that follows; `is_alone` if the
+    /// one before stands on nothing but reports, and nothing limited it at the begin.
+    pub(super) fn report(&mut self, now: Micros, fraction_lost: u8, bps: f64, rtt: Micros, is_alone: bool) -> f64 {
         let packets = std::mem::take(&mut self.packets);
         self.reported = self.reported.saturating_add(packets);
         self.lost += f64::from(packets) * f64::from(fraction_lost) / 256.0;
@@ -60,18 +90,37 @@ impl Reports {
         }
         self.loss = self.lost / f64::from(self.reported);
         (self.reported, self.lost) = (0, 0.0);
+        let sent = self.sent_bps(now);
+        self.arrived = Some(sent * (1.0 - self.loss));
+        let over = if is_alone { OVER_ARRIVED_ALONE } else { OVER_ARRIVED };
         let since = self.updated_at.replace(now).map_or(0, |at| now.saturating_sub(at));
         if self.loss <= LOSS_LOW {
+            if is_alone && now < self.held_until {
+                return bps;
+            }
             let seconds = since.min(SECOND) as f64 / SECOND as f64;
-            let limit = OVER_ARRIVED * self.sent_bps(now) * (1.0 - self.loss) + OVER_ARRIVED_MORE;
+            let limit = over * sent * (1.0 - self.loss) + OVER_ARRIVED_MORE;
             return (bps * GROWTH.powf(seconds) + GROWTH_MORE * seconds).min(limit).max(bps);
         }
         let may_lower = self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= LOWER_AGAIN + rtt);
         if self.loss > LOSS_HIGH && may_lower {
             self.lowered_at = Some(now);
-            return bps * (1.0 - self.loss / 2.0);
+            self.hold(now);
+            // Less than what was sent, and not than what nothing limited.
+            let from = if is_alone && sent > 0.0 { bps.min(sent) } else { bps };
+            return from * (1.0 - self.loss / 2.0);
         }
         bps
+    }
+
+    /// Something was lost: nothing grows for a while.
+    fn hold(&mut self, now: Micros) {
+        if now >= self.held_until.saturating_add(HOLD_LASTED) {
+            self.held_for = HOLD_MIN;
+        } else if now >= self.held_until {
+            self.held_for = (2 * self.held_for).clamp(HOLD_MIN, HOLD_MAX);
+        }
+        self.held_until = now.saturating_add(self.held_for);
     }
 }
 
@@ -84,7 +133,7 @@ mod tests {
         for second in from..from + seconds {
             let gap = 8_000 * SECOND / sent;
             (0..SECOND / gap).for_each(|n| reports.sent(second * SECOND + n * gap, 1000, 1));
-            bps = reports.report((second + 1) * SECOND, fraction_lost, bps, 100 * MILLISECOND);
+            bps = reports.report((second + 1) * SECOND, fraction_lost, bps, 100 * MILLISECOND, false);
         }
         bps
     }
@@ -102,8 +151,46 @@ mod tests {
     #[test]
     fn a_few_packets_say_little() {
         let mut reports = Reports::new();
-        assert_eq!(reports.report(SECOND, 255, 500_000.0, 0), 500_000.0);
+        assert_eq!(reports.report(SECOND, 255, 500_000.0, 0, false), 500_000.0);
         reports.sent(SECOND, 100, 1);
-        assert_eq!(reports.report(2 * SECOND, 255, 500_000.0, 0), 500_000.0);
+        assert_eq!(reports.report(2 * SECOND, 255, 500_000.0, 0, true), 500_000.0);
+    }
+
+    #[test]
+    fn where_nothing_limited_it_the_first_losses_leave_less_than_what_was_sent() {
+        let mut reports = Reports::new();
+        let send =
+            |reports: &mut Reports, second| (0..125).for_each(|n| reports.sent(second * SECOND + n * 8_000, 1000, 1));
+        send(&mut reports, 0);
+        let unlimited = 20_000_000.0;
+        assert_eq!(reports.report(SECOND, 0, unlimited, 0, true), unlimited);
+        send(&mut reports, 1);
+        let lowered = reports.report(2 * SECOND, 64, unlimited, 0, true);
+        assert!((850_000.0..=890_000.0).contains(&lowered), "an eighth less than 1 Mb/s: {lowered}");
+        send(&mut reports, 2);
+        assert_eq!(reports.report(3 * SECOND, 0, lowered, 0, true), lowered, "not yet");
+        send(&mut reports, 14);
+        let grown = reports.report(15 * SECOND, 0, 5_900_000.0, 0, true);
+        assert!((5_950_000.0..=6_100_000.0).contains(&grown), "up to six times what arrives: {grown}");
+    }
+
+    #[test]
+    fn what_is_tried_in_vain_is_tried_less_often() {
+        let mut reports = Reports::new();
+        let (mut bps, mut lost_at) = (1_000_000.0, Vec::new());
+        for second in 0..300 {
+            (0..125).for_each(|n| reports.sent(second * SECOND + n * 8_000, 1000, 1));
+            let is_lost = bps >= 1_000_000.0;
+            lost_at.extend(is_lost.then_some(second));
+            bps = reports.report((second + 1) * SECOND, if is_lost { 64 } else { 0 }, bps, 0, true);
+        }
+        let gaps: Vec<u64> = lost_at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps[0] >= 11 && gaps[1] >= 21 && gaps[2] >= 41 && gaps[3..].iter().all(|gap| *gap >= 61), "{gaps:?}");
+        assert!(gaps.iter().all(|gap| *gap <= 65) && gaps.len() >= 5, "but it is tried: {gaps:?}");
+        // After half a minute without any, losses are new.
+        let at = |second: u64| second * SECOND;
+        (0..125).for_each(|n| reports.sent(at(500) + n * 8_000, 1000, 1));
+        reports.report(at(501), 64, 1_000_000.0, 0, true);
+        assert_eq!(reports.held_until, at(511));
     }
 }

@@ -13,6 +13,7 @@ use crate::layer::{self, LOWER};
 use crate::outbox::Outbox;
 use crate::path::Path;
 use crate::sending::WIRE;
+use crate::slot::Slot;
 use crate::stream::Stream;
 use crate::twcc::TransportCc;
 
@@ -38,6 +39,22 @@ impl Forwarder {
         self.review_sending(now, peer, out);
     }
 
+    /// A receiver reported what it lacks of what was sent to it.
+    pub(super) fn losses_reported(&mut self, now: Micros, peer: u32, (sent, lost): (u64, u64), out: &mut Outbox) {
+        let limited = self.peers.at_mut(peer).and_then(|transport| transport.limited_sending(now, lost > 0));
+        let Some(sending) = limited else { return };
+        sending.reported(now, sent, lost);
+        self.review_sending(now, peer, out);
+    }
+
+    /// A receiver says what it may be sent at most.
+    pub(super) fn remb_received(&mut self, now: Micros, peer: u32, bps: u64, out: &mut Outbox) {
+        let limited = self.peers.at_mut(peer).and_then(|transport| transport.limited_sending(now, bps > 0));
+        let Some(sending) = limited else { return };
+        sending.remb(now, bps);
+        self.review_sending(now, peer, out);
+    }
+
     /// What a path carries by the estimate, bit/s, if a receiver at its end sends feedback. For measurements.
     pub fn estimate_toward(&self, path: Path) -> Option<u64> {
         let sending = self.peers.at(self.demux.peer_at(path)?)?.sending.as_ref()?;
@@ -49,7 +66,7 @@ impl Forwarder {
         let Some(transport) = self.peers.at_mut(peer) else { return };
         match &mut transport.sending {
             Some(sending) if !sending.is_due(now) => return,
-            Some(sending) => sending.bwe.tick(now),
+            Some(sending) => sending.tick(now),
             None => return self.give_what_is_shown(now, peer, out),
         }
         let (mut videos, mut count) = ([Video::default(); VIDEOS_MAX], 0);
@@ -60,7 +77,9 @@ impl Forwarder {
         }
         let videos = &mut videos[..count];
         let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else { return };
-        match sending.budget(now) {
+        let budget = sending.budget(now);
+        let is_limited = budget.is_some();
+        match budget {
             Some(budget) => {
                 let wanted = sending.allocator.allocate(now, &budget, videos);
                 sending.reviewed(now, wanted);
@@ -75,6 +94,11 @@ impl Forwarder {
             let Headroom { bps, is_needed } = video.room;
             let bps = if bps == u32::MAX { bps } else { (f64::from(bps) / WIRE) as u32 };
             self.set_room(now, video.slot, Headroom { bps, is_needed }, out);
+            // Without a limit a slot takes the best of its own, unless somebody has said something of it.
+            let is_own = |slot: &Slot| slot.shown().is_none() && slot.allocated.is_none();
+            if !is_limited && self.slots.at(video.slot).is_some_and(is_own) {
+                continue;
+            }
             if video.before != Some(video.now) {
                 if video.is_urgent && video.now.is_some() && !video.is_spatial {
                     self.leave_encoding(now, video.slot, out);

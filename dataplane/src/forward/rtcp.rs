@@ -45,6 +45,7 @@ impl Forwarder {
         windows.update(ssrc, index);
 
         let (mut nacked, mut fate) = (0, Counter::DroppedSrtcp);
+        let mut reported = (0, 0);
         for packet in rtcp::packets(&bytes[..len]) {
             // A packet that is broken inside says nothing about its neighbours.
             if packet.is_ok() {
@@ -53,10 +54,10 @@ impl Forwarder {
             match packet {
                 Ok(Packet::SenderReport(report)) => {
                     self.sender_reported(peer, at, &report, out);
-                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block, &mut reported));
                 }
                 Ok(Packet::ReceiverReport(report)) => {
-                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block));
+                    report.blocks().for_each(|block| self.receiver_reported(peer, at, &block, &mut reported));
                 }
                 Ok(Packet::Nack(nack)) => {
                     for seq in nack.lost().take(NACKED_MAX - nacked) {
@@ -71,9 +72,13 @@ impl Forwarder {
                     }
                 }
                 Ok(Packet::TransportCc(feedback)) => self.feedback_received(now, peer, &feedback, out),
-                // REMB, BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
+                Ok(Packet::Remb(remb)) => self.remb_received(now, peer, remb.bps, out),
+                // BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
                 Ok(_) | Err(_) => {}
             }
+        }
+        if reported.0 > 0 {
+            self.losses_reported(now, peer, reported, out);
         }
         fate
     }
@@ -93,10 +98,13 @@ impl Forwarder {
         }
     }
 
-    /// A receiver reported on one of its slots: its loss and the round trip (RFC 3550 §6.4.1).
-    fn receiver_reported(&mut self, peer: u32, at: Micros, block: &ReportBlock) {
+    /// A receiver reported on one of its slots: its loss and the round trip (RFC 3550 §6.4.1). Adds to `reported` what was sent through the
+    /// slot since its last report, and what of that did not arrive.
+    fn receiver_reported(&mut self, peer: u32, at: Micros, block: &ReportBlock, reported: &mut (u64, u64)) {
         let Some(slot) = self.slot_of(peer, block.ssrc).and_then(|index| self.slots.at_mut(index)) else { return };
         slot.counts.loss = Some((at, block.fraction_lost));
+        let (sent, lost) = slot.lost_since(block.fraction_lost);
+        *reported = (reported.0 + sent, reported.1 + lost);
         let Some((middle, sent)) = slot.sender_report_sent else { return };
         if block.last_sr == 0 || block.last_sr != middle {
             return;

@@ -158,10 +158,16 @@ impl Studio {
 
     /// A frame of each of these encodings in so many packets each; a keyframe of those that were asked, and of new ones.
     pub fn frame(&mut self, encodings: &[usize], packets: usize) {
+        let all: Vec<(usize, usize)> = encodings.iter().map(|&encoding| (encoding, packets)).collect();
+        self.frame_in(&all);
+    }
+
+    /// The same of each in as many packets as it says.
+    pub fn frame_in(&mut self, encodings: &[(usize, usize)]) {
         self.frame += 1;
         self.worlds.iter_mut().for_each(|world| world.advance(FRAME));
         self.listen();
-        for &encoding in encodings {
+        for &(encoding, packets) in encodings {
             let is_key = !self.seqs.contains_key(&ssrc(encoding)) || self.asked.contains(&encoding);
             self.asked.retain(|asked| *asked != encoding);
             for n in 0..packets {
