@@ -25,6 +25,14 @@ async function makeRoom(name, codec, clientBpsMax) {
   assert.equal(made.status, 201);
 }
 
+/** A counter of the workers. */
+async function counter(name) {
+  const metrics = await (await fetch(`${edge.base}/metrics`, { headers: { authorization: `Bearer ${admin}` } })).text();
+  const values = [...metrics.matchAll(new RegExp(`^uprtc_worker_${name}(?:\\{[^}]*\\})? (\\d+)`, 'gm'))];
+  assert.ok(values.length, `${name} is in the metrics`);
+  return values.reduce((sum, [, value]) => sum + Number(value), 0);
+}
+
 // Runs in the page: notes which encodings have ever been sent.
 function instrument() {
   // The tiles are small, to spare the processor; the page says that they are four times as large.
@@ -125,5 +133,38 @@ test('in a room of two one encoding is sent', { timeout: 120_000 }, async () => 
     }, 60_000);
     assert.deepEqual(await caller.active(), ['h']);
   }
+  await Promise.all(callers.map((caller) => caller.close()));
+});
+
+test('Chromium says which encodings it sends, and when it stops one', { timeout: 180_000 }, async () => {
+  const room = 'says';
+  await makeRoom(room, 'h264', 6_000_000);
+  const said = await counter('allocations_received_total');
+  const callers = [];
+  for (const name of ['Ada', 'Bob', 'Cyd']) callers.push(await Caller.join(room, name));
+  const [ada, bob] = callers;
+  const isAnswered = () => window.uprtc.room.peerConnection.remoteDescription.sdp.includes('video-layers-allocation00');
+  for (const caller of callers) assert.ok(await caller.page.evaluate(isAnswered), `${caller.name} may say it`);
+  for (const caller of callers) {
+    await until(`${caller.name} receives two pictures of full size`, async () => {
+      const received = await caller.received();
+      return received.length === 2 && received.every(({ size }) => size === '1280x720');
+    }, 60_000);
+  }
+  // Ada's browser is told to send no large picture, as it does by itself where its link carries less.
+  const before = await counter('allocations_received_total');
+  assert.ok(before > said, 'each of them has said it');
+  await ada.page.evaluate(async () => {
+    const sender = window.uprtc.room.peerConnection.getSenders().find(({ track }) => track?.kind === 'video');
+    const parameters = sender.getParameters();
+    for (const encoding of parameters.encodings) encoding.active = encoding.rid !== 'h';
+    await sender.setParameters(parameters);
+  });
+  await until('Bob receives a smaller picture of Ada', async () => {
+    const sizes = (await bob.received()).map(({ size }) => size);
+    return sizes.length === 2 && sizes.some((size) => size !== '1280x720');
+  }, 20_000);
+  assert.ok((await counter('allocations_received_total')) > before, 'it says that it sends less');
+  assert.equal(await counter('allocations_malformed_total'), 0);
   await Promise.all(callers.map((caller) => caller.close()));
 });

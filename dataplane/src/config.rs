@@ -57,6 +57,11 @@ pub const ENCODING_SILENCE: Micros = 200 * MILLISECOND;
 /// … and so many frames of the track's other encodings have ended meanwhile. An encoder that has to save bits leaves out a frame
 /// or two.
 pub const ENCODING_SILENCE_FRAMES: u8 = 6;
+/// … or when it says so itself (`video-layers-allocation`), and nothing of it has come for this long: packets of its last frame may be behind
+/// those of another encoding.
+pub const ENCODING_STOPPED: Micros = 50 * MILLISECOND;
+/// A publisher may say this often that pictures of an encoding have another size: all its receivers choose anew.
+pub const ENCODING_RESIZED: Micros = 100 * MILLISECOND;
 /// Packets of a keyframe that a receiver is sent at once when it changes to another encoding: what the quota of an encoding keeps.
 pub const ENTERED_MAX: u64 = ENCODING_KEPT_MAX as u64;
 /// Reports of a publisher between which nobody wanted an encoding, after which it is idle: 4.4 to 5.6 s, longer than a slot is

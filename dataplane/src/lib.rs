@@ -38,6 +38,7 @@ mod transport;
 
 pub mod codec;
 pub mod dependency;
+pub mod layers_allocation;
 pub mod picture;
 pub mod red;
 pub mod rtcp;

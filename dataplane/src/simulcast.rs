@@ -4,8 +4,9 @@
 use proto::id::StreamId;
 use proto::plane::{Codec, StreamEncoding};
 
-use crate::config::{ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, Micros};
+use crate::config::{ENCODING_RESIZED, ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, ENCODING_STOPPED, Micros};
 use crate::headroom::Rates;
+use crate::layers_allocation::Allocated;
 use crate::sets::ParameterSets;
 use crate::size::Size;
 use crate::{picture, size};
@@ -30,6 +31,10 @@ pub(crate) struct Encoding {
     /// Of a mirror: the rate at the worker that receives the stream, and what it is expected to cost there, bit/s.
     pub(crate) bps_there: u32,
     pub(crate) expected_there: u32,
+    /// The rate that its publisher has said last, bit/s; when it said that it sends nothing of it; and when it said another size.
+    pub(crate) told_bps: u32,
+    stopped_at: Option<Micros>,
+    resized_at: Option<Micros>,
 }
 
 impl Encoding {
@@ -45,6 +50,9 @@ impl Encoding {
             rates: Rates::default(),
             bps_there: 0,
             expected_there: 0,
+            told_bps: 0,
+            stopped_at: None,
+            resized_at: None,
         })
     }
 
@@ -55,15 +63,34 @@ impl Encoding {
 
     /// A packet of it came.
     #[inline]
-    pub(crate) fn received(&mut self) {
+    pub(crate) fn received(&mut self, at: Micros) {
         self.frames_of_others = 0;
+        // Packets count for more than what is said of them.
+        self.stopped_at.take_if(|stopped_at| at >= stopped_at.saturating_add(ENCODING_STOPPED));
     }
 
     /// A frame of another encoding of the track ended. Whether the publisher has stopped this one, whose last packet came at
     /// `received_at`: the others go on without it.
     pub(crate) fn other_frame_ended(&mut self, received_at: Micros, at: Micros) -> bool {
         self.frames_of_others = self.frames_of_others.saturating_add(1);
+        if self.stopped_at.is_some() && at >= received_at.saturating_add(ENCODING_STOPPED) {
+            return true;
+        }
         self.frames_of_others >= ENCODING_SILENCE_FRAMES && at >= received_at.saturating_add(ENCODING_SILENCE)
+    }
+
+    /// Its publisher says what it sends of it, in a packet of the time `at`. Whether its pictures have another size.
+    pub(crate) fn told(&mut self, allocated: Allocated, at: Micros) -> bool {
+        self.told_bps = allocated.kbps.saturating_mul(1000);
+        self.stopped_at = if allocated.spatial == 0 { self.stopped_at.or(Some(at)) } else { None };
+        let (width, height) = allocated.size;
+        let size = Size { width, height };
+        let is_due = self.resized_at.is_none_or(|last| at >= last.saturating_add(ENCODING_RESIZED));
+        let is_resized = width > 0 && size != self.size && is_due;
+        if is_resized {
+            (self.size, self.resized_at) = (size, Some(at));
+        }
+        is_resized
     }
 
     /// A keyframe begins with this payload. Whether its pictures have another size than those before.

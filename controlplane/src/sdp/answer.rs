@@ -120,7 +120,7 @@ impl AnswerSection<'_> {
 }
 
 /// Header extensions that are answered when offered. Those of RIDs are besides, in sections with several encodings.
-const EXTENSIONS_ANSWERED: [Extension; 8] = [
+const EXTENSIONS_ANSWERED: [Extension; 9] = [
     Extension::Mid,
     Extension::AbsSendTime,
     Extension::TransportCc,
@@ -129,6 +129,7 @@ const EXTENSIONS_ANSWERED: [Extension; 8] = [
     Extension::AbsCaptureTime,
     Extension::VideoOrientation,
     Extension::DependencyDescriptor,
+    Extension::VideoLayersAllocation,
 ];
 
 /// Writes the answer to `offer`.
@@ -182,9 +183,10 @@ fn write_session(out: &mut String, offer: &Offer, params: &AnswerParams<'_>) -> 
     }
     write!(out, "a=ice-options:trickle\r\na=msid-semantic: WMS *\r\n")?;
     // RFC 8285 §6: from then on a sender may use the two-byte form where a value needs it.
-    match offer.extensions[Extension::DependencyDescriptor as usize] {
-        0 => Ok(()),
-        _ => write!(out, "a=extmap-allow-mixed\r\n"),
+    let is_long = |extension: Extension| offer.extensions[extension as usize] != 0;
+    match is_long(Extension::DependencyDescriptor) || is_long(Extension::VideoLayersAllocation) {
+        false => Ok(()),
+        true => write!(out, "a=extmap-allow-mixed\r\n"),
     }
 }
 

@@ -310,8 +310,9 @@ fn assemble(session: SessionLines<'_>, lines: Vec<SectionLines<'_>>) -> Result<O
     let first = bundle.iter().copied().find(is_served).unwrap_or(0);
     let extmap_allow_mixed = session.shared.allows_mixed || lines.get(first).is_some_and(|of| of.shared.allows_mixed);
     if !extmap_allow_mixed {
-        // The first descriptor of a keyframe is longer than the one-byte form can say (RFC 8285 §4.2), and without that the others mean nothing.
-        let is_long = |offered: &SectionExtension| offered.extension == Extension::DependencyDescriptor;
+        // What some packets have of them is longer than the one-byte form can say (RFC 8285 §4.2), and without that the others mean nothing.
+        let long = [Extension::DependencyDescriptor, Extension::VideoLayersAllocation];
+        let is_long = |offered: &SectionExtension| long.contains(&offered.extension);
         sections.iter_mut().for_each(|section| section.extensions.retain(|offered| !is_long(offered)));
     }
     let extensions = number_extensions(&mut sections);

@@ -385,17 +385,18 @@ fn extensions_are_answered_from_our_side() {
 }
 
 #[test]
-fn dependency_descriptors_need_two_byte_extensions() {
-    let uri = Extension::DependencyDescriptor.uri();
-    let line = format!("a=extmap:12 {uri}");
-    let without = answered(&offer_with(&[], &[&line]), &[]);
-    assert!(!without.contains("dependency-descriptor") && !without.contains("allow-mixed"), "{without}");
-    let session = offer_with(&[], &[&line]).replace("a=group:", "a=extmap-allow-mixed\r\na=group:");
-    for offer in [session, offer_with(&["a=extmap-allow-mixed"], &[&line, "a=extmap-allow-mixed"])] {
-        let answer = answered(&offer, &[]);
-        assert!(answer.contains(&format!("a=extmap:12 {uri}\r\n")), "{answer}");
-        let at = |what: &str| answer.find(what).unwrap_or_else(|| panic!("{what} in {answer}"));
-        assert!(at("a=extmap-allow-mixed\r\n") < at("m=audio"), "for the session");
+fn long_extensions_need_the_two_byte_form() {
+    for uri in [Extension::DependencyDescriptor, Extension::VideoLayersAllocation].map(Extension::uri) {
+        let line = format!("a=extmap:12 {uri}");
+        let without = answered(&offer_with(&[], &[&line]), &[]);
+        assert!(!without.contains(uri) && !without.contains("allow-mixed"), "{without}");
+        let session = offer_with(&[], &[&line]).replace("a=group:", "a=extmap-allow-mixed\r\na=group:");
+        for offer in [session, offer_with(&["a=extmap-allow-mixed"], &[&line, "a=extmap-allow-mixed"])] {
+            let answer = answered(&offer, &[]);
+            assert!(answer.contains(&format!("a=extmap:12 {uri}\r\n")), "{answer}");
+            let at = |what: &str| answer.find(what).unwrap_or_else(|| panic!("{what} in {answer}"));
+            assert!(at("a=extmap-allow-mixed\r\n") < at("m=audio"), "for the session");
+        }
     }
     let alone = answered(&offer_with(&["a=extmap-allow-mixed"], &["a=extmap-allow-mixed"]), &[]);
     assert!(!alone.contains("allow-mixed"), "nothing else needs it");

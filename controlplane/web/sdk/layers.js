@@ -6,6 +6,9 @@
 /** Without a dependency descriptor nobody knows the layers of H.264 and AV1 (AV1 RTP payload format, Annex A). */
 const DESCRIPTOR = 'https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension';
 
+/** What a sender says of the encodings and layers that it sends now, and at which rates: the server need not find out. */
+const ALLOCATION = 'http://www.webrtc.org/experiments/rtp-hdrext/video-layers-allocation00';
+
 /** Modes by the number of spatial layers that are of use, the preferred first. Layers of VP8 and H.264 are temporal ones. */
 const MODES = [['L1T3', 'L1T2'], ['L2T3_KEY', 'L1T3'], ['L3T3_KEY', 'L2T3_KEY', 'L1T3']];
 /** @type {Record<VideoCodec, number>} How many spatial layers there can be. */
@@ -61,12 +64,14 @@ async function info(codec, scalabilityMode) {
 }
 
 /**
- * Offers the dependency descriptor, where the browser has it and does not offer it by itself (WebRTC Extensions §5).
+ * Offers the extensions that say of layers what the server and receivers need, where the browser has them and does not offer them by itself (WebRTC
+ * Extensions §5).
  * @param {RTCRtpTransceiver & HeaderExtensionControl} transceiver
  */
-export function offerDescriptor(transceiver) {
+export function offerLayers(transceiver) {
+  const uris = transceiver.direction === 'sendonly' ? [DESCRIPTOR, ALLOCATION] : [DESCRIPTOR];
   const offered = transceiver.getHeaderExtensionsToNegotiate?.();
-  const wanted = offered?.map((one) => (one.uri === DESCRIPTOR ? { ...one, direction: 'sendrecv' } : one));
+  const wanted = offered?.map((one) => (uris.includes(one.uri) ? { ...one, direction: 'sendrecv' } : one));
   if (wanted) transceiver.setHeaderExtensionsToNegotiate?.(wanted);
 }
 

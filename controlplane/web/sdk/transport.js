@@ -2,7 +2,7 @@
 /** The RTCPeerConnection of a call: its offer, its slots, its senders, its statistics. */
 
 import { codecs, declareOpus, preferred, preferRed } from './codecs.js';
-import { offerDescriptor } from './layers.js';
+import { offerLayers } from './layers.js';
 import { RIDS, Shaper } from './shaper.js';
 
 /** @import { Device } from './device.js' */
@@ -160,7 +160,7 @@ export class Transport {
     const transceiver = this.pc.addTransceiver(kind, init);
     const wanted = preferred(kind, this.#wanted[kind]);
     if (wanted.length) transceiver.setCodecPreferences?.(wanted);
-    if (kind === 'video') offerDescriptor(transceiver);
+    if (kind === 'video') offerLayers(transceiver);
     return transceiver;
   }
 

@@ -146,7 +146,10 @@ impl Forwarder {
             let is_screen = slot.weight() == weight::SCREEN;
             let measured = if is_screen { stream.steady_bps(now) } else { stream.bps(now) };
             sent[usize::from(rank)] = (f64::from(measured) * WIRE) as u32;
+            let told = stream.encoding.as_ref().map_or(0, |encoding| encoding.told_bps);
             let expected = if is_screen { measured } else { stream.expected_bps(now) };
+            // What is not sent yet costs what its publisher has said.
+            let expected = if expected == 0 { told } else { expected };
             bps[usize::from(rank)] = (f64::from(expected) * WIRE) as u32;
             lines[usize::from(rank)] = stream.encoding.as_ref().map_or(0, |encoding| encoding.size.lines());
             encodings = rank + 1;

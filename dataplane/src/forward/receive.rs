@@ -257,13 +257,18 @@ impl Forwarder {
         let is_newest = highest.is_none_or(|highest| packet.index > highest);
         let is_passed = voice::arrived(stream, level.filter(|_| is_newest), &packet.header, at, &mut self.slots, out);
         let encoding = stream.encoding.as_mut();
-        let is_encoding = encoding.map(|encoding| encoding.received()).is_some();
+        let is_encoding = encoding.map(|encoding| encoding.received(at)).is_some();
+        let allocation_id = transport.extension_ids[Extension::VideoLayersAllocation as usize];
+        let allocation = if is_encoding && is_newest { packet.extension(allocation_id) } else { None };
         if !std::mem::replace(&mut stream.is_flowing, true) {
             stream.resume(out);
             arm_reports(transport, &mut self.timers, now);
             if is_encoding {
                 self.encoding_begins(now, index, out);
             }
+        }
+        if let Some(value) = allocation {
+            self.allocation_told(now, at, index, value, out);
         }
         match is_passed {
             true => self.enqueue(now, index, format, packet, at, out),

@@ -13,6 +13,7 @@ use super::{Forwarder, IntoReport};
 use crate::choice::Want;
 use crate::config::{ENCODING_IDLE_REPORTS, ENCODING_TOLD_INTERVAL, MILLISECOND, Micros, PEER_STREAMS_MAX};
 use crate::headroom::Headroom;
+use crate::layers_allocation::LayersAllocation;
 use crate::outbox::Outbox;
 use crate::relay::Message;
 use crate::simulcast::Encoding;
@@ -321,6 +322,26 @@ impl Forwarder {
         }
         for &other in &silent[..count] {
             self.encoding_changed(now, other, out);
+        }
+    }
+
+    /// A publisher says in a packet of one encoding of a track what it sends of all of them (`video-layers-allocation`).
+    pub(super) fn allocation_told(&mut self, now: Micros, at: Micros, index: u32, value: &[u8], out: &mut Outbox) {
+        let Some(told) = LayersAllocation::read(value) else { return self.count(Counter::AllocationsMalformed, 1) };
+        self.count(Counter::AllocationsReceived, 1);
+        let Some(stream) = self.streams.at(index) else { return };
+        let (track, publisher) = (stream.track(), stream.open.peer);
+        for place in 0..PEER_STREAMS_MAX {
+            let transport = self.peers.find(publisher.index, publisher.generation);
+            let Some(&other) = transport.and_then(|transport| transport.streams.get(place)) else { return };
+            let Some(stream) = self.streams.at_mut(other) else { continue };
+            let Some(encoding) = stream.encoding.as_mut().filter(|encoding| encoding.track() == track) else {
+                continue;
+            };
+            let allocated = told.streams.get(usize::from(encoding.open.place)).copied().unwrap_or_default();
+            if encoding.told(allocated, at) {
+                self.encoding_changed(now, other, out);
+            }
         }
     }
 

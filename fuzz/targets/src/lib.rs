@@ -15,7 +15,7 @@ mod wire;
 mod world;
 
 pub use engine::{adopted, journal, journal_entries, sdp_offers};
-pub use media::{descriptors, red, rtcp, rtp};
+pub use media::{allocations, descriptors, red, rtcp, rtp};
 pub use socket::websocket;
 pub use token::tokens;
 pub use wire::{records, stun};
@@ -27,13 +27,14 @@ pub const SEPARATOR: u8 = 0x1e;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("websocket", websocket),
     ("sdp_offers", sdp_offers),
     ("rtcp", rtcp),
     ("rtp", rtp),
     ("red", red),
     ("descriptors", descriptors),
+    ("allocations", allocations),
     ("stun", stun),
     ("journal", journal),
     ("records", records),

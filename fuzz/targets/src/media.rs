@@ -2,6 +2,7 @@
 
 use dataplane::codec::starts_keyframe;
 use dataplane::dependency::{SPATIAL_MAX, Structure, TARGETS_MAX, TEMPORAL_MAX};
+use dataplane::layers_allocation::{LayersAllocation, STREAMS_MAX};
 use dataplane::picture::{Last, PictureNumbers, Shift};
 use dataplane::red::{BLOCKS_MAX, Red, Writer};
 use dataplane::rtcp::{CompoundWriter, Packet, REPORT_BLOCKS_MAX, ReportBlock, packets};
@@ -89,6 +90,16 @@ pub fn descriptors(mut data: &[u8]) {
             assert!(target < structure.targets() && structure.is_within(target, target));
             assert!(structure.layers(target).0 <= structure.spatial_max());
         }
+    }
+}
+
+/// One `video-layers-allocation`: as many streams as there can be, and nothing of those that are not sent.
+pub fn allocations(data: &[u8]) {
+    let Some(allocation) = LayersAllocation::read(data) else { return };
+    assert!((1..=STREAMS_MAX).contains(&allocation.count.into()) && usize::from(allocation.stream) < STREAMS_MAX);
+    for (at, stream) in allocation.streams.iter().enumerate() {
+        assert!(stream.spatial < 16 && (at < allocation.count.into() || stream.spatial == 0));
+        assert!(stream.spatial > 0 || (stream.kbps, stream.size) == (0, (0, 0)));
     }
 }
 

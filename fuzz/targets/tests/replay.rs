@@ -62,6 +62,11 @@ fn descriptors_are_read_or_change_nothing() {
 }
 
 #[test]
+fn allocations_are_read_within_their_bounds() {
+    replay("allocations");
+}
+
+#[test]
 fn stun_is_read_and_written_alike() {
     replay("stun");
 }

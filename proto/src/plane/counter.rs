@@ -136,6 +136,10 @@ counters! {
     HeldForLayer => "held_for_layer",
     /// Dependency descriptors received that are cut short, or of a template that their stream does not have.
     DescriptorsMalformed => "descriptors_malformed",
+    /// Extensions `video-layers-allocation` received, in which publishers say what they send of their encodings.
+    AllocationsReceived => "allocations_received",
+    /// The same that are cut short.
+    AllocationsMalformed => "allocations_malformed",
     /// Copies of video that waited until the receiver's path was ready for them.
     Paced => "paced",
     /// Copies not sent because the receiver has not negotiated the codec that the stream is in.

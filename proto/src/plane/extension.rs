@@ -24,11 +24,13 @@ pub enum Extension {
     VideoOrientation = 8,
     /// `https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension` (AV1 RTP payload format, Annex A).
     DependencyDescriptor = 9,
+    /// `http://www.webrtc.org/experiments/rtp-hdrext/video-layers-allocation00`.
+    VideoLayersAllocation = 10,
 }
 
 impl Extension {
     /// All of them, in index order.
-    pub const ALL: [Extension; 10] = [
+    pub const ALL: [Extension; 11] = [
         Extension::Mid,
         Extension::Rid,
         Extension::RepairedRid,
@@ -39,6 +41,7 @@ impl Extension {
         Extension::AbsCaptureTime,
         Extension::VideoOrientation,
         Extension::DependencyDescriptor,
+        Extension::VideoLayersAllocation,
     ];
 
     /// The URI that names it in SDP (`a=extmap`, RFC 8285 §5).
@@ -55,6 +58,9 @@ impl Extension {
             Extension::VideoOrientation => "urn:3gpp:video-orientation",
             Extension::DependencyDescriptor => {
                 "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension"
+            }
+            Extension::VideoLayersAllocation => {
+                "http://www.webrtc.org/experiments/rtp-hdrext/video-layers-allocation00"
             }
         }
     }

@@ -1,0 +1,4 @@
+//! `targets::allocations` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::allocations(data));
