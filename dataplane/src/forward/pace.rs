@@ -42,7 +42,8 @@ impl Forwarder {
     /// A receiver reported what it lacks of what was sent to it.
     pub(super) fn losses_reported(&mut self, now: Micros, peer: u32, (sent, lost): (u64, u64), out: &mut Outbox) {
         let limited = self.peers.at_mut(peer).and_then(|transport| transport.limited_sending(now, lost > 0));
-        let Some(sending) = limited else { return };
+        // Of whom feedback comes, that says more.
+        let Some(sending) = limited.filter(|sending| sending.bwe.is_alone()) else { return };
         sending.reported(now, sent, lost);
         self.review_sending(now, peer, out);
     }
