@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use controlplane::auth::{Claims, KEY_LEN, TTL_MAX_S, TokenKey};
+use controlplane::auth::{Claims, KEY_LEN, TTL_MAX_S, TokenKey, TokenKeys};
 use controlplane::driver::{self, Closing, Inbox, Outgoing, Request, ToSocket};
 use controlplane::engine::Input;
 use controlplane::http::{Audience, Limits, Network, Site, SiteSettings, serve};
@@ -52,7 +52,7 @@ impl Server {
         let (handle, inbox) = driver::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let site = Site::with(handle, key().into(), Arc::default(), limits, terms);
+        let site = Site::with(handle, TokenKeys::from(key()), Arc::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         Server { address, inbox, stopping, serving: tokio::spawn(serve(listener, site, is_stopping)) }
     }

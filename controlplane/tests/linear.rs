@@ -190,7 +190,7 @@ impl Door {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (handle, inbox) = driver::channel();
         let key = TokenKey::new(&[7; KEY_LEN]);
-        let site = Site::with(handle, key.into(), Arc::default(), limits, SiteSettings::default());
+        let site = Site::with(handle, TokenKeys::from(key), Arc::default(), limits, SiteSettings::default());
         let (stopping, is_stopping) = watch::channel(false);
         let address = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use controlplane::auth::{Claims, KEY_LEN, TokenKey};
+use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
 use controlplane::driver::{self, OUTGOING_LEN_FREE, Request, ToSocket};
 use controlplane::http::{Limits, Site, SiteSettings, serve};
 use proto::signal::ServerSignal;
@@ -67,7 +67,7 @@ fn a_socket_that_is_idle_or_slow_takes_at_most_32_kib() {
         let (handle, mut inbox) = driver::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let site = Site::with(handle, key.into(), Arc::default(), Limits::default(), SiteSettings::default());
+        let site = Site::with(handle, TokenKeys::from(key), Arc::default(), Limits::default(), SiteSettings::default());
         let (_stopping, is_stopping) = watch::channel(false);
         tokio::spawn(serve(listener, site, is_stopping));
         let mut sockets = Vec::with_capacity(SOCKETS);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use controlplane::auth::{Claims, KEY_LEN, TokenKey};
+use controlplane::auth::{Claims, KEY_LEN, TokenKey, TokenKeys};
 use controlplane::driver::{self, Inbox, Request, ToSocket};
 use controlplane::engine::{Input, Reply, ResourceReply};
 use controlplane::http::{Limits, Site, SiteSettings, serve};
@@ -72,7 +72,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let terms = SiteSettings { tls: Some(tls.clone()), ..SiteSettings::default() };
-        let site = Site::with(handle, key().into(), Arc::default(), limits, terms);
+        let site = Site::with(handle, TokenKeys::from(key()), Arc::default(), limits, terms);
         let (stopping, is_stopping) = watch::channel(false);
         tokio::spawn(serve(listener, site.clone(), is_stopping));
         Server { folder, port, tls, site, inbox, _stopping: stopping }
