@@ -1,5 +1,7 @@
 //! The receiving side: slots, each an m-section with one SSRC, and the routes that fill them.
 
+use std::num::NonZeroU64;
+
 use proto::id::Pt;
 use proto::plane::{RouteCodec, RouteOpen, SHOWN_LINES_ANY, SlotOpen, SlotShown, weight};
 
@@ -39,11 +41,20 @@ pub(crate) struct Slot {
     pub(crate) packets: u64,
     pub(crate) octets: u64,
     pub(crate) counts: SlotCounts,
-    /// Its next index and packets when its receiver last reported on it.
-    reported: (u64, u64),
-    /// The last sender report: the middle 32 bits of its NTP time, and when it left.
-    pub(crate) sender_report_sent: Option<(u32, Micros)>,
+    /// The lower bits of its next index and of its packets when its receiver last reported on it.
+    reported: (u16, u16),
+    sender_report_sent: Option<SenderReport>,
 }
+
+/// The last sender report of a slot.
+#[derive(Clone, Copy)]
+struct SenderReport {
+    /// The middle 32 bits of its NTP time.
+    middle: u32,
+    /// When it left, microseconds; 1 at the least, so that an `Option` is no larger.
+    at: NonZeroU64,
+}
+const _: () = assert!(size_of::<Option<SenderReport>>() == 16, "each slot has one");
 
 /// The RTX stream of a slot (RFC 4588).
 pub(crate) struct Rtx {
@@ -75,7 +86,7 @@ impl Slot {
             packets: 0,
             octets: 0,
             counts: SlotCounts::default(),
-            reported: (u64::from(open.seq_first.max(1)), 0),
+            reported: (open.seq_first.max(1), 0),
             sender_report_sent: None,
             open,
         }
@@ -109,12 +120,23 @@ impl Slot {
         self.shown.map(|(lines, weight)| SlotShown { slot: self.open.slot, lines, weight })
     }
 
+    /// A sender report has left, whose NTP time has these middle 32 bits.
+    pub(crate) fn sender_reported(&mut self, middle: u32, now: Micros) {
+        let at = NonZeroU64::new(now).unwrap_or(NonZeroU64::MIN);
+        self.sender_report_sent = Some(SenderReport { middle, at });
+    }
+
+    /// When the last sender report left, if its NTP time has these middle 32 bits.
+    pub(crate) fn sender_report_sent(&self, middle: u32) -> Option<Micros> {
+        self.sender_report_sent.filter(|report| report.middle == middle).map(|report| report.at.get())
+    }
+
     /// Its receiver reports that this fraction, in 1/256, of the numbers since its last report did not arrive. How many packets were sent since
     /// then, and how many of them were lost behind us: what had not come here has a number, and was not sent.
     pub(crate) fn lost_since(&mut self, fraction_lost: u8) -> (u64, u64) {
-        let (next, packets) = std::mem::replace(&mut self.reported, (self.sender.next(), self.packets));
-        let numbers = self.sender.next().saturating_sub(next);
-        let sent = self.packets.saturating_sub(packets);
+        let now = (self.sender.next() as u16, self.packets as u16);
+        let (next, packets) = std::mem::replace(&mut self.reported, now);
+        let (numbers, sent) = (u64::from(now.0.wrapping_sub(next)), u64::from(now.1.wrapping_sub(packets)));
         let missing = numbers * u64::from(fraction_lost) / 256;
         (sent, missing.saturating_sub(numbers.saturating_sub(sent)))
     }

@@ -302,8 +302,9 @@ impl Bwe {
     pub fn remb(&mut self, now: Micros, bps: Option<u64>) {
         self.account();
         self.remb = bps.filter(|bps| *bps > 0).map(|bps| {
-            let start = if self.is_alone { self.max } else { self.start };
-            let start = if bps as f64 >= REMB_OVER_SENT * self.reports.sent_bps(now) { start } else { 0.0 };
+            let sent = self.reports.sent_bps(now);
+            let start = if self.is_alone { self.reports.most_by_remb(now, bps as f64, self.max) } else { self.start };
+            let start = if bps as f64 >= REMB_OVER_SENT * sent { start } else { 0.0 };
             (now, (bps as f64).max(start))
         });
         self.limit_changed(now);

@@ -113,7 +113,16 @@ impl Reports {
         bps
     }
 
-    /// Something was lost: nothing grows for a while.
+    /// A REMB says less than what is sent, or has said so a while ago: then it is what it says. Otherwise it may only say that little was
+    /// sent, and `most` is tried.
+    pub(super) fn most_by_remb(&mut self, now: Micros, bps: f64, most: f64) -> f64 {
+        if bps < self.sent_bps(now) {
+            self.hold(now);
+        }
+        if now < self.held_until { 0.0 } else { most }
+    }
+
+    /// Too much was tried: nothing grows for a while.
     fn hold(&mut self, now: Micros) {
         if now >= self.held_until.saturating_add(HOLD_LASTED) {
             self.held_for = HOLD_MIN;

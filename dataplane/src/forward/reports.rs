@@ -172,7 +172,7 @@ impl Slot {
         let elapsed = now.saturating_sub(clock.at);
         let ticks = (u128::from(elapsed) * u128::from(clock_rate) / 1_000_000) as u32;
         let ntp_time = clock.ntp.wrapping_add(((u128::from(elapsed) << 32) / 1_000_000) as u64);
-        self.sender_report_sent = Some(((ntp_time >> 16) as u32, now));
+        self.sender_reported((ntp_time >> 16) as u32, now);
         SlotReport {
             ssrc,
             ntp: ntp_time,

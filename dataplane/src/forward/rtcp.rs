@@ -105,10 +105,7 @@ impl Forwarder {
         slot.counts.loss = Some((at, block.fraction_lost));
         let (sent, lost) = slot.lost_since(block.fraction_lost);
         *reported = (reported.0 + sent, reported.1 + lost);
-        let Some((middle, sent)) = slot.sender_report_sent else { return };
-        if block.last_sr == 0 || block.last_sr != middle {
-            return;
-        }
+        let Some(sent) = slot.sender_report_sent(block.last_sr).filter(|_| block.last_sr != 0) else { return };
         let held = (u64::from(block.delay_since_last_sr) * SECOND) >> 16;
         let Some(rtt) = at.saturating_sub(sent).checked_sub(held) else { return };
         slot.counts.rtt = Some((at, rtt));
