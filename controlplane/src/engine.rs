@@ -37,7 +37,7 @@ use proto::link::{Addresses, SLOT_TALLIES_MAX};
 use proto::plane::Command;
 use proto::signal::{Kind, ServerSignal};
 
-use self::edges::{Abroad, Edges};
+use self::edges::{Edges, Remote};
 use self::settle::Changes;
 use self::sockets::Sockets;
 use crate::dtls::Identity;
@@ -91,7 +91,7 @@ struct Hosted {
     /// When to look at who speaks.
     voices_due: Option<Instant>,
     /// What other edges have to do with it.
-    abroad: Abroad,
+    remote: Remote,
 }
 
 /// What waits for a time.
@@ -106,7 +106,7 @@ enum Timer {
     /// Rooms in which somebody speaks.
     Voices,
     /// Rooms that other edges have, too.
-    Abroad,
+    Remote,
     /// Offers that wait for a seat.
     Seats,
 }
@@ -247,7 +247,7 @@ impl Engine {
                 Timer::Peer(handle) => self.peer_due(now, handle),
                 Timer::Token(handle) => self.token_due(now, handle),
                 Timer::Voices => self.voices_due(now),
-                Timer::Abroad => self.look_abroad(now),
+                Timer::Remote => self.look_remote(now),
                 Timer::Seats => self.seats_due(now),
             }
         }
@@ -279,9 +279,9 @@ impl Engine {
         let of_peer = self.settings.tracks_max + FURTHER_STREAMS_MAX;
         let streams = (2 * peers * of_peer).min(STREAMS_PER_WORKER_CEILING);
         // In a cluster as many again, for what crosses to other edges and from them.
-        let abroad = if self.is_node() { peers.min(PEERS_PER_WORKER_CEILING.saturating_sub(peers)) } else { 0 };
-        let slots = (peers * self.settings.slots_max + abroad * of_peer).min(SLOT_TALLIES_MAX);
-        let capacity = Capacity { peers, abroad, streams, slots };
+        let remote = if self.is_node() { peers.min(PEERS_PER_WORKER_CEILING.saturating_sub(peers)) } else { 0 };
+        let slots = (peers * self.settings.slots_max + remote * of_peer).min(SLOT_TALLIES_MAX);
+        let capacity = Capacity { peers, remote, streams, slots };
         let mut plan = Plan::new(index, capacity, self.random.nonzero_u32());
         plan.link();
         let announced =

@@ -101,7 +101,7 @@ mod tests {
     /// Workers with so many peers and thousandths of business each.
     fn workers(of: &[(usize, u32)]) -> Workers {
         let worker = |(index, &(peers, busy)): (usize, &(usize, u32))| {
-            let capacity = Capacity { peers: 100, abroad: 0, streams: 100, slots: 100 };
+            let capacity = Capacity { peers: 100, remote: 0, streams: 100, slots: 100 };
             let mut worker = Worker::new(Plan::new(index, capacity, 1), &Addresses::default(), Vec::new());
             worker.journal = None;
             worker.busy = busy;

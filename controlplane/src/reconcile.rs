@@ -69,7 +69,7 @@ pub(crate) struct Capacity {
     /// Peers of this edge.
     pub(crate) peers: usize,
     /// Ends of links to other edges, and transports over them.
-    pub(crate) abroad: usize,
+    pub(crate) remote: usize,
     /// Streams of all of them, and mirrors of other workers' streams. As many may be handed on.
     pub(crate) streams: usize,
     /// Slots of all of them. A slot has a route from each encoding of a track, so this bounds the routes too.
@@ -80,7 +80,7 @@ pub(crate) struct Capacity {
 pub(crate) struct Plan {
     peers: Ids,
     /// Those that are not of clients of this edge: ends of links, and transports over them. They have places of their own.
-    abroad: BTreeSet<PeerId>,
+    remote: BTreeSet<PeerId>,
     own_max: usize,
     streams: Ids,
     slots: Ids,
@@ -114,8 +114,8 @@ impl Plan {
     pub(crate) fn new(worker: usize, capacity: Capacity, first_generation: u32) -> Self {
         let ids = |max| Ids::new(worker, max, first_generation);
         Self {
-            peers: ids(capacity.peers + capacity.abroad),
-            abroad: BTreeSet::new(),
+            peers: ids(capacity.peers + capacity.remote),
+            remote: BTreeSet::new(),
             own_max: capacity.peers,
             streams: ids(capacity.streams),
             slots: ids(capacity.slots),
@@ -131,7 +131,7 @@ impl Plan {
             echo_count: 0,
             silence: Silence::default(),
             described_silence: Silence::default(),
-            silence_max: capacity.peers + capacity.abroad + 3 * capacity.streams,
+            silence_max: capacity.peers + capacity.remote + 3 * capacity.streams,
             tries: 0,
             batch: 0,
             batch_in_effect: 0,
@@ -156,7 +156,7 @@ impl Plan {
 
     /// Peers of this edge that are desired now.
     pub(crate) fn peer_count(&self) -> usize {
-        self.peers.taken() - self.abroad.len()
+        self.peers.taken() - self.remote.len()
     }
 
     /// Whether there is room for one more peer with so many streams and slots.
@@ -175,10 +175,10 @@ impl Plan {
     }
 
     /// The same of an end of a link, or of a transport over one.
-    pub(crate) fn issue_abroad(&mut self) -> Option<PeerId> {
-        let abroad_max = self.peers.max() - self.own_max;
-        let peer = (self.abroad.len() < abroad_max).then(|| self.peers.issue())??;
-        self.abroad.insert(peer);
+    pub(crate) fn issue_remote(&mut self) -> Option<PeerId> {
+        let remote_max = self.peers.max() - self.own_max;
+        let peer = (self.remote.len() < remote_max).then(|| self.peers.issue())??;
+        self.remote.insert(peer);
         Some(peer)
     }
 
@@ -340,7 +340,7 @@ impl Plan {
     pub(crate) fn unwant_peer(&mut self, peer: PeerId) {
         self.unwant(Place::new(Class::Peer, peer.index));
         self.forget_peer_silence(peer);
-        self.abroad.remove(&peer);
+        self.remote.remove(&peer);
         self.peers.release(peer);
     }
 

@@ -51,16 +51,16 @@ pub(crate) struct Wiring {
 impl Wiring {
     /// Opens what the assignments of a room need, and closes what they do not. Nothing is carried to members without keys:
     /// a route would only drop packets, and the keyframe that opens a picture would be spent on nobody.
-    /// `abroad`: what other edges are sent, each stream and the slot where it goes.
+    /// `remote`: what other edges are sent, each stream and the slot where it goes.
     pub(crate) fn update<'a>(
         &mut self,
         room: &'a Room,
-        abroad: impl Iterator<Item = (StreamId, &'a Slot)>,
+        remote: impl Iterator<Item = (StreamId, &'a Slot)>,
         is_connected: impl Fn(PeerId) -> bool,
         workers: &mut Workers,
     ) {
         let mut wanted = wanted(room, is_connected);
-        for (stream, slot) in abroad {
+        for (stream, slot) in remote {
             want(&mut wanted, stream, slot);
         }
         self.close_where(|key| !wanted.contains_key(key), workers);
@@ -159,7 +159,7 @@ impl Wiring {
     }
 
     /// The same of a route that leads to another edge, whose slot carries one stream and no other.
-    pub(crate) fn adopt_route_abroad(&mut self, room: &Room, route: &RouteOpen, plan: &mut Plan) {
+    pub(crate) fn adopt_route_remote(&mut self, room: &Room, route: &RouteOpen, plan: &mut Plan) {
         let stream = self.origin_of(route.stream);
         if room.track(stream).is_some() && plan.adopt_route(route) {
             self.insert((stream, Target::Slot(route.slot)), Leg::Route(route.route));

@@ -8,8 +8,9 @@ use bench::peer::Settings;
 use proto::signal::ErrorCode;
 
 use super::nats::{self, Nats};
+use super::network::{self, ip};
 use super::server::{Server, until};
-use super::{Guest, assert_complete, assert_slots, assert_sound, converse, others, require};
+use super::{Guest, assert_complete, assert_slots, assert_sound, converse, others};
 
 /// Edges of one cluster, each with its media at an address of its own.
 fn edges(nats: &Nats, count: usize, more: &[&str]) -> Vec<Server> {
@@ -232,27 +233,7 @@ fn a_path_that_dies_is_left_for_one_through_a_third_edge() {
     if nats::program(what).is_none() {
         return;
     }
-    let outcome = std::process::Command::new("unshare")
-        .arg("--net")
-        .arg(std::env::current_exe().unwrap())
-        .args(["across::inside_a_path_dies", "--exact", "--ignored", "--nocapture"])
-        .output();
-    match outcome {
-        Ok(output) if output.status.success() => {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            said.lines().filter(|line| line.starts_with("longest")).for_each(|line| println!("{line}"));
-        }
-        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            require::left_out("namespaces", what, "unshare failed");
-        }
-        Ok(output) => panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-        Err(error) => require::left_out("namespaces", what, error),
-    }
-}
-
-fn ip(arguments: &str) {
-    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().expect("ip (iproute2)");
-    assert!(status.success(), "ip {arguments}");
+    network::run_within("across::inside_a_path_dies", what);
 }
 
 /// The longest time in which nothing came of a publisher, while `during` is done.
@@ -296,7 +277,7 @@ async fn inside_a_path_dies() {
         tokio::time::sleep(Duration::from_secs(8)).await;
     };
     let gap = longest_gap(&guests[1], 1, cut).await;
-    println!("longest time without a packet when the path died: {} ms", gap.as_millis());
+    println!("figure: longest time without a packet when the path died: {} ms", gap.as_millis());
     assert!(relayed(&edges) > before + 100, "it goes through the third edge");
     // Generous: on a busy machine everything is late.
     assert!(gap < Duration::from_secs(5), "{gap:?}");
@@ -315,6 +296,6 @@ async fn inside_a_path_dies() {
         panic!("it goes on through the third edge although the path is back");
     };
     let gap = longest_gap(&guests[1], 1, back).await;
-    println!("longest time without a packet when it came back: {} ms", gap.as_millis());
+    println!("figure: longest time without a packet when it came back: {} ms", gap.as_millis());
     converse(&guests, 100, 20).await;
 }

@@ -12,8 +12,9 @@ use bench::peer::Settings;
 use bench::send::CameraSettings;
 
 use super::nats::{self, Nats};
+use super::network::{self, ip};
 use super::server::{Server, until};
-use super::{Guest, converse, require};
+use super::{Guest, converse};
 
 /// Runs one of the tests below in a network (and with mounts) of its own, and prints its figures.
 fn within_a_network(test: &str, what: &str) {
@@ -23,27 +24,7 @@ fn within_a_network(test: &str, what: &str) {
         return;
     }
     let _one = ONE.lock();
-    let outcome = Command::new("unshare")
-        .args(["--net", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args([&format!("links::{test}"), "--exact", "--ignored", "--nocapture"])
-        .output();
-    match outcome {
-        Ok(output) if output.status.success() => {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            said.lines().filter(|line| line.starts_with("figure: ")).for_each(|line| println!("{line}"));
-        }
-        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            require::left_out("namespaces", what, "unshare failed");
-        }
-        Ok(output) => panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-        Err(error) => require::left_out("namespaces", what, error),
-    }
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip (iproute2)");
-    assert!(status.success(), "ip {arguments}");
+    network::run_within(&format!("links::{test}"), what);
 }
 
 /// The media address of an edge.

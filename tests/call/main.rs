@@ -9,6 +9,7 @@ mod links;
 #[path = "../nodes/nats.rs"]
 #[allow(dead_code)]
 mod nats;
+mod network;
 #[path = "../require/mod.rs"]
 mod require;
 mod server;
@@ -577,19 +578,7 @@ async fn a_stranger_takes_the_place_of_who_is_gone_long_before_consent_ends() {
 /// itself again in a network of its own.
 #[test]
 fn a_call_over_frames() {
-    let outcome = std::process::Command::new("unshare")
-        .arg("--net")
-        .arg(std::env::current_exe().unwrap())
-        .args(["a_call_over_frames_inside", "--exact", "--ignored", "--nocapture"])
-        .output();
-    match outcome {
-        Ok(output) if output.status.success() => {}
-        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            require::left_out("namespaces", "a call over frames, which takes root", "unshare failed");
-        }
-        Ok(output) => panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-        Err(error) => require::left_out("namespaces", "a call over frames, which takes unshare (util-linux)", error),
-    }
+    network::run_within("a_call_over_frames_inside", "a call over frames, which takes root and unshare");
 }
 
 #[tokio::test]

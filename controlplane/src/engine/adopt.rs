@@ -159,14 +159,14 @@ impl Engine {
         }
         let mut export_of: BTreeMap<SlotId, String> = BTreeMap::new();
         for (name, hosted) in &self.rooms {
-            export_of.extend(hosted.abroad.slots().map(|slot| (slot, name.clone())));
+            export_of.extend(hosted.remote.slots().map(|slot| (slot, name.clone())));
         }
         let route = |command: &Command| if let Command::RouteOpen(open) = command { Some(*open) } else { None };
         for worker in self.workers.values_mut() {
             for route in worker.plan.installed(route) {
                 let of_export = export_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name));
                 if let Some(Hosted { room, wiring, .. }) = of_export {
-                    wiring.adopt_route_abroad(room, &route, &mut worker.plan);
+                    wiring.adopt_route_remote(room, &route, &mut worker.plan);
                 }
                 let of_slot = room_of.get(&route.slot).and_then(|name| self.rooms.get_mut(name));
                 if let Some(Hosted { room, wiring, .. }) = of_slot {

@@ -70,7 +70,7 @@ pub(super) struct Edges {
 
 /// What other edges have to do with a room.
 #[derive(Default)]
-pub(super) struct Abroad {
+pub(super) struct Remote {
     /// The number of our next message.
     seq: u64,
     /// What was said of our own members.
@@ -85,7 +85,7 @@ pub(super) struct Abroad {
     exports: BTreeMap<(String, String), Export>,
 }
 
-impl Abroad {
+impl Remote {
     /// A member of ours has left.
     pub(super) fn left(&mut self, id: &str, reason: LeaveReason) {
         if self.said.contains_key(id) {
@@ -131,7 +131,7 @@ impl Engine {
     /// Transports over them, in both directions.
     pub(super) fn edge_transport_count(&self) -> usize {
         let imports = self.edges.imports.values().filter(|import| import.transport.is_some()).count();
-        imports + self.rooms.values().map(|hosted| hosted.abroad.exports.len()).sum::<usize>()
+        imports + self.rooms.values().map(|hosted| hosted.remote.exports.len()).sum::<usize>()
     }
 
     /// Pairs of others between whom something is passed on.
@@ -265,19 +265,19 @@ impl Engine {
         self.edges.links.retain(|key, _| key.ours != worker);
         self.edges.link_of.retain(|handle, _| handle.worker != worker);
         for hosted in self.rooms.values_mut() {
-            hosted.abroad.exports.retain(|_, export| export.worker() != worker);
+            hosted.remote.exports.retain(|_, export| export.worker() != worker);
         }
         let lost = self.edges.imports.keys().filter(|handle| handle.worker == worker).copied();
         for handle in lost.collect::<Vec<_>>() {
             self.forget_person(handle, LeaveReason::MediaRestarted);
         }
         for hosted in self.rooms.values_mut() {
-            hosted.abroad.parts.clear();
+            hosted.remote.parts.clear();
         }
     }
 
     /// Looks after what waits for an answer.
-    pub(super) fn look_abroad(&mut self, now: Instant) {
+    pub(super) fn look_remote(&mut self, now: Instant) {
         self.edges.looks += 1;
         let is_heartbeat = self.edges.looks.is_multiple_of(HEARTBEAT_LOOKS);
         if self.edges.is_connected && self.is_ready() {
@@ -294,13 +294,13 @@ impl Engine {
     }
 
     fn set_look_timer(&mut self, now: Instant) {
-        let has_parts = self.rooms.values().any(|hosted| !hosted.abroad.parts.is_empty());
+        let has_parts = self.rooms.values().any(|hosted| !hosted.remote.parts.is_empty());
         let is_needed =
             has_parts || !self.edges.given_up.is_empty() || !self.edges.links.is_empty() || self.edges.relays.len() > 0;
         match is_needed {
-            false => self.timers.set(Timer::Abroad, None),
-            true if self.timers.is_set(Timer::Abroad) => {}
-            true => self.timers.set(Timer::Abroad, Some(now + LOOK_INTERVAL)),
+            false => self.timers.set(Timer::Remote, None),
+            true if self.timers.is_set(Timer::Remote) => {}
+            true => self.timers.set(Timer::Remote, Some(now + LOOK_INTERVAL)),
         }
     }
 

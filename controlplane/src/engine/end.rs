@@ -38,10 +38,10 @@ impl Engine {
 
     /// Takes a peer out of a room, which ends with its last one. What the peer has on its worker stands.
     pub(super) fn leave_room(&mut self, handle: Handle, name: &str, reason: LeaveReason) -> Option<Member> {
-        let Hosted { room, roster, wiring, speakers, abroad, .. } = self.rooms.get_mut(name)?;
+        let Hosted { room, roster, wiring, speakers, remote, .. } = self.rooms.get_mut(name)?;
         let member = room.leave(handle.peer)?;
         if member.elsewhere.is_none() {
-            abroad.left(&member.id, reason);
+            remote.left(&member.id, reason);
         }
         roster.left(handle.peer, member.id.clone(), reason);
         speakers.leave(handle.peer);

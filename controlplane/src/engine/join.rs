@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proto::signal::{ErrorCode, ServerSignal, TrackDescription};
 
-use super::edges::Abroad;
+use super::edges::Remote;
 use super::resource::ResourceError;
 use super::sockets::Guest;
 use super::{Engine, Handle, Hosted, SocketId, Timer};
@@ -156,7 +156,7 @@ impl Engine {
             roster: Roster::default(),
             speakers: Speakers::default(),
             voices_due: None,
-            abroad: Abroad::default(),
+            remote: Remote::default(),
         });
         hosted.room.join(member);
         self.slots_changed(name);

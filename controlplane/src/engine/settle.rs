@@ -174,7 +174,7 @@ impl Engine {
     fn assign(&mut self, name: &str, assignment: Assignment) -> bool {
         let videos_max = self.settings_of(name).videos_max as usize;
         let Engine { rooms, peers, workers, sockets, .. } = self;
-        let Some(Hosted { room, wiring, speakers, abroad, .. }) = rooms.get_mut(name) else { return false };
+        let Some(Hosted { room, wiring, speakers, remote, .. }) = rooms.get_mut(name) else { return false };
         let absence = absence::of_room(room, speakers, workers, sockets);
         let only_tracks = assignment == Assignment::OfTracks;
         let has_moved = room.assign(&absence, only_tracks, videos_max);
@@ -182,7 +182,7 @@ impl Engine {
             return false;
         }
         let is_connected = |peer| peers.get(&Handle::of(peer)).is_some_and(|peer| peer.transport.is_connected());
-        wiring.update(room, abroad.carried(room), is_connected, workers);
+        wiring.update(room, remote.carried(room), is_connected, workers);
         has_moved
     }
 

@@ -17,14 +17,14 @@ impl Plan {
     /// The same of a transport over a link.
     pub(crate) fn adopt_transport(&mut self, peer: PeerId, streams: &[StreamId], slots: &[SlotId]) -> bool {
         let is_adopted = self.adopt_peer(peer, streams, slots);
-        self.abroad.extend(is_adopted.then_some(peer));
+        self.remote.extend(is_adopted.then_some(peer));
         is_adopted
     }
 
     /// The same of the end of a link to another edge, which has no keys.
     pub(crate) fn adopt_link(&mut self, peer: PeerId) -> bool {
         let is_adopted = self.adopt_places(peer, &[], &[], &[]);
-        self.abroad.extend(is_adopted.then_some(peer));
+        self.remote.extend(is_adopted.then_some(peer));
         is_adopted
     }
 

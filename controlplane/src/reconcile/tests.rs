@@ -8,7 +8,7 @@ use proto::plane::{
     Codec, Direction, Event, PWD_LEN, PeerExtensions, PeerIce, Report, RouteCodec, SrtpProfile, StreamCodec, UFRAG_LEN,
 };
 
-const CAPACITY: Capacity = Capacity { peers: 4, abroad: 0, streams: 8, slots: 8 };
+const CAPACITY: Capacity = Capacity { peers: 4, remote: 0, streams: 8, slots: 8 };
 
 fn linked() -> (Plan, Worker) {
     let (mut plan, mut worker) = (Plan::new(0, CAPACITY, 1), Worker::default());
@@ -169,7 +169,7 @@ fn an_answer_that_comes_up_short_is_asked_for_again() {
 
 #[test]
 fn a_batch_has_a_length_that_a_worker_can_hold() {
-    let capacity = Capacity { peers: 1000, abroad: 0, streams: 1000, slots: 1000 };
+    let capacity = Capacity { peers: 1000, remote: 0, streams: 1000, slots: 1000 };
     let mut plan = Plan::new(0, capacity, 1);
     let mut worker = Worker::default();
     plan.link();

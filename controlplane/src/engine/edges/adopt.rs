@@ -60,7 +60,7 @@ impl Engine {
 
     fn adopt_import(&mut self, at: Handle, run: &str, person: &Person, tracks: Vec<Track>, mut import: Import) -> bool {
         let Engine { edges, rooms, workers, .. } = self;
-        let Some(Hosted { room, abroad, .. }) = rooms.get_mut(&import.room) else { return false };
+        let Some(Hosted { room, remote, .. }) = rooms.get_mut(&import.room) else { return false };
         let Some(plan) = plan_of(workers, at.worker) else { return false };
         let streams: Vec<_> = tracks.iter().flat_map(|track| track.streams()).collect();
         let is_there = room.members().iter().any(|other| other.id == person.id);
@@ -70,7 +70,7 @@ impl Engine {
         import.adopted(streams.into_iter().filter_map(|stream| plan.stream(stream)).map(|(open, _)| open));
         let mut member = super::people::member_of(at.peer, &import.room, &import.node, person);
         member.tracks = tracks;
-        let part = abroad.parts.entry(import.node.clone()).or_insert_with(|| Part::new(run));
+        let part = remote.parts.entry(import.node.clone()).or_insert_with(|| Part::new(run));
         part.adopt(person.clone());
         room.join(member);
         edges.imports.insert(at, import);
@@ -79,16 +79,16 @@ impl Engine {
 
     fn adopt_export(&mut self, worker: usize, export: Export) -> bool {
         let Engine { rooms, workers, .. } = self;
-        let Some(Hosted { room, abroad, .. }) = rooms.get_mut(&export.want.room) else { return false };
+        let Some(Hosted { room, remote, .. }) = rooms.get_mut(&export.want.room) else { return false };
         let is_there = room.members().iter().any(|other| other.id == export.want.peer && other.elsewhere.is_none());
         let key = (export.to.node.clone(), export.want.peer.clone());
-        let Some(plan) = plan_of(workers, worker).filter(|_| is_there && !abroad.exports.contains_key(&key)) else {
+        let Some(plan) = plan_of(workers, worker).filter(|_| is_there && !remote.exports.contains_key(&key)) else {
             return false;
         };
         if export.worker() != worker || !plan.adopt_transport(export.peer, &[], &export.slots().collect::<Vec<_>>()) {
             return false;
         }
-        abroad.exports.insert(key, export);
+        remote.exports.insert(key, export);
         true
     }
 
@@ -112,9 +112,9 @@ impl Engine {
         if import.transport.as_ref().is_none_or(|transport| transport.connection.is_none()) {
             return;
         }
-        let Some(Hosted { room, abroad, .. }) = self.rooms.get(&import.room) else { return };
+        let Some(Hosted { room, remote, .. }) = self.rooms.get(&import.room) else { return };
         let Some(member) = room.member(handle.peer) else { return };
-        let run = abroad.parts.get(&import.node).map(|part| part.run().to_owned()).unwrap_or_default();
+        let run = remote.parts.get(&import.node).map(|part| part.run().to_owned()).unwrap_or_default();
         let shows = member.elsewhere.as_ref().and_then(|elsewhere| elsewhere.shown());
         let person = Person { worker: import.theirs, shows, ..Person::of(member, 0) };
         let entry = EdgeEntry::Import {
@@ -129,7 +129,7 @@ impl Engine {
 
     /// Leaves a transport to another edge for a successor, once it has its keys.
     pub(super) fn journal_export(&mut self, room: &str, key: &(String, String)) {
-        let export = self.rooms.get(room).and_then(|hosted| hosted.abroad.exports.get(key));
+        let export = self.rooms.get(room).and_then(|hosted| hosted.remote.exports.get(key));
         let Some(export) = export.filter(|export| export.is_keyed) else { return };
         let (at, entry) = (Handle::of(export.peer), EdgeEntry::Export(export.clone()));
         self.write_journal(at, entry.write());

@@ -38,7 +38,7 @@ impl Engine {
         let node = edges.nodes.get(&key.node).filter(|_| edges.links.len() < LINKS_MAX)?;
         node.workers.get(usize::from(key.theirs))?;
         let plan = plan_of(workers, key.ours)?;
-        let peer = plan.issue_abroad()?;
+        let peer = plan.issue_remote()?;
         let transport = Link::transport(&ours, node, now + settings.handshake_timeout);
         let link = Link::open(peer, key.ours, transport, plan, random, now);
         edges.links.insert(key.clone(), link);
@@ -176,8 +176,8 @@ impl Engine {
             self.attach_import(now, handle);
         }
         let mut waiting = Vec::new();
-        for (name, Hosted { abroad, .. }) in &self.rooms {
-            let over = abroad.exports.iter().filter(|(_, export)| {
+        for (name, Hosted { remote, .. }) in &self.rooms {
+            let over = remote.exports.iter().filter(|(_, export)| {
                 export.to.node == key.node && export.worker() == key.ours && export.want.ours == key.theirs
             });
             waiting.extend(over.map(|(of_export, _)| (name.clone(), of_export.clone())));
@@ -226,7 +226,7 @@ impl Engine {
             .filter(|(_, import)| import.transport.is_some())
             .map(|(handle, import)| LinkKey { node: import.node.clone(), ours: handle.worker, theirs: import.theirs })
             .collect();
-        for export in self.rooms.values().flat_map(|hosted| hosted.abroad.exports.values()) {
+        for export in self.rooms.values().flat_map(|hosted| hosted.remote.exports.values()) {
             let (node, theirs) = (export.to.node.clone(), export.want.ours);
             used.push(LinkKey { node, ours: export.worker(), theirs });
         }

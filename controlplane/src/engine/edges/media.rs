@@ -175,9 +175,9 @@ impl Engine {
         let is_other = |export: &Export| {
             export.want.context != want.context || export.worker() != worker || export.want.ours != want.ours
         };
-        let abroad = self.rooms.get(&want.room).map(|hosted| &hosted.abroad);
-        let before = abroad.and_then(|abroad| abroad.exports.get(&key));
-        let is_full = abroad.is_none_or(|abroad| abroad.exports.len() >= EXPORTS_PER_ROOM_MAX);
+        let remote = self.rooms.get(&want.room).map(|hosted| &hosted.remote);
+        let before = remote.and_then(|remote| remote.exports.get(&key));
+        let is_full = remote.is_none_or(|remote| remote.exports.len() >= EXPORTS_PER_ROOM_MAX);
         let is_open = before.is_some_and(|export| !is_other(export));
         if before.is_some() && !is_open {
             self.close_export(&want.room, &from.node, &want.peer);
@@ -186,9 +186,9 @@ impl Engine {
             let link_key = LinkKey { node: from.node.clone(), ours: worker, theirs: want.ours };
             let Some(link) = self.link_to(now, &link_key).filter(|_| !is_full) else { return };
             let Engine { rooms, workers, random, .. } = self;
-            let Some(Hosted { abroad, .. }) = rooms.get_mut(&want.room) else { return };
+            let Some(Hosted { remote, .. }) = rooms.get_mut(&want.room) else { return };
             let Some(plan) = plan_of(workers, worker) else { return };
-            let Some(peer) = plan.issue_abroad() else {
+            let Some(peer) = plan.issue_remote() else {
                 self.totals.people_left_out += 1;
                 return;
             };
@@ -196,11 +196,11 @@ impl Engine {
             plan.want(PeerOpen { peer, ufrag, pwd });
             plan.want(PeerExtensions { peer, ids: media::extensions() });
             plan.want(PeerEdge { peer, edge: link, send_flow: want.flow, receive_flow: want.back });
-            abroad.exports.insert(key.clone(), Export::new(from.clone(), peer, want.clone()));
+            remote.exports.insert(key.clone(), Export::new(from.clone(), peer, want.clone()));
         }
         let Engine { rooms, workers, random, .. } = self;
-        let Some(Hosted { abroad, .. }) = rooms.get_mut(&want.room) else { return };
-        let (Some(export), Some(plan)) = (abroad.exports.get_mut(&key), plan_of(workers, worker)) else { return };
+        let Some(Hosted { remote, .. }) = rooms.get_mut(&want.room) else { return };
+        let (Some(export), Some(plan)) = (remote.exports.get_mut(&key), plan_of(workers, worker)) else { return };
         let room = want.room.clone();
         export.to = from.clone();
         export.update(want, &publisher, plan, random);
@@ -212,8 +212,8 @@ impl Engine {
     /// Gives a transport to another edge its keys, if its link is connected, or has it begun anew if they cannot be had.
     pub(super) fn key_export(&mut self, room: &str, key: &(String, String)) {
         let Engine { edges, rooms, workers, .. } = self;
-        let Some(Hosted { abroad, .. }) = rooms.get_mut(room) else { return };
-        let Some(export) = abroad.exports.get_mut(key).filter(|export| !export.is_keyed) else { return };
+        let Some(Hosted { remote, .. }) = rooms.get_mut(room) else { return };
+        let Some(export) = remote.exports.get_mut(key).filter(|export| !export.is_keyed) else { return };
         let worker = export.worker();
         let link_key = LinkKey { node: export.to.node.clone(), ours: worker, theirs: export.want.ours };
         let (Some(link), Some(plan)) = (edges.links.get(&link_key), plan_of(workers, worker)) else { return };
@@ -241,8 +241,8 @@ impl Engine {
     /// Ends the transports of a room to other edges that are meant.
     pub(in crate::engine) fn close_exports(&mut self, room: &str, is_meant: impl Fn(&Export) -> bool) {
         let Engine { rooms, workers, outputs, .. } = self;
-        let Some(Hosted { abroad, wiring, .. }) = rooms.get_mut(room) else { return };
-        let meant: Vec<_> = abroad.exports.extract_if(.., |_, export| is_meant(export)).collect();
+        let Some(Hosted { remote, wiring, .. }) = rooms.get_mut(room) else { return };
+        let meant: Vec<_> = remote.exports.extract_if(.., |_, export| is_meant(export)).collect();
         for (_, export) in meant {
             let Handle { worker, peer } = Handle::of(export.peer);
             outputs.push_back(Output::Journal { worker, slot: peer.index, bytes: None });

@@ -25,9 +25,9 @@ impl Engine {
         if self.edges.node.is_none() {
             return;
         }
-        let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) else { return };
-        abroad.is_whole_due = true;
-        abroad.parts.values_mut().for_each(Part::doubt);
+        let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) else { return };
+        remote.is_whole_due = true;
+        remote.parts.values_mut().for_each(Part::doubt);
         self.order(Order::Listen { room: name.to_owned() });
         self.say(name, &Saying::Who {});
         self.room_changed(name);
@@ -39,8 +39,8 @@ impl Engine {
 
     /// Another edge does not know who is in a room through this one.
     pub(super) fn asked_who(&mut self, name: &str) {
-        if let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) {
-            abroad.is_whole_due = true;
+        if let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) {
+            remote.is_whole_due = true;
             self.room_changed(name);
         }
     }
@@ -58,16 +58,16 @@ impl Engine {
         if self.edges.node.is_none() {
             return;
         }
-        let Some(Hosted { room, abroad, .. }) = self.rooms.get_mut(name) else { return };
-        let is_whole = std::mem::take(&mut abroad.is_whole_due);
+        let Some(Hosted { room, remote, .. }) = self.rooms.get_mut(name) else { return };
+        let is_whole = std::mem::take(&mut remote.is_whole_due);
         let own = room.members().iter().filter(|member| member.elsewhere.is_none());
         let now: BTreeMap<String, Person> =
             own.map(|member| (member.id.clone(), Person::of(member, member.peer.worker()))).collect();
-        let is_news = |person: &&Person| is_whole || abroad.said.get(&person.id) != Some(*person);
+        let is_news = |person: &&Person| is_whole || remote.said.get(&person.id) != Some(*person);
         let people: Vec<Person> = now.values().filter(is_news).cloned().collect();
-        let mut left = std::mem::take(&mut abroad.left);
-        left.retain(|(id, _)| abroad.said.contains_key(id) && !now.contains_key(id));
-        abroad.said = now;
+        let mut left = std::mem::take(&mut remote.left);
+        left.retain(|(id, _)| remote.said.contains_key(id) && !now.contains_key(id));
+        remote.said = now;
         if people.is_empty() && left.is_empty() && !is_whole {
             return;
         }
@@ -86,15 +86,15 @@ impl Engine {
     }
 
     fn next_seq(&mut self, name: &str) -> u64 {
-        let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) else { return 0 };
-        abroad.seq += 1;
-        abroad.seq
+        let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) else { return 0 };
+        remote.seq += 1;
+        remote.seq
     }
 
     /// Says that nothing is new, in a room that others have, too.
     pub(super) fn say_heartbeat(&mut self, name: &str) {
         let has_given_up = !self.edges.given_up.is_empty();
-        if self.rooms.get(name).is_some_and(|hosted| has_given_up || !hosted.abroad.parts.is_empty()) {
+        if self.rooms.get(name).is_some_and(|hosted| has_given_up || !hosted.remote.parts.is_empty()) {
             let here = Here { seq: self.next_seq(name), ..Here::default() };
             self.say(name, &Saying::Here(here));
         }
@@ -137,9 +137,9 @@ impl Engine {
         if !self.is_ready() {
             return; // It is asked when we are.
         }
-        let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) else { return };
-        let is_new = !abroad.parts.contains_key(&from.node);
-        let part = abroad.parts.entry(from.node.clone()).or_insert_with(|| Part::new(&from.run));
+        let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) else { return };
+        let is_new = !remote.parts.contains_key(&from.node);
+        let part = remote.parts.entry(from.node.clone()).or_insert_with(|| Part::new(&from.run));
         match part.take(from, here) {
             Err(Gap) => {
                 if is_new || part.asked() == 0 {
@@ -150,7 +150,7 @@ impl Engine {
             Ok(changes) => {
                 let is_over = part.is_whole() && part.ids().next().is_none();
                 if is_over {
-                    abroad.parts.remove(&from.node);
+                    remote.parts.remove(&from.node);
                     self.close_exports(name, |export| export.to.node == from.node);
                 }
                 for change in changes {
@@ -165,11 +165,11 @@ impl Engine {
 
     /// Asks again what was not answered, and gives up those of a run of their edge that is over and whom its successor does not name.
     pub(super) fn ask_again(&mut self, name: &str) {
-        let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) else { return };
+        let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) else { return };
         let nodes = &self.edges.nodes;
         let is_over = |node: &str, part: &Part| nodes.get(node).is_none_or(|now| now.node.run != part.run());
         let (mut asked, mut lost) = (Vec::new(), Vec::new());
-        for (node, part) in &mut abroad.parts {
+        for (node, part) in &mut remote.parts {
             let is_over = is_over(node, part);
             if is_over || !part.is_whole() {
                 part.ask();
@@ -189,8 +189,8 @@ impl Engine {
 
     /// Nobody is in a room through a node any more.
     pub(super) fn lose_part(&mut self, name: &str, node: &str, reason: LeaveReason) {
-        let Some(Hosted { abroad, .. }) = self.rooms.get_mut(name) else { return };
-        let Some(part) = abroad.parts.remove(node) else { return };
+        let Some(Hosted { remote, .. }) = self.rooms.get_mut(name) else { return };
+        let Some(part) = remote.parts.remove(node) else { return };
         for id in part.ids() {
             self.person_left(name, node, id, reason);
         }
@@ -255,7 +255,7 @@ impl Engine {
             return;
         }
         let worker = usize::from(person.worker) % self.workers.len();
-        let Some(peer) = plan_of(&mut self.workers, worker).and_then(|plan| plan.issue_abroad()) else {
+        let Some(peer) = plan_of(&mut self.workers, worker).and_then(|plan| plan.issue_remote()) else {
             self.totals.people_left_out += 1;
             return;
         };

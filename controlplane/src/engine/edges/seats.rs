@@ -88,7 +88,7 @@ impl Engine {
         let parts: BTreeMap<String, usize> = self
             .rooms
             .get(room)
-            .map(|hosted| hosted.abroad.parts.iter().map(|(node, part)| (node.clone(), part.ids().count())).collect())
+            .map(|hosted| hosted.remote.parts.iter().map(|(node, part)| (node.clone(), part.ids().count())).collect())
             .unwrap_or_default();
         let Some(seats) = self.edges.seats.get_mut(room) else {
             // Nobody needs it any more.
