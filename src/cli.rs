@@ -373,6 +373,9 @@ pub(crate) struct Token {
     /// May hear and see others
     #[arg(long)]
     pub(crate) subscribe: bool,
+    /// May send data: true or false; without this as --publish
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) data: Option<bool>,
     /// May see and change rooms through the API
     #[arg(long)]
     pub(crate) admin: bool,

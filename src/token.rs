@@ -51,6 +51,7 @@ fn sign(state: &Path, request: &Token) -> Result<String, Failure> {
     let claims = Claims {
         publish: request.publish,
         subscribe: request.subscribe,
+        data: request.data,
         admin: request.admin,
         invite: request.invite,
         ..Claims::new(&request.room, &request.name, request.ttl.as_secs())

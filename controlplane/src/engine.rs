@@ -10,6 +10,7 @@
 
 mod absence;
 mod adopt;
+mod data;
 mod describe;
 mod edges;
 mod end;
@@ -40,6 +41,8 @@ use proto::signal::{Kind, ServerSignal};
 use self::edges::{Edges, Remote};
 use self::settle::Changes;
 use self::sockets::Sockets;
+use crate::bucket::TokenBucket;
+use crate::data::DATA_TOTAL;
 use crate::dtls::Identity;
 use crate::gate::Gate;
 use crate::happening::{Access, Happening, Who};
@@ -135,6 +138,10 @@ pub struct Engine {
     /// When the log was last told of a room that has its part of the handshakes.
     over_share_told: Option<Instant>,
     timers: Timers<Timer>,
+    /// The number of the last message of the application's server.
+    numbered: u64,
+    /// What all peers together may send of data.
+    data_credit: TokenBucket,
     changes: Changes,
     outputs: VecDeque<Output>,
     totals: Totals,
@@ -171,6 +178,8 @@ impl Engine {
             edges: Edges::default(),
             over_share_told: None,
             timers: Timers::new(),
+            numbered: 0,
+            data_credit: TokenBucket::per_second(DATA_TOTAL),
             changes: Changes::default(),
             outputs: VecDeque::new(),
             totals: Totals::default(),

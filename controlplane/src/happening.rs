@@ -126,6 +126,11 @@ pub enum Happening {
         /// How many there were since the start, of all rooms.
         count: u64,
     },
+    /// Reliable messages for a peer were given up: it took them more slowly than they came.
+    DataGivenUp {
+        /// Who.
+        who: Who,
+    },
     /// A worker refused a command: we and it disagree, or its table is full.
     CommandRefused {
         /// Which worker.

@@ -119,6 +119,7 @@ mod tests {
                 room: "r".repeat(ROOM_CHARS_MAX),
                 name: "\u{1f600}".repeat(NAME_CHARS_MAX),
                 publish: false,
+                data: false,
                 subscribe: false,
                 admin: false,
                 expires_at: Some(u64::MAX),

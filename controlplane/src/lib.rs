@@ -33,6 +33,7 @@ pub mod stun_server;
 pub mod tls;
 
 mod bucket;
+mod data;
 mod edges;
 mod gate;
 mod hex;

@@ -155,6 +155,15 @@ fn write(happening: Happening) {
         Happening::HandshakesOverShare { room, count } => {
             tracing::warn!(event = "dtls_over_share", room, count, "a room has its part of the DTLS handshakes");
         }
+        Happening::DataGivenUp { who: Who { room, peer, name } } => {
+            tracing::info!(
+                event = "data_given_up",
+                room,
+                peer,
+                name,
+                "messages for a peer were given up: it is too slow"
+            );
+        }
         Happening::CommandRefused { worker, peer, refusal } => {
             tracing::warn!(event = "command_refused", worker, ?peer, ?refusal, "a worker refused a command");
         }

@@ -171,6 +171,22 @@ fn engine(page: &mut Page, sample: &Sample) {
             "DTLS ClientHellos not answered because their room had its part of the handshakes under way or of this second.",
             totals.handshakes_over_share,
         ),
+        ("uprtc_data_messages_total", "Messages of data channels and sockets that were relayed.", totals.data_messages),
+        (
+            "uprtc_data_refused_total",
+            "Messages that were refused: not allowed, not well formed, or too much without an acknowledgement.",
+            totals.data_refused,
+        ),
+        (
+            "uprtc_data_given_up_total",
+            "How often what waited for a receiver was given up because it was too slow.",
+            totals.data_given_up,
+        ),
+        (
+            "uprtc_data_over_rate_total",
+            "Datagrams of data that were dropped because their peer, or all together, sent more than they may (data-bps-max).",
+            totals.data_over_rate,
+        ),
         ("uprtc_commands_refused_total", "Commands that a worker refused.", totals.commands_refused),
         (
             "uprtc_injects_lost_total",

@@ -37,6 +37,24 @@ pub(crate) struct Negotiated {
     /// SSRCs that were ever in use.
     #[serde(rename = "n")]
     pub(crate) spent: Spent,
+    /// Its data channels, if it has them.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<DataChannels>,
+    /// Whether the client acknowledges messages, as the client module does: it has opened the module's channel, or has sent or
+    /// acknowledged data on its socket.
+    #[serde(rename = "k", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_sdk: bool,
+}
+
+/// What was agreed of data channels (RFC 8841).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DataChannels {
+    /// The port of SCTP at the client.
+    #[serde(rename = "p")]
+    pub(crate) port: u16,
+    /// The longest message that the client takes, bytes; 0 for any.
+    #[serde(rename = "m")]
+    pub(crate) len_max: u32,
 }
 
 /// SSRCs of a peer's life, given back by nothing: under one key each has one keystream, and the worker remembers how far
@@ -78,6 +96,8 @@ impl Negotiated {
             outline: Outline::of(offer, &is_rejected),
             description: (answer.session_id, answer.version),
             spent,
+            data: None,
+            is_sdk: false,
         }
     }
 
@@ -234,6 +254,8 @@ impl Negotiated {
             outline: Outline(vec![0xff_ffff; crate::sdp::SECTIONS_MAX]),
             description: (u64::MAX, u32::MAX),
             spent: Spent { streams: STREAM_SSRCS_MAX, slots: SLOT_SSRCS_MAX },
+            data: Some(DataChannels { port: u16::MAX, len_max: u32::MAX }),
+            is_sdk: true,
         }
     }
 }

@@ -15,7 +15,7 @@ use proto::signal::{ErrorCode, Kind, Source, TrackDescription, VideoCodec};
 use crate::dtls::fingerprint_matches;
 use crate::ice::Credentials;
 use crate::member::{Format, Formats, Slot, Track};
-use crate::negotiated::{Negotiated, Spent};
+use crate::negotiated::{DataChannels, Negotiated, Spent};
 use crate::policy::{self, Grant, Settings, VideoCodecs};
 use crate::refusal::Refusal;
 use crate::sdp::{
@@ -40,6 +40,8 @@ pub(crate) struct Verdict {
     pub(crate) encodings: Vec<Rid>,
     /// Whether it is a slot.
     pub(crate) is_slot: bool,
+    /// Whether it is data channels that are served.
+    pub(crate) is_data: bool,
 }
 
 impl Verdict {
@@ -125,16 +127,16 @@ impl Negotiation {
         }
         let videos: Vec<Codec> = codecs.iter().map(policy::codec_of).collect();
         let sections = decide(&offer, described, grant, settings, &videos, before);
-        if sections.iter().all(|verdict| verdict.codecs.is_empty()) {
+        if sections.iter().all(|verdict| verdict.codecs.is_empty() && !verdict.is_data) {
             let at = offer.sections.iter().position(|section| is_media(section) && !section.is_rejected);
             let message = match at {
                 Some(at) => format!("no m-section can be served: {}", why_unserved(sdp, &offer, at, codecs)),
-                None => "no m-section of audio or video is offered".to_owned(),
+                None => "no m-section of audio, video or data channels that can be served is offered".to_owned(),
             };
             return Err(Refusal::new(ErrorCode::UnsupportedOffer, message));
         }
         // A peer that is in may send and receive nothing for a while.
-        let is_empty = sections.iter().all(|verdict| verdict.track.is_none() && !verdict.is_slot);
+        let is_empty = sections.iter().all(|verdict| verdict.track.is_none() && !verdict.is_slot && !verdict.is_data);
         if is_empty && before.negotiated.is_none() {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token allows nothing of what is offered"));
         }
@@ -220,9 +222,15 @@ impl Negotiation {
         why_unserved(sdp, &self.offer, index, codecs)
     }
 
+    /// What is agreed of data channels, if they are served.
+    pub(crate) fn data(&self) -> Option<DataChannels> {
+        let (_, section, _) = self.sections().find(|(_, _, verdict)| verdict.is_data)?;
+        Some(DataChannels { port: section.sctp_port?, len_max: section.message_len_max })
+    }
+
     /// Index and name of the first m-section that is served: trickled candidates name it.
     pub(crate) fn first_served(&self) -> (usize, &str) {
-        let at = self.sections.iter().position(|verdict| !verdict.codecs.is_empty());
+        let at = self.sections.iter().position(|verdict| !verdict.codecs.is_empty() || verdict.is_data);
         let at = at.expect("an offer in which nothing is served is refused");
         (at, self.offer.sections[at].mid.as_str())
     }
@@ -263,11 +271,17 @@ impl Negotiation {
             candidates: ours.candidates,
             sections: sections.collect(),
         };
-        (sdp::write_answer(&self.offer, &params), Negotiated::of(&self.offer, &params, spent))
+        let mut negotiated = Negotiated::of(&self.offer, &params, spent);
+        negotiated.data = self.data();
+        negotiated.is_sdk = before.is_some_and(|before| before.is_sdk);
+        (sdp::write_answer(&self.offer, &params), negotiated)
     }
 }
 
 fn answer_section(verdict: &Verdict, slot: Option<SlotDescription>) -> AnswerSection<'_> {
+    if verdict.is_data {
+        return AnswerSection::Data;
+    }
     if verdict.codecs.is_empty() {
         return AnswerSection::Rejected;
     }
@@ -321,9 +335,12 @@ fn decide(
     let was_simulcast = |track: &Track| !track.encodings.is_empty();
     let mut simulcasts = before.tracks.iter().filter(|track| was_simulcast(track)).count();
     let mut verdicts = Vec::with_capacity(chosen.len());
+    let carries_data = settings.data_bps_max > 0 && (grant.data || grant.subscribe);
     for (index, (section, codecs)) in offer.sections.iter().zip(chosen).enumerate() {
         if codecs.is_empty() {
-            verdicts.push(Verdict::default());
+            // One SCTP association is all that a transport has.
+            let is_data = carries_data && section.has_data_channels() && !verdicts.iter().any(|v: &Verdict| v.is_data);
+            verdicts.push(Verdict { is_data, ..Verdict::default() });
             continue;
         }
         let (was_track, was_slot) = (before.track(index, section), before.slot(index, section).is_some());
@@ -340,7 +357,7 @@ fn decide(
             simulcasts += usize::from(!encodings.is_empty() && !was_simulcast);
         }
         let track = sends.then(|| shows(section, described, was_track));
-        verdicts.push(Verdict { codecs, track, encodings, is_slot });
+        verdicts.push(Verdict { codecs, track, encodings, is_slot, is_data: false });
     }
     verdicts
 }

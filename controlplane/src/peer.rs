@@ -11,6 +11,7 @@ use proto::id::PeerId;
 use proto::plane::{Direction, PeerKeys, SrtpProfile};
 use proto::signal::PeerState;
 
+use crate::data::Exchange;
 use crate::dtls::{Connected, Dtls, DtlsEvent, Identity, KeyMaterial, TransportKeys, fingerprint_matches};
 use crate::negotiated::Negotiated;
 use crate::sdp::{Fingerprint, Offer, Setup};
@@ -38,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) is_warned: bool,
     /// Its way to the worker.
     pub(crate) transport: Transport,
+    /// What it has of data, once there is some.
+    pub(crate) data: Option<Box<Exchange>>,
 }
 
 impl Peer {
@@ -60,6 +63,7 @@ impl Peer {
             is_warned: false,
             transport: Transport::answered(offer.fingerprints.clone(), negotiated.setup(), deadline),
             negotiated,
+            data: None,
         }
     }
 
@@ -82,7 +86,33 @@ impl Peer {
             negotiated,
             is_warned: false,
             transport: Transport::adopted(deadline),
+            data: None,
         }
+    }
+
+    /// What it has of data, if it has agreed on data channels, or speaks of data on its socket. It may send so much.
+    pub(crate) fn exchange(&mut self, bps_max: u32) -> Option<&mut Exchange> {
+        let has_some = self.negotiated.data.is_some() || self.negotiated.is_sdk;
+        (bps_max > 0 && has_some).then(|| self.exchange_any(bps_max))
+    }
+
+    /// The same also of one that has none, and speaks on its socket.
+    pub(crate) fn exchange_any(&mut self, bps_max: u32) -> &mut Exchange {
+        let agreed = self.negotiated.data.map(|agreed| (agreed, self.negotiated.setup() == Setup::Active));
+        let exchange = self.data.get_or_insert_with(|| Box::new(Exchange::new(bps_max)));
+        exchange.agree(agreed); // A subsequent offer may have brought them.
+        exchange
+    }
+
+    /// Whether its data channels are served: not where an earlier controlplane has made its DTLS.
+    pub(crate) fn has_channels(&self) -> bool {
+        self.negotiated.data.is_some() && (self.transport.dtls().is_some() || !self.transport.is_connected())
+    }
+
+    /// When to look at it again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let data = self.data.as_ref().and_then(|exchange| exchange.poll_timeout());
+        [self.transport.poll_timeout(), data].into_iter().flatten().min()
     }
 
     /// Whether it is found under a room's address.
@@ -175,6 +205,22 @@ impl Transport {
         if let Some(dtls) = &mut self.dtls {
             dtls.handle(now, payload);
         }
+    }
+
+    /// The application data of the datagram that was taken last.
+    pub(crate) fn take_received(&mut self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.dtls.as_mut()?.poll_received()).collect()
+    }
+
+    /// Sends application data. It is there to transmit then.
+    pub(crate) fn send_data(&mut self, now: Instant, data: &[u8]) {
+        // Without a connection it is as if it were lost on the way.
+        let _ = self.dtls.as_mut().is_some_and(|dtls| dtls.send(now, data));
+    }
+
+    /// Whether a datagram came from the address that is known.
+    pub(crate) fn is_at(&self, remote: SocketAddr) -> bool {
+        self.remote == Some(remote) && self.is_connected()
     }
 
     /// Sends again what is due.

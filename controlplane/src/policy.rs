@@ -63,6 +63,9 @@ pub struct Settings {
     /// DTLS handshakes begun per second; a burst of one second's worth is allowed. One costs about 0.15 ms of a
     /// core, so this bounds them to a fraction of one. A client that is passed over repeats its hello.
     pub handshakes_per_second: u32,
+    /// Data that one peer may send, bit/s on the wire of its data channels, [`DATA_BPS_CEILING`] at most; 0: no data at all. It is of the
+    /// controlplane's core, which decrypts and encrypts it for each receiver: 200 Mb/s from one peer to another take all of one.
+    pub data_bps_max: u32,
     /// Whether a peer goes when its token has expired. If not, a token is needed only to join, and a peer stays in.
     pub expire_peers: bool,
 }
@@ -91,10 +94,14 @@ impl Default for Settings {
             resume_timeout: Duration::from_secs(60),
             half_open_max: 256,
             handshakes_per_second: 500,
+            data_bps_max: 4_000_000,
             expire_peers: false,
         }
     }
 }
+
+/// Largest `data_bps_max`.
+pub const DATA_BPS_CEILING: u32 = 1_000_000_000;
 
 /// What an operator fixed for one room; what is left out is as the server's [`Settings`] say.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -234,6 +241,9 @@ pub struct Grant {
     /// Whether it may receive.
     #[serde(rename = "s", alias = "subscribe")]
     pub subscribe: bool,
+    /// Whether it may send data.
+    #[serde(rename = "d", alias = "data", default)]
+    pub data: bool,
     /// Whether it may use the REST interface.
     #[serde(rename = "a", alias = "admin")]
     pub admin: bool,

@@ -90,6 +90,11 @@ impl Room {
         self.members.iter().find(|member| member.peer == peer)
     }
 
+    /// The one whom others know by this id.
+    pub(crate) fn member_by_id(&self, id: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
     /// One of them, to change.
     pub(crate) fn member_mut(&mut self, peer: PeerId) -> Option<&mut Member> {
         self.members.iter_mut().find(|member| member.peer == peer)

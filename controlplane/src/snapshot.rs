@@ -206,6 +206,14 @@ pub struct Totals {
     pub handshakes_passed_over: u64,
     /// Hellos passed over because their room had its part of the handshakes.
     pub handshakes_over_share: u64,
+    /// Messages of data channels and sockets that were relayed.
+    pub data_messages: u64,
+    /// Those that were refused: not allowed, not well formed, or too much without an acknowledgement.
+    pub data_refused: u64,
+    /// How often what waited for a receiver was given up because it was too slow.
+    pub data_given_up: u64,
+    /// Datagrams of data that were dropped because their peer, or all together, sent more than they may.
+    pub data_over_rate: u64,
     /// Commands that a worker refused.
     pub commands_refused: u64,
     /// Connections to other edges that were made.

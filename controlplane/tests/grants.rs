@@ -53,7 +53,8 @@ fn expiring(signals: &[ServerSignal]) -> Vec<u64> {
 }
 
 fn granted(may_publish: bool, may_subscribe: bool, expires_in_s: Option<u64>) -> ServerSignal {
-    ServerSignal::Granted { may_publish, may_subscribe, expires_in_ms: expires_in_s.map(|s| s * 1000) }
+    let expires_in_ms = expires_in_s.map(|s| s * 1000);
+    ServerSignal::Granted { may_publish, may_subscribe, may_send_data: false, expires_in_ms }
 }
 
 fn is_refused(signals: &[ServerSignal], begin: &str) -> bool {

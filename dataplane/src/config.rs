@@ -230,6 +230,16 @@ pub const POLICE_KEYFRAME_INTERVAL: Micros = 2 * SECOND;
 pub const PEER_PUNT_BURST: u32 = 32;
 /// Punts of one peer per second after the burst.
 pub const PEER_PUNT_RATE: u32 = 16;
+/// Punts of one peer's application data (SCTP of data channels) in a burst, after its handshake.
+pub const PEER_DATA_PUNT_BURST: u32 = 1024;
+/// … and per second after the burst: 240 Mb/s of full datagrams. What a peer may send by its room's policy is less, and the
+/// controlplane's to judge.
+pub const PEER_DATA_PUNT_RATE: u32 = 25_000;
+/// Punts of a worker's application data in a burst.
+pub const DATA_PUNT_BURST: u32 = 2048;
+/// … and per second after the burst.
+pub const DATA_PUNT_RATE: u32 = 50_000;
+
 /// Punts of a worker in a burst.
 pub const PUNT_BURST: u32 = 2048;
 /// Punts of a worker per second after the burst.

@@ -13,6 +13,11 @@ pub(crate) fn is_dtls_record(datagram: &[u8]) -> bool {
     }
 }
 
+/// Whether a DTLS record may be application data: of type 23, or one of DTLS 1.3 whose type is encrypted (RFC 9147 §4).
+pub(crate) fn is_application_data(record: &[u8]) -> bool {
+    matches!(record, [23 | 32..=63, ..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,8 @@ use crate::asks::Asks;
 use crate::bucket::Bucket;
 use crate::bwe::Estimate;
 use crate::config::{
-    FRAME_LEN, Micros, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX, PEER_SLOTS_MAX, PEER_SSRCS_MAX,
-    PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
+    FRAME_LEN, Micros, PEER_DATA_PUNT_BURST, PEER_DATA_PUNT_RATE, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX,
+    PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::overlay::Probing;
 use crate::packet::SecondTries;
@@ -113,6 +113,8 @@ pub(crate) struct Transport {
     /// that its audio and video stay together.
     pub(crate) ntp_offset: Option<u64>,
     pub(crate) punts: Bucket,
+    /// The same for application data.
+    pub(crate) data_punts: Bucket,
     /// Keyframes that it has asked for as a receiver.
     pub(crate) asks: Asks,
     /// What it may send in all, and as the controlplane said it.
@@ -178,6 +180,7 @@ impl Transport {
             rtt: RTT_DEFAULT,
             ntp_offset: None,
             punts: Bucket::new(PEER_PUNT_BURST, PEER_PUNT_RATE, now),
+            data_punts: Bucket::new(PEER_DATA_PUNT_BURST, PEER_DATA_PUNT_RATE, now),
             asks: Asks::new(),
             police: None,
             rate_open: None,
@@ -238,6 +241,11 @@ impl Transport {
             }
         }
         Ok(())
+    }
+
+    /// Whether its handshake is done.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.tx.is_some()
     }
 
     /// Where to send and with which keys, if it may be sent to.

@@ -74,6 +74,31 @@ fn only_whole_records_that_fit_go_up() {
 }
 
 #[test]
+fn data_is_punted_apart_from_handshakes() {
+    let mut world = World::new();
+    let alice = world.connect(GCM);
+    let of_type = |content_type: u8| [&[content_type][..], &record(100)[1..]].concat();
+    for (datagram, kind) in [
+        (of_type(23), DatagramKind::Data),
+        (vec![0b0010_1110, 1, 2, 3, 4, 5], DatagramKind::Data),
+        (of_type(21), DatagramKind::Dtls),
+        (of_type(22), DatagramKind::Dtls),
+    ] {
+        world.receive(alice.remote, &datagram);
+        assert_eq!(world.punts.pop().expect("punted").0.kind, kind, "{}", datagram[0]);
+    }
+    // More data than a peer may have punted, and its next handshake record goes up all the same.
+    let limit = 10 * 1024;
+    for _ in 0..limit {
+        world.receive(alice.remote, &of_type(23));
+    }
+    assert!(world.counter(Counter::DroppedPuntRate) > 0 && world.punts.len() < limit);
+    world.punts.clear();
+    world.receive(alice.remote, &record(100));
+    assert_eq!(world.punts.len(), 1);
+}
+
+#[test]
 fn a_flood_of_one_peer_is_bounded_and_nobody_else_pays_for_it() {
     let mut world = World::new();
     let alice = world.connect(GCM);

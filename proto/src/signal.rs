@@ -4,7 +4,11 @@
 //! and one answer serve a peer for the whole call; which track is in which slot comes by `slots`. A client that
 //! wants other sections, or other ICE credentials, offers again. docs/PROTOCOL.md tells the story.
 
+mod data;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::data::{DataEndReason, DataReceived, DataSent, MESSAGE_LEN_MAX, PART_LEN_MAX};
 
 /// Client to controlplane.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -51,6 +55,16 @@ pub enum ClientSignal {
     Token {
         /// The token.
         token: String,
+    },
+    /// A message to others in the room, or a part of one.
+    Data(DataSent),
+    /// All reliable messages of somebody for this client have arrived, up to this one.
+    DataAck {
+        /// Whose. Absent: those of the application's server.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// The number of the last one.
+        id: u64,
     },
     /// Keeps the socket alive through proxies; answered by `pong`.
     Ping {},
@@ -150,6 +164,11 @@ pub enum ServerSignal {
         may_publish: bool,
         /// Whether the token lets it receive.
         may_subscribe: bool,
+        /// Whether the token lets it send data.
+        may_send_data: bool,
+        /// Whether its data channels are served. False after it was resumed at another controlplane than that of its handshake: data
+        /// goes over the socket then, until it joins anew.
+        data_channels: bool,
         /// Peers that the room admits.
         peers_max: u32,
         /// Receive slots that serve the whole room: what the offer should ask for.
@@ -265,6 +284,8 @@ pub enum ServerSignal {
         may_publish: bool,
         /// Whether the token lets it receive.
         may_subscribe: bool,
+        /// Whether the token lets it send data.
+        may_send_data: bool,
         /// Until the token expires, milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_in_ms: Option<u64>,
@@ -273,6 +294,18 @@ pub enum ServerSignal {
     TokenExpiring {
         /// Until then, milliseconds; 0 if it has.
         expires_in_ms: u64,
+    },
+    /// A message of somebody else, or a part of one.
+    Data(DataReceived),
+    /// All whom this peer's reliable messages were for, up to this one, have acknowledged them or have left.
+    DataAcked {
+        /// The number of the last one.
+        id: u64,
+    },
+    /// Reliable messages for this peer were given up. What is sent from now on comes again.
+    DataEnded {
+        /// Why.
+        reason: DataEndReason,
     },
     /// ICE and DTLS of this peer.
     State {
@@ -507,6 +540,8 @@ pub enum ErrorCode {
     UnknownTrack,
     /// The token does not allow it.
     Forbidden,
+    /// A message that is not sent: the token does not allow it, the server is set to carry none, or it is not well formed.
+    DataRefused,
     /// The token of `token` is no good; the message begins with the code that a request for the socket would be refused with.
     TokenRefused,
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use controlplane::http::{Audience, NETWORKS_MAX, Network, ORIGINS_MAX, PublicUrl, is_origin};
 use controlplane::nodes::{RELAY_IPS_MAX, SERVERS_MAX, is_cluster_name, is_name, is_server};
 use controlplane::policy::{
-    CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING, TRACKS_CEILING,
-    VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs,
+    CLIENT_BPS_CEILING, CLIENT_BPS_FLOOR, DATA_BPS_CEILING, PEERS_MAX_CEILING, PEERS_PER_WORKER_CEILING, SLOTS_CEILING,
+    TRACKS_CEILING, VIDEOS_MAX_CEILING, VOICES_MAX_CEILING, VideoCodecs,
 };
 use dataplane::config::{Backend, Driver, MEDIA_IPS_MAX, SPIN_US_MAX, WORKERS_MAX};
 use proto::signal::VideoCodec;
@@ -189,6 +189,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "codecs", plane: Plane::Control, is_live: true, kind: Kind::Codecs },
     whole!("voices-max", Control, true, 1..=VOICES_MAX_CEILING as u64, rooms.voices_max),
     whole!("videos-max", Control, true, 0..=VIDEOS_MAX_CEILING as u64, rooms.videos_max),
+    whole!("data-bps-max", Control, true, 0..=DATA_BPS_CEILING as u64, rooms.data_bps_max),
     whole!("rooms-max", Control, true, 1..=1_000_000, rooms.rooms_max),
     whole!("peers-per-worker-max", Control, false, 1..=PEERS_PER_WORKER_CEILING as u64, rooms.peers_per_worker_max),
     whole!("room-peers-per-worker", Control, true, 1..=PEERS_MAX_CEILING as u64, rooms.room_peers_per_worker),

@@ -28,6 +28,9 @@ pub struct Claims {
     pub publish: bool,
     /// Whether its bearer may receive media.
     pub subscribe: bool,
+    /// Whether its bearer may send data. Absent: as `publish`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<bool>,
     /// Whether its bearer may see and change rooms through the API.
     pub admin: bool,
     /// Whether its bearer may make invitations to its room.
@@ -59,6 +62,7 @@ impl Claims {
             name: name.to_owned(),
             publish: false,
             subscribe: false,
+            data: None,
             admin: false,
             invite: false,
             invitation: false,
@@ -79,6 +83,11 @@ impl Claims {
     /// and by the clock that revokes.
     pub fn leeway_s(&self) -> u64 {
         if self.made_by.is_empty() { LEEWAY_S } else { 0 }
+    }
+
+    /// Whether its bearer may send data.
+    pub fn may_send_data(&self) -> bool {
+        self.data.unwrap_or(self.publish)
     }
 
     /// Whether it is good for `room`.
@@ -156,6 +165,7 @@ impl Claims {
             name: claims.text("name")?.ok_or(missing("name"))?.to_owned(),
             publish: claims.flag("publish")?,
             subscribe: claims.flag("subscribe")?,
+            data: claims.find("data").map(|_| claims.flag("data")).transpose()?,
             admin: claims.flag("admin")?,
             invite: claims.flag("invite")?,
             invitation: claims.flag("invitation")?,

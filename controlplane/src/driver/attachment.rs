@@ -1,12 +1,13 @@
 //! The dataplane that the driver is attached to: the links of its workers, and how it is found and waited for.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use proto::link::{Attached, ControlLink, Endpoint, LinkError, LinkSocket};
-use proto::plane::Counter;
+use proto::plane::{Counter, DatagramHeader};
 use tokio::io::unix::AsyncFd;
 
 /// Waits between two tries to attach: first and longest. A restarted dataplane is found within the longest.
@@ -24,6 +25,8 @@ pub(super) struct Worker {
     pub(super) counters: [u64; Counter::COUNT],
     /// Processor time that it had taken when the engine was last told of it, microseconds.
     pub(super) busy_micros: u64,
+    /// Datagrams of data that its ring had no room for.
+    pub(super) data_waiting: VecDeque<(DatagramHeader, Vec<u8>)>,
     /// Where it receives media over UDP.
     pub(super) addresses: Vec<SocketAddr>,
 }

@@ -14,6 +14,9 @@ use super::identity::Identity;
 use super::keys::{self, KeyMaterial, NAME_LEN};
 use super::wire::Wire;
 
+/// Bytes of application data in one record at most: with a header and a tag, in DTLS 1.2 37 bytes, it is a datagram of 1200.
+pub const DATA_LEN_MAX: usize = 1160;
+
 /// Something that the caller must know.
 #[derive(Debug)]
 pub enum DtlsEvent {
@@ -91,6 +94,8 @@ pub struct Dtls {
     started_at: Instant,
     timeout: Option<Instant>,
     events: VecDeque<DtlsEvent>,
+    /// Application data that came and was not taken yet: of one datagram, as it is asked for after each.
+    received: VecDeque<Vec<u8>>,
 }
 
 impl Dtls {
@@ -109,7 +114,15 @@ impl Dtls {
     fn open(identity: &Identity, now: Instant, role: Role) -> Result<Dtls, DtlsError> {
         let ssl = context::open(identity.context(), role)?;
         let stream = SslStream::new(ssl, Wire::default()).map_err(DtlsError::setup("open a DTLS connection"))?;
-        Ok(Dtls { stream, role, state: State::Handshaking, started_at: now, timeout: None, events: VecDeque::new() })
+        Ok(Dtls {
+            stream,
+            role,
+            state: State::Handshaking,
+            started_at: now,
+            timeout: None,
+            events: VecDeque::new(),
+            received: VecDeque::new(),
+        })
     }
 
     /// Takes a datagram from the peer. One that is empty, too long or not DTLS is discarded, as are records that do
@@ -227,12 +240,27 @@ impl Dtls {
         Ok(Connected { version, profile: keys.profile, rx: keys.rx, tx: keys.tx, peer_certificate_der })
     }
 
-    /// Takes in what comes after the handshake: repeated flights and ACKs are answered inside, data is discarded.
+    /// The next application data of the peer, a record each. What is not taken before the next datagram is discarded.
+    pub fn poll_received(&mut self) -> Option<Vec<u8>> {
+        self.received.pop_front()
+    }
+
+    /// Sends application data as one record, at most [`DATA_LEN_MAX`] bytes: it is there to transmit then. Not before the handshake is done.
+    pub fn send(&mut self, now: Instant, data: &[u8]) -> bool {
+        if self.state != State::Connected || data.len() > DATA_LEN_MAX {
+            return false;
+        }
+        self.set_clock(now);
+        self.stream.ssl_write(data).is_ok()
+    }
+
+    /// Takes in what comes after the handshake: repeated flights and ACKs are answered inside.
     fn read(&mut self) {
-        let mut discarded = [0; DATAGRAM_LEN_MAX];
+        let mut record = [0; DATAGRAM_LEN_MAX];
+        self.received.clear();
         loop {
-            match self.stream.ssl_read(&mut discarded) {
-                Ok(_) => {}
+            match self.stream.ssl_read(&mut record) {
+                Ok(len) => self.received.push_back(record[..len].to_vec()),
                 Err(error) if error.would_block() => return,
                 Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
                     self.end();

@@ -12,8 +12,8 @@
 //! its randomness from the kernel by itself; it is the one thing here that a seed does not decide.)
 //!
 //! A connection lives as long as its peer. After the handshake it must still be fed and ticked: the answer to a lost
-//! last flight, the ACKs of DTLS 1.3 (RFC 9147 §7) and `close_notify` depend on it. Application data (SCTP of data
-//! channels) is not negotiated and is discarded.
+//! last flight, the ACKs of DTLS 1.3 (RFC 9147 §7) and `close_notify` depend on it, and its application data is the SCTP of
+//! data channels ([`Dtls::poll_received`], [`Dtls::send`]).
 //!
 //! ```no_run
 //! # use std::time::Instant;
@@ -44,7 +44,7 @@ mod identity;
 mod keys;
 mod wire;
 
-pub use connection::{Connected, Dtls, DtlsEvent, DtlsVersion, TransportKeys};
+pub use connection::{Connected, DATA_LEN_MAX, Dtls, DtlsEvent, DtlsVersion, TransportKeys};
 pub use error::DtlsError;
 pub use fingerprint::{FingerprintError, fingerprint_matches};
 pub use identity::Identity;

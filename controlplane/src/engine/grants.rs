@@ -33,8 +33,9 @@ impl Engine {
         match result {
             Ok(()) => {
                 let expires_in_ms = self.left_of(now, &grant).map(in_ms);
-                let (may_publish, may_subscribe) = (grant.publish, grant.subscribe);
-                self.answer_last(socket, ServerSignal::Granted { may_publish, may_subscribe, expires_in_ms });
+                let (may_publish, may_subscribe, may_send_data) = (grant.publish, grant.subscribe, grant.data);
+                let granted = ServerSignal::Granted { may_publish, may_subscribe, may_send_data, expires_in_ms };
+                self.answer_last(socket, granted);
                 if let Some(guest) = self.sockets.guest_mut(socket) {
                     guest.grant = grant;
                 }

@@ -7,6 +7,7 @@ use proto::signal::{LeaveReason, ServerSignal};
 
 use super::{Engine, Handle, SocketId};
 use crate::auth::ANY_ROOM;
+use crate::data::{Payload, relayed};
 use crate::happening::Happening;
 use crate::policy::{Grant, RoomPolicy};
 use crate::revocations::Whose;
@@ -50,6 +51,19 @@ pub enum OperatorRequest {
         /// Where it goes. It need not be there yet.
         to: String,
     },
+    /// Send a message to who is in a room.
+    SendData {
+        /// The room.
+        room: String,
+        /// The ids of whom it is for; `None`: everybody.
+        to: Option<Vec<String>>,
+        /// What it is about.
+        label: String,
+        /// Whether it must arrive.
+        is_reliable: bool,
+        /// Text, or else bytes.
+        said: Result<String, Vec<u8>>,
+    },
     /// Stop passing a track on, or pass it on again.
     MuteTrack {
         /// The room.
@@ -90,6 +104,9 @@ pub enum OperatorError {
     /// The other room has video in other codecs.
     #[error("the room has other codecs of video than those that the peer has negotiated: let it join there anew")]
     OtherCodecs,
+    /// This server carries no data.
+    #[error("this server is set to carry no data (data-bps-max)")]
+    NoData,
     /// It is not known yet what an earlier controlplane left.
     #[error("the server has just started and does not know all rooms yet: try again shortly")]
     NotReady,
@@ -108,6 +125,23 @@ impl Engine {
             OperatorRequest::RemovePeer { room, peer } => {
                 let handle = self.find(&room, &peer)?;
                 self.end_peer(handle, LeaveReason::Removed, false);
+                Ok(())
+            }
+            OperatorRequest::SendData { room, to, label, is_reliable, said } => {
+                if !self.rooms.contains_key(&room) {
+                    return Err(OperatorError::NoRoom);
+                }
+                if self.settings.data_bps_max == 0 {
+                    return Err(OperatorError::NoData);
+                }
+                let Some(now) = self.now else { return Err(OperatorError::NotReady) };
+                let payload = said.map_or_else(Payload::Binary, Payload::Text);
+                // Also after a restart above all that were before, as long as the clock goes on.
+                let number =
+                    self.wall_clock.map_or(0, |(then, wall)| (wall + now.saturating_duration_since(then)).as_micros());
+                self.numbered = (self.numbered + 1).max(u64::try_from(number).unwrap_or_default());
+                let id = is_reliable.then_some(self.numbered);
+                self.data_of_server(now, &room, to.as_deref(), &relayed(None, &label, id, payload));
                 Ok(())
             }
             OperatorRequest::Revoke { room, whose } => {

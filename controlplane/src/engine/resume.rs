@@ -53,6 +53,7 @@ impl Engine {
         let (id, grant) = (id.clone(), grant.clone());
         let muted = self.member(handle).map(Member::muted_mids).unwrap_or_default();
         self.welcome(socket, session, id, room.clone(), &grant, Some(muted));
+        self.data_resumed(now, handle);
         self.room_changed(&room);
         self.preference_changed(&room);
         Ok(())

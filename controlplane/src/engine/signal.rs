@@ -47,6 +47,12 @@ impl Engine {
         resumed: Option<Vec<String>>,
     ) {
         let settings = self.settings_of(&room);
+        let handle = resumed.as_ref().and_then(|_| match self.sockets.client(socket) {
+            Some(&Client::Peer(handle)) => Some(handle),
+            _ => None,
+        });
+        let data_channels = settings.data_bps_max > 0
+            && handle.is_none_or(|handle| self.peers.get(&handle).is_some_and(|peer| peer.has_channels()));
         let codecs = self.codecs_of(&room).into();
         let welcome = ServerSignal::Welcome {
             session,
@@ -55,6 +61,8 @@ impl Engine {
             name: grant.name.clone(),
             may_publish: grant.publish,
             may_subscribe: grant.subscribe,
+            may_send_data: grant.data && settings.data_bps_max > 0,
+            data_channels,
             peers_max: settings.peers_max,
             slots: settings.slots(),
             codecs,
@@ -112,7 +120,13 @@ impl Engine {
                 }
             }
             (Client::Guest(_), ClientSignal::Leave {}) => self.close_socket(socket),
-            (Client::Guest(_), ClientSignal::Track { .. } | ClientSignal::Shown { .. }) => {
+            (
+                Client::Guest(_),
+                ClientSignal::Track { .. }
+                | ClientSignal::Shown { .. }
+                | ClientSignal::Data(_)
+                | ClientSignal::DataAck { .. },
+            ) => {
                 self.refuse(socket, Refusal::new(ErrorCode::NotJoined, "an offer must come first"), false);
             }
             (&Client::Peer(handle), ClientSignal::Offer { sdp, tracks }) => {
@@ -133,6 +147,10 @@ impl Engine {
                 Ok(()) => self.shown(handle, videos),
                 Err(refusal) => self.refuse(socket, refusal, false),
             },
+            (&Client::Peer(handle), ClientSignal::Data(part)) => self.data_signal(now, handle, part),
+            (&Client::Peer(handle), ClientSignal::DataAck { from, id }) => {
+                self.data_ack_signal(now, handle, from.as_deref(), id);
+            }
             (&Client::Peer(handle), ClientSignal::Leave {}) => self.end_peer(handle, LeaveReason::Left, false),
         }
     }

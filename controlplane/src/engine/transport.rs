@@ -9,7 +9,7 @@ use super::{Engine, Handle, Output, TIMER_MIN, Timer};
 use crate::dtls::Connected;
 use crate::gate::PassedOver;
 use crate::happening::Happening;
-use crate::peer::{Progress, keys_of};
+use crate::peer::{Peer, Progress, keys_of};
 
 /// How often the log is told at most of a room that has its part of the handshakes: its clients repeat their hellos all the while.
 const OVER_SHARE_INTERVAL: Duration = Duration::from_secs(10);
@@ -77,17 +77,24 @@ impl Engine {
 
     /// A punted datagram.
     pub(super) fn datagram(&mut self, now: Instant, worker: usize, header: &DatagramHeader, payload: &[u8]) {
-        let DatagramKind::Dtls = header.kind;
         let handle = Handle { worker, peer: header.peer };
         if let Some(key) = self.link_at(handle) {
             return self.link_datagram(now, &key, header.remote, payload);
         }
-        self.path(now, handle, header.remote);
-        self.begin_handshake(now, handle, true);
-        if let Some(peer) = self.peers.get_mut(&handle) {
-            peer.transport.handle(now, payload);
+        if header.kind == DatagramKind::Data && !self.admits_data(now, handle, payload.len()) {
+            return;
         }
+        if !self.peers.get(&handle).is_some_and(|peer| peer.transport.is_at(header.remote)) {
+            self.path(now, handle, header.remote);
+            self.begin_handshake(now, handle, true);
+        }
+        let Some(peer) = self.peers.get_mut(&handle) else { return };
+        peer.transport.handle(now, payload);
+        let received = peer.transport.take_received();
         self.advance(now, handle);
+        if !received.is_empty() {
+            self.data_received(now, handle, &received);
+        }
     }
 
     /// Begins a peer's handshake if it is time for it and the gate admits it.
@@ -136,7 +143,7 @@ impl Engine {
             }
         }
         if let Some(peer) = self.peers.get(&handle) {
-            let deadline = peer.transport.poll_timeout().map(|deadline| deadline.max(now + TIMER_MIN));
+            let deadline = peer.poll_timeout().map(|deadline| deadline.max(now + TIMER_MIN));
             self.timers.set(Timer::Peer(handle), deadline);
         }
     }
@@ -173,6 +180,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&handle) else { return };
         if !peer.transport.is_overdue(now) {
             peer.transport.handle_timeout(now);
+            self.data_due(now, handle);
             return self.advance(now, handle);
         }
         if peer.transport.is_connected() {
@@ -184,7 +192,8 @@ impl Engine {
 
     /// Sets a peer's clock after its transport was made or changed elsewhere.
     pub(super) fn set_clock(&mut self, handle: Handle) {
-        let deadline = self.peers.get(&handle).and_then(|peer| peer.transport.poll_timeout());
-        self.timers.set(Timer::Peer(handle), deadline);
+        let deadline = self.peers.get(&handle).and_then(Peer::poll_timeout);
+        let earliest = self.now.map(|now| now + TIMER_MIN);
+        self.timers.set(Timer::Peer(handle), deadline.map(|deadline| earliest.map_or(deadline, |at| deadline.max(at))));
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn grant(claims: &Claims) -> Grant {
         name: claims.name.clone(),
         publish: claims.publish,
         subscribe: claims.subscribe,
+        data: claims.may_send_data(),
         admin: claims.admin,
         expires_at: Some(claims.exp),
         issued_to: None,

@@ -4,6 +4,7 @@
 //! `/openapi.json` is generated from the handlers and `/docs` shows it (see [`document`]). Nothing here decides: an
 //! order goes to the engine, and what must outlive a restart into the registry.
 
+mod data;
 pub(super) mod document;
 mod edges;
 mod invitations;
@@ -54,6 +55,7 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/rooms", get(rooms::list))
         .route("/v1/rooms/{room}", put(rooms::put).patch(rooms::patch).get(rooms::get).delete(rooms::delete))
         .route("/v1/rooms/{room}/revocations", post(revocations::revoke).get(revocations::list))
+        .route("/v1/rooms/{room}/data", post(data::send).layer(DefaultBodyLimit::max(data::BODY_LEN_MAX)))
         .route("/v1/rooms/{room}/revocations/{id}", delete(revocations::delete))
         .route("/v1/rooms/{room}/invitations", post(invitations::invite))
         .route("/v1/rooms/{room}/guests", post(invitations::accept))
@@ -291,6 +293,7 @@ async fn ask_engine(site: &Site, request: OperatorRequest) -> Result<(), Problem
         OperatorError::Locked => Problem::new(StatusCode::CONFLICT, "room_locked", error.to_string()),
         OperatorError::Full => Problem::new(StatusCode::CONFLICT, "room_full", error.to_string()),
         OperatorError::OtherCodecs => Problem::new(StatusCode::CONFLICT, "other_codecs", error.to_string()),
+        OperatorError::NoData => Problem::new(StatusCode::CONFLICT, "no_data", error.to_string()),
         OperatorError::NotReady => Problem::not_ready("not_ready", &error.to_string()),
     })
 }

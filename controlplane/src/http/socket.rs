@@ -293,8 +293,15 @@ async fn take(
         Message::Text(text) => Some(serde_json::from_str::<ClientSignal>(text)),
         _ => None,
     };
-    let is_candidate = matches!(signal, Some(Ok(ClientSignal::Candidate(_) | ClientSignal::Candidates { .. })));
-    if !is_candidate && !budget.signals.take(now) {
+    // Candidates and data are bounded by their bytes, and by what all signals of an owner cost.
+    let is_free = matches!(
+        signal,
+        Some(Ok(ClientSignal::Candidate(_)
+            | ClientSignal::Candidates { .. }
+            | ClientSignal::Data(_)
+            | ClientSignal::DataAck { .. }))
+    );
+    if !is_free && !budget.signals.take(now) {
         let limit = limits.signals_per_second;
         let message = format!("more than {limit} signals in a second, candidates aside: come again, and resume");
         return Taken::End(End::TooMuch(close_code::AGAIN, message));

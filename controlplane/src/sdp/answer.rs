@@ -4,8 +4,12 @@ use std::fmt::Write;
 
 use proto::id::{Rid, Ssrc};
 use proto::plane::{Codec, Extension, feedback};
+use proto::signal::MESSAGE_LEN_MAX;
 
 use super::{Av1Params, Direction, Fingerprint, IceCredentials, Offer, OfferedCodec, Section, SectionKind, Setup};
+
+/// Our port of SCTP, of which there is one on a transport: what all clients use, too.
+pub const SCTP_PORT: u16 = 5000;
 
 /// Our part of the answer: everything that does not follow from the offer.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub enum AnswerSection<'a> {
     /// Not served: port 0. For what cannot be served, not for what is not allowed: Chromium with `max-bundle` takes no
     /// answer that rejects the first section of its BUNDLE group ("Failed to setup RTCP mux").
     Rejected,
+    /// Data channels.
+    Data,
     /// Kept, but nothing flows: what the token does not allow, or what the client offers as inactive.
     Inactive {
         /// The codecs that would be used, at least one, the best first. So in the other variants.
@@ -82,10 +88,10 @@ pub struct SlotDescription {
 }
 
 impl AnswerSection<'_> {
-    /// Of a rejected section none, of any other at least one.
+    /// Of a rejected section and of data none, of any other at least one.
     fn codecs(&self) -> &[&OfferedCodec] {
         match self {
-            AnswerSection::Rejected => &[],
+            AnswerSection::Rejected | AnswerSection::Data => &[],
             AnswerSection::Inactive { codecs, .. }
             | AnswerSection::Receive { codecs, .. }
             | AnswerSection::Send { codecs, .. }
@@ -97,7 +103,7 @@ impl AnswerSection<'_> {
         match self {
             AnswerSection::Send { slot, .. } | AnswerSection::Both { slot, .. } => Some(slot),
             AnswerSection::Inactive { paused, .. } | AnswerSection::Receive { paused, .. } => paused.as_ref(),
-            AnswerSection::Rejected => None,
+            AnswerSection::Rejected | AnswerSection::Data => None,
         }
     }
 
@@ -111,7 +117,7 @@ impl AnswerSection<'_> {
     /// Seen from us.
     fn direction(&self) -> Direction {
         match self {
-            AnswerSection::Rejected | AnswerSection::Inactive { .. } => Direction::Inactive,
+            AnswerSection::Rejected | AnswerSection::Data | AnswerSection::Inactive { .. } => Direction::Inactive,
             AnswerSection::Receive { .. } => Direction::RecvOnly,
             AnswerSection::Send { .. } => Direction::SendOnly,
             AnswerSection::Both { .. } => Direction::SendRecv,
@@ -145,6 +151,7 @@ pub fn write_answer(offer: &Offer, params: &AnswerParams<'_>) -> String {
     for (section, answer) in offer.sections.iter().zip(&params.sections) {
         match answer {
             AnswerSection::Rejected => write_rejected(&mut out, section),
+            AnswerSection::Data => write_data(&mut out, section, params),
             answered => write_section(&mut out, section, answered, params),
         }
         .expect("a String takes everything");
@@ -156,6 +163,10 @@ fn check(offer: &Offer, params: &AnswerParams<'_>) {
     assert_eq!(offer.sections.len(), params.sections.len(), "an answer has as many m-sections as its offer");
     for (i, (section, answer)) in offer.sections.iter().zip(&params.sections).enumerate() {
         let (offered, ours) = (section.direction, answer.direction());
+        if *answer == AnswerSection::Data {
+            assert!(section.has_data_channels(), "m-section {i} is not one of data channels");
+            continue;
+        }
         let is_rejected = *answer == AnswerSection::Rejected;
         assert!(is_rejected || section.is_served(), "m-section {i} cannot be accepted");
         assert_eq!(is_rejected, answer.codecs().is_empty(), "m-section {i} is accepted in no codec");
@@ -198,6 +209,14 @@ fn write_rejected(out: &mut String, section: &Section) -> std::fmt::Result {
         SectionKind::Audio | SectionKind::Video => write!(out, "a=inactive\r\n"),
         SectionKind::Application | SectionKind::Other => Ok(()),
     }
+}
+
+/// Data channels (RFC 8841 §5, §6, §10): no direction, and neither RTP nor RTCP.
+fn write_data(out: &mut String, section: &Section, params: &AnswerParams<'_>) -> std::fmt::Result {
+    write!(out, "m={} 9 {} {}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol, section.format)?;
+    write_mid(out, section)?;
+    write_transport(out, params)?;
+    write!(out, "a=sctp-port:{SCTP_PORT}\r\na=max-message-size:{MESSAGE_LEN_MAX}\r\n")
 }
 
 fn write_mid(out: &mut String, section: &Section) -> std::fmt::Result {

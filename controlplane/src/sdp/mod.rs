@@ -7,8 +7,9 @@
 //!
 //! What is served: RTP over one BUNDLE transport (RFC 9143) with rtcp-mux, Opus, and H.264, VP8, VP9 and AV1 with RTX, of which
 //! a room uses one or two. What else stands
-//! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs, RED and
-//! FEC, simulcast beyond what [`choose_encodings`] takes, data channels, m-sections outside the BUNDLE group.
+//! in an offer is not an error but is answered by a rejected m-section (port 0) or left out: other codecs and
+//! FEC, simulcast beyond what [`choose_encodings`] takes, m-sections outside the BUNDLE group. The first `m=application` of data
+//! channels (RFC 8841) is served on the same transport.
 //!
 //! Text from a client is never copied into an answer but for MIDs, protocols and format numbers, whose alphabets
 //! are checked.
@@ -30,7 +31,7 @@ use std::fmt;
 use proto::id::{Mid, Pt, Rid, Ssrc};
 use proto::plane::{Codec, Extension, ExtensionIds, STREAM_ENCODINGS_MAX, feedback};
 
-pub use answer::{AnswerParams, AnswerSection, SlotDescription, write_answer};
+pub use answer::{AnswerParams, AnswerSection, SCTP_PORT, SlotDescription, write_answer};
 pub use codec::{choose_codec, choose_codecs};
 pub use fragment::{Fragment, parse_fragment, write_fragment};
 pub use offered::codec_names;
@@ -272,7 +273,7 @@ pub enum SectionKind {
     Audio,
     /// `m=video`
     Video,
-    /// `m=application`: data channels (RFC 8841), not served.
+    /// `m=application`: data channels (RFC 8841).
     Application,
     /// Anything else, not served.
     Other,
@@ -311,6 +312,26 @@ pub struct Section {
     pub protocol: String,
     /// The first of its formats, a token: a rejected m-line must still have one.
     pub format: String,
+    /// Data channels only: the port of SCTP at the client (`a=sctp-port`, RFC 8841 §5).
+    pub sctp_port: Option<u16>,
+    /// Data channels only: the longest message that the client takes, bytes (`a=max-message-size`, RFC 8841 §6); 0 for any.
+    pub message_len_max: u32,
+}
+
+/// Length of a message that a client takes that says nothing (RFC 8841 §6.1).
+pub const MESSAGE_LEN_DEFAULT: u32 = 64 * 1024;
+
+impl Section {
+    /// Whether it is data channels that can be served: SCTP over the DTLS of the BUNDLE transport (RFC 8841 §4).
+    pub fn has_data_channels(&self) -> bool {
+        let is_over_dtls = matches!(self.protocol.as_str(), "UDP/DTLS/SCTP" | "TCP/DTLS/SCTP");
+        self.kind == SectionKind::Application
+            && self.is_bundled
+            && !self.is_rejected
+            && is_over_dtls
+            && self.format == "webrtc-datachannel"
+            && self.sctp_port.is_some()
+    }
 }
 
 /// An encoding that a client would send (RFC 8851).

@@ -8,9 +8,9 @@ use proto::plane::{EXTENSION_COUNT_MAX, Extension, ExtensionIds, STREAM_ENCODING
 use super::codec::{CodecLines, add_audio_nack, choose_estimate, parse_pt};
 use super::simulcast::{offered_encodings, parse_rid};
 use super::{
-    Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, Offer, OfferedEncoding, RIDS_MAX,
-    SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind, SectionSsrcs, Setup,
-    choose_codec,
+    Direction, EXTENSIONS_MAX, FINGERPRINTS_MAX, Fingerprint, IceCredentials, MESSAGE_LEN_DEFAULT, Offer,
+    OfferedEncoding, RIDS_MAX, SDP_LEN_MAX, SECTIONS_MAX, SSRCS_MAX, SdpError, Section, SectionExtension, SectionKind,
+    SectionSsrcs, Setup, choose_codec,
 };
 
 /// Reads a client's offer.
@@ -113,6 +113,8 @@ struct SectionLines<'a> {
     groups: Vec<(&'a str, Vec<Ssrc>)>,
     rids: Vec<OfferedEncoding>,
     simulcast: Option<&'a str>,
+    sctp_port: Option<u16>,
+    message_len_max: u32,
 }
 
 impl<'a> SectionLines<'a> {
@@ -150,6 +152,8 @@ impl<'a> SectionLines<'a> {
             groups: Vec::new(),
             rids: Vec::new(),
             simulcast: None,
+            sctp_port: None,
+            message_len_max: MESSAGE_LEN_DEFAULT,
         })
     }
 }
@@ -236,6 +240,9 @@ fn section_attribute<'a>(
         "ssrc" => add_ssrc(value.split(' ').next().unwrap_or(value), &mut section.ssrcs),
         "ssrc-group" if section.groups.len() < SSRCS_MAX => section.groups.extend(parse_ssrc_group(value)),
         "rid" if section.rids.len() < RIDS_MAX => section.rids.extend(parse_rid(value)),
+        "sctp-port" => section.sctp_port = value.trim().parse().ok().filter(|port| *port != 0),
+        // More than the longest that is sent anyhow is as good as any.
+        "max-message-size" => section.message_len_max = value.trim().parse().unwrap_or(0),
         "simulcast" => section.simulcast = section.simulcast.or(Some(value)),
         _ => {}
     }
@@ -394,6 +401,8 @@ fn section_of(session: &SessionLines<'_>, lines: &SectionLines<'_>, is_bundled: 
         media: lines.media.to_owned(),
         protocol: lines.protocol.to_owned(),
         format: lines.format.to_owned(),
+        sctp_port: lines.sctp_port,
+        message_len_max: lines.message_len_max,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::{CHECK_INTERVAL, CHECK_LEN_MAX, CONSENT_INTERVAL, Micros, PAT
 use crate::outbox::Outbox;
 use crate::path::{Destination, Path};
 use crate::paths::{Consent, Due};
-use crate::punt::is_dtls_record;
+use crate::punt::{is_application_data, is_dtls_record};
 use crate::timer::Timer;
 use crate::transport::Transport;
 
@@ -329,15 +329,16 @@ impl Forwarder {
         let Some(transport) = self.peers.at_mut(peer) else { return Counter::DroppedUnknownAddress };
         transport.paths.received(path, bytes.len());
         transport.paths.punted(path);
-        if !transport.punts.take(now) || !self.punts.take(now) {
+        // Data is policed apart, so that a flood of it keeps nobody's handshake waiting.
+        let is_data = is_application_data(bytes) && transport.has_keys();
+        let (kind, its, all) = match is_data {
+            true => (DatagramKind::Data, &mut transport.data_punts, &mut self.data_punts),
+            false => (DatagramKind::Dtls, &mut transport.punts, &mut self.punts),
+        };
+        if !its.take(now) || !all.take(now) {
             return Counter::DroppedPuntRate;
         }
-        let header = DatagramHeader {
-            kind: DatagramKind::Dtls,
-            peer: transport.id,
-            remote: path.remote,
-            len: bytes.len() as u16,
-        };
+        let header = DatagramHeader { kind, peer: transport.id, remote: path.remote, len: bytes.len() as u16 };
         if out.punt(header, bytes) { Counter::Punted } else { Counter::DroppedPuntFull }
     }
 

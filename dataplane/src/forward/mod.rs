@@ -40,8 +40,8 @@ use self::flow::Relay;
 pub use self::flush::{Counters, Flush};
 use crate::bucket::Bucket;
 use crate::config::{
-    MILLISECOND, Micros, PEERS_MAX, PUNT_BURST, PUNT_RATE, RELAYS_MAX, REPORT_INTERVAL, ROUTES_MAX, SLOTS_MAX,
-    STAGED_MAX, STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, WAITING_MAX,
+    DATA_PUNT_BURST, DATA_PUNT_RATE, MILLISECOND, Micros, PEERS_MAX, PUNT_BURST, PUNT_RATE, RELAYS_MAX,
+    REPORT_INTERVAL, ROUTES_MAX, SLOTS_MAX, STAGED_MAX, STREAMS_MAX, TAPS_MAX, TIMERS_PER_TURN_MAX, WAITING_MAX,
 };
 use crate::demux::Demux;
 use crate::earlier::Earlier;
@@ -111,6 +111,8 @@ pub struct Forwarder {
     describing: Option<Describing>,
     counters: Box<Counters>,
     punts: Bucket,
+    /// The same for application data.
+    data_punts: Bucket,
     transaction_ids: TransactionIds,
     /// Of our checks (RFC 8445 §7.1.3).
     tie_breaker: u64,
@@ -147,6 +149,7 @@ impl Forwarder {
             describing: None,
             counters: Box::new([0; Counter::COUNT]),
             punts: Bucket::new(PUNT_BURST, PUNT_RATE, now),
+            data_punts: Bucket::new(DATA_PUNT_BURST, DATA_PUNT_RATE, now),
             transaction_ids,
             tie_breaker,
             assumes_consent: false,

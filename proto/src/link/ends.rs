@@ -13,12 +13,12 @@ use super::region::{
     SLOT_TALLIES, STREAM_TALLIES, WORKER_ASLEEP,
 };
 use super::ring::{Consumer, Producer};
-use super::{COMMANDS_MAX, EVENTS_MAX, INJECTS_MAX, LinkError, PUNTS_MAX, page, wake};
+use super::{COMMANDS_MAX, EVENTS_MAX, HANDSHAKES_KEPT, INJECTS_MAX, LinkError, PUNTS_MAX, page, wake};
 use crate::histogram::{BUCKETS, Histogram};
 use crate::id::{PeerId, SlotId, StreamId};
 use crate::plane::{
-    Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, PeerTally, RECORD_LEN, Record, Report, SlotTally,
-    StreamTally, Tally,
+    Command, Counter, DATAGRAM_RECORD_LEN, DatagramHeader, DatagramKind, PeerTally, RECORD_LEN, Record, Report,
+    SlotTally, StreamTally, Tally,
 };
 
 /// The other side wrote a record that is not of this contract. It was popped; the next one may be fine.
@@ -109,9 +109,12 @@ impl WorkerLink {
         self.events.space(&self.region[EVENTS])
     }
 
-    /// Pushes a datagram for the controlplane; false if the ring is full or the payload longer than
+    /// Pushes a datagram for the controlplane; false if the ring is full, for data already before that ([`HANDSHAKES_KEPT`]), or the payload longer than
     /// [`DATAGRAM_LEN_MAX`](crate::plane::DATAGRAM_LEN_MAX). The length in the header is taken from the payload.
     pub fn push_punt(&mut self, header: &DatagramHeader, payload: &[u8]) -> bool {
+        if header.kind == DatagramKind::Data && self.punts.space(&self.region[PUNTS]) <= HANDSHAKES_KEPT {
+            return false;
+        }
         write_datagram(header, payload, &mut self.scratch) && self.punts.push(&self.region[PUNTS], &self.scratch)
     }
 
@@ -226,10 +229,13 @@ impl ControlLink {
         self.commands.space(&self.region[COMMANDS])
     }
 
-    /// Pushes a datagram for the worker to send; false if the ring is full or the payload longer than
+    /// Pushes a datagram for the worker to send; false if the ring is full, for data already before that ([`HANDSHAKES_KEPT`]), or the payload longer than
     /// [`DATAGRAM_LEN_MAX`](crate::plane::DATAGRAM_LEN_MAX). The length in the header is taken from the payload.
     #[must_use]
     pub fn push_inject(&mut self, header: &DatagramHeader, payload: &[u8]) -> bool {
+        if header.kind == DatagramKind::Data && self.injects.space(&self.region[INJECTS]) <= HANDSHAKES_KEPT {
+            return false;
+        }
         write_datagram(header, payload, &mut self.scratch) && self.injects.push(&self.region[INJECTS], &self.scratch)
     }
 
@@ -371,7 +377,7 @@ mod tests {
     use super::*;
     use crate::id::PeerId;
     use crate::link::SLOT_TALLIES_MAX;
-    use crate::plane::{Commit, Committed, DATAGRAM_LEN_MAX, DatagramKind, Event, Reset};
+    use crate::plane::{Commit, Committed, DATAGRAM_LEN_MAX, Event, Reset};
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     const HEADER: DatagramHeader = DatagramHeader {
@@ -410,6 +416,21 @@ mod tests {
         assert_eq!(control.pop_punt(), Some(Ok((HEADER, &b"up.."[..]))));
         assert!(!worker.push_punt(&HEADER, &[0; DATAGRAM_LEN_MAX + 1]), "longer than a record");
         assert!(control.pop_punt().is_none());
+    }
+
+    #[test]
+    fn data_leaves_places_for_handshakes() {
+        let (mut worker, mut control) = pair().unwrap();
+        let data = DatagramHeader { kind: DatagramKind::Data, ..HEADER };
+        let count = |push: &mut dyn FnMut(&DatagramHeader) -> bool, header| {
+            (0..2 * PUNTS_MAX).take_while(|_| push(header)).count()
+        };
+        let mut punt = |header: &DatagramHeader| worker.push_punt(header, b"data");
+        assert_eq!(count(&mut punt, &data), PUNTS_MAX - HANDSHAKES_KEPT);
+        assert_eq!(count(&mut punt, &HEADER), HANDSHAKES_KEPT);
+        let mut inject = |header: &DatagramHeader| control.push_inject(header, b"data");
+        assert_eq!(count(&mut inject, &data), INJECTS_MAX - HANDSHAKES_KEPT);
+        assert_eq!(count(&mut inject, &HEADER), HANDSHAKES_KEPT);
     }
 
     #[test]

@@ -72,10 +72,12 @@ pub use self::{
 pub const COMMANDS_MAX: usize = 4096;
 /// Events and echoes that may wait for the controlplane. Twice the commands, because a description echoes everything.
 pub const EVENTS_MAX: usize = 8192;
-/// Datagrams that may wait for a worker.
-pub const INJECTS_MAX: usize = 256;
+/// Datagrams that may wait for a worker: what one message of 256 KiB takes to two receivers.
+pub const INJECTS_MAX: usize = 512;
 /// Datagrams that may wait for the controlplane.
-pub const PUNTS_MAX: usize = 512;
+pub const PUNTS_MAX: usize = 1024;
+/// Of these and of those for a worker, places that are kept for handshakes: data of data channels does not take the last of them.
+pub const HANDSHAKES_KEPT: usize = 256;
 /// Streams of a worker that have a row for their tally; the rows take memory once they are written.
 pub const STREAM_TALLIES_MAX: usize = 32_768;
 /// Slots of a worker that have a row for their tally.
@@ -95,6 +97,7 @@ const fn layout_hash() -> u64 {
         EVENTS_MAX,
         INJECTS_MAX,
         PUNTS_MAX,
+        HANDSHAKES_KEPT,
         STREAM_TALLIES_MAX,
         SLOT_TALLIES_MAX,
         PEER_TALLIES_MAX,

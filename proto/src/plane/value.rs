@@ -102,5 +102,7 @@ wire_enum! {
     DatagramKind {
         /// A DTLS record, from or to a peer whose address is validated (RFC 5764).
         Dtls = 1,
+        /// The same after the handshake: application data, which is SCTP of data channels (RFC 8261).
+        Data = 2,
     }
 }

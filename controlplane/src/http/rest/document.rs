@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{edges, invitations, nodes, peers, revocations, rooms, service, views};
+use super::{data, edges, invitations, nodes, peers, revocations, rooms, service, views};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +20,7 @@ use super::{edges, invitations, nodes, peers, revocations, rooms, service, views
         rooms::patch,
         rooms::get,
         rooms::delete,
+        data::send,
         revocations::revoke,
         revocations::list,
         revocations::delete,

@@ -69,7 +69,9 @@ pub(super) async fn invite(
         right => Ok(right),
     };
     let (publish, subscribe) = (right(wanted.publish, host.publish)?, right(wanted.subscribe, host.subscribe)?);
-    let invitation = Claims { publish, subscribe, invitation: true, ..Claims::new(&room, &host.name, wanted.ttl_s) };
+    let data = Some(right(wanted.data, host.may_send_data())?);
+    let invitation =
+        Claims { publish, subscribe, data, invitation: true, ..Claims::new(&room, &host.name, wanted.ttl_s) };
     signed(&site, invitation, &host)
 }
 
@@ -94,8 +96,8 @@ pub(super) async fn accept(
     if !is_participant_name(&name) || name == ANY_NAME {
         return Err(bad_name());
     }
-    let Claims { publish, subscribe, exp, .. } = invitation;
-    let guest = Claims { publish, subscribe, ..Claims::new(&room, &name, 0) };
+    let Claims { publish, subscribe, data, exp, .. } = invitation;
+    let guest = Claims { publish, subscribe, data, ..Claims::new(&room, &name, 0) };
     signed(&site, Claims { exp, ..guest }, &invitation)
 }
 

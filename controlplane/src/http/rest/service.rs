@@ -24,7 +24,7 @@ pub(super) async fn mint(
     State(site): State<Arc<Site>>,
     Body(asked): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<TokenView>), Problem> {
-    let TokenRequest { room, name, publish, subscribe, admin: is_admin, invite, ttl_s } = asked;
+    let TokenRequest { room, name, publish, subscribe, data, admin: is_admin, invite, ttl_s } = asked;
     match room.as_str() {
         ANY_ROOM => admin.of_everything()?,
         room if !crate::auth::is_room_name(room) => {
@@ -38,7 +38,7 @@ pub(super) async fn mint(
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(Problem::invalid(format!("ttl_s is not 1 to {TTL_MAX_S}")));
     }
-    let claims = Claims { publish, subscribe, admin: is_admin, invite, ..Claims::new(&room, &name, ttl_s) };
+    let claims = Claims { publish, subscribe, data, admin: is_admin, invite, ..Claims::new(&room, &name, ttl_s) };
     let claims = claims.made_by(&admin.0, admin.0.as_governor()).ok_or_else(Problem::too_many_makers)?;
     let token = site.keys.sign(&claims).map_err(|error| Problem::invalid(error.to_string()))?;
     Ok((StatusCode::CREATED, Json(TokenView { token, expires_at: claims.exp })))

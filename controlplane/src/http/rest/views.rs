@@ -399,6 +399,9 @@ pub(super) struct TokenRequest {
     /// May receive media.
     #[serde(default)]
     pub(super) subscribe: bool,
+    /// May send data; as `publish` if it is left out.
+    #[serde(default)]
+    pub(super) data: Option<bool>,
     /// May use this interface for that room.
     #[serde(default)]
     pub(super) admin: bool,
@@ -411,6 +414,33 @@ pub(super) struct TokenRequest {
     pub(super) ttl_s: u64,
 }
 
+/// A message to who is in a room: either `text` or `binary`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DataRequest {
+    /// What it is about, at most 64 bytes.
+    #[serde(default)]
+    #[schema(max_length = 64)]
+    pub(super) label: String,
+    /// The ids of the peers that it is for; everybody in the room if it is left out.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub(super) to: Option<Vec<String>>,
+    /// Whether it must arrive. If not, it is sent once, and dropped where it would come late.
+    #[serde(default = "yes")]
+    pub(super) reliable: bool,
+    /// Text, at most 256 KiB in UTF-8.
+    #[serde(default)]
+    pub(super) text: Option<String>,
+    /// Bytes in base64, at most 256 KiB of them.
+    #[serde(default)]
+    pub(super) binary: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// What an invitation is to allow.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -421,6 +451,9 @@ pub(super) struct InvitationRequest {
     /// Whether guests may receive media; as the one who invites if it is left out.
     #[serde(default)]
     pub(super) subscribe: Option<bool>,
+    /// Whether guests may send data; as the one who invites if it is left out.
+    #[serde(default)]
+    pub(super) data: Option<bool>,
     /// How long it is good, and what guests get for it, seconds. Twelve hours if it is left out.
     #[schema(minimum = 1, maximum = 604_800)]
     #[serde(default = "half_a_day")]
