@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 
 import { launch } from './browser.mjs';
+import { noCluster, startCluster } from './cluster.mjs';
 import { Edge, until } from './edge.mjs';
 import { launchFirefox } from './firefox.mjs';
 
@@ -39,6 +40,7 @@ async function enter({ url, channels }) {
   Object.assign(window, { connection, got, ends });
   const socket = new WebSocket(url);
   window.signals = [];
+  window.socket = socket;
   await new Promise((resolve, reject) => {
     socket.onerror = () => reject(new Error('the socket cannot be opened'));
     socket.onmessage = async (event) => {
@@ -63,7 +65,9 @@ const kinds = {
   protocol: { protocol: 'chat.1' },
 };
 
-async function join(browser, room, name, channels, ...rights) {
+const join = (browser, room, name, channels, ...rights) => joinAt(edge, browser, room, name, channels, ...rights);
+
+async function joinAt(edge, browser, room, name, channels, ...rights) {
   const context = await browser.newContext({ viewport: { width: 400, height: 300 } });
   const page = await context.newPage();
   await page.goto(`${edge.base}/`);
@@ -185,4 +189,41 @@ test('the application sends into a room', { timeout: 60_000 }, async () => {
   await until('Bob has both', async () => (await texts(bob, 'news')).join() === 'hello from the server,bytes 3');
   assert.equal((await send({ label: 'news' })).status, 422);
   assert.equal((await send({ label: 'x'.repeat(65), text: '' })).status, 422);
+});
+
+test('messages cross to another edge, in order and once, also while NATS is away', { skip: noCluster, timeout: 120_000 }, async () => {
+  const { nats, edges } = await startCluster(2);
+  const ada = await joinAt(edges[0], chromium, 'across', 'Ada', { raw: {} });
+  const bob = await joinAt(edges[1], chromium, 'across', 'Bob', { raw: {} });
+  // Signals on the socket, as the client module says them where it has no channel.
+  await bob.evaluate(() => {
+    window.had = [];
+    window.socket.addEventListener('message', ({ data }) => {
+      const { type, from, id, text, binary } = JSON.parse(data);
+      if (type !== 'data') return;
+      if (id > (window.had.at(-1)?.id ?? 0)) window.had.push({ id, length: (text ?? atob(binary)).length });
+      window.socket.send(JSON.stringify({ type: 'data_ack', from, id }));
+    });
+    window.socket.send(JSON.stringify({ type: 'data_ack', id: 0 }));
+  });
+  const others = (page) => page.evaluate(() => window.signals.some(({ type, peer, peers }) => type === 'peer_joined' || (type === 'peers' && peers.length > 0)));
+  await until('both know of each other', async () => (await others(ada)) && (await others(bob)));
+
+  await say(ada, 'raw', 'by channel');
+  await until('a channel crosses', async () => (await texts(bob, 'raw'))[0] === 'by channel');
+
+  const acked = () => ada.evaluate(() => Math.max(0, ...window.signals.filter(({ type }) => type === 'data_acked').map(({ id }) => id)));
+  const send = (first, last) => ada.evaluate(([a, b]) => {
+    for (let id = a; id <= b; id += 1) window.socket.send(JSON.stringify({ type: 'data', label: 'l', id, text: 'x'.repeat((id * 997) % 20_000) }));
+  }, [first, last]);
+  await send(1, 20);
+  await until('all are acknowledged', async () => (await acked()) === 20);
+  await nats.stop();
+  await send(21, 40);
+  await new Promise((resolve) => setTimeout(resolve, 1_000));
+  assert.equal(await acked(), 20, 'nothing is acknowledged that has not arrived');
+  await nats.resume();
+  await until('all are acknowledged when it is back', async () => (await acked()) === 40, 40_000);
+  const had = await bob.evaluate(() => window.had);
+  assert.deepEqual(had, Array.from({ length: 40 }, (_, n) => ({ id: n + 1, length: ((n + 1) * 997) % 20_000 })));
 });

@@ -12,9 +12,13 @@ use dcsctp::api::{
     ZERO_CHECKSUM_ALTERNATE_ERROR_DETECTION_METHOD_LOWER_LAYER_DTLS,
 };
 use proto::signal::MESSAGE_LEN_MAX;
+use serde::{Deserialize, Serialize};
 
 use super::dcep::{Dcep, Reliability};
-use super::{CHANNEL_LEN_MAX, CHANNELS_MAX, LOSSY_LEN_MAX, LOSSY_LIFETIME, SDK_LABEL, SDK_LABEL_LOSSY, SDK_PROTOCOL};
+use super::{
+    CHANNEL_LEN_MAX, CHANNELS_MAX, LABEL_LEN_MAX, LOSSY_LEN_MAX, LOSSY_LIFETIME, SDK_LABEL, SDK_LABEL_LOSSY,
+    SDK_PROTOCOL,
+};
 use crate::dtls::DATA_LEN_MAX;
 use crate::negotiated::DataChannels;
 use crate::sdp::SCTP_PORT;
@@ -35,7 +39,7 @@ const TEXT_EMPTY: PpId = PpId(56);
 const BINARY_EMPTY: PpId = PpId(57);
 
 /// A data channel.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Channel {
     /// What it is for. Of a channel that was negotiated without DCEP `#` and its stream.
     pub(crate) label: String,
@@ -48,6 +52,11 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// Whether it is one that can be opened.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.label.len() <= LABEL_LEN_MAX && self.protocol.len() <= LABEL_LEN_MAX
+    }
+
     /// A channel for messages of a client module, at a client of another kind.
     pub(crate) fn for_label(label: &str, is_whole: bool) -> Channel {
         let reliability = match is_whole {

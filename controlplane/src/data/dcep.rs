@@ -1,9 +1,11 @@
 //! Leaf: messages by which data channels are opened (DCEP, RFC 8832 §5).
 
+use serde::{Deserialize, Serialize};
+
 use super::LABEL_LEN_MAX;
 
 /// How a channel delivers (RFC 8832 §5.1).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Reliability {
     /// Whether messages may overtake each other.
     pub(crate) unordered: bool,

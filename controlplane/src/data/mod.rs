@@ -17,11 +17,11 @@ mod mailbox;
 mod message;
 mod sent;
 
-pub(crate) use self::association::ChannelEvent;
+pub(crate) use self::association::{Channel, ChannelEvent};
 pub(crate) use self::exchange::{Exchange, Exchanged};
-pub(crate) use self::mailbox::Delivery;
-pub(crate) use self::message::{Framed, Message, Payload, parse_frame, relayed};
-pub(crate) use self::sent::Taking;
+pub(crate) use self::mailbox::{Delivery, Mailbox, Way};
+pub(crate) use self::message::{Assembly, Framed, Message, Payload, parse_frame, parts, relayed};
+pub(crate) use self::sent::{Sent, Taking};
 
 /// Bytes of a label, or of a protocol, of a channel that are kept.
 pub(crate) const LABEL_LEN_MAX: usize = 64;

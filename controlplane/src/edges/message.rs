@@ -2,9 +2,10 @@
 
 use proto::id::{Rid, Ssrc};
 use proto::plane::{Codec, PEER_CANDIDATES_MAX, TRACK_ENCODINGS_MAX};
-use proto::signal::{LeaveReason, Quality, Source, VideoCodec};
+use proto::signal::{DataReceived, LeaveReason, Quality, Source, VideoCodec};
 use serde::{Deserialize, Serialize};
 
+use crate::data::{Channel, TO_MAX};
 use crate::member::{Member, Track};
 use crate::policy::{NAME_CHARS_MAX, ROOM_CHARS_MAX, SIMULCAST_TRACKS_MAX, TRACKS_CEILING, codec_of, kind_of};
 
@@ -153,11 +154,41 @@ pub(crate) enum Telling {
         /// The room.
         room: String,
     },
+    /// A message of somebody at the edge that says it, or a part of one.
+    Data(Box<DataSaid>),
+    /// All people of the edge that says it have the messages of a peer up to one.
+    DataAcked {
+        /// The room.
+        room: String,
+        /// Who sent them; nothing: the application's server.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// The number of the last one.
+        id: u64,
+    },
     /// Say whole who is in a room.
     Who {
         /// Its name.
         room: String,
     },
+}
+
+/// A message for people at another edge, or a part of one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DataSaid {
+    /// The room.
+    pub(crate) room: String,
+    /// For whom it is; nothing: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<Vec<String>>,
+    /// Whether it is text, in UTF-8.
+    pub(crate) is_text: bool,
+    /// The channel by which clients of another kind than the client module get it.
+    pub(crate) channel: Channel,
+    /// Its stream, if it was negotiated.
+    pub(crate) stream: u16,
+    /// The rest, as bytes.
+    pub(crate) part: DataReceived,
 }
 
 /// One end of a link.
@@ -312,6 +343,11 @@ impl Telling {
             }
             Telling::Unwant { room, peer } => is_room(room) && is_id(peer),
             Telling::Anew { room, peer, context } => is_room(room) && is_id(peer) && context.len() <= 32,
+            Telling::Data(said) => {
+                let is_to = said.to.as_ref().is_none_or(|to| to.len() <= TO_MAX && to.iter().all(|id| is_id(id)));
+                is_room(&said.room) && is_to && said.part.from.as_deref().is_none_or(is_id) && said.channel.is_valid()
+            }
+            Telling::DataAcked { room, peer, .. } => is_room(room) && peer.as_deref().is_none_or(is_id),
             Telling::Who { room }
             | Telling::Seat { room, .. }
             | Telling::Seats { room, .. }

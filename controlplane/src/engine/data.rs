@@ -202,6 +202,13 @@ impl Engine {
         self.relay_in(now, room, None, to, message);
     }
 
+    /// Somebody whose messages are acknowledged by all of an edge together is not here any more.
+    pub(super) fn sender_left_across(&mut self, room: &str, id: &str) {
+        if let Some(hosted) = self.rooms.get_mut(room) {
+            hosted.remote.arrivals.left(id);
+        }
+    }
+
     /// Hands a message to all whom it is for; who will acknowledge it.
     fn relay(&mut self, now: Instant, from: Handle, to: Option<&[String]>, message: &Arc<Message>) -> BTreeSet<PeerId> {
         let Some(room) = self.peers.get(&from).map(|peer| peer.room.clone()) else { return BTreeSet::new() };
@@ -209,6 +216,20 @@ impl Engine {
     }
 
     fn relay_in(
+        &mut self,
+        now: Instant,
+        room: &str,
+        from: Option<Handle>,
+        to: Option<&[String]>,
+        message: &Arc<Message>,
+    ) -> BTreeSet<PeerId> {
+        let mut waits_for = self.deliver_here(now, room, from, to, message);
+        waits_for.extend(self.send_across(room, to, message));
+        waits_for
+    }
+
+    /// Hands a message to those at this edge whom it is for; who will acknowledge it.
+    pub(super) fn deliver_here(
         &mut self,
         now: Instant,
         room: &str,
@@ -258,7 +279,7 @@ impl Engine {
     }
 
     /// What waited for a peer was given up: nobody waits for it any more, and it is told.
-    fn too_slow(&mut self, now: Instant, handle: Handle) {
+    pub(super) fn too_slow(&mut self, now: Instant, handle: Handle) {
         self.totals.data_given_up += 1;
         if let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) {
             exchange.give_up();
@@ -274,6 +295,7 @@ impl Engine {
     /// A peer has left the room, or what waited for it was given up: senders learn who has everything now.
     pub(super) fn no_longer_waited_for(&mut self, room: &str, receiver: Handle) {
         let Some(now) = self.now else { return };
+        self.no_longer_waited_for_across(room, receiver.peer);
         for handle in self.members_of(room) {
             let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) else {
                 continue;
@@ -296,7 +318,12 @@ impl Engine {
             exchange.acked(from, id);
         }
         let sender = from.and_then(|from| self.room_of(handle)?.member_by_id(from));
-        let Some(sender) = sender.map(|member| Handle::of(member.peer)) else { return };
+        let room = self.peers.get(&handle).map(|peer| peer.room.clone()).unwrap_or_default();
+        let Some(sender) = sender.filter(|member| member.elsewhere.is_none()).map(|member| Handle::of(member.peer))
+        else {
+            // Somebody elsewhere, or the application's server by another edge.
+            return self.acked_across(&room, from.unwrap_or_default(), |sent| sent.acked(&handle.peer, id));
+        };
         let Some(exchange) = self.peers.get_mut(&sender).and_then(|peer| peer.data.as_deref_mut()) else { return };
         exchange.sent.acked(&handle.peer, id);
         if let Some(id) = exchange.sent.poll_acked() {

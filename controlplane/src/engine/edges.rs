@@ -3,6 +3,7 @@
 //! Nothing of this stands in the way of a call: what the cluster says comes when it comes, and while it is away everything stays as it is.
 
 mod adopt;
+mod data;
 mod links;
 mod media;
 mod paths;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use proto::signal::LeaveReason;
 
+use self::data::{Arrivals, Courier};
 use self::seats::Waiting;
 use super::{Engine, Handle, Output, Timer};
 use crate::bus::{News, NodeNews, Order, Sender};
@@ -64,6 +66,8 @@ pub(super) struct Edges {
     seats: BTreeMap<String, Seats>,
     /// Offers that wait for a seat.
     waiting: BTreeMap<SocketId, Waiting>,
+    /// Messages on the way to other nodes.
+    couriers: BTreeMap<String, Courier>,
     /// What an earlier controlplane left, until it is known which rooms there are: by worker and place.
     held: Vec<(usize, u32, EdgeEntry)>,
 }
@@ -83,6 +87,8 @@ pub(super) struct Remote {
     parts: BTreeMap<String, Part>,
     /// What others receive of our members, by node and peer.
     exports: BTreeMap<(String, String), Export>,
+    /// Messages that came from others.
+    pub(super) arrivals: Arrivals,
 }
 
 impl Remote {
@@ -189,6 +195,10 @@ impl Engine {
                 Some(Telling::Seat { room, count }) => self.seat_asked(&from, &room, count),
                 Some(Telling::Seats { room, count }) => self.seats_given(now, &from, &room, count),
                 Some(Telling::NotOwner { room }) => self.not_owner(&from, &room),
+                Some(Telling::Data(said)) => self.data_said(now, &from, *said),
+                Some(Telling::DataAcked { room, peer, id }) => {
+                    self.data_acked_there(now, &from, &room, peer.as_deref(), id);
+                }
                 Some(Telling::Who { room }) => self.asked_who_is_here(&room),
                 None => self.totals.edge_messages_refused += 1,
             },
@@ -289,6 +299,7 @@ impl Engine {
             }
             self.attach_imports(now);
         }
+        self.look_after_couriers();
         self.look_after_links(now);
         self.set_look_timer(now);
     }

@@ -51,6 +51,7 @@ impl Engine {
             self.close_exports(name, |export| export.want.peer == member.id);
         }
         self.no_longer_waited_for(name, handle);
+        self.sender_left_across(name, &member.id);
         let is_own = |other: &Member| other.elsewhere.is_none();
         let has_left = member.elsewhere.is_none();
         if member.elsewhere.is_none() && !self.room(name).is_some_and(|room| room.members().iter().any(is_own)) {

@@ -19,7 +19,7 @@ pub(super) const BODY_LEN_MAX: usize = 2 * 1024 * 1024;
 /// Send a message to everybody in a room, or to some.
 ///
 /// It comes as messages of peers do, by data channel or by the signalling socket, without a sender. A reliable one waits for those who are
-/// slow or away, up to half a megabyte for each. Answered as soon as it is on its way. It goes to the peers of the edge that is asked.
+/// slow or away, up to half a megabyte for each. Answered as soon as it is on its way. The edge that is asked must have somebody in the room.
 #[utoipa::path(post, path = "/v1/rooms/{room}/data", tag = "rooms", operation_id = "send_data", params(("room" = String, Path, description = "The room", pattern = "^[A-Za-z0-9._-]{1,64}$")), request_body = DataRequest,
     responses((status = 202, description = "It is on its way")))]
 pub(super) async fn send(
