@@ -7,7 +7,7 @@ use proto::signal::{
     ClientSignal, DataEndReason, DataReceived, DataSent, ErrorCode, LeaveReason, MESSAGE_LEN_MAX, ServerSignal,
 };
 
-use world::{Client, World, error_of, grant};
+use world::{Client, PAGE, World, error_of, grant, page_tracks};
 
 fn sent(id: u64, text: &str) -> DataSent {
     DataSent {
@@ -25,11 +25,16 @@ fn sends(name: &str) -> Grant {
     Grant { data: true, ..grant(name) }
 }
 
+fn enter(world: &mut World, grant: Grant) -> Client {
+    let mut client = world.guest("blue", grant);
+    world.offer(&mut client, PAGE, page_tracks()).unwrap();
+    world.connect(&mut client);
+    client
+}
+
 /// Joins and says, as the client module does, that it acknowledges.
 fn join(world: &mut World, name: &str) -> Client {
-    let mut client = world.guest("blue", sends(name));
-    world.answered(&mut client).unwrap();
-    world.connect(&mut client);
+    let client = enter(world, sends(name));
     world.say(client.socket, ClientSignal::DataAck { from: None, id: 0 });
     client
 }
@@ -179,9 +184,7 @@ fn a_sender_that_does_not_wait_is_refused_and_nothing_of_it_is_reordered() {
 #[test]
 fn what_is_not_allowed_or_not_well_formed_is_refused() {
     let mut world = World::new();
-    let mut mute = world.guest("blue", grant("Mute"));
-    world.answered(&mut mute).unwrap();
-    world.connect(&mut mute);
+    let mute = enter(&mut world, grant("Mute"));
     let bob = join(&mut world, "Bob");
     let mut refusal = |client: &Client, data: DataSent| {
         world.drain(client.socket);
