@@ -8,12 +8,13 @@
 //!
 //! In the order in which a call meets them: [`random`], [`sdp`] (offer and answer), [`ice`] (checks and consent),
 //! [`dtls`] (keys), [`srtp`], [`transport`] (these on one UDP path: the core), [`rtp`], [`rtcp`] and [`twcc`] (what
-//! goes through it). [`http`], [`signal`] and [`udp`] are the driver, on tokio.
+//! goes through it). [`http`], [`signal`] and [`udp`] are the driver, on tokio; [`room`] is a whole peer on it.
 
 pub mod dtls;
 pub mod http;
 pub mod ice;
 pub mod random;
+pub mod room;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;

@@ -44,6 +44,16 @@ impl Header {
     }
 }
 
+/// What a packet carries, without its padding (RFC 3550 §5.1); None if the padding is longer than the packet, or of no length.
+pub fn payload<'a>(packet: &'a [u8], header: &Header) -> Option<&'a [u8]> {
+    let payload = packet.get(header.len..)?;
+    if packet.first()? & 0x20 == 0 {
+        return Some(payload);
+    }
+    let padding = usize::from(*payload.last()?);
+    payload.len().checked_sub(padding).filter(|_| padding > 0).map(|len| &payload[..len])
+}
+
 /// The value of a one-byte header extension, if the packet has it.
 pub fn extension(packet: &[u8], id: u8) -> Option<&[u8]> {
     let first = *packet.first()?;
@@ -134,6 +144,20 @@ mod tests {
         }
         assert_eq!(extension(&packet, 5), None);
         assert_eq!(write(&mut packet, &fields, &[]), 12);
+    }
+
+    #[test]
+    fn padding_is_not_payload() {
+        let mut packet = vec![0xA0, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7, b'a', b'b', 0, 2];
+        let header = Header::parse(&packet).unwrap();
+        assert_eq!(payload(&packet, &header), Some(&b"ab"[..]));
+        *packet.last_mut().unwrap() = 5;
+        assert_eq!(payload(&packet, &header), None);
+        *packet.last_mut().unwrap() = 0;
+        assert_eq!(payload(&packet, &header), None);
+        assert_eq!(payload(&packet[..12], &header), None);
+        packet[0] = 0x80;
+        assert_eq!(payload(&packet, &header), Some(&b"ab\0\0"[..]));
     }
 
     #[test]

@@ -59,22 +59,45 @@ pub fn write_fingerprint(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
 }
 
+/// Which codecs an offer lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Codecs {
+    /// Those of a browser that prefers VP8.
+    Browser,
+    /// All that rooms use, and NACK for Opus.
+    All,
+}
+
 /// Writes the offer.
 pub fn write_offer(offer: &Offer<'_>) -> String {
+    write_with(offer, Codecs::Browser)
+}
+
+/// The same for a peer that takes whatever a room may speak: VP9 and AV1 too, and lost packets of Opus again.
+pub fn write_offer_of_all_codecs(offer: &Offer<'_>) -> String {
+    write_with(offer, Codecs::All)
+}
+
+fn write_with(offer: &Offer<'_>, codecs: Codecs) -> String {
     let mut out = String::from("v=0\r\no=- 4611686018427387904 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE");
     for section in offer.sections {
         write!(out, " {}", section.mid).expect("a String takes everything");
     }
     out.push_str("\r\na=extmap-allow-mixed\r\na=msid-semantic: WMS stream\r\n");
     for section in offer.sections {
-        write_section(&mut out, offer, section).expect("a String takes everything");
+        write_section(&mut out, offer, section, codecs).expect("a String takes everything");
     }
     out
 }
 
-fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection) -> std::fmt::Result {
+fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, codecs: Codecs) -> std::fmt::Result {
     let is_audio = section.kind == Kind::Audio;
-    let formats = if is_audio { "111 63 0 8" } else { "96 97 102 103 108 109 114 115" };
+    let is_all = codecs == Codecs::All;
+    let formats = match (is_audio, is_all) {
+        (true, _) => "111 63 0 8",
+        (false, false) => "96 97 102 103 108 109 114 115",
+        (false, true) => "102 103 108 109 96 97 98 99 112 113",
+    };
     let name = if is_audio { "audio" } else { "video" };
     write!(out, "m={name} 9 UDP/TLS/RTP/SAVPF {formats}\r\nc=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\n")?;
     write!(out, "a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=ice-options:trickle\r\n", offer.ice.ufrag, offer.ice.pwd)?;
@@ -93,6 +116,11 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection) ->
     }
     write!(out, "a=rtcp-mux\r\na=rtcp-rsize\r\na=rtcp-xr:rcvr-rtt=all\r\n")?;
     out.push_str(if is_audio { AUDIO_CODECS } else { VIDEO_CODECS });
+    match (is_audio, is_all) {
+        (_, false) => (),
+        (true, true) => out.push_str("a=rtcp-fb:111 nack\r\n"),
+        (false, true) => out.push_str(MORE_VIDEO_CODECS),
+    }
     let Some((ssrc, rtx)) = section.ssrcs else { return Ok(()) };
     if let Some(rtx) = rtx {
         write!(out, "a=ssrc-group:FID {ssrc} {rtx}\r\n")?;
@@ -121,6 +149,14 @@ const VIDEO_CODECS: &str = "a=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 goog-remb\r\na
     a=fmtp:108 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
     a=rtpmap:109 rtx/90000\r\na=fmtp:109 apt=108\r\n\
     a=rtpmap:114 red/90000\r\na=rtpmap:115 ulpfec/90000\r\n";
+
+/// VP9 and AV1, each with RTX.
+const MORE_VIDEO_CODECS: &str = "a=rtpmap:98 VP9/90000\r\na=rtcp-fb:98 transport-cc\r\na=rtcp-fb:98 ccm fir\r\n\
+    a=rtcp-fb:98 nack\r\na=rtcp-fb:98 nack pli\r\na=fmtp:98 profile-id=0\r\n\
+    a=rtpmap:99 rtx/90000\r\na=fmtp:99 apt=98\r\n\
+    a=rtpmap:112 AV1/90000\r\na=rtcp-fb:112 transport-cc\r\na=rtcp-fb:112 ccm fir\r\n\
+    a=rtcp-fb:112 nack\r\na=rtcp-fb:112 nack pli\r\na=fmtp:112 level-idx=5;profile=0;tier=0\r\n\
+    a=rtpmap:113 rtx/90000\r\na=fmtp:113 apt=112\r\n";
 
 /// Why an answer cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -177,6 +213,10 @@ pub struct AnswerSection {
     pub rtx_pt: Option<u8>,
     /// All names in `a=rtpmap`.
     pub codecs: Vec<String>,
+    /// The same with their payload types.
+    pub payload_types: Vec<(u8, String)>,
+    /// Payload types of retransmissions, and of what they retransmit.
+    pub rtx_of: Vec<(u8, u8)>,
     /// SSRC of the slot, if the server sends.
     pub ssrc: Option<u32>,
     /// SSRC of its retransmissions.
@@ -234,11 +274,15 @@ fn parse_attribute(answer: &mut Answer, attribute: &str) -> Option<()> {
                 section.codec = codec.into();
             }
             section.codecs.push(codec.into());
+            section.payload_types.extend(pt.parse().ok().map(|pt| (pt, codec.into())));
         }
         ("fmtp", Some(section)) => {
             let (pt, parameters) = value.split_once(' ')?;
             if parameters == format!("apt={}", section.pt) {
                 section.rtx_pt = Some(pt.parse().ok()?);
+            }
+            if let Some(original) = parameters.strip_prefix("apt=") {
+                section.rtx_of.push((pt.parse().ok()?, original.parse().ok()?));
             }
         }
         ("ssrc", Some(section)) => {

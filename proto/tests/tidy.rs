@@ -56,6 +56,8 @@ const TOKIO: &[&str] = &[
     "bench/",
     "fuzz/targets/src/socket.rs",
     "client/src/http.rs",
+    "client/src/room.rs",
+    "client/src/room/",
     "client/src/udp.rs",
     "controlplane/src/administering.rs",
     "controlplane/src/http/",
