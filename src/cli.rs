@@ -145,6 +145,9 @@ pub(crate) enum Command {
     Version,
     /// Look whether this machine can carry calls with these settings, and say what would mend what is amiss.
     Doctor(Doctor),
+    /// Record rooms: a peer that sends nothing joins each, everybody sees it, and it writes each track to a file of fragmented MP4.
+    /// Ends with SIGINT or SIGTERM; docs/RECORDING.md says what is in the folder.
+    Record(Record),
     /// Load a server with WebRTC peers, and report what it forwards and what that costs. Without
     /// --server and --state it starts one of its own.
     Load(Load),
@@ -348,6 +351,25 @@ pub(crate) struct Remote {
     /// Certificates in PEM that a server elsewhere is trusted by [default: those of the system]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+}
+
+/// What a recording shall be.
+#[derive(Debug, Args)]
+pub(crate) struct Record {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    /// Which rooms
+    #[arg(required = true, value_name = "ROOM")]
+    pub(crate) rooms: Vec<String>,
+    /// In this folder each recording makes one of its own
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// What may be in that folder, with everything that is there already, in millions of bytes [default: what the disk has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1_000_000_000))]
+    pub(crate) quota_mb: Option<u64>,
+    /// The name that others in the room see
+    #[arg(long, value_name = "NAME", default_value = "Recorder")]
+    pub(crate) name: String,
 }
 
 /// How something is shown.

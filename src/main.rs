@@ -1,6 +1,6 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `nodes`, `kick` and `move` govern a server, `doctor`
-//! looks at the machine, `load` loads a server. No logic of a call is here.
+//! looks at the machine, `record` records rooms, `load` loads a server. No logic of a call is here.
 
 mod administration;
 mod cli;
@@ -10,6 +10,7 @@ mod load;
 mod options;
 mod process;
 mod reach;
+mod record;
 mod remote;
 mod running;
 mod supervisor;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             Ok(is_well) => return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             Err(failure) => Err(failure),
         },
+        Command::Record(request) => record::run(&common, &request),
         Command::Load(request) => load::run(&common, &request),
         Command::Token(request) => token::print(&common, &request),
         Command::Link(request) => token::link(&common, &request),

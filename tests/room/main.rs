@@ -1,7 +1,12 @@
-//! Peers of the `client` crate's `room` in rooms of a running `uprtc run`: what they are told and brought, while planes are killed.
+//! Peers of the `client` crate's `room` in rooms of a running `uprtc run`: what they are told and brought, while planes are killed;
+//! and `uprtc record`, which is one.
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod media;
+mod recording;
+#[path = "../require/mod.rs"]
+mod require;
 mod server;
 
 use std::collections::HashMap;

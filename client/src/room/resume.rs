@@ -38,7 +38,7 @@ enum Unresumed {
 }
 
 enum State {
-    Open(Socket),
+    Open(Box<Socket>),
     Resuming(Resuming),
     Over,
 }
@@ -52,7 +52,7 @@ pub(super) struct Signalling {
 
 impl Signalling {
     pub(super) fn new(settings: Settings, session: String, socket: Socket) -> Signalling {
-        Signalling { settings, session, state: State::Open(socket) }
+        Signalling { settings, session, state: State::Open(Box::new(socket)) }
     }
 
     /// What comes next. May be cancelled and called again.
@@ -68,7 +68,7 @@ impl Signalling {
             },
             State::Resuming(resuming) => match resuming.as_mut().await {
                 Ok(socket) => {
-                    self.state = State::Open(socket);
+                    self.state = State::Open(Box::new(socket));
                     Signalled::Resumed
                 }
                 Err(unresumed) => {
