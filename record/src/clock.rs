@@ -1,7 +1,7 @@
 //! From RTP time to the time of the recording, by sender reports (RFC 3550 §6.4.1).
 //!
 //! All slots of a peer are reported in one clock of the server, so that what was captured at one moment is at one moment in all files.
-//! Before the first report of a slot its packets count from when they came.
+//! Where no report of a slot comes, its frames count from when the soonest of them came.
 
 use std::time::{Duration, Instant};
 
@@ -55,14 +55,19 @@ impl Clock {
         self.is_reported = true;
     }
 
-    /// Microseconds since the recording began of a packet that came at `arrival`.
-    pub fn micros(&mut self, timestamp: u32, arrival: i64) -> i64 {
+    /// A frame came: until a report tells the time, the frame that came soonest does.
+    pub fn arrived(&mut self, timestamp: u32, arrival: i64) {
         let timestamp = self.extend(timestamp);
         self.last = Some(self.last.map_or(timestamp, |last| last.max(timestamp)));
-        if self.anchor.is_none() {
+        if self.anchor.is_none_or(|_| !self.is_reported && self.of(timestamp) > arrival) {
             self.anchor = Some((timestamp, arrival));
         }
-        self.of(timestamp)
+    }
+
+    /// Microseconds since the recording began of a frame that came at `arrival`.
+    pub fn micros(&mut self, timestamp: u32, arrival: i64) -> i64 {
+        self.arrived(timestamp, arrival);
+        self.of(self.extend(timestamp))
     }
 
     fn of(&self, timestamp: i64) -> i64 {
@@ -85,6 +90,18 @@ pub fn since(began: Instant, at: Instant) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_report_the_frame_that_came_soonest_tells_the_time() {
+        let mut clock = Clock::new(90_000);
+        // The first one was 300 ms late.
+        clock.arrived(0, 300_000);
+        clock.arrived(9_000, 310_000);
+        clock.arrived(18_000, 205_000);
+        assert_eq!((clock.micros(0, 300_000), clock.micros(9_000, 310_000)), (5_000, 105_000));
+        clock.report(18_000, 200_000);
+        assert_eq!(clock.micros(27_000, 290_000), 300_000, "a report counts for more");
+    }
 
     #[test]
     fn reports_put_two_tracks_at_one_time_however_late_their_packets_come() {

@@ -57,7 +57,7 @@ pub struct File {
     pub track: String,
     /// What the track shows: `microphone`, `camera`, `screen`, `screen_audio`.
     pub source: String,
-    /// `opus`, `h264`, `vp8`, `vp9`
+    /// `opus`, `h264`, `vp8`, `vp9`, `av1`
     pub codec: String,
     /// Pixels, of video.
     #[serde(skip_serializing_if = "Option::is_none")]

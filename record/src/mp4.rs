@@ -1,9 +1,9 @@
 //! Fragmented MP4 (ISO/IEC 14496-12 §8.8): what a file begins with, and a fragment. One track to a file.
 
 use mp4_atom::{
-    Audio, Avc1, Avcc, AvccExt, Codec, Dinf, Dops, Dref, DrefEntry, Encode, FixedPoint, Ftyp, Hdlr, Mdhd, Mdia, Mfhd,
-    Minf, Moof, Moov, Mvex, Mvhd, Opus, Smhd, Stbl, Stco, Stsd, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun, TrunEntry,
-    TrunSamples, Url, Visual, Vmhd, Vp08, Vp09, VpcC,
+    Audio, Av01, Av1c, Avc1, Avcc, AvccExt, Codec, Dinf, Dops, Dref, DrefEntry, Encode, FixedPoint, Ftyp, Hdlr, Mdhd,
+    Mdia, Mfhd, Minf, Moof, Moov, Mvex, Mvhd, Opus, Smhd, Stbl, Stco, Stsd, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun,
+    TrunEntry, TrunSamples, Url, Visual, Vmhd, Vp08, Vp09, VpcC,
 };
 
 use crate::depacketize::Config;
@@ -130,6 +130,23 @@ fn entry(config: &Config) -> Result<Codec, mp4_atom::Error> {
         Config::Vp8 { size } => {
             Codec::from(Vp08 { visual: visual(*size), vpcc: vpcc(), btrt: None, colr: None, pasp: None, spatial: None })
         }
+        Config::Av1 { sequence, size, level, tier, is_high_depth, is_monochrome } => Codec::from(Av01 {
+            visual: visual(*size),
+            av1c: Av1c {
+                seq_profile: 0,
+                seq_level_idx_0: *level,
+                seq_tier_0: *tier,
+                high_bitdepth: *is_high_depth,
+                twelve_bit: false,
+                monochrome: *is_monochrome,
+                chroma_subsampling_x: true,
+                chroma_subsampling_y: true,
+                chroma_sample_position: 0, // Unknown.
+                initial_presentation_delay: None,
+                config_obus: sequence.clone(),
+            },
+            ..Av01::default()
+        }),
         Config::Vp9 { size } => {
             Codec::from(Vp09 { visual: visual(*size), vpcc: vpcc(), btrt: None, colr: None, pasp: None, spatial: None })
         }

@@ -28,6 +28,8 @@ const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
 const FILES_MAX: usize = 4096;
 /// People that are listed.
 const PEERS_MAX: usize = 4096;
+/// How long the frames of a new track wait for the first report of when they were captured, microseconds.
+const HOLD_MICROS: i64 = 900_000;
 /// A track begins another file at most so often, microseconds.
 const FILE_INTERVAL_MICROS: i64 = 1_000_000;
 
@@ -91,14 +93,14 @@ struct Slot {
     clock: Clock,
     depacketizer: Option<(Codec, Depacketizer)>,
     track: Option<Track>,
+    /// The first frames, and when they came, until it is known when they were captured; None: they are written.
+    held: Option<Vec<(Frame, i64)>>,
     /// Since the file began, or before there was one.
     packets: u64,
     lost: u64,
     asked_keyframe: Option<Instant>,
     /// When its last file began, microseconds of the recording.
     began_file: Option<i64>,
-    /// A codec that is not written was said so.
-    is_unknown: bool,
 }
 
 impl Slot {
@@ -110,11 +112,11 @@ impl Slot {
             clock: Clock::new(rate),
             depacketizer: None,
             track: None,
+            held: Some(Vec::new()),
             packets: 0,
             lost: 0,
             asked_keyframe: None,
             began_file: None,
-            is_unknown: false,
         }
     }
 }
@@ -220,6 +222,7 @@ impl Recorder {
                 let micros = self.server_clock.micros(clock.ntp_time, arrival);
                 if let Some(slot) = self.slots.get_mut(&clock.slot) {
                     slot.clock.report(clock.rtp_time, micros);
+                    self.release(clock.slot);
                 }
             }
             Event::Slots(contents) => contents.into_iter().for_each(|content| self.take_content(content)),
@@ -278,6 +281,7 @@ impl Recorder {
     fn end_slot(&mut self, number: usize, reason: &'static str) {
         let now = Instant::now();
         self.drain(number, now);
+        self.release(number);
         let Some(mut slot) = self.slots.remove(&number) else { return };
         if let Some(track) = slot.track.take() {
             self.end_track(track, &slot, reason);
@@ -323,6 +327,26 @@ impl Recorder {
     }
 
     fn take_frame(&mut self, number: usize, frame: Frame, arrival: i64) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        match &mut slot.held {
+            Some(held) => {
+                slot.clock.arrived(frame.timestamp, arrival);
+                held.push((frame, arrival));
+                if slot.clock.is_reported() {
+                    self.release(number);
+                }
+            }
+            None => self.write_frame(number, frame, arrival),
+        }
+    }
+
+    /// Writes the first frames of a track.
+    fn release(&mut self, number: usize) {
+        let held = self.slots.get_mut(&number).and_then(|slot| slot.held.take());
+        held.into_iter().flatten().for_each(|(frame, arrival)| self.write_frame(number, frame, arrival));
+    }
+
+    fn write_frame(&mut self, number: usize, frame: Frame, arrival: i64) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let micros = slot.clock.micros(frame.timestamp, arrival);
         let is_other = |config: &Config| slot.track.as_ref().is_none_or(|track| track.config != *config);
@@ -400,6 +424,11 @@ impl Recorder {
         for number in numbers {
             self.drain(number, now);
             let Some(slot) = self.slots.get_mut(&number) else { continue };
+            let first = slot.held.as_ref().and_then(|held| held.first()).map(|(_, arrival)| *arrival);
+            if first.is_some_and(|first| since(self.began, now) - first >= HOLD_MICROS) {
+                self.release(number);
+            }
+            let Some(slot) = self.slots.get_mut(&number) else { continue };
             if let Some(track) = &mut slot.track
                 && !track.tick(since(self.began, now), &self.disk)
                 && let Some((_, depacketizer)) = &mut slot.depacketizer
@@ -447,15 +476,10 @@ fn depacketize(slot: &mut Slot, ordered: &Ordered, frames: &mut Vec<Frame>) {
     let Ordered { packet, lost } = ordered;
     slot.lost += lost;
     if slot.depacketizer.as_ref().is_none_or(|(codec, _)| *codec != packet.codec) {
-        slot.depacketizer = Depacketizer::new(packet.codec).map(|depacketizer| (packet.codec, depacketizer));
+        slot.depacketizer = Some((packet.codec, Depacketizer::new(packet.codec)));
         slot.asked_keyframe = None;
     }
-    let Some((_, depacketizer)) = &mut slot.depacketizer else {
-        if !std::mem::replace(&mut slot.is_unknown, true) {
-            tracing::warn!(codec = ?packet.codec, track = slot.content.track, "a codec that is not recorded");
-        }
-        return;
-    };
+    let Some((_, depacketizer)) = &mut slot.depacketizer else { return };
     let was_waiting = depacketizer.wants_keyframe();
     let header = &packet.header;
     depacketizer.push(*lost > 0, header.timestamp, header.marker, &packet.payload, frames);
@@ -479,6 +503,7 @@ fn codec_name(config: &Config) -> &'static str {
         Config::H264 { .. } => "h264",
         Config::Vp8 { .. } => "vp8",
         Config::Vp9 { .. } => "vp9",
+        Config::Av1 { .. } => "av1",
     }
 }
 

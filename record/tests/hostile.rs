@@ -11,10 +11,15 @@ use record::depacketize::{Config, Depacketizer, Frame, h264, opus};
 use record::mp4::{self, Sample};
 use record::order::Order;
 
-const CODECS: [Codec; 4] =
-    [Codec::Opus, Codec::Video(VideoCodec::H264), Codec::Video(VideoCodec::Vp8), Codec::Video(VideoCodec::Vp9)];
+const CODECS: [Codec; 5] = [
+    Codec::Opus,
+    Codec::Video(VideoCodec::H264),
+    Codec::Video(VideoCodec::Vp8),
+    Codec::Video(VideoCodec::Vp9),
+    Codec::Video(VideoCodec::Av1),
+];
 
-/// A payload that looks like one of H.264, VP8 or VP9 at its beginning, often enough to come far.
+/// A payload that looks like one of H.264, VP8, VP9 or AV1 at its beginning, often enough to come far.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let begins: Vec<Vec<u8>> = vec![
         vec![],
@@ -27,6 +32,9 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
         vec![0x10, 0, 0, 0, 0x9D, 0x01, 0x2A],
         vec![0x8C, 1, 0x82, 0x49, 0x83, 0x42, 0x20],
         vec![0xBA, 0xFF, 0xFF],
+        vec![0x28, 11, 0x08, 0, 0, 0, 0x04, 0x3c, 0xff, 0xbc, 0xff, 0x98, 0x20, 0x30, 0x10],
+        vec![0x50, 0x30],
+        vec![0x90],
     ];
     (prop::sample::select(begins), prop::collection::vec(any::<u8>(), 0..40))
         .prop_map(|(begin, rest)| [begin, rest].concat())
@@ -60,7 +68,7 @@ proptest! {
         packets in prop::collection::vec((any::<bool>(), 0u32..4, any::<bool>(), payload()), 0..60)
     ) {
         for codec in CODECS {
-            let mut depacketizer = Depacketizer::new(codec).unwrap();
+            let mut depacketizer = Depacketizer::new(codec);
             let mut frames = Vec::new();
             for (is_after_loss, timestamp, marker, payload) in &packets {
                 depacketizer.push(*is_after_loss, *timestamp, *marker, payload, &mut frames);

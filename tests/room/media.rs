@@ -68,7 +68,21 @@ impl Media {
             VideoCodec::Vp8 => {
                 &["-c:v", "libvpx", "-deadline", "realtime", "-lag-in-frames", "0", "-auto-alt-ref", "0", "-f", "ivf"]
             }
-            _ => &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-lag-in-frames", "0", "-f", "ivf"],
+            VideoCodec::Vp9 => &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-lag-in-frames", "0", "-f", "ivf"],
+            VideoCodec::Av1 => &[
+                "-c:v",
+                "libaom-av1",
+                "-usage",
+                "realtime",
+                "-cpu-used",
+                "8",
+                "-lag-in-frames",
+                "0",
+                "-pix_fmt",
+                "yuv420p",
+                "-f",
+                "ivf",
+            ],
         };
         run("ffmpeg", &[&common[..], how, &[video]].concat());
         let sound = format!("aevalsrc='gte(mod(t,1),0.48)*0.5*sin(2*PI*440*t)':s=48000:d={SECONDS}");
@@ -77,6 +91,7 @@ impl Media {
         let (video, audio) = (std::fs::read(video).unwrap(), std::fs::read(audio).unwrap());
         let frames: Vec<_> = match codec {
             VideoCodec::H264 => access_units(&video).iter().map(|units| packetize_h264(units)).collect(),
+            VideoCodec::Av1 => ivf(&video).iter().map(|unit| packetize_av1(unit)).collect(),
             _ => ivf(&video).iter().map(|frame| packetize_vpx(codec, frame)).collect(),
         };
         assert_eq!(frames.len(), SECONDS * FRAMES_PER_SECOND);
@@ -148,6 +163,37 @@ fn packetize_vpx(codec: VideoCodec, frame: &[u8]) -> Vec<Vec<u8>> {
         }
     };
     parts.iter().enumerate().map(|(i, part)| [&[descriptor(i)][..], part].concat()).collect()
+}
+
+/// One OBU or a fragment of one in each packet (AV1's RTP payload format), without delimiters and sizes.
+fn packetize_av1(mut unit: &[u8]) -> Vec<Vec<u8>> {
+    let mut payloads: Vec<Vec<u8>> = Vec::new();
+    while let [header, rest @ ..] = unit {
+        assert_eq!(header & 0x06, 0x02, "an OBU with its size and without an extension");
+        let (mut len, mut at) = (0, 0);
+        loop {
+            len |= usize::from(rest[at] & 0x7F) << (7 * at);
+            at += 1;
+            if rest[at - 1] & 0x80 == 0 {
+                break;
+            }
+        }
+        let obu = [&[header & !0x02][..], &rest[at..at + len]].concat();
+        unit = &rest[at + len..];
+        let kind = header >> 3 & 0x0F;
+        if kind == 2 {
+            continue; // A temporal delimiter.
+        }
+        let parts: Vec<&[u8]> = obu.chunks(PAYLOAD_MAX).collect();
+        for (i, part) in parts.iter().enumerate() {
+            let continues = if i > 0 { 0x80 } else { 0 };
+            let is_continued = if i + 1 < parts.len() { 0x40 } else { 0 };
+            // A sequence header is where a coded video sequence begins.
+            let begins = if kind == 1 && payloads.is_empty() { 0x08 } else { 0 };
+            payloads.push([&[continues | is_continued | 0x10 | begins][..], part].concat());
+        }
+    }
+    payloads
 }
 
 fn ivf(file: &[u8]) -> Vec<Vec<u8>> {

@@ -226,6 +226,39 @@ async fn sound_and_picture_of_everybody_are_recorded_in_step() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vp9_and_av1_are_recorded_too() {
+    if !is_there() {
+        return require::left_out("ffmpeg", "recordings", "ffmpeg and ffprobe are not installed");
+    }
+    let server = Server::with(&["codecs=vp9,av1"]);
+    let mut publishers = Vec::new();
+    for (name, codec) in [("Cara", VideoCodec::Vp9), ("Dan", VideoCodec::Av1)] {
+        let media = Media::make(&server.folder.0, codec, "320x180");
+        publishers.push(Publisher::join(&server, "r", name, [media.clone(), media], u32::MAX).await);
+    }
+    let mut recorder = Recorder::start(&server, "r", &[]);
+    send_for(&publishers[0], 3).await;
+    recorder.signal(Signal::TERM);
+    assert!(recorder.end());
+    let files = recorder.files("camera");
+    assert_eq!(files.len(), 2, "{:#}", recorder.list());
+    for (path, file) in files {
+        let (stream, begin, end) = probe(&path);
+        assert_eq!(
+            (&stream["codec_name"], &stream["width"], &stream["height"]),
+            (&file["codec"], &320.into(), &180.into())
+        );
+        assert_eq!(file["codec"], if file["name"] == "Cara" { "vp9" } else { "av1" });
+        assert!(end - begin > 1.0, "{begin} to {end}");
+        let white = edges(&path, &["-vf", "blackdetect=d=0.2:pix_th=0.2"], "black_end:");
+        assert!(!white.is_empty(), "{file:#}");
+    }
+    for publisher in publishers {
+        publisher.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_recorder_leaves_files_that_lack_less_than_a_second() {
     if !is_there() {
         return require::left_out("ffmpeg", "recordings", "ffmpeg and ffprobe are not installed");

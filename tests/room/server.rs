@@ -18,10 +18,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Server {
+        Server::with(&[])
+    }
+
+    /// The same with other settings.
+    pub(crate) fn with(settings: &[&str]) -> Server {
         let folder = Folder::new();
         let address = "127.0.0.1:0";
         let mut command = uprtc(&["run", "--state", folder.path(), "--listen", address, "--stun", address]);
         command.args(["--media-port", "0", "--workers", "1"]).env("UPRTC_IO", "udp");
+        command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
         let mut child = command.stderr(std::process::Stdio::inherit()).spawn().unwrap();
         let http = authority(&first_line(&mut child)).to_owned();
         assert!(!http.is_empty(), "it printed no address");

@@ -255,7 +255,7 @@ mod tests {
     const PPS_320: &[u8] = &[0x68, 0xcb, 0x83, 0xcb, 0x20];
 
     fn depacketizer() -> Depacketizer {
-        Depacketizer::new(Codec::Video(VideoCodec::H264)).unwrap()
+        Depacketizer::new(Codec::Video(VideoCodec::H264))
     }
 
     fn stap_a(units: &[&[u8]]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! A frame is what has one RTP timestamp. After a loss the frame that it fell into is dropped, and of video everything until the next
 //! keyframe: what refers to a picture that is not there would be shown wrong.
 
+pub mod av1;
 pub mod h264;
 pub mod opus;
 pub mod vp8;
@@ -38,6 +39,21 @@ pub enum Config {
         /// Pixels.
         size: (u16, u16),
     },
+    /// Main profile.
+    Av1 {
+        /// The OBU of the sequence header, with its size.
+        sequence: Vec<u8>,
+        /// Pixels.
+        size: (u16, u16),
+        /// Of the first operating point.
+        level: u8,
+        /// The high tier of it.
+        tier: bool,
+        /// Ten bits.
+        is_high_depth: bool,
+        /// Luma alone.
+        is_monochrome: bool,
+    },
 }
 
 impl Config {
@@ -45,7 +61,9 @@ impl Config {
     pub fn size(&self) -> Option<(u16, u16)> {
         match self {
             Config::Opus => None,
-            Config::H264 { size, .. } | Config::Vp8 { size } | Config::Vp9 { size } => Some(*size),
+            Config::H264 { size, .. } | Config::Vp8 { size } | Config::Vp9 { size } | Config::Av1 { size, .. } => {
+                Some(*size)
+            }
         }
     }
 }
@@ -81,6 +99,7 @@ enum Assembler {
     H264(h264::H264),
     Vp8(vp8::Vp8),
     Vp9(vp9::Vp9),
+    Av1(av1::Av1),
 }
 
 impl Assembler {
@@ -90,6 +109,7 @@ impl Assembler {
             Assembler::H264(codec) => codec,
             Assembler::Vp8(codec) => codec,
             Assembler::Vp9(codec) => codec,
+            Assembler::Av1(codec) => codec,
         }
     }
 }
@@ -107,17 +127,17 @@ pub struct Depacketizer {
 }
 
 impl Depacketizer {
-    /// None for a codec that is not written.
-    pub fn new(codec: Codec) -> Option<Depacketizer> {
+    /// Waits for the first frame, and of video for the first keyframe.
+    pub fn new(codec: Codec) -> Depacketizer {
         let assembler = match codec {
             Codec::Opus => Assembler::Opus(opus::Opus::default()),
             Codec::Video(VideoCodec::H264) => Assembler::H264(h264::H264::default()),
             Codec::Video(VideoCodec::Vp8) => Assembler::Vp8(vp8::Vp8::default()),
             Codec::Video(VideoCodec::Vp9) => Assembler::Vp9(vp9::Vp9::default()),
-            Codec::Video(VideoCodec::Av1) => return None,
+            Codec::Video(VideoCodec::Av1) => Assembler::Av1(av1::Av1::default()),
         };
         let is_video = codec != Codec::Opus;
-        Some(Depacketizer { assembler, is_video, timestamp: None, dropped: None, is_waiting: is_video })
+        Depacketizer { assembler, is_video, timestamp: None, dropped: None, is_waiting: is_video }
     }
 
     /// Whether a keyframe is needed before anything can be written.
