@@ -14,7 +14,7 @@ import { atTheEnd } from './opened.mjs';
 const own = fileURLToPath(import.meta.url);
 const here = path.dirname(own);
 /** Tests of the module by itself, which start no server. */
-const needNone = ['choosing.test.mjs'];
+const needNone = ['choosing.test.mjs', 'messages.test.mjs'];
 const isOther = (name) => name.endsWith('.test.mjs') && name !== path.basename(own) && !needNone.includes(name);
 const files = (await readdir(here)).filter(isOther);
 let folder;

@@ -23,6 +23,8 @@ const SENTENCES = /** @type {Record<string, string>} */ ({
   token_expired: 'This link has expired.',
   token_immature: 'This link is not valid yet.',
   token_unavailable: 'The permission to stay in this room could not be renewed.',
+  data_refused: 'This link does not allow you to send messages.',
+  too_large: 'The message is too long.',
   token_refused: 'The new permission for this room was refused.',
   origin: 'This server does not accept pages from this address.',
   invitation: 'This is an invitation: choose a name first.',

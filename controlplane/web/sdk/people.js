@@ -3,8 +3,11 @@
 
 import { moveTracks, Participant } from './participant.js';
 
-/** @import { PeerInfo, SlotInfo, TrackInfo } from './socket.js' */
+/** @import { PeerInfo, ServerSignal, SlotInfo, TrackInfo } from './socket.js' */
 /** @import { LeaveReason, Quality, RoomEvents, Source } from './uprtc.js' */
+
+/** Participants that left and are remembered: a message of theirs may still come. */
+const FORMER_MAX = 64;
 
 const SOURCES = /** @type {Source[]} */ (['microphone', 'camera', 'screen', 'screen_audio']);
 
@@ -24,6 +27,46 @@ export class People {
   speakers = [];
   /** @type {Participant | undefined} Who is to be shown first: who speaks, or did last. */
   dominant;
+  /** @type {Map<string, Participant>} Who was here. */
+  #former = new Map();
+
+  /** Who is here, or was. @param {string} id */
+  find(id) {
+    return this.byId.get(id) ?? this.#former.get(id);
+  }
+
+  /**
+   * @param {ServerSignal} signal
+   * @param {Participant} local
+   * @returns {boolean} Whether tracks may belong to others now.
+   */
+  follow(signal, local) {
+    switch (signal.type) {
+      case 'peers':
+        this.set(signal.peers, local);
+        return true;
+      case 'peer_joined':
+        this.add(signal.peer);
+        return true;
+      case 'slots':
+        this.slots = signal.slots;
+        return true;
+      case 'peer_changed':
+        this.change(signal.peer);
+        return false;
+      case 'peer_left':
+        this.remove(signal.peer, signal.reason);
+        return false;
+      case 'quality':
+        this.rate(signal.peers, local);
+        return false;
+      case 'speakers':
+        this.speak(signal, local);
+        return false;
+      default:
+        return false;
+    }
+  }
 
   /**
    * Sets the complete list.
@@ -118,6 +161,9 @@ export class People {
     const participant = this.byId.get(id);
     if (!participant) return;
     this.byId.delete(id);
+    this.#former.set(id, participant);
+    const [oldest] = this.#former.keys();
+    if (this.#former.size > FORMER_MAX && oldest !== undefined) this.#former.delete(oldest);
     this.speakers = this.speakers.filter((speaker) => speaker !== participant);
     for (const track of participant.stream.getTracks()) participant.stream.removeTrack(track);
     for (const track of participant.screen.getTracks()) participant.screen.removeTrack(track);

@@ -6,7 +6,7 @@ import { UprtcError } from './error.js';
 import { moveTracks } from './participant.js';
 
 /** @import { Participant } from './participant.js' */
-/** @import { RoomEvents, RoomOptions, SendSource } from './uprtc.js' */
+/** @import { RoomEvents, RoomOptions, SendSource, Source } from './uprtc.js' */
 
 /**
  * What the devices need from their room.
@@ -94,6 +94,22 @@ export class Sending {
     local.active[source] = isActive;
     announce(source, isActive);
     emit('track-changed', { participant: local, source, active: isActive, muted: local.muted[source] });
+  }
+
+  /**
+   * Takes the mutes from `welcome`: a resumed peer may have been muted meanwhile.
+   * @param {(source: SendSource) => boolean} isMuted
+   */
+  setMutes(isMuted) {
+    for (const { source } of this.all) this.setMute(source, isMuted(source));
+  }
+
+  /** An operator muted or unmuted one of our sources. @param {Source} source @param {boolean} muted */
+  setMute(source, muted) {
+    const { local, emit } = this.#host;
+    if (local.muted[source] === muted) return;
+    local.muted[source] = muted;
+    emit('track-changed', { participant: local, source, active: local.active[source], muted });
   }
 
   /** The device ended by itself. @param {SendSource} source */

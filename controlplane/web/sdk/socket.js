@@ -4,6 +4,7 @@
 import { UprtcError } from './error.js';
 import { addressOf } from './invitation.js';
 
+/** @import { DataSignal } from './messages.js' */
 /** @import { ShownVideo } from './shown.js' */
 /** @import { LeaveReason, Quality, Source } from './uprtc.js' */
 
@@ -13,7 +14,7 @@ import { addressOf } from './invitation.js';
 /**
  * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,
- *   codecs: VideoCodec[], resumed: boolean, muted?: string[] }} Welcome
+ *   codecs: VideoCodec[], resumed: boolean, muted?: string[], may_send_data?: boolean, data_channels?: boolean }} Welcome
  */
 /** @typedef {'h264' | 'vp8' | 'vp9' | 'av1'} VideoCodec */
 /**
@@ -34,9 +35,12 @@ import { addressOf } from './invitation.js';
  *   | { type: 'codec', video: VideoCodec }
  *   | { type: 'encodings', paused: { mid: string, rids: string[] }[], rates?: { mid: string, rid: string, bps: number }[] }
  *   | { type: 'redundancy', audio: boolean }
- *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, expires_in_ms?: number }
+ *   | { type: 'granted', may_publish: boolean, may_subscribe: boolean, may_send_data?: boolean, expires_in_ms?: number }
  *   | { type: 'token_expiring', expires_in_ms: number }
  *   | { type: 'state', state: 'new' | 'connecting' | 'connected' | 'interrupted' }
+ *   | { type: 'data', from?: string, label?: string, reliable?: boolean, id?: number, text?: string, binary?: string, more?: boolean }
+ *   | { type: 'data_acked', id: number }
+ *   | { type: 'data_ended', reason: 'slow' }
  *   | { type: 'error', code: string, message: string, fatal: boolean }
  *   | { type: 'bye', reason: LeaveReason, rejoin: boolean }
  *   | { type: 'pong' }} ServerSignal
@@ -49,6 +53,8 @@ import { addressOf } from './invitation.js';
  *   | { type: 'track', mid: string, active: boolean }
  *   | { type: 'shown', videos: ShownVideo[] }
  *   | { type: 'token', token: string }
+ *   | DataSignal
+ *   | { type: 'data_ack', from?: string, id: number }
  *   | { type: 'ping' }
  *   | { type: 'leave' }} ClientSignal
  */
@@ -186,9 +192,24 @@ export class Socket {
     return new Promise((resolve, reject) => this.#waiting.push({ wants, resolve, reject }));
   }
 
+  /** Changes to another token. Rejects if the server refuses it. @param {string} token */
+  async setToken(token) {
+    const answer = this.next(
+      (signal) => signal.type === 'granted' || (signal.type === 'error' && signal.code === 'token_refused'),
+    );
+    this.send({ type: 'token', token });
+    const signal = await answer;
+    if (signal.type === 'error') throw new UprtcError(signal.code, signal.message);
+  }
+
   /** @param {ClientSignal} signal */
   send(signal) {
     if (this.#ws.readyState === WebSocket.OPEN) this.#ws.send(JSON.stringify(signal));
+  }
+
+  /** Bytes that the network has not taken yet. */
+  get bufferedAmount() {
+    return this.#ws.bufferedAmount;
   }
 
   /** Closed at once for us; the closing handshake may take longer. */

@@ -73,6 +73,16 @@
  */
 
 /**
+ * Whom a message is for, and how.
+ * @typedef {object} SendOptions
+ * @property {string | Participant | (string | Participant)[]} [to] Participants, or their ids; 64 at most. Everybody else in the room if left out. Those
+ *   who are not there are ignored.
+ * @property {boolean} [reliable] `true` by default: it arrives, in the order of sending, whatever happens to the network or the server in between. `false`:
+ *   it is sent once, has 16 KiB at most, and is dropped where it would come late.
+ * @property {string} [label] What the message is about, in the application's words; at most 64 bytes, none by default.
+ */
+
+/**
  * Maximum bit rates that this client should send, bit/s. The module applies them to its senders.
  * @typedef {object} Limits
  * @property {number} total
@@ -108,7 +118,12 @@
  * @property {Limits} limits
  * @property {{ expiresInMs: number }} token-expiring The token expires soon. If `token` is a function, the module calls it for another one;
  *   if it is a string, use `room.setToken`.
- * @property {{ mayPublish: boolean, maySubscribe: boolean }} granted Another token is in effect, with these rights.
+ * @property {{ mayPublish: boolean, maySubscribe: boolean, maySendData: boolean }} granted Another token is in effect, with these rights.
+ * @property {{ from: Participant | undefined, label: string, data: string | ArrayBuffer, reliable: boolean }} data A message came: of a participant, who
+ *   may have left meanwhile, or of the application's server (`from` is `undefined`).
+ * @property {{ buffered: number }} drain After `room.send` was refused with `too_much`, or more than half of what it takes was waiting: less than half is now.
+ * @property {{ reason: 'slow' }} data-ended This client took reliable messages more slowly than they came: those that waited for it are lost.
+ *   What comes later arrives again.
  * @property {{ inMs: number }} retrying The next attempt is in this time; `room.retryNow()` makes it at once.
  * @property {{ error: UprtcError }} error Something went wrong; if `error.fatal`, the room is closed.
  */

@@ -24,6 +24,7 @@
  * page's elements.
  */
 
+import { Data } from './data.js';
 import { openDevices } from './device.js';
 import { Edges } from './edges.js';
 import { asUprtcError, UprtcError } from './error.js';
@@ -52,6 +53,7 @@ export { acceptInvitation, invite, mayJoin, openDevices, Participant, UprtcError
 /** @typedef {import('./types.js').AudioOptions} AudioOptions */
 /** @typedef {import('./types.js').Limits} Limits */
 /** @typedef {import('./types.js').RoomEvents} RoomEvents */
+/** @typedef {import('./types.js').SendOptions} SendOptions */
 /** @typedef {import('./types.js').ShownOptions} ShownOptions */
 /** @typedef {import('./types.js').VideoStats} VideoStats */
 /** @typedef {import('./types.js').AudioStats} AudioStats */
@@ -127,6 +129,13 @@ export class Room extends RoomTarget {
     (participant) => this.participants.get(participant.id) === participant,
     (videos) => this.#socket?.send({ type: 'shown', videos }),
   );
+  #data = new Data({
+    emit: (type, detail) => this.#emit(type, detail),
+    report: (error) => this.#report(error),
+    find: (id) => this.#people.find(id),
+    socket: () => this.#socket,
+    isConnected: () => this.#transport?.isConnected === true && !this.#transport.isRetired,
+  });
   /** @type {Speaking | undefined} */
   #speaking;
   #onPageHide = () => this.leave();
@@ -140,6 +149,16 @@ export class Room extends RoomTarget {
   /** The edge in use, where there are several: see {@link RoomOptions.edges}. @returns {Edge | undefined} */
   get edge() {
     return this.#edges.current;
+  }
+
+  /** Whether the token permits sending messages. Known after the join. */
+  get maySendData() {
+    return this.#data.maySend;
+  }
+
+  /** Bytes of messages that are not acknowledged, or not sent yet: 1 MiB at most. */
+  get buffered() {
+    return this.#data.buffered;
   }
 
   /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
@@ -182,6 +201,18 @@ export class Room extends RoomTarget {
   leave() {
     this.#socket?.send({ type: 'leave' });
     this.#end(undefined);
+  }
+
+  /**
+   * Sends a message to the others, who get the event `data`. At most 256 KiB; and at most 512 reliable messages or 1 MiB that are not yet with
+   * the others: {@link Room.buffered}, the event `drain`.
+   * @param {string | ArrayBuffer | ArrayBufferView} data
+   * @param {SendOptions} [options]
+   * @returns {Promise<void>} When all whom it was for have it, or have left; a lossy one when it was handed to the network. Rejects with `data_refused`,
+   *   `too_much` (wait for `drain`), `too_large` or `left`; a lossy one without a connection with `unreachable`.
+   */
+  send(data, options) {
+    return this.#data.send(data, options);
   }
 
   /**
@@ -246,14 +277,7 @@ export class Room extends RoomTarget {
   async setToken(token) {
     if (this.state === 'closed') throw new UprtcError('left');
     if (typeof this.#options.token !== 'function') this.#options = { ...this.#options, token };
-    const socket = this.#socket;
-    if (!socket) return; // The next socket is opened with it.
-    const answer = socket.next(
-      (signal) => signal.type === 'granted' || (signal.type === 'error' && signal.code === 'token_refused'),
-    );
-    socket.send({ type: 'token', token });
-    const signal = await answer;
-    if (signal.type === 'error') throw new UprtcError(signal.code, signal.message);
+    await this.#socket?.setToken(token); // Without one: the next socket is opened with it.
   }
 
   /** Statistics of sending and receiving. Rates are means since the last call. @returns {Promise<RoomStats>} */
@@ -346,10 +370,11 @@ export class Room extends RoomTarget {
     }
   }
 
-  /** Sets the rights of this client's token. @param {boolean} mayPublish @param {boolean} maySubscribe */
-  async #setRights(mayPublish, maySubscribe) {
+  /** Sets the rights of this client's token. @param {Pick<Welcome, 'may_publish' | 'may_subscribe' | 'may_send_data'>} rights */
+  async #setRights({ may_publish: mayPublish, may_subscribe: maySubscribe, may_send_data: maySendData = false }) {
     this.mayPublish = this.local.publishes = mayPublish;
     this.maySubscribe = maySubscribe;
+    this.#data.grant(maySendData);
     if (mayPublish) return;
     await Promise.all(this.#sending.all.map(({ source }) => this.#sending.switch(source, false)));
     this.#sending.close();
@@ -400,7 +425,10 @@ export class Room extends RoomTarget {
     const welcome = await socket.next((signal) => signal.type === 'welcome' && signal.resumed);
     this.#socket = socket;
     if (this.#transport) this.#transport.isCutOff = false;
-    if (welcome.type === 'welcome') await this.#setRights(welcome.may_publish, welcome.may_subscribe);
+    if (welcome.type === 'welcome') {
+      this.#data.resume(welcome);
+      await this.#setRights(welcome);
+    }
     if (this.#transport?.isConnected) this.#retry.attempt = 0;
     // Sources that were switched while there was no socket.
     for (const { source, isActive } of this.#sending.all) {
@@ -424,7 +452,7 @@ export class Room extends RoomTarget {
     if (!welcome.may_publish && !welcome.may_subscribe) {
       throw new UprtcError('forbidden', 'the token allows neither to publish nor to subscribe');
     }
-    await this.#setRights(welcome.may_publish, welcome.may_subscribe);
+    await this.#setRights(welcome);
     // A transport whose offer was never answered.
     if (this.#transport !== this.#former) this.#transport?.close();
     this.#people.slots = [];
@@ -436,6 +464,7 @@ export class Room extends RoomTarget {
       onlost: () => this.#restartIce(transport),
     }, this.#options.audio, this.#edges.hasOthers);
     this.#transport = transport;
+    this.#data.open(transport.pc, welcome);
     if (transport.lacksVideo) this.#report(new UprtcError('codec_missing'));
     const sdp = await transport.offer(this.#sending.all);
     const tracks = this.#sending.all
@@ -455,6 +484,7 @@ export class Room extends RoomTarget {
     this.#former = undefined;
     if (this.limits) transport.limit(this.limits, this.participants.size);
     this.#shown.begin();
+    this.#data.begin();
     const change = this.#edges.arrive();
     if (change) this.#emit('edge-changed', change);
     this.#refresh();
@@ -505,6 +535,7 @@ export class Room extends RoomTarget {
     this.#socket?.close();
     this.#retry.wake();
     this.#sending.close();
+    this.#data.close();
     // The error event comes before the state event.
     if (error) {
       error.fatal = true;
@@ -521,46 +552,24 @@ export class Room extends RoomTarget {
    * @param {Socket} socket
    */
   #handle(signal, socket) {
-    if (this.state === 'closed') return;
+    if (this.state === 'closed' || this.#data.handle(signal)) return;
+    if (this.#people.follow(signal, this.local)) this.#placeTracks();
+    this.#data.introduceAll();
     switch (signal.type) {
       case 'welcome':
         // We may have been moved while the socket was lost.
         if (signal.resumed) this.#setRoom(signal.room);
         this.isServerStopping = false;
-        this.#setOwnMutes(signal);
+        this.#sending.setMutes((source) => signal.muted?.includes(this.#transport?.midOf(source) ?? '') ?? false);
         break;
       case 'candidate':
         this.#transport?.addCandidate(signal);
-        break;
-      case 'peers':
-        this.#people.set(signal.peers, this.local);
-        this.#placeTracks();
-        break;
-      case 'peer_joined':
-        this.#people.add(signal.peer);
-        this.#placeTracks();
-        break;
-      case 'peer_changed':
-        this.#people.change(signal.peer);
-        break;
-      case 'peer_left':
-        this.#people.remove(signal.peer, signal.reason);
         break;
       case 'moved':
         this.#setRoom(signal.room);
         break;
       case 'track_changed':
         this.#trackChanged(signal.peer, signal.track);
-        break;
-      case 'quality':
-        this.#people.rate(signal.peers, this.local);
-        break;
-      case 'speakers':
-        this.#people.speak(signal, this.local);
-        break;
-      case 'slots':
-        this.#people.slots = signal.slots;
-        this.#placeTracks();
         break;
       case 'limits':
         this.limits = { total: signal.send_bps_max, video: signal.video_bps_max, audio: signal.audio_bps_max };
@@ -571,8 +580,8 @@ export class Room extends RoomTarget {
         this.#renewToken(signal.expires_in_ms);
         break;
       case 'granted':
-        this.#setRights(signal.may_publish, signal.may_subscribe).then(
-          () => this.#emit('granted', { mayPublish: this.mayPublish, maySubscribe: this.maySubscribe }),
+        this.#setRights(signal).then(
+          () => this.#emit('granted', { mayPublish: this.mayPublish, maySubscribe: this.maySubscribe, maySendData: this.maySendData }),
           (error) => this.#report(error),
         );
         break;
@@ -633,21 +642,7 @@ export class Room extends RoomTarget {
   #trackChanged(peer, track) {
     const participant = this.participants.get(peer);
     if (participant) this.#people.setTrack(participant, track);
-    else if (peer === this.local.id) this.#setOwnMute(track.source, track.muted ?? false);
-  }
-
-  /** Takes the mutes from `welcome`: a resumed peer may have been muted meanwhile. @param {Welcome} welcome */
-  #setOwnMutes({ muted = [] }) {
-    for (const { source } of this.#sending.all) {
-      this.#setOwnMute(source, muted.includes(this.#transport?.midOf(source) ?? ''));
-    }
-  }
-
-  /** An operator muted or unmuted one of our sources. @param {Source} source @param {boolean} muted */
-  #setOwnMute(source, muted) {
-    if (this.local.muted[source] === muted) return;
-    this.local.muted[source] = muted;
-    this.#emit('track-changed', { participant: this.local, source, active: this.local.active[source], muted });
+    else if (peer === this.local.id) this.#sending.setMute(track.source, track.muted ?? false);
   }
 
   /** Updates the streams of all participants to the slots. */
@@ -660,6 +655,7 @@ export class Room extends RoomTarget {
 
   #refresh() {
     if (this.#isClosed() || this.state === 'new') return;
+    this.#data.changed();
     const transport = this.#transport;
     if (!this.#hasJoined || !transport) this.#setState('connecting');
     else if (transport.isConnected && !transport.isRetired) this.#setState(this.#socket ? 'connected' : 'reconnecting');

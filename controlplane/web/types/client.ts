@@ -26,6 +26,10 @@ export async function call(edge: string, token: () => Promise<string>): Promise<
   await room.setMicrophone(true, { deviceId: 'default' });
   const stats: RoomStats = await room.getStats();
   for (const [id, { camera }] of stats.incoming) console.log(id, camera?.fps.toFixed(1), stats.rttMs?.toFixed());
+  room.on('data', ({ from, label, data }) => console.log(from?.name, label, typeof data === 'string' ? data : data.byteLength));
+  room.on('drain', ({ buffered }) => console.log(buffered, room.buffered, room.maySendData));
+  await room.send('hello', { to: [...room.participants.values()], label: 'greeting' });
+  await room.send(new Uint8Array(3), { reliable: false });
   const connection: RTCPeerConnection | undefined = room.peerConnection;
 
   // Each of these lines is an error; the check fails if the types accept it.
@@ -37,6 +41,8 @@ export async function call(edge: string, token: () => Promise<string>): Promise<
   if (room.state === 'open') stop();
   // @ts-expect-error a token is a string
   await room.setToken(42);
+  // @ts-expect-error a message is text or bytes
+  await room.send({ text: 'hello' });
   // @ts-expect-error it may be undefined
   connection.getSenders();
   return () => {

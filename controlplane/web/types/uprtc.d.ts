@@ -351,6 +351,30 @@ export type RoomEvents = {
     granted: {
         mayPublish: boolean;
         maySubscribe: boolean;
+        maySendData: boolean;
+    };
+    /**
+     * A message came: of a participant, who
+     * may have left meanwhile, or of the application's server (`from` is `undefined`).
+     */
+    data: {
+        from: Participant | undefined;
+        label: string;
+        data: string | ArrayBuffer;
+        reliable: boolean;
+    };
+    /**
+     * After `room.send` was refused with `too_much`, or more than half of what it takes was waiting: less than half is now.
+     */
+    drain: {
+        buffered: number;
+    };
+    /**
+     * This client took reliable messages more slowly than they came: those that waited for it are lost.
+     * What comes later arrives again.
+     */
+    "data-ended": {
+        reason: 'slow';
     };
     /**
      * The next attempt is in this time; `room.retryNow()` makes it at once.
@@ -364,6 +388,23 @@ export type RoomEvents = {
     error: {
         error: UprtcError;
     };
+};
+
+export type SendOptions = {
+    /**
+     * Participants, or their ids; 64 at most. Everybody else in the room if left out. Those
+     * who are not there are ignored.
+     */
+    to?: string | Participant | (string | Participant)[];
+    /**
+     * `true` by default: it arrives, in the order of sending, whatever happens to the network or the server in between. `false`:
+     * it is sent once, has 16 KiB at most, and is dropped where it would come late.
+     */
+    reliable?: boolean;
+    /**
+     * What the message is about, in the application's words; at most 64 bytes, none by default.
+     */
+    label?: string;
 };
 
 export type ShownOptions = {
@@ -464,6 +505,10 @@ export declare class Room extends RoomTarget {
     get speakers(): Participant[];
     /** The edge in use, where there are several: see {@link RoomOptions.edges}. @returns {Edge | undefined} */
     get edge(): Edge | undefined;
+    /** Whether the token permits sending messages. Known after the join. */
+    get maySendData(): boolean;
+    /** Bytes of messages that are not acknowledged, or not sent yet: 1 MiB at most. */
+    get buffered(): number;
     /** The RTCPeerConnection, for features that this module does not have. It is replaced when the module joins again. */
     get peerConnection(): RTCPeerConnection | undefined;
     /** Joins the room. If a microphone or camera cannot be opened, there is an `error` event, and the join continues. */
@@ -474,6 +519,15 @@ export declare class Room extends RoomTarget {
     deviceIdOf(source: SendSource): string | undefined;
     /** Leaves the room, and closes the devices that the module opened. */
     leave(): void;
+    /**
+     * Sends a message to the others, who get the event `data`. At most 256 KiB; and at most 512 reliable messages or 1 MiB that are not yet with
+     * the others: {@link Room.buffered}, the event `drain`.
+     * @param {string | ArrayBuffer | ArrayBufferView} data
+     * @param {SendOptions} [options]
+     * @returns {Promise<void>} When all whom it was for have it, or have left; a lossy one when it was handed to the network. Rejects with `data_refused`,
+     *   `too_much` (wait for `drain`), `too_large` or `left`; a lossy one without a connection with `unreachable`.
+     */
+    send(data: string | ArrayBuffer | ArrayBufferView, options?: SendOptions): Promise<void>;
     /**
      * Shows a participant's video in a `<video>`, or in an element that contains one to which the application has given the stream. The server then
      * sends no larger picture than fits, and none while nobody sees it: page hidden, element scrolled away or not displayed. Of several
