@@ -1,12 +1,14 @@
 // @ts-check
 /** The call: tiles, and notices about problems. */
 
+import { Chat } from './chat.js';
 import { Controls } from './controls.js';
 import { button, countDown, find, hide, notice, part, toast } from './elements.js';
 import { tileSize } from './grid.js';
 import { bindPeople, showPeople } from './people.js';
 import { History, Plots } from './plots.js';
 import { numbers, summary, words } from './quality.js';
+import { Talk } from './talk.js';
 import { Tile } from './tile.js';
 
 /** @import { LeaveReason, Participant, Room, RoomStats } from './sdk/uprtc.js' */
@@ -38,6 +40,11 @@ class Call {
     this.#showName();
     this.#controls = new Controls(room, { signal, releasePreview, onstats: () => void this.#showStats() });
     bindPeople(room, signal);
+    new Chat(room, signal);
+    new Talk(room, signal, {
+      tileOf: (participant) => this.#tiles.get(participant)?.element,
+      onhand: (participant) => this.#changed(participant),
+    });
     this.#bindRoom();
     this.#changed(room.local);
     for (const participant of room.participants.values()) this.#changed(participant);
@@ -193,7 +200,9 @@ class Call {
     own?.element.toggleAttribute('data-own-float', isFloating);
     const gap = Number.parseFloat(getComputedStyle(tiles).columnGap) || 0;
     const count = isFloating ? 1 : this.#tiles.size;
-    const space = { width: tiles.clientWidth, height: tiles.clientHeight, gap };
+    // `clientWidth` is rounded, perhaps up.
+    const inner = Math.min(tiles.clientWidth, Math.floor(tiles.getBoundingClientRect().width));
+    const space = { width: inner, height: tiles.clientHeight, gap };
     const { width, height, scrolls } = tileSize(count, space, isWide);
     // If not all tiles are visible, the list can also be scrolled by keyboard.
     tiles.toggleAttribute('data-scrolls', scrolls);

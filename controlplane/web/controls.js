@@ -1,5 +1,5 @@
 // @ts-check
-/** The control bar: microphone, camera, screen, devices, link, and leave. */
+/** The control bar: microphone, camera, screen, devices, link, and leave; and the keys. */
 
 import { UprtcError } from './sdk/uprtc.js';
 import { button, find, hide, part, showSwitch, toast } from './elements.js';
@@ -53,10 +53,16 @@ export class Controls {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const isTyping = event.target instanceof HTMLSelectElement || event.target instanceof HTMLInputElement;
+    const isTyping = [HTMLSelectElement, HTMLInputElement, HTMLTextAreaElement].some((kind) => event.target instanceof kind);
     if (isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key.toLowerCase() === 'm') button('mic').click();
     if (event.key.toLowerCase() === 'v') button('cam').click();
+    if (document.querySelector('dialog[open]')) return;
+    const id = { c: 'chat-open', h: 'hand', r: 'react' }[event.key.toLowerCase()];
+    if (!id) return;
+    // The letter would be written into the chat that it opens.
+    event.preventDefault();
+    button(id).click();
   }
 
   /** @param {SendSource} source */

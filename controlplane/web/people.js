@@ -4,6 +4,7 @@
 import { button, find, hide, make, part } from './elements.js';
 import { link } from './link.js';
 import { words } from './quality.js';
+import { hasHandUp } from './talk.js';
 
 /** @import { Participant, Room } from './sdk/uprtc.js' */
 
@@ -42,7 +43,9 @@ function showNames(id, participants) {
   /** @param {Participant} participant */
   const text = ({ name, isLocal, lookalike, quality }) =>
     [name, isLocal && '(you)', lookalike && `(${ALIKE})`, words(quality) && `(${words(quality)})`].filter(Boolean).join(' ');
-  part(id).replaceChildren(...participants.map((participant) => make('li', {}, text(participant))));
+  /** @param {Participant} participant */
+  const hand = (participant) => (hasHandUp(participant) ? [' ', make('span', { className: 'hand-raised' }, 'hand raised')] : []);
+  part(id).replaceChildren(...participants.map((participant) => make('li', {}, text(participant), ...hand(participant))));
 }
 
 /** Rooms in which another participant was present. @type {WeakSet<Room>} */

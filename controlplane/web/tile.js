@@ -5,6 +5,7 @@ import { fillAvatar, icon, make } from './elements.js';
 import { pictureBox } from './grid.js';
 import { ALIKE } from './people.js';
 import { words } from './quality.js';
+import { handSign, hasHandUp } from './talk.js';
 
 /** @import { Participant, Quality } from './sdk/uprtc.js' */
 
@@ -30,13 +31,14 @@ export class Tile {
     this.#unseen = make('span', { className: 'unseen', textContent: 'camera not shown', hidden: true });
     this.#dots = make('span', { className: 'dots', hidden: true }, make('i'), make('i'), make('i'));
     this.#dots.setAttribute('role', 'img');
+    this.#hand = handSign();
     this.#quality = make('span', { className: 'quality', hidden: true });
     // The dots have the same words as their name.
     this.#quality.setAttribute('aria-hidden', 'true');
     this.#avatar = make('div', { className: 'avatar' });
     this.#avatar.setAttribute('aria-hidden', 'true');
     const tag = make('div', { className: 'tag' }, this.#name, this.#alike, this.#host, this.#unseen, this.#quality, this.#dots);
-    if (!isScreen) tag.prepend(this.#muted);
+    if (!isScreen) tag.prepend(this.#hand, this.#muted);
     this.element = make('div', { className: 'tile' }, this.video, tag);
     if (!isScreen) this.element.prepend(this.#avatar);
     this.element.setAttribute('role', 'listitem');
@@ -55,6 +57,7 @@ export class Tile {
   #name;
   #muted;
   #alike;
+  #hand;
   #host;
   #unseen;
   #dots;
@@ -84,10 +87,13 @@ export class Tile {
     const byHost = this.isScreen ? muted.screen : muted.microphone || muted.camera;
     this.#host.hidden = !(isLocal && byHost);
     this.#alike.hidden = !lookalike;
+    const isHandUp = !this.isScreen && hasHandUp(this.participant);
+    this.#hand.hidden = !isHandUp;
     const isUnseen = !this.isScreen && this.participant.isUnseen('camera');
     this.#unseen.hidden = !isUnseen;
     const says = [shownName, lookalike ? ALIKE : ''];
     if (!this.isScreen) says.push(isHeard ? '' : 'muted', active.camera && !muted.camera ? '' : 'camera off');
+    if (isHandUp) says.push('hand raised');
     if (byHost) says.push('by the host');
     if (isUnseen) says.push('camera not shown');
     const label = says.filter(Boolean).join(', ');

@@ -35,6 +35,7 @@ const WEB: &[Asset] = assets! {
     "",
     "app.js": JAVASCRIPT,
     "call.js": JAVASCRIPT,
+    "chat.js": JAVASCRIPT,
     "controls.js": JAVASCRIPT,
     "docs.css": CSS,
     "elements.js": JAVASCRIPT,
@@ -42,11 +43,13 @@ const WEB: &[Asset] = assets! {
     "grid.js": JAVASCRIPT,
     "link.js": JAVASCRIPT,
     "lobby.js": JAVASCRIPT,
+    "log.js": JAVASCRIPT,
     "people.js": JAVASCRIPT,
     "pickers.js": JAVASCRIPT,
     "plots.js": JAVASCRIPT,
     "quality.js": JAVASCRIPT,
     "style.css": CSS,
+    "talk.js": JAVASCRIPT,
     "tile.js": JAVASCRIPT,
 };
 
