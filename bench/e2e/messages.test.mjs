@@ -245,5 +245,14 @@ test('who receives says so, drops what it has, and waits for the name of a stran
   server.connectSocket();
   data.resume({ data_channels: false });
   await until('they are repeated', () => server.acks.length === before + 3);
+  // A new session: what comes before we have read the answer is acknowledged, and nothing of the former one.
+  server.acks = [];
+  data.open(server.connection(), ALL_READY);
+  data.handle(message('bob', 9, { text: 'early' }));
+  data.handle({ type: 'data', id: 1, text: 'anew' });
+  assert.deepEqual(seen().slice(-2), [['bob', 'early'], [undefined, 'anew']]);
+  data.begin();
+  await until('it is acknowledged', () => server.acks.length === 2);
+  assert.deepEqual(server.acks.map(({ from, id }) => [from, id]), [['bob', 9], [undefined, 1]]);
   data.close();
 });

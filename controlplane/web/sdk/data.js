@@ -163,6 +163,9 @@ export class Data {
     this.#isReady = false;
     this.#isServed = right !== undefined;
     this.#shut();
+    // What others are told of us begins anew; that of the application's server counts for each of us.
+    this.#senders.delete('');
+    for (const sender of this.#senders.values()) sender.isUnacked = false;
     this.#isCarried = areThere;
     if (!areThere) return;
     this.#channel = this.#listen(pc.createDataChannel('uprtc', { protocol: PROTOCOL }));
@@ -191,11 +194,11 @@ export class Data {
   begin() {
     for (const [n, { header }] of this.#kept.entries()) header.id = n + 1;
     this.#lastId = this.#kept.length;
-    this.#senders.delete('');
-    for (const sender of this.#senders.values()) sender.isUnacked = false;
     // Before a channel is open, or where none can be: here is one who acknowledges.
     if (this.#isServed) this.#host.socket()?.send({ type: 'data_ack', id: 0 });
     this.#restart();
+    // What came while our answer was being read.
+    this.#acknowledge();
   }
 
   /** The session goes on, on another socket. @param {Welcome} welcome */
