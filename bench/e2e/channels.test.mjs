@@ -123,11 +123,7 @@ test('messages are whole and in order, and empty ones and those of 256 KiB are t
     for (const length of lengths) channel.send(new Uint8Array(length).fill(length % 251));
     channel.send('');
     channel.send('é'.repeat(131_072));
-    // Not faster than the others take it: a channel has no flow control from end to end.
-    for (let n = 0; n < 300; n += 1) {
-      channel.send(String(n));
-      if (n % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    for (let n = 0; n < 300; n += 1) channel.send(String(n));
     return [...lengths.map((length) => `bytes ${length}`), '', 'é'.repeat(131_072), ...Array.from({ length: 300 }, (_, n) => String(n))];
   });
   for (const page of [bob, fox]) {
@@ -139,6 +135,22 @@ test('messages are whole and in order, and empty ones and those of 256 KiB are t
   const is_right = await bob.evaluate(() => window.got.data.filter((data) => typeof data !== 'string').every((data) => new Uint8Array(data).every((byte) => byte === data.byteLength % 251)));
   assert.ok(is_right, 'to the byte');
   assert.deepEqual(await texts(ada, 'data'), [], 'nothing comes back to who sent it');
+});
+
+test('a sender that is faster than its receiver is slowed down, and nothing is lost', { timeout: 90_000 }, async () => {
+  const ada = await join(chromium, 'fast', 'Ada', { data: {} });
+  const bob = await join(chromium, 'fast', 'Bob', { data: {} });
+  const count = 200;
+  await ada.evaluate(async (n) => {
+    const channel = window.own.data;
+    channel.bufferedAmountLowThreshold = 256 * 1024;
+    for (let sent = 0; sent < n; sent += 1) {
+      if (channel.bufferedAmount > 1024 * 1024) await new Promise((resolve) => { channel.onbufferedamountlow = resolve; });
+      channel.send(new Uint8Array(64 * 1024));
+    }
+  }, count);
+  await until('all 13 MB are there', async () => (await bob.evaluate(() => window.got.data.length)) === count, 60_000);
+  assert.equal(await bob.evaluate(() => window.own.data.readyState), 'open');
 });
 
 test('a negotiated channel is relayed by its id', { timeout: 60_000 }, async () => {
@@ -209,8 +221,11 @@ test('messages cross to another edge, in order and once, also while NATS is away
   const others = (page) => page.evaluate(() => window.signals.some(({ type, peer, peers }) => type === 'peer_joined' || (type === 'peers' && peers.length > 0)));
   await until('both know of each other', async () => (await others(ada)) && (await others(bob)));
 
-  await say(ada, 'raw', 'by channel');
-  await until('a channel crosses', async () => (await texts(bob, 'raw'))[0] === 'by channel');
+  const cyd = await joinAt(edges[0], chromium, 'channels', 'Cyd', { raw: {} });
+  const dan = await joinAt(edges[1], chromium, 'channels', 'Dan', { raw: {} });
+  await until('both know of each other', async () => (await others(cyd)) && (await others(dan)));
+  await say(cyd, 'raw', 'by channel');
+  await until('a channel crosses', async () => (await texts(dan, 'raw'))[0] === 'by channel');
 
   const acked = () => ada.evaluate(() => Math.max(0, ...window.signals.filter(({ type }) => type === 'data_acked').map(({ id }) => id)));
   const send = (first, last) => ada.evaluate(([a, b]) => {

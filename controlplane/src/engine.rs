@@ -29,7 +29,7 @@ mod sockets;
 mod transport;
 mod voices;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,8 @@ pub struct Engine {
     /// When the log was last told of a room that has its part of the handshakes.
     over_share_told: Option<Instant>,
     timers: Timers<Timer>,
+    /// Peers whose messages wait until a receiver has room for them.
+    paused: BTreeSet<Handle>,
     /// The number of the last message of the application's server.
     numbered: u64,
     /// What all peers together may send of data.
@@ -178,6 +180,7 @@ impl Engine {
             edges: Edges::default(),
             over_share_told: None,
             timers: Timers::new(),
+            paused: BTreeSet::new(),
             numbered: 0,
             data_credit: TokenBucket::per_second(DATA_TOTAL),
             changes: Changes::default(),

@@ -37,8 +37,8 @@ pub(crate) struct Negotiated {
     /// SSRCs that were ever in use.
     #[serde(rename = "n")]
     pub(crate) spent: Spent,
-    /// Its data channels, if it has them.
-    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    /// Its data channels, if it has them. A successor has not the keys of DTLS to serve them, and need not know.
+    #[serde(skip)]
     pub(crate) data: Option<DataChannels>,
     /// Whether the client acknowledges messages, as the client module does: it has opened the module's channel, or has sent or
     /// acknowledged data on its socket.
@@ -47,13 +47,11 @@ pub(crate) struct Negotiated {
 }
 
 /// What was agreed of data channels (RFC 8841).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DataChannels {
     /// The port of SCTP at the client.
-    #[serde(rename = "p")]
     pub(crate) port: u16,
     /// The longest message that the client takes, bytes; 0 for any.
-    #[serde(rename = "m")]
     pub(crate) len_max: u32,
 }
 
@@ -254,7 +252,7 @@ impl Negotiated {
             outline: Outline(vec![0xff_ffff; crate::sdp::SECTIONS_MAX]),
             description: (u64::MAX, u32::MAX),
             spent: Spent { streams: STREAM_SSRCS_MAX, slots: SLOT_SSRCS_MAX },
-            data: Some(DataChannels { port: u16::MAX, len_max: u32::MAX }),
+            data: None,
             is_sdk: true,
         }
     }

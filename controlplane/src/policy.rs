@@ -236,16 +236,16 @@ pub struct Grant {
     /// The name that others see.
     pub name: String,
     /// Whether it may send.
-    #[serde(rename = "p", alias = "publish")]
+    #[serde(rename = "p", alias = "publish", with = "flag")]
     pub publish: bool,
     /// Whether it may receive.
-    #[serde(rename = "s", alias = "subscribe")]
+    #[serde(rename = "s", alias = "subscribe", with = "flag")]
     pub subscribe: bool,
     /// Whether it may send data.
-    #[serde(rename = "d", alias = "data", default)]
+    #[serde(rename = "d", alias = "data", default, with = "flag")]
     pub data: bool,
     /// Whether it may use the REST interface.
-    #[serde(rename = "a", alias = "admin")]
+    #[serde(rename = "a", alias = "admin", with = "flag")]
     pub admin: bool,
     /// Until when it is good, seconds since 1970. Checked where the token is read; see [`Settings::expire_peers`] for who is
     /// in.
@@ -260,6 +260,29 @@ pub struct Grant {
     /// The tokens by which it was made: who came by it goes when one of them is revoked.
     #[serde(rename = "m", default, skip_serializing_if = "<[Maker]>::is_empty")]
     pub made_by: Box<[Maker]>,
+}
+
+/// A right as one digit: the journal has little room. An earlier version wrote `true` and `false`.
+mod flag {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Word(bool),
+        Digit(u8),
+    }
+
+    pub(super) fn serialize<S: Serializer>(flag: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8((*flag).into())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+        Ok(match Flag::deserialize(deserializer)? {
+            Flag::Word(flag) => flag,
+            Flag::Digit(digit) => digit != 0,
+        })
+    }
 }
 
 impl Grant {

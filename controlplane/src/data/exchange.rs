@@ -38,6 +38,8 @@ pub(crate) struct Exchange {
     burst: f64,
     /// Numbers of the reliable messages of a client that has none of its own.
     numbered: u64,
+    /// Whether its messages wait until a receiver has room for them.
+    pub(crate) is_paused: bool,
     /// Signals for its socket.
     signals: Vec<ServerSignal>,
 }
@@ -56,6 +58,7 @@ impl Exchange {
             credit: TokenBucket::new(burst, rate),
             burst,
             numbered: 0,
+            is_paused: false,
             signals: Vec::new(),
         }
     }
@@ -102,7 +105,7 @@ impl Exchange {
 
     /// What happened on its association next.
     pub(crate) fn poll_event(&mut self) -> Option<ChannelEvent> {
-        let event = self.association.as_mut()?.poll_event()?;
+        let event = self.association.as_mut()?.poll_event(self.is_paused)?;
         if let ChannelEvent::Ended(_) = &event {
             self.association = None;
             self.mailbox.again();
@@ -122,6 +125,11 @@ impl Exchange {
             let has_time = now < association.begun() + OPENING_TIME && association.channels().next().is_none();
             !has_time && !association.channels().any(is_of_sdk)
         })
+    }
+
+    /// Bytes of messages that wait for it, if it is a client of another kind than the client module.
+    pub(crate) fn waiting(&self) -> usize {
+        self.association.as_ref().map_or(0, Association::waiting)
     }
 
     /// Does what is due.

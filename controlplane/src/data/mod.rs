@@ -41,7 +41,13 @@ pub(crate) const MAILBOX_LEN_MAX: usize = SENT_LEN_MAX + 128 * 1024;
 pub(crate) const BEHIND_LEN_MAX: usize = SENT_LEN_MAX / 2;
 
 /// Bytes that wait on one channel of a client of another kind, of which nobody knows what it has; beyond that the channel is closed.
-pub(crate) const CHANNEL_LEN_MAX: usize = 512 * 1024;
+pub(crate) const CHANNEL_LEN_MAX: usize = 1024 * 1024;
+
+/// Where that much waits on the channels of all receivers, their sender is read no further: SCTP's window closes, and the sender slows down to
+/// the quickest of them …
+pub(crate) const CHANNEL_LEN_FULL: usize = 256 * 1024;
+/// … until one of them has no more than this.
+pub(crate) const CHANNEL_LEN_LOW: usize = 128 * 1024;
 
 /// Bytes that may be on the way to a receiver by a data channel without its acknowledgement. 64 KiB are acknowledged at a time, so this keeps a
 /// path of 200 Mb/s and a round trip of 10 ms full.

@@ -10,7 +10,8 @@ use proto::signal::{DataEndReason, DataSent, ErrorCode, ServerSignal};
 
 use super::{Engine, Handle, Output};
 use crate::data::{
-    ChannelEvent, Delivery, Exchanged, Framed, MESSAGE_COST, Message, Payload, Taking, parse_frame, relayed,
+    CHANNEL_LEN_FULL, CHANNEL_LEN_LOW, ChannelEvent, Delivery, Exchange, Exchanged, Framed, MESSAGE_COST, Message,
+    Payload, Taking, parse_frame, relayed,
 };
 use crate::happening::Happening;
 
@@ -105,7 +106,36 @@ impl Engine {
         };
         let Some(from) = self.member(handle).map(|member| member.id.clone()) else { return };
         let label = channel.label.clone();
+        let is_whole = id.is_some();
         self.relay(now, handle, None, &Arc::new(Message { from: Some(from), label, id, payload, channel, stream }));
+        if is_whole {
+            self.pause_if_full(handle);
+        }
+    }
+
+    /// Reads no more of a client of another kind than the client module while much waits at all receivers of its kind.
+    fn pause_if_full(&mut self, handle: Handle) {
+        let Some(room) = self.peers.get(&handle).map(|peer| peer.room.clone()) else { return };
+        let others = self.members_of(&room).into_iter().filter(|other| *other != handle);
+        let exchanges = others.filter_map(|other| self.peers.get(&other)?.data.as_deref());
+        let of_others = exchanges.filter(|exchange| exchange.is_of_others(self.now.unwrap_or_else(Instant::now)));
+        let is_full = of_others.map(Exchange::waiting).min().is_some_and(|least| least > CHANNEL_LEN_FULL);
+        if is_full && let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) {
+            exchange.is_paused = true;
+            self.paused.insert(handle);
+        }
+    }
+
+    /// Goes on with those who were paused in a room, when a receiver there has room again or has left.
+    fn go_on(&mut self, now: Instant, room: &str) {
+        let is_there = |handle: &&Handle| self.peers.get(handle).is_none_or(|peer| peer.room == room);
+        for handle in self.paused.iter().filter(is_there).copied().collect::<Vec<_>>() {
+            self.paused.remove(&handle);
+            if let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) {
+                exchange.is_paused = false;
+                self.channel_events(now, handle);
+            }
+        }
     }
 
     /// A message, or a part of one, on a socket.
@@ -296,6 +326,9 @@ impl Engine {
     pub(super) fn no_longer_waited_for(&mut self, room: &str, receiver: Handle) {
         let Some(now) = self.now else { return };
         self.no_longer_waited_for_across(room, receiver.peer);
+        if !self.paused.is_empty() {
+            self.go_on(now, room);
+        }
         for handle in self.members_of(room) {
             let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) else {
                 continue;
@@ -361,6 +394,11 @@ impl Engine {
                 }
             }
         }
+        let has_room = !self.paused.is_empty() && exchange.waiting() <= CHANNEL_LEN_LOW;
+        let room = has_room.then(|| peer.room.clone());
         self.set_clock(handle);
+        if let Some(room) = room.filter(|_| !self.paused.contains(&handle)) {
+            self.go_on(now, &room);
+        }
     }
 }
