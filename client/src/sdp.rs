@@ -73,7 +73,8 @@ pub fn write_offer(offer: &Offer<'_>) -> String {
     write_with(offer, Codecs::Browser)
 }
 
-/// The same for a peer that takes whatever a room may speak: VP9 and AV1 too, and lost packets of Opus again.
+/// The same for a peer that takes whatever a room may speak: VP9 and AV1 too, and lost packets of Opus again. Not RED, which
+/// nobody here takes apart: without it a lossy path is sent copies of packets (docs/decisions/0055).
 pub fn write_offer_of_all_codecs(offer: &Offer<'_>) -> String {
     write_with(offer, Codecs::All)
 }
@@ -94,7 +95,8 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, co
     let is_audio = section.kind == Kind::Audio;
     let is_all = codecs == Codecs::All;
     let formats = match (is_audio, is_all) {
-        (true, _) => "111 63 0 8",
+        (true, false) => "111 63 0 8",
+        (true, true) => "111",
         (false, false) => "96 97 102 103 108 109 114 115",
         (false, true) => "102 103 108 109 96 97 98 99 112 113",
     };
@@ -115,10 +117,11 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, co
         None => write!(out, "a=recvonly\r\n")?,
     }
     write!(out, "a=rtcp-mux\r\na=rtcp-rsize\r\na=rtcp-xr:rcvr-rtt=all\r\n")?;
-    out.push_str(if is_audio { AUDIO_CODECS } else { VIDEO_CODECS });
+    out.push_str(if is_audio { OPUS } else { VIDEO_CODECS });
     match (is_audio, is_all) {
-        (_, false) => (),
+        (true, false) => out.push_str(MORE_AUDIO_CODECS),
         (true, true) => out.push_str("a=rtcp-fb:111 nack\r\n"),
+        (false, false) => (),
         (false, true) => out.push_str(MORE_VIDEO_CODECS),
     }
     let Some((ssrc, rtx)) = section.ssrcs else { return Ok(()) };
@@ -131,9 +134,11 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, co
     Ok(())
 }
 
+const OPUS: &str =
+    "a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 transport-cc\r\na=fmtp:111 minptime=10;useinbandfec=1\r\n";
+
 /// RED and G.711 are offered so that an answer can be wrong about them.
-const AUDIO_CODECS: &str = "a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 transport-cc\r\n\
-    a=fmtp:111 minptime=10;useinbandfec=1\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n\
+const MORE_AUDIO_CODECS: &str = "a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n\
     a=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n";
 
 /// VP8 before H.264 as in Chromium, and ULPFEC and RED behind it.
@@ -413,5 +418,15 @@ mod tests {
         assert!(text.contains("a=ssrc-group:FID 13 14\r\n"));
         assert!(text.contains("a=msid:- track-2\r\n"));
         assert!(text.lines().all(|line| line.as_bytes()[1] == b'='));
+    }
+
+    #[test]
+    fn what_is_not_taken_apart_is_not_offered() {
+        let mut random = crate::random::Random::from_seed(1);
+        let ice = Credentials::generate(&mut random);
+        let text = write_offer_of_all_codecs(&Offer { ice: &ice, fingerprint: [0xAB; 32], sections: &sections() });
+        assert_eq!(text.matches("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n").count(), 2);
+        assert_eq!(text.matches("m=video 9 UDP/TLS/RTP/SAVPF 102 103 108 109 96 97 98 99 112 113\r\n").count(), 3);
+        assert!(text.contains("a=rtcp-fb:111 nack\r\n") && !text.contains("a=rtpmap:63 "));
     }
 }
