@@ -85,7 +85,7 @@ test-interop: test-deps
 
 # `make build` and `make run` in a minimal Debian (or Ubuntu), and tools/install in such systems. It needs root.
 # Tests that cannot run on a machine are skipped with a message, or fail if REQUIRE names what they need: `fresh` (this test),
-# `uring`, `namespaces`, `nats` and `ffmpeg` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces,nats,ffmpeg.
+# `uring`, `namespaces`, `nats`, `ffmpeg` and `telephones` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces,nats,ffmpeg,telephones.
 test-fresh:
 	tests/fresh/run
 

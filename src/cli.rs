@@ -151,6 +151,18 @@ pub(crate) enum Command {
     /// Load a server with WebRTC peers, and report what it forwards and what that costs. Without
     /// --server and --state it starts one of its own.
     Load(Load),
+    /// Let telephones into rooms: a SIP gateway, whose file says which numbers lead where (docs/SIP.md)
+    Sip(Sip),
+}
+
+/// What a gateway shall be.
+#[derive(Debug, Args)]
+pub(crate) struct Sip {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    /// Its settings, in TOML
+    #[arg(value_name = "FILE", default_value = "sip.toml")]
+    pub(crate) file: PathBuf,
 }
 
 /// What a load shall be.

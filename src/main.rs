@@ -1,6 +1,6 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `nodes`, `kick` and `move` govern a server, `doctor`
-//! looks at the machine, `record` records rooms, `load` loads a server. No logic of a call is here.
+//! looks at the machine, `record` records rooms, `load` loads a server, `sip` lets telephones in. No logic of a call is here.
 
 mod administration;
 mod cli;
@@ -13,6 +13,7 @@ mod reach;
 mod record;
 mod remote;
 mod running;
+mod sip;
 mod supervisor;
 mod token;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         },
         Command::Record(request) => record::run(&common, &request),
         Command::Load(request) => load::run(&common, &request),
+        Command::Sip(request) => sip::run(&common, &request),
         Command::Token(request) => token::print(&common, &request),
         Command::Link(request) => token::link(&common, &request),
         Command::NewKey => token::new_key(&common),

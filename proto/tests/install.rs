@@ -84,7 +84,7 @@ impl Machine {
             ("cmake", "#!/bin/sh\necho 'cmake version 3.25.1'"),
             ("python3", "#!/bin/sh\ncase \"$2\" in *version*) echo 3.11;; esac"),
         ];
-        let others = ["cc", "g++", "git", "make", "curl", "ffmpeg", "openssl", "ip", "unshare"]
+        let others = ["cc", "g++", "git", "make", "curl", "ffmpeg", "openssl", "sipp", "baresip", "ip", "unshare"]
             .map(|name| (name, "#!/bin/sh\n"));
         let mut machine = self;
         for (program, script) in programs.into_iter().chain(others).filter(|(program, _)| !left_out.contains(program)) {

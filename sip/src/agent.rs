@@ -1,0 +1,409 @@
+//! The SIP user agent (RFC 3261), without sockets and clock: messages come in with their time and way, messages go out, and
+//! the gateway hears what became of calls. Everything that a stranger can make it keep is bounded.
+
+mod requests;
+mod responses;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod torture;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use client::random::Random;
+
+use crate::counters::{Counter, Counters};
+use crate::dialog::{Dialog, State};
+use crate::digest::Credentials;
+use crate::limits::{Rate, Sources};
+use crate::message::{Malformed, Message, Start};
+use crate::transaction::{Clients, Hop, Key, Purpose, Servers};
+
+/// What we understand (RFC 3261 §20.5).
+pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO";
+/// How long a trunk's registration is asked to stand, seconds.
+const REGISTERED_FOR: u32 = 300;
+/// When a registration that failed is tried again.
+const REGISTER_AGAIN: Duration = Duration::from_secs(30);
+
+/// A trunk: the registrar that calls come from, and where we call.
+#[derive(Clone, Debug)]
+pub(crate) struct Trunk {
+    pub(crate) address: SocketAddr,
+    /// What stands in its URIs.
+    pub(crate) domain: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) registers: bool,
+}
+
+/// What does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where others reach us, in `Contact` and `Via`.
+    pub(crate) address: SocketAddr,
+    pub(crate) calls_max: usize,
+    pub(crate) calls_per_source_max: usize,
+    pub(crate) invites: Rate,
+    pub(crate) trunk: Option<Trunk>,
+}
+
+/// What the gateway hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Event {
+    /// Somebody calls.
+    Incoming(Box<Incoming>),
+    /// Their ACK came; with SDP if we had offered.
+    Confirmed { call: u64, sdp: Option<String> },
+    /// A re-INVITE waits for `accept` or `refuse`. Without an offer we offer.
+    Offered { call: u64, offer: Option<String> },
+    /// Ours is answered.
+    Accepted { call: u64, sdp: String },
+    /// A digit by INFO.
+    Digit { call: u64, digit: u8 },
+    /// The call is over.
+    Ended { call: u64, reason: Ended },
+}
+
+/// An INVITE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) call: u64,
+    pub(crate) from: SocketAddr,
+    /// The dialled number: the user of the Request-URI.
+    pub(crate) number: String,
+    /// Who calls, for the room to see.
+    pub(crate) name: String,
+    /// `X-Room`
+    pub(crate) room: Option<String>,
+    /// `X-Pin`
+    pub(crate) pin: Option<String>,
+    pub(crate) offer: Option<String>,
+}
+
+/// Why a call is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// They hung up.
+    Bye,
+    /// They no longer want it.
+    Cancelled,
+    /// Our INVITE was refused with this status.
+    Refused(u16),
+    /// No ACK, or no answer at all.
+    TimedOut,
+    /// The session was not refreshed.
+    Expired,
+}
+
+impl Ended {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Ended::Bye => "bye",
+            Ended::Cancelled => "cancelled",
+            Ended::Refused(_) => "refused",
+            Ended::TimedOut => "timed_out",
+            Ended::Expired => "expired",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    settings: Settings,
+    random: Random,
+    pub(crate) counters: Counters,
+    pub(crate) sources: Sources,
+    servers: Servers,
+    clients: Clients,
+    dialogs: HashMap<u64, Dialog>,
+    /// By our tag.
+    tags: HashMap<String, u64>,
+    next_call: u64,
+    out: VecDeque<(Hop, Vec<u8>)>,
+    events: VecDeque<Event>,
+    register: Register,
+}
+
+#[derive(Debug)]
+struct Register {
+    next: Option<Instant>,
+    call_id: String,
+    cseq: u32,
+    is_up: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(now: Instant, settings: Settings, mut random: Random) -> Agent {
+        let registers = settings.trunk.as_ref().is_some_and(|trunk| trunk.registers);
+        let call_id = format!("{:016x}", random.u64());
+        Agent {
+            sources: Sources::new(settings.invites),
+            register: Register { next: registers.then_some(now), call_id, cseq: 0, is_up: false },
+            settings,
+            random,
+            counters: Counters::default(),
+            servers: Servers::default(),
+            clients: Clients::default(),
+            dialogs: HashMap::new(),
+            tags: HashMap::new(),
+            next_call: 1,
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes one message: a datagram, or what was cut off a stream.
+    pub(crate) fn receive(&mut self, now: Instant, hop: Hop, bytes: &[u8]) {
+        self.counters.add(Counter::Messages);
+        if !self.sources.may_send(now, hop.address.ip()) {
+            return self.counters.add(Counter::DroppedRate);
+        }
+        match Message::parse(bytes) {
+            Ok(message) if matches!(message.start, Start::Request { .. }) => self.request(now, hop, message),
+            Ok(message) => self.response(now, hop, &message),
+            Err(Malformed::Drop) => self.counters.add(Counter::DroppedMalformed),
+            Err(Malformed::Refuse(request, status, reason)) => {
+                self.counters.add(Counter::RefusedMalformed);
+                self.answer_once(hop, *request, status, reason, &[]);
+            }
+        }
+    }
+
+    /// Does what is due. Called some twenty times a second.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.out.extend(self.servers.due(now));
+        let (again, unanswered) = self.clients.due(now);
+        self.out.extend(again);
+        for purpose in unanswered {
+            match purpose {
+                Purpose::Invite(call) => self.end(call, Ended::TimedOut),
+                Purpose::Refresh(call) => self.hang_up_for(now, call, Ended::TimedOut),
+                Purpose::Register => self.register_failed(now, 408),
+                Purpose::Bye(_) | Purpose::Cancel => (),
+            }
+        }
+        let mut refresh = Vec::new();
+        let mut over = Vec::new();
+        for (&call, dialog) in &mut self.dialogs {
+            if let Some(ok) = &mut dialog.ok {
+                if ok.until <= now {
+                    over.push((call, Ended::TimedOut));
+                }
+                self.out.extend(ok.due(now));
+            }
+            if let Some(timer) = dialog.timer.filter(|_| dialog.state == State::Up) {
+                if timer.ends_at() <= now {
+                    over.push((call, Ended::Expired));
+                } else if timer.refresh_at().is_some_and(|at| at <= now) && dialog.asked.is_none() {
+                    refresh.push(call);
+                }
+            }
+        }
+        for call in refresh {
+            self.invite(now, call, Purpose::Refresh(call), None);
+        }
+        for (call, reason) in over {
+            self.hang_up_for(now, call, reason);
+        }
+        if self.register.next.is_some_and(|next| next <= now) {
+            self.register(now, None);
+        }
+    }
+
+    pub(crate) fn poll_transmit(&mut self) -> Option<(Hop, Vec<u8>)> {
+        self.out.pop_front()
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.dialogs.len()
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.register.is_up
+    }
+
+    /// Says that it rings.
+    pub(crate) fn ring(&mut self, now: Instant, call: u64) {
+        self.answer_invite(now, call, 180, "Ringing", &[], None);
+    }
+
+    /// Takes a call or a new offer with this SDP; without an offer of theirs it is ours.
+    pub(crate) fn accept(&mut self, now: Instant, call: u64, sdp: String) {
+        let Some(dialog) = self.dialogs.get_mut(&call) else { return };
+        let Some((invite, _)) = dialog.pending.clone() else { return };
+        dialog.sdp.clone_from(&sdp);
+        dialog.state = State::Up;
+        dialog.ok_cseq = invite.cseq();
+        dialog.awaits_answer = invite.body.is_empty();
+        let mut extra = vec![("Supported", "timer".to_owned())];
+        if let Some(timer) = dialog.agree_timer(now, &invite) {
+            extra.push(("Session-Expires", timer));
+            if invite.lists("Supported", "timer") {
+                extra.push(("Require", "timer".to_owned()));
+            }
+        }
+        self.answer_invite(now, call, 200, "OK", &extra, Some(sdp));
+    }
+
+    /// Refuses a call, which is then over, or a new offer, after which all is as it was.
+    pub(crate) fn refuse(&mut self, now: Instant, call: u64, status: u16, reason: &str) {
+        self.answer_invite(now, call, status, reason, &[], None);
+        if self.dialogs.get(&call).is_some_and(|dialog| dialog.state == State::Asked) {
+            self.forget(call);
+        }
+    }
+
+    /// Ends a call from our side, however far it is.
+    pub(crate) fn hang_up(&mut self, now: Instant, call: u64) {
+        let Some(dialog) = self.dialogs.get_mut(&call) else { return };
+        match dialog.state {
+            State::Asked => self.refuse(now, call, 480, "Temporarily Unavailable"),
+            State::Asking => self.cancel(now, call),
+            State::Up => {
+                if dialog.pending.is_some() {
+                    self.answer_invite(now, call, 487, "Request Terminated", &[], None);
+                }
+                let Some(dialog) = self.dialogs.get_mut(&call) else { return };
+                let bye = dialog.request("BYE");
+                let hop = dialog.hop;
+                self.send(now, bye, hop, Purpose::Bye(call));
+                self.forget(call);
+            }
+        }
+    }
+
+    fn hang_up_for(&mut self, now: Instant, call: u64, reason: Ended) {
+        if self.dialogs.contains_key(&call) {
+            self.hang_up(now, call);
+            self.events.push_back(Event::Ended { call, reason });
+        }
+    }
+
+    fn end(&mut self, call: u64, reason: Ended) {
+        if self.forget(call) {
+            self.events.push_back(Event::Ended { call, reason });
+        }
+    }
+
+    fn forget(&mut self, call: u64) -> bool {
+        let Some(dialog) = self.dialogs.remove(&call) else { return false };
+        self.tags.remove(&dialog.local_tag);
+        true
+    }
+
+    /// Calls a number over the trunk. None without a trunk, or when there are too many calls.
+    pub(crate) fn dial(&mut self, now: Instant, number: &str, sdp: String) -> Option<u64> {
+        let trunk = self.settings.trunk.clone()?;
+        let is_number =
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+*#-._".contains(&byte));
+        if self.dialogs.len() >= self.settings.calls_max || !is_number {
+            return None;
+        }
+        let (call_id, tag) =
+            (format!("{:032x}", u128::from(self.random.u64()) << 64 | u128::from(self.random.u64())), self.tag());
+        let from = format!("sip:{}@{}", trunk.credentials.user, trunk.domain);
+        let to = format!("sip:{}@{}", number.replace('#', "%23"), trunk.domain);
+        let hop = Hop { address: trunk.address, connection: None };
+        let call = self.keep(Dialog::outgoing(call_id, tag, &from, &to, hop, sdp));
+        self.invite(now, call, Purpose::Invite(call), None);
+        Some(call)
+    }
+
+    fn keep(&mut self, dialog: Dialog) -> u64 {
+        let call = self.next_call;
+        self.next_call += 1;
+        self.tags.insert(dialog.local_tag.clone(), call);
+        self.dialogs.insert(call, dialog);
+        call
+    }
+
+    fn tag(&mut self) -> String {
+        format!("{:016x}", self.random.u64())
+    }
+
+    fn calls_of(&self, address: IpAddr) -> usize {
+        self.dialogs.values().filter(|dialog| dialog.hop.address.ip() == address).count()
+    }
+
+    fn contact(&self) -> String {
+        format!("<sip:uprtc@{}>", self.settings.address)
+    }
+
+    /// Sends a request of ours, with its Via.
+    fn send(&mut self, now: Instant, mut request: Message, hop: Hop, purpose: Purpose) {
+        let via = self.via(hop);
+        request.headers.insert(0, ("Via".to_owned(), via));
+        if self.clients.open(now, request.clone(), hop, purpose) {
+            self.out.push_back((hop, request.write()));
+        }
+    }
+
+    fn via(&mut self, hop: Hop) -> String {
+        let transport = if hop.connection.is_some() { "TCP" } else { "UDP" };
+        format!("SIP/2.0/{transport} {};rport;branch=z9hG4bK{:016x}", self.settings.address, self.random.u64())
+    }
+
+    /// Responds once, without a transaction.
+    fn answer_once(&mut self, hop: Hop, mut request: Message, status: u16, reason: &str, extra: &[(&str, String)]) {
+        let to = responses::mark_via(&mut request, hop);
+        let mut response = Message::response(&request, status, reason);
+        if response.tag("To").is_none() {
+            let tagged = format!("{};tag={}", response.header("To").unwrap_or(""), self.tag());
+            response.set("To", tagged);
+        }
+        for (name, value) in extra {
+            response = response.with(name, &**value);
+        }
+        self.out.push_back((to, response.write()));
+    }
+
+    /// Responds to the INVITE that waits in a call.
+    fn answer_invite(
+        &mut self,
+        now: Instant,
+        call: u64,
+        status: u16,
+        reason: &str,
+        extra: &[(&str, String)],
+        sdp: Option<String>,
+    ) {
+        let contact = self.contact();
+        let Some(dialog) = self.dialogs.get_mut(&call) else { return };
+        let Some((invite, key)) = dialog.pending.clone() else { return };
+        let mut response = Message::response(&invite, status, reason);
+        if response.tag("To").is_none() && status > 100 {
+            response.set("To", dialog.local.clone());
+        }
+        response = response.with("Contact", contact).with("Allow", ALLOW);
+        for (name, value) in extra {
+            response = response.with(name, &**value);
+        }
+        if let Some(sdp) = sdp {
+            response = response.with("Content-Type", "application/sdp");
+            response.body = sdp.into_bytes();
+        }
+        let bytes = response.write();
+        if status >= 200 {
+            dialog.pending = None;
+        }
+        let Some(hop) = self.servers.respond(now, &key, status, &bytes) else { return };
+        if (200..300).contains(&status) {
+            let mut ok = crate::transaction::Repeat::new(now, hop, bytes.clone(), crate::transaction::T2);
+            if hop.connection.is_some() {
+                ok.stop();
+            }
+            dialog.ok = Some(ok);
+        }
+        self.out.push_back((hop, bytes));
+    }
+
+    fn key(request: &Message) -> Option<Key> {
+        Key::of(request)
+    }
+}

@@ -1,0 +1,407 @@
+//! One call as a task: its RTP socket, its leg and its peer in the room. What SIP has to say comes from the gateway, and goes
+//! to it.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::http::Server;
+use client::random::Random;
+use client::room::{self, EndReason, JoinError, Room};
+use proto::signal::{ErrorCode, LeaveReason};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::bridge::Bridge;
+use crate::counters::Counters;
+use crate::entry::{Entry, Step, is_equal, sound};
+use crate::leg::{Leg, Received, Srtp};
+use crate::sdp::{Direction, KEY_LEN, Ours, Remote};
+use crate::settings::{Number, Settings};
+
+/// How long a room may take to be joined.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A telephone that sends nothing at all after its call began has no way for its media.
+const FIRST_MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
+/// One that was heard may be silent for so long; telephones that leave out silence are.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// Makes the token of a room for a name.
+pub type Tokens = Arc<dyn Fn(&str, &str) -> Result<String, String> + Send + Sync>;
+
+/// What the gateway tells a call.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// The ACK came; with the answer to our offer.
+    Confirmed(Option<String>),
+    /// A new offer, or a wish for ours.
+    Offered(Option<String>),
+    /// Our INVITE is answered.
+    Accepted(String),
+    Digit(u8),
+    /// The other end has gone, or the gateway stops.
+    End,
+}
+
+/// What a call tells the gateway.
+#[derive(Debug)]
+pub(crate) enum Word {
+    Ring,
+    Accept(String),
+    Refuse(u16, &'static str),
+    HangUp,
+    WrongPin,
+    Done(Box<Counters>),
+}
+
+/// What a call is made of.
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) server: Server,
+    pub(crate) tokens: Tokens,
+    pub(crate) socket: UdpSocket,
+    /// Where we receive, as SDP says it.
+    pub(crate) media: SocketAddr,
+    /// Who signals.
+    pub(crate) from: SocketAddr,
+    /// The caller's name, for the room to see.
+    pub(crate) name: String,
+    /// Where the call leads; None is the lobby.
+    pub(crate) number: Option<Number>,
+    /// Of `X-Pin`.
+    pub(crate) pin: Option<String>,
+    /// The other end, if it has offered.
+    pub(crate) remote: Option<Remote>,
+    /// Of a call of ours, what is dialled when it is up.
+    pub(crate) digits: Option<String>,
+    pub(crate) random: Random,
+    pub(crate) key: Option<[u8; KEY_LEN]>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) words: mpsc::Sender<(u64, Word)>,
+}
+
+/// Why a call ends from our side, as the log says it.
+type Reason = &'static str;
+
+impl Call {
+    /// Carries the call to its end.
+    pub(crate) async fn run(mut self) {
+        let mut counters = Counters::default();
+        let began = Instant::now();
+        if let Some(reason) = self.carry(&mut counters).await {
+            tracing::info!(call = self.id, reason, seconds = began.elapsed().as_secs(), "call_ended");
+            self.say(Word::HangUp).await;
+        }
+        self.say(Word::Done(Box::new(counters))).await;
+    }
+
+    async fn say(&self, word: Word) {
+        // The gateway ends only with all calls.
+        let _ = self.words.send((self.id, word)).await;
+    }
+
+    fn ours(&self, version: u32) -> Ours {
+        Ours { address: self.media, id: self.id, version, key: self.key }
+    }
+
+    /// None if the other end has ended it, or it was refused.
+    async fn carry(&mut self, counters: &mut Counters) -> Option<Reason> {
+        // With a PIN to be entered, or none to be known, the call is answered first or last.
+        let is_known = self.number.as_ref().is_some_and(|number| match (&number.pin, &self.pin) {
+            (None, _) => true,
+            (Some(pin), Some(given)) => is_equal(pin.as_bytes(), given.as_bytes()),
+            (Some(_), None) => false,
+        });
+        if self.pin.is_some() && !is_known && self.number.is_some() {
+            self.say(Word::WrongPin).await;
+            self.say(Word::Refuse(403, "Wrong PIN")).await;
+            return None;
+        }
+        let mut room = None;
+        if is_known && self.digits.is_none() {
+            self.say(Word::Ring).await;
+            let number = self.number.clone()?;
+            tokio::select! {
+                joined = join(&self.settings, &self.server, &self.tokens, &number, &self.name) => match joined {
+                    Ok(joined) => room = Some(joined),
+                    Err((status, reason)) => {
+                        self.say(Word::Refuse(status, reason)).await;
+                        return None;
+                    }
+                },
+                // Cancelled while it rang.
+                () = ended(&mut self.orders) => return None,
+            }
+        }
+        let remote = self.connected().await?;
+        let key = self.key;
+        let srtp = key.as_ref().map(Srtp);
+        let Some(mut leg) = Leg::new(Instant::now(), remote, self.from.ip(), srtp.as_ref(), &mut self.random) else {
+            return Some("no_codec");
+        };
+        let reason = self.converse(&mut leg, room, is_known).await;
+        counters.merge(&leg.counters);
+        reason
+    }
+
+    /// Answers, or waits for the answer; the other end's media.
+    async fn connected(&mut self) -> Option<Remote> {
+        if self.digits.is_some() {
+            loop {
+                match self.orders.recv().await? {
+                    Order::Accepted(sdp) => match Remote::parse(&sdp, self.settings.needs_srtp) {
+                        Ok(remote) => return Some(remote),
+                        Err(error) => {
+                            tracing::warn!(call = self.id, %error, "call_answer_unusable");
+                            self.say(Word::HangUp).await;
+                            return None;
+                        }
+                    },
+                    Order::End => return None,
+                    _ => (),
+                }
+            }
+        }
+        if let Some(remote) = self.remote.take() {
+            self.say(Word::Accept(remote.answer(&self.ours(1)))).await;
+            return Some(remote);
+        }
+        // They did not offer, so we do, and the ACK answers.
+        self.say(Word::Accept(self.ours(1).offer())).await;
+        loop {
+            match self.orders.recv().await? {
+                Order::Confirmed(Some(sdp)) if Remote::parse(&sdp, self.settings.needs_srtp).is_ok() => {
+                    return Remote::parse(&sdp, self.settings.needs_srtp).ok();
+                }
+                Order::Confirmed(_) => {
+                    self.say(Word::HangUp).await;
+                    return None;
+                }
+                Order::End => return None,
+                _ => (),
+            }
+        }
+    }
+
+    async fn converse(&mut self, leg: &mut Leg, mut room: Option<Room>, is_known: bool) -> Option<Reason> {
+        let slots = self.settings.audio_slots as usize;
+        let Some(mut bridge) = Bridge::new(leg.rate(), slots) else { return Some("no_codec") };
+        let began = Instant::now();
+        let mut entry = (!is_known).then(|| Entry::new(began, self.number.clone()));
+        let mut joining: Option<Joining> = None;
+        if entry.is_some() {
+            bridge.play(sound(&Step::Ask, leg.rate()));
+        } else if let Some(number) = self.number.clone().filter(|_| room.is_none()) {
+            // We called.
+            joining = Some(self.joining(number));
+            self.digits.iter().flat_map(|digits| digits.bytes()).for_each(|digit| leg.push_digit(digit));
+        }
+        let mut version = 1;
+        let mut end_after_sound = None;
+        let mut ticks = interval(Duration::from_millis(20));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut datagram = [0; 2048];
+        loop {
+            let mut digit = None;
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let now = Instant::now();
+                    let tick = bridge.tick(now, leg, room.is_some());
+                    if let Some((to, packet)) = leg.send(now, &tick.frame) {
+                        // A full socket loses one frame of voice.
+                        let _ = self.socket.try_send_to(&packet, to);
+                    }
+                    if let (Some(room), Some((timestamp, packet))) = (&room, tick.packet) {
+                        let _ = room.send_audio(timestamp, packet);
+                    }
+                    if let Some(reason) = end_after_sound.filter(|_| !bridge.is_playing()) {
+                        return Some(reason);
+                    }
+                    if entry.as_ref().is_some_and(|entry| entry.is_late(now)) {
+                        return Some("no_pin");
+                    }
+                    if let Some(reason) = silence(leg, now, began) {
+                        return Some(reason);
+                    }
+                }
+                received = self.socket.recv_from(&mut datagram) => {
+                    // An ICMP error of an earlier packet says nothing of this one.
+                    let Ok((len, from)) = received else { continue };
+                    if let Received::Digit(received) = leg.receive(Instant::now(), from, &mut datagram[..len]) {
+                        digit = Some(received);
+                    }
+                }
+                joined = arrived(&mut joining) => {
+                    joining = None;
+                    match joined {
+                        Ok(joined) => room = Some(joined),
+                        Err((_, reason)) => {
+                            bridge.play(sound(&Step::Over, leg.rate()));
+                            end_after_sound = Some(reason);
+                        }
+                    }
+                }
+                event = next(&mut room) => match event {
+                    room::Event::Packet(packet) => {
+                        bridge.put(packet.arrival, packet.slot, packet.header.timestamp, &packet.payload);
+                    }
+                    room::Event::Joined { .. } => bridge.reset(),
+                    room::Event::Ended(reason) => return Some(left(&reason)),
+                    _ => (),
+                },
+                order = self.orders.recv() => match order {
+                    None | Some(Order::End) => {
+                        if let Some(room) = room.take() {
+                            room.leave().await;
+                        }
+                        return None;
+                    }
+                    Some(Order::Digit(received)) => digit = Some(received),
+                    Some(Order::Offered(offer)) => {
+                        version += 1;
+                        self.reoffered(leg, offer, version).await;
+                    }
+                    Some(Order::Confirmed(Some(sdp))) => {
+                        if let Ok(remote) = Remote::parse(&sdp, self.settings.needs_srtp) {
+                            leg.retarget(Instant::now(), &remote);
+                        }
+                    }
+                    Some(Order::Confirmed(None) | Order::Accepted(_)) => (),
+                },
+            }
+            let Some((digit, asking)) = digit.zip(entry.as_mut()).filter(|_| end_after_sound.is_none()) else {
+                continue;
+            };
+            let step = asking.digit(digit, &self.settings);
+            bridge.play(sound(&step, leg.rate()));
+            match step {
+                Step::Wait | Step::Ask => (),
+                Step::Wrong => self.say(Word::WrongPin).await,
+                Step::Over => {
+                    self.say(Word::WrongPin).await;
+                    end_after_sound = Some("wrong_pin");
+                }
+                Step::Enter(number) => {
+                    entry = None;
+                    joining = Some(self.joining(*number));
+                }
+            }
+        }
+    }
+
+    fn joining(&self, number: Number) -> Joining {
+        let (settings, server, tokens) = (Arc::clone(&self.settings), self.server.clone(), Arc::clone(&self.tokens));
+        let name = self.name.clone();
+        Box::pin(async move { join(&settings, &server, &tokens, &number, &name).await })
+    }
+
+    /// Answers a re-INVITE: hold, resume, another address. Another codec or key would be another call.
+    async fn reoffered(&self, leg: &mut Leg, offer: Option<String>, version: u32) {
+        let Some(offer) = offer else {
+            return self.say(Word::Accept(leg.remote().answer(&self.ours(version)))).await;
+        };
+        match Remote::parse(&offer, self.settings.needs_srtp) {
+            Ok(remote) if leg.retarget(Instant::now(), &remote) => {
+                self.say(Word::Accept(remote.answer(&self.ours(version)))).await;
+            }
+            _ => self.say(Word::Refuse(488, "Not Acceptable Here")).await,
+        }
+    }
+}
+
+/// A room that is being joined.
+type Joining = Pin<Box<dyn Future<Output = Result<Room, (u16, &'static str)>> + Send>>;
+
+/// What became of it; never, without one.
+async fn arrived(joining: &mut Option<Joining>) -> Result<Room, (u16, &'static str)> {
+    match joining {
+        Some(joining) => joining.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next event of a room; never, without one.
+async fn next(room: &mut Option<Room>) -> room::Event {
+    match room {
+        Some(room) => room.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Until the call is ended from outside.
+async fn ended(orders: &mut mpsc::Receiver<Order>) {
+    while !matches!(orders.recv().await, None | Some(Order::End)) {}
+}
+
+/// Why a telephone that says nothing is hung up on, if it is. One that is on hold says nothing.
+fn silence(leg: &Leg, now: Instant, began: Instant) -> Option<Reason> {
+    if !matches!(leg.remote().direction, Direction::Both) {
+        return None;
+    }
+    match leg.heard_at() {
+        None if now.saturating_duration_since(began) > FIRST_MEDIA_TIMEOUT => Some("no_media"),
+        Some(at) if now.saturating_duration_since(at) > SILENCE_MAX => Some("silent"),
+        _ => None,
+    }
+}
+
+fn left(reason: &EndReason) -> Reason {
+    match reason {
+        EndReason::Bye(LeaveReason::Removed) => "removed",
+        EndReason::Bye(_) | EndReason::Left => "room_ended",
+        EndReason::Gone(_) => "server_gone",
+        EndReason::TooSlow => "overloaded",
+    }
+}
+
+/// Joins the room of a number; else a status and a reason for the telephone.
+async fn join(
+    settings: &Settings,
+    server: &Server,
+    tokens: &Tokens,
+    number: &Number,
+    name: &str,
+) -> Result<Room, (u16, &'static str)> {
+    let token = match &number.token {
+        Some(token) => token.clone(),
+        None => tokens(&number.room, name).map_err(|error| {
+            tracing::warn!(room = number.room, error, "call_without_token");
+            (500, "No Token For This Room")
+        })?,
+    };
+    let wanted = room::Settings {
+        audio_slots: Some(settings.audio_slots),
+        video_slots: Some(0),
+        sends_audio: true,
+        ..room::Settings::new(server.clone(), &number.room, &token)
+    };
+    let error = match timeout(JOIN_TIMEOUT, Room::join(wanted)).await {
+        Ok(Ok(room)) => return Ok(room),
+        Ok(Err(error)) => error,
+        Err(_) => JoinError::TimedOut(JOIN_TIMEOUT),
+    };
+    tracing::warn!(room = number.room, %error, "call_not_in_room");
+    Err(status(&error))
+}
+
+/// What a telephone is told when the room is not to be had.
+fn status(error: &JoinError) -> (u16, &'static str) {
+    match error {
+        JoinError::Refused { code: ErrorCode::RoomFull, .. } => (486, "Room Full"),
+        JoinError::Signal(client::signal::SignalError::Refused { status, .. }) => match status {
+            401 | 403 => (403, "Token Refused"),
+            404 => (404, "No Such Room"),
+            429 => (503, "Too Many Joins"),
+            _ => (503, "Server Refuses"),
+        },
+        JoinError::Signal(_) | JoinError::Closed => (503, "Server Not Reached"),
+        JoinError::TimedOut(_) | JoinError::Connect(_) => (504, "Server Does Not Answer"),
+        JoinError::Refused { code: ErrorCode::RoomLocked | ErrorCode::Forbidden, .. } => (403, "Room Locked"),
+        JoinError::Refused { code: ErrorCode::ServerFull | ErrorCode::NoDataplane, .. } => (503, "Server Full"),
+        JoinError::Refused { .. } | JoinError::Bye(_) => (603, "Decline"),
+        _ => (500, "Server Internal Error"),
+    }
+}

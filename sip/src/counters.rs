@@ -1,0 +1,67 @@
+//! What the gateway counts, by the names of its metrics.
+
+/// Each counter, its metric and what it counts.
+macro_rules! counters {
+    ($($name:ident $metric:literal $help:literal)*) => {
+        /// A counter of the gateway.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum Counter { $($name),* }
+
+        /// Name of the metric, and its HELP.
+        pub(crate) const TEXTS: &[(&str, &str)] = &[$(($metric, $help)),*];
+    };
+}
+
+counters! {
+    Messages "messages_total" "SIP messages received"
+    DroppedRate "messages_dropped_rate_total" "SIP messages of a source beyond its rate"
+    DroppedMalformed "messages_dropped_malformed_total" "SIP messages that could not be read, and not be answered"
+    DroppedStray "messages_dropped_stray_total" "responses and ACKs that belong to nothing"
+    DroppedFull "messages_dropped_full_total" "requests for which there was no transaction left"
+    RefusedMalformed "requests_malformed_total" "requests that were answered with 400 or 505 before they were looked at"
+    RefusedFlood "invites_refused_flood_total" "INVITEs of a source beyond its rate, answered with 503"
+    RefusedFull "invites_refused_full_total" "INVITEs beyond the calls that are allowed, answered with 486 or 503"
+    Refused "invites_refused_total" "INVITEs refused for another reason: no such number, no codec, no room, locked out"
+    Calls "calls_total" "calls that began"
+    WrongPins "pins_wrong_total" "wrong PINs"
+    RtpReceived "rtp_received_total" "RTP packets received from telephones"
+    RtpForeign "rtp_dropped_foreign_total" "RTP packets from another address than the negotiated one"
+    RtpMalformed "rtp_dropped_malformed_total" "packets on an RTP port that are no RTP of the negotiated payload types"
+    RtpSrtp "rtp_dropped_srtp_total" "SRTP packets that do not authenticate, or are replays"
+    RtpLate "rtp_dropped_late_total" "RTP packets that came after they should have been played"
+    RtpSent "rtp_sent_total" "RTP packets sent to telephones"
+    Concealed "frames_concealed_total" "frames of a telephone that did not come and were concealed"
+}
+
+/// All of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters([u64; TEXTS.len()]);
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters([0; TEXTS.len()])
+    }
+}
+
+impl Counters {
+    pub(crate) fn add(&mut self, counter: Counter) {
+        self.0[counter as usize] += 1;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+
+    /// Adds those of a call that ended.
+    pub(crate) fn merge(&mut self, other: &Counters) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            *own += other;
+        }
+    }
+
+    /// With their names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        TEXTS.iter().zip(self.0).map(|((metric, help), value)| (*metric, *help, value))
+    }
+}

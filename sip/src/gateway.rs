@@ -1,0 +1,328 @@
+//! The gateway as a process: sockets, the agent, and a task for each call. All of it on one thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::http::Server;
+use client::random::Random;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::agent::{Agent, Ended, Event, Incoming};
+use crate::call::{Call, Order, Tokens, Word};
+use crate::connections::{Arrival, Connections};
+use crate::control::{self, Ask};
+use crate::counters::{Counter, Counters};
+use crate::message::MESSAGE_LEN_MAX;
+use crate::sdp::{KEY_LEN, Ours, Remote};
+use crate::settings::{Number, Settings};
+
+/// How often the agent's timers are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// Orders that wait for a call, and words of all calls that wait for the gateway.
+const ORDERS_MAX: usize = 64;
+const WORDS_MAX: usize = 4096;
+/// Ports of RTP that are tried for a call.
+const PORT_TRIES: u16 = 100;
+/// How long calls have to say goodbye when the gateway stops.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address that it cannot have.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// No runtime.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+struct Live {
+    orders: mpsc::Sender<Order>,
+    from: SocketAddr,
+}
+
+struct Gateway {
+    settings: Arc<Settings>,
+    server: Server,
+    tokens: Tokens,
+    agent: Agent,
+    random: Random,
+    calls: HashMap<u64, Live>,
+    /// What ended calls have counted.
+    ended: Counters,
+    words: mpsc::Sender<(u64, Word)>,
+    next_port: u16,
+    address: SocketAddr,
+}
+
+/// Runs until `stop` is ready. `announce` is told where it listens for SIP, and for HTTP.
+pub async fn run(
+    settings: Settings,
+    server: Server,
+    tokens: Tokens,
+    announce: impl FnOnce(SocketAddr, Option<SocketAddr>),
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let refused = |address| move |error| RunError::Listen { address, error };
+    let udp = UdpSocket::bind(settings.listen).await.map_err(refused(settings.listen))?;
+    let listen = udp.local_addr()?;
+    let tcp = TcpListener::bind(listen).await.map_err(refused(listen))?;
+    let (ask, mut asks) = mpsc::channel(16);
+    let mut http = None;
+    if let Some(settings) = settings.control.clone() {
+        let listener = TcpListener::bind(settings.address).await.map_err(refused(settings.address))?;
+        http = Some(listener.local_addr()?);
+        tokio::spawn(control::serve(listener, settings.token, ask.clone()));
+    }
+    announce(listen, http);
+    tracing::info!(sip = %listen, ?http, numbers = settings.numbers.len(), "gateway_listens");
+    let (arrive, mut arrivals) = mpsc::channel(256);
+    let (words, mut heard) = mpsc::channel(WORDS_MAX);
+    let address = SocketAddr::new(settings.public_ip, listen.port());
+    let mut random = Random::from_system();
+    let mut gateway = Gateway {
+        agent: Agent::new(Instant::now(), settings.agent(address), random.fork()),
+        next_port: *settings.rtp_ports.start(),
+        settings: Arc::new(settings),
+        server,
+        tokens,
+        random,
+        calls: HashMap::new(),
+        ended: Counters::default(),
+        words,
+        address,
+    };
+    let mut connections = Connections::new(arrive);
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut datagram = vec![0; MESSAGE_LEN_MAX];
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            _ = ticks.tick() => gateway.agent.handle_timeout(Instant::now()),
+            received = udp.recv_from(&mut datagram) => {
+                if let Ok((len, address)) = received {
+                    let hop = crate::transaction::Hop { address, connection: None };
+                    gateway.agent.receive(Instant::now(), hop, &datagram[..len]);
+                }
+            }
+            accepted = tcp.accept() => match accepted {
+                Ok((stream, address)) => connections.accept(stream, address),
+                // No descriptors left: wait for some.
+                Err(_) => sleep(TICK).await,
+            },
+            Some(arrival) = arrivals.recv() => match arrival {
+                Arrival::Message(hop, bytes) => gateway.agent.receive(Instant::now(), hop, &bytes),
+                Arrival::Closed(id) => connections.closed(id),
+            },
+            Some((call, word)) = heard.recv() => gateway.hear(call, word),
+            Some(asked) = asks.recv() => gateway.asked(asked),
+        }
+        gateway.settle();
+        flush(&mut gateway.agent, &udp, &connections);
+    }
+    let calls: Vec<u64> = gateway.calls.keys().copied().collect();
+    for call in calls {
+        gateway.agent.hang_up(Instant::now(), call);
+        gateway.order(call, Order::End);
+    }
+    flush(&mut gateway.agent, &udp, &connections);
+    // For the peers to leave their rooms.
+    sleep(if gateway.calls.is_empty() { Duration::ZERO } else { GOODBYE }).await;
+    Ok(())
+}
+
+fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &Connections) {
+    while let Some((hop, bytes)) = agent.poll_transmit() {
+        match hop.connection {
+            Some(id) => connections.send(id, bytes),
+            // A full socket loses a datagram, as the network may; what matters is sent again.
+            None => drop(udp.try_send_to(&bytes, hop.address)),
+        }
+    }
+}
+
+impl Gateway {
+    fn order(&mut self, call: u64, order: Order) {
+        if let Some(live) = self.calls.get(&call) {
+            // Who takes none of so many orders is given none.
+            let _ = live.orders.try_send(order);
+        }
+    }
+
+    /// Does what the agent's events ask for.
+    fn settle(&mut self) {
+        while let Some(event) = self.agent.poll_event() {
+            match event {
+                Event::Incoming(incoming) => self.incoming(*incoming),
+                Event::Confirmed { call, sdp } => self.order(call, Order::Confirmed(sdp)),
+                Event::Offered { call, offer } => self.order(call, Order::Offered(offer)),
+                Event::Accepted { call, sdp } => self.order(call, Order::Accepted(sdp)),
+                Event::Digit { call, digit } => self.order(call, Order::Digit(digit)),
+                Event::Ended { call, reason } => {
+                    let status = if let Ended::Refused(status) = reason { status } else { 0 };
+                    tracing::info!(call, reason = reason.name(), status, "call_ended");
+                    self.order(call, Order::End);
+                }
+            }
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        let (now, call) = (Instant::now(), incoming.call);
+        let number = match &incoming.room {
+            Some(room) => self.settings.number_of_room(room).cloned(),
+            None => self.settings.number(&incoming.number).cloned(),
+        };
+        let is_lobby = incoming.room.is_none() && self.settings.lobby.as_deref() == Some(&*incoming.number);
+        let remote = incoming.offer.as_deref().map(|offer| Remote::parse(offer, self.settings.needs_srtp)).transpose();
+        let refused = match (&number, &remote) {
+            (None, _) if !is_lobby => Some((404, "No Such Number")),
+            (_, Err(error)) => {
+                tracing::info!(call, from = %incoming.from, %error, "call_offer_unusable");
+                Some((488, "Not Acceptable Here"))
+            }
+            _ => None,
+        };
+        let socket = match refused {
+            None => self.media_socket(),
+            Some(_) => None,
+        };
+        let (Some((socket, media)), Ok(remote)) = (socket, remote) else {
+            let (status, reason) = refused.unwrap_or((503, "No Port For Media"));
+            self.agent.counters.add(Counter::Refused);
+            tracing::info!(call, from = %incoming.from, number = incoming.number, status, "call_refused");
+            return self.agent.refuse(now, call, status, reason);
+        };
+        tracing::info!(call, from = %incoming.from, number = incoming.number, "call_began");
+        let is_keyed = remote.as_ref().map_or(self.settings.needs_srtp, |remote| remote.crypto.is_some());
+        let key = is_keyed.then(|| self.random.bytes());
+        let made =
+            Made { from: incoming.from, name: incoming.name, number, pin: incoming.pin, remote, key, digits: None };
+        self.start(call, socket, media, made);
+    }
+
+    fn start(&mut self, id: u64, socket: UdpSocket, media: SocketAddr, made: Made) {
+        let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        self.calls.insert(id, Live { orders, from: made.from });
+        let call = Call {
+            id,
+            settings: Arc::clone(&self.settings),
+            server: self.server.clone(),
+            tokens: Arc::clone(&self.tokens),
+            socket,
+            media,
+            from: made.from,
+            name: if made.name.is_empty() { "Telephone".to_owned() } else { made.name },
+            number: made.number,
+            pin: made.pin,
+            remote: made.remote,
+            digits: made.digits,
+            random: self.random.fork(),
+            key: made.key,
+            orders: taken,
+            words: self.words.clone(),
+        };
+        tokio::spawn(call.run());
+    }
+
+    /// A socket of RTP at the next free even port, as RTP has them.
+    fn media_socket(&mut self) -> Option<(UdpSocket, SocketAddr)> {
+        let ports: RangeInclusive<u16> = self.settings.rtp_ports.clone();
+        (0..PORT_TRIES).find_map(|_| {
+            let port = self.next_port.next_multiple_of(2);
+            self.next_port = if ports.contains(&port.saturating_add(2)) { port + 2 } else { *ports.start() };
+            let socket = std::net::UdpSocket::bind((self.settings.listen.ip(), port)).ok()?;
+            socket.set_nonblocking(true).ok()?;
+            Some((UdpSocket::from_std(socket).ok()?, (self.address.ip(), port).into()))
+        })
+    }
+
+    fn hear(&mut self, call: u64, word: Word) {
+        let now = Instant::now();
+        match word {
+            Word::Ring => self.agent.ring(now, call),
+            Word::Accept(sdp) => self.agent.accept(now, call, sdp),
+            Word::Refuse(status, reason) => {
+                self.agent.counters.add(Counter::Refused);
+                tracing::info!(call, status, "call_refused");
+                self.agent.refuse(now, call, status, reason);
+            }
+            Word::HangUp => self.agent.hang_up(now, call),
+            Word::WrongPin => {
+                self.agent.counters.add(Counter::WrongPins);
+                let Some(from) = self.calls.get(&call).map(|live| live.from) else { return };
+                let is_locked = self.agent.sources.wrong_pin(now, from.ip());
+                tracing::warn!(call, %from, is_locked, "call_wrong_pin");
+                if is_locked {
+                    self.agent.hang_up(now, call);
+                    self.order(call, Order::End);
+                }
+            }
+            Word::Done(counters) => {
+                self.ended.merge(&counters);
+                self.calls.remove(&call);
+            }
+        }
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::Metrics(reply) => {
+                let mut counters = self.agent.counters.clone();
+                counters.merge(&self.ended);
+                let text = control::metrics(&counters, self.agent.calls(), self.agent.is_registered());
+                let _ = reply.send(text);
+            }
+            Ask::Dial { room, number, digits, reply } => drop(reply.send(self.dial(&room, &number, digits))),
+        }
+    }
+
+    /// Calls a number into a room. The call's id, or why not.
+    fn dial(&mut self, room: &str, dialled: &str, digits: String) -> Result<u64, &'static str> {
+        let number = self.settings.number_of_room(room).cloned().ok_or("no number of sip.toml has this room")?;
+        let trunk = self.settings.trunk.clone().ok_or("sip.toml has no trunk")?;
+        let (socket, media) = self.media_socket().ok_or("no port for media is free")?;
+        let key: Option<[u8; KEY_LEN]> = self.settings.needs_srtp.then(|| self.random.bytes());
+        let offer = Ours { address: media, id: self.random.u64() >> 16, version: 1, key }.offer();
+        let number = Number { pin: None, ..number };
+        let call = self.agent.dial(Instant::now(), dialled, offer).ok_or("too many calls, or no number")?;
+        tracing::info!(call, number = dialled, room, "call_dialled");
+        let made = Made {
+            from: trunk.address,
+            name: dialled.to_owned(),
+            number: Some(number),
+            pin: None,
+            remote: None,
+            key,
+            digits: Some(digits),
+        };
+        self.start(call, socket, media, made);
+        Ok(call)
+    }
+}
+
+/// What is known of a call when it begins.
+struct Made {
+    from: SocketAddr,
+    name: String,
+    number: Option<Number>,
+    pin: Option<String>,
+    remote: Option<Remote>,
+    key: Option<[u8; KEY_LEN]>,
+    /// Of a call of ours, what is dialled when it is up.
+    digits: Option<String>,
+}

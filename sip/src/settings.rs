@@ -1,0 +1,259 @@
+//! `sip.toml`: where the gateway listens, which numbers lead to which rooms, and its trunk.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+
+use crate::agent::{self, Trunk};
+use crate::digest::Credentials;
+use crate::limits::Rate;
+
+/// Numbers that lead somewhere.
+const NUMBERS_MAX: usize = 10_000;
+/// Fewest digits of a PIN.
+const PIN_DIGITS_MIN: usize = 4;
+
+/// What the operator wants.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) public_ip: IpAddr,
+    pub(crate) rtp_ports: RangeInclusive<u16>,
+    pub(crate) server: Option<String>,
+    pub(crate) calls_max: usize,
+    pub(crate) calls_per_source_max: usize,
+    pub(crate) invites_per_second: f64,
+    pub(crate) needs_srtp: bool,
+    pub(crate) audio_slots: u32,
+    pub(crate) lobby: Option<String>,
+    pub(crate) control: Option<Control>,
+    pub(crate) trunk: Option<Trunk>,
+    pub(crate) numbers: Vec<Number>,
+}
+
+/// The HTTP of the gateway itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    pub(crate) address: SocketAddr,
+    pub(crate) token: Option<String>,
+}
+
+/// A number and its room.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Number {
+    pub(crate) number: String,
+    pub(crate) room: String,
+    pub(crate) pin: Option<String>,
+    pub(crate) token: Option<String>,
+}
+
+/// Why `sip.toml` is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It is no TOML, or has other keys.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// A value is wrong.
+    #[error("{key}: {problem}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    listen: SocketAddr,
+    public_ip: Option<IpAddr>,
+    rtp_ports: String,
+    server: Option<String>,
+    calls_max: usize,
+    calls_per_source_max: usize,
+    invites_per_second: f64,
+    srtp: String,
+    audio_slots: u32,
+    lobby: Option<String>,
+    control: Option<SocketAddr>,
+    control_token: Option<String>,
+    trunk: Option<FileTrunk>,
+    number: Vec<Number>,
+}
+
+impl Default for File {
+    fn default() -> File {
+        File {
+            listen: ([127, 0, 0, 1], 5060).into(),
+            public_ip: None,
+            rtp_ports: "20000-29999".to_owned(),
+            server: None,
+            calls_max: 100,
+            calls_per_source_max: 20,
+            invites_per_second: 10.0,
+            srtp: "optional".to_owned(),
+            audio_slots: 8,
+            lobby: None,
+            control: None,
+            control_token: None,
+            trunk: None,
+            number: Vec::new(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileTrunk {
+    address: SocketAddr,
+    domain: Option<String>,
+    user: String,
+    password: String,
+    #[serde(default)]
+    register: bool,
+}
+
+impl Settings {
+    /// Reads the text of `sip.toml`.
+    pub fn parse(text: &str) -> Result<Settings, SettingsError> {
+        let file: File = toml::from_str(text)?;
+        let wrong = |key, problem: &str| Err(SettingsError::Value { key, problem: problem.to_owned() });
+        let public_ip = file.public_ip.unwrap_or(file.listen.ip());
+        if public_ip.is_unspecified() {
+            return wrong("public-ip", "say at which address telephones reach this gateway; `listen` names none");
+        }
+        let ports = file.rtp_ports.split_once('-').and_then(|(from, to)| Some(from.parse().ok()?..=to.parse().ok()?));
+        let Some(rtp_ports) =
+            ports.filter(|ports: &RangeInclusive<u16>| *ports.start() >= 1024 && ports.end() > ports.start())
+        else {
+            return wrong("rtp-ports", "a range from 1024 on, such as 20000-29999");
+        };
+        if !(1..=10_000).contains(&file.calls_max) || file.calls_per_source_max == 0 {
+            return wrong("calls-max", "1 to 10000, and calls-per-source-max at least 1");
+        }
+        if !(0.1..=1000.0).contains(&file.invites_per_second) {
+            return wrong("invites-per-second", "0.1 to 1000");
+        }
+        if !(1..=64).contains(&file.audio_slots) {
+            return wrong("audio-slots", "1 to 64");
+        }
+        let needs_srtp = match file.srtp.as_str() {
+            "optional" => false,
+            "required" => true,
+            _ => return wrong("srtp", "optional or required"),
+        };
+        if file.control.is_some_and(|control| !control.ip().is_loopback()) {
+            return wrong(
+                "control",
+                "an address of loopback, such as 127.0.0.1:8090; a proxy in front may be elsewhere",
+            );
+        }
+        if file.number.len() > NUMBERS_MAX {
+            return wrong("number", "10000 at most");
+        }
+        for (at, number) in file.number.iter().enumerate() {
+            let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+            if !is_word(&number.number) || !is_word(&number.room) {
+                return wrong("number", "each has a number and a room, without spaces");
+            }
+            if file.number[..at].iter().any(|other| other.number == number.number) {
+                return wrong("number", &format!("{} stands twice", number.number));
+            }
+            let is_pin = |pin: &String| pin.len() >= PIN_DIGITS_MIN && pin.bytes().all(|digit| digit.is_ascii_digit());
+            if !number.pin.as_ref().is_none_or(is_pin) {
+                return wrong("pin", "at least four digits");
+            }
+        }
+        let trunk = file.trunk.map(|trunk| Trunk {
+            address: trunk.address,
+            domain: trunk.domain.unwrap_or_else(|| trunk.address.to_string()),
+            credentials: Credentials { user: trunk.user, password: trunk.password },
+            registers: trunk.register,
+        });
+        Ok(Settings {
+            listen: file.listen,
+            public_ip,
+            rtp_ports,
+            server: file.server,
+            calls_max: file.calls_max,
+            calls_per_source_max: file.calls_per_source_max,
+            invites_per_second: file.invites_per_second,
+            needs_srtp,
+            audio_slots: file.audio_slots,
+            lobby: file.lobby,
+            control: file.control.map(|address| Control { address, token: file.control_token }),
+            trunk,
+            numbers: file.number,
+        })
+    }
+
+    /// `HOST:PORT` or URL of the server whose rooms these are, if it is said.
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// Whether a number has no token of its own, so that tokens must be made.
+    pub fn needs_tokens(&self) -> bool {
+        self.numbers.iter().any(|number| number.token.is_none())
+    }
+
+    pub(crate) fn agent(&self, address: SocketAddr) -> agent::Settings {
+        agent::Settings {
+            address,
+            calls_max: self.calls_max,
+            calls_per_source_max: self.calls_per_source_max,
+            invites: Rate { per_second: self.invites_per_second, burst: 3.0 * self.invites_per_second.max(1.0) },
+            trunk: self.trunk.clone(),
+        }
+    }
+
+    /// Where a dialled number leads.
+    pub(crate) fn number(&self, dialled: &str) -> Option<&Number> {
+        self.numbers.iter().find(|number| number.number == dialled)
+    }
+
+    /// The number of a room, which `X-Room` names.
+    pub(crate) fn number_of_room(&self, room: &str) -> Option<&Number> {
+        self.numbers.iter().find(|number| number.room == room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read() {
+        let text = "listen = \"0.0.0.0:5060\"\npublic-ip = \"192.0.2.7\"\nlobby = \"999\"\n\
+            [trunk]\naddress = \"203.0.113.5:5060\"\nuser = \"u\"\npassword = \"p\"\nregister = true\n\
+            [[number]]\nnumber = \"100\"\nroom = \"demo\"\npin = \"4711\"\n[[number]]\nnumber = \"101\"\nroom = \"open\"\ntoken = \"t\"\n";
+        let settings = Settings::parse(text).unwrap();
+        assert_eq!(settings.number("100").unwrap().pin.as_deref(), Some("4711"));
+        assert_eq!(settings.number_of_room("open").unwrap().number, "101");
+        assert_eq!(settings.trunk.as_ref().unwrap().domain, "203.0.113.5:5060");
+        assert!(settings.needs_tokens() && settings.number("102").is_none());
+        assert!(Settings::parse("").is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_its_key() {
+        let number = |more: &str| format!("[[number]]\nnumber = \"1\"\nroom = \"r\"\n{more}");
+        for (text, key) in [
+            ("listen = \"0.0.0.0:5060\"".to_owned(), "public-ip"),
+            ("rtp-ports = \"5-4\"".to_owned(), "rtp-ports"),
+            ("srtp = \"maybe\"".to_owned(), "srtp"),
+            ("control = \"192.0.2.1:80\"".to_owned(), "control"),
+            ("calls-max = 0".to_owned(), "calls-max"),
+            ("audio-slots = 0".to_owned(), "audio-slots"),
+            ("colour = 1".to_owned(), "colour"),
+            (number("pin = \"123\""), "pin"),
+            (number("[[number]]\nnumber = \"1\"\nroom = \"q\""), "stands twice"),
+        ] {
+            let error = Settings::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! `uprtc sip` with real telephones: baresip with a tone, sipp with scenarios, and peers of the crate `client` in the same rooms
+//! of a running `uprtc run`.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod measure;
+mod phone;
+#[path = "../require/mod.rs"]
+mod require;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::http::Server as Http;
+use client::room::{Event, Room, Settings};
+
+use harness::{Folder, authority, first_line, until, uprtc};
+use measure::{Ear, Mouth};
+use phone::Phone;
+
+/// The numbers of all tests.
+const NUMBERS: &str = "lobby = \"999\"\ncontrol-token = \"secret\"\n\
+    [[number]]\nnumber = \"100\"\nroom = \"open\"\n[[number]]\nnumber = \"101\"\nroom = \"closed\"\npin = \"4712\"\n";
+
+/// A server, and a gateway beside it.
+struct Scene {
+    server: Child,
+    gateway: Child,
+    state: Folder,
+    http: String,
+    sip: SocketAddr,
+    control: String,
+}
+
+impl Scene {
+    /// With these lines in front of `sip.toml`. None where there are no telephones.
+    fn new(what: &str, lines: &str) -> Option<Scene> {
+        for program in ["sipp", "baresip"] {
+            if let Err(error) = Command::new(program).arg("-v").stdin(Stdio::null()).output() {
+                require::left_out("telephones", what, format!("{program}: {error}"));
+                return None;
+            }
+        }
+        let state = Folder::new();
+        let path = state.path().to_owned();
+        let local =
+            ["--listen", "127.0.0.1:0", "--media-ip", "127.0.0.1", "--media-port", "0", "--stun", "127.0.0.1:0"];
+        let mut command = uprtc(&["run", "--state", &path, "--workers", "1"]);
+        let mut server = command.args(local).env("UPRTC_IO", "udp").stderr(Stdio::null()).spawn().unwrap();
+        let http = authority(&first_line(&mut server)).to_owned();
+        let file = state.0.join("sip.toml");
+        let sockets = "listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n";
+        std::fs::write(&file, format!("{sockets}{lines}\n{NUMBERS}")).unwrap();
+        let mut command = uprtc(&["sip", "--state", &path, file.to_str().unwrap()]);
+        let log = std::fs::File::create(state.0.join("sip.log")).unwrap();
+        let mut gateway = command.stderr(log).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (sip, control) = line.trim().strip_prefix("sip=").and_then(|line| line.split_once(" http=")).expect(&line);
+        let (sip, control) = (sip.parse().unwrap(), control.to_owned());
+        Some(Scene { server, gateway, state, http, sip, control })
+    }
+
+    /// A peer of a room, who sends a tone of this frequency, or nothing.
+    async fn peer(&self, room: &str, name: &str, sends_audio: bool) -> Room {
+        let rights = ["--room", room, "--name", name, "--publish", "--subscribe"];
+        let output = uprtc(&["token", "--state", self.state.path()]).args(rights).output().unwrap();
+        let token = String::from_utf8(output.stdout).unwrap();
+        let settings = Settings {
+            audio_slots: Some(4),
+            video_slots: Some(0),
+            sends_audio,
+            ..Settings::new(Http::plain(&self.http), room, token.trim())
+        };
+        Room::join(settings).await.unwrap()
+    }
+
+    /// Runs a scenario of sipp to its end.
+    fn sipp(&self, scenario: &str, number: &str, options: &[&str]) {
+        let file = format!("{}/tests/sip/scenarios/{scenario}.xml", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new("sipp")
+            .arg(self.sip.to_string())
+            .args(["-sf", &file, "-s", number, "-i", "127.0.0.1", "-m", "1", "-timeout", "30s", "-timeout_error"])
+            .args(options)
+            .current_dir(&self.state.0)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{scenario}: {}: {text}", output.status);
+    }
+
+    fn request(&self, head: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.control).unwrap();
+        write!(stream, "{head}\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.request("GET /metrics HTTP/1.1", "");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("uprtc_sip_{name} ")));
+        value.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+    }
+
+    /// What the gateway has logged.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.state.0.join("sip.log")).unwrap_or_default()
+    }
+
+    fn has_calls(&self, calls: u64) {
+        until(&format!("{calls} calls"), || (self.metric("calls") == calls).then_some(()));
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = (self.gateway.kill(), self.gateway.wait());
+        // The supervisor ends its planes.
+        let pid = rustix::process::Pid::from_child(&self.server);
+        let _ = (rustix::process::kill_process(pid, rustix::process::Signal::TERM), self.server.wait());
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// One telephone in each law, and a peer of the room, each with a tone of its own: all hear both others, and none itself.
+#[test]
+fn telephones_and_a_peer_of_the_room_hear_each_other() {
+    let Some(scene) = Scene::new("telephones in a room", "") else { return };
+    runtime().block_on(async {
+        let mut room = scene.peer("open", "listener", true).await;
+        let anna = Phone::call(&scene, "anna", "100", 600, ";audio_codecs=pcmu/8000/1");
+        let bert = Phone::call(&scene, "bert", "100", 1100, ";audio_codecs=pcma/8000/1");
+        let (mut mouth, mut ear) = (Mouth::new(850.0), Ear::new());
+        let mut names = Vec::new();
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        let is_heard = |ear: &Ear| ear.loudest(600.0) > 0.1 && ear.loudest(1100.0) > 0.1;
+        // Long enough for the telephones to have recorded two seconds of it all.
+        let mut all_since: Option<Instant> = None;
+        while all_since.is_none_or(|since| since.elapsed() < Duration::from_secs(4)) {
+            assert!(
+                begun.elapsed() < harness::DEADLINE,
+                "600 Hz: {}, 1100 Hz: {}",
+                ear.loudest(600.0),
+                ear.loudest(1100.0)
+            );
+            tokio::select! {
+                _ = ticks.tick() => {
+                    if let Some((timestamp, packet)) = mouth.speak() {
+                        room.send_audio(timestamp, packet).unwrap();
+                    }
+                }
+                event = room.next() => match event {
+                    Event::Packet(packet) => ear.hear(packet.slot, &packet.payload),
+                    Event::PeerJoined(info) => names.push(info.name),
+                    Event::Ended(reason) => panic!("{reason}"),
+                    _ => (),
+                },
+            }
+            if is_heard(&ear) {
+                all_since.get_or_insert_with(Instant::now);
+            }
+        }
+        assert!(names.contains(&"anna".to_owned()) && names.contains(&"bert".to_owned()), "{names:?}");
+        let (anna, bert) = (anna.hang_up(), bert.hang_up());
+        let of = |heard: &[f32], hertz: [f32; 3]| hertz.map(|hertz| measure::amplitude(heard, 8000, hertz));
+        for [other, peer, own] in [of(&anna, [1100.0, 850.0, 600.0]), of(&bert, [600.0, 850.0, 1100.0])] {
+            assert!(other > 0.1 && peer > 0.1 && own < 0.02, "{other} {peer} {own}: {}", scene.log());
+        }
+        // The telephone's BYE is the peer's end in the room.
+        let left = async {
+            let mut left = 0;
+            while left < 2 {
+                left += u32::from(matches!(room.next().await, Event::PeerLeft { .. }));
+            }
+        };
+        tokio::time::timeout(harness::DEADLINE, left).await.expect("both have left the room");
+        scene.has_calls(0);
+        assert_eq!((scene.metric("rtp_dropped_foreign_total"), scene.metric("calls_total")), (0, 2));
+    });
+}
+
+/// SRTP with keys in the SDP, Opus, and a PIN by RTP events, from a real telephone.
+#[test]
+fn a_telephone_comes_in_by_srtp_with_opus_and_a_pin() {
+    let Some(scene) = Scene::new("SRTP, Opus and PIN", "srtp = \"required\"") else { return };
+    runtime().block_on(async {
+        let mut room = scene.peer("closed", "listener", false).await;
+        let mut phone = Phone::call(&scene, "anna", "101", 600, ";mediaenc=srtp-mand;audio_codecs=opus/48000/2");
+        let mut ear = Ear::new();
+        phone.wait_for_media();
+        phone.dial("4712");
+        let begun = Instant::now();
+        while ear.loudest(600.0) < 0.1 {
+            assert!(begun.elapsed() < harness::DEADLINE, "600 Hz: {}: {}", ear.loudest(600.0), phone.log());
+            if let Ok(Event::Packet(packet)) = tokio::time::timeout(Duration::from_millis(100), room.next()).await {
+                ear.hear(packet.slot, &packet.payload);
+            }
+        }
+        assert_eq!(scene.metric("rtp_dropped_srtp_total"), 0);
+        drop(phone);
+        // Without SRTP there is no call.
+        scene.sipp("refused", "101", &[]);
+    });
+}
+
+#[test]
+fn scenarios_of_sipp() {
+    let Some(scene) = Scene::new("scenarios of sipp", "") else { return };
+    scene.sipp("call", "100", &[]);
+    scene.sipp("call", "100", &["-t", "t1"]);
+    scene.sipp("no_offer", "100", &[]);
+    scene.sipp("hold", "100", &[]);
+    scene.sipp("options", "100", &[]);
+    scene.sipp("timer", "100", &[]);
+    scene.sipp("unknown", "555", &[]);
+    scene.has_calls(0);
+    assert_eq!(scene.metric("messages_dropped_malformed_total"), 0);
+    // By digits in INFO: the right PIN, the lobby, then wrong ones until the source is locked out.
+    scene.sipp("right_pin", "101", &[]);
+    scene.sipp("lobby", "999", &[]);
+    scene.sipp("wrong_pin", "101", &[]);
+    scene.sipp("wrong_pin_again", "101", &[]);
+    scene.sipp("locked_out", "101", &[]);
+    scene.has_calls(0);
+    assert_eq!(scene.metric("pins_wrong_total"), 5);
+}
+
+/// The gateway calls a telephone, which answers by itself and hears the room.
+#[test]
+fn a_room_calls_a_telephone() {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let trunk = format!("trunk = {{ address = \"{free}\", user = \"gw\", password = \"p\" }}");
+    let Some(scene) = Scene::new("calls out", &trunk) else { return };
+    runtime().block_on(async {
+        let room = scene.peer("open", "speaker", true).await;
+        let phone = Phone::await_call(&scene, "carl", free);
+        let denied = scene.request("POST /v1/rooms/open/calls HTTP/1.1", "{\"number\":\"carl\"}");
+        assert!(denied.starts_with("HTTP/1.1 401"), "{denied}");
+        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
+        let made = scene.request(request, "{\"number\":\"carl\",\"digits\":\"12\"}");
+        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+        phone.wait_for_media();
+        let mut mouth = Mouth::new(850.0);
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        for _ in 0..250 {
+            ticks.tick().await;
+            if let Some((timestamp, packet)) = mouth.speak() {
+                room.send_audio(timestamp, packet).unwrap();
+            }
+        }
+        let heard = phone.hang_up();
+        let there = measure::amplitude(&heard, 8000, 850.0);
+        assert!(there > 0.1, "{there}");
+        scene.has_calls(0);
+    });
+}
+
+/// A thousand INVITEs at once, and forged RTP: bounded, counted, and a telephone gets through afterwards.
+#[test]
+fn a_flood_is_bounded() {
+    let lines = "calls-max = 10\ncalls-per-source-max = 8\ninvites-per-second = 5.0";
+    let Some(scene) = Scene::new("a flood of INVITEs", lines) else { return };
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = socket.local_addr().unwrap();
+    for n in 0..1000 {
+        let invite = format!(
+            "INVITE sip:101@{} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKf{n};rport\r\nFrom: <sip:x@{own}>;tag=f{n}\r\n\
+             To: <sip:101@{own}>\r\nCall-ID: f{n}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{own}>\r\nMax-Forwards: 70\r\n\
+             Content-Length: 0\r\n\r\n",
+            scene.sip
+        );
+        socket.send_to(invite.as_bytes(), scene.sip).unwrap();
+        if n % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    until("the flood's end", || (scene.metric("messages_total") >= 400).then_some(()));
+    assert!(scene.metric("calls") <= 8);
+    let bounded = ["invites_refused_flood_total", "invites_refused_full_total", "messages_dropped_rate_total"];
+    let refused: Vec<u64> = bounded.iter().map(|name| scene.metric(name)).collect();
+    assert!(refused.iter().sum::<u64>() > 300 && refused[2] > 0, "{refused:?}");
+    // Those who never acknowledge are hung up on, and a telephone gets through when the source has its rate again.
+    until("room for a call", || (scene.metric("calls") == 0).then_some(()));
+    scene.sipp("call", "100", &[]);
+}
