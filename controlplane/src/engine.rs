@@ -230,7 +230,7 @@ impl Engine {
             }
             Input::Links(links) => self.links_reported(&links),
             Input::Settings(settings) => {
-                self.settings.reload(settings);
+                self.settings.reload(*settings);
                 self.gate.set_limits(self.settings.half_open_max, self.settings.handshakes_per_second);
                 self.watch_tokens(now);
             }

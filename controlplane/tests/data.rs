@@ -71,7 +71,7 @@ fn acked(world: &mut World, client: &Client) -> Vec<u64> {
 fn a_message_is_acknowledged_when_all_have_it() {
     let mut world = World::new();
     let [ada, bob, cyd] = three(&mut world);
-    world.say(ada.socket, ClientSignal::Data(sent(1, "hello")));
+    world.say(ada.socket, ClientSignal::Data(Box::new(sent(1, "hello"))));
     let expected = ServerSignal::Data(DataReceived {
         from: Some(ada.id.clone()),
         label: "l".into(),
@@ -87,12 +87,12 @@ fn a_message_is_acknowledged_when_all_have_it() {
     ack(&mut world, &cyd, &ada, 1);
     assert_eq!(acked(&mut world, &ada), [1]);
 
-    world.say(ada.socket, ClientSignal::Data(sent(2, "again")));
+    world.say(ada.socket, ClientSignal::Data(Box::new(sent(2, "again"))));
     ack(&mut world, &bob, &ada, 2);
     world.say(cyd.socket, ClientSignal::Leave {});
     assert_eq!(acked(&mut world, &ada), [2], "who has left is not waited for");
 
-    world.say(ada.socket, ClientSignal::Data(sent(2, "again")));
+    world.say(ada.socket, ClientSignal::Data(Box::new(sent(2, "again"))));
     assert_eq!(acked(&mut world, &ada), [2], "what is said again is told again");
     assert_eq!(received(&mut world, &bob).len(), 1);
 }
@@ -102,14 +102,14 @@ fn a_message_comes_to_those_whom_it_names_and_alone_to_nobody() {
     let mut world = World::new();
     let [ada, bob, cyd] = three(&mut world);
     let to = Some(vec![cyd.id.clone(), "nobody".into()]);
-    world.say(ada.socket, ClientSignal::Data(DataSent { to, ..sent(1, "for Cyd") }));
+    world.say(ada.socket, ClientSignal::Data(Box::new(DataSent { to, ..sent(1, "for Cyd") })));
     assert!(received(&mut world, &bob).is_empty());
     assert_eq!(received(&mut world, &cyd), [(Some(1), "for Cyd".into())]);
     let lossy = DataSent { reliable: false, id: None, ..sent(0, "now") };
-    world.say(ada.socket, ClientSignal::Data(lossy));
+    world.say(ada.socket, ClientSignal::Data(Box::new(lossy)));
     assert_eq!(received(&mut world, &bob), [(None, "now".into())]);
     ack(&mut world, &cyd, &ada, 1);
-    world.say(ada.socket, ClientSignal::Data(DataSent { to: Some(vec![]), ..sent(2, "") }));
+    world.say(ada.socket, ClientSignal::Data(Box::new(DataSent { to: Some(vec![]), ..sent(2, "") })));
     assert_eq!(acked(&mut world, &ada), [1, 2], "nobody is to have it, so all have");
 }
 
@@ -118,7 +118,7 @@ fn what_was_not_acknowledged_is_said_again_to_a_successor_and_comes_once() {
     let mut world = World::new();
     let [mut ada, mut bob, mut cyd] = three(&mut world);
     for id in 1..=3 {
-        world.say(ada.socket, ClientSignal::Data(sent(id, "text")));
+        world.say(ada.socket, ClientSignal::Data(Box::new(sent(id, "text"))));
     }
     assert_eq!((received(&mut world, &bob).len(), received(&mut world, &cyd).len()), (3, 3));
     ack(&mut world, &bob, &ada, 3);
@@ -135,7 +135,7 @@ fn what_was_not_acknowledged_is_said_again_to_a_successor_and_comes_once() {
         assert!(told.iter().any(is_by_socket), "{told:?}");
     }
     for id in 2..=4 {
-        world.say(ada.socket, ClientSignal::Data(sent(id, "text")));
+        world.say(ada.socket, ClientSignal::Data(Box::new(sent(id, "text"))));
     }
     // Bob knows by the numbers what it has; the edge does not.
     assert_eq!(received(&mut world, &bob).iter().map(|(id, _)| id.unwrap()).collect::<Vec<_>>(), [2, 3, 4]);
@@ -155,7 +155,7 @@ fn who_is_slow_holds_up_nobody_and_is_told_what_it_lost() {
     let text = "x".repeat(40_000);
     let mut given_up = Vec::new();
     for id in 1..=40 {
-        world.say(ada.socket, ClientSignal::Data(sent(id, &text)));
+        world.say(ada.socket, ClientSignal::Data(Box::new(sent(id, &text))));
         assert_eq!(received(&mut world, &bob), [(Some(id), text.clone())]);
         ack(&mut world, &bob, &ada, id);
         // Cyd reads, and acknowledges nothing.
@@ -173,7 +173,7 @@ fn a_sender_that_does_not_wait_is_refused_and_nothing_of_it_is_reordered() {
     let mut world = World::new();
     let [ada, bob, _cyd] = three(&mut world);
     for id in 1..=600 {
-        world.say(ada.socket, ClientSignal::Data(sent(id, "")));
+        world.say(ada.socket, ClientSignal::Data(Box::new(sent(id, ""))));
     }
     let told = world.drain(ada.socket);
     let refused: Vec<_> = told.into_iter().map(error_of).collect();
@@ -188,7 +188,7 @@ fn what_is_not_allowed_or_not_well_formed_is_refused() {
     let bob = join(&mut world, "Bob");
     let mut refusal = |client: &Client, data: DataSent| {
         world.drain(client.socket);
-        world.say(client.socket, ClientSignal::Data(data));
+        world.say(client.socket, ClientSignal::Data(Box::new(data)));
         error_of(world.next(client.socket))
     };
     let refused = (ErrorCode::DataRefused, false);
@@ -202,7 +202,7 @@ fn what_is_not_allowed_or_not_well_formed_is_refused() {
     let mut world = World::with(Settings { data_bps_max: 0, ..Settings::default() }, 1);
     let bob = join(&mut world, "Bob");
     world.drain(bob.socket);
-    world.say(bob.socket, ClientSignal::Data(sent(1, "")));
+    world.say(bob.socket, ClientSignal::Data(Box::new(sent(1, ""))));
     assert_eq!(error_of(world.next(bob.socket)), refused);
 }
 
@@ -247,11 +247,11 @@ fn the_longest_message_comes_in_parts_both_ways() {
         rest = after;
     }
     for part in parts {
-        world.say(ada.socket, ClientSignal::Data(part));
+        world.say(ada.socket, ClientSignal::Data(Box::new(part)));
     }
     let whole: String = received(&mut world, &bob).into_iter().map(|(_, text)| text).collect();
     assert!(whole == text);
-    world.say(ada.socket, ClientSignal::Data(DataSent { more: true, ..sent(2, "begun") }));
+    world.say(ada.socket, ClientSignal::Data(Box::new(DataSent { more: true, ..sent(2, "begun") })));
     world.say(ada.socket, ClientSignal::Leave {});
     assert!(received(&mut world, &bob).is_empty(), "what is not whole is not relayed");
     assert!(world.drain(bob.socket).is_empty());
@@ -262,12 +262,12 @@ fn who_is_moved_gets_messages_of_its_new_room_alone() {
     let mut world = World::new();
     let [ada, bob, cyd] = three(&mut world);
     let to = OperatorRequest::MovePeer { room: "blue".into(), peer: cyd.id.clone(), to: "red".into() };
-    world.say(ada.socket, ClientSignal::Data(sent(1, "before")));
+    world.say(ada.socket, ClientSignal::Data(Box::new(sent(1, "before"))));
     ack(&mut world, &bob, &ada, 1);
     world.operate(to).unwrap();
     assert_eq!(acked(&mut world, &ada), [1], "it has left this room");
     world.drain(cyd.socket);
-    world.say(ada.socket, ClientSignal::Data(sent(2, "after")));
+    world.say(ada.socket, ClientSignal::Data(Box::new(sent(2, "after"))));
     assert!(received(&mut world, &cyd).is_empty());
     let left = |s: &ServerSignal| matches!(s, ServerSignal::PeerLeft { reason: LeaveReason::Moved, .. });
     assert!(world.drain(bob.socket).iter().any(left));

@@ -91,7 +91,7 @@ fn who_brings_no_other_stays_in_or_goes_as_the_operator_wants() {
     assert!(!lenient.closed.contains(&ada.socket));
 
     // The setting may be changed, for who is in too.
-    lenient.input(Input::Settings(Settings { expire_peers: true, ..Settings::default() }));
+    lenient.input(Input::Settings(Box::new(Settings { expire_peers: true, ..Settings::default() })));
     lenient.pass(seconds(1));
     let last = lenient.drain(ada.socket).pop();
     assert_eq!(last, Some(ServerSignal::Bye { reason: LeaveReason::TokenExpired, rejoin: true }));

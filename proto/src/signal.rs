@@ -57,7 +57,7 @@ pub enum ClientSignal {
         token: String,
     },
     /// A message to others in the room, or a part of one.
-    Data(DataSent),
+    Data(Box<DataSent>),
     /// All reliable messages of somebody for this client have arrived, up to this one.
     DataAck {
         /// Whose. Absent: those of the application's server.

@@ -144,7 +144,8 @@ pub(crate) fn parse_frame(is_text: bool, bytes: &[u8]) -> Result<Framed, Message
         (header, Some(rest))
     };
     match serde_json::from_slice(header).map_err(|_| MessageError::Frame)? {
-        ClientSignal::Data(mut sent) => {
+        ClientSignal::Data(sent) => {
+            let mut sent = *sent;
             check_sent(&sent)?;
             let payload = match (rest, sent.text.take(), sent.binary.take(), sent.more) {
                 (None, Some(text), None, false) => Payload::Text(text),
@@ -228,8 +229,7 @@ impl Assembly {
             return Err(MessageError::Part);
         }
         // How it is said is kept in the part, so that the parts of one message agree in that, too.
-        let kind = |text: bool| if text { Some(String::new()) } else { None };
-        part.text = kind(is_text);
+        part.text = is_text.then(String::new);
         let whole = match begun {
             None => said,
             Some((before, mut text)) if before == part => {

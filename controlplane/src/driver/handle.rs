@@ -178,7 +178,7 @@ impl Handle {
 
     /// Brings other settings into the running engine.
     pub async fn reload(&self, settings: Settings) {
-        self.input(Input::Settings(settings)).await;
+        self.input(Input::Settings(Box::new(settings))).await;
     }
 
     /// Hands over what the cluster tells. Waits while the engine is behind.

@@ -114,7 +114,7 @@ pub enum Input {
     /// The cluster tells something.
     Cluster(News),
     /// Other settings for those who come from now on; see [`Settings::reload`].
-    Settings(Settings),
+    Settings(Box<Settings>),
     /// The server stops: every socket is told. Media stands, for a successor to adopt.
     Stop,
 }

@@ -147,7 +147,7 @@ impl Engine {
                 Ok(()) => self.shown(handle, videos),
                 Err(refusal) => self.refuse(socket, refusal, false),
             },
-            (&Client::Peer(handle), ClientSignal::Data(part)) => self.data_signal(now, handle, part),
+            (&Client::Peer(handle), ClientSignal::Data(part)) => self.data_signal(now, handle, *part),
             (&Client::Peer(handle), ClientSignal::DataAck { from, id }) => {
                 self.data_ack_signal(now, handle, from.as_deref(), id);
             }

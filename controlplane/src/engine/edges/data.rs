@@ -20,8 +20,14 @@ pub(in crate::engine) struct Courier {
     /// The oldest message without an acknowledgement when it was last looked at.
     seen: Option<Arc<Message>>,
     /// By number of the message, for whom at that edge each is, if not for all: as long as it is in the mailbox.
-    to: BTreeMap<(Option<String>, u64), (String, Option<Vec<String>>)>,
+    to: BTreeMap<Number, Addressed>,
 }
+
+/// A sender, and its number of a message.
+type Number = (Option<String>, u64);
+
+/// The room of a message, and whom in it it names.
+type Addressed = (String, Option<Vec<String>>);
 
 /// Messages that come from people at other edges.
 #[derive(Debug, Default)]
