@@ -200,16 +200,9 @@ impl Transport {
         Ok(())
     }
 
-    /// Takes a DTLS datagram. Without a handshake it is discarded.
-    pub(crate) fn handle(&mut self, now: Instant, payload: &[u8]) {
-        if let Some(dtls) = &mut self.dtls {
-            dtls.handle(now, payload);
-        }
-    }
-
-    /// The application data of the datagram that was taken last.
-    pub(crate) fn take_received(&mut self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.dtls.as_mut()?.poll_received()).collect()
+    /// Takes a DTLS datagram, and gives the application data in it, a record each. Without a handshake it is discarded.
+    pub(crate) fn handle(&mut self, now: Instant, payload: &[u8]) -> Vec<Vec<u8>> {
+        self.dtls.as_mut().map(|dtls| dtls.handle(now, payload)).unwrap_or_default()
     }
 
     /// Sends application data. It is there to transmit then.

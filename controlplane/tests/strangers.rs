@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use controlplane::dtls::Dtls;
-use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest};
+use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest, Settings};
 use proto::plane::{Codec, StreamOpen};
 use proto::signal::ErrorCode;
 use world::{Client, World, grant};
@@ -151,9 +151,16 @@ fn parameter_sets_of_the_offer_are_told_to_the_worker() {
 }
 
 #[test]
+fn data_channels_alone_are_enough_to_join_where_they_are_served() {
+    let client = join(&mut World::new(), "chromium_datachannel_only").unwrap();
+    assert!(client.answer.contains("a=sctp-port:5000\r\n"), "{}", client.answer);
+    let mut without = World::with(Settings { data_bps_max: 0, ..Settings::default() }, 1);
+    assert_eq!(join(&mut without, "chromium_datachannel_only").err(), Some(ErrorCode::UnsupportedOffer));
+}
+
+#[test]
 fn what_has_no_media_is_refused() {
     let mut world = World::new();
-    assert_eq!(join(&mut world, "chromium_datachannel_only").err(), Some(ErrorCode::UnsupportedOffer));
     let refused = publish(&mut world, "gstreamer_play").err();
     assert!(
         matches!(refused, Some(ResourceError::Refused { code: ErrorCode::UnsupportedOffer, .. })),

@@ -9,8 +9,9 @@ mod phone;
 mod require;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use client::http::Server as Http;
@@ -233,10 +234,21 @@ fn scenarios_of_sipp() {
     assert_eq!(scene.metric("pins_wrong_total"), 5);
 }
 
+/// An address of which nobody has the port, by UDP or TCP; not one of those that the kernel gives to the connections of other tests.
+/// Another one each time.
+fn free_address() -> SocketAddr {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + std::process::id() as u16 % 8_000;
+    let tries = std::iter::repeat_with(|| first + TRIED.fetch_add(1, Ordering::Relaxed)).take(1_000);
+    let is_free = |address: &SocketAddr| UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok();
+    let mut addresses = tries.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    addresses.find(is_free).expect("one of a thousand is free")
+}
+
 /// The gateway calls a telephone, which answers by itself and hears the room.
 #[test]
 fn a_room_calls_a_telephone() {
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let trunk = format!("trunk = {{ address = \"{free}\", user = \"gw\", password = \"p\" }}");
     let Some(scene) = Scene::new("calls out", &trunk) else { return };
     runtime().block_on(async {

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Scene;
 use crate::harness::{DEADLINE, Folder, until};
+use crate::{Scene, free_address};
 
 /// Where Debian has its modules.
 const MODULES: [&str; 2] = ["/usr/lib/baresip/modules", "/usr/local/lib/baresip/modules"];
@@ -52,7 +52,7 @@ impl Phone {
         fs::write(at("contacts"), "").unwrap();
         fs::write(at("accounts"), format!("<sip:{name}@{}>;regint=0{parameters}\n", scene.sip)).unwrap();
         let modules = MODULES.iter().find(|path| fs::metadata(path).is_ok()).unwrap_or(&MODULES[0]);
-        let control = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let control = free_address();
         let mut config = format!(
             "poll_method epoll\nsip_listen {listen}\nmodule_path {modules}\nctrl_tcp_listen {control}\naudio_buffer 20-160\n\
              audio_source aufile,{}\naudio_player aubridge,{name}\naudio_alert aubridge,alert\nsnd_path {}\n\

@@ -509,7 +509,7 @@ impl Peer {
             }
             self.drive_dtls(instant, |_| ());
         } else if !is_rtp(bytes) && !is_rtcp(bytes) {
-            self.drive_dtls(instant, |dtls| dtls.handle(instant, bytes));
+            self.drive_dtls(instant, |dtls| drop(dtls.handle(instant, bytes)));
         } else if let Some(srtp) = &mut transport.srtp {
             if is_rtcp(bytes) {
                 // Duplicates are refused.

@@ -94,8 +94,6 @@ pub struct Dtls {
     started_at: Instant,
     timeout: Option<Instant>,
     events: VecDeque<DtlsEvent>,
-    /// Application data that came and was not taken yet: of one datagram, as it is asked for after each.
-    received: VecDeque<Vec<u8>>,
 }
 
 impl Dtls {
@@ -114,25 +112,17 @@ impl Dtls {
     fn open(identity: &Identity, now: Instant, role: Role) -> Result<Dtls, DtlsError> {
         let ssl = context::open(identity.context(), role)?;
         let stream = SslStream::new(ssl, Wire::default()).map_err(DtlsError::setup("open a DTLS connection"))?;
-        Ok(Dtls {
-            stream,
-            role,
-            state: State::Handshaking,
-            started_at: now,
-            timeout: None,
-            events: VecDeque::new(),
-            received: VecDeque::new(),
-        })
+        Ok(Dtls { stream, role, state: State::Handshaking, started_at: now, timeout: None, events: VecDeque::new() })
     }
 
     /// Takes a datagram from the peer. One that is empty, too long or not DTLS is discarded, as are records that do
-    /// not authenticate.
-    pub fn handle(&mut self, now: Instant, datagram: &[u8]) {
+    /// not authenticate. Returns the application data in it, a record each.
+    pub fn handle(&mut self, now: Instant, datagram: &[u8]) -> Vec<Vec<u8>> {
         if self.state == State::Over || datagram.is_empty() || datagram.len() > DATAGRAM_LEN_MAX {
-            return;
+            return Vec::new();
         }
         self.stream.get_mut().push(datagram);
-        self.advance(now);
+        self.advance(now)
     }
 
     /// The next datagram to send to the peer, at most 1200 bytes.
@@ -157,7 +147,7 @@ impl Dtls {
         }
         self.set_clock(now);
         match ffi::handle_timeout(self.stream.ssl_mut()) {
-            Ok(()) => self.advance(now),
+            Ok(()) => drop(self.advance(now)), // Without a datagram there is no data.
             Err(stack) => self.fail(DtlsError::from_stack(&stack)),
         }
     }
@@ -195,17 +185,16 @@ impl Dtls {
     }
 
     /// Lets BoringSSL work on the inbox until it wants more, and takes note of what became of the connection.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Instant) -> Vec<Vec<u8>> {
         self.set_clock(now);
         if self.state == State::Handshaking {
             self.shake();
         }
-        if self.state == State::Connected {
-            self.read();
-        }
+        let received = if self.state == State::Connected { self.read() } else { Vec::new() };
         if self.state != State::Over {
             self.timeout = ffi::timeout(self.stream.ssl()).map(|left| now + left);
         }
+        received
     }
 
     fn shake(&mut self) {
@@ -240,11 +229,6 @@ impl Dtls {
         Ok(Connected { version, profile: keys.profile, rx: keys.rx, tx: keys.tx, peer_certificate_der })
     }
 
-    /// The next application data of the peer, a record each. What is not taken before the next datagram is discarded.
-    pub fn poll_received(&mut self) -> Option<Vec<u8>> {
-        self.received.pop_front()
-    }
-
     /// Sends application data as one record, at most [`DATA_LEN_MAX`] bytes: it is there to transmit then. Not before the handshake is done.
     pub fn send(&mut self, now: Instant, data: &[u8]) -> bool {
         if self.state != State::Connected || data.len() > DATA_LEN_MAX {
@@ -255,19 +239,21 @@ impl Dtls {
     }
 
     /// Takes in what comes after the handshake: repeated flights and ACKs are answered inside.
-    fn read(&mut self) {
-        let mut record = [0; DATAGRAM_LEN_MAX];
-        self.received.clear();
+    fn read(&mut self) -> Vec<Vec<u8>> {
+        let (mut record, mut received) = ([0; DATAGRAM_LEN_MAX], Vec::new());
         loop {
             match self.stream.ssl_read(&mut record) {
-                Ok(len) => self.received.push_back(record[..len].to_vec()),
-                Err(error) if error.would_block() => return,
+                Ok(len) => received.push(record[..len].to_vec()),
+                Err(error) if error.would_block() => return received,
                 Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
                     self.end();
                     self.events.push_back(DtlsEvent::Closed);
-                    return;
+                    return received;
                 }
-                Err(error) => return self.fail(DtlsError::from_ssl(&error)),
+                Err(error) => {
+                    self.fail(DtlsError::from_ssl(&error));
+                    return received;
+                }
             }
         }
     }

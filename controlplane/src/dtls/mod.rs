@@ -13,7 +13,7 @@
 //!
 //! A connection lives as long as its peer. After the handshake it must still be fed and ticked: the answer to a lost
 //! last flight, the ACKs of DTLS 1.3 (RFC 9147 §7) and `close_notify` depend on it, and its application data is the SCTP of
-//! data channels ([`Dtls::poll_received`], [`Dtls::send`]).
+//! data channels ([`Dtls::handle`], [`Dtls::send`]).
 //!
 //! ```no_run
 //! # use std::time::Instant;

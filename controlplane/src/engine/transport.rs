@@ -89,8 +89,7 @@ impl Engine {
             self.begin_handshake(now, handle, true);
         }
         let Some(peer) = self.peers.get_mut(&handle) else { return };
-        peer.transport.handle(now, payload);
-        let received = peer.transport.take_received();
+        let received = peer.transport.handle(now, payload);
         self.advance(now, handle);
         if !received.is_empty() {
             self.data_received(now, handle, &received);

@@ -126,7 +126,7 @@ impl<F: FnMut(Way, usize, &mut Vec<u8>) -> Fate> Pair<F> {
             match way {
                 Way::ToServer => self.server.dtls.handle(now, &datagram),
                 Way::ToClient => self.client.dtls.handle(now, &datagram),
-            }
+            };
         } else {
             for end in [&mut self.client, &mut self.server] {
                 if end.dtls.poll_timeout().is_some_and(|at| at <= now) {

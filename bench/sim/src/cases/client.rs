@@ -318,7 +318,7 @@ impl Client {
             }
             self.drive_dtls(now, |_| ());
         } else if !wire::is_rtp(bytes) && !wire::is_rtcp(bytes) {
-            self.drive_dtls(now, |dtls| dtls.handle(instant, bytes));
+            self.drive_dtls(now, |dtls| drop(dtls.handle(instant, bytes)));
         } else if let Some(rx) = &mut transport.rx {
             if wire::is_rtcp(bytes) {
                 let Ok(plain) = rx.decrypt_rtcp(bytes) else { return };
