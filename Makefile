@@ -44,6 +44,7 @@ test: test-deps test-rust test-loom test-miri test-schema test-browsers test-wea
 test-rust: deps
 	@tools/install rust
 	@tools/nats-server >/dev/null || true
+	@tools/rclone >/dev/null || true
 	tools/twice --cargo $(CARGO) test --workspace
 
 # The ring and the sleep flags of the link under every interleaving of their atomics (a separate build of `proto` with loom).
@@ -85,7 +86,7 @@ test-interop: test-deps
 
 # `make build` and `make run` in a minimal Debian (or Ubuntu), and tools/install in such systems. It needs root.
 # Tests that cannot run on a machine are skipped with a message, or fail if REQUIRE names what they need: `fresh` (this test),
-# `uring`, `namespaces`, `nats`, `ffmpeg` and `telephones` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces,nats,ffmpeg,telephones.
+# `uring`, `namespaces`, `nats`, `ffmpeg`, `s3` and `telephones` (tests in Rust, test-interop). CI sets REQUIRE=fresh,uring,namespaces,nats,ffmpeg,s3,telephones.
 test-fresh:
 	tests/fresh/run
 

@@ -373,15 +373,33 @@ pub(crate) struct Record {
     /// Which rooms
     #[arg(required = true, value_name = "ROOM")]
     pub(crate) rooms: Vec<String>,
-    /// In this folder each recording makes one of its own
+    /// In this folder each recording makes one of its own; or an S3-compatible store, which AWS_ENDPOINT_URL, AWS_REGION,
+    /// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY describe
+    #[arg(long, value_name = "DIR|s3://BUCKET/PREFIX", value_parser = parse_to)]
+    pub(crate) to: To,
+    /// The folder where recordings wait for the store [default: recordings in the state folder]
     #[arg(long, value_name = "DIR")]
-    pub(crate) to: PathBuf,
+    pub(crate) spool: Option<PathBuf>,
     /// What may be in that folder, with everything that is there already, in millions of bytes [default: what the disk has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1_000_000_000))]
     pub(crate) quota_mb: Option<u64>,
     /// The name that others in the room see
     #[arg(long, value_name = "NAME", default_value = "Recorder")]
     pub(crate) name: String,
+}
+
+/// Where recordings go.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    Folder(PathBuf),
+    Store(record::store::Place),
+}
+
+fn parse_to(text: &str) -> Result<To, String> {
+    if !text.starts_with("s3:") {
+        return Ok(To::Folder(text.into()));
+    }
+    record::store::Place::parse(text).map(To::Store).ok_or_else(|| format!("{text:?} is not s3://BUCKET/PREFIX"))
 }
 
 /// How something is shown.

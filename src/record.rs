@@ -2,23 +2,31 @@
 //! that allows it to receive and nothing else.
 
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use client::room;
 use controlplane::auth::Claims;
+use controlplane::http::PublicUrl;
 use record::disk::Quota;
+use record::store::outbox::Sending;
+use record::store::{self, Credentials, Place, Store};
 use record::{End, Recorder, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::cli::{Common, Record};
+use crate::cli::{Common, Record, To};
 use crate::running::{self, Running};
 use crate::{Failure, process, remote};
 
 /// How long the token is good: for as long a recording comes back by itself after its server was replaced.
 const TTL: Duration = Duration::from_secs(30 * 86_400);
 /// For how long it tries to come back.
-const REJOIN_FOR: Duration = Duration::from_secs(300);
+pub(crate) const REJOIN_FOR: Duration = Duration::from_secs(300);
+/// How long the end waits for what other processes left for the store.
+const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// Records until it is told to end, or nothing is left to record.
 pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
@@ -26,39 +34,87 @@ pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
         Some(text) => remote::Server::named(text, request.remote.ca.as_deref(), || Ok(Default::default()))?,
         None => remote::Server::running(&Running::find(&running::state(common)?)?),
     };
-    let failed = |error| format!("--to {}: {error}", request.to.display());
-    fs::create_dir_all(&request.to).map_err(failed)?;
-    let quota = Quota::measure(&request.to, request.quota_mb.map(|megabytes| megabytes * 1_000_000)).map_err(failed)?;
+    let (option, folder, place) = match (&request.to, &request.spool) {
+        (To::Folder(_), Some(_)) => return Err("--spool is for --to s3://BUCKET/PREFIX".into()),
+        (To::Folder(folder), None) => ("--to", folder.clone(), None),
+        (To::Store(place), Some(folder)) => ("--spool", folder.clone(), Some(place)),
+        (To::Store(place), None) => ("--spool", running::state(common)?.join("recordings"), Some(place)),
+    };
+    let failed = |error| format!("{option} {}: {error}", folder.display());
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let quota = Quota::measure(&folder, request.quota_mb.map(|megabytes| megabytes * 1_000_000)).map_err(failed)?;
+    let store = place.map(|place| store_settings(place, |name| std::env::var(name).ok())).transpose()?;
     let server = server.resolve()?;
     let settings = |room: &String| -> Result<Settings, Failure> {
-        let peer = room::Settings::new(server.clone(), room, &token(common, request, room)?);
+        let peer = room::Settings::new(server.clone(), room, &token(common, &request.name, room)?);
         let room = room::Settings { rejoin_for: REJOIN_FOR, ..peer };
-        Ok(Settings { room, folder: request.to.clone(), quota: quota.clone() })
+        Ok(Settings { room, folder: folder.clone(), quota: quota.clone(), store: None })
     };
     let settings = request.rooms.iter().map(settings).collect::<Result<Vec<_>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(record_all(settings))
+    runtime.block_on(async {
+        let Some(store) = store else { return record_all(settings).await };
+        // Before anything is joined it is known that the store takes what is recorded.
+        let place = store.place.to_string();
+        let store = Arc::new(Store::open(store).await.map_err(|error| format!("--to {place}: {error}"))?);
+        let left = Sending::take_up(&store, &folder, &quota).map_err(failed)?;
+        let with_store = |settings| Settings { store: Some(Arc::clone(&store)), ..settings };
+        let outcome = record_all(settings.into_iter().map(with_store).collect()).await;
+        // What is left for the third time waits for the fourth; it is in the log what the store says.
+        for sending in left {
+            sending.finish(LEFT_FOR).await;
+        }
+        outcome
+    })
+}
+
+/// The store that the environment describes, as other programs of S3 read it.
+pub(crate) fn store_settings(
+    place: &Place,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<store::Settings, Failure> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let wanted = |name: &str| variable(name).ok_or_else(|| format!("--to {place}: {name} is not set"));
+    let key_id = wanted("AWS_ACCESS_KEY_ID")?;
+    let secret = wanted("AWS_SECRET_ACCESS_KEY")?;
+    let credentials = Credentials { key_id, secret, session: variable("AWS_SESSION_TOKEN") };
+    let endpoint = variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"));
+    let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+    let is_amazon = endpoint.is_none();
+    let region = match (region, is_amazon) {
+        (Some(region), _) => region,
+        (None, false) => "us-east-1".to_owned(),
+        (None, true) => wanted("AWS_REGION")?,
+    };
+    // A certificate of Amazon's covers no bucket with dots in its name.
+    let is_path_style = !is_amazon || place.bucket.contains('.');
+    let host = if is_path_style { String::new() } else { format!("{}.", place.bucket) };
+    let url = endpoint.unwrap_or_else(|| format!("https://{host}s3.{region}.amazonaws.com"));
+    let parsed = PublicUrl::parse(&url).ok_or_else(|| format!("AWS_ENDPOINT_URL {url}: not https://HOST[:PORT]"))?;
+    let server = remote::Server::at(&parsed, None::<&Path>)?.resolve()?;
+    Ok(store::Settings { server, is_path_style, place: place.clone(), region, credentials })
 }
 
 /// `UPRTC_TOKEN`, or one of the key in the state folder.
-fn token(common: &Common, request: &Record, room: &str) -> Result<String, Failure> {
+pub(crate) fn token(common: &Common, name: &str, room: &str) -> Result<String, Failure> {
     if let Ok(token) = std::env::var("UPRTC_TOKEN") {
         return Ok(token);
     }
     let keys = running::keys(&running::state(common)?)?;
-    Ok(keys.sign(&Claims { subscribe: true, ..Claims::new(room, &request.name, TTL.as_secs()) })?)
+    Ok(keys.sign(&Claims { subscribe: true, ..Claims::new(room, name, TTL.as_secs()) })?)
 }
 
 async fn record_all(settings: Vec<Settings>) -> Result<(), Failure> {
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (stop, stopped) = watch::channel(false);
-    let mut recordings = tokio::task::JoinSet::new();
+    let mut recordings = JoinSet::new();
     for settings in settings {
         let room = settings.room.room.clone();
         let recorder = Recorder::start(settings).await.map_err(|error| format!("{room}: {error}"))?;
-        tracing::info!(event = "records", room, folder = %recorder.folder().display(), "records a room");
-        // The folder alone on standard output, for a script; who does not read it is recorded all the same.
-        let _ = process::print(&format!("{}\n", recorder.folder().display()));
+        let (folder, place) = (recorder.folder().display(), recorder.place());
+        tracing::info!(event = "records", room, %folder, place, "records a room");
+        // The place alone on standard output, for a script; who does not read it is recorded all the same.
+        let _ = process::print(&format!("{place}\n"));
         let mut stopped = stopped.clone();
         recordings.spawn(async move {
             let end = recorder.run(async move { drop(stopped.wait_for(|&is_stopped| is_stopped).await) }).await;
@@ -81,4 +137,31 @@ async fn record_all(settings: Vec<Settings>) -> Result<(), Failure> {
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_described_by_the_usual_variables() {
+        let place = Place::parse("s3://bucket/p").unwrap();
+        let of = |pairs: &[(&str, &str)]| {
+            let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+            let all = [&keys[..], pairs].concat();
+            let find = |name: &str| all.iter().rev().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned());
+            let settings = store_settings(&place, find).map_err(|failure| failure.to_string())?;
+            Ok::<_, String>((settings.server.authority, settings.region, settings.is_path_style))
+        };
+        let is =
+            |authority: &str, region: &str, is_path_style| Ok((authority.to_owned(), region.to_owned(), is_path_style));
+        assert_eq!(of(&[("AWS_ENDPOINT_URL", "http://[::1]:9000")]), is("[::1]:9000", "us-east-1", true));
+        assert_eq!(
+            of(&[("AWS_ENDPOINT_URL", "http://a"), ("AWS_ENDPOINT_URL_S3", "http://b"), ("AWS_REGION", "r")]),
+            is("b:80", "r", true)
+        );
+        assert_eq!(of(&[]).unwrap_err(), "--to s3://bucket/p: AWS_REGION is not set");
+        assert!(of(&[("AWS_ENDPOINT_URL", "store")]).unwrap_err().contains("AWS_ENDPOINT_URL store"));
+        assert!(of(&[("AWS_SECRET_ACCESS_KEY", "")]).unwrap_err().contains("AWS_SECRET_ACCESS_KEY is not set"));
+    }
 }

@@ -77,8 +77,20 @@ impl Server {
 
     /// One request on a connection of its own, and no redirect. `limit` is for all of it.
     pub async fn request(&self, request: Request<'_>, limit: Duration) -> io::Result<Response> {
-        let response = timeout(limit, async { exchange(self.connect().await?, self.message(request)?).await }).await;
-        response.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
+        let (head, body) = self.send(self.message(request)?, limit).await?;
+        let location = head.headers.get(header::LOCATION).and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        let body = String::from_utf8(body.into()).map_err(|_| io::Error::other("the answer is not UTF-8"))?;
+        Ok(Response { status: head.status.as_u16(), location, body })
+    }
+
+    /// The same of a request that is a message already, with `Host`. Its answer's body is read to the end.
+    pub async fn send(
+        &self,
+        message: hyper::Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> io::Result<(hyper::http::response::Parts, Bytes)> {
+        let answered = timeout(limit, async { exchange(self.connect().await?, message).await }).await;
+        answered.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
     }
 
     fn message(&self, request: Request<'_>) -> io::Result<hyper::Request<Full<Bytes>>> {
@@ -98,19 +110,18 @@ impl Server {
     }
 }
 
-async fn exchange(stream: Stream, message: hyper::Request<Full<Bytes>>) -> io::Result<Response> {
+async fn exchange(
+    stream: Stream,
+    message: hyper::Request<Full<Bytes>>,
+) -> io::Result<(hyper::http::response::Parts, Bytes)> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It carries the bytes, and ends with the request: what fails there fails here as well.
     let connection = tokio::spawn(connection);
     let answered = async {
-        let response = sender.send_request(message).await.map_err(io::Error::other)?;
-        let status = response.status().as_u16();
-        let location = response.headers().get(header::LOCATION).and_then(|value| Some(value.to_str().ok()?.to_owned()));
-        let body = Limited::new(response.into_body(), RESPONSE_LEN_MAX).collect().await.map_err(io::Error::other)?;
-        let body =
-            String::from_utf8(body.to_bytes().into()).map_err(|_| io::Error::other("the answer is not UTF-8"))?;
-        Ok(Response { status, location, body })
+        let (head, body) = sender.send_request(message).await.map_err(io::Error::other)?.into_parts();
+        let body = Limited::new(body, RESPONSE_LEN_MAX).collect().await.map_err(io::Error::other)?;
+        Ok((head, body.to_bytes()))
     };
     let response = answered.await;
     connection.abort();

@@ -64,6 +64,7 @@ const TOKIO: &[&str] = &[
     "client/src/room/",
     "client/src/udp.rs",
     "record/src/recorder.rs",
+    "record/src/store/",
     "controlplane/src/administering.rs",
     "controlplane/src/http/",
     "controlplane/src/http.rs",

@@ -11,6 +11,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use crate::quota::Quota;
+use crate::store::outbox::Outbox;
+
 /// Jobs that wait: half a minute of sixteen tracks.
 const JOBS_MAX: usize = 1024;
 /// Bytes that wait: the disk may stand still for about a minute at 8 Mb/s.
@@ -63,33 +66,6 @@ enum Job {
     Replace(PathBuf, Vec<u8>),
 }
 
-/// What a folder has, and what it may have: one for all recordings that go there.
-#[derive(Clone, Default, Debug)]
-pub struct Quota {
-    used: Arc<AtomicU64>,
-    limit: Option<u64>,
-}
-
-impl Quota {
-    /// Of a folder, with all that is in it already.
-    pub fn measure(folder: &Path, limit: Option<u64>) -> io::Result<Quota> {
-        let used = if limit.is_some() { size(folder)? } else { 0 };
-        Ok(Quota { used: Arc::new(AtomicU64::new(used)), limit })
-    }
-
-    /// Takes so many bytes.
-    fn take(&self, len: u64) -> Result<(), DiskError> {
-        let used = self.used.fetch_add(len, Ordering::Relaxed);
-        match self.limit.filter(|&limit| used + len > limit) {
-            Some(quota) => {
-                self.used.fetch_sub(len, Ordering::Relaxed);
-                Err(DiskError::Quota { used, quota })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 #[derive(Default)]
 struct Shared {
     waiting: AtomicU64,
@@ -104,11 +80,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Begins, in a folder with this quota.
-    pub fn start(quota: Quota) -> io::Result<Disk> {
+    /// Begins, in a folder with this quota. What is finished goes to the outbox, if there is one.
+    pub fn start(quota: Quota, outbox: Option<Outbox>) -> io::Result<Disk> {
         let (jobs, received) = sync_channel(JOBS_MAX);
         let shared = Arc::new(Shared::default());
-        let writer = Writer { quota, shared: Arc::clone(&shared), files: HashMap::new() };
+        let writer = Writer { quota, shared: Arc::clone(&shared), files: HashMap::new(), outbox };
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || writer.run(&received))?;
         Ok(Disk { jobs: Some(jobs), thread: Some(thread), shared })
     }
@@ -163,16 +139,6 @@ impl Drop for Disk {
     }
 }
 
-/// Bytes in a folder, with all below it.
-fn size(folder: &Path) -> io::Result<u64> {
-    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
-        let entry = entry?;
-        let kind = entry.metadata()?;
-        let len = if kind.is_dir() { size(&entry.path())? } else { kind.len() };
-        Ok(sum + len)
-    })
-}
-
 struct OpenFile {
     file: File,
     path: Arc<Path>,
@@ -184,6 +150,7 @@ struct Writer {
     quota: Quota,
     shared: Arc<Shared>,
     files: HashMap<u32, OpenFile>,
+    outbox: Option<Outbox>,
 }
 
 impl Writer {
@@ -200,6 +167,13 @@ impl Writer {
             }
         }
         self.sync();
+        self.files.values().for_each(|open| self.finished(&open.path));
+    }
+
+    fn finished(&self, path: &Path) {
+        if let Some(outbox) = &self.outbox {
+            outbox.file(path);
+        }
     }
 
     fn take(&mut self, job: Job) {
@@ -216,18 +190,19 @@ impl Writer {
             Job::Close(number) => {
                 if let Some(mut open) = self.files.remove(&number) {
                     sync(&mut open, &self.shared);
+                    self.finished(&open.path);
                 }
             }
-            Job::Replace(path, bytes) => {
-                if let Err(error) = replace(&path, &bytes) {
-                    self.fail(DiskError::of(&path, &error));
-                }
-            }
+            Job::Replace(path, bytes) => match replace(&path, &bytes) {
+                Ok(()) => self.outbox.iter().for_each(Outbox::list),
+                Err(error) => self.fail(DiskError::of(&path, &error)),
+            },
         }
     }
 
     fn append(&mut self, number: u32, path: &Arc<Path>, bytes: &[u8]) -> Result<(), DiskError> {
-        self.quota.take(bytes.len() as u64)?;
+        let len = bytes.len() as u64;
+        self.quota.take(len).map_err(|(used, quota)| DiskError::Quota { used, quota })?;
         let failed = |error: io::Error| DiskError::of(path, &error);
         let open = match self.files.entry(number) {
             Entry::Occupied(known) => known.into_mut(),
@@ -310,7 +285,7 @@ mod tests {
     fn the_quota_is_kept_to_and_what_was_written_before_stays() {
         let folder = Folder::new("quota");
         fs::write(folder.file("old"), [0; 100]).unwrap();
-        let mut disk = Disk::start(Quota::measure(&folder.0, Some(1000)).unwrap()).unwrap();
+        let mut disk = Disk::start(Quota::measure(&folder.0, Some(1000)).unwrap(), None).unwrap();
         let path = folder.file("new");
         for _ in 0..3 {
             assert!(disk.append(1, &path, vec![7; 400]));
@@ -326,17 +301,18 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_by_its_name() {
         let folder = Folder::new("full");
-        let disk = Disk::start(Quota::default()).unwrap();
+        let disk = Disk::start(Quota::default(), None).unwrap();
         // It takes nothing, as a disk without space.
         let path: Arc<Path> = Path::new("/dev/full").into();
         assert!(DiskError::of(&path, &io::ErrorKind::StorageFull.into()).name() == "disk_full");
-        let mut writer = Writer { quota: Quota::default(), shared: Arc::clone(&disk.shared), files: HashMap::new() };
+        let mut writer =
+            Writer { quota: Quota::default(), shared: Arc::clone(&disk.shared), files: HashMap::new(), outbox: None };
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         writer.files.insert(1, OpenFile { file, path: Arc::clone(&path), len: 0, is_dirty: false });
         writer.take(Job::Append(1, path, vec![0; 10]));
         assert_eq!(wait_for_failure(&disk).name(), "disk_full");
         let missing = folder.file("no/such/folder");
-        let disk = Disk::start(Quota::default()).unwrap();
+        let disk = Disk::start(Quota::default(), None).unwrap();
         disk.append(1, &missing, vec![0]);
         assert_eq!(wait_for_failure(&disk).name(), "disk_error");
     }

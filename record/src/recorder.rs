@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::room::{self, Codec, EndReason, Event, JoinError, Packet, Room, SlotContent};
+use client::room::{self, EndReason, Event, JoinError, Room, SlotContent};
 use proto::signal::{PeerInfo, Source};
 
-use crate::clock::{Clock, ServerClock, since};
-use crate::depacketize::{Config, Depacketizer, Frame};
+use crate::depacketize::{Config, Frame};
 use crate::disk::{Disk, DiskError, Quota};
+use crate::feed::{Counts, Feed};
 use crate::manifest::{File, Manifest, Peer, VERSION};
-use crate::order::{Order, Ordered};
+use crate::store::Store;
+use crate::store::outbox::{LIST, Outbox, Sending};
 use crate::time::{compact, rfc3339, wall_micros};
 use crate::track::Track;
 
@@ -22,14 +23,12 @@ use crate::track::Track;
 const TICK: Duration = Duration::from_millis(50);
 /// How often the list is written anew while something changes.
 const MANIFEST_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two requests for a keyframe that has not come.
-const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
 /// Files of one recording: a peer that changes its picture's size all the time fills no folder.
 const FILES_MAX: usize = 4096;
 /// People that are listed.
 const PEERS_MAX: usize = 4096;
-/// How long the frames of a new track wait for the first report of when they were captured, microseconds.
-const HOLD_MICROS: i64 = 900_000;
+/// How long the end waits for the store.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A track begins another file at most so often, microseconds.
 const FILE_INTERVAL_MICROS: i64 = 1_000_000;
 
@@ -42,6 +41,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// What may be in there, shared by all recordings that go there.
     pub quota: Quota,
+    /// Where what is finished goes from there.
+    pub store: Option<Arc<Store>>,
 }
 
 /// Why there is no recording.
@@ -70,6 +71,9 @@ pub enum End {
     /// More files than a recording may have.
     #[error("a recording has {FILES_MAX} files at most")]
     Files,
+    /// It was told to, and the store has not taken all of it yet.
+    #[error("{0} files wait here for the store, and go there with the next start")]
+    Unsent(usize),
 }
 
 impl End {
@@ -82,43 +86,17 @@ impl End {
             End::Room(EndReason::Left | EndReason::Gone(_)) => "gone",
             End::Disk(error) => error.name(),
             End::Files => "files",
+            End::Unsent(_) => "unsent",
         }
     }
 }
 
-/// One slot, while it carries one track.
-struct Slot {
-    content: SlotContent,
-    order: Order,
-    clock: Clock,
-    depacketizer: Option<(Codec, Depacketizer)>,
+/// What is written of a slot, while it carries one track.
+#[derive(Default)]
+struct Written {
     track: Option<Track>,
-    /// The first frames, and when they came, until it is known when they were captured; None: they are written.
-    held: Option<Vec<(Frame, i64)>>,
-    /// Since the file began, or before there was one.
-    packets: u64,
-    lost: u64,
-    asked_keyframe: Option<Instant>,
     /// When its last file began, microseconds of the recording.
-    began_file: Option<i64>,
-}
-
-impl Slot {
-    fn new(content: SlotContent) -> Slot {
-        let rate = if content.kind == proto::signal::Kind::Audio { 48_000 } else { 90_000 };
-        Slot {
-            content,
-            order: Order::default(),
-            clock: Clock::new(rate),
-            depacketizer: None,
-            track: None,
-            held: Some(Vec::new()),
-            packets: 0,
-            lost: 0,
-            asked_keyframe: None,
-            began_file: None,
-        }
-    }
+    began: Option<i64>,
 }
 
 /// A recording that goes on.
@@ -126,17 +104,17 @@ pub struct Recorder {
     room: Room,
     folder: PathBuf,
     disk: Disk,
-    began: Instant,
-    /// The same moment, microseconds since 1970.
+    outbox: Option<(Outbox, Sending)>,
+    place: String,
+    feed: Feed,
+    /// When the recording began, microseconds since 1970.
     began_wall: i64,
-    server_clock: ServerClock,
-    slots: HashMap<usize, Slot>,
+    written: HashMap<usize, Written>,
     names: HashMap<String, String>,
     manifest: Manifest,
     files: u32,
-    frames: Vec<Frame>,
     is_changed: bool,
-    written: Instant,
+    listed: Instant,
 }
 
 impl Recorder {
@@ -158,21 +136,27 @@ impl Recorder {
             peers: Vec::new(),
             files: Vec::new(),
         };
-        let disk = Disk::start(settings.quota.clone()).map_err(failed)?;
+        let begin = |store: &Arc<Store>| Sending::begin(store, &folder, &settings.quota);
+        let outbox = settings.store.as_ref().map(begin).transpose().map_err(failed)?;
+        let disk = Disk::start(settings.quota.clone(), outbox.as_ref().map(|(outbox, _)| outbox.clone()));
+        let disk = disk.map_err(failed)?;
+        let own = folder.file_name().unwrap_or_default().to_string_lossy();
+        let of_store = |store: &Arc<Store>| format!("{}/{own}", store.place());
+        let place = settings.store.as_ref().map_or_else(|| folder.display().to_string(), of_store);
         let mut recorder = Recorder {
             room,
             folder,
             disk,
-            began,
+            outbox,
+            place,
+            feed: Feed::new(began),
             began_wall,
-            server_clock: ServerClock::default(),
-            slots: HashMap::new(),
+            written: HashMap::new(),
             names: HashMap::new(),
             manifest,
             files: 0,
-            frames: Vec::new(),
             is_changed: true,
-            written: began,
+            listed: began,
         };
         recorder.write_manifest();
         Ok(recorder)
@@ -181,6 +165,11 @@ impl Recorder {
     /// Where it records to.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where the recording is when it has ended: the folder, or what is to be in the store.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Records until it is told to stop, or it cannot go on. All files are whole then.
@@ -199,13 +188,18 @@ impl Recorder {
             }
         };
         self.finish(&end);
-        self.room.leave().await;
-        end
+        let Recorder { room, outbox, .. } = self;
+        room.leave().await;
+        let Some((outbox, sending)) = outbox else { return end };
+        outbox.close();
+        match sending.finish(SEND_TIMEOUT).await {
+            unsent @ 1.. if end == End::Stopped => End::Unsent(unsent),
+            _ => end,
+        }
     }
 
     fn finish(&mut self, end: &End) {
-        let slots: Vec<usize> = self.slots.keys().copied().collect();
-        for slot in slots {
+        for slot in self.feed.slots() {
             self.end_slot(slot, "recording_ended");
         }
         self.manifest.ended = Some(rfc3339(wall_micros()));
@@ -216,21 +210,19 @@ impl Recorder {
 
     fn take(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Packet(packet) => self.take_packet(packet),
+            Event::Packet(packet) => {
+                let slot = packet.slot;
+                self.feed.put(packet);
+                self.drain(slot, Instant::now());
+            }
             Event::Clock(clock) => {
-                let arrival = since(self.began, clock.arrival);
-                let micros = self.server_clock.micros(clock.ntp_time, arrival);
-                if let Some(slot) = self.slots.get_mut(&clock.slot) {
-                    slot.clock.report(clock.rtp_time, micros);
-                    self.release(clock.slot);
-                }
+                self.feed.report(clock);
+                self.drain(clock.slot, Instant::now());
             }
             Event::Slots(contents) => contents.into_iter().for_each(|content| self.take_content(content)),
             Event::Joined { .. } => {
-                // Numbers and clocks of the peer before hold no more.
-                let slots: Vec<usize> = self.slots.keys().copied().collect();
-                slots.into_iter().for_each(|slot| self.end_slot(slot, "track_ended"));
-                self.server_clock = ServerClock::default();
+                self.feed.slots().into_iter().for_each(|slot| self.end_slot(slot, "track_ended"));
+                self.feed.restart();
             }
             Event::Peers(peers) => {
                 let here: Vec<String> = peers.iter().map(|info| info.peer.clone()).collect();
@@ -269,27 +261,23 @@ impl Recorder {
 
     /// What a slot carries from now on.
     fn take_content(&mut self, content: SlotContent) {
-        if self.slots.get(&content.slot).is_some_and(|slot| slot.content.track == content.track) {
-            return;
-        }
-        self.end_slot(content.slot, "track_ended");
-        if content.track.is_some() {
-            self.slots.insert(content.slot, Slot::new(content));
+        if self.feed.is_other(&content) {
+            self.end_slot(content.slot, "track_ended");
+            self.feed.begin(content);
         }
     }
 
-    fn end_slot(&mut self, number: usize, reason: &'static str) {
-        let now = Instant::now();
-        self.drain(number, now);
-        self.release(number);
-        let Some(mut slot) = self.slots.remove(&number) else { return };
-        if let Some(track) = slot.track.take() {
-            self.end_track(track, &slot, reason);
+    fn end_slot(&mut self, slot: usize, reason: &'static str) {
+        self.feed.close(slot);
+        self.drain(slot, Instant::now());
+        if let Some(track) = self.written.remove(&slot).and_then(|written| written.track) {
+            self.end_track(track, self.feed.counts(slot), reason);
         }
+        self.feed.end(slot);
     }
 
-    fn end_track(&mut self, mut track: Track, slot: &Slot, reason: &'static str) {
-        note_counts(&mut track, slot);
+    fn end_track(&mut self, mut track: Track, counts: Counts, reason: &'static str) {
+        note_counts(&mut track, counts);
         let file = track.end(reason, &self.disk);
         self.list(file);
     }
@@ -302,83 +290,42 @@ impl Recorder {
         self.is_changed = true;
     }
 
-    fn take_packet(&mut self, packet: Packet) {
-        let number = packet.slot;
-        // Of nobody: the signal that says whose it is comes later, by another path.
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        slot.packets += 1;
-        slot.order.push(packet);
-        self.drain(number, Instant::now());
-    }
-
-    /// Takes all packets of a slot that are in order now.
-    fn drain(&mut self, number: usize, now: Instant) {
-        while let Some(slot) = self.slots.get_mut(&number)
-            && let Some(ordered) = slot.order.pop(now)
-        {
-            let mut frames = std::mem::take(&mut self.frames);
-            let arrival = since(self.began, ordered.packet.arrival);
-            depacketize(slot, &ordered, &mut frames);
-            for frame in frames.drain(..) {
-                self.take_frame(number, frame, arrival);
+    /// Writes all frames of a slot that are in order now.
+    fn drain(&mut self, slot: usize, now: Instant) {
+        while let Some((frame, micros)) = self.feed.pull(slot, now) {
+            if !self.write_frame(slot, frame, micros) {
+                self.feed.await_keyframe(slot);
             }
-            self.frames = frames;
         }
     }
 
-    fn take_frame(&mut self, number: usize, frame: Frame, arrival: i64) {
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        match &mut slot.held {
-            Some(held) => {
-                slot.clock.arrived(frame.timestamp, arrival);
-                held.push((frame, arrival));
-                if slot.clock.is_reported() {
-                    self.release(number);
-                }
-            }
-            None => self.write_frame(number, frame, arrival),
-        }
-    }
-
-    /// Writes the first frames of a track.
-    fn release(&mut self, number: usize) {
-        let held = self.slots.get_mut(&number).and_then(|slot| slot.held.take());
-        held.into_iter().flatten().for_each(|(frame, arrival)| self.write_frame(number, frame, arrival));
-    }
-
-    fn write_frame(&mut self, number: usize, frame: Frame, arrival: i64) {
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        let micros = slot.clock.micros(frame.timestamp, arrival);
-        let is_other = |config: &Config| slot.track.as_ref().is_none_or(|track| track.config != *config);
+    /// False: what comes next must be a keyframe.
+    fn write_frame(&mut self, slot: usize, frame: Frame, micros: i64) -> bool {
+        let written = self.written.entry(slot).or_default();
+        let is_other = |config: &Config| written.track.as_ref().is_none_or(|track| track.config != *config);
         if let Some(config) = frame.config.clone().filter(is_other) {
-            if slot.began_file.is_some_and(|began| micros - began < FILE_INTERVAL_MICROS) {
-                slot.depacketizer.iter_mut().for_each(|(_, depacketizer)| depacketizer.await_keyframe());
-                return;
+            if written.began.is_some_and(|began| micros - began < FILE_INTERVAL_MICROS) {
+                return false;
             }
-            slot.began_file = Some(micros);
-            let slot = self.slots.remove(&number);
-            if let Some(slot) = slot.and_then(|slot| self.begin_file(slot, config, micros)) {
-                self.slots.insert(number, slot);
-            }
-        }
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Some(track) = &mut slot.track else { return };
-        let is_whole = track.push(frame, micros, &self.disk);
-        if !is_whole && let Some((_, depacketizer)) = &mut slot.depacketizer {
-            depacketizer.await_keyframe();
+            written.began = Some(micros);
+            self.begin_file(slot, config, micros);
         }
         self.is_changed = true;
+        let track = self.written.get_mut(&slot).and_then(|written| written.track.as_mut());
+        track.is_none_or(|track| track.push(frame, micros, &self.disk))
     }
 
     /// Another file for a slot's track.
-    fn begin_file(&mut self, mut slot: Slot, config: Config, micros: i64) -> Option<Slot> {
-        if let Some(track) = slot.track.take() {
-            self.end_track(track, &slot, "config_changed");
-            slot.packets = 0;
-            slot.lost = 0;
+    fn begin_file(&mut self, slot: usize, config: Config, micros: i64) {
+        if let Some(track) = self.written.get_mut(&slot).and_then(|written| written.track.take()) {
+            self.end_track(track, self.feed.counts(slot), "config_changed");
+            self.feed.count_anew(slot);
         }
-        let (peer, track, source) =
-            (slot.content.peer.clone()?, slot.content.track.clone()?, slot.content.source.unwrap_or(Source::Camera));
+        let Some(SlotContent { peer: Some(peer), track: Some(track), source, .. }) = self.feed.content(slot).cloned()
+        else {
+            return;
+        };
+        let source = source.unwrap_or(Source::Camera);
         self.files += 1;
         let (number, source) = (self.files, source_name(source));
         let file = format!("{number:04}-{}-{source}.mp4", safe(&peer));
@@ -408,11 +355,10 @@ impl Recorder {
         match Track::begin(number, path, config, self.began_wall, entry, &self.disk) {
             Ok(track) => {
                 self.list(track.entry.clone());
-                slot.track = Some(track);
+                self.written.entry(slot).or_default().track = Some(track);
             }
             Err(error) => tracing::error!(%error, file, "a file cannot begin"),
         }
-        Some(slot)
     }
 
     fn tick(&mut self) -> Result<(), End> {
@@ -420,30 +366,18 @@ impl Recorder {
             return Err(End::Disk(error));
         }
         let now = Instant::now();
-        let numbers: Vec<usize> = self.slots.keys().copied().collect();
-        for number in numbers {
-            self.drain(number, now);
-            let Some(slot) = self.slots.get_mut(&number) else { continue };
-            let first = slot.held.as_ref().and_then(|held| held.first()).map(|(_, arrival)| *arrival);
-            if first.is_some_and(|first| since(self.began, now) - first >= HOLD_MICROS) {
-                self.release(number);
+        for slot in self.feed.slots() {
+            self.drain(slot, now);
+            let track = self.written.get_mut(&slot).and_then(|written| written.track.as_mut());
+            if track.is_some_and(|track| !track.tick(self.feed.micros(now), &self.disk)) {
+                self.feed.await_keyframe(slot);
             }
-            let Some(slot) = self.slots.get_mut(&number) else { continue };
-            if let Some(track) = &mut slot.track
-                && !track.tick(since(self.began, now), &self.disk)
-                && let Some((_, depacketizer)) = &mut slot.depacketizer
-            {
-                depacketizer.await_keyframe();
-            }
-            let wants = slot.depacketizer.as_ref().is_some_and(|(_, depacketizer)| depacketizer.wants_keyframe());
-            let may = slot.asked_keyframe.is_none_or(|asked| now.duration_since(asked) >= KEYFRAME_INTERVAL);
-            if wants && may {
-                slot.asked_keyframe = Some(now);
+            if self.feed.wants_keyframe(slot, now) {
                 // A queue that is full now is asked again.
-                let _ = self.room.request_keyframe(number);
+                let _ = self.room.request_keyframe(slot);
             }
         }
-        if self.is_changed && now.duration_since(self.written) >= MANIFEST_INTERVAL {
+        if self.is_changed && now.duration_since(self.listed) >= MANIFEST_INTERVAL {
             self.write_manifest();
         }
         Ok(())
@@ -451,41 +385,25 @@ impl Recorder {
 
     fn write_manifest(&mut self) {
         let mut open = Vec::new();
-        for slot in self.slots.values_mut() {
-            let Some(mut track) = slot.track.take() else { continue };
-            note_counts(&mut track, slot);
-            open.push(track.entry.clone());
-            slot.track = Some(track);
+        for (slot, written) in &mut self.written {
+            if let Some(track) = &mut written.track {
+                note_counts(track, self.feed.counts(*slot));
+                open.push(track.entry.clone());
+            }
         }
         open.into_iter().for_each(|file| self.list(file));
         self.manifest.packets_overflowed = self.room.overflowed();
         self.manifest.updated = rfc3339(wall_micros());
         let bytes = serde_json::to_vec_pretty(&self.manifest).expect("a list is always JSON");
-        self.disk.replace(self.folder.join("recording.json"), bytes);
-        (self.is_changed, self.written) = (false, Instant::now());
+        self.disk.replace(self.folder.join(LIST), bytes);
+        (self.is_changed, self.listed) = (false, Instant::now());
     }
 }
 
-fn note_counts(track: &mut Track, slot: &Slot) {
-    track.entry.packets = slot.packets;
-    track.entry.packets_lost = slot.lost;
-    track.entry.clock = if slot.clock.is_reported() { "sender_reports" } else { "arrival" };
-}
-
-fn depacketize(slot: &mut Slot, ordered: &Ordered, frames: &mut Vec<Frame>) {
-    let Ordered { packet, lost } = ordered;
-    slot.lost += lost;
-    if slot.depacketizer.as_ref().is_none_or(|(codec, _)| *codec != packet.codec) {
-        slot.depacketizer = Some((packet.codec, Depacketizer::new(packet.codec)));
-        slot.asked_keyframe = None;
-    }
-    let Some((_, depacketizer)) = &mut slot.depacketizer else { return };
-    let was_waiting = depacketizer.wants_keyframe();
-    let header = &packet.header;
-    depacketizer.push(*lost > 0, header.timestamp, header.marker, &packet.payload, frames);
-    if depacketizer.wants_keyframe() && !was_waiting {
-        slot.asked_keyframe = None; // At once.
-    }
+fn note_counts(track: &mut Track, counts: Counts) {
+    track.entry.packets = counts.packets;
+    track.entry.packets_lost = counts.lost;
+    track.entry.clock = if counts.is_reported { "sender_reports" } else { "arrival" };
 }
 
 fn source_name(source: Source) -> &'static str {

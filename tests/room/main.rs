@@ -8,6 +8,7 @@ mod recording;
 #[path = "../require/mod.rs"]
 mod require;
 mod server;
+mod store;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::require;
 use crate::server::Server;
 
 /// Somebody with a camera and a microphone, in a task.
-struct Publisher {
+pub(crate) struct Publisher {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU32>,
     seen: Arc<Mutex<Vec<String>>>,
@@ -27,7 +27,7 @@ struct Publisher {
 
 impl Publisher {
     /// It sends the first media for so many frames, then the second.
-    async fn join(server: &Server, room: &str, name: &str, media: [Media; 2], frames: u32) -> Publisher {
+    pub(crate) async fn join(server: &Server, room: &str, name: &str, media: [Media; 2], frames: u32) -> Publisher {
         let mut settings = server.settings(room, name);
         (settings.sends_audio, settings.sends_video) = (true, Some(media[0].codec));
         let room = Room::join(settings).await.unwrap();
@@ -36,7 +36,7 @@ impl Publisher {
         Publisher { stop, sent, seen, task: tokio::spawn(task) }
     }
 
-    async fn leave(self) {
+    pub(crate) async fn leave(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
     }
@@ -125,7 +125,7 @@ impl Drop for Recorder {
 }
 
 /// What ffprobe says of a file's stream, with its first and last time in seconds.
-fn probe(path: &Path) -> (Value, f64, f64) {
+pub(crate) fn probe(path: &Path) -> (Value, f64, f64) {
     let path = path.to_str().unwrap();
     let shown = "stream=codec_name,width,height,sample_rate:packet=pts_time,duration_time";
     let output = run("ffprobe", &["-v", "error", "-of", "json", "-show_entries", shown, path]);
@@ -163,7 +163,7 @@ fn seconds_of_day(rfc3339: &str) -> f64 {
     hours * 3600.0 + minutes * 60.0 + seconds
 }
 
-async fn send_for(publisher: &Publisher, seconds: u32) {
+pub(crate) async fn send_for(publisher: &Publisher, seconds: u32) {
     let (begun, until) = (Instant::now(), publisher.sent.load(Ordering::Relaxed) + 50 * seconds);
     while publisher.sent.load(Ordering::Relaxed) < until {
         assert!(begun.elapsed() < DEADLINE);
