@@ -148,6 +148,9 @@ pub(crate) enum Command {
     /// Record rooms: a peer that sends nothing joins each, everybody sees it, and it writes each track to a file of fragmented MP4.
     /// Ends with SIGINT or SIGTERM; docs/RECORDING.md says what is in the folder.
     Record(Record),
+    /// Send a room on to a large audience as low-latency HLS: a peer that sends nothing joins it, everybody sees it, and players get one
+    /// picture and the sound of all. Ends with SIGINT or SIGTERM; docs/LIVE.md says what players find where.
+    Live(Live),
     /// Load a server with WebRTC peers, and report what it forwards and what that costs. Without
     /// --server and --state it starts one of its own.
     Load(Load),
@@ -386,6 +389,47 @@ pub(crate) struct Record {
     /// The name that others in the room see
     #[arg(long, value_name = "NAME", default_value = "Recorder")]
     pub(crate) name: String,
+}
+
+/// What is to be sent on.
+#[derive(Debug, Args)]
+pub(crate) struct Live {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    /// Which room
+    #[arg(value_name = "ROOM")]
+    pub(crate) room: String,
+    /// Serve players at this address, as http://ADDRESS/ROOM/index.m3u8
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["to", "rtmp"])]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Write the same into this folder, for any web server, with more delay
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Push it to this address by RTMP, with ffmpeg; the stream's key is the address's last part, or UPRTC_RTMP_KEY, which nobody
+    /// sees in the list of processes
+    #[arg(long, value_name = "rtmp://HOST/APP[/KEY]")]
+    pub(crate) rtmp: Option<String>,
+    /// Show the picture of who has this name [default: of who shares a screen, else of the first with a camera]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) video: Option<String>,
+    /// How sound is encoded [default: aac if ffmpeg is there, else opus]
+    #[arg(long, value_enum)]
+    pub(crate) sound: Option<Sound>,
+    /// The program that encodes AAC
+    #[arg(long, value_name = "FILE", default_value = "ffmpeg")]
+    pub(crate) ffmpeg: String,
+    /// The name that others in the room see
+    #[arg(long, value_name = "NAME", default_value = "Live")]
+    pub(crate) name: String,
+}
+
+/// How sound is encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Sound {
+    /// By ffmpeg, for all players
+    Aac,
+    /// By libopus, for browsers other than Safari
+    Opus,
 }
 
 /// Where recordings go.

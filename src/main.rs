@@ -1,11 +1,12 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `nodes`, `kick` and `move` govern a server, `doctor`
-//! looks at the machine, `record` records rooms, `load` loads a server, `sip` lets telephones in. No logic of a call is here.
+//! looks at the machine, `record` records rooms, `live` sends them on, `load` loads a server, `sip` lets telephones in. No logic of a call is here.
 
 mod administration;
 mod cli;
 mod confine;
 mod doctor;
+mod live;
 mod load;
 mod options;
 mod process;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Record(request) => record::run(&common, &request),
+        Command::Live(request) => live::run(&common, &request),
         Command::Load(request) => load::run(&common, &request),
         Command::Sip(request) => sip::run(&common, &request),
         Command::Token(request) => token::print(&common, &request),

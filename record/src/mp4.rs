@@ -1,15 +1,18 @@
-//! Fragmented MP4 (ISO/IEC 14496-12 §8.8): what a file begins with, and a fragment. One track to a file.
+//! Fragmented MP4 (ISO/IEC 14496-12 §8.8): what a file begins with, and a fragment. Tracks are counted from 1.
 
 use mp4_atom::{
-    Audio, Av01, Av1c, Avc1, Avcc, AvccExt, Codec, Dinf, Dops, Dref, DrefEntry, Encode, FixedPoint, Ftyp, Hdlr, Mdhd,
-    Mdia, Mfhd, Minf, Moof, Moov, Mvex, Mvhd, Opus, Smhd, Stbl, Stco, Stsd, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun,
-    TrunEntry, TrunSamples, Url, Visual, Vmhd, Vp08, Vp09, VpcC,
+    Audio, Av01, Av1c, Avc1, Avcc, AvccExt, Codec, Dinf, Dops, Dref, DrefEntry, Encode, Esds, FixedPoint, Ftyp, Hdlr,
+    Mdhd, Mdia, Mfhd, Minf, Moof, Moov, Mp4a, Mvex, Mvhd, Opus, Smhd, Stbl, Stco, Stsd, Tfdt, Tfhd, Tkhd, Traf, Trak,
+    Trex, Trun, TrunEntry, TrunSamples, Url, Visual, Vmhd, Vp08, Vp09, VpcC,
 };
+
+use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
 
 use crate::depacketize::Config;
 
-/// The one track of a file.
-const TRACK: u32 = 1;
+/// Why something cannot be written.
+pub use mp4_atom::Error;
+
 /// From 1904, from where MP4 counts, to 1970, seconds.
 const EPOCH_SECONDS: u64 = 2_082_844_800;
 /// A sample that depends on none (§8.8.3.1).
@@ -32,17 +35,43 @@ pub struct Sample {
 
 /// Ticks a second of a file of this kind.
 pub fn timescale(config: &Config) -> u32 {
-    if *config == Config::Opus { 48_000 } else { 90_000 }
+    if config.is_audio() { 48_000 } else { 90_000 }
 }
 
-/// What a file begins with. `created`: seconds since 1970.
-pub fn header(config: &Config, created: u64) -> Result<Vec<u8>, mp4_atom::Error> {
-    let (creation_time, is_audio) = (created + EPOCH_SECONDS, *config == Config::Opus);
+/// What a file of these tracks begins with. `created`: seconds since 1970.
+pub fn header(configs: &[&Config], created: u64) -> Result<Vec<u8>, mp4_atom::Error> {
+    let creation_time = created + EPOCH_SECONDS;
+    let mvhd = Mvhd {
+        creation_time,
+        modification_time: creation_time,
+        rate: FixedPoint::new(1, 0),
+        volume: FixedPoint::new(1, 0),
+        next_track_id: configs.len() as u32 + 1,
+        ..Mvhd::default()
+    };
+    let trex = |(track_id, _)| Trex { track_id, default_sample_description_index: 1, ..Trex::default() };
+    let trak = |(track_id, config): (u32, &&Config)| trak(track_id, config, creation_time);
+    let moov = Moov {
+        mvhd,
+        mvex: Some(Mvex { mehd: None, trex: (1..).zip(configs).map(trex).collect() }),
+        trak: (1..).zip(configs).map(trak).collect::<Result<_, _>>()?,
+        ..Moov::default()
+    };
+    let brands = [b"iso6", b"mp41"].map(|brand| brand.into()).to_vec();
+    let ftyp = Ftyp { major_brand: b"iso6".into(), minor_version: 0, compatible_brands: brands };
+    let mut bytes = Vec::new();
+    ftyp.encode(&mut bytes)?;
+    moov.encode(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn trak(track_id: u32, config: &Config, creation_time: u64) -> Result<Trak, mp4_atom::Error> {
+    let is_audio = config.is_audio();
     let (width, height) = config.size().unwrap_or_default();
     let tkhd = Tkhd {
         creation_time,
         modification_time: creation_time,
-        track_id: TRACK,
+        track_id,
         enabled: true,
         in_movie: true,
         volume: FixedPoint::new(u8::from(is_audio), 0),
@@ -66,39 +95,43 @@ pub fn header(config: &Config, created: u64) -> Result<Vec<u8>, mp4_atom::Error>
         ..Minf::default()
     };
     let mdia = Mdia { mdhd, hdlr: Hdlr { handler: handler.into(), name: name.to_owned() }, minf };
-    let mvhd = Mvhd {
-        creation_time,
-        modification_time: creation_time,
-        rate: FixedPoint::new(1, 0),
-        volume: FixedPoint::new(1, 0),
-        next_track_id: TRACK + 1,
-        ..Mvhd::default()
-    };
-    let trex = Trex { track_id: TRACK, default_sample_description_index: 1, ..Trex::default() };
-    let moov = Moov {
-        mvhd,
-        mvex: Some(Mvex { mehd: None, trex: vec![trex] }),
-        trak: vec![Trak { tkhd, mdia, ..Trak::default() }],
-        ..Moov::default()
-    };
-    let brands = [b"iso6", b"mp41"].map(|brand| brand.into()).to_vec();
-    let ftyp = Ftyp { major_brand: b"iso6".into(), minor_version: 0, compatible_brands: brands };
-    let mut bytes = Vec::new();
-    ftyp.encode(&mut bytes)?;
-    moov.encode(&mut bytes)?;
-    Ok(bytes)
+    Ok(Trak { tkhd, mdia, ..Trak::default() })
 }
 
 fn entry(config: &Config) -> Result<Codec, mp4_atom::Error> {
     let visual = |(width, height)| Visual { data_reference_index: 1, width, height, ..Visual::default() };
     Ok(match config {
-        Config::Opus => Codec::from(Opus {
-            audio: Audio {
-                data_reference_index: 1,
-                channel_count: 2,
-                sample_size: 16,
-                sample_rate: FixedPoint::new(48_000, 0),
+        Config::Aac => Codec::from(Mp4a {
+            audio: stereo(),
+            esds: Esds {
+                es_desc: EsDescriptor {
+                    es_id: 0,
+                    depends_on_es_id: None,
+                    url: None,
+                    ocr_es_id: None,
+                    stream_priority: 0,
+                    dec_config: DecoderConfig {
+                        object_type_indication: 0x40, // ISO/IEC 14496-3
+                        stream_type: 5,               // Audio.
+                        up_stream: 0,
+                        buffer_size_db: Default::default(),
+                        max_bitrate: 0,
+                        avg_bitrate: 0,
+                        dec_specific: Some(DecoderSpecific {
+                            profile: 2,
+                            freq_index: 3,
+                            chan_conf: 2,
+                            raw: Vec::new(),
+                        }),
+                    },
+                    sl_config: SLConfig {},
+                },
             },
+            btrt: None,
+            taic: None,
+        }),
+        Config::Opus => Codec::from(Opus {
+            audio: stereo(),
             // A decoder makes of each packet what it is, one channel or two. It begins amidst a stream: nothing is to be skipped.
             dops: Dops {
                 output_channel_count: 2,
@@ -153,36 +186,45 @@ fn entry(config: &Config) -> Result<Codec, mp4_atom::Error> {
     })
 }
 
+fn stereo() -> Audio {
+    Audio { data_reference_index: 1, channel_count: 2, sample_size: 16, sample_rate: FixedPoint::new(48_000, 0) }
+}
+
 fn vpcc() -> VpcC {
     VpcC { chroma_subsampling: 1, ..VpcC::default() }
 }
 
-/// A fragment of samples that follow each other without a gap. `number` counts from 1.
-pub fn fragment(number: u32, samples: &[Sample]) -> Result<Vec<u8>, mp4_atom::Error> {
+/// A fragment of each track's samples, which follow each other without a gap. `number` counts from 1.
+pub fn fragment(number: u32, tracks: &[&[Sample]]) -> Result<Vec<u8>, mp4_atom::Error> {
     let entry = |sample: &Sample| TrunEntry {
         duration: Some(sample.duration),
         size: Some(sample.data.len() as u32),
         flags: Some(if sample.is_key { KEY_FLAGS } else { DEPENDENT_FLAGS }),
         cts: None,
     };
-    let trun = Trun { data_offset: Some(0), samples: TrunSamples::Explicit(samples.iter().map(entry).collect()) };
-    let traf = Traf {
-        tfhd: Tfhd { track_id: TRACK, default_base_is_moof: true, ..Tfhd::default() },
+    let traf = |track_id: u32, samples: &[Sample]| Traf {
+        tfhd: Tfhd { track_id, default_base_is_moof: true, ..Tfhd::default() },
         tfdt: Some(Tfdt { base_media_decode_time: samples.first().map_or(0, |sample| sample.start) }),
-        trun: vec![trun],
+        trun: vec![Trun { data_offset: Some(0), samples: TrunSamples::Explicit(samples.iter().map(entry).collect()) }],
         ..Traf::default()
     };
-    let mut moof = Moof { mfhd: Mfhd { sequence_number: number }, traf: vec![traf] };
+    let there = (1..).zip(tracks).filter(|(_, samples)| !samples.is_empty());
+    let traf = there.map(|(track_id, samples)| traf(track_id, samples)).collect();
+    let mut moof = Moof { mfhd: Mfhd { sequence_number: number }, traf };
     let mut bytes = Vec::new();
     moof.encode(&mut bytes)?;
-    // The data begins behind the header of `mdat`; the offset does not change how long `moof` is.
-    moof.traf[0].trun[0].data_offset = Some(bytes.len() as i32 + 8);
+    // The data begins behind the header of `mdat`; the offsets do not change how long `moof` is.
+    let mut len = 0;
+    let of = |samples: &[Sample]| samples.iter().map(|sample| sample.data.len()).sum::<usize>();
+    for (traf, samples) in moof.traf.iter_mut().zip(tracks.iter().filter(|samples| !samples.is_empty())) {
+        traf.trun[0].data_offset = Some((bytes.len() + 8 + len) as i32);
+        len += of(samples);
+    }
     bytes.clear();
     moof.encode(&mut bytes)?;
-    let len: usize = samples.iter().map(|sample| sample.data.len()).sum();
     bytes.extend(((len + 8) as u32).to_be_bytes());
     bytes.extend(b"mdat");
-    samples.iter().for_each(|sample| bytes.extend_from_slice(&sample.data));
+    tracks.iter().copied().flatten().for_each(|sample| bytes.extend_from_slice(&sample.data));
     Ok(bytes)
 }
 
@@ -195,14 +237,16 @@ mod tests {
     #[test]
     fn a_fragment_is_read_back() {
         let sample = |start, data: &[u8]| Sample { start, duration: 960, is_key: true, data: data.to_vec() };
-        let bytes = fragment(7, &[sample(1 << 33, b"one"), sample((1 << 33) + 960, b"four")]).unwrap();
+        let (one, other) = ([sample(1 << 33, b"one"), sample((1 << 33) + 960, b"four")], [sample(5, b"fives")]);
+        let bytes = fragment(7, &[&one, &[], &other]).unwrap();
         let mut rest = &bytes[..];
         let Any::Moof(moof) = Any::decode(&mut rest).unwrap() else { panic!() };
         let traf = &moof.traf[0];
         assert_eq!((moof.mfhd.sequence_number, traf.tfdt.as_ref().unwrap().base_media_decode_time), (7, 1 << 33));
         let offset = traf.trun[0].data_offset.unwrap() as usize;
-        assert_eq!(&bytes[offset..], b"onefour");
-        assert_eq!(traf.trun[0].samples.len(), 2);
+        assert_eq!(&bytes[offset..], b"onefourfives");
+        assert_eq!((traf.trun[0].samples.len(), moof.traf[1].tfhd.track_id), (2, 3));
+        assert_eq!(&bytes[moof.traf[1].trun[0].data_offset.unwrap() as usize..], b"fives");
         let Any::Mdat(_) = Any::decode(&mut rest).unwrap() else { panic!() };
         assert!(rest.is_empty());
     }

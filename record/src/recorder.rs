@@ -418,6 +418,7 @@ fn source_name(source: Source) -> &'static str {
 fn codec_name(config: &Config) -> &'static str {
     match config {
         Config::Opus => "opus",
+        Config::Aac => "aac",
         Config::H264 { .. } => "h264",
         Config::Vp8 { .. } => "vp8",
         Config::Vp9 { .. } => "vp9",

@@ -46,7 +46,7 @@ impl Track {
         entry: File,
         disk: &Disk,
     ) -> Result<Track, mp4_atom::Error> {
-        let header = mp4::header(&config, (began / 1_000_000) as u64)?;
+        let header = mp4::header(&[&config], (began / 1_000_000) as u64)?;
         let timescale = i64::from(mp4::timescale(&config));
         let mut track =
             Track { number, path, config, timescale, began, fragments: 0, samples: Vec::new(), free_from: 0, entry };
@@ -127,7 +127,7 @@ impl Track {
         let Some(last) = self.samples.last() else { return true };
         self.free_from = last.start + u64::from(last.duration);
         self.fragments += 1;
-        let fragment = mp4::fragment(self.fragments, &self.samples);
+        let fragment = mp4::fragment(self.fragments, &[&self.samples]);
         self.samples.clear();
         match fragment {
             Ok(bytes) => self.append(disk, bytes),

@@ -45,7 +45,7 @@ fn assert_whole(codec: Codec, frames: &[Frame]) {
         assert!(!frame.data.is_empty());
         if let Some(config) = &frame.config {
             assert!(frame.is_key && config.size().is_none_or(|(width, height)| width > 0 && height > 0), "{config:?}");
-            assert!(!mp4::header(config, 0).unwrap().is_empty());
+            assert!(!mp4::header(&[config], 0).unwrap().is_empty());
         }
         if codec == Codec::Video(VideoCodec::H264) {
             let mut rest = &frame.data[..];
@@ -80,7 +80,7 @@ proptest! {
             let samples: Vec<Sample> = (0..).zip(frames).map(|(start, frame)| {
                 Sample { start, duration: opus::duration(&frame.data).unwrap_or(1), is_key: frame.is_key, data: frame.data }
             }).collect();
-            mp4::fragment(1, &samples).unwrap();
+            mp4::fragment(1, &[&samples]).unwrap();
         }
     }
 
@@ -89,7 +89,7 @@ proptest! {
         if let Some((width, height)) = h264::parse_sps(&bytes) {
             prop_assert!(width > 0 && height > 0);
             let config = Config::H264 { sps: vec![bytes], pps: vec![vec![0x68]], size: (width, height) };
-            prop_assert!(mp4::header(&config, 1).is_ok());
+            prop_assert!(mp4::header(&[&config], 1).is_ok());
         }
     }
 

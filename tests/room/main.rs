@@ -1,8 +1,9 @@
 //! Peers of the `client` crate's `room` in rooms of a running `uprtc run`: what they are told and brought, while planes are killed;
-//! and `uprtc record`, which is one.
+//! and `uprtc record` and `uprtc live`, which are two.
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod live;
 mod media;
 mod recording;
 #[path = "../require/mod.rs"]

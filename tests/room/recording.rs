@@ -21,7 +21,7 @@ use crate::server::Server;
 pub(crate) struct Publisher {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU32>,
-    seen: Arc<Mutex<Vec<String>>>,
+    pub(crate) seen: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn probe(path: &Path) -> (Value, f64, f64) {
 }
 
 /// When black and silence end, by ffmpeg's detectors, and that everything is decoded without a complaint.
-fn edges(path: &Path, filter: &[&str], mark: &str) -> Vec<f64> {
+pub(crate) fn edges(path: &Path, filter: &[&str], mark: &str) -> Vec<f64> {
     let path = path.to_str().unwrap();
     let errors = run("ffmpeg", &["-v", "error", "-i", path, "-f", "null", "-"]).stderr;
     assert!(errors.is_empty(), "{path}: {}", String::from_utf8_lossy(&errors));

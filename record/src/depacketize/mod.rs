@@ -20,6 +20,8 @@ const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
 pub enum Config {
     /// RFC 7845, RFC 6716
     Opus,
+    /// AAC-LC of 48 kHz and two channels (ISO/IEC 14496-3). No room has it; an encoder makes it.
+    Aac,
     /// Parameter sets (ISO/IEC 14496-10), without start codes.
     H264 {
         /// Sequence parameter sets in the order of their ids.
@@ -57,10 +59,15 @@ pub enum Config {
 }
 
 impl Config {
+    /// Whether it is sound.
+    pub fn is_audio(&self) -> bool {
+        matches!(self, Config::Opus | Config::Aac)
+    }
+
     /// Pixels of a picture.
     pub fn size(&self) -> Option<(u16, u16)> {
         match self {
-            Config::Opus => None,
+            Config::Opus | Config::Aac => None,
             Config::H264 { size, .. } | Config::Vp8 { size } | Config::Vp9 { size } | Config::Av1 { size, .. } => {
                 Some(*size)
             }
