@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use proto::work::Role;
 
 /// What is below the list of commands.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 not done, or `doctor` found something that fails (one line on standard \
@@ -374,8 +375,14 @@ pub(crate) struct Record {
     #[command(flatten)]
     pub(crate) remote: Remote,
     /// Which rooms
-    #[arg(required = true, value_name = "ROOM")]
+    #[arg(required_unless_present = "wait", conflicts_with = "wait", value_name = "ROOM")]
     pub(crate) rooms: Vec<String>,
+    /// Wait for orders of the server, and record the rooms that it says (docs/SERVICES.md)
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// With --wait: how many rooms it records at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) tasks_max: u16,
     /// In this folder each recording makes one of its own; or an S3-compatible store, which AWS_ENDPOINT_URL, AWS_REGION,
     /// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY describe
     #[arg(long, value_name = "DIR|s3://BUCKET/PREFIX", value_parser = parse_to)]
@@ -478,9 +485,20 @@ pub(crate) struct Token {
     /// May invite others to the room
     #[arg(long)]
     pub(crate) invite: bool,
+    /// May start and stop recordings of the room
+    #[arg(long)]
+    pub(crate) record: bool,
+    /// What its bearer is, if it is no person's device: recorder, streamer, telephone or feed. It may wait for orders as such a
+    /// service (docs/SERVICES.md)
+    #[arg(long, value_name = "ROLE", value_parser = parse_role)]
+    pub(crate) role: Option<Role>,
     /// How long it is good: a number and s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) ttl: Duration,
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    Role::named(text).ok_or_else(|| format!("{text:?} is none of {}", Role::ALL.map(Role::name).join(", ")))
 }
 
 /// More than none and less than a day.

@@ -14,6 +14,7 @@ mod reach;
 mod record;
 mod remote;
 mod running;
+mod service;
 mod sip;
 mod supervisor;
 mod token;

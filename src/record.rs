@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::room;
+use client::service::{Settings as Service, Task};
 use controlplane::auth::Claims;
 use controlplane::http::PublicUrl;
+use proto::work::Role;
 use record::disk::Quota;
 use record::store::outbox::Sending;
 use record::store::{self, Credentials, Place, Store};
 use record::{End, Recorder, Settings};
+use serde_json::Map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Common, Record, To};
 use crate::running::{self, Running};
-use crate::{Failure, process, remote};
+use crate::{Failure, process, remote, service};
 
 /// How long the token is good: for as long a recording comes back by itself after its server was replaced.
 const TTL: Duration = Duration::from_secs(30 * 86_400);
@@ -46,20 +49,32 @@ pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
     let store = place.map(|place| store_settings(place, |name| std::env::var(name).ok())).transpose()?;
     let server = server.resolve()?;
     let settings = |room: &String| -> Result<Settings, Failure> {
-        let peer = room::Settings::new(server.clone(), room, &token(common, &request.name, room)?);
+        let peer = room::Settings::new(server.clone(), room, &token(common, Role::Recorder, &request.name, room)?);
         let room = room::Settings { rejoin_for: REJOIN_FOR, ..peer };
         Ok(Settings { room, folder: folder.clone(), quota: quota.clone(), store: None })
     };
     let settings = request.rooms.iter().map(settings).collect::<Result<Vec<_>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let service = request.wait.then(|| {
+        let token = std::env::var("UPRTC_TOKEN").ok();
+        let tasks_max = request.tasks_max.into();
+        service::settings(server.clone(), || running::state(common), token, Role::Recorder, tasks_max)
+    });
+    let service = service.transpose()?;
     runtime.block_on(async {
-        let Some(store) = store else { return record_all(settings).await };
+        let work = async |store: Option<Arc<Store>>| match service {
+            Some(service) => {
+                let of = |room| Settings { room, folder: folder.clone(), quota: quota.clone(), store: store.clone() };
+                wait(service, of).await
+            }
+            None => record_all(settings.into_iter().map(|of| Settings { store: store.clone(), ..of }).collect()).await,
+        };
+        let Some(store) = store else { return work(None).await };
         // Before anything is joined it is known that the store takes what is recorded.
         let place = store.place.to_string();
         let store = Arc::new(Store::open(store).await.map_err(|error| format!("--to {place}: {error}"))?);
         let left = Sending::take_up(&store, &folder, &quota).map_err(failed)?;
-        let with_store = |settings| Settings { store: Some(Arc::clone(&store)), ..settings };
-        let outcome = record_all(settings.into_iter().map(with_store).collect()).await;
+        let outcome = work(Some(store)).await;
         // What is left for the third time waits for the fourth; it is in the log what the store says.
         for sending in left {
             sending.finish(LEFT_FOR).await;
@@ -95,13 +110,43 @@ pub(crate) fn store_settings(
     Ok(store::Settings { server, is_path_style, place: place.clone(), region, credentials })
 }
 
+/// Records the rooms that the server says.
+async fn wait(service: Service, of: impl Fn(room::Settings) -> Settings) -> Result<(), Failure> {
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    let server = service.server.clone();
+    let run = |task: Task| {
+        let peer = room::Settings::new(server.clone(), &task.order.room, &task.token);
+        record_one(of(room::Settings { rejoin_for: REJOIN_FOR, ..peer }), task)
+    };
+    Ok(client::service::serve(service, run, stop).await?)
+}
+
+/// Why it ended.
+async fn record_one(settings: Settings, task: Task) -> String {
+    let recorder = match Recorder::start(settings).await {
+        Ok(recorder) => recorder,
+        Err(error) => return format!("{}: {error}", error.name()),
+    };
+    task.running(Map::from_iter([("place".to_owned(), recorder.place().into())])).await;
+    match recorder.run(task.stopped()).await {
+        End::Stopped => End::Stopped.name().to_owned(),
+        end => format!("{}: {end}", end.name()),
+    }
+}
+
 /// `UPRTC_TOKEN`, or one of the key in the state folder.
-pub(crate) fn token(common: &Common, name: &str, room: &str) -> Result<String, Failure> {
+pub(crate) fn token(common: &Common, role: Role, name: &str, room: &str) -> Result<String, Failure> {
     if let Ok(token) = std::env::var("UPRTC_TOKEN") {
         return Ok(token);
     }
     let keys = running::keys(&running::state(common)?)?;
-    Ok(keys.sign(&Claims { subscribe: true, ..Claims::new(room, name, TTL.as_secs()) })?)
+    Ok(keys.sign(&Claims { subscribe: true, role: Some(role), ..Claims::new(room, name, TTL.as_secs()) })?)
 }
 
 async fn record_all(settings: Vec<Settings>) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, is_name_char, is_participant_name};
+use proto::work::{Role, TASKS_MAX};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Failure;
@@ -14,6 +15,7 @@ use crate::cli::{Common, Sip};
 use crate::options::Sources;
 use crate::remote::Server;
 use crate::running::{self, Running};
+use crate::service;
 
 /// How long the token of a call is good; a call may not last longer.
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -39,6 +41,12 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
         }
         None => Server::running(&Running::find(&running::state(common)?)?),
     };
+    let server = server.resolve()?;
+    let orders = settings.takes_orders().then(|| {
+        let (token, tasks_max) = (settings.orders_token().map(str::to_owned), settings.calls_max().min(TASKS_MAX));
+        service::settings(server.clone(), || running::state(common), token, Role::Telephone, tasks_max)
+    });
+    let orders = orders.transpose()?;
     let tokens = tokens(running::state(common), settings.needs_tokens())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -55,7 +63,7 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
             // Nobody may be listening, and that is fine.
             let _ = writeln!(out, "sip={sip}{http}").and_then(|()| out.flush());
         };
-        ::sip::run(settings, server.resolve()?, tokens, announce, stop).await?;
+        ::sip::run(settings, server, tokens, orders, announce, stop).await?;
         Ok(())
     })
 }
@@ -72,7 +80,8 @@ fn tokens(state: Result<PathBuf, Failure>, is_needed: bool) -> Result<::sip::Tok
     Ok(Arc::new(move |room, name| {
         let shown: String = name.chars().filter(|char| is_name_char(*char)).take(NAME_LEN_MAX).collect();
         let name = if is_participant_name(&shown) { &shown } else { "Telephone" };
-        let claims = Claims { publish: true, subscribe: true, ..Claims::new(room, name, TTL.as_secs()) };
+        let role = Some(Role::Telephone);
+        let claims = Claims { publish: true, subscribe: true, role, ..Claims::new(room, name, TTL.as_secs()) };
         keys.sign(&claims).map_err(|error| error.to_string())
     }))
 }

@@ -29,7 +29,7 @@ pub(crate) fn link(common: &Common, request: &Token) -> Result<(), Failure> {
     let state = running::state(common)?;
     let mut request = request.clone();
     if !request.publish && !request.subscribe && !request.admin {
-        (request.publish, request.subscribe, request.invite) = (true, true, true);
+        (request.publish, request.subscribe, request.invite, request.record) = (true, true, true, true);
     }
     let base = link_base(common, &state)?;
     let (room, token) = (&request.room, sign(&state, &request)?);
@@ -54,6 +54,8 @@ fn sign(state: &Path, request: &Token) -> Result<String, Failure> {
         data: request.data,
         admin: request.admin,
         invite: request.invite,
+        record: request.record,
+        role: request.role,
         ..Claims::new(&request.room, &request.name, request.ttl.as_secs())
     };
     let token = keys.sign(&claims)?;

@@ -128,6 +128,17 @@ export class Edge {
     return text;
   }
 
+  /** Starts a command that goes on until the end of the file, for example a recorder. */
+  begin(...words) {
+    const child = spawn(executable, [...words, '--state', this.state], { stdio: ['ignore', 'ignore', 'inherit'] });
+    const ended = new Promise((resolve) => child.once('close', resolve));
+    atTheEnd(async () => {
+      child.kill('SIGTERM');
+      if ((await Promise.race([ended, deadline(10_000)])) === undefined) child.kill('SIGKILL');
+    });
+    return child;
+  }
+
   async url(room, name, join = true) {
     const token = await this.token('--room', room, '--name', name, '--publish', '--subscribe', '--invite');
     return `${this.base}/r/${room}?token=${token}${join ? '&join=1' : ''}`;

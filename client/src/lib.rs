@@ -18,6 +18,7 @@ pub mod room;
 pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
+pub mod service;
 pub mod signal;
 pub mod srtp;
 pub mod transport;

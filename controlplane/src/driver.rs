@@ -448,8 +448,9 @@ impl Driver {
             injects_lost: self.injects_lost,
             records_malformed: self.records_malformed,
             sockets_slow: self.sockets_slow,
-            registry: Default::default(), // HTTP has it, and the other.
+            registry: Default::default(), // HTTP has it, and the others.
             cluster: None,
+            services: Vec::new(),
         }
     }
 

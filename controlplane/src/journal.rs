@@ -78,6 +78,7 @@ mod tests {
     use proto::id::{Rid, SlotId, StreamId};
     use proto::plane::{Codec, TRACK_ENCODINGS_MAX};
     use proto::signal::{Kind, Source};
+    use proto::work::Role;
 
     use crate::auth::{MAKERS_MAX, Maker, TIME_MAX_S};
     use crate::member::{Encoding, Format};
@@ -122,6 +123,7 @@ mod tests {
                 data: false,
                 subscribe: false,
                 admin: false,
+                role: Some(Role::Feed),
                 expires_at: Some(u64::MAX),
                 issued_to: Some("f".repeat(16)),
                 token: Some("f".repeat(16)),

@@ -52,6 +52,7 @@ mod reconcile;
 mod refusal;
 mod room;
 mod run;
+mod services;
 mod session;
 mod shares;
 mod shown;

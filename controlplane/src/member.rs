@@ -273,7 +273,8 @@ impl Member {
     pub(crate) fn info(&self) -> PeerInfo {
         let tracks = self.published().map(|track| self.track_info(track)).collect();
         let (peer, name) = (self.id.clone(), self.grant.name.clone());
-        PeerInfo { peer, name, lookalike: self.is_lookalike, quality: self.judge.quality(), tracks }
+        let (lookalike, quality) = (self.is_lookalike, self.judge.quality());
+        PeerInfo { peer, name, lookalike, quality, role: self.grant.role, tracks }
     }
 
     /// Whether one of its tracks is kept from the others, whatever it sends.

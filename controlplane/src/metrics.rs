@@ -12,6 +12,7 @@ use std::time::Duration;
 use proto::histogram::Histogram;
 use proto::plane::{CONTRACT_VERSION, Counter, LAYOUT_HASH, PathState};
 use proto::signal::{PeerState, Quality};
+use proto::work::Role;
 
 use self::process::Usage;
 use crate::engine::{EdgePath, Snapshot, WorkerSnapshot};
@@ -47,6 +48,8 @@ pub struct Sample {
     pub registry: RegistryFigures,
     /// The cluster, if this node is in one.
     pub cluster: Option<ClusterFigures>,
+    /// Of each role: how many services wait for orders, and how many tasks they have.
+    pub services: Vec<(Role, usize, usize)>,
 }
 
 /// The cluster at the moment of a scrape.
@@ -115,6 +118,7 @@ pub fn render(sample: &Sample, stun: &stun_server::Counts, tls: Option<&Figures>
         edges(&mut page, &sample.snapshot);
         edge_paths(&mut page, &sample.edge_paths);
     }
+    services(&mut page, &sample.services);
     stun_server_counts(&mut page, stun);
     if let Some(figures) = tls {
         doors_tls(&mut page, figures);
@@ -267,6 +271,17 @@ fn edge_paths(page: &mut Page, paths: &[EdgePath]) {
         for (path, value) in paths.iter().filter_map(|path| Some((path, value(path)?))) {
             page.value(name, &labels(path), value);
         }
+    }
+}
+
+fn services(page: &mut Page, services: &[(Role, usize, usize)]) {
+    page.family("uprtc_services", "gauge", "Processes that wait for orders of this kind of work.");
+    for (role, count, _) in services {
+        page.value("uprtc_services", &format!("role=\"{}\"", role.name()), count);
+    }
+    page.family("uprtc_tasks", "gauge", "Recordings, streams, telephone calls and feeds that services have and that are not over.");
+    for (role, _, tasks) in services {
+        page.value("uprtc_tasks", &format!("role=\"{}\"", role.name()), tasks);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::plane::{Codec, TRACK_ENCODINGS_MAX};
 use proto::signal::{Kind, SlotCount, Source, VideoCodec};
+use proto::work::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Maker, id_of, is_name_char};
@@ -247,6 +248,9 @@ pub struct Grant {
     /// Whether it may use the REST interface.
     #[serde(rename = "a", alias = "admin", with = "flag")]
     pub admin: bool,
+    /// What it is, if it is no person's device.
+    #[serde(rename = "r", default, with = "role", skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// Until when it is good, seconds since 1970. Checked where the token is read; see [`Settings::expire_peers`] for who is
     /// in.
     #[serde(rename = "e", alias = "expires_at")]
@@ -282,6 +286,21 @@ mod flag {
             Flag::Word(flag) => flag,
             Flag::Digit(digit) => digit != 0,
         })
+    }
+}
+
+/// A role by its place in [`Role::ALL`]. One that a later version has is none.
+mod role {
+    use proto::work::Role;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(role: &Option<Role>, serializer: S) -> Result<S::Ok, S::Error> {
+        role.and_then(|role| Role::ALL.iter().position(|&other| other == role)).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Role>, D::Error> {
+        let place: Option<usize> = Option::deserialize(deserializer)?;
+        Ok(place.and_then(|place| Role::ALL.get(place).copied()))
     }
 }
 

@@ -8,6 +8,7 @@ import { tileSize } from './grid.js';
 import { bindPeople, showPeople } from './people.js';
 import { History, Plots } from './plots.js';
 import { numbers, summary, words } from './quality.js';
+import { Record } from './record.js';
 import { Talk } from './talk.js';
 import { Tile } from './tile.js';
 
@@ -41,6 +42,7 @@ class Call {
     this.#controls = new Controls(room, { signal, releasePreview, onstats: () => void this.#showStats() });
     bindPeople(room, signal);
     new Chat(room, signal);
+    new Record(room, signal);
     new Talk(room, signal, {
       tileOf: (participant) => this.#tiles.get(participant)?.element,
       onhand: (participant) => this.#changed(participant),

@@ -11,7 +11,7 @@ import { acceptInvitation, invite } from './sdk/uprtc.js';
 
 /**
  * The claims of a token, for display only: the server checks the token.
- * @typedef {{ name?: string, publish?: boolean, invite?: boolean, admin?: boolean, invitation?: boolean, exp?: number }} Claims
+ * @typedef {{ name?: string, publish?: boolean, invite?: boolean, record?: boolean, admin?: boolean, invitation?: boolean, exp?: number }} Claims
  */
 
 /** An invitation that is valid for less than an hour is replaced by a new one before it is given away. */
@@ -45,12 +45,13 @@ function claimsOf(token) {
   try {
     const payload = (token.split('.')[1] ?? '').replaceAll('-', '+').replaceAll('_', '/');
     const bytes = Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0));
-    const { name, publish, invite, admin, invitation, exp } = JSON.parse(new TextDecoder().decode(bytes));
+    const { name, publish, invite, record, admin, invitation, exp } = JSON.parse(new TextDecoder().decode(bytes));
     return {
       ...(typeof name === 'string' && { name }),
       ...(typeof publish === 'boolean' && { publish }),
       ...(typeof exp === 'number' && { exp }),
       invite: invite === true,
+      record: record === true,
       admin: admin === true,
       invitation: invitation === true,
     };
@@ -78,6 +79,11 @@ export const link = {
   get mayInvite() {
     const { invite, admin } = claimsOf(kept.token);
     return !!(kept.invitation || invite || admin);
+  },
+  /** Whether this person may start and stop recordings. */
+  get mayRecord() {
+    const { record, admin } = claimsOf(kept.token);
+    return !!(record || admin);
   },
   /** Gets a token under this name. @param {string} name */
   async accept(name) {

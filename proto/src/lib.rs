@@ -9,3 +9,4 @@ pub mod link;
 pub mod plane;
 pub mod signal;
 pub mod stun;
+pub mod work;

@@ -8,6 +8,8 @@ mod data;
 
 use serde::{Deserialize, Serialize};
 
+use crate::work::Role;
+
 pub use self::data::{DataEndReason, DataReceived, DataSent, MESSAGE_LEN_MAX, PART_LEN_MAX};
 
 /// Client to controlplane.
@@ -404,6 +406,9 @@ pub struct PeerInfo {
     /// How good its connection is.
     #[serde(default, skip_serializing_if = "Quality::is_good")]
     pub quality: Quality,
+    /// What it is, if it is no person's device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// What it publishes.
     pub tracks: Vec<TrackInfo>,
 }

@@ -56,6 +56,16 @@ pub enum RecordError {
     Folder(PathBuf, std::io::Error),
 }
 
+impl RecordError {
+    /// Its stable name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RecordError::Join(_) => "not_joined",
+            RecordError::Folder(..) => "disk_error",
+        }
+    }
+}
+
 /// Why a recording ended.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum End {

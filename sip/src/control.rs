@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::counters::Counters;
 use crate::entry::is_equal;
+use crate::orders::Ordered;
 
 /// Longest body.
 const BODY_LEN_MAX: usize = 4096;
@@ -25,7 +26,15 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Ask {
     Metrics(oneshot::Sender<String>),
-    Dial { room: String, number: String, digits: String, reply: oneshot::Sender<Result<u64, &'static str>> },
+    Dial {
+        room: String,
+        number: String,
+        digits: String,
+        /// If the controlplane wants it.
+        ordered: Option<Ordered>,
+        reply: oneshot::Sender<Result<u64, &'static str>>,
+    },
+    HangUp(u64),
 }
 
 #[derive(Deserialize)]
@@ -104,7 +113,7 @@ async fn answer(request: Request<Incoming>, token: Option<&str>, asks: &mpsc::Se
         return problem(StatusCode::BAD_REQUEST, "the body is {\"number\":\"…\"}");
     };
     let (reply, replied) = oneshot::channel();
-    let _ = asks.send(Ask::Dial { room, number, digits, reply }).await;
+    let _ = asks.send(Ask::Dial { room, number, digits, ordered: None, reply }).await;
     match replied.await {
         Ok(Ok(call)) => response(StatusCode::CREATED, "application/json", format!("{{\"call\":{call}}}")),
         Ok(Err(reason)) => problem(StatusCode::CONFLICT, reason),

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use client::http::Server;
 use client::random::Random;
+use client::service;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Ended, Event, Incoming};
 use crate::call::{Call, Order, Tokens, Word};
@@ -19,6 +20,7 @@ use crate::connections::{Arrival, Connections};
 use crate::control::{self, Ask};
 use crate::counters::{Counter, Counters};
 use crate::message::MESSAGE_LEN_MAX;
+use crate::orders::{self, Ordered, Progress};
 use crate::sdp::{KEY_LEN, Ours, Remote};
 use crate::settings::{Number, Settings};
 
@@ -31,6 +33,8 @@ const WORDS_MAX: usize = 4096;
 const PORT_TRIES: u16 = 100;
 /// How long calls have to say goodbye when the gateway stops.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// And how long the controlplane may take to be told.
+const LAST_REPORT: Duration = Duration::from_millis(1_500);
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,15 @@ pub enum RunError {
 struct Live {
     orders: mpsc::Sender<Order>,
     from: SocketAddr,
+    /// Who wants to know how far it is.
+    progress: Option<mpsc::Sender<Progress>>,
+}
+
+impl Live {
+    fn tell(&self, progress: Progress) {
+        // Who waits no longer, or is told a third time, need not know.
+        let _ = self.progress.as_ref().map(|out| out.try_send(progress));
+    }
 }
 
 struct Gateway {
@@ -72,6 +85,7 @@ pub async fn run(
     settings: Settings,
     server: Server,
     tokens: Tokens,
+    orders: Option<service::Settings>,
     announce: impl FnOnce(SocketAddr, Option<SocketAddr>),
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
@@ -86,6 +100,12 @@ pub async fn run(
         http = Some(listener.local_addr()?);
         tokio::spawn(control::serve(listener, settings.token, ask.clone()));
     }
+    let (end_orders, orders_end) = watch::channel(false);
+    let ordering = orders.map(|settings| {
+        let mut end = orders_end.clone();
+        let end = async move { drop(end.wait_for(|&is_ending| is_ending).await) };
+        tokio::spawn(orders::serve(settings, ask.clone(), end))
+    });
     announce(listen, http);
     tracing::info!(sip = %listen, ?http, numbers = settings.numbers.len(), "gateway_listens");
     let (arrive, mut arrivals) = mpsc::channel(256);
@@ -136,12 +156,19 @@ pub async fn run(
     }
     let calls: Vec<u64> = gateway.calls.keys().copied().collect();
     for call in calls {
+        gateway.tell(call, Progress::Ended("gateway_stops".to_owned()));
         gateway.agent.hang_up(Instant::now(), call);
         gateway.order(call, Order::End);
     }
+    drop(asks); // Nobody listens any more.
+    let _ = end_orders.send(true);
     flush(&mut gateway.agent, &udp, &connections);
     // For the peers to leave their rooms.
     sleep(if gateway.calls.is_empty() { Duration::ZERO } else { GOODBYE }).await;
+    if let Some(ordering) = ordering {
+        // The server is told that this service leaves, if it listens.
+        let _ = timeout(LAST_REPORT, ordering).await;
+    }
     Ok(())
 }
 
@@ -170,14 +197,25 @@ impl Gateway {
                 Event::Incoming(incoming) => self.incoming(*incoming),
                 Event::Confirmed { call, sdp } => self.order(call, Order::Confirmed(sdp)),
                 Event::Offered { call, offer } => self.order(call, Order::Offered(offer)),
-                Event::Accepted { call, sdp } => self.order(call, Order::Accepted(sdp)),
+                Event::Accepted { call, sdp } => {
+                    self.tell(call, Progress::Answered);
+                    self.order(call, Order::Accepted(sdp));
+                }
                 Event::Digit { call, digit } => self.order(call, Order::Digit(digit)),
                 Event::Ended { call, reason } => {
                     let status = if let Ended::Refused(status) = reason { status } else { 0 };
                     tracing::info!(call, reason = reason.name(), status, "call_ended");
+                    let why = if status == 0 { reason.name().to_owned() } else { format!("refused: {status}") };
+                    self.tell(call, Progress::Ended(why));
                     self.order(call, Order::End);
                 }
             }
+        }
+    }
+
+    fn tell(&self, call: u64, progress: Progress) {
+        if let Some(live) = self.calls.get(&call) {
+            live.tell(progress);
         }
     }
 
@@ -210,14 +248,14 @@ impl Gateway {
         tracing::info!(call, from = %incoming.from, number = incoming.number, "call_began");
         let is_keyed = remote.as_ref().map_or(self.settings.needs_srtp, |remote| remote.crypto.is_some());
         let key = is_keyed.then(|| self.random.bytes());
-        let made =
-            Made { from: incoming.from, name: incoming.name, number, pin: incoming.pin, remote, key, digits: None };
+        let Incoming { from, name, pin, .. } = incoming;
+        let made = Made { from, name, number, pin, remote, key, digits: None, progress: None };
         self.start(call, socket, media, made);
     }
 
     fn start(&mut self, id: u64, socket: UdpSocket, media: SocketAddr, made: Made) {
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
-        self.calls.insert(id, Live { orders, from: made.from });
+        self.calls.insert(id, Live { orders, from: made.from, progress: made.progress });
         let call = Call {
             id,
             settings: Arc::clone(&self.settings),
@@ -274,7 +312,9 @@ impl Gateway {
             }
             Word::Done(counters) => {
                 self.ended.merge(&counters);
-                self.calls.remove(&call);
+                if let Some(live) = self.calls.remove(&call) {
+                    live.tell(Progress::Ended("ended".to_owned()));
+                }
             }
         }
     }
@@ -287,13 +327,28 @@ impl Gateway {
                 let text = control::metrics(&counters, self.agent.calls(), self.agent.is_registered());
                 let _ = reply.send(text);
             }
-            Ask::Dial { room, number, digits, reply } => drop(reply.send(self.dial(&room, &number, digits))),
+            Ask::Dial { room, number, digits, ordered, reply } => {
+                let _ = reply.send(self.dial(&room, &number, digits, ordered));
+            }
+            Ask::HangUp(call) => {
+                self.agent.hang_up(Instant::now(), call);
+                self.order(call, Order::End);
+            }
         }
     }
 
     /// Calls a number into a room. The call's id, or why not.
-    fn dial(&mut self, room: &str, dialled: &str, digits: String) -> Result<u64, &'static str> {
-        let number = self.settings.number_of_room(room).cloned().ok_or("no number of sip.toml has this room")?;
+    fn dial(
+        &mut self,
+        room: &str,
+        dialled: &str,
+        digits: String,
+        ordered: Option<Ordered>,
+    ) -> Result<u64, &'static str> {
+        let number = match &ordered {
+            Some(Ordered { token, .. }) => Number::ordered(room, token),
+            None => self.settings.number_of_room(room).cloned().ok_or("no number of sip.toml has this room")?,
+        };
         let trunk = self.settings.trunk.clone().ok_or("sip.toml has no trunk")?;
         let (socket, media) = self.media_socket().ok_or("no port for media is free")?;
         let key: Option<[u8; KEY_LEN]> = self.settings.needs_srtp.then(|| self.random.bytes());
@@ -309,6 +364,7 @@ impl Gateway {
             remote: None,
             key,
             digits: Some(digits),
+            progress: ordered.map(|ordered| ordered.progress),
         };
         self.start(call, socket, media, made);
         Ok(call)
@@ -325,4 +381,6 @@ struct Made {
     key: Option<[u8; KEY_LEN]>,
     /// Of a call of ours, what is dialled when it is up.
     digits: Option<String>,
+    /// Who wants to know how far it is.
+    progress: Option<mpsc::Sender<Progress>>,
 }

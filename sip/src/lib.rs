@@ -5,7 +5,7 @@
 //! datagram ─▶ message ─▶ agent (transaction, dialog, limits) ─▶ gateway ─▶ call ─▶ room
 //! RTP ─▶ leg (SRTP, jitter, G.711, dtmf) ─▶ bridge (Opus, mixer) ─▶ room ─▶ bridge ─▶ leg ─▶ RTP
 //! ```
-//! Everything but `gateway`, `call`, `connections` and `control` is without sockets, clock and runtime.
+//! Everything but `gateway`, `call`, `connections`, `control` and `orders` is without sockets, clock and runtime.
 
 mod agent;
 mod bridge;
@@ -23,6 +23,7 @@ mod jitter;
 mod leg;
 mod limits;
 mod message;
+mod orders;
 mod sdp;
 mod settings;
 mod transaction;

@@ -27,6 +27,8 @@ pub struct Settings {
     pub(crate) needs_srtp: bool,
     pub(crate) audio_slots: u32,
     pub(crate) lobby: Option<String>,
+    pub(crate) takes_orders: bool,
+    pub(crate) orders_token: Option<String>,
     pub(crate) control: Option<Control>,
     pub(crate) trunk: Option<Trunk>,
     pub(crate) numbers: Vec<Number>,
@@ -47,6 +49,13 @@ pub(crate) struct Number {
     pub(crate) room: String,
     pub(crate) pin: Option<String>,
     pub(crate) token: Option<String>,
+}
+
+impl Number {
+    /// One that the controlplane orders a call for.
+    pub(crate) fn ordered(room: &str, token: &str) -> Number {
+        Number { number: String::new(), room: room.to_owned(), pin: None, token: Some(token.to_owned()) }
+    }
 }
 
 /// Why `sip.toml` is not taken.
@@ -78,6 +87,8 @@ struct File {
     srtp: String,
     audio_slots: u32,
     lobby: Option<String>,
+    orders: bool,
+    orders_token: Option<String>,
     control: Option<SocketAddr>,
     control_token: Option<String>,
     trunk: Option<FileTrunk>,
@@ -97,6 +108,8 @@ impl Default for File {
             srtp: "optional".to_owned(),
             audio_slots: 8,
             lobby: None,
+            orders: false,
+            orders_token: None,
             control: None,
             control_token: None,
             trunk: None,
@@ -184,6 +197,8 @@ impl Settings {
             needs_srtp,
             audio_slots: file.audio_slots,
             lobby: file.lobby,
+            takes_orders: file.orders,
+            orders_token: file.orders_token,
             control: file.control.map(|address| Control { address, token: file.control_token }),
             trunk,
             numbers: file.number,
@@ -193,6 +208,21 @@ impl Settings {
     /// `HOST:PORT` or URL of the server whose rooms these are, if it is said.
     pub fn server(&self) -> Option<&str> {
         self.server.as_deref()
+    }
+
+    /// Whether calls are made that the server orders.
+    pub fn takes_orders(&self) -> bool {
+        self.takes_orders
+    }
+
+    /// The token by which it waits for orders, if the file has one.
+    pub fn orders_token(&self) -> Option<&str> {
+        self.orders_token.as_deref()
+    }
+
+    /// Calls at once.
+    pub fn calls_max(&self) -> usize {
+        self.calls_max
     }
 
     /// Whether a number has no token of its own, so that tokens must be made.

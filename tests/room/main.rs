@@ -5,6 +5,7 @@
 mod harness;
 mod live;
 mod media;
+mod orders;
 mod recording;
 #[path = "../require/mod.rs"]
 mod require;

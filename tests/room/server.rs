@@ -36,8 +36,13 @@ impl Server {
 
     /// A token for a room, with all rights but an administrator's.
     pub(crate) fn token(&self, room: &str, name: &str) -> String {
+        self.token_with(room, name, &["--publish", "--subscribe"])
+    }
+
+    /// A token with these rights.
+    pub(crate) fn token_with(&self, room: &str, name: &str, rights: &[&str]) -> String {
         let arguments = ["token", "--state", self.folder.path(), "--room", room, "--name", name];
-        let output = uprtc(&arguments).args(["--publish", "--subscribe"]).output().unwrap();
+        let output = uprtc(&arguments).args(rights).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

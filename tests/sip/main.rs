@@ -14,8 +14,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use client::http::Server as Http;
+use client::http::{Request, Server as Http};
 use client::room::{Event, Room, Settings};
+
+use proto::work::Role;
+use serde_json::Value;
 
 use harness::{Folder, authority, first_line, until, uprtc};
 use measure::{Ear, Mouth};
@@ -271,6 +274,62 @@ fn a_room_calls_a_telephone() {
         let heard = phone.hang_up();
         let there = measure::amplitude(&heard, 8000, 850.0);
         assert!(there > 0.1, "{there}");
+        scene.has_calls(0);
+    });
+}
+
+/// The same by the server's REST, which is told how far the call is.
+#[test]
+fn the_server_orders_a_call() {
+    let free = free_address();
+    let trunk = format!("orders = true\ntrunk = {{ address = \"{free}\", user = \"gw\", password = \"p\" }}");
+    let Some(scene) = Scene::new("calls that the server orders", &trunk) else { return };
+    let rights = ["--room", "other", "--name", "ops", "--admin"];
+    let output = uprtc(&["token", "--state", scene.state.path()]).args(rights).output().unwrap();
+    let token = String::from_utf8(output.stdout).unwrap();
+    let server = Http::plain(&scene.http);
+    let ask = async |method, path: &str, body: Option<&str>| {
+        let path = format!("/v1/rooms/other/calls{path}");
+        let content = body.map(|body| ("application/json", body));
+        let request = Request { method, path: &path, token: Some(token.trim()), content };
+        let answer = server.request(request, Duration::from_secs(10)).await.unwrap();
+        serde_json::from_str::<Value>(&answer.body).unwrap()
+    };
+    let wait_for = async |path: &str, key: &str, value: Value| {
+        let begun = Instant::now();
+        loop {
+            let answer = ask("GET", path, None).await;
+            if answer[key] == value {
+                return answer;
+            }
+            assert!(begun.elapsed() < harness::DEADLINE, "{key} is not {value}: {answer}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    runtime().block_on(async {
+        let mut room = scene.peer("other", "speaker", false).await;
+        let phone = Phone::await_call(&scene, "carl", free);
+        wait_for("", "available", true.into()).await;
+        let wrong = ask("POST", "", Some("{\"number\":\"\"}")).await;
+        let wrong = wait_for(&format!("/{}", wrong["task"].as_str().unwrap()), "state", "ended".into()).await;
+        assert_eq!(wrong["reason"], "not_dialled: too many calls, or no number");
+        let call = ask("POST", "", Some("{\"number\":\"carl\"}")).await;
+        let path = format!("/{}", call["task"].as_str().unwrap());
+        wait_for(&path, "state", "running".into()).await;
+        phone.wait_for_media();
+        // The room needs no entry in `sip.toml`, and sees what it is.
+        let seen = async {
+            loop {
+                if let Event::PeerJoined(info) = room.next().await {
+                    return (info.name, info.role);
+                }
+            }
+        };
+        let seen = tokio::time::timeout(harness::DEADLINE, seen).await.unwrap();
+        assert_eq!(seen, ("carl".to_owned(), Some(Role::Telephone)));
+        ask("DELETE", &path, None).await;
+        let ended = wait_for(&path, "state", "ended".into()).await;
+        assert_eq!(ended["reason"], "stopped");
         scene.has_calls(0);
     });
 }

@@ -3,6 +3,7 @@
 //! Claims that uprtc does not know (`sub`, `iss`, an application's own) are ignored (RFC 7519 §4). One that is `null` counts as
 //! absent: many libraries write an optional value so.
 
+use proto::work::Role;
 use ring::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -36,6 +37,13 @@ pub struct Claims {
     /// Whether its bearer may make invitations to its room.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub invite: bool,
+    /// Whether its bearer may start and stop recordings of its room.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub record: bool,
+    /// What its bearer is, if it is no person's device: others see it in a room, and it may wait for orders as such a service
+    /// (`POST /v1/services`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// Whether it is an invitation: it admits nobody, and is exchanged for a token with a name that its bearer chooses. Its own
     /// name is that of whoever invites, its rights are those of the guests.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -65,6 +73,8 @@ impl Claims {
             data: None,
             admin: false,
             invite: false,
+            record: false,
+            role: None,
             invitation: false,
             exp: iat.saturating_add(ttl_s),
             iat,
@@ -168,6 +178,8 @@ impl Claims {
             data: claims.find("data").map(|_| claims.flag("data")).transpose()?,
             admin: claims.flag("admin")?,
             invite: claims.flag("invite")?,
+            record: claims.flag("record")?,
+            role: claims.role("role")?,
             invitation: claims.flag("invitation")?,
             exp: whole_seconds(exp),
             iat: iat.unwrap_or(now),
@@ -218,6 +230,11 @@ impl<'a> Reader<'a> {
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(_) => Err(TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotABoolean })),
         }
+    }
+
+    fn role(&self, claim: &'static str) -> Result<Option<Role>, TokenError> {
+        let fault = TokenError::Claims(ClaimError { claim, fault: ClaimFault::NotARole });
+        self.text(claim)?.map(|name| Role::named(name).ok_or(fault)).transpose()
     }
 
     fn makers(&self, claim: &'static str) -> Result<Vec<Maker>, TokenError> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use proto::work::Role;
+
 use super::names::NAME_RULE;
 use super::times::TTL_MAX_S;
 
@@ -90,6 +92,8 @@ pub enum ClaimFault {
     NotARoom,
     /// No name that could be shown.
     NotAName,
+    /// None of the roles that there are.
+    NotARole,
     /// The token is for somebody else.
     OtherAudience,
 }
@@ -110,6 +114,10 @@ impl fmt::Display for ClaimError {
             ClaimFault::NotMakers => write!(f, "{claim} is not what this server writes: leave it out"),
             ClaimFault::NotARoom => write!(f, "{claim} is neither `*` nor 1 to 64 of [A-Za-z0-9._-]"),
             ClaimFault::NotAName => write!(f, "{claim} is not {NAME_RULE}"),
+            ClaimFault::NotARole => {
+                let names = Role::ALL.map(Role::name).join(", ");
+                write!(f, "{claim} is none of {names}")
+            }
             ClaimFault::OtherAudience => write!(f, "{claim} is for somebody else: leave it out"),
         }
     }

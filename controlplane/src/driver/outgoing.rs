@@ -178,7 +178,7 @@ mod tests {
                 muted: true,
             };
             let (name, tracks) = ("\u{1f600}".repeat(64), (0..4).map(track).collect());
-            PeerInfo { name, lookalike: true, quality: Quality::Weak, tracks, peer }
+            PeerInfo { name, lookalike: true, quality: Quality::Weak, role: None, tracks, peer }
         });
         ToSocket::Signal(Box::new(ServerSignal::Peers { peers: others.collect() }))
     }

@@ -3,6 +3,7 @@
 use proto::id::{Rid, Ssrc};
 use proto::plane::{Codec, PEER_CANDIDATES_MAX, TRACK_ENCODINGS_MAX};
 use proto::signal::{DataReceived, LeaveReason, Quality, Source, VideoCodec};
+use proto::work::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Channel, TO_MAX};
@@ -71,6 +72,9 @@ pub(crate) struct Person {
     /// What all its slots for video can show; nothing if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shows: Option<Vec<VideoCodec>>,
+    /// What it is, if it is no person's device. One that is not known here is none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_role")]
+    pub(crate) role: Option<Role>,
     /// How good its connection is.
     pub(crate) quality: Quality,
     /// What it publishes.
@@ -374,6 +378,11 @@ impl Here {
     }
 }
 
+fn known_role<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Role>, D::Error> {
+    let name: Option<String> = Option::deserialize(deserializer)?;
+    Ok(name.and_then(|name| Role::named(&name)))
+}
+
 impl Person {
     /// A member of a room as other edges are told of it.
     pub(crate) fn of(member: &Member, worker: usize) -> Person {
@@ -386,6 +395,7 @@ impl Person {
             worker: u16::try_from(worker).unwrap_or(u16::MAX),
             publish: member.grant.publish,
             shows: has_slots.then(|| VideoCodec::ALL.iter().copied().filter(can_show).collect()),
+            role: member.grant.role,
             quality: member.judge.quality(),
             tracks: member.published().map(TrackSaid::of).collect(),
         }
@@ -491,6 +501,7 @@ pub(crate) mod tests {
             worker: 0,
             publish: true,
             shows: Some(vec![VideoCodec::H264]),
+            role: None,
             quality: Quality::Good,
             tracks: vec![
                 track("0", Source::Microphone, &[], &[]),
@@ -553,6 +564,7 @@ pub(crate) mod tests {
             id: "i".repeat(ID_LEN_MAX),
             token: Some("f".repeat(64)),
             shows: Some(VideoCodec::ALL.into()),
+            role: Some(Role::Telephone),
             tracks: vec![track; TRACKS_CEILING],
             ..person("a")
         };

@@ -81,6 +81,7 @@ pub(super) fn grant(claims: &Claims) -> Grant {
         subscribe: claims.subscribe,
         data: claims.may_send_data(),
         admin: claims.admin,
+        role: claims.role,
         expires_at: Some(claims.exp),
         issued_to: None,
         token: Some(claims.identity()),

@@ -9,6 +9,7 @@
 //! of signals, the time a socket may be silent, and what may wait for it.
 
 mod admission;
+mod desk;
 mod edges;
 mod error;
 mod ice_tcp;
@@ -28,7 +29,7 @@ mod whip;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
@@ -38,6 +39,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use tokio::net::TcpStream;
 
+use self::desk::Desk;
 use self::error::Problem;
 use self::origins::Origins;
 pub use self::origins::{ORIGINS_MAX, is_origin};
@@ -298,6 +300,8 @@ pub struct Site {
     sockets: Places<3>,
     /// For messages of sockets that are not whole yet.
     memory: Arc<Memory>,
+    /// What other processes do for rooms.
+    services: Desk,
 }
 
 impl Site {
@@ -352,6 +356,7 @@ impl Site {
             posts: [Turns::new(limits.posts()), Turns::new(limits.posts_of_token())],
             sockets: Places::new(limits.sockets_max, Gives::Newest),
             memory: Memory::new(limits.message_memory_max),
+            services: Desk::default(),
             limited: Arc::default(),
             stun,
             limits,
@@ -477,7 +482,8 @@ async fn show_metrics(State(site): State<Arc<Site>>, request: Request) -> Respon
     match tokio::time::timeout(Duration::from_secs(2), site.handle.sample()).await {
         Ok(Some(sample)) => {
             let cluster = site.nodes.as_ref().map(|nodes| nodes.figures());
-            let sample = metrics::Sample { registry: site.registry.figures(), cluster, ..sample };
+            let services = site.services.look(|services| services.figures(Instant::now()));
+            let sample = metrics::Sample { registry: site.registry.figures(), cluster, services, ..sample };
             let page = metrics::render(&sample, &site.stun, tls.as_ref(), &site.limited);
             ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response()
         }

@@ -16,6 +16,7 @@ mod peers;
 mod revocations;
 mod rooms;
 mod service;
+mod tasks;
 mod views;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
 use axum::{Router, middleware};
+use proto::work::REPORT_LEN_MAX;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -65,6 +67,9 @@ pub(super) fn router(site: &Arc<Site>) -> Router<Arc<Site>> {
         .route("/v1/rooms/{room}/peers/{peer}", get(peers::get).delete(peers::delete))
         .route("/v1/rooms/{room}/peers/{peer}/move", post(peers::relocate))
         .route("/v1/rooms/{room}/peers/{peer}/tracks/{mid}", patch(peers::mute))
+        .route("/v1/rooms/{room}/{kind}", post(tasks::start).get(tasks::list))
+        .route("/v1/rooms/{room}/{kind}/{task}", get(tasks::get).delete(tasks::stop))
+        .route("/v1/services", post(tasks::report).layer(DefaultBodyLimit::max(REPORT_LEN_MAX)))
         .route("/v1/tokens", post(service::mint))
         .route("/v1/server", get(service::server))
         .route("/v1/nodes", get(nodes::list))

@@ -1,7 +1,7 @@
 // @ts-check
 /** A participant, and the tracks of its streams. */
 
-/** @import { Quality, Source } from './uprtc.js' */
+/** @import { Quality, Role, Source } from './uprtc.js' */
 
 /** A participant of the room: another one, or this client itself (`room.local`). */
 export class Participant {
@@ -18,6 +18,8 @@ export class Participant {
     this.isLocal = isLocal;
     /** Whether another participant, who has another token, has a name that looks the same. Show it to the others: one of them may pretend. */
     this.lookalike = false;
+    /** What it is, if it is not a person's device. Show a recorder to everybody. @type {Role | undefined} */
+    this.role = undefined;
     /** Whether it may send. If not, it only watches and listens. */
     this.publishes = true;
     /** Microphone and camera. The object stays the same; its tracks are added and removed. */

@@ -90,6 +90,7 @@ export class People {
     if (known) return this.change(info);
     participant.publishes = info.tracks.length > 0;
     participant.lookalike = info.lookalike ?? false;
+    participant.role = info.role;
     participant.quality = info.quality ?? 'good';
     for (const { source, active, muted = false } of info.tracks) {
       participant.active[source] = active;

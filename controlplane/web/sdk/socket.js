@@ -6,11 +6,11 @@ import { addressOf } from './invitation.js';
 
 /** @import { DataSignal } from './messages.js' */
 /** @import { ShownVideo } from './shown.js' */
-/** @import { LeaveReason, Quality, Source } from './uprtc.js' */
+/** @import { LeaveReason, Quality, Role, Source } from './uprtc.js' */
 
 /** @typedef {{ mid: string, kind: 'audio' | 'video', peer?: string, track?: string, source?: Source }} SlotInfo */
 /** @typedef {{ track: string, kind: 'audio' | 'video', source: Source, active: boolean, muted?: boolean }} TrackInfo */
-/** @typedef {{ peer: string, name: string, lookalike?: boolean, quality?: Quality, tracks: TrackInfo[] }} PeerInfo */
+/** @typedef {{ peer: string, name: string, lookalike?: boolean, quality?: Quality, role?: Role, tracks: TrackInfo[] }} PeerInfo */
 /**
  * @typedef {{ type: 'welcome', session: string, peer: string, room: string, name: string, may_publish: boolean,
  *   may_subscribe: boolean, peers_max: number, slots: { audio: number, video: number }, stun?: string,

@@ -16,6 +16,12 @@
  */
 
 /**
+ * What a participant is, if it is not a person's device: the server says it from its token.
+ * - `recorder` keeps what the room sends; `streamer` sends it on to an audience; `telephone`; `feed` brings something from outside.
+ * @typedef {'recorder' | 'streamer' | 'telephone' | 'feed'} Role
+ */
+
+/**
  * State of the connection to the room.
  * - `new`: `join` has not been called; `connecting`: joining for the first time;
  * - `connected`: signals and media flow;

@@ -33,19 +33,21 @@ import { acceptInvitation, invite } from './invitation.js';
 import { Participant } from './participant.js';
 import { People } from './people.js';
 import { mayRetry, Retry, TOKEN_CODES, watchNetwork } from './retry.js';
+import { canRecord, startRecording, stopRecording } from './recording.js';
 import { Sending } from './sending.js';
 import { Shown } from './shown.js';
 import { mayJoin, signalAddress, Socket } from './socket.js';
 import { Speaking } from './speaking.js';
 import { Transport } from './transport.js';
 
-export { acceptInvitation, invite, mayJoin, openDevices, Participant, UprtcError };
+export { acceptInvitation, canRecord, invite, mayJoin, openDevices, Participant, startRecording, stopRecording, UprtcError };
 
 /** @import { ServerSignal, TrackInfo, Welcome } from './socket.js' */
 
 /** @typedef {import('./types.js').Source} Source */
 /** @typedef {import('./types.js').SendSource} SendSource */
 /** @typedef {import('./types.js').Quality} Quality */
+/** @typedef {import('./types.js').Role} Role */
 /** @typedef {import('./types.js').RoomState} RoomState */
 /** @typedef {import('./types.js').LeaveReason} LeaveReason */
 /** @typedef {import('./types.js').RoomOptions} RoomOptions */

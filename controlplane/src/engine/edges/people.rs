@@ -276,6 +276,7 @@ pub(super) fn member_of(peer: PeerId, room: &str, node: &str, person: &Person) -
         room: room.to_owned(),
         name: person.name.clone(),
         publish: person.publish,
+        role: person.role,
         token: person.token.clone(),
         ..Grant::default()
     };

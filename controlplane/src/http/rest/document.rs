@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::{data, edges, invitations, nodes, peers, revocations, rooms, service, views};
+use super::{data, edges, invitations, nodes, peers, revocations, rooms, service, tasks, views};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -34,6 +34,10 @@ use super::{data, edges, invitations, nodes, peers, revocations, rooms, service,
         peers::delete,
         peers::relocate,
         peers::mute,
+        tasks::start,
+        tasks::list,
+        tasks::get,
+        tasks::stop,
         service::mint,
         service::server,
         nodes::list,

@@ -22,11 +22,20 @@ pub(super) struct Bearer(String);
 
 impl Bearer {
     /// Its claims, if it is good for the room now.
-    fn claims(&self, site: &Site, room: &str) -> Result<Claims, Problem> {
+    pub(super) fn claims(&self, site: &Site, room: &str) -> Result<Claims, Problem> {
         if !is_room_name(room) {
             return Err(Problem::room_name());
         }
         claims_for(site, room, &self.0)
+    }
+
+    /// Its claims, whatever room it is for.
+    pub(super) fn claims_of_any(&self, site: &Site) -> Result<Claims, Problem> {
+        let claims = site.keys.verify(&self.0)?;
+        match site.registry.is_revoked(&claims.room, &claims) {
+            true => Err(TokenError::Revoked.into()),
+            false => Ok(claims),
+        }
     }
 }
 

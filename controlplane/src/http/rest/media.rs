@@ -245,6 +245,7 @@ mod tests {
             name: "Ada".into(),
             lookalike: false,
             quality: Quality::Good,
+            role: None,
             tracks: Vec::new(),
         };
         let carried = SlotInfo { mid: "3".into(), kind: Kind::Audio, peer: None, track: None, source: None };

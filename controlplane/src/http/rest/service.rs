@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use proto::plane::{CONTRACT_VERSION, Counter};
+use proto::work::Role;
 
 use super::views::{ServerView, TokenRequest, TokenView, WorkerView, bad_name};
 use super::{Admin, Body, Problem, Site, sample};
@@ -24,7 +25,7 @@ pub(super) async fn mint(
     State(site): State<Arc<Site>>,
     Body(asked): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<TokenView>), Problem> {
-    let TokenRequest { room, name, publish, subscribe, data, admin: is_admin, invite, ttl_s } = asked;
+    let TokenRequest { room, name, publish, subscribe, data, admin: is_admin, invite, record, role, ttl_s } = asked;
     match room.as_str() {
         ANY_ROOM => admin.of_everything()?,
         room if !crate::auth::is_room_name(room) => {
@@ -38,10 +39,17 @@ pub(super) async fn mint(
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(Problem::invalid(format!("ttl_s is not 1 to {TTL_MAX_S}")));
     }
-    let claims = Claims { publish, subscribe, data, admin: is_admin, invite, ..Claims::new(&room, &name, ttl_s) };
+    let role = role.map(|name| Role::named(&name).ok_or_else(|| Problem::invalid(format!("role is not one of {}", roles()))));
+    let role = role.transpose()?;
+    let asked = Claims::new(&room, &name, ttl_s);
+    let claims = Claims { publish, subscribe, data, admin: is_admin, invite, record, role, ..asked };
     let claims = claims.made_by(&admin.0, admin.0.as_governor()).ok_or_else(Problem::too_many_makers)?;
     let token = site.keys.sign(&claims).map_err(|error| Problem::invalid(error.to_string()))?;
     Ok((StatusCode::CREATED, Json(TokenView { token, expires_at: claims.exp })))
+}
+
+fn roles() -> String {
+    Role::ALL.map(Role::name).join(", ")
 }
 
 /// Workers, load, versions. Needs a token for `*`.

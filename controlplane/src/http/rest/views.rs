@@ -1,8 +1,9 @@
 //! What REST shows and takes, as JSON. Everything that a request may say has its bounds here, and the document shows
 //! them.
 
+use proto::work::{Order, State};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 
@@ -12,6 +13,7 @@ use super::media::{DownMedia, PathView, TotalMedia, UpMedia};
 use crate::auth::{NAME_PATTERN, NAME_RULE, id_of, is_participant_name};
 use crate::engine::PeerMeasured;
 use crate::revocations::{Revocation, Whose};
+use crate::services::Task;
 
 /// A refusal (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -49,6 +51,10 @@ pub(super) struct PeerView {
     name: String,
     /// Whether somebody else in the room, by another token, has a name that looks the same.
     lookalike: bool,
+    /// What it is, if it is no person's device: `recorder`, `streamer`, `telephone` or `feed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    role: Option<String>,
     /// How good its connection is, as everybody in the room is shown: `good`, `weak`, or `lost` while nothing comes from it.
     #[schema(pattern = "^(good|weak|lost)$")]
     quality: String,
@@ -114,6 +120,7 @@ impl PeerView {
             node,
             name: peer.info.name.clone(),
             lookalike: peer.info.lookalike,
+            role: peer.info.role.map(|role| role.name().to_owned()),
             quality: word(&peer.info.quality),
             token: peer.token.clone(),
             made_by: peer.made_by.clone(),
@@ -408,6 +415,14 @@ pub(super) struct TokenRequest {
     /// May make invitations to that room.
     #[serde(default)]
     pub(super) invite: bool,
+    /// May start and stop recordings of that room.
+    #[serde(default)]
+    pub(super) record: bool,
+    /// What its bearer is, if it is no person's device: `recorder`, `streamer`, `telephone` or `feed`. Others see it, and it may wait
+    /// for orders as such a service.
+    #[serde(default)]
+    #[schema(pattern = "^(recorder|streamer|telephone|feed)$")]
+    pub(super) role: Option<String>,
     /// How long it is good, seconds.
     #[schema(minimum = 1, maximum = 2_592_000)]
     #[serde(default = "an_hour")]
@@ -435,6 +450,70 @@ pub(super) struct DataRequest {
     /// Bytes in base64, at most 256 KiB of them.
     #[serde(default)]
     pub(super) binary: Option<String>,
+}
+
+/// What to begin. Fields beside `name` depend on the kind of work: docs/SERVICES.md.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct TaskRequest {
+    /// The name that others in the room see.
+    #[serde(default)]
+    #[schema(schema_with = name_or_title)]
+    pub(super) name: Option<String>,
+    /// For the service.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    pub(super) parameters: Map<String, Value>,
+}
+
+/// Work for a room that a service does.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TaskView {
+    /// Its id.
+    task: String,
+    /// In which room.
+    room: String,
+    /// `recordings`, `streams`, `calls` or `feeds`.
+    kind: String,
+    /// The name that others in the room see.
+    name: String,
+    /// The name in the token of whoever ordered it.
+    ordered_by: String,
+    /// When, seconds since 1970.
+    ordered_at: u64,
+    /// `starting`, `running`, `stopping` or `ended`.
+    #[schema(pattern = "^(starting|running|stopping|ended)$")]
+    state: String,
+    /// Why it has ended: a stable name, and perhaps a colon and a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    /// What the service tells of it: docs/SERVICES.md.
+    #[schema(value_type = Object)]
+    detail: Map<String, Value>,
+}
+
+impl TaskView {
+    /// As it is now.
+    pub(super) fn of(task: Task) -> TaskView {
+        let state = match task.state {
+            State::Starting | State::Running if task.is_stopping => "stopping",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Ended => "ended",
+        };
+        let Order { task: id, room, name, ordered_by, ordered_at, .. } = task.order;
+        let (kind, state) = (task.role.collection().to_owned(), state.to_owned());
+        TaskView { task: id, room, kind, name, ordered_by, ordered_at, state, reason: task.reason, detail: task.detail }
+    }
+}
+
+/// The tasks of a room.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TaskPage {
+    /// The oldest first.
+    pub(super) tasks: Vec<TaskView>,
+    /// Whether a service for this kind of work waits for orders and can have another task.
+    pub(super) available: bool,
 }
 
 fn yes() -> bool {
@@ -541,6 +620,10 @@ fn name_schema(description: &str, types: &[Type]) -> Object {
 
 fn name_of_person() -> Object {
     name_schema("The name that others see.", &[Type::String])
+}
+
+fn name_or_title() -> Object {
+    name_schema("The name that others see; one for the kind of work if it is left out or null.", &[Type::String, Type::Null])
 }
 
 fn name_of_tokens() -> Object {

@@ -1,0 +1,110 @@
+//! Recordings that are ordered by REST: `uprtc record --wait`, while the controlplane is killed.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use client::http::{Request, Server as Http};
+use client::room::{Event, Room};
+use proto::work::Role;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::Talker;
+use crate::harness::{DEADLINE, until, uprtc};
+use crate::server::{Server, wait};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Ended with the value.
+struct Service(Child);
+
+impl Service {
+    fn start(server: &Server) -> Service {
+        let to = server.folder.0.join("recordings");
+        let arguments = ["record", "--state", server.folder.path(), "--to", to.to_str().unwrap(), "--wait"];
+        Service(uprtc(&arguments).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One request about the recordings of room `r`: the status and what came.
+async fn ask(server: &Server, token: &str, method: &str, path: &str) -> (u16, Value) {
+    let path = format!("/v1/rooms/r/recordings{path}");
+    let content = (method == "POST").then_some(("application/json", "{}"));
+    let request = Request { method, path: &path, token: Some(token), content };
+    match Http::plain(&server.http).request(request, LIMIT).await {
+        Ok(response) => (response.status, serde_json::from_str(&response.body).unwrap()),
+        Err(_) => (0, Value::Null), // Between two controlplanes.
+    }
+}
+
+/// Asks again until it is so.
+async fn wait_for(server: &Server, token: &str, path: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let asked = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let (status, answer) = ask(server, token, "GET", path).await;
+            if status == 200 && is_it(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    asked.await.unwrap_or_else(|_| panic!("{what} did not come"))
+}
+
+#[tokio::test]
+async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
+    let server = Server::start();
+    let (host, guest) = (server.token_with("r", "Host", &["--record"]), server.token("r", "Guest"));
+    assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "no_service");
+    assert_eq!(ask(&server, &guest, "POST", "").await.1["code"], "not_admin");
+    let mut service = Service::start(&server);
+    wait_for(&server, &host, "", "a recorder", |answer| answer["available"] == true).await;
+    let mut listener = Room::join(server.settings("r", "Listener")).await.unwrap();
+    let talker = Talker::join(&server, "r", "Talker").await;
+
+    let (status, ordered) = ask(&server, &host, "POST", "").await;
+    assert_eq!((status, &ordered["state"], &ordered["ordered_by"]), (201, &"starting".into(), &"Host".into()));
+    assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "recorded_already");
+    // Everybody sees what it is.
+    let name = wait(&mut listener, "the recorder", |event| match event {
+        Event::PeerJoined(info) => (info.role == Some(Role::Recorder)).then_some(info.name),
+        _ => None,
+    });
+    assert_eq!(name.await, "Recorder");
+    let task = format!("/{}", ordered["task"].as_str().unwrap());
+    let running = wait_for(&server, &host, &task, "the recording", |task| task["state"] == "running").await;
+    let list = std::path::Path::new(running["detail"]["place"].as_str().unwrap()).join("recording.json");
+
+    // The successor knows nothing of it until the recorder reports.
+    server.kill(&["controlplane"]);
+    let adopted = wait_for(&server, &host, &task, "the recording again", |task| task["state"] == "running").await;
+    assert_eq!((&adopted["ordered_by"], &adopted["detail"]), (&"Host".into(), &running["detail"]));
+    let read = || serde_json::from_slice::<Value>(&std::fs::read(&list).unwrap()).unwrap();
+    until("both tracks in the recording", || (read()["files"].as_array()?.len() == 2).then_some(()));
+
+    let (status, stopping) = ask(&server, &host, "DELETE", &task).await;
+    assert_eq!((status, &stopping["state"]), (202, &"stopping".into()));
+    let ended = wait_for(&server, &host, &task, "the end", |task| task["state"] == "ended").await;
+    assert_eq!(ended["reason"], "stopped");
+    assert_eq!(read()["end_reason"], "stopped");
+    wait(&mut listener, "the recorder's leave", |event| matches!(event, Event::PeerLeft { .. }).then_some(())).await;
+
+    // A recorder that is told to end ends what it records, and is waited for no longer.
+    let (status, ordered) = ask(&server, &host, "POST", "").await;
+    assert_eq!(status, 201, "{ordered}");
+    let task = format!("/{}", ordered["task"].as_str().unwrap());
+    wait_for(&server, &host, &task, "another recording", |task| task["state"] == "running").await;
+    kill_process(Pid::from_child(&service.0), Signal::TERM).unwrap();
+    assert!(until("the recorder's end", || service.0.try_wait().unwrap()).success());
+    let ended = wait_for(&server, &host, &task, "its end", |task| task["state"] == "ended").await;
+    assert_eq!(ended["reason"], "stopped");
+    assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "no_service");
+    talker.leave().await;
+}
