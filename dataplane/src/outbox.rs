@@ -396,6 +396,26 @@ impl Outbox {
         Pushed::Written
     }
 
+    /// Has the packet that was pushed last, to `from`, leave to another place of the same peer as well: the same bytes, in that place's
+    /// flows. False if there is no room for it.
+    #[cold]
+    pub(crate) fn push_last_again(&mut self, from: Destination, to: Destination) -> bool {
+        let Some(&Packet { start, len, is_video, .. }) = self.packets.last() else { return false };
+        let Some(room) = self.space.next().filter(|_| self.packets.len() < OUTBOX_PACKETS_MAX) else {
+            self.refused += 1;
+            return false;
+        };
+        let (first, end) = (start as usize + from.flows_len(), start as usize + usize::from(len));
+        let behind = room + FLOWS_LEN_MAX;
+        self.slab.copy_within(first..end, behind);
+        let begin = behind - to.flows_len();
+        to.write_flows(&mut self.slab[begin..behind]);
+        let (len, packet_len) = (end - first, behind + (end - first) - begin);
+        self.space.take(FLOWS_LEN_MAX + len);
+        self.link(to, Packet { start: begin as u32, len: packet_len as u16, is_video, next: END });
+        true
+    }
+
     /// Appends a packet to its destination's chain, or begins one.
     #[inline]
     fn link(&mut self, to: Destination, packet: Packet) {

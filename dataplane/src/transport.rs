@@ -133,6 +133,8 @@ pub(crate) struct Edge {
     pub(crate) transports: Vec<u32>,
     /// Of a transport: its link.
     pub(crate) open: Option<PeerEdge>,
+    /// Of a link, and of a transport over it: the path by which audio goes as well.
+    pub(crate) second: Option<Path>,
 }
 
 /// What our checks of a peer are made with.
@@ -256,6 +258,13 @@ impl Transport {
         }
         let to = Destination { peer: self.id.index, path: self.paths.selected()?, flow: self.flow() };
         Some((to, self.tx.as_ref()?))
+    }
+
+    /// Where audio that leaves for `first` goes as well.
+    #[inline]
+    pub(crate) fn second(&self, first: Destination) -> Option<Destination> {
+        let path = self.edge.as_ref()?.second?;
+        Some(Destination { path, ..first })
     }
 
     /// The link that it is a transport over.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use dataplane::config::{CONSENT_TIMEOUT, OVERLAY_LOSS_MAX_PPM};
 use edge::*;
+use proto::id::StreamId;
 use proto::plane::*;
 use world::*;
 
@@ -36,6 +37,8 @@ struct Mesh {
     measured: Vec<(u64, PathMeasured)>,
     /// How many datagrams went each way.
     went: Vec<u64>,
+    /// What the second edge has sent to others than the first.
+    heard: Vec<Vec<u8>>,
 }
 
 /// The address of a way: of the other edge, or of the one that passes on.
@@ -65,8 +68,8 @@ impl Mesh {
                 world.commit(&open_transport(of, 0));
             }
         }
-        let (under_way, count, moved, measured, went) = Default::default();
-        let mut mesh = Mesh { worlds, ways: ways.to_vec(), under_way, count, moved, measured, went };
+        let (under_way, count, moved, measured, went, heard) = Default::default();
+        let mut mesh = Mesh { worlds, ways: ways.to_vec(), under_way, count, moved, measured, went, heard };
         mesh.went = vec![0; ways.len()];
         mesh
     }
@@ -101,7 +104,10 @@ impl Mesh {
     fn leave(&mut self, from: usize) {
         let now = self.now();
         for (to, bytes) in std::mem::take(&mut self.worlds[from].egress.sent) {
-            let Some(way) = (0..self.ways.len()).find(|way| at(*way, 1 - from) == to) else { continue };
+            let Some(way) = (0..self.ways.len()).find(|way| at(*way, 1 - from) == to) else {
+                self.heard.extend((from == 1).then_some(bytes));
+                continue;
+            };
             self.went[way] += 1;
             self.count += 1;
             let Way { delay, loss, is_dead } = self.ways[way];
@@ -157,6 +163,72 @@ fn of_paths_that_all_answer_the_first_is_used_and_each_is_measured() {
         (mesh.worlds[0].counter(Counter::PathProbesSent), mesh.worlds[0].counter(Counter::PathProbesAnswered));
     assert!((600..1200).contains(&sent) && answered > sent * 8 / 10, "{sent} {answered}");
     assert_eq!(mesh.worlds[0].counter(Counter::DroppedStunUnexpected), 0);
+}
+
+/// Somebody at the first edge speaks to somebody at the second.
+struct Speech {
+    speaker: Peer,
+    listener: Peer,
+    ssrc: u32,
+    slot_ssrc: u32,
+    seq: u16,
+}
+
+impl Speech {
+    fn begin(mesh: &mut Mesh) -> Speech {
+        let speaker = mesh.worlds[0].connect(SrtpProfile::AeadAes128Gcm);
+        let listener = mesh.worlds[1].connect_unlimited(SrtpProfile::AeadAes128Gcm);
+        mesh.worlds[1].mute.insert(listener.remote);
+        let open = mesh.worlds[0].stream_open(&speaker, Codec::Opus);
+        mesh.worlds[0].commit(&[open.into()]);
+        mesh.worlds[0].commit(&export(400, &open, 0x7000));
+        let import = import(StreamId::new(401, 1), 0x7000, Codec::Opus);
+        mesh.worlds[1].commit(&[import.into()]);
+        let slot = mesh.worlds[1].slot(&listener);
+        mesh.worlds[1].route(import.stream, slot);
+        Speech { speaker, listener, ssrc: open.ssrc, slot_ssrc: 0x2000_0000 + slot.index, seq: 0 }
+    }
+
+    /// For so many packets of 20 ms; how many of them came.
+    fn speak(&mut self, mesh: &mut Mesh, packets: u16) -> usize {
+        mesh.heard.clear();
+        for _ in 0..packets {
+            self.seq += 1;
+            let packet = packet(self.ssrc, OPUS_PT, self.seq, u32::from(self.seq) * 960, &[7; 80]);
+            let protected = self.speaker.protect(&packet);
+            mesh.worlds[0].receive(self.speaker.remote, &protected);
+            mesh.leave(0);
+            mesh.run(20 * MS);
+        }
+        mesh.run(SECOND);
+        let media = self.listener.unprotect(&std::mem::take(&mut mesh.heard));
+        media.iter().filter(|packet| packet.header.ssrc == self.slot_ssrc).count()
+    }
+}
+
+#[test]
+fn audio_goes_by_two_paths_while_both_lose_much() {
+    let mut mesh = Mesh::new(&[GOOD, Way { delay: 30 * MS, ..GOOD }], true);
+    let mut speech = Speech::begin(&mut mesh);
+    assert_eq!(speech.speak(&mut mesh, 250), 250);
+    assert_eq!(mesh.worlds[0].counter(Counter::AudioTwice), 0);
+    mesh.ways.iter_mut().for_each(|way| way.loss = 300);
+    speech.speak(&mut mesh, 250);
+    let (twice, replays) = (mesh.worlds[0].counter(Counter::AudioTwice), mesh.worlds[1].counter(Counter::DroppedSrtpReplay));
+    assert!(twice > 150, "{twice}: it begins within two seconds");
+    let came = speech.speak(&mut mesh, 1000);
+    let (twice_now, replays_now) =
+        (mesh.worlds[0].counter(Counter::AudioTwice), mesh.worlds[1].counter(Counter::DroppedSrtpReplay));
+    println!("{came} of 1000 came by two paths of which each loses 30 %, {} came twice", replays_now - replays);
+    assert_eq!(twice_now - twice, 1000);
+    assert!(came >= 985, "{came} of 1000: 91 % come by either path, and most others are asked for again");
+    assert!((350..650).contains(&(replays_now - replays)), "half comes by both, and once is enough");
+    // Both are good again: it ends after ten seconds.
+    mesh.ways.iter_mut().for_each(|way| way.loss = 0);
+    speech.speak(&mut mesh, 1500);
+    let twice = mesh.worlds[0].counter(Counter::AudioTwice);
+    assert_eq!(speech.speak(&mut mesh, 250), 250);
+    assert_eq!(mesh.worlds[0].counter(Counter::AudioTwice), twice);
 }
 
 #[test]

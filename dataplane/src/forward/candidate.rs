@@ -182,10 +182,14 @@ impl Forwarder {
     fn review_link(&mut self, now: Micros, index: u32, out: &mut Outbox) {
         let Some(peer) = self.peers.at_mut(index) else { return };
         let Some(selected) = peer.paths.selected() else { return };
-        let to = peer.edge.as_mut().and_then(|edge| edge.probing.look(now, selected));
+        let edge = peer.edge_mut();
+        let to = edge.probing.look(now, selected);
+        let is_second_other = std::mem::replace(&mut edge.second, edge.probing.second()) != edge.second;
         if let Some(path) = to {
             self.use_path(now, index, path, out);
             self.count(Counter::PathsMoved, 1);
+        } else if is_second_other {
+            self.link_moved(now, index, out);
         }
     }
 

@@ -206,6 +206,8 @@ pub(super) struct Sent {
     paced: u64,
     /// Packets of RED.
     red: u64,
+    /// Copies by a second path.
+    twice: u64,
 }
 
 impl Sent {
@@ -216,6 +218,7 @@ impl Sent {
         counters[Counter::EncodingsSwitched as usize] += self.switches;
         counters[Counter::Paced as usize] += self.paced;
         counters[Counter::AudioRedSent as usize] += self.red;
+        counters[Counter::AudioTwice as usize] += self.twice;
     }
 }
 
@@ -627,6 +630,11 @@ impl Receiver<'_> {
         self.sent.red += u64::from(earlier != 0);
         let kind = if self.is_video { Kind::Video } else { Kind::Audio };
         transport.transport_cc_sent(self.now, out.last_len(), kind);
+        if !self.is_video
+            && let Some(second) = transport.second(to)
+        {
+            self.sent.twice += u64::from(out.push_last_again(to, second));
+        }
         slot.packets += 1;
         slot.octets += len as u64;
         if let Some(rtx) = &mut slot.rtx {

@@ -49,7 +49,9 @@ impl Forwarder {
 
     /// A peer is a transport over no link any more.
     pub(super) fn leave_link(&mut self, index: u32) {
-        let Some(open) = self.peers.at_mut(index).and_then(|peer| peer.edge.as_mut()?.open.take()) else { return };
+        let Some(edge) = self.peers.at_mut(index).and_then(|peer| peer.edge.as_mut()) else { return };
+        edge.second = None;
+        let Some(open) = edge.open.take() else { return };
         self.demux.unbind_flow(open.receive_flow, FlowOwner::Transport(index));
         if let Some(link) = self.peers.find_mut(open.edge.index, open.edge.generation) {
             link.edge_mut().transports.retain(|transport| *transport != index);
@@ -61,6 +63,7 @@ impl Forwarder {
         for &index in link.transports() {
             if let Some(transport) = self.peers.at_mut(index) {
                 transport.paths.follow(None);
+                transport.edge_mut().second = None;
             }
         }
     }
@@ -68,11 +71,14 @@ impl Forwarder {
     /// The packets of a link may go elsewhere than before: so do those of its transports.
     pub(super) fn link_moved(&mut self, now: Micros, link: u32, out: &mut Outbox) {
         let mut at = 0;
+        let second = self.peers.at(link).and_then(|link| link.edge.as_ref()?.second);
         while let Some((path, index)) =
             self.peers.at(link).and_then(|link| Some((link.paths.selected(), *link.transports().get(at)?)))
         {
             at += 1;
-            if self.peers.at_mut(index).is_some_and(|transport| transport.paths.follow(path)) {
+            let Some(transport) = self.peers.at_mut(index) else { continue };
+            transport.edge_mut().second = second.filter(|_| path.is_some());
+            if transport.paths.follow(path) {
                 self.became_ready(now, index, out);
             }
         }

@@ -113,6 +113,8 @@ pub struct Monitor {
     /// The evidence was enough, and the mean has what was lost then.
     has_lossy_past: bool,
     is_bad: bool,
+    /// Bad for what it loses.
+    is_lossy: bool,
 }
 
 impl Monitor {
@@ -139,6 +141,7 @@ impl Monitor {
             lost_long: 0.0,
             has_lossy_past: false,
             is_bad: false,
+            is_lossy: false,
         }
     }
 
@@ -250,6 +253,11 @@ impl Monitor {
         self.evidence < EVIDENCE_CLEAN
     }
 
+    /// Whether it loses more than a path may.
+    pub fn is_lossy(&self) -> bool {
+        self.is_lossy
+    }
+
     /// What was measured, once something was.
     pub fn measured(&self) -> Option<Measured> {
         let long = (self.lost_long + PRIOR_OF * PRIOR_LOSS) / (self.sent_long + PRIOR_OF);
@@ -282,7 +290,7 @@ impl Monitor {
         self.evidence = 0.0;
         self.loss = self.loss.min(LOSS_AFTER);
         (self.sent_long, self.lost_long) = (0.0, 0.0);
-        (self.has_lossy_past, self.is_bad) = (false, false);
+        (self.has_lossy_past, self.is_bad, self.is_lossy) = (false, false, false);
     }
 
     fn give_up(&mut self, now: Micros) {
@@ -370,10 +378,10 @@ impl Monitor {
             self.loss = self.loss.min(LOSS_AFTER);
             (self.sent_long, self.lost_long) = (0.0, 0.0);
         }
-        self.is_bad = has_begun
+        self.is_lossy = has_begun || exceeds((self.loss * 1e6) as u64, u64::from(OVERLAY_LOSS_MAX_PPM));
+        self.is_bad = self.is_lossy
             || exceeds(self.median(), OVERLAY_RTT_MAX)
-            || exceeds(self.jitter, OVERLAY_JITTER_MAX)
-            || exceeds((self.loss * 1e6) as u64, u64::from(OVERLAY_LOSS_MAX_PPM));
+            || exceeds(self.jitter, OVERLAY_JITTER_MAX);
     }
 }
 

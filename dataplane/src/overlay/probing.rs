@@ -117,15 +117,26 @@ impl Probing {
     pub(crate) fn look(&mut self, now: Micros, selected: Path) -> Option<Path> {
         let current = self.paths.iter().find(|of| of.path == selected)?.place;
         self.selection.is_at(current);
-        let none = Look { via: current, state: State::Unknown, is_clean: false, measured: None };
+        let none = Look { via: current, state: State::Unknown, is_clean: false, is_lossy: false, measured: None };
         let mut looks = [none; PEER_CANDIDATES_MAX];
         let count = looks.len().min(self.paths.len());
         for (look, of) in looks.iter_mut().zip(&self.paths) {
             let monitor = &of.monitor;
-            let (state, is_clean, measured) = (monitor.state(now), monitor.is_clean(), monitor.measured());
-            *look = Look { via: of.place, state, is_clean, measured };
+            *look = Look {
+                via: of.place,
+                state: monitor.state(now),
+                is_clean: monitor.is_clean(),
+                is_lossy: monitor.is_lossy(),
+                measured: monitor.measured(),
+            };
         }
         let place = self.selection.look(now, &looks[..count])?;
+        self.paths.iter().find(|of| of.place == place).map(|of| of.path)
+    }
+
+    /// By which path audio goes as well.
+    pub(crate) fn second(&self) -> Option<Path> {
+        let place = self.selection.second()?;
         self.paths.iter().find(|of| of.place == place).map(|of| of.path)
     }
 

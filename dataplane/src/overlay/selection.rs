@@ -5,6 +5,8 @@
 //!
 //! - A path that is dead is left at once for the first that is good, else for the first that answers.
 //! - One that is bad is left for the first that is good and has lost nothing lately; where none is, for one that costs less by a margin.
+//! - While the path in use loses much, audio goes by a second path as well, the one that costs least of those that answer. That lasts until nothing much
+//!   has been lost for [`OVERLAY_HOLD`], or the media has moved to a path that does not.
 //! - Back to a path that is preferred, or on to one that is preferred now, when that has been good, and preferred, for [`OVERLAY_HOLD`]. If it is left again within a
 //!   minute of that, the next wait is twice as long, and so on up to [`OVERLAY_HOLD_MAX`]: a path that comes and goes is not followed.
 
@@ -31,6 +33,8 @@ pub struct Look<V = Via> {
     pub state: State,
     /// Whether nothing was lost on it lately ([`Monitor::is_clean`](crate::overlay::Monitor::is_clean)).
     pub is_clean: bool,
+    /// Whether it loses more than a path may ([`Monitor::is_lossy`](crate::overlay::Monitor::is_lossy)).
+    pub is_lossy: bool,
     /// What was measured of it.
     pub measured: Option<Measured>,
 }
@@ -79,6 +83,10 @@ pub struct Selection<V = Via> {
     entries: Vec<Entry<V>>,
     current: V,
     moves: u32,
+    /// By which path audio goes as well.
+    second: Option<V>,
+    /// When the one that carries the media was last seen to lose much.
+    lossy_at: Option<Micros>,
 }
 
 impl Selection {
@@ -91,7 +99,7 @@ impl Selection {
 impl<V: Copy + PartialEq> Selection<V> {
     /// Media goes by this path until something better is known.
     pub fn at(current: V) -> Self {
-        Self { entries: vec![Entry::new(current)], current, moves: 0 }
+        Self { entries: vec![Entry::new(current)], current, moves: 0, second: None, lossy_at: None }
     }
 
     /// Media goes by this path, whatever was chosen here.
@@ -102,6 +110,11 @@ impl<V: Copy + PartialEq> Selection<V> {
     /// The path that carries the media.
     pub fn current(&self) -> V {
         self.current
+    }
+
+    /// The path by which audio goes as well, if any.
+    pub fn second(&self) -> Option<V> {
+        self.second
     }
 
     /// How often the media has moved.
@@ -139,6 +152,32 @@ impl<V: Copy + PartialEq> Selection<V> {
 
     /// Looks at all paths; the new one if the media moves.
     pub fn look(&mut self, now: Micros, looks: &[Look<V>]) -> Option<V> {
+        let moved = self.look_for_better(now, looks);
+        if moved.is_some() {
+            self.lossy_at = None;
+        }
+        self.look_for_second(now, looks);
+        moved
+    }
+
+    fn look_for_second(&mut self, now: Micros, looks: &[Look<V>]) {
+        if looks.iter().any(|look| look.via == self.current && look.is_lossy) {
+            self.lossy_at = Some(now);
+        }
+        let is_wanted = self.lossy_at.is_some_and(|at| now.saturating_sub(at) < OVERLAY_HOLD);
+        let answers = |look: &&Look<V>| look.via != self.current && matches!(look.state, State::Good | State::Bad);
+        let mut others = looks.iter().filter(answers);
+        self.second = match self.second.filter(|_| is_wanted) {
+            Some(second) if others.any(|look| look.via == second) => Some(second),
+            _ if is_wanted => {
+                let cost = |look: &&Look<V>| look.measured.map_or(Micros::MAX, |measured| measured.cost());
+                looks.iter().filter(answers).min_by_key(cost).map(|look| look.via)
+            }
+            _ => None,
+        };
+    }
+
+    fn look_for_better(&mut self, now: Micros, looks: &[Look<V>]) -> Option<V> {
         let mut is_before = true;
         for entry in &mut self.entries {
             is_before &= entry.via != self.current;
@@ -232,7 +271,7 @@ mod tests {
     const B: Via = Via::Relay(2);
 
     fn look(via: Via, state: State) -> Look {
-        Look { via, state, is_clean: true, measured: Some(Measured { rtt: 50_000, jitter: 0, loss_ppm: 0 }) }
+        Look { via, state, is_clean: true, is_lossy: false, measured: Some(Measured { rtt: 50_000, jitter: 0, loss_ppm: 0 }) }
     }
 
     fn direct(state: State) -> [Look; 2] {
@@ -253,6 +292,31 @@ mod tests {
         assert_eq!(selection.look(2 * SECOND, &direct(State::Good)), None);
         assert_eq!(selection.look(11 * SECOND, &direct(State::Good)), None);
         assert_eq!(selection.look(12 * SECOND, &direct(State::Good)), Some(Via::Direct));
+    }
+
+    #[test]
+    fn audio_goes_twice_while_all_paths_lose_much() {
+        let mut selection = with_a_relay();
+        let lossy = |via| Look { is_clean: false, is_lossy: true, ..look(via, State::Bad) };
+        let (good, both) = (direct(State::Good), [lossy(Via::Direct), lossy(A)]);
+        selection.look(0, &good);
+        assert_eq!(selection.second(), None);
+        selection.look(SECOND, &both);
+        assert_eq!((selection.current(), selection.second()), (Via::Direct, Some(A)));
+        // The second does not answer any more: there is no other.
+        selection.look(2 * SECOND, &[lossy(Via::Direct), look(A, State::Dead)]);
+        assert_eq!(selection.second(), None);
+        selection.look(3 * SECOND, &both);
+        // The first is good again: some seconds more.
+        selection.look(4 * SECOND, &good);
+        assert_eq!(selection.second(), Some(A));
+        selection.look(13 * SECOND, &good);
+        assert_eq!(selection.second(), None);
+        // Who moves to a path that is good needs none.
+        let mut selection = with_a_relay();
+        selection.look(0, &good);
+        assert_eq!(selection.look(SECOND, &[lossy(Via::Direct), look(A, State::Good)]), Some(A));
+        assert_eq!(selection.second(), None);
     }
 
     #[test]

@@ -162,6 +162,8 @@ counters! {
     AudioNotPassed => "audio_not_passed",
     /// Packets of audio sent to receivers as RED (RFC 2198), with one or two before them, because they lose many.
     AudioRedSent => "audio_red_sent",
+    /// Packets of audio that left for another edge by a second path as well, because the first one loses many.
+    AudioTwice => "audio_twice",
     /// Packets of audio that were lost on the way from their publisher and taken from a later one of RED.
     AudioRedRecovered => "audio_red_recovered",
     /// Sequence numbers that receivers asked for by NACK.

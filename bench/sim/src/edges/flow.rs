@@ -65,6 +65,7 @@ impl Flow {
                 via: *via,
                 state: monitor.state(now),
                 is_clean: monitor.is_clean(),
+                is_lossy: monitor.is_lossy(),
                 measured: monitor.measured(),
             })
             .collect();
