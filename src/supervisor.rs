@@ -296,7 +296,8 @@ async fn print_link(options: &Options, key: &TokenKey, shared: &Shared) {
         println!("{base}/");
         return tracing::info!("`uprtc link --room {ROOM} --name NAME` prints a link that opens a call");
     }
-    let rights = Claims { publish: true, subscribe: true, invite: true, record: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
+    let rights =
+        Claims { publish: true, subscribe: true, invite: true, record: true, ..Claims::new(ROOM, NAME, TTL.as_secs()) };
     match key.sign(&rights) {
         Ok(token) => println!("{base}/r/{ROOM}?token={token}"),
         Err(error) => tracing::error!(%error, "no link can be made"),

@@ -279,7 +279,11 @@ fn services(page: &mut Page, services: &[(Role, usize, usize)]) {
     for (role, count, _) in services {
         page.value("uprtc_services", &format!("role=\"{}\"", role.name()), count);
     }
-    page.family("uprtc_tasks", "gauge", "Recordings, streams, telephone calls and feeds that services have and that are not over.");
+    page.family(
+        "uprtc_tasks",
+        "gauge",
+        "Recordings, streams, telephone calls and feeds that services have and that are not over.",
+    );
     for (role, _, tasks) in services {
         page.value("uprtc_tasks", &format!("role=\"{}\"", role.name()), tasks);
     }

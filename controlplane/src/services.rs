@@ -37,7 +37,9 @@ const SERVICE_GONE: &str = "service_gone";
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum ReportError {
     /// There are too many.
-    #[error("there are {SERVICES_MAX} services already, or {SERVICES_PER_ROOM_MAX} whose tokens are for this room alone")]
+    #[error(
+        "there are {SERVICES_MAX} services already, or {SERVICES_PER_ROOM_MAX} whose tokens are for this room alone"
+    )]
     TooMany,
     /// Somebody else has this name.
     #[error("another token reports for a service of this name")]
@@ -184,7 +186,12 @@ impl Services {
     }
 
     /// What a service is to be told now, and whether `seq` is its latest report. `sign` makes the token for a task.
-    pub(crate) fn orders(&self, service: &str, seq: u64, sign: impl Fn(Role, &Order) -> Option<String>) -> (Orders, bool) {
+    pub(crate) fn orders(
+        &self,
+        service: &str,
+        seq: u64,
+        sign: impl Fn(Role, &Order) -> Option<String>,
+    ) -> (Orders, bool) {
         let mine = || self.tasks.values().filter(|task| task.service == service && !task.is_over());
         let start = mine().filter(|task| !task.is_known && !task.is_stopping).filter_map(|task| {
             let token = sign(task.role, &task.order)?;
@@ -368,7 +375,11 @@ mod tests {
         services.report(now, ALL, report("a", 3, vec![told("1", State::Running)])).unwrap();
         assert_eq!(orders(&services, "a", 3), (Vec::new(), Vec::new(), true));
         services.report(now, ALL, report("a", 2, Vec::new())).unwrap();
-        assert_eq!(services.get(now, Role::Recorder, "red", "1").unwrap().state, State::Running, "an old report changes nothing");
+        assert_eq!(
+            services.get(now, Role::Recorder, "red", "1").unwrap().state,
+            State::Running,
+            "an old report changes nothing"
+        );
         services.stop(now, Role::Recorder, "red", "1").unwrap();
         services.report(now, ALL, report("a", 4, vec![told("1", State::Running)])).unwrap();
         assert_eq!(orders(&services, "a", 4).1, ["1"]);

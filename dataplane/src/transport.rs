@@ -17,6 +17,7 @@ use crate::config::{
 use crate::overlay::Probing;
 use crate::packet::SecondTries;
 use crate::path::Destination;
+use crate::path::Path;
 use crate::paths::Paths;
 use crate::police::Police;
 use crate::sending::{Kind, Sending};

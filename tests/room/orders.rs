@@ -58,7 +58,8 @@ async fn wait_for(server: &Server, token: &str, path: &str, what: &str, is_it: i
     asked.await.unwrap_or_else(|_| panic!("{what} did not come"))
 }
 
-#[tokio::test]
+// Some of what is waited for here blocks its thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
     let server = Server::start();
     let (host, guest) = (server.token_with("r", "Host", &["--record"]), server.token("r", "Guest"));
@@ -87,7 +88,8 @@ async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
     let adopted = wait_for(&server, &host, &task, "the recording again", |task| task["state"] == "running").await;
     assert_eq!((&adopted["ordered_by"], &adopted["detail"]), (&"Host".into(), &running["detail"]));
     let read = || serde_json::from_slice::<Value>(&std::fs::read(&list).unwrap()).unwrap();
-    until("both tracks in the recording", || (read()["files"].as_array()?.len() == 2).then_some(()));
+    let has_sound = || read()["files"].as_array()?.iter().any(|file| file["source"] == "microphone").then_some(());
+    until("sound in the recording", has_sound);
 
     let (status, stopping) = ask(&server, &host, "DELETE", &task).await;
     assert_eq!((status, &stopping["state"]), (202, &"stopping".into()));

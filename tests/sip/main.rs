@@ -237,13 +237,18 @@ fn scenarios_of_sipp() {
     assert_eq!(scene.metric("pins_wrong_total"), 5);
 }
 
-/// An address of which nobody has the port, by UDP or TCP; not one of those that the kernel gives to the connections of other tests.
+/// An address of which nobody has the port nor the next one, where a telephone listens for TLS, by UDP or TCP; not one of those that the kernel gives to the connections of other tests.
 /// Another one each time.
 fn free_address() -> SocketAddr {
     static TRIED: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + std::process::id() as u16 % 8_000;
-    let tries = std::iter::repeat_with(|| first + TRIED.fetch_add(1, Ordering::Relaxed)).take(1_000);
-    let is_free = |address: &SocketAddr| UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok();
+    let first = 10_000 + std::process::id() as u16 % 4_000 * 2;
+    let tries = std::iter::repeat_with(|| first + TRIED.fetch_add(2, Ordering::Relaxed)).take(1_000);
+    let next = |address: &SocketAddr| SocketAddr::new(address.ip(), address.port() + 1);
+    let is_free = |address: &SocketAddr| {
+        UdpSocket::bind(address).is_ok()
+            && TcpListener::bind(address).is_ok()
+            && TcpListener::bind(next(address)).is_ok()
+    };
     let mut addresses = tries.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     addresses.find(is_free).expect("one of a thousand is free")
 }

@@ -379,9 +379,8 @@ impl Monitor {
             (self.sent_long, self.lost_long) = (0.0, 0.0);
         }
         self.is_lossy = has_begun || exceeds((self.loss * 1e6) as u64, u64::from(OVERLAY_LOSS_MAX_PPM));
-        self.is_bad = self.is_lossy
-            || exceeds(self.median(), OVERLAY_RTT_MAX)
-            || exceeds(self.jitter, OVERLAY_JITTER_MAX);
+        self.is_bad =
+            self.is_lossy || exceeds(self.median(), OVERLAY_RTT_MAX) || exceeds(self.jitter, OVERLAY_JITTER_MAX);
     }
 }
 

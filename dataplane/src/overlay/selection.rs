@@ -271,7 +271,13 @@ mod tests {
     const B: Via = Via::Relay(2);
 
     fn look(via: Via, state: State) -> Look {
-        Look { via, state, is_clean: true, is_lossy: false, measured: Some(Measured { rtt: 50_000, jitter: 0, loss_ppm: 0 }) }
+        Look {
+            via,
+            state,
+            is_clean: true,
+            is_lossy: false,
+            measured: Some(Measured { rtt: 50_000, jitter: 0, loss_ppm: 0 }),
+        }
     }
 
     fn direct(state: State) -> [Look; 2] {

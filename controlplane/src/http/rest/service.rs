@@ -39,7 +39,8 @@ pub(super) async fn mint(
     if !(1..=TTL_MAX_S).contains(&ttl_s) {
         return Err(Problem::invalid(format!("ttl_s is not 1 to {TTL_MAX_S}")));
     }
-    let role = role.map(|name| Role::named(&name).ok_or_else(|| Problem::invalid(format!("role is not one of {}", roles()))));
+    let role =
+        role.map(|name| Role::named(&name).ok_or_else(|| Problem::invalid(format!("role is not one of {}", roles()))));
     let role = role.transpose()?;
     let asked = Claims::new(&room, &name, ttl_s);
     let claims = Claims { publish, subscribe, data, admin: is_admin, invite, record, role, ..asked };

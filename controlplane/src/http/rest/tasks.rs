@@ -55,7 +55,8 @@ pub(super) async fn start(
     Body(TaskRequest { name, parameters }): Body<TaskRequest>,
 ) -> Result<(StatusCode, Json<TaskView>), Problem> {
     let Orderer { role, claims } = Orderer::of(&site, &bearer, &room, &kind)?;
-    let number = parameters.get("number").and_then(serde_json::Value::as_str).filter(|number| is_participant_name(number));
+    let number =
+        parameters.get("number").and_then(serde_json::Value::as_str).filter(|number| is_participant_name(number));
     let name = name.unwrap_or_else(|| number.unwrap_or(title(role)).to_owned());
     if !is_participant_name(&name) {
         return Err(bad_name());
@@ -74,7 +75,13 @@ pub(super) async fn start(
         parameters,
     };
     let task = site.services.change(|services| services.start(Instant::now(), role, order)).map_err(refused)?;
-    tracing::info!(event = "task_ordered", kind, room = task.order.room, task = task.order.task, by = task.order.ordered_by);
+    tracing::info!(
+        event = "task_ordered",
+        kind,
+        room = task.order.room,
+        task = task.order.task,
+        by = task.order.ordered_by
+    );
     Ok((StatusCode::CREATED, Json(TaskView::of(task))))
 }
 
@@ -146,7 +153,13 @@ pub(super) async fn report(
     })?;
     let sign = |role: Role, order: &Order| {
         let (publish, subscribe) = (role.publishes(), role.subscribes());
-        let task = Claims { publish, subscribe, data: Some(false), role: Some(role), ..Claims::new(&order.room, &order.name, TTL_MAX_S) };
+        let task = Claims {
+            publish,
+            subscribe,
+            data: Some(false),
+            role: Some(role),
+            ..Claims::new(&order.room, &order.name, TTL_MAX_S)
+        };
         site.keys.sign(&task.made_by(&claims, claims.as_inviter())?).ok()
     };
     let until = tokio::time::Instant::now() + WAIT;

@@ -623,7 +623,10 @@ fn name_of_person() -> Object {
 }
 
 fn name_or_title() -> Object {
-    name_schema("The name that others see; one for the kind of work if it is left out or null.", &[Type::String, Type::Null])
+    name_schema(
+        "The name that others see; one for the kind of work if it is left out or null.",
+        &[Type::String, Type::Null],
+    )
 }
 
 fn name_of_tokens() -> Object {
