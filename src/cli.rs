@@ -404,10 +404,16 @@ pub(crate) struct Live {
     #[command(flatten)]
     pub(crate) remote: Remote,
     /// Which room
-    #[arg(value_name = "ROOM")]
-    pub(crate) room: String,
+    #[arg(value_name = "ROOM", required_unless_present = "wait", conflicts_with = "wait")]
+    pub(crate) room: Option<String>,
+    /// Wait for orders of the server, and send on the rooms that it says (docs/SERVICES.md)
+    #[arg(long, conflicts_with_all = ["to", "rtmp", "video"])]
+    pub(crate) wait: bool,
+    /// With --wait: how many rooms it sends on at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) tasks_max: u16,
     /// Serve players at this address, as http://ADDRESS/ROOM/index.m3u8
-    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["to", "rtmp"])]
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["to", "rtmp", "wait"])]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the same into this folder, for any web server, with more delay
     #[arg(long, value_name = "DIR")]

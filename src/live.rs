@@ -1,16 +1,20 @@
 //! `uprtc live`: a peer that sends a room on as low-latency HLS (the crate `live`). It joins by the server's public doors, with a token that
 //! allows it to receive and nothing else.
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use client::room;
+use client::service::Task;
+use client::{http, room};
 use live::{End, Hub, Server, Settings, Target};
+use proto::work::Role;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Common, Live, Sound};
 use crate::record::{REJOIN_FOR, token};
 use crate::running::{self, Running};
-use crate::{Failure, process, remote};
+use crate::{Failure, process, remote, service};
 
 /// Sends it on until it is told to end, or cannot go on.
 pub(crate) fn run(common: &Common, request: &Live) -> Result<(), Failure> {
@@ -18,7 +22,9 @@ pub(crate) fn run(common: &Common, request: &Live) -> Result<(), Failure> {
         Some(text) => remote::Server::named(text, request.remote.ca.as_deref(), || Ok(Default::default()))?,
         None => remote::Server::running(&Running::find(&running::state(common)?)?),
     };
-    let peer = room::Settings::new(server.resolve()?, &request.room, &token(common, &request.name, &request.room)?);
+    let server = server.resolve()?;
+    let Some(name) = request.room.as_deref() else { return wait(common, request, server) };
+    let peer = room::Settings::new(server, name, &token(common, Role::Streamer, &request.name, name)?);
     let hub = Hub::default();
     let settings = Settings {
         room: room::Settings { rejoin_for: REJOIN_FOR, ..peer },
@@ -30,26 +36,87 @@ pub(crate) fn run(common: &Common, request: &Live) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let server = match request.listen {
-            Some(address) => {
-                Some(Server::bind(address, hub).await.map_err(|error| format!("--listen {address}: {error}"))?)
-            }
-            None => None,
-        };
+        let server = listen(request, hub).await?;
         let place = match (&server, &request.to) {
-            (Some(server), _) => format!("http://{}/{}/index.m3u8", server.address()?, request.room),
+            (Some(server), _) => playlist(server, name)?,
             (None, Some(folder)) => folder.join("index.m3u8").display().to_string(),
             // It is pushed, and the key is not to be seen.
             (None, None) => settings.push.as_ref().map(|target| target.url().to_owned()).unwrap_or_default(),
         };
-        on(request, settings, server, &place).await
+        on(settings, server, &place).await
     })
 }
 
+/// Sends on the rooms that the server says.
+fn wait(common: &Common, request: &Live, server: http::Server) -> Result<(), Failure> {
+    let (state, token) = (|| running::state(common), std::env::var("UPRTC_TOKEN").ok());
+    let service = service::settings(server.clone(), state, token, Role::Streamer, request.tasks_max.into())?;
+    let (hub, ffmpeg) = (Hub::default(), encoder(request));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let players = listen(request, hub.clone()).await?;
+        let address = players.as_ref().map(Server::address).transpose()?;
+        let serving = players.map(|players| tokio::spawn(players.run()));
+        let run = |task: Task| {
+            let peer = room::Settings::new(server.clone(), &task.order.room, &task.token);
+            let room = room::Settings { rejoin_for: REJOIN_FOR, ..peer };
+            let (hub, ffmpeg) = (hub.clone(), ffmpeg.clone());
+            let settings = Settings { room, video: None, hub, folder: None, ffmpeg, push: None };
+            send_one(settings, address, task)
+        };
+        let ended = service::wait(service, run).await;
+        serving.into_iter().for_each(|serving| serving.abort());
+        ended
+    })
+}
+
+/// Why it ended.
+async fn send_one(mut settings: Settings, address: Option<SocketAddr>, task: Task) -> String {
+    let parameters = &task.order.parameters;
+    if let Some(key) = parameters.keys().find(|key| !["video", "rtmp"].contains(&key.as_str())) {
+        return format!("bad_parameters: {key} is neither video nor rtmp");
+    }
+    let text = |key: &str| parameters.get(key).and_then(Value::as_str);
+    settings.video = text("video").map(str::to_owned);
+    settings.push = match text("rtmp").map(|url| Target::parse(url, None)) {
+        Some(None) => return "bad_parameters: rtmp is not rtmp://HOST[:PORT]/APP/KEY".to_owned(),
+        Some(target) => target,
+        None if address.is_none() => {
+            return "bad_parameters: rtmp is missing, and this service has no --listen".to_owned();
+        }
+        None => None,
+    };
+    let live = match live::Live::start(settings).await {
+        Ok(live) => live,
+        Err(error) => return format!("not_started: {error}"),
+    };
+    let hls = address.map(|address| ("hls".to_owned(), Value::from(address_of(address, &task.order.room))));
+    task.running(hls.into_iter().collect()).await;
+    match live.run(task.stopped()).await {
+        End::Stopped => End::Stopped.name().to_owned(),
+        end => format!("{}: {end}", end.name()),
+    }
+}
+
+/// The server for players, if there is to be one.
+async fn listen(request: &Live, hub: Hub) -> Result<Option<Server>, Failure> {
+    let Some(address) = request.listen else { return Ok(None) };
+    Ok(Some(Server::bind(address, hub).await.map_err(|error| format!("--listen {address}: {error}"))?))
+}
+
+/// Where players find a room.
+fn playlist(server: &Server, room: &str) -> Result<String, Failure> {
+    Ok(address_of(server.address()?, room))
+}
+
+fn address_of(address: SocketAddr, room: &str) -> String {
+    format!("http://{address}/{room}/index.m3u8")
+}
+
 /// Joins, says where players find it, and goes on until it ends.
-async fn on(request: &Live, settings: Settings, server: Option<Server>, place: &str) -> Result<(), Failure> {
+async fn on(settings: Settings, server: Option<Server>, place: &str) -> Result<(), Failure> {
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let room = &request.room;
+    let room = settings.room.room.clone();
     let sound = if settings.ffmpeg.is_some() { "aac" } else { "opus" };
     let live = live::Live::start(settings).await.map_err(|error| format!("{room}: {error}"))?;
     tracing::info!(event = "live_begins", room, place, sound, "sends a room on");

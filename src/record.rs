@@ -112,19 +112,12 @@ pub(crate) fn store_settings(
 
 /// Records the rooms that the server says.
 async fn wait(service: Service, of: impl Fn(room::Settings) -> Settings) -> Result<(), Failure> {
-    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let stop = async {
-        tokio::select! {
-            _ = interrupted.recv() => {}
-            _ = terminated.recv() => {}
-        }
-    };
     let server = service.server.clone();
     let run = |task: Task| {
         let peer = room::Settings::new(server.clone(), &task.order.room, &task.token);
         record_one(of(room::Settings { rejoin_for: REJOIN_FOR, ..peer }), task)
     };
-    Ok(client::service::serve(service, run, stop).await?)
+    service::wait(service, run).await
 }
 
 /// Why it ended.

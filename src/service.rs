@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use client::service::Task;
 use client::{http, service};
 use controlplane::auth::{ANY_ROOM, Claims};
 use proto::work::Role;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Failure, running};
 
@@ -28,4 +30,19 @@ pub(crate) fn settings(
         }
     };
     Ok(service::Settings { server, token, tasks_max })
+}
+
+/// Does what the server orders until SIGINT or SIGTERM.
+pub(crate) async fn wait<F>(settings: service::Settings, run: impl Fn(Task) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = String> + Send + 'static,
+{
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    Ok(service::serve(settings, run, stop).await?)
 }
