@@ -91,6 +91,7 @@ mod tests {
             name: peer.to_uppercase(),
             lookalike: false,
             quality: Default::default(),
+            role: None,
             tracks,
         }
     }
