@@ -157,6 +157,57 @@ pub(crate) enum Command {
     Load(Load),
     /// Let telephones into rooms: a SIP gateway, whose file says which numbers lead where (docs/SIP.md)
     Sip(Sip),
+    /// Bring what an encoder such as OBS sends by RTMP or SRT into a room: prints the address and the stream key to enter there
+    /// (docs/FEEDS.md)
+    Feed(Feed),
+    /// Not for people: becomes a child of `feed`.
+    #[command(hide = true)]
+    FeedChild(FeedChild),
+}
+
+/// What a feed shall be.
+#[derive(Debug, Args)]
+pub(crate) struct Feed {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    /// Which room
+    #[arg(value_name = "ROOM", required_unless_present = "orders", conflicts_with = "orders")]
+    pub(crate) room: Option<String>,
+    /// Wait for orders of the server, and feed the rooms that it says (docs/SERVICES.md)
+    #[arg(long)]
+    pub(crate) orders: bool,
+    /// With --orders: how many feeds at once; each has ports of its own, from those of --rtmp and --srt on
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) tasks_max: u16,
+    /// Listen here for RTMP (TCP)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) rtmp: Option<SocketAddr>,
+    /// Listen here for SRT (UDP)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) srt: Option<SocketAddr>,
+    /// The name that others in the room see
+    #[arg(long, value_name = "NAME", default_value = "Feed")]
+    pub(crate) name: String,
+    /// How long it stays in the room when a feed has broken off
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
+    pub(crate) wait: f64,
+    /// The ffmpeg to use
+    #[arg(long, value_name = "PROGRAM", default_value = "ffmpeg")]
+    pub(crate) ffmpeg: PathBuf,
+}
+
+/// What a child becomes.
+#[derive(Debug, Args)]
+pub(crate) struct FeedChild {
+    /// Who started it
+    #[arg(long)]
+    pub(crate) parent: u32,
+    /// Whether it may open sockets
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What a gateway shall be.
@@ -375,12 +426,12 @@ pub(crate) struct Record {
     #[command(flatten)]
     pub(crate) remote: Remote,
     /// Which rooms
-    #[arg(required_unless_present = "wait", conflicts_with = "wait", value_name = "ROOM")]
+    #[arg(required_unless_present = "orders", conflicts_with = "orders", value_name = "ROOM")]
     pub(crate) rooms: Vec<String>,
     /// Wait for orders of the server, and record the rooms that it says (docs/SERVICES.md)
     #[arg(long)]
-    pub(crate) wait: bool,
-    /// With --wait: how many rooms it records at once
+    pub(crate) orders: bool,
+    /// With --orders: how many rooms it records at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) tasks_max: u16,
     /// In this folder each recording makes one of its own; or an S3-compatible store, which AWS_ENDPOINT_URL, AWS_REGION,
@@ -404,16 +455,16 @@ pub(crate) struct Live {
     #[command(flatten)]
     pub(crate) remote: Remote,
     /// Which room
-    #[arg(value_name = "ROOM", required_unless_present = "wait", conflicts_with = "wait")]
+    #[arg(value_name = "ROOM", required_unless_present = "orders", conflicts_with = "orders")]
     pub(crate) room: Option<String>,
     /// Wait for orders of the server, and send on the rooms that it says (docs/SERVICES.md)
     #[arg(long, conflicts_with_all = ["to", "rtmp", "video"])]
-    pub(crate) wait: bool,
-    /// With --wait: how many rooms it sends on at once
+    pub(crate) orders: bool,
+    /// With --orders: how many rooms it sends on at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) tasks_max: u16,
     /// Serve players at this address, as http://ADDRESS/ROOM/index.m3u8
-    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["to", "rtmp", "wait"])]
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["to", "rtmp", "orders"])]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the same into this folder, for any web server, with more delay
     #[arg(long, value_name = "DIR")]

@@ -1,11 +1,13 @@
 //! The `uprtc` executable: `run` starts a dataplane and a controlplane and keeps them alive, `dataplane` and
 //! `controlplane` are the two, `token` and `link` let people in, `rooms`, `peers`, `nodes`, `kick` and `move` govern a server, `doctor`
-//! looks at the machine, `record` records rooms, `live` sends them on, `load` loads a server, `sip` lets telephones in. No logic of a call is here.
+//! looks at the machine, `record` records rooms, `live` sends them on, `load` loads a server, `sip` lets telephones in, `feed` brings feeds of
+//! encoders in. No logic of a call is here.
 
 mod administration;
 mod cli;
 mod confine;
 mod doctor;
+mod feed;
 mod live;
 mod load;
 mod options;
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Live(request) => live::run(&common, &request),
         Command::Load(request) => load::run(&common, &request),
         Command::Sip(request) => sip::run(&common, &request),
+        Command::Feed(request) => feed::run(&common, &request),
+        Command::FeedChild(request) => feed::become_child(&request),
         Command::Token(request) => token::print(&common, &request),
         Command::Link(request) => token::link(&common, &request),
         Command::NewKey => token::new_key(&common),

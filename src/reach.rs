@@ -58,7 +58,7 @@ pub(crate) fn check_media_ips(options: &Options) -> Result<(), Failure> {
 
 /// The address of this machine from which packets to `remote` would leave. None is sent: a connected UDP socket asks the
 /// kernel's routes only.
-fn source_towards(remote: IpAddr) -> Option<IpAddr> {
+pub(crate) fn source_towards(remote: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect((remote, 9)).ok()?;

@@ -55,7 +55,7 @@ pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
     };
     let settings = request.rooms.iter().map(settings).collect::<Result<Vec<_>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let service = request.wait.then(|| {
+    let service = request.orders.then(|| {
         let token = std::env::var("UPRTC_TOKEN").ok();
         let tasks_max = request.tasks_max.into();
         service::settings(server.clone(), || running::state(common), token, Role::Recorder, tasks_max)

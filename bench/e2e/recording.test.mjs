@@ -43,7 +43,7 @@ test('a recording is started and stopped on the page, and everybody sees it', { 
   await early.close();
 
   const kept = path.join(edge.state, 'kept');
-  edge.begin('record', '--to', kept, '--wait');
+  edge.begin('record', '--to', kept, '--orders');
   await until('a recorder waits', async () => (await edge.metrics())['uprtc_services{role="recorder"}'] === 1);
   const [host, guest] = [await enter('Host', '--record'), await enter('Guest')];
   await until('the host has the button', () => record(host).isVisible());

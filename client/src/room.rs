@@ -237,12 +237,39 @@ pub enum Event {
     KeyframeWanted,
     /// In which codec our video should be from now on.
     Codec(VideoCodec),
+    /// What this peer should send at most, bit/s.
+    Limits {
+        /// Everything together, on the wire.
+        send_bps_max: u32,
+        /// Payload of one video track.
+        video_bps_max: u32,
+        /// Payload of one audio track.
+        audio_bps_max: u32,
+    },
     /// The signalling socket was lost. Media goes on.
     Interrupted,
     /// There is one again; what has changed meanwhile follows.
     Resumed,
     /// It is over; said again by each further call of [`Room::next`].
     Ended(EndReason),
+}
+
+/// A packet to be sent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// On which track.
+    pub kind: Kind,
+    /// RTP time.
+    pub timestamp: u32,
+    /// The last packet of a picture.
+    pub marker: bool,
+    /// At most [`PAYLOAD_LEN_MAX`].
+    pub payload: Vec<u8>,
+    /// When it was captured, microseconds since 1970; None: now. Sender reports say by it how the tracks go together: what one track
+    /// waited for longer than the other does not move them apart.
+    pub captured_micros: Option<u64>,
+    /// How loud audio is: 0 the loudest, 127 silence (RFC 6464).
+    pub level: Option<u8>,
 }
 
 /// Why something was not sent.
@@ -261,7 +288,7 @@ pub enum SendError {
 
 /// What the task is told.
 enum Command {
-    Send { kind: Kind, timestamp: u32, marker: bool, payload: Vec<u8> },
+    Send(Outgoing),
     Keyframe(usize),
     Leave(oneshot::Sender<()>),
 }
@@ -307,19 +334,20 @@ impl Room {
 
     /// Sends a frame of Opus at this time of its 48 kHz clock, now.
     pub fn send_audio(&self, timestamp: u32, payload: Vec<u8>) -> Result<(), SendError> {
-        self.send(Kind::Audio, timestamp, false, payload)
+        self.send(Outgoing { kind: Kind::Audio, timestamp, marker: false, payload, captured_micros: None, level: None })
     }
 
     /// Sends a packet of video at this time of its 90 kHz clock, now. `marker`: the last of its frame.
     pub fn send_video(&self, timestamp: u32, marker: bool, payload: Vec<u8>) -> Result<(), SendError> {
-        self.send(Kind::Video, timestamp, marker, payload)
+        self.send(Outgoing { kind: Kind::Video, timestamp, marker, payload, captured_micros: None, level: None })
     }
 
-    fn send(&self, kind: Kind, timestamp: u32, marker: bool, payload: Vec<u8>) -> Result<(), SendError> {
-        if payload.len() > PAYLOAD_LEN_MAX {
+    /// Sends a packet with what is known of it.
+    pub fn send(&self, packet: Outgoing) -> Result<(), SendError> {
+        if packet.payload.len() > PAYLOAD_LEN_MAX {
             return Err(SendError::TooLong);
         }
-        self.command(Command::Send { kind, timestamp, marker, payload })
+        self.command(Command::Send(packet))
     }
 
     /// Asks for a keyframe in a slot, soon: not more often than its interval.

@@ -248,6 +248,7 @@ impl Recorder {
             | Event::KeyframeWanted
             | Event::Codec(_)
             | Event::Interrupted
+            | Event::Limits { .. }
             | Event::Resumed => (),
         }
         if self.files as usize > FILES_MAX { Err(End::Files) } else { Ok(()) }

@@ -1,6 +1,7 @@
 //! Peers of the `client` crate's `room` in rooms of a running `uprtc run`: what they are told and brought, while planes are killed;
-//! and `uprtc record` and `uprtc live`, which are two.
+//! and `uprtc record`, `uprtc live` and `uprtc feed`, which are such peers.
 
+mod feeding;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod live;

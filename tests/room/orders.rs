@@ -1,4 +1,4 @@
-//! Recordings that are ordered by REST: `uprtc record --wait`, while the controlplane is killed.
+//! Recordings that are ordered by REST: `uprtc record --orders`, while the controlplane is killed.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Service(Child);
 impl Service {
     fn start(server: &Server) -> Service {
         let to = server.folder.0.join("recordings");
-        let arguments = ["record", "--state", server.folder.path(), "--to", to.to_str().unwrap(), "--wait"];
+        let arguments = ["record", "--state", server.folder.path(), "--to", to.to_str().unwrap(), "--orders"];
         Service(uprtc(&arguments).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
     }
 }

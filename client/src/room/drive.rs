@@ -13,7 +13,7 @@ use super::join::{Joined, Joiner};
 use super::resume::{BACKOFF_MAX, Signalled, Signalling, jittered};
 use super::slot::Slot;
 use super::track::Track;
-use super::{Clock, Command, EVENTS_RESERVED, EndReason, Event, JoinError, Packet, SlotContent, is_final};
+use super::{Clock, Command, EVENTS_RESERVED, EndReason, Event, JoinError, Outgoing, Packet, SlotContent, is_final};
 use crate::random::Random;
 use crate::rtcp::{self, Compound};
 use crate::rtp;
@@ -207,8 +207,8 @@ impl Peer {
                     Signalled::Refused(error) => Some(Outcome::Ended(EndReason::Gone(error.to_string()))),
                 },
                 command = commands.recv() => match command {
-                    Some(Command::Send { kind, timestamp, marker, payload }) => {
-                        self.send(kind, timestamp, marker, payload);
+                    Some(Command::Send(packet)) => {
+                        self.send(&packet);
                         None
                     }
                     Some(Command::Keyframe(slot)) => {
@@ -251,6 +251,9 @@ impl Peer {
             ServerSignal::TrackChanged { peer, track } => Event::TrackChanged { peer, track },
             ServerSignal::Moved { room, .. } => Event::Moved { room },
             ServerSignal::Codec { video } => Event::Codec(video),
+            ServerSignal::Limits { send_bps_max, video_bps_max, audio_bps_max } => {
+                Event::Limits { send_bps_max, video_bps_max, audio_bps_max }
+            }
             ServerSignal::Slots { slots } => {
                 let number = |mid: &str| self.slots.iter().position(|slot| slot.as_ref().is_some_and(|s| s.mid == mid));
                 let contents = slots.into_iter().filter_map(|info| {
@@ -390,11 +393,10 @@ impl Peer {
         }
     }
 
-    fn send(&mut self, kind: Kind, timestamp: u32, marker: bool, payload: Vec<u8>) {
-        let track = if kind == Kind::Audio { &mut self.audio } else { &mut self.video };
+    fn send(&mut self, packet: &Outgoing) {
+        let track = if packet.kind == Kind::Audio { &mut self.audio } else { &mut self.video };
         let Some(track) = track else { return };
-        let sent = (timestamp, marker, payload);
-        let len = track.write(wall_micros(), sent, &mut self.transport_seq, &mut self.out[..]);
+        let len = track.write(wall_micros(), packet, &mut self.transport_seq, &mut self.out[..]);
         self.flush_rtp(len);
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use proto::signal::Kind;
 
+use super::Outgoing;
 use crate::random::Random;
 use crate::rtcp::{SenderInfo, ntp_time};
 use crate::rtp;
@@ -13,6 +14,8 @@ use crate::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, TRANSPORT_CC};
 const HISTORY_MAX: usize = 512;
 /// After so long what was said of the clock counts no more, microseconds.
 const CLOCK_WINDOW: u64 = 2_000_000;
+/// How loud audio is if its user does not say: speech of -30 dBov, so that the room hears all of it.
+const LEVEL: u8 = 30;
 
 struct Sent {
     seq: u16,
@@ -47,6 +50,8 @@ pub(super) struct Track {
     history: VecDeque<Sent>,
     packets: u32,
     octets: u32,
+    /// Of the last packet (RFC 6464).
+    level: u8,
     /// The packet that was handed over with the least delay, of this window and of the one before: RTP time and microseconds since
     /// 1970. A user that is late now and then does not move the clock.
     soonest: [Option<(u32, u64)>; 2],
@@ -84,24 +89,21 @@ impl Track {
             history: VecDeque::new(),
             packets: 0,
             octets: 0,
+            level: LEVEL,
             soonest: [None; 2],
             window_began: 0,
         })
     }
 
     /// Writes a packet into `out`: its length. `micros` is now, since 1970; `transport_seq` counts all packets of the peer.
-    pub(super) fn write(
-        &mut self,
-        micros: u64,
-        (timestamp, marker, payload): (u32, bool, Vec<u8>),
-        transport_seq: &mut u16,
-        out: &mut [u8],
-    ) -> usize {
-        self.note_clock(timestamp, micros);
+    pub(super) fn write(&mut self, micros: u64, packet: &Outgoing, transport_seq: &mut u16, out: &mut [u8]) -> usize {
+        let &Outgoing { timestamp, marker, ref payload, captured_micros, level, .. } = packet;
+        self.note_clock(timestamp, captured_micros.unwrap_or(micros));
+        self.level = level.unwrap_or(LEVEL);
         let fields = rtp::Fields { marker, pt: self.pt, seq: self.seq, timestamp, ssrc: self.ssrc };
         let header_len = self.write_header(&fields, micros, transport_seq, out);
         let len = header_len + payload.len();
-        out[header_len..len].copy_from_slice(&payload);
+        out[header_len..len].copy_from_slice(payload);
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(payload.len() as u32);
         if self.history.len() == HISTORY_MAX {
@@ -138,8 +140,8 @@ impl Track {
         // 6.18 fixed-point seconds in 24 bits.
         let send_time = (((u128::from(micros) << 18) / 1_000_000) as u32).to_be_bytes();
         let number = transport_seq.to_be_bytes();
-        // Speech of -30 dBov (RFC 6464 §3): the room is to hear all of it.
-        let level = [0x80 | 30];
+        // RFC 6464 §3: a voice, and how loud it is.
+        let level = [0x80 | self.level];
         let all: [(Option<u8>, &[u8]); 4] = [
             (self.extensions.abs_send_time, &send_time[1..]),
             (self.extensions.transport_cc, &number),
@@ -201,14 +203,19 @@ mod tests {
         Track::new(kind, 108, (7, Some(8)), &answer, &mut Random::from_seed(1)).unwrap()
     }
 
+    fn outgoing(timestamp: u32, payload: &[u8]) -> Outgoing {
+        let (kind, payload) = (Kind::Video, payload.to_vec());
+        Outgoing { kind, timestamp, marker: true, payload, captured_micros: None, level: None }
+    }
+
     #[test]
     fn what_was_sent_is_sent_again_behind_its_number() {
         let mut track = track(Kind::Video, vec![(109, 108)]);
         let (mut out, mut counter) = ([0; 256], 0);
-        let len = track.write(1, (90, true, b"one".to_vec()), &mut counter, &mut out);
+        let len = track.write(1, &outgoing(90, b"one"), &mut counter, &mut out);
         let first = rtp::Header::parse(&out[..len]).unwrap();
         assert_eq!((&out[first.len..len], first.pt, first.marker, first.ssrc), (&b"one"[..], 108, true, 7));
-        track.write(2, (91, true, b"two".to_vec()), &mut counter, &mut out);
+        track.write(2, &outgoing(91, b"two"), &mut counter, &mut out);
         let len = track.repair(3, first.seq, &mut counter, &mut out).unwrap();
         let again = rtp::Header::parse(&out[..len]).unwrap();
         assert_eq!((again.pt, again.ssrc, again.timestamp), (109, 8, 90));
@@ -224,7 +231,7 @@ mod tests {
     fn without_a_stream_of_retransmissions_the_packet_itself_goes_again() {
         let mut track = track(Kind::Audio, Vec::new());
         let (mut first, mut again, mut counter) = ([0; 256], [0; 256], 0);
-        let len = track.write(1, (960, false, b"opus".to_vec()), &mut counter, &mut first);
+        let len = track.write(1, &outgoing(960, b"opus"), &mut counter, &mut first);
         let seq = rtp::Header::parse(&first[..len]).unwrap().seq;
         assert_eq!(track.repair(9, seq, &mut counter, &mut again), Some(len));
         assert_eq!(first, again);
@@ -237,9 +244,21 @@ mod tests {
         assert_eq!(track.sender_info(0), None);
         for (i, late) in [3_000, 0, 9_000, 1_000].into_iter().enumerate() {
             let at = 1_000_000 + 20_000 * i as u64 + late;
-            track.write(at, (960 * i as u32, false, vec![0]), &mut counter, &mut out);
+            track.write(at, &outgoing(960 * i as u32, &[0]), &mut counter, &mut out);
         }
         assert_eq!(track.sender_info(1_100_000).unwrap().rtp_time, 4800);
         assert_eq!(track.sender_info(1_100_000).unwrap().packets, 4);
+    }
+
+    #[test]
+    fn reports_say_when_a_packet_was_captured_however_late_it_is_sent() {
+        let (mut sound, mut pictures) = (track(Kind::Audio, Vec::new()), track(Kind::Video, Vec::new()));
+        let (mut out, mut counter) = ([0; 256], 0);
+        for (track, late) in [(&mut sound, 30_000), (&mut pictures, 200_000)] {
+            let captured_micros = Some(1_000_000);
+            track.write(1_000_000 + late, &Outgoing { captured_micros, ..outgoing(0, &[0]) }, &mut counter, &mut out);
+        }
+        let time = |track: &Track| track.sender_info(1_500_000).unwrap().rtp_time;
+        assert_eq!((time(&sound), time(&pictures)), (24_000, 45_000));
     }
 }

@@ -111,11 +111,16 @@ fn each_message_has_its_answer() {
     assert!(wrong.is_empty() && found.len() == expected.len(), "{} of {}: {wrong:#?}", found.len(), expected.len());
 }
 
+/// How many mutations are tried; the variable `MUTATIONS` says another number.
+fn mutations() -> u32 {
+    std::env::var("MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000)
+}
+
 /// An agent in the middle of a call, for which nothing that a stranger sends is fatal, and which answers within its bounds.
 #[test]
 fn mutations_of_them_stop_nothing() {
     let corpus = messages();
-    let mut runner = TestRunner::new(Config { cases: 10_000, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: mutations(), failure_persistence: None, ..Config::default() });
     let edits = prop::collection::vec((0usize..2000, any::<u8>(), 0u8..5), 1..12);
     let case = (0..corpus.len(), edits, any::<bool>());
     let now = Instant::now();
@@ -165,5 +170,5 @@ fn mutations_of_them_stop_nothing() {
     result.unwrap();
     let (agent, _) = state.into_inner();
     assert!(agent.counters.get(Counter::Calls) > 20, "some were calls");
-    assert_eq!(agent.counters.get(Counter::Messages), 10_000);
+    assert_eq!(agent.counters.get(Counter::Messages), u64::from(mutations()));
 }
