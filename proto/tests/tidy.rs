@@ -339,7 +339,7 @@ fn nothing_that_ships_assumes_consent() {
 
 #[test]
 fn manifests_point_the_same_way() {
-    let forbidden: [(&str, &[&str]); 8] = [
+    let forbidden: [(&str, &[&str]); 9] = [
         ("proto", &["dataplane", "controlplane", "client", "record", "bench", "targets", "tokio", "monoio", "axum"]),
         ("dataplane", &["controlplane", "client", "record", "bench", "targets", "tokio", "axum"]),
         ("controlplane", &["dataplane", "client", "record", "bench", "targets", "monoio"]),
