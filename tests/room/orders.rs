@@ -1,4 +1,4 @@
-//! Recordings that are ordered by REST: `uprtc record --orders`, while the controlplane is killed.
+//! Work that is ordered by REST: `uprtc record --orders`, while the controlplane is killed, `uprtc live --orders` and `uprtc feed --orders`.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -19,9 +19,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Service(Child);
 
 impl Service {
-    fn start(server: &Server) -> Service {
-        let to = server.folder.0.join("recordings");
-        let arguments = ["record", "--state", server.folder.path(), "--to", to.to_str().unwrap(), "--orders"];
+    fn start(server: &Server, command: &str, more: &[&str]) -> Service {
+        let arguments = [&[command, "--state", server.folder.path(), "--orders"], more].concat();
         Service(uprtc(&arguments).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
     }
 }
@@ -35,8 +34,13 @@ impl Drop for Service {
 
 /// One request about the recordings of room `r`: the status and what came.
 async fn ask(server: &Server, token: &str, method: &str, path: &str) -> (u16, Value) {
-    let path = format!("/v1/rooms/r/recordings{path}");
-    let content = (method == "POST").then_some(("application/json", "{}"));
+    let body = (method == "POST").then_some("{}");
+    request(server, token, (method, body), &format!("recordings{path}")).await
+}
+
+async fn request(server: &Server, token: &str, (method, body): (&str, Option<&str>), path: &str) -> (u16, Value) {
+    let path = format!("/v1/rooms/r/{path}");
+    let content = body.map(|body| ("application/json", body));
     let request = Request { method, path: &path, token: Some(token), content };
     match Http::plain(&server.http).request(request, LIMIT).await {
         Ok(response) => (response.status, serde_json::from_str(&response.body).unwrap()),
@@ -46,9 +50,13 @@ async fn ask(server: &Server, token: &str, method: &str, path: &str) -> (u16, Va
 
 /// Asks again until it is so.
 async fn wait_for(server: &Server, token: &str, path: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    wait_for_any(server, token, &format!("recordings{path}"), what, is_it).await
+}
+
+async fn wait_for_any(server: &Server, token: &str, path: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     let asked = tokio::time::timeout(DEADLINE, async {
         loop {
-            let (status, answer) = ask(server, token, "GET", path).await;
+            let (status, answer) = request(server, token, ("GET", None), path).await;
             if status == 200 && is_it(&answer) {
                 return answer;
             }
@@ -65,7 +73,8 @@ async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
     let (host, guest) = (server.token_with("r", "Host", &["--record"]), server.token("r", "Guest"));
     assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "no_service");
     assert_eq!(ask(&server, &guest, "POST", "").await.1["code"], "not_admin");
-    let mut service = Service::start(&server);
+    let to = server.folder.0.join("recordings");
+    let mut service = Service::start(&server, "record", &["--to", to.to_str().unwrap()]);
     wait_for(&server, &host, "", "a recorder", |answer| answer["available"] == true).await;
     let mut listener = Room::join(server.settings("r", "Listener")).await.unwrap();
     let talker = Talker::join(&server, "r", "Talker").await;
@@ -109,4 +118,44 @@ async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
     assert_eq!(ended["reason"], "stopped");
     assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "no_service");
     talker.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_and_feeds_are_ordered_by_rest() {
+    if !crate::media::is_there() {
+        return crate::require::left_out("ffmpeg", "feeds that are ordered", "there is no ffmpeg");
+    }
+    let server = Server::start();
+    let (admin, guest) = (server.token_with("r", "Admin", &["--admin"]), server.token_with("r", "Host", &["--record"]));
+    let _live = Service::start(&server, "live", &["--listen", "127.0.0.1:0", "--sound", "opus"]);
+    let _feed = Service::start(&server, "feed", &["--rtmp", "127.0.0.1:0", "--tasks-max", "1"]);
+    let mut listener = Room::join(server.settings("r", "Listener")).await.unwrap();
+    for (kind, keys) in [("streams", &["hls"][..]), ("feeds", &["key", "rtmp"])] {
+        wait_for_any(&server, &admin, kind, "a service", |answer| answer["available"] == true).await;
+        assert_eq!(request(&server, &guest, ("POST", Some("{}")), kind).await.1["code"], "not_admin");
+        let (_, wrong) = request(&server, &admin, ("POST", Some("{\"colour\":1}")), kind).await;
+        let path = format!("{kind}/{}", wrong["task"].as_str().unwrap());
+        let wrong = wait_for_any(&server, &admin, &path, "its end", |task| task["state"] == "ended").await;
+        assert!(wrong["reason"].as_str().unwrap().starts_with("bad_parameters: "), "{wrong}");
+
+        let (status, ordered) = request(&server, &admin, ("POST", Some("{}")), kind).await;
+        assert_eq!(status, 201, "{ordered}");
+        let path = format!("{kind}/{}", ordered["task"].as_str().unwrap());
+        let running = wait_for_any(&server, &admin, &path, "the work", |task| task["state"] == "running").await;
+        let detail: Vec<&String> = running["detail"].as_object().unwrap().keys().collect();
+        assert_eq!(detail, keys, "{running}");
+        if kind == "streams" {
+            let seen = wait(&mut listener, "the stream", |event| match event {
+                Event::PeerJoined(info) => Some(info.role),
+                _ => None,
+            });
+            assert_eq!(seen.await, Some(Role::Streamer));
+        } else {
+            // It has ports for one.
+            assert_eq!(request(&server, &admin, ("POST", Some("{}")), kind).await.1["code"], "services_busy");
+        }
+        assert_eq!(request(&server, &admin, ("DELETE", None), &path).await.0, 202);
+        let ended = wait_for_any(&server, &admin, &path, "the end", |task| task["state"] == "ended").await;
+        assert_eq!(ended["reason"], "stopped");
+    }
 }
