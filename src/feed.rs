@@ -17,15 +17,12 @@ use feed::{Key, Launcher, Report, Settings};
 use proto::work::Role;
 use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::Map;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::{Common, Feed, FeedChild};
-use crate::running::{self, Running};
-use crate::{Failure, confine, reach, remote, service};
+use crate::running;
+use crate::{Failure, confine, reach, service};
 
-/// How long the token is good.
-const TTL: Duration = Duration::from_secs(30 * 86_400);
 /// For how long the peer tries to come back when its server was replaced.
 const REJOIN_FOR: Duration = Duration::from_secs(300);
 /// What a child may have: of memory, of open files.
@@ -39,17 +36,15 @@ pub(crate) fn run(common: &Common, request: &Feed) -> Result<(), Failure> {
     if request.rtmp.is_none() && request.srt.is_none() {
         return Err("nothing to listen to: give --rtmp ADDRESS:PORT (0.0.0.0:1935), --srt ADDRESS:PORT, or both".into());
     }
-    let server = match &request.remote.server {
-        Some(text) => remote::Server::named(text, request.remote.ca.as_deref(), || Ok(Default::default()))?,
-        None => remote::Server::running(&Running::find(&running::state(common)?)?),
-    };
-    let server = server.resolve()?;
+    let server = service::server(common, &request.remote)?;
     let Some(room) = request.room.as_deref() else { return wait(common, request, server) };
     let (key, is_given) = match std::env::var("UPRTC_FEED_KEY") {
         Ok(text) => (Key::new(&text).map_err(|error| format!("UPRTC_FEED_KEY: {error}"))?, true),
         Err(_) => (Key::random().ok_or("the system gives no random numbers")?, false),
     };
-    let peer = room::Settings::new(server, room, &token(common, room, &request.name)?);
+    let role = Some(Role::Feed);
+    let claims = Claims { publish: true, role, ..Claims::new(room, &request.name, service::TTL.as_secs()) };
+    let peer = room::Settings::new(server, room, &service::token(common, &claims)?);
     let settings = Settings {
         peer: room::Settings { rejoin_for: REJOIN_FOR, ..peer },
         rtmp: request.rtmp,
@@ -65,26 +60,7 @@ pub(crate) fn run(common: &Common, request: &Feed) -> Result<(), Failure> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let stop = async {
-            tokio::select! {
-                _ = interrupt.recv() => (),
-                _ = terminate.recv() => (),
-            }
-        };
-        Ok(feed::run(settings, report, stop).await?)
-    })
-}
-
-/// `UPRTC_TOKEN`, or one of the key in the state folder.
-fn token(common: &Common, room: &str, name: &str) -> Result<String, Failure> {
-    if let Ok(token) = std::env::var("UPRTC_TOKEN") {
-        return Ok(token);
-    }
-    let keys = running::keys(&running::state(common)?)?;
-    let role = Some(Role::Feed);
-    Ok(keys.sign(&Claims { publish: true, role, ..Claims::new(room, name, TTL.as_secs()) })?)
+    runtime.block_on(async { Ok(feed::run(settings, report, service::told_to_end()?).await?) })
 }
 
 /// Feeds the rooms that the server says, each at ports of its own.

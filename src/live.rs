@@ -6,25 +6,23 @@ use std::process::{Command, Stdio};
 
 use client::service::Task;
 use client::{http, room};
+use controlplane::auth::Claims;
 use live::{End, Hub, Server, Settings, Target};
 use proto::work::Role;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Common, Live, Sound};
-use crate::record::{REJOIN_FOR, token};
-use crate::running::{self, Running};
-use crate::{Failure, process, remote, service};
+use crate::record::REJOIN_FOR;
+use crate::running;
+use crate::{Failure, process, service};
 
 /// Sends it on until it is told to end, or cannot go on.
 pub(crate) fn run(common: &Common, request: &Live) -> Result<(), Failure> {
-    let server = match &request.remote.server {
-        Some(text) => remote::Server::named(text, request.remote.ca.as_deref(), || Ok(Default::default()))?,
-        None => remote::Server::running(&Running::find(&running::state(common)?)?),
-    };
-    let server = server.resolve()?;
+    let server = service::server(common, &request.remote)?;
     let Some(name) = request.room.as_deref() else { return wait(common, request, server) };
-    let peer = room::Settings::new(server, name, &token(common, Role::Streamer, &request.name, name)?);
+    let role = Some(Role::Streamer);
+    let claims = Claims { subscribe: true, role, ..Claims::new(name, &request.name, service::TTL.as_secs()) };
+    let peer = room::Settings::new(server, name, &service::token(common, &claims)?);
     let hub = Hub::default();
     let settings = Settings {
         room: room::Settings { rejoin_for: REJOIN_FOR, ..peer },
@@ -115,19 +113,13 @@ fn address_of(address: SocketAddr, room: &str) -> String {
 
 /// Joins, says where players find it, and goes on until it ends.
 async fn on(settings: Settings, server: Option<Server>, place: &str) -> Result<(), Failure> {
-    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = service::told_to_end()?;
     let room = settings.room.room.clone();
     let sound = if settings.ffmpeg.is_some() { "aac" } else { "opus" };
     let live = live::Live::start(settings).await.map_err(|error| format!("{room}: {error}"))?;
     tracing::info!(event = "live_begins", room, place, sound, "sends a room on");
     let _ = process::print(&format!("{place}\n")); // Who does not read it has it all the same.
     let serving = server.map(|server| tokio::spawn(server.run()));
-    let stop = async move {
-        tokio::select! {
-            _ = interrupted.recv() => (),
-            _ = terminated.recv() => (),
-        }
-    };
     let end = live.run(stop).await;
     serving.into_iter().for_each(|serving| serving.abort());
     tracing::info!(event = "live_ended", room, reason = end.name(), "it ended: {end}");

@@ -16,16 +16,13 @@ use record::store::outbox::Sending;
 use record::store::{self, Credentials, Place, Store};
 use record::{End, Recorder, Settings};
 use serde_json::Map;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{Common, Record, To};
-use crate::running::{self, Running};
+use crate::running;
 use crate::{Failure, process, remote, service};
 
-/// How long the token is good: for as long a recording comes back by itself after its server was replaced.
-const TTL: Duration = Duration::from_secs(30 * 86_400);
 /// For how long it tries to come back.
 pub(crate) const REJOIN_FOR: Duration = Duration::from_secs(300);
 /// How long the end waits for what other processes left for the store.
@@ -33,10 +30,7 @@ const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// Records until it is told to end, or nothing is left to record.
 pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
-    let server = match &request.remote.server {
-        Some(text) => remote::Server::named(text, request.remote.ca.as_deref(), || Ok(Default::default()))?,
-        None => remote::Server::running(&Running::find(&running::state(common)?)?),
-    };
+    let server = service::server(common, &request.remote)?;
     let (option, folder, place) = match (&request.to, &request.spool) {
         (To::Folder(_), Some(_)) => return Err("--spool is for --to s3://BUCKET/PREFIX".into()),
         (To::Folder(folder), None) => ("--to", folder.clone(), None),
@@ -47,9 +41,10 @@ pub(crate) fn run(common: &Common, request: &Record) -> Result<(), Failure> {
     fs::create_dir_all(&folder).map_err(failed)?;
     let quota = Quota::measure(&folder, request.quota_mb.map(|megabytes| megabytes * 1_000_000)).map_err(failed)?;
     let store = place.map(|place| store_settings(place, |name| std::env::var(name).ok())).transpose()?;
-    let server = server.resolve()?;
     let settings = |room: &String| -> Result<Settings, Failure> {
-        let peer = room::Settings::new(server.clone(), room, &token(common, Role::Recorder, &request.name, room)?);
+        let role = Some(Role::Recorder);
+        let claims = Claims { subscribe: true, role, ..Claims::new(room, &request.name, service::TTL.as_secs()) };
+        let peer = room::Settings::new(server.clone(), room, &service::token(common, &claims)?);
         let room = room::Settings { rejoin_for: REJOIN_FOR, ..peer };
         Ok(Settings { room, folder: folder.clone(), quota: quota.clone(), store: None })
     };
@@ -133,17 +128,8 @@ async fn record_one(settings: Settings, task: Task) -> String {
     }
 }
 
-/// `UPRTC_TOKEN`, or one of the key in the state folder.
-pub(crate) fn token(common: &Common, role: Role, name: &str, room: &str) -> Result<String, Failure> {
-    if let Ok(token) = std::env::var("UPRTC_TOKEN") {
-        return Ok(token);
-    }
-    let keys = running::keys(&running::state(common)?)?;
-    Ok(keys.sign(&Claims { subscribe: true, role: Some(role), ..Claims::new(room, name, TTL.as_secs()) })?)
-}
-
 async fn record_all(settings: Vec<Settings>) -> Result<(), Failure> {
-    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut told_to_end = std::pin::pin!(service::told_to_end()?);
     let (stop, stopped) = watch::channel(false);
     let mut recordings = JoinSet::new();
     for settings in settings {
@@ -170,8 +156,7 @@ async fn record_all(settings: Vec<Settings>) -> Result<(), Failure> {
                 Some(Err(error)) => return Err(error.into()),
                 None => break,
             },
-            _ = interrupted.recv() => drop(stop.send(true)),
-            _ = terminated.recv() => drop(stop.send(true)),
+            () = &mut told_to_end, if !*stop.borrow() => drop(stop.send(true)),
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use controlplane::auth::{Claims, is_name_char, is_participant_name};
 use proto::work::{Role, TASKS_MAX};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Failure;
 use crate::cli::{Common, Sip};
@@ -50,20 +49,13 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
     let tokens = tokens(running::state(common), settings.needs_tokens())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let stop = async {
-            tokio::select! {
-                _ = interrupt.recv() => (),
-                _ = terminate.recv() => (),
-            }
-        };
         let announce = |sip, http: Option<std::net::SocketAddr>| {
             let http = http.map(|http| format!(" http={http}")).unwrap_or_default();
             let mut out = std::io::stdout().lock();
             // Nobody may be listening, and that is fine.
             let _ = writeln!(out, "sip={sip}{http}").and_then(|()| out.flush());
         };
-        ::sip::run(settings, server, tokens, orders, announce, stop).await?;
+        ::sip::run(settings, server, tokens, orders, announce, service::told_to_end()?).await?;
         Ok(())
     })
 }

@@ -43,7 +43,7 @@ pub(crate) struct Entry {
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     pub(crate) hears: Option<OpusParams>,
     /// Whether it has an HTTP resource instead of a socket; the session is the resource's id.
-    #[serde(default)]
+    #[serde(rename = "w", alias = "is_resource", default)]
     pub(crate) is_resource: bool,
     /// The room that it joined by, if it was moved since.
     #[serde(default, skip_serializing_if = "Option::is_none")]

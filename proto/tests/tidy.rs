@@ -66,6 +66,7 @@ const TOKIO: &[&str] = &[
     "fuzz/targets/src/socket.rs",
     "client/src/http.rs",
     "client/src/room.rs",
+    "client/src/service.rs",
     "client/src/room/",
     "client/src/udp.rs",
     "live/src/encode.rs",
@@ -96,10 +97,12 @@ const TOKIO: &[&str] = &[
     "feed/src/door.rs",
     "feed/src/run.rs",
     "feed/src/ffmpeg.rs",
+    "sip/src/ask.rs",
     "sip/src/call.rs",
     "sip/src/connections.rs",
     "sip/src/control.rs",
     "sip/src/gateway.rs",
+    "sip/src/orders.rs",
 ];
 
 /// DTLS; and the one who reads when the doors' certificate expires.

@@ -13,29 +13,14 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use crate::ask::Ask;
 use crate::counters::Counters;
 use crate::entry::is_equal;
-use crate::orders::Ordered;
 
 /// Longest body.
 const BODY_LEN_MAX: usize = 4096;
 /// How long the head of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What HTTP asks the gateway for.
-#[derive(Debug)]
-pub(crate) enum Ask {
-    Metrics(oneshot::Sender<String>),
-    Dial {
-        room: String,
-        number: String,
-        digits: String,
-        /// If the controlplane wants it.
-        ordered: Option<Ordered>,
-        reply: oneshot::Sender<Result<u64, &'static str>>,
-    },
-    HangUp(u64),
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

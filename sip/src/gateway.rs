@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Ended, Event, Incoming};
+use crate::ask::{Ask, Ordered, Progress};
 use crate::call::{Call, Order, Tokens, Word};
 use crate::connections::{Arrival, Connections};
-use crate::control::{self, Ask};
+use crate::control;
 use crate::counters::{Counter, Counters};
 use crate::message::MESSAGE_LEN_MAX;
-use crate::orders::{self, Ordered, Progress};
+use crate::orders;
 use crate::sdp::{KEY_LEN, Ours, Remote};
 use crate::settings::{Number, Settings};
 

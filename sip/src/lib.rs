@@ -5,9 +5,10 @@
 //! datagram ─▶ message ─▶ agent (transaction, dialog, limits) ─▶ gateway ─▶ call ─▶ room
 //! RTP ─▶ leg (SRTP, jitter, G.711, dtmf) ─▶ bridge (Opus, mixer) ─▶ room ─▶ bridge ─▶ leg ─▶ RTP
 //! ```
-//! Everything but `gateway`, `call`, `connections`, `control` and `orders` is without sockets, clock and runtime.
+//! Everything but `gateway`, `call`, `connections`, `control`, `orders` and `ask` is without sockets, clock and runtime.
 
 mod agent;
+mod ask;
 mod bridge;
 mod call;
 mod connections;

@@ -4,19 +4,10 @@ use client::service::{self, Task};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::Ask;
+use crate::ask::{Ask, Ordered, Progress};
 
 /// What is told of a call; it has two states.
 const PROGRESS_MAX: usize = 4;
-
-/// How far a call is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
-    /// It was answered.
-    Answered,
-    /// It is over: why.
-    Ended(String),
-}
 
 /// Waits for orders until the gateway stops or the server refuses.
 pub(crate) async fn serve(settings: service::Settings, asks: mpsc::Sender<Ask>, stop: impl Future<Output = ()>) {
@@ -60,13 +51,4 @@ async fn dial(task: Task, asks: mpsc::Sender<Ask>) -> String {
             }
         }
     }
-}
-
-/// Of a call that the controlplane ordered.
-#[derive(Debug)]
-pub(crate) struct Ordered {
-    /// For the room, whichever it is.
-    pub(crate) token: String,
-    /// Who wants to know how far it is.
-    pub(crate) progress: mpsc::Sender<Progress>,
 }
