@@ -33,6 +33,8 @@ async function shoot({ page }, name, size) {
   // Everything of the bar is in the picture.
   const bar = await page.locator('.bar').evaluate((bar) => [...bar.querySelectorAll('button')].filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect()).every(({ left, right }) => left >= 0 && right <= innerWidth));
   assert.ok(bar, `a button is outside of the page at ${size.width}`);
+  const [words, talk] = await Promise.all(['#bar-count', '#talk'].map((part) => page.locator(part).boundingBox()));
+  assert.ok(words.x + words.width <= talk.x, `${words.x + words.width} is over ${talk.x} at ${size.width}`);
   if (process.env.UPRTC_E2E_SHOTS) await page.screenshot({ path: `${process.env.UPRTC_E2E_SHOTS}/${name}-${size.width}.png` });
 }
 

@@ -38,6 +38,17 @@ export declare function acceptInvitation({ room, invitation, name, server }: {
 }): Promise<string>;
 
 /**
+ * Whether a recorder waits for orders. The token needs the claim `record` or `admin`.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<boolean>} Rejects with a {@link UprtcError}.
+ */
+export declare function canRecord({ room, token, server }: {
+    room: string;
+    token: string;
+    server?: string;
+}): Promise<boolean>;
+
+/**
  * Makes an invitation to a room. The token needs the claim `invite` or `admin`.
  * @param {{ room: string, token: string, server?: string, ttlS?: number }} options `ttlS`: how long it is valid, in seconds; twelve
  *   hours by default, and not longer than the token.
@@ -108,6 +119,8 @@ export declare class Participant {
     isLocal: boolean;
     /** Whether another participant, who has another token, has a name that looks the same. Show it to the others: one of them may pretend. */
     lookalike: boolean;
+    /** What it is, if it is not a person's device. Show a recorder to everybody. @type {Role | undefined} */
+    role: Role | undefined;
     /** Whether it may send. If not, it only watches and listens. */
     publishes: boolean;
     /** Microphone and camera. The object stays the same; its tracks are added and removed. */
@@ -155,7 +168,36 @@ export declare class Participant {
 
 export type Quality = 'good' | 'weak' | 'lost';
 
+export type Role = 'recorder' | 'streamer' | 'telephone' | 'feed';
+
 export type Source = 'microphone' | 'camera' | 'screen' | 'screen_audio';
+
+/**
+ * Starts a recording. The token needs the claim `record` or `admin`.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<Recording>} Rejects with a {@link UprtcError}: `no_service` if no recorder waits for orders, `recorded_already`.
+ */
+export declare function startRecording({ room, token, server }: {
+    room: string;
+    token: string;
+    server?: string;
+}): Promise<Recording>;
+
+export type Recording = {
+    /**
+     * Its id.
+     */
+
+/**
+ * Stops all recordings of a room that are under way. The token needs the claim `record` or `admin`.
+ * @param {{ room: string, token: string, server?: string }} options
+ * @returns {Promise<number>} How many. Rejects with a {@link UprtcError}.
+ */
+export declare function stopRecording({ room, token, server }: {
+    room: string;
+    token: string;
+    server?: string;
+}): Promise<number>;
 
 export type SendSource = 'microphone' | 'camera' | 'screen';
 
