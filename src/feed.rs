@@ -110,8 +110,8 @@ impl Drop for Place {
 
 /// Why it ended.
 async fn feed_one(settings: Settings, task: &Task) -> String {
-    if let Some(key) = task.order.parameters.keys().next() {
-        return format!("bad_parameters: a feed has no {key}");
+    if let Err(reason) = task.order.has_only(&[]) {
+        return reason;
     }
     let key = settings.key.clone();
     let (tell, mut told) = mpsc::channel(1);

@@ -70,13 +70,12 @@ fn wait(common: &Common, request: &Live, server: http::Server) -> Result<(), Fai
 
 /// Why it ended.
 async fn send_one(mut settings: Settings, address: Option<SocketAddr>, task: Task) -> String {
-    let parameters = &task.order.parameters;
-    if let Some(key) = parameters.keys().find(|key| !["video", "rtmp"].contains(&key.as_str())) {
-        return format!("bad_parameters: {key} is neither video nor rtmp");
+    let order = &task.order;
+    if let Err(reason) = order.has_only(&["video", "rtmp"]) {
+        return reason;
     }
-    let text = |key: &str| parameters.get(key).and_then(Value::as_str);
-    settings.video = text("video").map(str::to_owned);
-    settings.push = match text("rtmp").map(|url| Target::parse(url, None)) {
+    settings.video = order.text("video").map(str::to_owned);
+    settings.push = match order.text("rtmp").map(|url| Target::parse(url, None)) {
         Some(None) => return "bad_parameters: rtmp is not rtmp://HOST[:PORT]/APP/KEY".to_owned(),
         Some(target) => target,
         None if address.is_none() => {

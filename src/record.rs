@@ -117,6 +117,9 @@ async fn wait(service: Service, of: impl Fn(room::Settings) -> Settings) -> Resu
 
 /// Why it ended.
 async fn record_one(settings: Settings, task: Task) -> String {
+    if let Err(reason) = task.order.has_only(&[]) {
+        return reason;
+    }
     let recorder = match Recorder::start(settings).await {
         Ok(recorder) => recorder,
         Err(error) => return format!("{}: {error}", error.name()),

@@ -65,9 +65,10 @@ pub struct Task {
 }
 
 impl Task {
-    /// Says that it is under way, and what whoever ordered it is to know.
+    /// Says that it is under way, and what whoever ordered it is to know: at most [`DETAIL_LEN_MAX`] bytes as JSON, more is left out.
     pub async fn running(&self, detail: Map<String, Value>) {
-        debug_assert!(len(&detail) <= DETAIL_LEN_MAX, "the server takes no more");
+        // The server takes no more, and would refuse the report of all tasks.
+        let detail = if len(&detail) <= DETAIL_LEN_MAX { detail } else { Map::new() };
         // Who waits for news is there as long as the task.
         let _ = self.news.send((self.order.task.clone(), detail)).await;
     }

@@ -326,7 +326,7 @@ fn check(by: By<'_>, report: &Report) -> Result<(), ReportError> {
             return invalid("a task has a name that cannot be");
         }
         if len(&order.parameters) > DETAIL_LEN_MAX || len(detail) > DETAIL_LEN_MAX {
-            return invalid("parameters or detail of a task are longer than 4096 bytes");
+            return invalid("parameters or detail of a task are longer than 1024 bytes");
         }
         if reason.as_ref().is_some_and(|reason| reason.len() > REASON_LEN_MAX) {
             return invalid("the reason of a task is longer than 256 bytes");

@@ -9,6 +9,8 @@ import { canRecord, startRecording, stopRecording, UprtcError } from './sdk/uprt
 
 /** How long a start or stop is waited for before the button can be used again. */
 const WAIT_MS = 5_000;
+/** How often the page asks whether there is a recorder, while none is known. */
+const LOOK_MS = 20_000;
 
 /** Keeps the sign and the button up to date until the room is closed. */
 export class Record {
@@ -27,6 +29,8 @@ export class Record {
     this.show();
     this.#offs.push(room.on('joined', () => void this.#look()));
     void this.#look();
+    const timer = setInterval(() => !this.#mayRecord && void this.#look(), LOOK_MS);
+    signal.addEventListener('abort', () => clearInterval(timer));
   }
 
   /** @type {Room} */

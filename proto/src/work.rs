@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 /// Tasks that one service may have.
 pub const TASKS_MAX: usize = 256;
 /// Bytes of what an order says besides its room and name, and of what a service tells of a task, as JSON.
-pub const DETAIL_LEN_MAX: usize = 4096;
+pub const DETAIL_LEN_MAX: usize = 1024;
 /// Bytes of the reason for which a task has ended.
 pub const REASON_LEN_MAX: usize = 256;
-/// Bytes of a report.
-pub const REPORT_LEN_MAX: usize = 1024 * 1024;
+/// Bytes of a report: twice [`TASKS_MAX`] tasks with names and reasons of which each byte is escaped fit into it.
+pub const REPORT_LEN_MAX: usize = 3 * 1024 * 1024;
 
 /// What a peer is that is no person's device. Others see it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -84,6 +84,27 @@ pub struct Order {
     /// What is peculiar to the kind of work.
     #[serde(default)]
     pub parameters: Map<String, Value>,
+}
+
+impl Order {
+    /// Whether it says nothing peculiar but these; else what a task that is not begun for it ends with.
+    pub fn has_only(&self, names: &[&str]) -> Result<(), String> {
+        match self.parameters.keys().find(|key| !names.contains(&key.as_str())) {
+            Some(key) => {
+                let known = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                Err(format!(
+                    "bad_parameters: {} is not known here, {known} is",
+                    key.escape_default().take(64).collect::<String>()
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A text that is peculiar to the kind of work.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).and_then(Value::as_str)
+    }
 }
 
 /// How far a task is.

@@ -1,7 +1,7 @@
 //! Calls out of rooms that the controlplane orders (`POST /v1/rooms/{room}/calls`, docs/SERVICES.md).
 
 use client::service::{self, Task};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ask::{Ask, Ordered, Progress};
@@ -19,13 +19,14 @@ pub(crate) async fn serve(settings: service::Settings, asks: mpsc::Sender<Ask>, 
 
 /// Makes one call. Why it ended.
 async fn dial(task: Task, asks: mpsc::Sender<Ask>) -> String {
-    let text = |key: &str| task.order.parameters.get(key).and_then(Value::as_str).map(str::to_owned);
-    let unknown = task.order.parameters.keys().find(|key| !["number", "digits"].contains(&key.as_str()));
-    if let Some(key) = unknown {
-        return format!("bad_parameters: {key} is neither number nor digits");
+    let order = &task.order;
+    if let Err(reason) = order.has_only(&["number", "digits"]) {
+        return reason;
     }
-    let Some(number) = text("number") else { return "bad_parameters: number is missing".to_owned() };
-    let (room, digits) = (task.order.room.clone(), text("digits").unwrap_or_default());
+    let Some(number) = order.text("number").map(str::to_owned) else {
+        return "bad_parameters: number is missing".to_owned();
+    };
+    let (room, digits) = (order.room.clone(), order.text("digits").unwrap_or_default().to_owned());
     let (progress, mut told) = mpsc::channel(PROGRESS_MAX);
     let (reply, replied) = oneshot::channel();
     let ordered = Ordered { token: task.token.clone(), progress };

@@ -1,17 +1,18 @@
 //! A real nats-server for the tests, and as much of its protocol as a hand needs that writes into the bucket beside the nodes
 //! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>).
 
+#[path = "../require/tool.rs"]
+mod tool;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::{Folder, until};
-use crate::require;
 
 /// A server of NATS, or several that are one cluster of their own.
 pub(crate) struct Nats {
@@ -28,20 +29,8 @@ struct Server {
 
 /// The executable, if this machine has it.
 pub(crate) fn program(what: &str) -> Option<&'static str> {
-    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/nats-server");
-        let output = Command::new(script).output().map_err(|error| error.to_string())?;
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr).replace('\n', " ")) }
-    });
-    match found {
-        Ok(program) => Some(program),
-        Err(reason) => {
-            require::left_out("nats", what, reason);
-            None
-        }
-    }
+    static PROGRAM: tool::Found = tool::Found::new();
+    tool::find(&PROGRAM, "nats-server", "nats", what)
 }
 
 /// Ports that nobody has now.

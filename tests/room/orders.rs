@@ -48,6 +48,15 @@ async fn request(server: &Server, token: &str, (method, body): (&str, Option<&st
     }
 }
 
+/// A report of a service that this test is.
+async fn report(server: &Server, token: &str, body: Value) -> (u16, Value) {
+    let body = body.to_string();
+    let content = Some(("application/json", &body[..]));
+    let request = Request { method: "POST", path: "/v1/services", token: Some(token), content };
+    let response = Http::plain(&server.http).request(request, LIMIT).await.unwrap();
+    (response.status, serde_json::from_str(&response.body).unwrap())
+}
+
 /// Asks again until it is so.
 async fn wait_for(server: &Server, token: &str, path: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     wait_for_any(server, token, &format!("recordings{path}"), what, is_it).await
@@ -118,6 +127,57 @@ async fn a_recording_is_ordered_by_rest_and_outlives_the_controlplane() {
     assert_eq!(ended["reason"], "stopped");
     assert_eq!(ask(&server, &host, "POST", "").await.1["code"], "no_service");
     talker.leave().await;
+}
+
+#[tokio::test]
+async fn a_service_is_told_of_what_its_token_is_for_and_its_tasks_have_tokens_for_their_room() {
+    let server = Server::start();
+    let admin = server.token_with("r", "Admin", &["--admin"]);
+    let recorder = server.token_with("r", "Mine", &["--role", "recorder"]);
+    let said =
+        |seq: u32, tasks: Value| serde_json::json!({"service": "s1", "seq": seq, "tasks_max": 1, "tasks": tasks});
+    assert_eq!(
+        report(&server, &admin, said(1, Value::Array(Vec::new()))).await.1["code"],
+        "no_service",
+        "it has no role"
+    );
+    let told = |room: &str, state: &str| {
+        let order = serde_json::json!({"task": "t1", "room": room, "name": "R", "ordered_by": "A", "ordered_at": 1});
+        serde_json::json!([{"order": order, "state": state}])
+    };
+    assert_eq!(report(&server, &recorder, said(1, told("other", "running"))).await.0, 422, "the token is for r");
+    assert_eq!(report(&server, &recorder, said(1, "x".repeat(4_000_000).into())).await.0, 413);
+    // What is not known here is adopted, shown, and told to end.
+    let stopping = async {
+        wait_for(&server, &admin, "/t1", "the task", |task| task["state"] == "running").await;
+        assert_eq!(ask(&server, &admin, "DELETE", "/t1").await.0, 202);
+    };
+    let ((_, orders), ()) = tokio::join!(report(&server, &recorder, said(1, told("r", "running"))), stopping);
+    assert_eq!(orders, serde_json::json!({"start": [], "stop": ["t1"]}));
+    // A token of a task is for its room, to receive, and goes with that of its service.
+    let ordering = async {
+        wait_for(&server, &admin, "", "a place", |answer| answer["available"] == true).await;
+        assert_eq!(ask(&server, &admin, "POST", "").await.0, 201);
+    };
+    let ((_, orders), ()) = tokio::join!(report(&server, &recorder, said(2, told("r", "ended"))), ordering);
+    let token = orders["start"][0]["token"].as_str().unwrap();
+    let of = |room: &str| client::room::Settings { token: token.to_owned(), ..server.settings(room, "R") };
+    assert!(Room::join(of("elsewhere")).await.is_err(), "it is for r");
+    let sends = client::room::Settings { sends_audio: true, ..of("r") };
+    assert!(Room::join(sends).await.is_err(), "it allows to receive");
+    let peer = Room::join(of("r")).await.unwrap();
+    let name = Some("{\"name\":\"Mine\"}");
+    assert_eq!(request(&server, &admin, ("POST", name), "revocations").await.0, 201);
+    assert_eq!(report(&server, &recorder, said(3, Value::Array(Vec::new()))).await.1["code"], "token_revoked");
+    let mut peer = peer;
+    let ended = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Event::Ended(reason) = peer.next().await {
+                return reason;
+            }
+        }
+    });
+    ended.await.expect("it is removed with the service's token");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,12 @@
 //! `uprtc record --to s3://…` with a real store: rclone, which serves folders as buckets and checks signatures.
 
+#[path = "../require/tool.rs"]
+mod tool;
+
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use proto::signal::VideoCodec;
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,20 +22,8 @@ const KEY: (&str, &str) = ("accesskey1", "its-secret-of-twenty-or-more");
 
 /// The executable, if this machine has it.
 fn program(what: &str) -> Option<&'static str> {
-    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/rclone");
-        let output = Command::new(script).output().map_err(|error| error.to_string())?;
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr).replace('\n', " ")) }
-    });
-    match found {
-        Ok(program) => Some(program),
-        Err(reason) => {
-            require::left_out("s3", what, reason);
-            None
-        }
-    }
+    static PROGRAM: tool::Found = tool::Found::new();
+    tool::find(&PROGRAM, "rclone", "s3", what)
 }
 
 /// A store with the bucket `bucket`; it ends with the value.

@@ -188,7 +188,8 @@ impl Forwarder {
         if let Some(path) = to {
             self.use_path(now, index, path, out);
             self.count(Counter::PathsMoved, 1);
-        } else if is_second_other {
+        }
+        if is_second_other {
             self.link_moved(now, index, out);
         }
     }
