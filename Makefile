@@ -38,14 +38,15 @@ run: build
 edges: build
 	@tools/edges $(EDGES)
 
-# All tests use one profile (dev, with the optimisation of Cargo.toml), so that each dependency is built once.
+# All tests use one profile (dev, with the optimisation of Cargo.toml), so that each dependency is built once. Most tests wait for a
+# network or a clock, so there are more of them at a time than cores.
 test: test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh
 
 test-rust: deps
 	@tools/install rust
 	@tools/nats-server >/dev/null || true
 	@tools/rclone >/dev/null || true
-	tools/twice --cargo $(CARGO) test --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} tools/twice --cargo $(CARGO) test --workspace
 
 # The ring and the sleep flags of the link under every interleaving of their atomics (a separate build of `proto` with loom).
 test-loom: deps

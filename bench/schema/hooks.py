@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: the peers in a room, and what remains after its deletion."""
+"""What schemathesis cannot know: the peers and the tasks in a room, and what remains after its deletion."""
 
 import os
 from urllib.parse import quote
@@ -12,15 +12,19 @@ ROOM = "standup"
 BASE = os.environ["UPRTC_BASE"]
 HEADERS = {"Authorization": f"Bearer {os.environ['UPRTC_ADMIN']}"}
 MIDS = ["0", "1"]
-# Rooms need not be created, so a deleted room is an empty room, and its revocations stay in effect.
+# Rooms need not be created, so a deleted room is an empty room, and its revocations stay in effect. A task that was stopped is shown for
+# ten minutes.
 LASTING = {
     "/v1/rooms/{room}/peers",
     "/v1/rooms/{room}/revocations",
     "/v1/rooms/{room}/revocations/{id}",
+    "/v1/rooms/{room}/{kind}/{task}",
 }
 # The ids of the peers that were removed, and of those that were in a room just before a request for its deletion.
 removed = set()
 leaving = {}
+# Where the latest tasks are.
+tasks = []
 
 
 def is_positive(case):
@@ -35,11 +39,15 @@ def peers_in(room):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Three of four valid requests about a peer use an existing peer, because ids cannot be guessed."""
+    """Three of four valid requests about a peer or a task use an existing one, because ids cannot be guessed."""
     parameters = case.path_parameters or {}
     if case.operation.path == "/v1/rooms/{room}" and case.method == "DELETE":
         leaving[case.id] = peers_in(str(parameters["room"]))
-    if "peer" not in parameters or not is_positive(case) or hash(case.id) % 4 == 0:
+    if not is_positive(case) or hash(case.id) % 4 == 0:
+        return
+    if "task" in parameters and tasks:
+        parameters |= tasks[hash(case.id) % len(tasks)]
+    if "peer" not in parameters:
         return
     peers = peers_in(ROOM)
     if peers:
@@ -63,3 +71,12 @@ def deleted_is_gone(context, response, case):
     if path == "/v1/rooms/{room}/peers/{peer}" and is_removal:
         removed.add(peer)
     return None
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    """Remembers the tasks that were begun."""
+    if case.operation.path == "/v1/rooms/{room}/{kind}" and case.method == "POST" and response.status_code == 201:
+        of = {key: case.path_parameters[key] for key in ("room", "kind")}
+        tasks.append(of | {"task": response.json()["task"]})
+        del tasks[:-16]

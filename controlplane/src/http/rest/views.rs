@@ -449,6 +449,7 @@ pub(super) struct DataRequest {
     pub(super) text: Option<String>,
     /// Bytes in base64, at most 256 KiB of them.
     #[serde(default)]
+    #[schema(pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$")]
     pub(super) binary: Option<String>,
 }
 
