@@ -108,9 +108,9 @@ fn document() -> Value {
     // Relative to where the document is (OpenAPI 3.1 §4.8.5): right under a proxy's path prefix too.
     document["servers"] = json!([{"url": "./"}]);
     // utoipa has no word for "one of these fields".
-    let one_of = [("text", "binary"), ("binary", "text")].map(|(said, other)| {
-        json!({"required": [said], "properties": {said: {"type": "string"}, other: {"type": "null"}}})
-    });
+    let one_of = [("text", "binary"), ("binary", "text")].map(
+        |(said, other)| json!({"required": [said], "properties": {said: {"type": "string"}, other: {"type": "null"}}}),
+    );
     document["components"]["schemas"]["DataRequest"]["oneOf"] = json!(one_of);
     let operations = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for operation in operations.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
