@@ -12,6 +12,7 @@ mod chunk;
 mod door;
 mod ffmpeg;
 mod flv;
+pub mod hostile;
 mod key;
 mod media;
 mod plan;

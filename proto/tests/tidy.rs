@@ -39,8 +39,8 @@ const ARROWS: &[Arrow] = &[
     Arrow { name: "record", from: &["src/", "record/", "live/"] },
     Arrow { name: "live", from: &["src/", "live/"] },
     Arrow { name: "mp4_atom", from: &["record/src/mp4.rs", "record/src/track.rs"] },
-    Arrow { name: "sip", from: &["src/"] },
-    Arrow { name: "feed", from: &["src/"] },
+    Arrow { name: "sip", from: &["src/", "fuzz/"] },
+    Arrow { name: "feed", from: &["src/", "fuzz/"] },
     Arrow {
         name: "opusic_c",
         from: &["sip/src/voice.rs", "live/src/mix.rs", "live/src/encode.rs", "live/src/live.rs", "feed/src/media.rs"],

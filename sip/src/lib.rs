@@ -20,6 +20,7 @@ mod dtmf;
 mod entry;
 mod g711;
 mod gateway;
+pub mod hostile;
 mod jitter;
 mod leg;
 mod limits;

@@ -6,7 +6,7 @@
 /// Longest message, bytes: what a datagram holds.
 pub(crate) const MESSAGE_LEN_MAX: usize = 65_535;
 /// Most header fields. A call through ten proxies has some thirty.
-const HEADERS_MAX: usize = 128;
+pub(crate) const HEADERS_MAX: usize = 128;
 
 /// The first line.
 #[derive(Clone, PartialEq, Eq, Debug)]

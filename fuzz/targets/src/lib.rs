@@ -14,6 +14,9 @@ mod wire;
 #[path = "../../../controlplane/tests/world/mod.rs"]
 mod world;
 
+pub use feed::hostile::rtmp;
+pub use sip::hostile::sip;
+
 pub use engine::{adopted, journal, journal_entries, sdp_offers};
 pub use media::{allocations, descriptors, red, rtcp, rtp};
 pub use socket::websocket;
@@ -27,7 +30,7 @@ pub const SEPARATOR: u8 = 0x1e;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("websocket", websocket),
     ("sdp_offers", sdp_offers),
     ("rtcp", rtcp),
@@ -39,6 +42,8 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("journal", journal),
     ("records", records),
     ("tokens", tokens),
+    ("sip", sip),
+    ("rtmp", rtmp),
 ];
 
 fn pieces(data: &[u8]) -> impl Iterator<Item = &[u8]> {

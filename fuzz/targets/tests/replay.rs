@@ -87,6 +87,16 @@ fn tokens_are_taken_only_as_they_were_signed() {
 }
 
 #[test]
+fn sip_is_read_and_written_alike() {
+    replay("sip");
+}
+
+#[test]
+fn a_connection_of_rtmp_says_the_same_however_it_is_cut() {
+    replay("rtmp");
+}
+
+#[test]
 fn every_target_is_replayed_and_has_a_corpus_and_an_executable() {
     let targets: BTreeSet<String> = TARGETS.map(|(name, _)| name.to_owned()).into();
     let calls = include_str!("replay.rs").lines().filter_map(|line| line.strip_prefix("    replay(\""));
