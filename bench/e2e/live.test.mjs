@@ -41,7 +41,8 @@ async function play(url) {
   const context = await browser.newContext();
   await context.addInitScript(instrument, { number: 0, tone: toneOf(0), bars: BARS });
   const page = await context.newPage();
-  await page.goto('about:blank');
+  // Any page of a secure origin (a fetch from about:blank is refused).
+  await page.goto(new URL('/readyz', edge.base).href);
   await page.addScriptTag({ path: createRequire(import.meta.url).resolve('hls.js') });
   await page.evaluate((url) => {
     const video = document.body.appendChild(document.createElement('video'));
