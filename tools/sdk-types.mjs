@@ -78,9 +78,9 @@ function nameOf(statement) {
 /** A declaration file: its header comment, its statements, its declared names, and its imports. */
 function parse(text) {
   const [first, ...others] = split(text);
-  // The header comment is before the first statement.
-  const [about, begin] = first.split(/(?<=\*\/)\n/);
-  const statements = begin === undefined ? [first, ...others] : [begin, ...others];
+  // The header comment is before the first statement, which may have comments of its own.
+  const [about, ...begin] = first.split(/(?<=\*\/)\n/);
+  const statements = begin.length === 0 ? [first, ...others] : [begin.join('\n'), ...others];
   const [declarations, imports] = [new Map(), new Map()];
   for (const statement of statements) {
     const [, names, from] = statement.match(/^import (?:type )?\{(.*?)\} from '\.\/(\w+)\.js';$/s) ?? [];

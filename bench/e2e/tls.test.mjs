@@ -89,7 +89,7 @@ test('the client module sends another token before the current one expires', { t
   assert.equal(asked.length, 2, 'once to join, once to stay');
   assert.deepEqual(rights, {
     first: { mayPublish: true, isOn: true },
-    second: { mayPublish: false, maySubscribe: true },
+    second: { mayPublish: false, maySubscribe: true, maySendData: false },
     isOn: false,
   });
   const refused = await peer.page.evaluate(() => window.room.setToken('nonsense').catch((error) => error.code));

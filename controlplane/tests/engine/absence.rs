@@ -1,6 +1,5 @@
 //! Peers that are gone without a word, in virtual time: who takes their place, who does not, and what the others are told.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{
@@ -8,7 +7,8 @@ use controlplane::engine::{
 };
 use proto::plane::{Event, PeerResumed, StreamResumed};
 use proto::signal::{ClientSignal, ErrorCode, PeerState, ServerSignal};
-use world::{Client, PAGE, World, grant, is_state, page_tracks};
+
+use crate::world::{self, Client, PAGE, World, grant, is_state, page_tracks};
 
 /// A microphone and a camera, each both ways.
 const PAIR: &str = include_str!("../offers/chromium_sendrecv.sdp");

@@ -1,12 +1,11 @@
 //! Which codec a room speaks: H.264, or VP8 while somebody is in it who cannot decode H.264; or what it is set to.
 
-use crate::world;
 use controlplane::engine::{Grant, OperatorRequest, ResourceReply, ResourceRequest, RoomPolicy};
 use controlplane::policy::VideoCodecs;
 use proto::plane::{Codec, PeerLimit, RouteCodec, RouteOpen, StreamOpen};
 use proto::signal::{ClientSignal, LeaveReason, ServerSignal, VideoCodec};
 
-use world::{Client, PAGE, World, grant, page_tracks, with_fingerprint};
+use crate::world::{Client, PAGE, World, grant, page_tracks, with_fingerprint};
 
 /// The page's offer by a browser that has H.264 no more, as Firefox without its plug-in.
 fn without_h264() -> String {

@@ -1,7 +1,6 @@
 //! One room on several workers: who goes where, what is handed on between them, and that all of it survives what a room
 //! on one worker survives.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Input, OperatorRequest, Settings};
@@ -9,7 +8,7 @@ use proptest::prelude::*;
 use proto::plane::{Command, MirrorOpen, StreamOpen, TapOpen};
 use proto::signal::{ClientSignal, LeaveReason, ServerSignal};
 
-use world::{Client, World, carried, grant};
+use crate::world::{self, Client, World, carried, grant};
 
 /// Workers that take so many peers of a room.
 fn world(workers: usize, room_peers_per_worker: usize) -> World {

@@ -1,12 +1,11 @@
 //! Messages between peers by their signalling sockets: acknowledged from end to end, over the death of a controlplane, and bounded.
 
-use crate::world;
 use controlplane::engine::{Grant, OperatorError, OperatorRequest, Settings};
 use proto::signal::{
     ClientSignal, DataEndReason, DataReceived, DataSent, ErrorCode, LeaveReason, MESSAGE_LEN_MAX, ServerSignal,
 };
 
-use world::{Client, PAGE, World, error_of, grant, page_tracks};
+use crate::world::{Client, PAGE, World, error_of, grant, page_tracks};
 
 fn sent(id: u64, text: &str) -> DataSent {
     DataSent {

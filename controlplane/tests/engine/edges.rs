@@ -1,7 +1,5 @@
 //! One room on several edges: who is in it where, what crosses between them, and what stands when the cluster does not.
 
-use crate::cluster;
-use crate::world;
 use std::time::Duration;
 
 use controlplane::bus::News;
@@ -9,8 +7,8 @@ use controlplane::engine::{Input, Settings};
 use proto::plane::{EncodingIdle, EncodingWanted, Event, StreamSpeaks};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
 
-use cluster::{Edges, address, check, peers_told};
-use world::{Client, carried};
+use crate::cluster::{Edges, address, check, peers_told};
+use crate::world::{self, Client, carried};
 
 #[test]
 fn people_of_two_edges_are_in_one_room_and_receive_each_other() {

@@ -1,13 +1,13 @@
 //! Tokens of those who are in: brought anew, running out, with fewer rights and with more.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, id_of};
 use controlplane::engine::{Grant, Input, OperatorRequest, Settings, SocketId};
 use controlplane::revocations::Whose;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
-use world::{Client, PAGE, World, grant, page_tracks};
+
+use crate::world::{Client, PAGE, World, grant, page_tracks};
 
 /// When these tests begin, seconds since 1970.
 const BEGIN: u64 = 1_800_000_000;

@@ -1,14 +1,13 @@
 //! What the engine tells the operator of people: who came, by which way, who left and why, who was moved or muted, and why a
 //! join failed.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Input, OperatorRequest, ResourceRequest, RoomPolicy, Settings};
 use controlplane::happening::{Access, Happening, Who};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, Source, VideoCodec};
 
-use world::{Client, PAGE, World, grant, page_tracks};
+use crate::world::{self, Client, PAGE, World, grant, page_tracks};
 
 fn watched(settings: Settings) -> World {
     let mut world = World::with(settings, 1);

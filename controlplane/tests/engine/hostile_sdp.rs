@@ -2,14 +2,14 @@
 //! what they accept can be answered. `corpus/sdp/*` is replayed first: each file with the outcome that `OUTCOMES` there
 //! says (`UPRTC_BLESS=1` writes it anew).
 
-use crate::answering;
 use std::fs;
 use std::path::Path;
 
-use answering::{VIDEOS, answer};
 use controlplane::ice::is_candidate;
 use controlplane::sdp::{SdpError, choose_codecs, parse_offer};
 use proptest::prelude::*;
+
+use crate::answering::{VIDEOS, answer};
 
 /// Real offers to mutate, small enough for many rounds.
 const SEEDS: [&str; 4] = [

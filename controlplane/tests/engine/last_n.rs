@@ -1,6 +1,5 @@
 //! Rooms that limit how many videos each peer receives, in virtual time. The rule itself has its tests beside it.
 
-use crate::world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use proto::id::StreamId;
 use proto::plane::{Codec, RouteOpen, StreamQuiet, StreamSpeaks};
 use proto::signal::{ClientSignal, ServerSignal, ShownVideo, SlotInfo, Source};
 
-use world::{Client, World, grant};
+use crate::world::{Client, World, grant};
 
 fn limit(world: &mut World, videos_max: Option<u32>) {
     let policy = RoomPolicy { videos_max, peers_max: Some(50), ..RoomPolicy::default() };

@@ -1,7 +1,6 @@
 //! A peer goes to another room, in virtual time: what its worker is told, what everybody hears, and what a successor
 //! knows of it.
 
-use crate::world;
 use controlplane::engine::{
     Grant, OperatorError, OperatorRequest, ResourceReply, ResourceRequest, RoomPolicy, Settings,
 };
@@ -10,7 +9,7 @@ use controlplane::revocations::Whose;
 use proto::plane::RouteOpen;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal, Source, VideoCodec};
 
-use world::{Client, World, carried, error_of, grant, is_bye, names};
+use crate::world::{self, Client, World, carried, error_of, grant, is_bye, names};
 
 fn relocate(world: &mut World, from: &str, client: &Client, to: &str) -> Result<(), OperatorError> {
     let order = OperatorRequest::MovePeer { room: from.into(), peer: client.id.clone(), to: to.into() };

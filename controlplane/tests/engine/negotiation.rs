@@ -2,13 +2,13 @@
 //! to them (`*.answer.sdp` beside them, compared to the byte; the client of each capture has accepted its like). `UPRTC_BLESS=1 cargo test -p controlplane --test engine negotiation`
 //! writes the answers anew after a wanted change: show them to a browser again then.
 
-use crate::answering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use answering::{VIDEOS, answer};
 use controlplane::sdp::{Direction, Offer, Section, SectionKind, Setup, choose_codec, choose_codecs, parse_offer};
 use proto::plane::{Codec, Extension, feedback};
+
+use crate::answering::{VIDEOS, answer};
 
 fn offers_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offers")

@@ -1,8 +1,8 @@
 //! Opus between peers (RFC 7587 §7): what those who are in a room declare of it is told to whoever comes to publish.
 
-use crate::world;
 use proto::signal::{LeaveReason, ServerSignal};
-use world::{Client, PAGE, World, grant};
+
+use crate::world::{Client, PAGE, World, grant};
 
 const PLAIN: &str = "minptime=10;useinbandfec=1";
 

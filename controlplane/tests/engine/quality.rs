@@ -1,13 +1,12 @@
 //! How good the connections of people are, in virtual time: who is told what of it, and when. The rule itself has its tests beside it.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Input, OperatorRequest, Settings};
 use controlplane::quality::{Link, Loss};
 use proto::signal::{ClientSignal, PeerQuality, Quality, ServerSignal};
 
-use world::{Client, World, grant};
+use crate::world::{self, Client, World, grant};
 
 fn losing(share: f64) -> Link {
     Link { up: Loss { lost: share * 1000.0, of: 1000.0 }, ..Link::default() }

@@ -1,7 +1,6 @@
 //! Further offers of a peer that is in (RFC 8829 §5.2.2), in virtual time: what they may change, what they must leave
 //! alone, and what a successor of the controlplane knows of it.
 
-use crate::world;
 use std::fmt::Write;
 
 use controlplane::dtls::Identity;
@@ -9,7 +8,7 @@ use controlplane::engine::{Grant, Settings};
 use proptest::prelude::*;
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal, SlotInfo, Source, TrackDescription, VideoCodec};
 
-use world::{Client, World, carried, error_of, grant, with_fingerprint};
+use crate::world::{Client, World, carried, error_of, grant, with_fingerprint};
 
 /// One m-section of an offer.
 #[derive(Clone, Debug)]

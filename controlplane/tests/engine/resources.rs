@@ -1,13 +1,13 @@
 //! Peers without a socket in the engine's hands, in virtual time: how long they live, whom they receive, and what a
 //! successor knows of them. The HTTP around it is in whip.rs.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest};
 use controlplane::sdp::parse_fragment;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
-use world::{Client, World, error_of, grant};
+
+use crate::world::{self, Client, World, error_of, grant};
 
 /// A microphone and a camera, each both ways.
 const PAIR: &str = include_str!("../offers/chromium_sendrecv.sdp");

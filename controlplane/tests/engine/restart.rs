@@ -1,6 +1,5 @@
 //! Either plane dies, or their link is short of room: what stands, what is taken over, what must come anew.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Engine, Input, Settings};
@@ -8,7 +7,7 @@ use proptest::prelude::*;
 use proto::plane::Command;
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, PeerState, ServerSignal};
 
-use world::{Client, PAGE, World, carried, error_of, grant, is_bye, is_state, names, page_tracks};
+use crate::world::{Client, PAGE, World, carried, error_of, grant, is_bye, is_state, names, page_tracks};
 
 /// Comes back on a new socket; returns what was told.
 fn resume(world: &mut World, client: &mut Client) -> Vec<ServerSignal> {

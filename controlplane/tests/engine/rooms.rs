@@ -1,7 +1,6 @@
 //! The engine from outside, in virtual time: joining, slots, leaving, resuming, limits, and clients that misbehave.
 //! Offers are Chromium's, DTLS is real, the worker is the strict model of `world`.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{Grant, Input, Settings};
@@ -9,7 +8,7 @@ use proptest::prelude::*;
 use proto::plane::{Direction, PeerResumed, Report};
 use proto::signal::{ClientSignal, ErrorCode, Kind, LeaveReason, PeerState, ServerSignal, Source, TrackDescription};
 
-use world::{PAGE, World, candidate, carried, error_of, grant, is_bye, is_state, names, page_tracks};
+use crate::world::{self, PAGE, World, candidate, carried, error_of, grant, is_bye, is_state, names, page_tracks};
 
 #[test]
 fn three_join_with_one_offer_each_and_everybody_is_carried_to_everybody() {

@@ -1,9 +1,9 @@
 //! Settings that change while rooms stand: they hold for those who come from then on.
 
-use crate::world;
 use controlplane::engine::{Input, Settings};
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal};
-use world::{PAGE, World, grant, page_tracks};
+
+use crate::world::{PAGE, World, grant, page_tracks};
 
 #[test]
 fn a_lower_limit_turns_away_who_comes_and_leaves_who_is_there() {

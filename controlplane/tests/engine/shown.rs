@@ -1,11 +1,10 @@
 //! How clients show the videos of others: what they say becomes part of the slots on their worker, and stays over a resume, another
 //! slot, another worker's death and another controlplane.
 
-use crate::world;
 use proto::plane::{RouteOpen, SHOWN_LINES_ANY, weight};
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal, ShownVideo, Source};
 
-use world::{Client, World, error_of, grant};
+use crate::world::{Client, World, error_of, grant};
 
 fn video(of: &Client, source: Source, lines: Option<u16>, pinned: bool) -> ShownVideo {
     ShownVideo { peer: of.id.clone(), source, lines, pinned }

@@ -1,12 +1,11 @@
 //! Tracks that come in several encodings by RID (RFC 8853): what is answered, which streams they are on the worker, and that each
 //! goes wherever the track goes.
 
-use crate::world;
 use controlplane::engine::Settings;
 use proto::plane::{EncodingIdle, EncodingRate, EncodingWanted, Extension, StreamEncoding};
 use proto::signal::{ClientSignal, ErrorCode, ServerSignal, Source, TrackDescription};
 
-use world::{Client, World, carried, error_of, grant};
+use crate::world::{self, Client, World, carried, error_of, grant};
 
 /// A microphone (mid 0), a camera in the encodings `q`, `h` and `f` (1), and a slot for video (2).
 const SIMULCAST: &str = include_str!("../offers/chromium_simulcast.sdp");

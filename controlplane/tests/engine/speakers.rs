@@ -1,7 +1,6 @@
 //! Who speaks in a room, in virtual time: who is told, whose voices are passed on, and who gets the slots. The rule itself has its tests
 //! beside it, and what workers do by it in `dataplane/tests/engine/voices.rs`.
 
-use crate::world;
 use std::time::Duration;
 
 use controlplane::engine::{OperatorRequest, RoomPolicy, Settings};
@@ -9,7 +8,7 @@ use proto::id::StreamId;
 use proto::plane::{Codec, Gate, StreamQuiet, StreamSpeaks};
 use proto::signal::{ClientSignal, ServerSignal, SlotInfo, Source};
 
-use world::{Client, World, grant};
+use crate::world::{Client, World, grant};
 
 /// The stream of a client's microphone.
 fn microphone(world: &World, client: &Client) -> StreamId {

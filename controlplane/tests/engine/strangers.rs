@@ -1,7 +1,6 @@
 //! The captured offers (`offers/README.md`) at the two doors of the engine, in virtual time: each client joins a room with what
 //! it really offers, and the worker is told what it needs to tell its streams apart.
 
-use crate::world;
 use std::fs;
 use std::path::Path;
 
@@ -9,7 +8,8 @@ use controlplane::dtls::Dtls;
 use controlplane::engine::{Grant, ResourceError, ResourceReply, ResourceRequest, Settings};
 use proto::plane::{Codec, StreamOpen};
 use proto::signal::ErrorCode;
-use world::{Client, World, grant};
+
+use crate::world::{self, Client, World, grant};
 
 fn offer(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offers").join(format!("{name}.sdp"));

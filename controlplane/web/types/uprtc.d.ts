@@ -187,6 +187,17 @@ export type Recording = {
     /**
      * Its id.
      */
+    task: string;
+    state: 'starting' | 'running' | 'stopping' | 'ended';
+    /**
+     * The name of whoever started it.
+     */
+    ordered_by: string;
+    /**
+     * Why it has ended.
+     */
+    reason?: string;
+};
 
 /**
  * Stops all recordings of a room that are under way. The token needs the claim `record` or `admin`.

@@ -1,13 +1,13 @@
 //! Audio under loss: NACK both ways, answered by the same packet again (RFC 4585 without RFC 4588).
 
-use crate::world;
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

@@ -1,9 +1,9 @@
 //! Packets of one turn are fanned out together, receiver by receiver. Nobody can tell by what arrives.
 
-use crate::world;
 use proptest::prelude::*;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const VP8_PT: u8 = 96;

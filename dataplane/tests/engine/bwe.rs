@@ -1,11 +1,11 @@
 //! The estimator on a path in virtual time: what it makes of a capacity that changes, of loss, of silence, and of lies.
 
-use crate::link;
 use dataplane::bwe::{Bwe, Limited};
 use dataplane::config::{MILLISECOND, Micros, SECOND};
 use dataplane::twcc::{ArrivalLog, TransportCc};
-use link::*;
 use proptest::prelude::*;
+
+use crate::link::*;
 
 const MS: Micros = MILLISECOND;
 

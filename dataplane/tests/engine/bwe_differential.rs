@@ -1,6 +1,5 @@
 //! The estimate against that of `goog_cc`, a port of libwebrtc's, which is given the same packets and the same feedback.
 
-use crate::link;
 use std::collections::BTreeMap;
 
 use dataplane::bwe::Bwe;
@@ -11,7 +10,8 @@ use goog_cc::network_control::{NetworkControllerConfig, NetworkControllerInterfa
 use goog_cc::transport::{self, PacedPacketInfo, PacketResult, ProcessInterval, TransportPacketsFeedback};
 use goog_cc::units::{DataRate, DataSize, TimeDelta, Timestamp};
 use goog_cc::{AlrDetectorConfig, GoogCcConfig, GoogCcNetworkController, LossBasedBweV2Config};
-use link::*;
+
+use crate::link::*;
 
 /// `goog_cc` with the parameters that Chromium ships, where its own defaults are older.
 fn controller(start: i64, min: i64, max: i64, at: Micros) -> GoogCcNetworkController {

@@ -1,13 +1,13 @@
 //! Several flows in one queue: what the estimator leaves to its like and to TCP, and what these leave to it (RFC 8867 §5.2, 5.4,
 //! 5.6, 5.8).
 
-use crate::link;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use dataplane::config::{MILLISECOND, Micros, SECOND};
-use link::*;
+
+use crate::link::*;
 
 /// Flows in one queue, of which each begins at its time.
 fn flows(seed: u64, path: &Path, begins: &[f64]) -> Vec<(f64, Run)> {

@@ -1,12 +1,12 @@
 //! A stream of two codecs: Alice's camera in H.264 and, while somebody is there who cannot decode that, in VP8. Bob
 //! has payload types for both, Carol for VP8 alone.
 
-use crate::world;
 use proto::id::{RouteId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 /// What Alice gave VP8 and its RTX, and what the receivers gave them.

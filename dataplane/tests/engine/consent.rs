@@ -1,7 +1,6 @@
 //! Nobody is sent what he did not ask for: a peer's media goes to an address after that has answered a check of the worker's
 //! own, and for as long as it goes on answering (RFC 7675, RFC 8445 §7.3). Until then it is sent three times what came from it.
 
-use crate::world;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -10,7 +9,8 @@ use proptest::prelude::*;
 use proto::id::{SlotId, StreamId};
 use proto::plane::*;
 use proto::stun;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

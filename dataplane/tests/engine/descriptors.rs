@@ -2,15 +2,14 @@
 //! in K-SVC. What a receiver is sent it can decode: each frame refers to frames that it was sent, sequence numbers close up, frame
 //! numbers go on at a change of the source, and the last packet of a picture has the marker. What is cut short is a named outcome.
 
-use crate::layered;
-use crate::world;
 use std::collections::BTreeSet;
 
 use dataplane::dependency::{Frame, Structure};
-use layered::*;
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::layered::*;
+use crate::world::*;
 
 /// Structures of Chromium's L1T3, L3T3_KEY and L3T3, in the first descriptor of a keyframe without its decode targets.
 const L1T3: &str = "c00001800214eaa860414d1410208426";

@@ -1,19 +1,19 @@
 //! Media over two edges: a publisher at the one, a receiver at the other, and between them a transport over a link, whose packets are
 //! in flows.
 
-use crate::edge;
-use crate::studio;
-use crate::world;
 use std::net::SocketAddr;
 
-use edge::*;
 use proto::flow;
 use proto::id::{RouteId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use studio::Studio;
-use world::*;
+
+use crate::edge;
+use crate::edge::*;
+use crate::studio;
+use crate::studio::Studio;
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 

@@ -1,16 +1,15 @@
 //! Which of several paths a link uses, in the worker itself: it probes each of them, leaves one that is dead or bad within a second,
 //! does not follow one that comes and goes, and says what it has measured.
 
-use crate::edge;
-use crate::world;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use dataplane::config::{CONSENT_TIMEOUT, OVERLAY_LOSS_MAX_PPM};
-use edge::*;
 use proto::id::StreamId;
 use proto::plane::*;
-use world::*;
+
+use crate::edge::*;
+use crate::world::*;
 
 /// What lies between the two ends by one path, in both directions.
 #[derive(Clone, Copy)]

@@ -1,17 +1,16 @@
 //! An edge passes on datagrams of two others, of which it knows nothing: it looks up a flow, compares the source, and sends the rest
 //! where it was told, in another flow, and nowhere else.
 
-use crate::edge;
-use crate::world;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use edge::*;
 use proptest::prelude::*;
 use proto::flow;
 use proto::id::{RelayId, StreamId};
 use proto::plane::*;
-use world::*;
+
+use crate::edge::*;
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const KBPS: u32 = 1000;
@@ -238,14 +237,7 @@ fn what_is_not_passed_on_is_dropped_by_name() {
     }
     world.egress = egress;
     world.collect();
-    let echoes: Vec<Command> = world
-        .take_reports()
-        .into_iter()
-        .filter_map(|report| match report {
-            Report::Echo(command) => Some(command),
-            _ => None,
-        })
-        .collect();
+    let echoes = world.take_echoes();
     let rate = |of: usize| RelayRate { relay: relay_from(of).relay, bps_max: 5000 * KBPS }.into();
     let expected =
         [relay_from(0).into(), rate(0), relay_from(1).into(), rate(1), RelayOpen { flow: 99, ..other }.into()];

@@ -1,15 +1,15 @@
 //! Another edge is a peer whose address the controlplane knows: its worker asks it without waiting for a check from there, and goes
 //! on asking as long as nobody answers.
 
-use crate::edge;
-use crate::world;
 use std::net::SocketAddr;
 
 use dataplane::config::{CONSENT_TIMEOUT, PEER_PATHS_MAX};
-use edge::*;
 use proto::plane::*;
 use proto::stun;
-use world::*;
+
+use crate::edge::*;
+use crate::world;
+use crate::world::*;
 
 #[test]
 fn both_ask_and_each_has_a_path_after_a_round_trip() {

@@ -1,6 +1,5 @@
 //! RTCP at a worker: repair both ways, keyframe requests, reports, transport-cc. The other end is the `rtcp` crate.
 
-use crate::world;
 use bytes::Bytes;
 use proto::plane::*;
 use rtcp::payload_feedbacks::full_intra_request::{FirEntry, FullIntraRequest};
@@ -10,7 +9,8 @@ use rtcp::reception_report::ReceptionReport;
 use rtcp::sender_report::SenderReport;
 use rtcp::transport_feedbacks::transport_layer_cc::{PacketStatusChunk, TransportLayerCc};
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const SECOND: u64 = 1_000_000;

@@ -1,10 +1,10 @@
 //! The way of media through a worker: unprotect, route, rewrite, protect, with another SRTP stack at both ends.
 
-use crate::world;
 use bytes::Bytes;
 use proto::id::Mid;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const PROFILES: [SrtpProfile; 3] =
     [SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm, SrtpProfile::Aes128CmHmacSha1_80];

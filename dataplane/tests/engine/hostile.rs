@@ -4,14 +4,14 @@
 //!
 //! `corpus/worker` holds what must be survived again: one datagram in hex a line, each preceded by where it comes from.
 
-use crate::world;
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use proto::id::{PeerId, RelayId, RouteId, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{NackPair, TransportLayerNack};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 

@@ -1,11 +1,11 @@
 //! Nobody has a publisher send nothing but keyframes: who enters its stream again and again waits as long as who asks by PLI, and
 //! however many do so, the publisher is asked once a second in the long run.
 
-use crate::world;
 use proto::id::{SlotId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

@@ -11,7 +11,6 @@
 //!
 //! What is judged was decrypted by another SRTP stack.
 
-use crate::world;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
@@ -21,7 +20,9 @@ use proto::plane::*;
 use rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world;
+use crate::world::*;
 
 const MS: u64 = 1000;
 const PUBLISHERS: usize = 3;

@@ -1,13 +1,13 @@
 //! A receiver whose path does not carry a whole VP8 video with three temporal layers, in virtual time: frames of the highest layers are
 //! left out, and what is sent is a stream that never had them. Judged by the VP8 descriptor parser of the crate `rtp`.
 
-use crate::layered;
-use layered::*;
 use proto::id::{Rid, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtp::codecs::vp8::Vp8Packet;
 use rtp::packetizer::Depacketizer;
+
+use crate::layered::*;
 
 /// Two of them are a frame: 170 kb/s with all headers.
 const PACKET_LEN: usize = 480;

@@ -1,14 +1,13 @@
 //! A publisher that says what it sends of its encodings (`video-layers-allocation`), in virtual time: a receiver changes when that is said, and does not have to
 //! wait until an encoding has been silent.
 
-use crate::studio;
-use crate::world;
 use bytes::Bytes;
 use dataplane::layers_allocation::LayersAllocation;
 use proptest::prelude::*;
 use proto::plane::*;
-use studio::*;
-use world::*;
+
+use crate::studio::*;
+use crate::world::*;
 
 const ALLOCATION: u8 = 12;
 /// l and m are sent, and h is not: 100 and 300 kbit/s.

@@ -1,7 +1,6 @@
 //! A receiver behind a narrow path, in virtual time: Alice sends a camera in two encodings and a microphone, Bob's path has a
 //! capacity and a queue, and he sends transport-cc feedback. The worker estimates, allocates, paces and probes.
 
-use crate::world;
 use std::collections::{BTreeMap, VecDeque};
 
 use dataplane::twcc::ArrivalLog;
@@ -11,7 +10,8 @@ use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
 use rtcp::receiver_report::ReceiverReport;
 use rtcp::reception_report::ReceptionReport;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MILLISECOND: u64 = 1000;

@@ -1,7 +1,6 @@
 //! The numbers of pictures in a slot, whose source changes: they go on by one, a frame keeps one number on whatever way
 //! it comes, and what is missing at the publisher stays missing. Read from what left, decrypted by another SRTP stack.
 
-use crate::world;
 use std::collections::BTreeMap;
 
 use dataplane::picture::PictureNumbers;
@@ -9,7 +8,8 @@ use proptest::prelude::*;
 use proto::id::{RouteId, SlotId, StreamId};
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const PUBLISHERS: usize = 3;
 

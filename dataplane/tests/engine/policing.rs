@@ -1,10 +1,10 @@
 //! What a publisher may send is what the controlplane said, and no more: bytes and packets of each peer and of each track. What
 //! is beyond it is dropped by name; nobody else notices.
 
-use crate::world;
 use proto::id::StreamId;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

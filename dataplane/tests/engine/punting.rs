@@ -1,11 +1,11 @@
 //! What crosses to the controlplane and back: DTLS from and to proved addresses only, and never more than its rate.
 
-use crate::world;
 use std::net::SocketAddr;
 
 use proto::id::PeerId;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const SECOND: u64 = 1_000_000;

@@ -1,11 +1,11 @@
 //! RED (RFC 2198) of audio: what publishers send of it repairs their losses, and receivers that lose much are sent it.
 
-use crate::world;
 use std::collections::BTreeSet;
 
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

@@ -1,7 +1,6 @@
 //! One room across two workers: Alice publishes on the first, Bob receives on the second, and both workers keep their
 //! books, their names and their manners.
 
-use crate::world;
 use bytes::Bytes;
 use proto::id::{PeerId, SlotId, StreamId, TapId};
 use proto::plane::*;
@@ -9,7 +8,8 @@ use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::sender_report::SenderReport;
 use rtcp::source_description::{SdesType, SourceDescription};
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;
@@ -336,14 +336,7 @@ fn a_description_tells_taps_and_mirrors() {
             world.forwarder.describe(100, &mut world.egress.outbox);
             world.collect();
         }
-        let echoed: Vec<Command> = world
-            .take_reports()
-            .into_iter()
-            .filter_map(|report| match report {
-                Report::Echo(command) => Some(command),
-                _ => None,
-            })
-            .collect();
+        let echoed = world.take_echoes();
         assert!(echoed.contains(&expected), "{echoed:?}");
         let is_nobodys =
             |c: &Command| matches!(c, Command::StreamOpen(open) if open.peer == PeerId::new(u32::MAX, u32::MAX));

@@ -1,13 +1,13 @@
 //! A publisher without transport-cc is told what it may send: as much as the controlplane set, less where its packets show
 //! that the way bears less. The other end is the `rtcp` crate.
 
-use crate::world;
 use bytes::Bytes;
 use dataplane::rtp::abs_send_time;
 use proto::id::StreamId;
 use proto::plane::*;
 use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate as Remb;
-use world::*;
+
+use crate::world::*;
 
 const SECOND: u64 = 1_000_000;
 const FRAME: u64 = 33_333;

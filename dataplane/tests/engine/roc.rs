@@ -1,10 +1,10 @@
 //! The roll-over counter of a sender (RFC 3711 §3.3.1) where nothing that we have heard tells it: the first packets of an
 //! SSRC are lost at the end of the sequence numbers, or so many in a row that the nearest guess is the wrong one.
 
-use crate::world;
 use bytes::Bytes;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const PROFILES: [SrtpProfile; 3] =
     [SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm, SrtpProfile::Aes128CmHmacSha1_80];

@@ -1,12 +1,12 @@
 //! Edits of a worker's tables: staged in order, visible whole at `Commit`, refused by name, and described to whoever
 //! adopts them.
 
-use crate::world;
 use std::net::SocketAddr;
 
 use proto::id::{PeerId, RouteId, SlotId, StreamId};
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 

@@ -1,13 +1,13 @@
 //! Parameter sets of H.264 that come once, at the start of a stream or in SDP alone: who comes later gets them ahead of the
 //! keyframe, under numbers of its own.
 
-use crate::world;
 use bytes::Bytes;
 use proto::id::StreamId;
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const SPS_0: &[u8] = &[0x67, 0x42, 0xe0, 0x1f, 0x8c, 0x8d, 0x40];
 const PPS_0: &[u8] = &[0x68, 0xce, 0x3c, 0x80];

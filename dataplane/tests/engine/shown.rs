@@ -1,12 +1,11 @@
 //! How large its receiver shows a video, and how important it is to it (`SlotShown`), through real packets in virtual time, where
 //! nothing is known of the receiver's path. What a narrow path makes of it is in `narrow.rs`.
 
-use crate::studio;
-use crate::world;
 use proto::id::SlotId;
 use proto::plane::*;
-use studio::*;
-use world::*;
+
+use crate::studio::*;
+use crate::world::*;
 
 const MILLISECOND: u64 = 1000;
 

@@ -1,10 +1,10 @@
 //! What a worker says of streams and peers that fall silent and come back, and what it does not: pauses that are normal, and a
 //! worker that was held up.
 
-use crate::world;
 use proto::id::{PeerId, StreamId};
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MILLISECOND: u64 = 1_000;

@@ -1,16 +1,15 @@
 //! A track that comes in several encodings by RID (RFC 8853): each is a stream of its own, each slot takes one of them, and a change
 //! from one to another is for the receiver no more than a keyframe.
 
-use crate::studio;
-use crate::world;
 use bytes::Bytes;
 use proto::id::{Rid, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
 use rtcp::sender_report::SenderReport;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use studio::*;
-use world::*;
+
+use crate::studio::*;
+use crate::world::*;
 
 #[test]
 fn the_best_encoding_that_flows_is_taken() {

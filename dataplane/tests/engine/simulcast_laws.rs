@@ -6,7 +6,6 @@
 //! 3. A gap of the input is a gap of the output; a change leaves none. It is at a keyframe.
 //! 4. When the losses stop, each slot gets what it wants, whole.
 
-use crate::world;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -16,7 +15,9 @@ use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::sender_report::SenderReport;
 use rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
-use world::*;
+
+use crate::world;
+use crate::world::*;
 
 const MS: u64 = 1000;
 const RIDS: [&[u8]; 3] = [b"l", b"m", b"h"];

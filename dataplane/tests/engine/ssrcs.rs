@@ -2,7 +2,6 @@
 //! changes and comes back, and SSRCs of no stream. Whatever becomes of a packet, its arrival is told, so that the
 //! publisher's estimate of its way does not fall.
 
-use crate::world;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -10,7 +9,8 @@ use proto::id::StreamId;
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::transport_feedbacks::transport_layer_cc::{PacketStatusChunk, SymbolTypeTcc, TransportLayerCc};
-use world::*;
+
+use crate::world::*;
 
 const FRAME: u64 = 33_000;
 

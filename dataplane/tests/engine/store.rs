@@ -1,9 +1,9 @@
 //! What a worker keeps for repair is shared fairly: a publisher that floods pushes out nobody else's packets.
 
-use crate::world;
 use proto::plane::*;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 

@@ -1,6 +1,5 @@
 //! What a worker says of streams and slots: counts since they began, and what came in the last seconds.
 
-use crate::world;
 use bytes::Bytes;
 use proto::id::{SlotId, StreamId};
 use proto::plane::*;
@@ -9,7 +8,8 @@ use rtcp::receiver_report::ReceiverReport;
 use rtcp::reception_report::ReceptionReport;
 use rtcp::sender_report::SenderReport;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const SECOND: u64 = 1_000_000;

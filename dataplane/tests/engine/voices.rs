@@ -1,9 +1,9 @@
 //! Who speaks, by the levels in the packets (RFC 6464), and what of a stream of audio is passed on in a room with many voices.
 
-use crate::world;
 use bytes::Bytes;
 use proto::plane::*;
-use world::*;
+
+use crate::world::*;
 
 const GCM: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 const MS: u64 = 1000;

@@ -1,10 +1,10 @@
 //! VP9 with spatial layers that its payload descriptors alone say (RFC 9628 §4.2), in virtual time: full SVC and K-SVC, in flexible mode and not.
 
-use crate::layered;
-use layered::*;
 use proto::plane::*;
 use rtp::codecs::vp9::Vp9Packet;
 use rtp::packetizer::Depacketizer;
+
+use crate::layered::*;
 
 /// Two spatial layers and two temporal ones.
 struct Svc {

@@ -1,14 +1,14 @@
 //! Links between edges over real sockets, by every way out: a worker asks the address that it was told, packets of a transport leave
 //! with their headers, in trains or one by one, and what is passed on is as long as it came.
 
-use crate::rig;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use dataplane::config::FRAME_LEN;
 use proto::flow;
 use proto::id::RelayId;
 use proto::plane::{Counter, Event, PeerCandidate, PeerEdge, RelayOpen, RelayRate, Report};
-use rig::{Client, PATIENCE, Rig, on_every_ground, write_packet};
+
+use crate::rig::{Client, PATIENCE, Rig, on_every_ground, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The flows of the transport, and of an edge that passes on.

@@ -3,8 +3,6 @@
 
 #![allow(unsafe_code)] // A device's offloads are switched by an ioctl, which has no safe form.
 
-use crate::rig;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -13,9 +11,10 @@ use dataplane::config::Backend;
 use dataplane::{Config, Dataplane};
 use proto::link::{ControlLink, attach};
 use proto::plane::{Commit, Counter};
-use rig::network::{CLIENT_DEVICE, CLIENTS, DEVICE, EDGE, Network, in_network, ip};
-use rig::{Client, Folder, Ground, PATIENCE, Rig, config, drivers, wait_for, write_packet};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+
+use crate::rig::network::{CLIENT_DEVICE, CLIENTS, DEVICE, EDGE, Network, in_network, ip};
+use crate::rig::{Client, Folder, Ground, PATIENCE, Rig, config, drivers, wait_for, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

@@ -1,6 +1,5 @@
 //! A dataplane from outside: real sockets, the real link, both drivers of the runtime.
 
-use crate::rig;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use proto::plane::{
     Codec, Counter, DatagramHeader, DatagramKind, Describe, Event, MirrorOpen, PeerOpen, Report, RouteOpen, SlotOpen,
     StreamOpen, TapOpen,
 };
-use rig::{Client, Folder, Ground, Rig, config, drivers, on_every_ground, wait_for, write_packet};
+
+use crate::rig::{Client, Folder, Ground, Rig, config, drivers, on_every_ground, wait_for, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

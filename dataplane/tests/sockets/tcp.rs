@@ -1,13 +1,13 @@
 //! Peers over TCP (RFC 6544, RFC 4571), and connections of strangers: real sockets, every driver and backend.
 
-use crate::rig;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 
 use dataplane::Config;
 use proto::plane::{Counter, Event, Report};
-use rig::tcp::TcpClient;
-use rig::{Client, Folder, Ground, Rig, config, on_every_ground, wait_for, write_packet};
+
+use crate::rig::tcp::TcpClient;
+use crate::rig::{Client, Folder, Ground, Rig, config, on_every_ground, wait_for, write_packet};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

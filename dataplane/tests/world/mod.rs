@@ -130,6 +130,15 @@ impl World {
         std::mem::take(&mut self.reports)
     }
 
+    /// The commands among the reports since it was last asked, with which a worker describes itself.
+    pub fn take_echoes(&mut self) -> Vec<Command> {
+        let echo = |report| match report {
+            Report::Echo(command) => Some(command),
+            Report::Event(_) => None,
+        };
+        self.take_reports().into_iter().filter_map(echo).collect()
+    }
+
     /// A turn of one datagram from `remote`.
     pub fn receive(&mut self, remote: SocketAddr, bytes: &[u8]) {
         self.fan_out();

@@ -2,18 +2,18 @@
 //! client against the whole controlplane, with a browser's DTLS behind the worker. No public conformance suite exists;
 //! this is ours. Where time must pass, see resources.rs.
 
-use crate::edge;
-use crate::world;
 use std::sync::Arc;
 use std::time::Duration;
 
 use controlplane::auth::{Claims, TokenKey};
 use controlplane::dtls::Identity;
-use edge::{ANY, Controlplane, DEADLINE, Dataplane, Folder};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::edge::{ANY, Controlplane, DEADLINE, Dataplane, Folder};
+use crate::world;
 
 /// Chromium sends and would receive: a microphone and a camera.
 const SENDRECV: &str = include_str!("../offers/chromium_sendrecv.sdp");

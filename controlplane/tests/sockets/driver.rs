@@ -1,8 +1,6 @@
 //! The whole controlplane as it runs: doors, driver, engine, and the real link to a strict worker on a thread of its
 //! own, with a browser's DTLS behind it. The client is another WebSocket implementation with Chromium's offer.
 
-use crate::edge;
-use crate::world;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use edge::{ANY, Controlplane, DEADLINE, Dataplane, Folder};
+use crate::edge::{ANY, Controlplane, DEADLINE, Dataplane, Folder};
+use crate::world;
 
 struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
 

@@ -2,9 +2,14 @@
 //! that each file opens with a word about itself. The rules are those of docs/ARCHITECTURE.md; here is the list that
 //! counts. It reads the sources as text, without their comments and strings, and knows no more Rust than it needs.
 
+mod imports;
+mod source;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+
+use imports::{circles, module_of};
+use source::{Source, declared, names_crate, names_sibling, root, sources, without_tests, words};
 
 /// Longest file that ships, lines. Beyond that a file has more than one subject.
 const SHIPPED_LINES_MAX: usize = 700;
@@ -132,36 +137,6 @@ const CRATES: &[&str] = &[
     "fuzz/targets/src",
 ];
 
-struct Source {
-    /// Relative to the repository, with `/`.
-    path: String,
-    text: String,
-    /// The text with comments and literals blanked, lines kept.
-    code: String,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
-}
-
-/// All `.rs` files under these folders, in order of path.
-fn sources(folders: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Source> {
-    let root = root();
-    let mut paths = Vec::new();
-    for folder in folders {
-        collect(&root.join(folder.as_ref()), &mut paths);
-    }
-    paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let path = path.strip_prefix(&root).expect("found under the root").to_str().expect("UTF-8").to_owned();
-            Source { path, code: code_of(&text), text }
-        })
-        .collect()
-}
-
 fn source_folders() -> impl Iterator<Item = String> {
     CRATES.iter().map(|&folder| folder.to_owned())
 }
@@ -173,140 +148,6 @@ fn all_folders() -> impl Iterator<Item = String> {
         [format!("{krate}tests"), format!("{krate}benches")]
     });
     source_folders().chain(tests).chain(["fuzz/fuzz_targets".to_owned()])
-}
-
-fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries {
-        let path = entry.expect("a folder can be read").path();
-        if path.is_dir() {
-            collect(&path, paths);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            paths.push(path);
-        }
-    }
-}
-
-/// Blanks comments, strings and characters; everything else stays where it is.
-fn code_of(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = match literal_len(&bytes[at..], at.checked_sub(1).map(|before| bytes[before])) {
-            0 => {
-                at += 1;
-                continue;
-            }
-            len => at + len,
-        };
-        for byte in &mut code[at..end] {
-            if *byte != b'\n' {
-                *byte = b' ';
-            }
-        }
-        at = end;
-    }
-    String::from_utf8(code).expect("whole literals were blanked")
-}
-
-/// Length of the comment or literal that begins here, 0 if none does.
-fn literal_len(rest: &[u8], before: Option<u8>) -> usize {
-    let until = |needle: &[u8], from: usize| {
-        let tail = rest.get(from..).unwrap_or_default();
-        tail.windows(needle.len()).position(|window| window == needle).map_or(rest.len(), |at| from + at + needle.len())
-    };
-    match rest {
-        [b'/', b'/', ..] => until(b"\n", 2),
-        [b'/', b'*', ..] => block_comment_len(rest),
-        [b'"', ..] => string_len(rest),
-        [b'r', b'"' | b'#', ..] if !before.is_some_and(is_word_byte) || before == Some(b'b') => {
-            let hashes = rest[1..].iter().take_while(|&&byte| byte == b'#').count();
-            if rest.get(1 + hashes) != Some(&b'"') {
-                return 0; // A raw identifier.
-            }
-            let mut end = vec![b'"'];
-            end.resize(1 + hashes, b'#');
-            until(&end, 2 + hashes)
-        }
-        [b'\'', b'\\', _, ..] => until(b"'", 3),
-        // Otherwise a character has its closing quote after one character, and a lifetime has none.
-        [b'\'', rest @ ..] => match std::str::from_utf8(&rest[..rest.len().min(4)])
-            .or_else(|error| std::str::from_utf8(&rest[..error.valid_up_to()]))
-            .unwrap_or_default()
-            .chars()
-            .next()
-        {
-            Some(char) if rest.get(char.len_utf8()) == Some(&b'\'') => char.len_utf8() + 2,
-            _ => 0,
-        },
-        _ => 0,
-    }
-}
-
-fn block_comment_len(rest: &[u8]) -> usize {
-    let (mut at, mut depth) = (0, 0);
-    while at < rest.len() {
-        match rest[at..] {
-            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
-            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    at
-}
-
-fn string_len(rest: &[u8]) -> usize {
-    let mut at = 1;
-    while at < rest.len() && rest[at] != b'"' {
-        at += if rest[at] == b'\\' { 2 } else { 1 };
-    }
-    (at + 1).min(rest.len())
-}
-
-fn is_word_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-/// Offsets at which a whole word stands in code.
-fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    let bytes = code.as_bytes();
-    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
-        let is_start = at == 0 || !is_word_byte(bytes[at - 1]);
-        is_start && !bytes.get(at + word.len()).copied().is_some_and(is_word_byte)
-    })
-}
-
-/// Whether code names a crate: as the first segment of a path, or whole in a `use`.
-fn names_crate(code: &str, name: &str) -> bool {
-    words(code, name).any(|at| {
-        let (before, after) = (&code[..at], code[at + name.len()..].trim_start());
-        // `x::name` is a module of x, `::name` is the crate.
-        let is_first = match before.strip_suffix("::") {
-            Some(parent) => !parent.ends_with(|char: char| char.is_alphanumeric() || char == '_' || char == '>'),
-            None => true,
-        };
-        let before = before.trim_end().trim_end_matches("::").trim_end();
-        let is_imported = before.ends_with("use") || before.ends_with("extern crate");
-        is_first && (is_imported || after.starts_with("::"))
-    })
-}
-
-/// Whether code names a sibling module: after `crate::` or `super::`, alone or in braces.
-fn names_sibling(code: &str, name: &str) -> bool {
-    ["crate", "super"].iter().any(|anchor| {
-        words(code, anchor).any(|at| {
-            let Some(rest) = code[at + anchor.len()..].strip_prefix("::") else { return false };
-            let group = match rest.strip_prefix('{') {
-                Some(group) => &group[..group.find(';').unwrap_or(group.len())],
-                None => &rest[..rest.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(rest.len())],
-            };
-            words(group, name).next().is_some()
-        })
-    })
 }
 
 fn is_under(path: &str, places: &[&str]) -> bool {
@@ -431,15 +272,6 @@ fn reach(all: &[Source], path: &str, reached: &mut BTreeSet<String>) {
     }
 }
 
-/// The names in `mod name;`.
-fn declared(code: &str) -> impl Iterator<Item = &str> {
-    words(code, "mod").filter_map(|at| {
-        let rest = code[at + 3..].trim_start();
-        let end = rest.bytes().take_while(|&byte| is_word_byte(byte)).count();
-        rest[end..].trim_start().starts_with(';').then_some(&rest[..end])
-    })
-}
-
 /// Modules that import each other are one module in several files: none of them can be read, or tested, without the others.
 /// The modules of each folder are compared, each with all that lies below it. A folder's own file (`mod.rs`, or the file of
 /// the folder's name) may import its children and they it. Test code is left out.
@@ -458,146 +290,6 @@ fn modules_do_not_import_each_other_in_circles() {
         }
     }
     assert_none(complaints);
-}
-
-/// The path of a file's module below its crate's root.
-fn module_of(path: &str, krate: &str) -> Vec<String> {
-    let path = path.trim_start_matches(krate).trim_start_matches('/').trim_end_matches(".rs");
-    let mut module: Vec<String> = path.split('/').map(str::to_owned).collect();
-    let is_root = module.len() == 1 && ["lib", "main"].contains(&module[0].as_str());
-    if is_root || module.last().is_some_and(|name| name == "mod") {
-        module.pop();
-    }
-    module
-}
-
-/// Code without its `#[cfg(test)]` items.
-fn without_tests(code: &str) -> String {
-    let mut rest = code;
-    let mut kept = String::new();
-    while let Some(at) = rest.find("#[cfg(test)]") {
-        kept.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let end = match (rest.find('{'), rest.find(';')) {
-            (Some(open), semicolon) if semicolon.is_none_or(|semicolon| open < semicolon) => {
-                let mut depth = 0;
-                let is_end = |(_, char): &(usize, char)| {
-                    depth += i32::from(*char == '{') - i32::from(*char == '}');
-                    *char == '}' && depth == 0
-                };
-                rest.char_indices().find(is_end).map_or(rest.len(), |(at, _)| at + 1)
-            }
-            (_, semicolon) => semicolon.map_or(rest.len(), |at| at + 1),
-        };
-        rest = &rest[end..];
-    }
-    kept + rest
-}
-
-/// For each folder with modules that import each other in circles: the folder, and the names of those modules in order.
-fn circles(modules: &[(Vec<String>, String)]) -> Vec<(Vec<String>, Vec<String>)> {
-    let names: BTreeSet<&[String]> = modules.iter().map(|(module, _)| module.as_slice()).collect();
-    // From which module of a folder to which other.
-    let mut arrows: BTreeSet<(&[String], &str, &str)> = BTreeSet::new();
-    for (module, code) in modules {
-        for target in imports(code, module) {
-            // What is imported may be an item of a module, or one that it passes on.
-            let Some(target) = (0..=target.len()).rev().find_map(|len| names.get(&target[..len])) else { continue };
-            let shared = module.iter().zip(target.iter()).take_while(|(a, b)| a == b).count();
-            if let (Some(from), Some(to)) = (module.get(shared), target.get(shared)) {
-                arrows.insert((&target[..shared], from, to));
-            }
-        }
-    }
-    let folders: BTreeSet<&[String]> = arrows.iter().map(|(folder, ..)| *folder).collect();
-    let mut found = Vec::new();
-    for folder in folders {
-        let inside: Vec<(&str, &str)> =
-            arrows.iter().filter(|(f, ..)| *f == folder).map(|(_, from, to)| (*from, *to)).collect();
-        let reach = |from: &str| {
-            let mut reached = BTreeSet::new();
-            let mut open = vec![from.to_owned()];
-            while let Some(at) = open.pop() {
-                let next = inside.iter().filter(|(from, _)| *from == at).map(|(_, to)| (*to).to_owned());
-                open.extend(next.filter(|to| reached.insert(to.clone())));
-            }
-            reached
-        };
-        let mut seen = BTreeSet::new();
-        for (member, _) in &inside {
-            let reached = reach(member);
-            if reached.contains(*member) && !seen.contains(*member) {
-                let circle: Vec<String> = reached.into_iter().filter(|other| reach(other).contains(*member)).collect();
-                seen.extend(circle.iter().cloned());
-                found.push((folder.to_vec(), circle));
-            }
-        }
-    }
-    found
-}
-
-/// The modules and items that code names by `crate::`, `super::` and `self::`, as paths from the crate's root.
-fn imports(code: &str, module: &[String]) -> Vec<Vec<String>> {
-    let mut found = Vec::new();
-    for anchor in ["crate", "super", "self"] {
-        for at in words(code, anchor) {
-            let is_first = !code[..at].ends_with("::");
-            let mut rest = &code[at + anchor.len()..];
-            if !is_first || !rest.starts_with("::") {
-                continue;
-            }
-            let mut base = match anchor {
-                "crate" => Vec::new(),
-                "self" => module.to_vec(),
-                _ => module[..module.len().saturating_sub(1)].to_vec(),
-            };
-            while let Some(above) = rest.strip_prefix("::super").filter(|above| above.starts_with("::")) {
-                base.pop();
-                rest = above;
-            }
-            named(&rest[2..], &base, &mut found);
-        }
-    }
-    found
-}
-
-/// Adds the paths of a tree of names (`a::{b, c::d}`) that stands at the front of code; what follows it.
-fn named<'a>(code: &'a str, base: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
-    let code = code.trim_start();
-    if let Some(mut group) = code.strip_prefix('{') {
-        loop {
-            group = named(group, base, found).trim_start();
-            match group.strip_prefix(',') {
-                Some(next) => group = next,
-                None => return group.strip_prefix('}').unwrap_or(group),
-            }
-        }
-    }
-    let len = code.bytes().take_while(|&byte| is_word_byte(byte)).count();
-    let name = &code[..len];
-    if len == 0 {
-        found.push(base.to_vec());
-        return code.strip_prefix('*').unwrap_or(code);
-    }
-    let path = if name == "self" { base.to_vec() } else { [base, &[name.to_owned()]].concat() };
-    let rest = &code[len..];
-    match rest.strip_prefix("::") {
-        Some(rest)
-            if rest.starts_with(|char: char| char.is_alphanumeric() || char == '_' || char == '{' || char == '*') =>
-        {
-            named(rest, &path, found)
-        }
-        _ => {
-            found.push(path);
-            // `x as y`
-            match rest.trim_start().strip_prefix("as ") {
-                Some(alias) => {
-                    alias.trim_start().trim_start_matches(|char: char| char.is_alphanumeric() || char == '_')
-                }
-                None => rest,
-            }
-        }
-    }
 }
 
 #[test]
@@ -707,48 +399,4 @@ fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
     let section = manifest.lines().skip_while(|line| *line != "[workspace.dependencies]").skip(1);
     let entries = section.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(" = "));
     entries.filter(|(_, value)| !value.contains("path = ")).map(|(name, _)| name)
-}
-
-/// A check that cannot fail keeps nothing, so the scanner is held to examples of both kinds.
-#[test]
-fn the_scanner_tells_code_from_what_only_looks_like_it() {
-    let code =
-        code_of("let a = \"tokio::x \\\" y\"; // monoio::z\n/* a /* axum::b */ c */ let c = '\"'; d::<'a>('\\'');");
-    assert!(!code.contains("tokio") && !code.contains("monoio") && !code.contains("axum"), "{code}");
-    assert!(code.contains("let c =") && code.contains("d::<'a>("), "{code}");
-    assert_eq!(code_of("r#\"unsafe \" \"#; br\"x\"; r#type"), "              ; b    ; r#type");
-    assert_eq!(code_of("('é', 'a, '\\n')"), "(    , 'a,     )");
-
-    assert!(names_crate("use tokio::net;", "tokio") && names_crate("pub use axum;", "axum"));
-    assert!(names_crate("a(::tokio::spawn(b))", "tokio") && names_crate("use ::tokio as x;", "tokio"));
-    assert!(!names_crate("use tokio_tungstenite::x;", "tokio") && !names_crate("self.dataplane.x()", "dataplane"));
-    assert!(
-        !names_crate("Error { dataplane: x }", "dataplane") && !names_crate("use crate::dataplane::x;", "dataplane")
-    );
-
-    assert!(names_sibling("use crate::ice::Candidate;", "ice") && names_sibling("super::dtls::x()", "dtls"));
-    assert!(names_sibling("use crate::{peer::Peer, ice::{self, X}};", "ice"));
-    assert!(!names_sibling("self.ice.ufrag; let ice = crate::peer::x(ice);", "ice"));
-
-    let found =
-        |code: &str| imports(code, &["a".to_owned(), "b".to_owned()]).iter().map(|path| path.join("/")).collect();
-    let paths: Vec<String> = found("use crate::{c::{self, D}, e::f as g, h}; super::i::j(); self::k; x::crate::y");
-    assert_eq!(paths, ["c", "c/D", "e/f", "h", "a/i/j", "a/b/k"]);
-    let paths: Vec<String> = found("use super::super::c::{*}; use crate::d::<E>::f;");
-    assert_eq!(paths, ["d", "c"]);
-    assert_eq!(without_tests("a #[cfg(test)] mod t { {} } b #[cfg(test)] mod u; c"), "a  b  c");
-    let modules = |all: &[(&str, &str)]| -> Vec<(Vec<String>, String)> {
-        all.iter().map(|(path, code)| (module_of(path, "x"), (*code).to_owned())).collect()
-    };
-    let two =
-        modules(&[("x/a.rs", "crate::b::c"), ("x/b/mod.rs", "self::c::d"), ("x/b/c.rs", "super::x; crate::a::y")]);
-    assert_eq!(circles(&two), [(vec![], vec!["a".to_owned(), "b".to_owned()])], "through a folder");
-    let none = modules(&[("x/a.rs", "crate::b::c"), ("x/b/mod.rs", "self::c::d"), ("x/b/c.rs", "super::x")]);
-    assert_eq!(circles(&none), [], "a folder's file and its child");
-
-    assert_eq!(words("unsafe_code unsafe {} notunsafe", "unsafe").collect::<Vec<_>>(), [12]);
-    assert_eq!(
-        declared("pub mod a;\n#[cfg(test)] mod b ; mod c { mod d; } modx e;").collect::<Vec<_>>(),
-        ["a", "b", "d"]
-    );
 }
