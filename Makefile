@@ -113,10 +113,10 @@ weak: test-deps
 	cd bench/weak && REQUIRE=namespaces SCENARIO="$(SCENARIO)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
 
 # What data costs, and how late it comes: throughput, latency, a slow receiver, loss and a kill (docs/MEASURING.md). CASE=latency,slow runs some.
-data: test-deps
+data: test-deps build
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
-	cd bench/weak && REQUIRE=namespaces CASE="$(CASE)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec data.test.mjs
+	cd bench/weak && UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" REQUIRE=namespaces CASE="$(CASE)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec data.test.mjs
 
 # The cost of a packet without and with the kernel, and the cost of a handshake. docs/MEASURING.md explains the numbers.
 bench: deps

@@ -102,6 +102,66 @@ const send = ({ page }, options) =>
     return { number, acknowledged, failed, ms: window.clock() - begun };
   }, options);
 
+/**
+ * The same two browsers without a server between them: what the browser itself takes. Sends like {@link send}, on one channel.
+ * @param {{ len: number, options: object, seconds: number, rate?: number, buffered: number }} options
+ */
+async function direct(options) {
+  const [from, to] = [await near.newPage(), await near.newPage()];
+  for (const page of [from, to]) await page.goto(baseAt('127.0.0.1'), { timeout: 60_000 });
+  const prepare = () => {
+    window.clock = () => performance.timeOrigin + performance.now();
+    window.pc = new RTCPeerConnection();
+    window.gathered = async () => {
+      while (window.pc.iceGatheringState !== 'complete') await new Promise((resolve) => setTimeout(resolve, 20));
+      return window.pc.localDescription.toJSON();
+    };
+  };
+  await Promise.all([from, to].map((page) => page.evaluate(prepare)));
+  const offer = await from.evaluate(async (options) => {
+    window.channel = window.pc.createDataChannel('bench', options);
+    await window.pc.setLocalDescription();
+    return window.gathered();
+  }, options.options);
+  const answer = await to.evaluate(async (offer) => {
+    window.got = { bytes: 0, count: 0, lags: [] };
+    window.pc.ondatachannel = ({ channel }) => {
+      channel.binaryType = 'arraybuffer';
+      channel.onmessage = ({ data }) => {
+        window.got.bytes += data.byteLength;
+        window.got.count += 1;
+        window.got.lags.push(window.clock() - new DataView(data).getFloat64(4));
+      };
+    };
+    await window.pc.setRemoteDescription(offer);
+    await window.pc.setLocalDescription();
+    return window.gathered();
+  }, offer);
+  const ms = await from.evaluate(async ({ answer, len, seconds, rate, buffered }) => {
+    const { channel, clock } = window;
+    await window.pc.setRemoteDescription(answer);
+    if (channel.readyState !== 'open') await new Promise((resolve) => { channel.onopen = resolve; });
+    channel.bufferedAmountLowThreshold = buffered / 2;
+    const begun = clock();
+    for (let number = 0; clock() < begun + 1000 * seconds;) {
+      const due = rate ? Math.floor(((clock() - begun) / 1000) * rate) : number + 1;
+      for (; number < due; number++) {
+        const data = new ArrayBuffer(len);
+        new DataView(data).setFloat64(4, clock());
+        channel.send(data);
+      }
+      if (rate) await new Promise((resolve) => setTimeout(resolve, 1));
+      if (channel.bufferedAmount > buffered) await new Promise((resolve) => { channel.onbufferedamountlow = resolve; });
+    }
+    while (channel.bufferedAmount > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    return clock() - begun;
+  }, { answer, ...options, options: undefined });
+  await sleep(500);
+  const all = await got({ page: to });
+  await Promise.all([from.close(), to.close()]);
+  return { ...all, ms };
+}
+
 const got = ({ page }) => page.evaluate(() => ({ ...window.got, lags: [...window.got.lags].sort((a, b) => a - b) }));
 
 /** Seconds of CPU that a plane has used. */
@@ -125,7 +185,9 @@ measure('throughput', {}, async () => {
   const { bytes, count, disordered } = await got(bob);
   assert.deepEqual({ count, disordered, failed, acknowledged }, { count: number, disordered: 0, failed: '', acknowledged: number });
   const megabits = (bytes * 8) / 1e6;
-  figures.push(['throughput', `64 KiB reliable, one to one: ${(megabits / (ms / 1000)).toFixed(0)} Mb/s`,
+  const between = await direct({ len: 64 * 1024, options: {}, seconds, buffered: 1024 * 1024 });
+  const megabitsBetween = (between.bytes * 8) / 1e3 / between.ms;
+  figures.push(['throughput', `64 KiB reliable, one to one: ${(megabits / (ms / 1000)).toFixed(0)} Mb/s, and without a server between them ${megabitsBetween.toFixed(0)} Mb/s`,
     `${(megabits / used[0]).toFixed(0)} Mb for each second of the controlplane's core, ${(megabits / used[1]).toFixed(0)} of the dataplane's`]);
   await Promise.all([ada.close(), bob.close()]);
 });
@@ -136,8 +198,11 @@ measure('latency', {}, async () => {
   await sleep(500);
   const { count, lags } = await got(bob);
   assert.ok(count > number / 2, `${count} of ${number}`);
+  const unordered = { ordered: false, maxRetransmits: 0 };
+  const between = await direct({ len: 1024, options: unordered, seconds: isShort ? 1 : 10, rate: 1000, buffered: 1024 * 1024 });
   figures.push(['latency', `1 KiB lossy, ${number} at 1,000 a second: ${count} came`,
-    `p50 ${quantile(lags, 0.5).toFixed(2)} ms, p99 ${quantile(lags, 0.99).toFixed(2)} ms, longest ${lags.at(-1).toFixed(1)} ms`]);
+    `p50 ${quantile(lags, 0.5).toFixed(2)} ms, p99 ${quantile(lags, 0.99).toFixed(2)} ms, longest ${lags.at(-1).toFixed(1)} ms`,
+    `without a server p50 ${quantile(between.lags, 0.5).toFixed(2)} ms, p99 ${quantile(between.lags, 0.99).toFixed(2)} ms`]);
   await Promise.all([ada.close(), bob.close()]);
 });
 
@@ -166,7 +231,7 @@ measure('slow', {}, async () => {
   await Promise.all([...all, slow].map((peer) => peer.close()));
 });
 
-measure('lossy', {}, async () => {
+measure('lossy', { timeout: 2_400_000 }, async () => {
   link.tell('both rate=none queue=300ms delay=50ms jitter=0ms loss=5% reorder=0%');
   const [ada, bob] = [await enter('lossy', 'Ada'), await enter('lossy', 'Bob', { browser: far, address: HERE })];
   const count = isShort ? 500 : 100_000;
