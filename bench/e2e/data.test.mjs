@@ -249,10 +249,11 @@ test('who may not send is refused, and receives', { timeout: 60_000 }, async () 
   const code = await wim.page.evaluate(async (token) => {
     const address = new URL(`/v1/rooms/refused/signal?token=${token}`, location.href);
     address.protocol = 'ws:';
-    const ws = new WebSocket(address);
     const pc = new RTCPeerConnection();
     pc.addTransceiver('audio', { direction: 'recvonly' });
     await pc.setLocalDescription();
+    // Not before: nobody would hear what comes meanwhile.
+    const ws = new WebSocket(address);
     return new Promise((resolve) => {
       ws.onclose = ({ code }) => resolve(`closed with ${code}`);
       setTimeout(resolve, 10_000, 'no answer');
