@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::message::Message;
-use super::{FLIGHT_LEN_CHANNEL, FLIGHT_LEN_SOCKET, MAILBOX_LEN_MAX};
+use super::{FLIGHT_LEN_CHANNEL, FLIGHT_LEN_SOCKET, FLIGHT_SOCKET_MAX, MAILBOX_LEN_MAX};
 
 /// How messages reach a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,11 +54,11 @@ impl Mailbox {
             self.again();
             self.way = Some(way);
         }
-        let flight_max = match way {
-            Way::Channel(_) => FLIGHT_LEN_CHANNEL,
-            Way::Socket => FLIGHT_LEN_SOCKET,
+        let (len_max, count_max) = match way {
+            Way::Channel(_) => (FLIGHT_LEN_CHANNEL, usize::MAX),
+            Way::Socket => (FLIGHT_LEN_SOCKET, FLIGHT_SOCKET_MAX),
         };
-        if self.flight_len >= flight_max {
+        if self.flight_len >= len_max || self.flight.len() >= count_max {
             return None;
         }
         let message = self.waiting.pop_front()?;
@@ -150,6 +150,17 @@ mod tests {
         assert_eq!(drain(&mut mailbox, Way::Channel(0)), [2, 3, 4, 5, 6, 7, 8, 9, 10]);
         mailbox.acked(Some("a"), 10);
         assert_eq!((mailbox.len(), mailbox.flight_len), (0, 0));
+    }
+
+    /// More would fill the queue of the socket, and the client would be cut off, come back, and be given the same again.
+    #[test]
+    fn small_messages_do_not_fill_the_queue_of_a_socket() {
+        let mut mailbox = Mailbox::default();
+        (1..=400).for_each(|id| assert_eq!(mailbox.push(message("a", id, 64)), Delivery::Taken));
+        assert_eq!(drain(&mut mailbox, Way::Socket).len(), FLIGHT_SOCKET_MAX);
+        mailbox.acked(Some("a"), 100);
+        assert_eq!(drain(&mut mailbox, Way::Socket).len(), 100);
+        assert_eq!(drain(&mut mailbox, Way::Channel(0)).len(), 300, "a channel has no such queue");
     }
 
     #[test]

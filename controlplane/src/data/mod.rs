@@ -56,6 +56,9 @@ pub(crate) const FLIGHT_LEN_CHANNEL: usize = 384 * 1024;
 /// The same by a socket, whose queue is bounded more tightly.
 pub(crate) const FLIGHT_LEN_SOCKET: usize = 64 * 1024;
 
+/// … and messages: half of what the queue of a socket holds, because a socket whose queue is full is cut off.
+pub(crate) const FLIGHT_SOCKET_MAX: usize = 128;
+
 /// Messages without an acknowledgement that a sender may have.
 pub(crate) const SENT_MAX: usize = 512;
 

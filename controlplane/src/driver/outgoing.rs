@@ -11,12 +11,15 @@ use proto::signal::ServerSignal;
 use tokio::sync::mpsc;
 
 use super::Closing;
+use crate::data::{FLIGHT_SOCKET_MAX, LOSSY_LEN_MAX};
 use crate::limited::Owner;
 use crate::memory::{Lease, Memory};
 
 /// Signals that may wait for one socket. A join into a full room costs its members about five; a socket that is
 /// this far behind is dead or hostile.
 pub const OUTGOING_MAX: usize = 256;
+
+const _: () = assert!(FLIGHT_SOCKET_MAX <= OUTGOING_MAX / 2, "messages leave half of the queue for signals");
 
 /// Bytes of signals that each socket may have waiting, whatever others have: with these, with what an idle socket holds (5 KiB) and with
 /// a message that is not whole (22 KiB) it stays within 32 KiB. It is about twenty small signals.
@@ -100,6 +103,10 @@ pub type Outlet = mpsc::Receiver<Queued>;
 struct Waiting(Mutex<(usize, Lease)>);
 
 impl Waiting {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Has so many bytes more, if there is room for them.
     fn take(&self, bytes: usize) -> bool {
         let (waiting, lease) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,16 +130,21 @@ pub(super) fn queue(memory: &Arc<Memory>, owner: Owner) -> (Outgoing, Outlet) {
 }
 
 impl Outgoing {
-    /// Puts something into the queue, if there is room for it. If the socket has gone, it is dropped.
+    /// Puts something into the queue, if there is room for it. If the socket has gone, it is dropped; as is a message that is not reliable
+    /// where much waits.
     pub fn push(&self, what: ToSocket) -> Result<(), Overfull> {
         let queued = match what {
             ToSocket::Probe => Queued::Probe,
             ToSocket::Close(closing) => Queued::Close(closing),
             ToSocket::Signal(signal) => {
+                let is_lossy = matches!(&*signal, ServerSignal::Data(data) if !data.reliable);
+                if is_lossy && (self.queue.capacity() < OUTGOING_MAX / 2 || self.waiting.len() > LOSSY_LEN_MAX) {
+                    return Ok(()); // It would come late, and nobody is cut off because of it.
+                }
                 let text = text_of(&signal);
                 let bytes = text.capacity() + ENTRY_LEN;
                 if !self.waiting.take(bytes) {
-                    return Err(Overfull);
+                    return if is_lossy { Ok(()) } else { Err(Overfull) };
                 }
                 let charge = Charge { waiting: self.waiting.clone(), bytes };
                 Queued::Signal(Box::new(Signal { text, charge }))
@@ -154,7 +166,7 @@ pub(crate) fn text_of(signal: &ServerSignal) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proto::signal::{Kind, PeerInfo, Quality, Source, TrackInfo};
+    use proto::signal::{DataReceived, Kind, PeerInfo, Quality, Source, TrackInfo};
 
     use super::*;
 
@@ -205,6 +217,29 @@ mod tests {
         assert_eq!(outgoing.push(large()), Err(Overfull), "a signal that is being sent takes its memory still");
         drop((sent, charge));
         assert_eq!(outgoing.push(large()), Ok(()));
+    }
+
+    #[test]
+    fn messages_that_are_not_reliable_leave_half_of_the_queue_and_cut_nobody_off() {
+        let memory = Memory::new(SHARED_LEN);
+        let message = |reliable| {
+            let (from, label, id) = (Some("a".to_owned()), "cursor".to_owned(), None);
+            let (text, binary) = (Some("x".repeat(10)), None);
+            ToSocket::Signal(Box::new(ServerSignal::Data(DataReceived {
+                from,
+                label,
+                reliable,
+                id,
+                text,
+                binary,
+                more: false,
+            })))
+        };
+        let (outgoing, mut outlet) = queue(&memory, owner("a"));
+        (0..1000).for_each(|_| assert_eq!(outgoing.push(message(false)), Ok(())));
+        assert_eq!((0..1000).take_while(|_| outgoing.push(message(true)).is_ok()).count(), OUTGOING_MAX / 2 - 1);
+        let taken = std::iter::from_fn(|| outlet.try_recv().ok()).count();
+        assert_eq!(taken, OUTGOING_MAX);
     }
 
     /// Resumed in one turn of the driver, before any socket has had its turn; another room is served beside it.
