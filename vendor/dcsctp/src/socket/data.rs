@@ -72,11 +72,9 @@ pub(crate) fn handle_data(
         return;
     }
     if tcb.reassembly_queue.is_above_watermark() {
-        // TODO: Implement
         return;
     }
     if !tcb.data_tracker.is_tsn_valid(tsn) {
-        // TODO: Implement
         return;
     }
     if tcb.data_tracker.observe(now, tsn, immediate_ack) {
