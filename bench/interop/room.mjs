@@ -32,9 +32,9 @@ export function join(url, offer, answer) {
   return (signal) => socket.send(JSON.stringify(signal));
 }
 
-/** Reports the result of `facts` twice a second until the input is closed; then calls `leave` and exits. */
-export function serve(facts, leave) {
-  const telling = setInterval(async () => report(await facts()), 500);
+/** Reports the result of `facts` each `ms` until the input is closed; then calls `leave` and exits. */
+export function serve(facts, leave, ms = 500) {
+  const telling = setInterval(async () => report(await facts()), ms);
   process.stdin.resume().on('end', async () => {
     clearInterval(telling);
     await leave();

@@ -187,6 +187,11 @@ fn engine(page: &mut Page, sample: &Sample) {
             totals.data_given_up,
         ),
         (
+            "uprtc_data_too_long_total",
+            "How often a message was not sent to a receiver because it is longer than the receiver takes (its max-message-size).",
+            totals.data_too_long,
+        ),
+        (
             "uprtc_data_over_rate_total",
             "Datagrams of data that were dropped because their peer, or all together, sent more than they may (data-bps-max).",
             totals.data_over_rate,

@@ -212,6 +212,8 @@ pub struct Totals {
     pub data_refused: u64,
     /// How often what waited for a receiver was given up because it was too slow.
     pub data_given_up: u64,
+    /// How often a message was not sent to a receiver because it is longer than the receiver takes.
+    pub data_too_long: u64,
     /// Datagrams of data that were dropped because their peer, or all together, sent more than they may.
     pub data_over_rate: u64,
     /// Commands that a worker refused.

@@ -103,8 +103,10 @@ pub(crate) enum Given {
     Sent,
     /// More than it may have waits on the channel, and it delivers everything.
     Full,
-    /// It would come late, or is longer than the client takes, and is dropped.
+    /// It would come late, and is dropped.
     Dropped,
+    /// It is longer than the client takes, and is dropped.
+    TooLong,
 }
 
 /// An association and its channels.
@@ -274,7 +276,7 @@ impl Association {
         let (reliability, is_sdk) = (channel.reliability, channel.of_sdk().is_some());
         let waiting = self.buffered(stream);
         if !is_sdk && bytes.len() > self.len_max {
-            return Given::Dropped;
+            return Given::TooLong;
         }
         if reliability.is_whole() && waiting + bytes.len() > CHANNEL_LEN_MAX + HEADER_LEN_MAX {
             return Given::Full;
@@ -551,6 +553,20 @@ mod tests {
         let given: Vec<Given> = (0..40).map(|_| server.send(now, 0, false, vec![0; 32 * 1024])).collect();
         let sent = given.iter().filter(|given| **given == Given::Sent).count();
         assert!((8..=33).contains(&sent) && given.last() == Some(&Given::Full), "{sent}");
+    }
+
+    #[test]
+    fn a_message_that_is_longer_than_the_client_takes_is_not_sent() {
+        let mut now = Instant::now();
+        let agreed = DataChannels { len_max: 1000, ..AGREED };
+        let (mut client, mut server) = (Client::new(), Association::new(now, agreed, false));
+        client.send(0, DCEP, &open("chat"));
+        carry(&mut client, &mut server, &mut now, 0);
+        let given = [1001, 1000].map(|len| server.send(now, 0, false, vec![0; len]));
+        assert_eq!(given, [Given::TooLong, Given::Sent]);
+        carry(&mut client, &mut server, &mut now, 0);
+        let taken: Vec<usize> = std::iter::from_fn(|| client.0.get_next_message()).map(|m| m.payload.len()).collect();
+        assert_eq!(taken, [1, 1000], "the channel is taken, and goes on");
     }
 
     #[test]

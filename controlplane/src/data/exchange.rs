@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::id::PeerId;
-use proto::signal::{DataSent, ServerSignal};
+use proto::signal::{DataEndReason, DataSent, ServerSignal};
 
 use super::association::{Association, Channel, ChannelEvent, Given, begins};
 use super::mailbox::{Delivery, Mailbox, Way};
@@ -21,6 +21,17 @@ pub(crate) enum Exchanged {
     Packet(Vec<u8>),
     /// Send this signal on its socket.
     Signal(ServerSignal),
+}
+
+/// What became of a message for a client of another kind than the client module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RawDelivery {
+    /// It is on its way, or has no place there.
+    Taken,
+    /// The client took messages more slowly than they came, and its channel is closed.
+    Slow,
+    /// It is longer than the client takes.
+    TooLong,
 }
 
 /// See the module.
@@ -40,6 +51,9 @@ pub(crate) struct Exchange {
     numbered: u64,
     /// Whether its messages wait until a receiver has room for them.
     pub(crate) is_paused: bool,
+    /// Whether a client of another kind was told that it may not send, and that a message for it was too long.
+    was_refused: bool,
+    was_too_long: bool,
     /// Signals for its socket.
     signals: Vec<ServerSignal>,
 }
@@ -59,6 +73,8 @@ impl Exchange {
             burst,
             numbered: 0,
             is_paused: false,
+            was_refused: false,
+            was_too_long: false,
             signals: Vec::new(),
         }
     }
@@ -193,29 +209,39 @@ impl Exchange {
         }
     }
 
-    /// A message for a client of another kind: on its channel of that label, which is opened like the sender's if there is none. False: it
-    /// took messages more slowly than they came, and its channel is closed.
-    pub(crate) fn deliver_raw(&mut self, now: Instant, message: &Message) -> bool {
+    /// A message for a client of another kind: on its channel of that label, which is opened like the sender's if there is none.
+    pub(crate) fn deliver_raw(&mut self, now: Instant, message: &Message) -> RawDelivery {
         let (of, stream) = (&message.channel, message.stream);
-        let Some(association) = &mut self.association else { return true };
+        let Some(association) = &mut self.association else { return RawDelivery::Taken };
         let found = if of.is_negotiated {
             let is_free = association.channel(stream).is_none_or(|channel| channel.is_negotiated);
             (is_free && (association.channel(stream).is_some() || association.assume(stream))).then_some(stream)
         } else {
             association.labelled(&of.label).or_else(|| association.open(now, of.clone()))
         };
-        let Some(stream) = found else { return true };
+        let Some(stream) = found else { return RawDelivery::Taken };
         let (is_text, bytes) = match &message.payload {
             Payload::Text(text) => (true, text.clone().into_bytes()),
             Payload::Binary(bytes) => (false, bytes.clone()),
         };
         match association.send(now, stream, is_text, bytes) {
-            Given::Sent | Given::Dropped => true,
+            Given::Sent | Given::Dropped => RawDelivery::Taken,
             Given::Full => {
                 association.close(now, stream);
-                false
+                RawDelivery::Slow
+            }
+            Given::TooLong => {
+                if !std::mem::replace(&mut self.was_too_long, true) {
+                    self.signals.push(ServerSignal::DataEnded { reason: DataEndReason::TooLong });
+                }
+                RawDelivery::TooLong
             }
         }
+    }
+
+    /// Notes whether a message of a client of another kind was refused. True: it is to be told, on its socket, as a channel has no place for it.
+    pub(crate) fn note_refusal(&mut self, is_refused: bool) -> bool {
+        !std::mem::replace(&mut self.was_refused, is_refused) && is_refused
     }
 
     /// Says something on its channel, or else on its socket.

@@ -18,7 +18,7 @@ mod message;
 mod sent;
 
 pub(crate) use self::association::{Channel, ChannelEvent};
-pub(crate) use self::exchange::{Exchange, Exchanged};
+pub(crate) use self::exchange::{Exchange, Exchanged, RawDelivery};
 pub(crate) use self::mailbox::{Delivery, Mailbox, Way};
 pub(crate) use self::message::{Assembly, Framed, Message, Payload, parse_frame, parts, relayed};
 pub(crate) use self::sent::{Sent, Taking};

@@ -11,12 +11,14 @@ use proto::signal::{DataEndReason, DataSent, ErrorCode, ServerSignal};
 use super::{Engine, Handle, Output};
 use crate::data::{
     CHANNEL_LEN_FULL, CHANNEL_LEN_LOW, ChannelEvent, Delivery, Exchange, Exchanged, Framed, MESSAGE_COST, Message,
-    Payload, Taking, parse_frame, relayed,
+    Payload, RawDelivery, Taking, parse_frame, relayed,
 };
 use crate::happening::Happening;
 
 /// Part of what all peers together may send that is kept for those who have sent little.
 const KEPT: f64 = 0.25;
+
+const NOT_ALLOWED: &str = "the token does not allow to send data, or this server carries none";
 
 impl Engine {
     /// Whether a datagram of a peer's data is looked at: a peer has a rate, and all together have one. Where the latter runs short, those who
@@ -93,12 +95,16 @@ impl Engine {
                 Err(error) => self.refuse_data(now, handle, &error.to_string()),
             };
         }
-        // A client of another kind has no place where it would be told why not.
-        if !self.may_send_data(handle) {
+        let is_refused = !self.may_send_data(handle);
+        let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) else { return };
+        let is_news = exchange.note_refusal(is_refused);
+        if is_refused {
             self.totals.data_refused += 1;
+            if is_news {
+                self.data_error(now, handle, ErrorCode::DataRefused, NOT_ALLOWED);
+            }
             return;
         }
-        let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) else { return };
         let id = channel.reliability.is_whole().then(|| exchange.number());
         let payload = match is_text {
             true => Payload::Text(String::from_utf8(bytes).expect("an association gives no other")),
@@ -186,7 +192,7 @@ impl Engine {
     /// A message of a client module, whole.
     fn data_sent(&mut self, now: Instant, handle: Handle, sent: DataSent, payload: Payload) {
         if !self.may_send_data(handle) {
-            return self.refuse_data(now, handle, "the token does not allow to send data, or this server carries none");
+            return self.refuse_data(now, handle, NOT_ALLOWED);
         }
         let Some(from) = self.member(handle).map(|member| member.id.clone()) else { return };
         let Some(exchange) = self.peers.get_mut(&handle).and_then(|peer| peer.data.as_deref_mut()) else { return };
@@ -289,7 +295,11 @@ impl Engine {
             let Some(exchange) = peer.exchange(bps_max) else { continue };
             let mut is_slow = false;
             match message.id {
-                _ if !is_sdk && exchange.is_of_others(now) => is_slow = !exchange.deliver_raw(now, message),
+                _ if !is_sdk && exchange.is_of_others(now) => match exchange.deliver_raw(now, message) {
+                    RawDelivery::Taken => {}
+                    RawDelivery::Slow => is_slow = true,
+                    RawDelivery::TooLong => self.totals.data_too_long += 1,
+                },
                 Some(_) => match exchange.deliver(message.clone()) {
                     Delivery::Taken if is_sdk => {
                         waits_for.insert(handle.peer);

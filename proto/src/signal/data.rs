@@ -62,12 +62,15 @@ pub struct DataReceived {
     pub more: bool,
 }
 
-/// Why messages for a peer were given up.
+/// Why messages for a peer, or one message, were given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataEndReason {
     /// It took them more slowly than they came: it was half a megabyte behind others, or a megabyte waited.
     Slow,
+    /// It was longer than its description says that it takes (`a=max-message-size`, RFC 8841 §6). Told to clients of another kind than the client module, the
+    /// first time.
+    TooLong,
 }
 
 fn yes() -> bool {

@@ -1,0 +1,60 @@
+// A peer of data alone that is not a browser: a process with the channels, and here its signals.
+//
+// Commands to the process: `open` {label, options}, `offer`, `answer` {sdp}, `send` {label, text or base64}, `close` {label}. It
+// reports `offer`, and again and again `state`, `open` and `closed` (labels), `came` (channels that others opened) and `got`.
+
+import { createHash } from 'node:crypto';
+import WebSocket from 'ws';
+
+import { until } from '../e2e/edge.mjs';
+import { Client } from './scene.mjs';
+
+/** What is told of a message: a short text as it is, else its length and the beginning of its SHA-256. */
+export function brief(data) {
+  if (typeof data === 'string' && data.length < 100) return data;
+  const bytes = Buffer.from(data);
+  return `${typeof data === 'string' ? 'text' : 'bytes'} ${bytes.length} ${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`;
+}
+
+export class DataPeer extends Client {
+  /** Joins with these channels, by label, and waits until they are open. */
+  static async join(name, command, url, channels) {
+    const peer = new DataPeer(command);
+    peer.name = name;
+    peer.signals = [];
+    for (const [label, options] of Object.entries(channels)) peer.do('open', { label, options });
+    peer.do('offer');
+    const sdp = await until(`${name} offers`, () => peer.check().offer);
+    const socket = new WebSocket(url);
+    void peer.ended.then(() => socket.close());
+    socket.on('error', (error) => (peer.log += `${error}\n`));
+    socket.on('message', (text) => {
+      const signal = JSON.parse(text);
+      peer.signals.push(signal);
+      if (signal.type === 'welcome') socket.send(JSON.stringify({ type: 'offer', sdp }));
+      if (signal.type === 'answer') peer.do('answer', { sdp: signal.sdp });
+    });
+    await until(`the channels of ${name} are open`, () => peer.#areOpen(channels));
+    return peer;
+  }
+
+  #areOpen(channels) {
+    const { open } = this.check();
+    const told = this.signals.find(({ type }) => type === 'error');
+    if (told) throw Object.assign(new Error(JSON.stringify(told)), { isFinal: true });
+    return open && Object.keys(channels).every((label) => open.includes(label));
+  }
+
+  do(command, given = {}) {
+    this.process.stdin.write(`${JSON.stringify({ command, ...given })}\n`);
+  }
+
+  /** Sends a string, or bytes. */
+  send(label, data) {
+    this.do('send', { label, ...(typeof data === 'string' ? { text: data } : { base64: Buffer.from(data).toString('base64') }) });
+  }
+
+  got(label) {
+    return this.check().got?.[label] ?? [];
+  }
+}

@@ -1,0 +1,115 @@
+// Data channels of libdatachannel (node-datachannel) and of werift, each with its own API and defaults.
+//
+// usage: data_peer.mjs libdatachannel|werift
+//
+// Takes the commands of data.mjs, one a line, and reports what comes; leaves when its input is closed.
+
+import { createHash } from 'node:crypto';
+import { createInterface } from 'node:readline';
+
+import { report, serve } from './room.mjs';
+
+/** What is told of a message: a short text as it is, else its length and the beginning of its SHA-256. */
+function brief(data) {
+  if (typeof data === 'string' && data.length < 100) return data;
+  const bytes = Buffer.from(data);
+  const kind = typeof data === 'string' ? 'text' : 'bytes';
+  return `${kind} ${bytes.length} ${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`;
+}
+
+const own = {};
+const facts = { state: 'new', open: [], closed: [], came: {}, got: {} };
+let stack;
+
+/** Notes what happens on a channel; `label` is our name for it. */
+const seen = {
+  open: (label) => facts.open.push(label),
+  closed: (label) => facts.closed.push(label),
+  message: (label, data) => (facts.got[label] ??= []).push(brief(data)),
+  came(label, channel, how) {
+    own[label] = channel;
+    facts.came[label] = how;
+  },
+};
+
+const stacks = {
+  async libdatachannel() {
+    const { default: library } = await import('node-datachannel');
+    const pc = new library.PeerConnection('peer', { iceServers: [] });
+    const watch = (channel, label) => {
+      channel.onOpen(() => seen.open(label));
+      channel.onClosed(() => seen.closed(label));
+      channel.onMessage((data) => seen.message(label, data));
+      return channel;
+    };
+    pc.onStateChange((state) => (facts.state = state));
+    pc.onDataChannel((channel) => {
+      seen.came(channel.getLabel(), channel, { protocol: channel.getProtocol() });
+      watch(channel, channel.getLabel());
+    });
+    // It describes itself as soon as it has a channel, and once more when it has all its candidates.
+    const offered = new Promise((resolve) => {
+      pc.onGatheringStateChange((state) => state === 'complete' && resolve(pc.localDescription().sdp));
+    });
+    return {
+      open: (label, { ordered = true, ...options }) => watch(pc.createDataChannel(label, { unordered: !ordered, ...options }), label),
+      offer: () => offered,
+      answer: (sdp) => pc.setRemoteDescription(sdp, 'answer'),
+      send: (channel, data) => (typeof data === 'string' ? channel.sendMessage(data) : channel.sendMessageBinary(data)),
+      close: () => {
+        pc.close();
+        library.cleanup();
+      },
+    };
+  },
+
+  async werift() {
+    const { RTCPeerConnection } = await import('werift');
+    const pc = new RTCPeerConnection({ iceServers: [] });
+    const watch = (channel) => {
+      const { label } = channel;
+      channel.stateChanged.subscribe((state) => (seen[state] ?? (() => {}))(label));
+      channel.onMessage.subscribe((data) => seen.message(label, data));
+      return channel;
+    };
+    pc.connectionStateChange.subscribe((state) => (facts.state = state));
+    pc.onDataChannel.subscribe((channel) => {
+      const { ordered, maxRetransmits = null, maxPacketLifeTime = null, protocol } = channel;
+      seen.came(channel.label, channel, { ordered, maxRetransmits, maxPacketLifeTime, protocol });
+      watch(channel);
+    });
+    return {
+      open: (label, options) => watch(pc.createDataChannel(label, options)),
+      async offer() {
+        await pc.setLocalDescription(await pc.createOffer());
+        return pc.localDescription.sdp;
+      },
+      answer: (sdp) => pc.setRemoteDescription({ type: 'answer', sdp }),
+      send: (channel, data) => channel.send(data),
+      close: () => pc.close(),
+    };
+  },
+};
+
+const commands = {
+  open({ label, options }) {
+    own[label] = stack.open(label, options);
+  },
+  async offer() {
+    report({ offer: await stack.offer() });
+  },
+  answer: ({ sdp }) => stack.answer(sdp),
+  send: ({ label, text, base64 }) => stack.send(own[label], text ?? Buffer.from(base64, 'base64')),
+  close: ({ label }) => own[label].close(),
+};
+
+stack = await stacks[process.argv[2]]();
+createInterface(process.stdin).on('line', async (line) => {
+  const { command, ...given } = JSON.parse(line);
+  try {
+    await commands[command](given);
+  } catch (error) {
+    console.error(command, error);
+  }
+});
+serve(() => facts, () => stack.close(), 100);
