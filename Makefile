@@ -4,7 +4,8 @@
 # Others: make edges (several edges of one cluster with NATS, and a link to each: docs/EDGES.md), make build, make bench, make lint, make deps (installs what the build needs), make test-deps (and what the tests need),
 # make test-rust, test-loom, test-miri, test-schema, test-browsers, test-weak, test-interop, test-fresh (one part of the tests), make
 # attacks (tests/attacks in full), make fuzz (the property tests with new random cases, ROUNDS times, and each libFuzzer
-# target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures), make data (messages, with figures).
+# target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures), make data (messages, with figures), make recordings
+# (what recording costs).
 #
 # Other programs: make test PYTHON=python3.12 CHROMIUM=/opt/chrome/chrome FIREFOX=/opt/firefox/firefox
 
@@ -24,7 +25,7 @@ SECONDS ?= 60
 # How many seeds `make sim` runs.
 SEEDS ?= 500
 
-.PHONY: build run edges test bench fuzz sim weak data lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
+.PHONY: build run edges test bench fuzz sim weak data recordings lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
 
 export PYTHON CHROMIUM FIREFOX
 
@@ -117,6 +118,11 @@ data: test-deps build
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/weak && UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" REQUIRE=namespaces CASE="$(CASE)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec data.test.mjs
+
+# What recording 8 rooms of 4 costs, and what a recorder leaves that is killed, with the release executable (docs/MEASURING.md).
+recordings: build
+	RECORDINGS=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" \
+	    $(CARGO) test --workspace --test room recording_many -- --nocapture
 
 # The cost of a packet without and with the kernel, and the cost of a handshake. docs/MEASURING.md explains the numbers.
 bench: deps

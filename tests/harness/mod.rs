@@ -36,9 +36,9 @@ impl Drop for Folder {
     }
 }
 
-/// The executable with these arguments, its output kept.
+/// The executable, or the one that `UPRTC` names, with these arguments, its output kept.
 pub(crate) fn uprtc(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uprtc"));
+    let mut command = Command::new(std::env::var_os("UPRTC").unwrap_or(env!("CARGO_BIN_EXE_uprtc").into()));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

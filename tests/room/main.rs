@@ -1,6 +1,7 @@
 //! Peers of the `client` crate's `room` in rooms of a running `uprtc run`: what they are told and brought, while planes are killed;
 //! and `uprtc record`, `uprtc live` and `uprtc feed`, which are such peers.
 
+mod cost;
 mod feeding;
 #[path = "../harness/mod.rs"]
 mod harness;

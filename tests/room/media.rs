@@ -40,14 +40,24 @@ pub(crate) struct Media {
 
 impl Media {
     pub(crate) fn make(folder: &Path, codec: VideoCodec, size: &str) -> Media {
+        let blinks = blinking(size);
+        Media::of(folder, codec, size, &blinks, "300k")
+    }
+
+    /// The same with noise in its right half, and as many bytes as a camera has.
+    pub(crate) fn noisy(folder: &Path, codec: VideoCodec, size: &str) -> Media {
+        let noise =
+            format!("color=gray:s={size}:r={FRAMES_PER_SECOND}:d={SECONDS},noise=alls=60:allf=t,crop=iw/2:ih:0:0");
+        let picture = format!("{}[a];{noise}[b];[a][b]overlay=W/2:0", blinking(size));
+        Media::of(folder, codec, size, &picture, "660k")
+    }
+
+    fn of(folder: &Path, codec: VideoCodec, size: &str, picture: &str, rate: &str) -> Media {
         let path = folder.join(format!("{}-{size}", codec.name()));
         let (video, audio) = (path.with_extension("video"), path.with_extension("audio"));
         let (video, audio) = (video.to_str().unwrap(), audio.to_str().unwrap());
-        let picture = format!(
-            "color=black:s={size}:r={FRAMES_PER_SECOND}:d={SECONDS},drawbox=c=white:t=fill:enable='gte(mod(t,1),0.47)'"
-        );
         let keyframes = FRAMES_PER_SECOND.to_string();
-        let common = ["-v", "error", "-y", "-f", "lavfi", "-i", &picture, "-g", &keyframes, "-b:v", "300k"];
+        let common = ["-v", "error", "-y", "-f", "lavfi", "-i", picture, "-g", &keyframes, "-b:v", rate];
         let how: &[&str] = match codec {
             VideoCodec::H264 => &[
                 "-c:v",
@@ -100,6 +110,11 @@ impl Media {
         audio.truncate(50 * SECONDS);
         Media { codec, frames: Arc::new(frames), audio: Arc::new(audio) }
     }
+}
+
+/// The filter that makes the pictures.
+fn blinking(size: &str) -> String {
+    format!("color=black:s={size}:r={FRAMES_PER_SECOND}:d={SECONDS},drawbox=c=white:t=fill:enable='gte(mod(t,1),0.47)'")
 }
 
 /// NAL units of each access unit, which begins with a delimiter.
