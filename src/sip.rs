@@ -42,7 +42,8 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
     };
     let server = server.resolve()?;
     let orders = settings.takes_orders().then(|| {
-        let (token, tasks_max) = (settings.orders_token().map(str::to_owned), settings.calls_max().min(TASKS_MAX));
+        let token = settings.orders_token().map(str::to_owned).or_else(|| std::env::var("UPRTC_TOKEN").ok());
+        let tasks_max = settings.calls_max().min(TASKS_MAX);
         service::settings(server.clone(), || running::state(common), token, Role::Telephone, tasks_max)
     });
     let orders = orders.transpose()?;

@@ -115,7 +115,8 @@ fn the_planes_are_two_users_and_the_key_is_one_s() {
 #[test]
 fn systemd_finds_little_to_take_from_the_units() {
     const EXPOSURE_MAX: f64 = 1.5;
-    for unit in ["uprtc-dataplane.service", "uprtc-controlplane.service", "uprtc-service@.service"] {
+    for unit in ["uprtc-dataplane.service", "uprtc-controlplane.service", "uprtc-service@.service", "uprtc-sip.service"]
+    {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd").join(unit);
         let output = Command::new("systemd-analyze").args(["security", "--offline=true"]).arg(&path).output();
         let text = match &output {
