@@ -1,7 +1,8 @@
 // A peer of data alone that is not a browser: a process with the channels, and here its signals.
 //
 // Commands to the process: `open` {label, options}, `offer`, `answer` {sdp}, `send` {label, text or base64}, `close` {label}. It
-// reports `offer`, and again and again `state`, `open` and `closed` (labels), `came` (channels that others opened) and `got`.
+// reports `offer`, and again and again `state`, `open` and `closed` (labels), `came` (channels that others opened) and `got`. For what is
+// measured: `accept` {sdp} (reports `accepted`), `flood` (`flooded`), `measure` and `measured` {label}.
 
 import { createHash } from 'node:crypto';
 import WebSocket from 'ws';
@@ -17,14 +18,20 @@ export function brief(data) {
 }
 
 export class DataPeer extends Client {
-  /** Joins with these channels, by label, and waits until they are open. */
-  static async join(name, command, url, channels) {
+  /** Starts one, and has it offer these channels, by label. */
+  static async start(name, command, channels) {
     const peer = new DataPeer(command);
     peer.name = name;
     peer.signals = [];
     for (const [label, options] of Object.entries(channels)) peer.do('open', { label, options });
     peer.do('offer');
     const sdp = await until(`${name} offers`, () => peer.check().offer);
+    return { peer, sdp };
+  }
+
+  /** Joins with these channels, and waits until they are open. */
+  static async join(name, command, url, channels) {
+    const { peer, sdp } = await DataPeer.start(name, command, channels);
     const socket = new WebSocket(url);
     void peer.ended.then(() => socket.close());
     socket.on('error', (error) => (peer.log += `${error}\n`));
@@ -43,6 +50,24 @@ export class DataPeer extends Client {
     const told = this.signals.find(({ type }) => type === 'error');
     if (told) throw Object.assign(new Error(JSON.stringify(told)), { isFinal: true });
     return open && Object.keys(channels).every((label) => open.includes(label));
+  }
+
+  /** Two without a server between them; the channels are those of the first, who offers. */
+  static async pair(command, channels) {
+    const { peer: from, sdp } = await DataPeer.start('from', command, channels);
+    const to = new DataPeer(command);
+    to.do('accept', { sdp });
+    from.do('answer', { sdp: await until('the other one answers', () => to.check().accepted) });
+    await until('the channels are open', () => from.#areOpen(channels));
+    await until('they have come', () => Object.keys(channels).every((label) => to.check().came?.[label]));
+    return [from, to];
+  }
+
+  /** Gives a command, and waits for what it reports by this name. */
+  async ask(command, name, given = {}, ms = 60_000) {
+    delete this.report[name];
+    this.do(command, given);
+    return until(`${name} is told`, () => this.check()[name], ms);
   }
 
   do(command, given = {}) {

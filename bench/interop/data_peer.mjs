@@ -17,7 +17,12 @@ function brief(data) {
   return `${kind} ${bytes.length} ${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`;
 }
 
+/** Milliseconds of the clock that all processes of this machine have. */
+const clock = () => Number(process.hrtime.bigint()) / 1e6;
+
 const own = {};
+/** What came on the labels that are only measured. */
+const measured = {};
 const facts = { state: 'new', open: [], closed: [], came: {}, got: {} };
 let stack;
 
@@ -25,7 +30,16 @@ let stack;
 const seen = {
   open: (label) => facts.open.push(label),
   closed: (label) => facts.closed.push(label),
-  message: (label, data) => (facts.got[label] ??= []).push(brief(data)),
+  message(label, data) {
+    const measure = measured[label];
+    if (!measure) return void (facts.got[label] ??= []).push(brief(data));
+    const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+    measure.bytes += data.byteLength;
+    measure.count += 1;
+    measure.disordered += Number(view.getUint32(0) !== measure.next);
+    measure.next = view.getUint32(0) + 1;
+    measure.lags.push(clock() - view.getFloat64(4));
+  },
   came(label, channel, how) {
     own[label] = channel;
     facts.came[label] = how;
@@ -55,7 +69,13 @@ const stacks = {
       open: (label, { ordered = true, ...options }) => watch(pc.createDataChannel(label, { unordered: !ordered, ...options }), label),
       offer: () => offered,
       answer: (sdp) => pc.setRemoteDescription(sdp, 'answer'),
+      // The other side of a call without a server.
+      accept: (sdp) => {
+        pc.setRemoteDescription(sdp, 'offer');
+        return offered;
+      },
       send: (channel, data) => (typeof data === 'string' ? channel.sendMessage(data) : channel.sendMessageBinary(data)),
+      buffered: (channel) => channel.bufferedAmount(),
       close: () => {
         pc.close();
         library.cleanup();
@@ -99,6 +119,36 @@ const commands = {
     report({ offer: await stack.offer() });
   },
   answer: ({ sdp }) => stack.answer(sdp),
+  async accept({ sdp }) {
+    report({ accepted: await stack.accept(sdp) });
+  },
+  /** What comes on this label is measured, and not kept. */
+  measure({ label }) {
+    measured[label] = { bytes: 0, count: 0, disordered: 0, next: 0, lags: [] };
+  },
+  measured({ label }) {
+    const { lags, ...rest } = measured[label];
+    lags.sort((a, b) => a - b);
+    const quantile = (part) => lags[Math.min(lags.length - 1, Math.floor(part * lags.length))];
+    report({ measured: { ...rest, p50: quantile(0.5), p99: quantile(0.99), longest: lags.at(-1) } });
+  },
+  /** Sends messages of `len` bytes for `ms`: `rate` a second, or else as long as no more than `buffered` bytes wait. */
+  async flood({ label, len, ms, rate, buffered }) {
+    const begun = clock();
+    let number = 0;
+    while (clock() < begun + ms) {
+      for (let due = rate ? Math.floor(((clock() - begun) * rate) / 1000) : Infinity; number < due; number += 1) {
+        if (!rate && stack.buffered(own[label]) > buffered) break;
+        const data = Buffer.alloc(len);
+        data.writeUint32BE(number, 0);
+        data.writeDoubleBE(clock(), 4);
+        stack.send(own[label], data);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    while (stack.buffered(own[label]) > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    report({ flooded: { count: number, ms: clock() - begun } });
+  },
   send: ({ label, text, base64 }) => stack.send(own[label], text ?? Buffer.from(base64, 'base64')),
   close: ({ label }) => own[label].close(),
 };

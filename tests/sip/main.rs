@@ -339,26 +339,33 @@ fn the_server_orders_a_call() {
     });
 }
 
-/// A thousand INVITEs at once, and forged RTP: bounded, counted, and a telephone gets through afterwards.
+/// A thousand INVITEs or more at once, and forged RTP: bounded, counted, and a telephone gets through afterwards.
 #[test]
 fn a_flood_is_bounded() {
     let lines = "calls-max = 10\ncalls-per-source-max = 8\ninvites-per-second = 5.0";
     let Some(scene) = Scene::new("a flood of INVITEs", lines) else { return };
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let own = socket.local_addr().unwrap();
-    for n in 0..1000 {
-        let invite = format!(
+    let invite = |n: u32| {
+        format!(
             "INVITE sip:101@{} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKf{n};rport\r\nFrom: <sip:x@{own}>;tag=f{n}\r\n\
              To: <sip:101@{own}>\r\nCall-ID: f{n}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{own}>\r\nMax-Forwards: 70\r\n\
              Content-Length: 0\r\n\r\n",
             scene.sip
-        );
-        socket.send_to(invite.as_bytes(), scene.sip).unwrap();
-        if n % 50 == 0 {
-            std::thread::sleep(Duration::from_millis(5));
+        )
+    };
+    // Where the machine is busy the kernel drops some before the gateway reads them: there are more until it has read enough.
+    let mut sent = 0;
+    until("the flood's end", || {
+        for n in sent..sent + 250 {
+            socket.send_to(invite(n).as_bytes(), scene.sip).unwrap();
+            if n % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
-    }
-    until("the flood's end", || (scene.metric("messages_total") >= 400).then_some(()));
+        sent += 250;
+        (sent >= 1000 && scene.metric("messages_total") >= 400).then_some(())
+    });
     assert!(scene.metric("calls") <= 8);
     let bounded = ["invites_refused_flood_total", "invites_refused_full_total", "messages_dropped_rate_total"];
     let refused: Vec<u64> = bounded.iter().map(|name| scene.metric(name)).collect();

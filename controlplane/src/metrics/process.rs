@@ -87,15 +87,20 @@ mod tests {
     fn a_process_sees_what_it_takes() {
         let before = Usage::of_this();
         let held: Vec<fs::File> = (0..40).map(|_| fs::File::open("/proc/self/stat").unwrap()).collect();
-        let memory = vec![1_u8; 64 << 20];
+        // The other tests of this process take and free memory meanwhile.
+        let sees_memory = || {
+            let resident = || Usage::of_this().resident_bytes.unwrap();
+            let (before, _memory) = (resident(), std::hint::black_box(vec![1_u8; 64 << 20]));
+            resident() >= before + (50 << 20)
+        };
+        assert!((0..20).any(|_| sees_memory()));
         let begun = std::time::Instant::now();
         while begun.elapsed().as_millis() < 150 {
-            std::hint::black_box(&memory);
+            std::hint::black_box(&held);
         }
         let after = Usage::of_this();
         let grown = |of: fn(&Usage) -> Option<u64>| of(&after).unwrap() as i64 - of(&before).unwrap() as i64;
         assert!(grown(|usage| usage.fds_open) >= 30, "{before:?} {after:?}");
-        assert!(grown(|usage| usage.resident_bytes) >= 50 << 20, "{before:?} {after:?}");
         assert!(after.cpu_seconds.unwrap() >= before.cpu_seconds.unwrap() + 0.05, "{before:?} {after:?}");
         assert!(after.threads.unwrap() >= 2 && after.virtual_bytes > after.resident_bytes, "{after:?}");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
