@@ -113,11 +113,14 @@ weak: test-deps
 	tools/npm-install bench/e2e
 	cd bench/weak && REQUIRE=namespaces SCENARIO="$(SCENARIO)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec weak.test.mjs
 
-# What data costs, and how late it comes: throughput, latency, a slow receiver, loss and a kill (docs/MEASURING.md). CASE=latency,slow runs some.
+# What data costs, and how late it comes: throughput, latency, a slow receiver, loss and a kill (docs/MEASURING.md). CASE=latency,slow runs some;
+# native-throughput and native-latency are those of libdatachannel.
 data: test-deps build
 	$(CARGO) test --workspace --no-run --quiet
 	tools/npm-install bench/e2e
 	cd bench/weak && UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" REQUIRE=namespaces CASE="$(CASE)" ../../tools/with-node ../../tools/alone --whole node --test-reporter=spec data.test.mjs
+	tools/npm-install bench/interop
+	cd bench/interop && DATA=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" CASE="$(CASE)" ../../tools/with-node ../../tools/alone node --test --test-reporter=spec cost.test.mjs
 
 # What recording 8 rooms of 4 costs, and what a recorder leaves that is killed, with the release executable (docs/MEASURING.md).
 recordings: build

@@ -2,6 +2,7 @@
 // server. `make data` prints the figures (docs/MEASURING.md); `make test` runs a short form that asserts only that everything arrives.
 //
 //   DATA=full  ten seconds of each case
+//   CASE       some of the cases by name, separated by commas
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
@@ -17,6 +18,7 @@ const ms = process.env.DATA === 'full' ? 10_000 : 1_000;
 const command = [process.execPath, fileURLToPath(new URL('data_peer.mjs', import.meta.url)), 'libdatachannel'];
 /** Clock ticks of /proc/PID/stat in a second: sysconf(_SC_CLK_TCK) on Linux. */
 const TICKS = 100;
+const wanted = process.env.CASE ? process.env.CASE.split(',') : undefined;
 const figures = [];
 let edge;
 
@@ -55,9 +57,13 @@ async function carry(from, to, how) {
   return { sent, took, ...got };
 }
 
+function measure(name, body) {
+  test(name, { skip: wanted && !wanted.includes(name) && 'CASE names others', timeout: 120_000 }, body);
+}
+
 const megabits = ({ bytes }) => (bytes * 8) / 1e6;
 
-test('64 KiB reliable, as fast as it goes', { timeout: 120_000 }, async () => {
+measure('native-throughput', async () => {
   const channels = { bench: {} };
   const how = { len: 65_536, ms, buffered: 1024 * 1024 };
   const [ada, bob] = [await join('fast', 'Ada', channels), await join('fast', 'Bob', channels)];
@@ -76,7 +82,7 @@ test('64 KiB reliable, as fast as it goes', { timeout: 120_000 }, async () => {
     `${(megabits(relayed) / used[0]).toFixed(0)} Mb for each second of the controlplane's core, ${(megabits(relayed) / used[1]).toFixed(0)} of the dataplane's`);
 });
 
-test('1 KiB lossy and unordered, 1,000 a second', { timeout: 120_000 }, async () => {
+measure('native-latency', async () => {
   const channels = { bench: { ordered: false, maxRetransmits: 0 } };
   const how = { len: 1024, ms, rate: 1000 };
   const [ada, bob] = [await join('quick', 'Ada', channels), await join('quick', 'Bob', channels)];

@@ -63,4 +63,5 @@ mod view;
 mod wiring;
 mod wishes;
 
+pub use data::hostile;
 pub use run::{Config, Error, LOCK_FILE, Listening, RUNNING_FILE, Reload, run, serve};

@@ -14,7 +14,8 @@ mod wire;
 #[path = "../../../controlplane/tests/world/mod.rs"]
 mod world;
 
-pub use feed::hostile::rtmp;
+pub use controlplane::hostile::data;
+pub use feed::hostile::{flv, rtmp};
 pub use sip::hostile::sip;
 
 pub use engine::{adopted, journal, journal_entries, sdp_offers};
@@ -30,7 +31,7 @@ pub const SEPARATOR: u8 = 0x1e;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("websocket", websocket),
     ("sdp_offers", sdp_offers),
     ("rtcp", rtcp),
@@ -44,6 +45,8 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("tokens", tokens),
     ("sip", sip),
     ("rtmp", rtmp),
+    ("flv", flv),
+    ("data", data),
 ];
 
 fn pieces(data: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -97,6 +97,16 @@ fn a_connection_of_rtmp_says_the_same_however_it_is_cut() {
 }
 
 #[test]
+fn flv_says_the_same_however_it_is_cut() {
+    replay("flv");
+}
+
+#[test]
+fn what_a_client_sends_as_data_is_read_within_its_bounds() {
+    replay("data");
+}
+
+#[test]
 fn every_target_is_replayed_and_has_a_corpus_and_an_executable() {
     let targets: BTreeSet<String> = TARGETS.map(|(name, _)| name.to_owned()).into();
     let calls = include_str!("replay.rs").lines().filter_map(|line| line.strip_prefix("    replay(\""));
