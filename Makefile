@@ -5,7 +5,7 @@
 # make test-rust, test-loom, test-miri, test-schema, test-browsers, test-weak, test-interop, test-fresh (one part of the tests), make
 # attacks (tests/attacks in full), make fuzz (the property tests with new random cases, ROUNDS times, and each libFuzzer
 # target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures), make data (messages, with figures), make recordings
-# (what recording costs).
+# and make telephones (what recording and telephones cost).
 #
 # Other programs: make test PYTHON=python3.12 CHROMIUM=/opt/chrome/chrome FIREFOX=/opt/firefox/firefox
 
@@ -25,7 +25,7 @@ SECONDS ?= 60
 # How many seeds `make sim` runs.
 SEEDS ?= 500
 
-.PHONY: build run edges test bench fuzz sim weak data recordings lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
+.PHONY: build run edges test bench fuzz sim weak data recordings telephones lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
 
 export PYTHON CHROMIUM FIREFOX
 
@@ -126,6 +126,12 @@ data: test-deps build
 recordings: build
 	RECORDINGS=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" \
 	    $(CARGO) test --workspace --test room recording_many -- --nocapture
+
+# What a hundred telephones in 20 rooms cost, how long a sound takes through the gateway and what is lost, with the release executable
+# (docs/MEASURING.md).
+telephones: build
+	TELEPHONES=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" \
+	    $(CARGO) test --workspace --test sip many_telephones -- --nocapture
 
 # The cost of a packet without and with the kernel, and the cost of a handshake. docs/MEASURING.md explains the numbers.
 bench: deps

@@ -327,6 +327,22 @@ impl Room {
         event
     }
 
+    /// An event that is there already, for a user who looks at times of its own. The end is told by [`Room::next`] as well.
+    pub fn try_next(&mut self) -> Option<Event> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let event = match self.events.try_recv() {
+            Ok(event) => event,
+            Err(mpsc::error::TryRecvError::Empty) => return None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Event::Ended(EndReason::TooSlow),
+        };
+        if let Event::Ended(reason) = &event {
+            self.ended = Some(reason.clone());
+        }
+        Some(event)
+    }
+
     /// Packets that were dropped because the user was too slow.
     pub fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)

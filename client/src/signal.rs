@@ -2,8 +2,9 @@
 
 use futures_util::{SinkExt, StreamExt};
 use proto::signal::{ClientSignal, ServerSignal};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::http::{Server, Stream};
 
@@ -95,6 +96,10 @@ impl Link {
     }
 }
 
+/// What is read at once. Each look at the socket, also one that finds nothing, zeroes so much memory, and a peer looks with each packet:
+/// with the 128 KiB of the crate that was a fifth of what a hundred telephones cost.
+const READ_LEN: usize = 4096;
+
 /// An open signalling socket.
 #[derive(Debug)]
 pub struct Socket(WebSocketStream<Stream>);
@@ -107,7 +112,9 @@ impl Socket {
 
     /// Opens the socket of a room.
     pub async fn open(server: &Server, room: &str, token: &str) -> Result<Socket, SignalError> {
-        let (socket, _) = client_async(socket_url(server, room, token), server.connect().await?).await?;
+        let (url, stream) = (socket_url(server, room, token), server.connect().await?);
+        let config = WebSocketConfig::default().read_buffer_size(READ_LEN);
+        let (socket, _) = client_async_with_config(url, stream, Some(config)).await?;
         Ok(Socket(socket))
     }
 

@@ -6,35 +6,49 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::jitter::{Jitter, Play};
-use crate::leg::Leg;
-use crate::voice::{ComfortNoise, Mixer, OpusIn, OpusOut, frame_len};
+use crate::counters::{Counter, Counters};
+use crate::jitter::{Jitter, Play, Put};
+use crate::known::{Frame, Known};
+use crate::leg::{FADE, Leg};
+use crate::reception::Reception;
+use crate::voice::{CONCEALED_MAX, ComfortNoise, Mixer, OpusIn, OpusOut, frame_len};
 
 /// Ticks of Opus's RTP clock in 20 ms.
 const TICKS: u32 = 960;
+/// Of such telephones it is known what they say. Most are such.
+const KNOWN_RATE: u32 = 8000;
 /// Sounds that wait, in samples: five seconds.
 const SOUND_SECONDS_MAX: usize = 5;
 
 /// A voice of the room.
 #[derive(Debug)]
 struct Voice {
+    reception: Reception,
     jitter: Jitter,
     decoder: OpusIn,
     waiting: Vec<f32>,
+    /// The frame that was played last, if it was known, and how often it was played again since.
+    last: Option<(Frame, u32)>,
 }
 
 impl Voice {
-    fn take(&mut self, now: Instant, len: usize) -> Option<Vec<f32>> {
+    fn take(&mut self, now: Instant, len: usize, known: &Known) -> Option<Vec<f32>> {
         let rate_ratio = TICKS as usize / len;
         let mut is_silent = false;
         while self.waiting.len() < len && !is_silent {
             match self.jitter.take(now) {
                 Play::Packet(packet) => {
+                    self.last = known.of(&packet).filter(|frame| frame.len() == len).map(|frame| (frame, 0));
+                    if let Some((frame, _)) = &self.last {
+                        self.waiting.extend_from_slice(frame);
+                        self.jitter.played(TICKS.into());
+                        continue;
+                    }
                     let samples = self.decoder.decode(&packet, &mut self.waiting);
                     self.jitter.played((samples * rate_ratio) as u64);
                     is_silent = samples == 0;
                 }
-                Play::Lost | Play::Nothing => is_silent = !self.decoder.conceal(&mut self.waiting),
+                Play::Lost | Play::Nothing => is_silent = !self.conceal(),
             }
         }
         if self.waiting.len() < len {
@@ -42,6 +56,18 @@ impl Voice {
             return None;
         }
         Some(self.waiting.drain(..len).collect())
+    }
+
+    /// 20 ms in place of what did not come; false when there is silence.
+    fn conceal(&mut self) -> bool {
+        let Some((frame, times)) = &mut self.last else { return self.decoder.conceal(&mut self.waiting) };
+        *times += 1;
+        if *times > CONCEALED_MAX {
+            return false;
+        }
+        let gain = FADE.powi(times.cast_signed());
+        self.waiting.extend(frame.iter().map(|sample| sample * gain));
+        true
     }
 }
 
@@ -58,42 +84,64 @@ pub(crate) struct Tick {
 pub(crate) struct Bridge {
     rate: u32,
     voices: Vec<Option<Voice>>,
+    known: Known,
     mixer: Mixer,
     noise: ComfortNoise,
     encoder: OpusOut,
     timestamp: u32,
     sounds: VecDeque<f32>,
+    /// Packets of the room that came too late, and that did not come in slots that are no more.
+    late: u64,
+    lost: u64,
 }
 
 impl Bridge {
     /// Of a telephone at this rate and a room with so many slots of audio. None if libopus cannot be had.
-    pub(crate) fn new(rate: u32, slots: usize) -> Option<Bridge> {
+    pub(crate) fn new(rate: u32, slots: usize, known: Known) -> Option<Bridge> {
         Some(Bridge {
             rate,
             voices: (0..slots).map(|_| None).collect(),
+            known,
             mixer: Mixer::new(rate),
             noise: ComfortNoise::new(),
             encoder: OpusOut::new(rate).ok()?,
             timestamp: 0,
             sounds: VecDeque::new(),
+            late: 0,
+            lost: 0,
         })
     }
 
     /// A packet of one of the room's slots.
-    pub(crate) fn put(&mut self, now: Instant, slot: usize, timestamp: u32, packet: &[u8]) {
+    pub(crate) fn put(&mut self, now: Instant, slot: usize, seq: u16, timestamp: u32, packet: &[u8]) {
         let Some(voice) = self.voices.get_mut(slot) else { return };
         if voice.is_none() {
             let Ok(decoder) = OpusIn::new(self.rate) else { return };
-            *voice = Some(Voice { jitter: Jitter::new(48_000), decoder, waiting: Vec::new() });
+            *voice = Some(Voice {
+                reception: Reception::default(),
+                jitter: Jitter::new(48_000),
+                decoder,
+                waiting: Vec::new(),
+                last: None,
+            });
         }
         if let Some(voice) = voice {
-            voice.jitter.put(now, timestamp, packet);
+            voice.reception.receive(seq);
+            self.late += u64::from(voice.jitter.put(now, timestamp, packet) == Put::Late);
         }
     }
 
     /// The slots are others: the peer has joined anew.
     pub(crate) fn reset(&mut self) {
-        self.voices.iter_mut().for_each(|voice| *voice = None);
+        let lost = |voice: Voice| voice.reception.lost();
+        self.lost += self.voices.iter_mut().filter_map(Option::take).map(lost).sum::<u64>();
+    }
+
+    /// Counts what did not come, or too late.
+    pub(crate) fn finish(mut self, counters: &mut Counters) {
+        self.reset();
+        counters.add_many(Counter::RoomLate, self.late);
+        counters.add_many(Counter::RoomLost, self.lost);
     }
 
     /// Plays a sound to the telephone, behind those that still play.
@@ -107,15 +155,27 @@ impl Bridge {
         !self.sounds.is_empty()
     }
 
+    /// Leaves out so many frames: those who receive are told by the clocks of RTP.
+    pub(crate) fn skip(&mut self, leg: &mut Leg, frames: u32) {
+        self.timestamp = self.timestamp.wrapping_add(frames.wrapping_mul(TICKS));
+        leg.skip(frames);
+    }
+
     /// Goes on by 20 ms. Only who is in the room is heard there, and hears it.
     pub(crate) fn tick(&mut self, now: Instant, leg: &mut Leg, is_in_room: bool) -> Tick {
         let len = frame_len(self.rate);
         let voice = leg.take(now);
         self.timestamp = self.timestamp.wrapping_add(TICKS);
-        let packet = voice.filter(|_| is_in_room).and_then(|frame| self.encoder.encode(&frame));
+        let packet = voice.filter(|_| is_in_room).and_then(|frame| {
+            let packet = self.encoder.encode(&frame)?;
+            if self.rate == KNOWN_RATE {
+                self.known.keep(&packet, &frame);
+            }
+            Some(packet)
+        });
         let mut is_quiet = true;
         for voice in self.voices.iter_mut().flatten() {
-            if let Some(frame) = voice.take(now, len).filter(|_| is_in_room) {
+            if let Some(frame) = voice.take(now, len, &self.known).filter(|_| is_in_room) {
                 self.mixer.add(&frame);
                 is_quiet = false;
             }
@@ -153,7 +213,7 @@ mod tests {
     #[test]
     fn the_telephone_hears_all_voices_and_the_room_hears_the_telephone() {
         let now = Instant::now();
-        let (mut bridge, mut leg) = (Bridge::new(8000, 4).unwrap(), leg(now));
+        let (mut bridge, mut leg) = (Bridge::new(8000, 4, Known::default()).unwrap(), leg(now));
         let mut encoders: Vec<OpusOut> = (0..3).map(|_| OpusOut::new(48_000).unwrap()).collect();
         let tones = [500.0, 900.0, 1300.0];
         let samples: Vec<Vec<f32>> = tones.iter().map(|hertz| tone(48_000, *hertz, 0.2, 48_000 * 2)).collect();
@@ -165,7 +225,7 @@ mod tests {
                 let packet = encoder.encode(&samples[slot][at * 960..(at + 1) * 960]);
                 let is_sent = slot != 2 || at < 40;
                 if let Some(packet) = packet.filter(|_| is_sent && !(slot == 1 && at % 20 == 7)) {
-                    bridge.put(now, slot, at as u32 * 960, &packet);
+                    bridge.put(now, slot, at as u16, at as u32 * 960, &packet);
                 }
             }
             let mut rtp = vec![0x80, 0, 0, at as u8, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -179,6 +239,10 @@ mod tests {
                 decoder.decode(&packet, &mut in_room);
             }
         }
+        let mut counters = Counters::default();
+        bridge.finish(&mut counters);
+        // One of twenty of the second voice.
+        assert_eq!((counters.get(Counter::RoomLost), counters.get(Counter::RoomLate)), (5, 0));
         let (early, late) = (&heard[1600..6000], &heard[8000..]);
         for (at, hertz) in tones.into_iter().enumerate() {
             let (first, then) = (amplitude(early, 8000, hertz), amplitude(late, 8000, hertz));
@@ -190,13 +254,46 @@ mod tests {
         assert!((0.2..0.4).contains(&there), "{there}");
     }
 
+    /// Two telephones of one gateway: what one says is heard by the other, also where a packet is lost, and by a third one whose gateway
+    /// does not know it.
+    #[test]
+    fn what_telephones_of_the_gateway_say_is_not_decoded_again_and_sounds_alike() {
+        let (now, known) = (Instant::now(), Known::default());
+        let bridge = |known: &Known| Bridge::new(8000, 1, known.clone()).unwrap();
+        let (mut speaks, mut hears, mut elsewhere) = (bridge(&known), bridge(&known), bridge(&Known::default()));
+        let mut legs = [leg(now), leg(now), leg(now)];
+        let spoken = tone(8000, 700.0, 0.3, 16_000);
+        let mut heard = [Vec::new(), Vec::new()];
+        for at in 0..100usize {
+            let now = now + Duration::from_millis(20) * at as u32;
+            let mut rtp = vec![0x80, 0, 0, at as u8, 0, 0, 0, 0, 0, 0, 0, 1];
+            rtp[4..8].copy_from_slice(&(at as u32 * 160).to_be_bytes());
+            let law = crate::g711::Law::Mu;
+            rtp.extend(spoken[at * 160..(at + 1) * 160].iter().map(|sample| law.encode(crate::voice::to_i16(*sample))));
+            legs[0].receive(now, "192.0.2.1:5000".parse().unwrap(), &mut rtp);
+            let packet = speaks.tick(now, &mut legs[0], true).packet;
+            for (of, bridge) in [&mut hears, &mut elsewhere].into_iter().enumerate() {
+                if let Some((timestamp, packet)) = packet.as_ref().filter(|_| at % 20 != 7) {
+                    bridge.put(now, 0, at as u16, *timestamp, packet);
+                }
+                heard[of].extend(bridge.tick(now, &mut legs[1 + of], true).frame);
+            }
+        }
+        for heard in heard {
+            let there = amplitude(&heard[1600..], 8000, 700.0);
+            assert!((0.2..0.35).contains(&there), "{there}");
+        }
+        let last = |bridge: &Bridge| bridge.voices[0].as_ref().unwrap().last.is_some();
+        assert!(last(&hears) && !last(&elsewhere), "one has decoded nothing, the other all");
+    }
+
     #[test]
     fn before_the_room_there_are_sounds_alone() {
         let now = Instant::now();
-        let (mut bridge, mut leg) = (Bridge::new(8000, 1).unwrap(), leg(now));
+        let (mut bridge, mut leg) = (Bridge::new(8000, 1, Known::default()).unwrap(), leg(now));
         bridge.play(tone(8000, 880.0, 0.2, 1600));
-        bridge.put(now, 0, 0, &OpusOut::new(48_000).unwrap().encode(&tone(48_000, 500.0, 0.5, 960)).unwrap());
-        bridge.put(now, 9, 0, &[0; 10]);
+        bridge.put(now, 0, 0, 0, &OpusOut::new(48_000).unwrap().encode(&tone(48_000, 500.0, 0.5, 960)).unwrap());
+        bridge.put(now, 9, 0, 0, &[0; 10]);
         let heard: Vec<f32> = (0..10).flat_map(|_| bridge.tick(now, &mut leg, false).frame).collect();
         assert!(amplitude(&heard, 8000, 880.0) > 0.15 && amplitude(&heard, 8000, 500.0) < 0.02);
         assert!(!bridge.is_playing());

@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::bridge::Bridge;
 use crate::counters::Counters;
 use crate::entry::{Entry, Step, is_equal, sound};
+use crate::known::Known;
 use crate::leg::{Leg, Received, Srtp};
 use crate::sdp::{Direction, KEY_LEN, Ours, Remote};
 use crate::settings::{Number, Settings};
@@ -27,6 +28,12 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
 /// One that was heard may be silent for so long; telephones that leave out silence are.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// Frames that are made up for at once when this task was late. Where it stood still for longer, what was not said then is left out.
+const FRAME: Duration = Duration::from_millis(20);
+const LATE_MAX: u32 = 10;
+/// Datagrams that are taken before a frame is played: a fifth of a second at 10 ms each.
+const DATAGRAMS_MAX: usize = 20;
 
 /// Makes the token of a room for a name.
 pub type Tokens = Arc<dyn Fn(&str, &str) -> Result<String, String> + Send + Sync>;
@@ -62,6 +69,8 @@ pub(crate) struct Call {
     pub(crate) settings: Arc<Settings>,
     pub(crate) server: Server,
     pub(crate) tokens: Tokens,
+    /// What the other calls say.
+    pub(crate) known: Known,
     pub(crate) socket: UdpSocket,
     /// Where we receive, as SDP says it.
     pub(crate) media: SocketAddr,
@@ -142,8 +151,12 @@ impl Call {
         let Some(mut leg) = Leg::new(Instant::now(), remote, self.from.ip(), srtp.as_ref(), &mut self.random) else {
             return Some("no_codec");
         };
-        let reason = self.converse(&mut leg, room, is_known).await;
-        counters.merge(&leg.counters);
+        let Some(mut bridge) = Bridge::new(leg.rate(), self.settings.audio_slots as usize, self.known.clone()) else {
+            return Some("no_codec");
+        };
+        let reason = self.converse(&mut leg, &mut bridge, room, is_known).await;
+        leg.finish(counters);
+        bridge.finish(counters);
         reason
     }
 
@@ -186,9 +199,13 @@ impl Call {
         }
     }
 
-    async fn converse(&mut self, leg: &mut Leg, mut room: Option<Room>, is_known: bool) -> Option<Reason> {
-        let slots = self.settings.audio_slots as usize;
-        let Some(mut bridge) = Bridge::new(leg.rate(), slots) else { return Some("no_codec") };
+    async fn converse(
+        &mut self,
+        leg: &mut Leg,
+        bridge: &mut Bridge,
+        mut room: Option<Room>,
+        is_known: bool,
+    ) -> Option<Reason> {
         let began = Instant::now();
         let mut entry = (!is_known).then(|| Entry::new(began, self.number.clone()));
         let mut joining: Option<Joining> = None;
@@ -201,14 +218,59 @@ impl Call {
         }
         let mut version = 1;
         let mut end_after_sound = None;
-        let mut ticks = interval(Duration::from_millis(20));
+        let mut ticks = interval(FRAME);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut datagram = [0; 2048];
         loop {
             let mut digit = None;
             tokio::select! {
-                _ = ticks.tick() => {
+                biased;
+                order = self.orders.recv() => match order {
+                    None | Some(Order::End) => {
+                        if let Some(room) = room.take() {
+                            room.leave().await;
+                        }
+                        return None;
+                    }
+                    Some(Order::Digit(received)) => digit = Some(received),
+                    Some(Order::Offered(offer)) => {
+                        version += 1;
+                        self.reoffered(leg, offer, version).await;
+                    }
+                    Some(Order::Confirmed(Some(sdp))) => {
+                        if let Ok(remote) = Remote::parse(&sdp, self.settings.needs_srtp) {
+                            leg.retarget(Instant::now(), &remote);
+                        }
+                    }
+                    Some(Order::Confirmed(None) | Order::Accepted(_)) => (),
+                },
+                due = ticks.tick() => {
                     let now = Instant::now();
+                    let late = now.saturating_duration_since(due.into_std()).div_duration_f64(FRAME) as u32;
+                    if late > LATE_MAX {
+                        ticks.reset();
+                        bridge.skip(leg, late);
+                    }
+                    // What has come by now is played by now, also where this task was late. The room's packets wait for it, as nothing else is
+                    // done with them: a task that wakes for each costs a hundred calls a tenth of a core.
+                    while let Some(event) = room.as_mut().and_then(Room::try_next) {
+                        match event {
+                            room::Event::Packet(packet) => {
+                                let (seq, timestamp) = (packet.header.seq, packet.header.timestamp);
+                                bridge.put(packet.arrival, packet.slot, seq, timestamp, &packet.payload);
+                            }
+                            room::Event::Joined { .. } => bridge.reset(),
+                            room::Event::Ended(reason) => return Some(left(&reason)),
+                            _ => (),
+                        }
+                    }
+                    for _ in 0..DATAGRAMS_MAX {
+                        let Ok((len, from)) = self.socket.try_recv_from(&mut datagram) else { break };
+                        if let Received::Digit(received) = leg.receive(now, from, &mut datagram[..len]) {
+                            digit = Some(received);
+                            break;
+                        }
+                    }
                     let tick = bridge.tick(now, leg, room.is_some());
                     if let Some((to, packet)) = leg.send(now, &tick.frame) {
                         // A full socket loses one frame of voice.
@@ -244,33 +306,6 @@ impl Call {
                         }
                     }
                 }
-                event = next(&mut room) => match event {
-                    room::Event::Packet(packet) => {
-                        bridge.put(packet.arrival, packet.slot, packet.header.timestamp, &packet.payload);
-                    }
-                    room::Event::Joined { .. } => bridge.reset(),
-                    room::Event::Ended(reason) => return Some(left(&reason)),
-                    _ => (),
-                },
-                order = self.orders.recv() => match order {
-                    None | Some(Order::End) => {
-                        if let Some(room) = room.take() {
-                            room.leave().await;
-                        }
-                        return None;
-                    }
-                    Some(Order::Digit(received)) => digit = Some(received),
-                    Some(Order::Offered(offer)) => {
-                        version += 1;
-                        self.reoffered(leg, offer, version).await;
-                    }
-                    Some(Order::Confirmed(Some(sdp))) => {
-                        if let Ok(remote) = Remote::parse(&sdp, self.settings.needs_srtp) {
-                            leg.retarget(Instant::now(), &remote);
-                        }
-                    }
-                    Some(Order::Confirmed(None) | Order::Accepted(_)) => (),
-                },
             }
             let Some((digit, asking)) = digit.zip(entry.as_mut()).filter(|_| end_after_sound.is_none()) else {
                 continue;
@@ -319,14 +354,6 @@ type Joining = Pin<Box<dyn Future<Output = Result<Room, (u16, &'static str)>> + 
 async fn arrived(joining: &mut Option<Joining>) -> Result<Room, (u16, &'static str)> {
     match joining {
         Some(joining) => joining.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next event of a room; never, without one.
-async fn next(room: &mut Option<Room>) -> room::Event {
-    match room {
-        Some(room) => room.next().await,
         None => std::future::pending().await,
     }
 }

@@ -31,6 +31,9 @@ counters! {
     RtpLate "rtp_dropped_late_total" "RTP packets that came after they should have been played"
     RtpSent "rtp_sent_total" "RTP packets sent to telephones"
     Concealed "frames_concealed_total" "frames of a telephone that did not come and were concealed"
+    RoomLate "room_packets_late_total" "packets of a room that came after they should have been played to a telephone"
+    RoomLost "room_packets_lost_total" "packets of a room that did not come at all, of calls that have ended"
+    RtpLost "rtp_lost_total" "RTP packets of telephones that did not come at all, of calls that have ended"
 }
 
 /// All of them.
@@ -46,6 +49,10 @@ impl Default for Counters {
 impl Counters {
     pub(crate) fn add(&mut self, counter: Counter) {
         self.0[counter as usize] += 1;
+    }
+
+    pub(crate) fn add_many(&mut self, counter: Counter, many: u64) {
+        self.0[counter as usize] += many;
     }
 
     #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::call::{Call, Order, Tokens, Word};
 use crate::connections::{Arrival, Connections};
 use crate::control;
 use crate::counters::{Counter, Counters};
+use crate::known::Known;
 use crate::message::MESSAGE_LEN_MAX;
 use crate::orders;
 use crate::sdp::{KEY_LEN, Ours, Remote};
@@ -71,6 +72,7 @@ struct Gateway {
     settings: Arc<Settings>,
     server: Server,
     tokens: Tokens,
+    known: Known,
     agent: Agent,
     random: Random,
     calls: HashMap<u64, Live>,
@@ -115,10 +117,12 @@ pub async fn run(
     let mut random = Random::from_system();
     let mut gateway = Gateway {
         agent: Agent::new(Instant::now(), settings.agent(address), random.fork()),
-        next_port: *settings.rtp_ports.start(),
+        // Somewhere, so that another gateway of this machine is not in the way of each.
+        next_port: first_port(&settings.rtp_ports, &mut random),
         settings: Arc::new(settings),
         server,
         tokens,
+        known: Known::default(),
         random,
         calls: HashMap::new(),
         ended: Counters::default(),
@@ -171,6 +175,11 @@ pub async fn run(
         let _ = timeout(LAST_REPORT, ordering).await;
     }
     Ok(())
+}
+
+fn first_port(ports: &RangeInclusive<u16>, random: &mut Random) -> u16 {
+    let len = u64::from(ports.end() - ports.start());
+    ports.start() + (random.u64() % len) as u16
 }
 
 fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &Connections) {
@@ -262,6 +271,7 @@ impl Gateway {
             settings: Arc::clone(&self.settings),
             server: self.server.clone(),
             tokens: Arc::clone(&self.tokens),
+            known: self.known.clone(),
             socket,
             media,
             from: made.from,

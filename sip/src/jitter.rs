@@ -1,20 +1,22 @@
 //! The jitter buffer of one stream: packets in, in any order; one at a time out, in theirs. Its delay follows the jitter, and
 //! clocks that drift apart. In virtual time: it is asked once for each frame that is played.
 //!
-//! The delay is what lies between the newest packet and what is played. It is to be twice the jitter (RFC 3550 §6.4.1) and
-//! one packet, at most [`DELAY_MAX`]. When the buffer runs empty the next packet waits that long; when it was longer for two
-//! seconds without need, a packet is left out.
+//! The delay is what lies between the end of the newest packet and what is played. It is to be twice the jitter (RFC 3550 §6.4.1)
+//! and one packet, at most [`DELAY_MAX`]. When the buffer runs empty the next packet waits for twice the jitter; when the delay was
+//! longer than needed for a second, packets are left out, one of [`APART`]. Where that was too early, as what follows is late, it takes longer the next time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Longest delay that jitter can make, and shortest one.
+/// Longest delay that jitter can make.
 const DELAY_MAX: Duration = Duration::from_millis(200);
-const DELAY_MIN: Duration = Duration::from_millis(20);
 /// Packets that are kept; at 10 ms each that is more than a second.
 const PACKETS_MAX: usize = 128;
-/// How long the delay must be too long before a packet is left out.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the delay must be too long before a packet is left out: at least, and at most where it was too early before.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
+const PATIENCE_MAX: Duration = Duration::from_secs(32);
+/// Of so many packets one is left out, while there is a surplus: after a pause of the network 200 ms are gone in a second.
+const APART: u32 = 5;
 /// A jump of the RTP clock beyond which it is another one, seconds.
 const JUMP: u64 = 5;
 
@@ -56,6 +58,12 @@ pub(crate) struct Jitter {
     begin: Option<Instant>,
     /// Shortest delay since then.
     shortest: Option<(Duration, Instant)>,
+    /// How long it must be too long, and when a packet was left out last.
+    patience: Duration,
+    left_out_at: Option<Instant>,
+    /// Packets that are to be left out, and how many are played until the next one.
+    surplus: u32,
+    until_next: u32,
 }
 
 impl Jitter {
@@ -72,6 +80,10 @@ impl Jitter {
             transit: None,
             begin: None,
             shortest: None,
+            patience: PATIENCE_MIN,
+            left_out_at: None,
+            surplus: 0,
+            until_next: 0,
         }
     }
 
@@ -87,6 +99,7 @@ impl Jitter {
             return Put::Twice;
         }
         if self.next.is_some_and(|next| at < next) && !self.is_filling {
+            self.was_short(now);
             return Put::Late;
         }
         if self.packets.is_empty() && self.is_filling {
@@ -125,7 +138,13 @@ impl Jitter {
 
     /// How long packets shall wait.
     pub(crate) fn target(&self) -> Duration {
-        Duration::from_secs_f64(2.0 * self.jitter).saturating_add(DELAY_MIN).min(DELAY_MAX)
+        let packet = self.packet();
+        Duration::from_secs_f64(2.0 * self.jitter).saturating_add(packet).min(DELAY_MAX).max(packet)
+    }
+
+    /// How long a packet is.
+    fn packet(&self) -> Duration {
+        Duration::from_secs_f64(self.step as f64 / f64::from(self.rate))
     }
 
     /// What is buffered.
@@ -139,12 +158,13 @@ impl Jitter {
         let Some(next) = self.next else { return Play::Nothing };
         if self.packets.is_empty() {
             self.is_filling = true;
-            self.shortest = None;
+            (self.shortest, self.surplus) = (None, 0);
+            self.was_short(now);
             return Play::Nothing;
         }
         if self.is_filling {
             let has_waited =
-                self.filled_at.is_none_or(|at| now.saturating_duration_since(at) >= self.target() - DELAY_MIN);
+                self.filled_at.is_none_or(|at| now.saturating_duration_since(at) >= self.target() - self.packet());
             if !has_waited {
                 return Play::Nothing;
             }
@@ -153,16 +173,39 @@ impl Jitter {
             return self.take_next();
         }
         let delay = self.delay();
+        if delay > DELAY_MAX + 3 * self.packet() {
+            // More than jitter explains: what stood in the way has let go. Nobody talks with so much of it.
+            let kept = self.newest.saturating_sub((self.target().as_secs_f64() * f64::from(self.rate)) as u64);
+            self.packets = self.packets.split_off(&kept);
+            self.next = self.packets.first_key_value().map(|(at, _)| *at);
+            (self.shortest, self.surplus) = (None, 0);
+            return self.take_next();
+        }
         let (shortest, since) = self.shortest.unwrap_or((delay, now));
         self.shortest = Some((shortest.min(delay), since));
-        if now.saturating_duration_since(since) >= PATIENCE {
+        if now.saturating_duration_since(since) >= self.patience {
             self.shortest = None;
             // Their clock runs faster, or the jitter has gone.
-            if shortest.min(delay) > self.target() + DELAY_MIN + DELAY_MIN && self.packets.remove(&next).is_some() {
-                self.next = self.packets.first_key_value().map(|(at, _)| *at);
+            let surplus = shortest.min(delay).saturating_sub(self.target());
+            self.surplus = surplus.div_duration_f64(self.packet()).round() as u32;
+            if self.surplus > 0 && self.left_out_at.replace(now).is_some() {
+                self.patience = (self.patience / 2).max(PATIENCE_MIN);
             }
         }
+        self.until_next = self.until_next.saturating_sub(1);
+        if self.surplus > 0 && self.until_next == 0 && self.packets.remove(&next).is_some() {
+            (self.surplus, self.until_next) = (self.surplus - 1, APART);
+            self.next = self.packets.first_key_value().map(|(at, _)| *at);
+        }
         self.take_next()
+    }
+
+    /// The delay was too short: also because a packet was left out, if that was not long ago.
+    fn was_short(&mut self, now: Instant) {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) <= self.patience.saturating_mul(2);
+        if self.left_out_at.take().is_some_and(is_recent) {
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        }
     }
 
     fn take_next(&mut self) -> Play {
@@ -179,15 +222,16 @@ impl Jitter {
             self.next = Some(at + self.step);
             return Play::Packet(payload);
         }
-        self.next = Some((next + self.step).min(first));
+        // Who plays conceals 20 ms, however long a packet is.
+        self.next = Some((next + u64::from(self.rate) / 50).min(first));
         Play::Lost
     }
 
-    /// Tells how long the packet was that was played last, ticks.
+    /// Tells how long the packet was that was played last, ticks; 0 if that cannot be known.
     pub(crate) fn played(&mut self, ticks: u64) {
-        if let Some(next) = &mut self.next {
-            *next = *next - self.step + ticks.max(1);
-            self.step = ticks.max(1);
+        if let Some(next) = self.next.as_mut().filter(|_| ticks > 0) {
+            *next = *next - self.step + ticks;
+            self.step = ticks;
         }
     }
 }
@@ -251,6 +295,53 @@ mod tests {
             "{:?}",
             delays.iter().max()
         );
+    }
+
+    #[test]
+    fn what_a_pause_of_the_network_has_added_goes_again() {
+        let (played, delays) =
+            play(10, Duration::from_millis(20), |n| Some(103u64.saturating_sub(n).min(4) % 4 * 20_000));
+        assert!(delays[104..110].iter().all(|delay| *delay >= Duration::from_millis(40)), "{:?}", &delays[100..110]);
+        assert!(
+            delays[400..].iter().all(|delay| *delay <= Duration::from_millis(20)),
+            "{:?}",
+            delays[400..].iter().max()
+        );
+        assert!(numbers(&played).len() >= 495, "{}", numbers(&played).len());
+    }
+
+    /// Telephones may have packets of any length; the buffer is asked for one when those before are played.
+    #[test]
+    fn packets_of_any_length_are_played_whole() {
+        for len in [10, 20, 30, 40, 60, 120u64] {
+            let (mut jitter, begin) = (Jitter::new(8000), Instant::now());
+            let (mut played, mut come, mut left) = (0, 0, 0);
+            for at in 0..60_000u64 {
+                let now = begin + Duration::from_millis(at);
+                // Each comes up to 3 ms late.
+                while come * len + come * 7 % 4 <= at {
+                    jitter.put(now, (come * len * 8) as u32, &[0; 8]);
+                    come += 1;
+                }
+                if at % 20 != 7 {
+                    continue;
+                }
+                while left < 20 {
+                    match jitter.take(now) {
+                        Play::Packet(_) => {
+                            jitter.played(len * 8);
+                            (left, played) = (left + len, played + 1);
+                        }
+                        // Concealed.
+                        Play::Lost | Play::Nothing => left += 20,
+                    }
+                }
+                left -= 20;
+                let most = Duration::from_millis(2 * len + 20);
+                assert!(at < 5000 || jitter.delay() <= most, "{len} ms: {:?} after {at}", jitter.delay());
+            }
+            assert!(come - played <= 3, "{len} ms: {played} of {come}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use client::srtp::{self, MasterKeys, Profile};
 use crate::counters::{Counter, Counters};
 use crate::dtmf;
 use crate::jitter::{Jitter, Play, Put};
+use crate::reception::Reception;
 use crate::sdp::{Codec, KEY_LEN, Remote};
 use crate::voice::{OpusIn, OpusOut, frame_len, to_f32, to_i16};
 
@@ -22,8 +23,8 @@ pub(crate) const UNASKED_MAX: Duration = Duration::from_secs(10);
 const CN: u8 = 13;
 /// Longest packet of RTP.
 const PACKET_LEN_MAX: usize = 1500;
-/// A frame of G.711 that is concealed is so much quieter than the one before.
-const FADE: f32 = 0.6;
+/// A frame that is repeated to conceal one is so much quieter than the one before.
+pub(crate) const FADE: f32 = 0.6;
 
 pub(crate) struct Leg {
     remote: Remote,
@@ -32,6 +33,9 @@ pub(crate) struct Leg {
     latched: Option<SocketAddr>,
     since: Instant,
     srtp: Option<srtp::Session>,
+    /// Of the source that is heard.
+    reception: Reception,
+    source: Option<u32>,
     jitter: Jitter,
     decoder: Option<OpusIn>,
     encoder: Option<OpusOut>,
@@ -90,6 +94,8 @@ impl Leg {
             latched: None,
             since: now,
             srtp,
+            reception: Reception::default(),
+            source: None,
             jitter: Jitter::new(codec.rate()),
             voice: Vec::new(),
             last: vec![0.0; frame_len(codec.rate())],
@@ -103,6 +109,12 @@ impl Leg {
             heard_at: None,
             counters: Counters::default(),
         })
+    }
+
+    /// Counts what did not come.
+    pub(crate) fn finish(mut self, counters: &mut Counters) {
+        self.counters.add_many(Counter::RtpLost, self.reception.lost());
+        counters.merge(&self.counters);
     }
 
     pub(crate) fn rate(&self) -> u32 {
@@ -159,7 +171,7 @@ impl Leg {
         };
         let datagram = &datagram[..len];
         let Some((header, payload)) =
-            Header::parse(datagram).and_then(|header| Some((header, payload(datagram, &header)?)))
+            Header::parse(datagram).and_then(|header| Some((header, rtp::payload(datagram, &header)?)))
         else {
             return drop(self, Counter::RtpMalformed);
         };
@@ -169,6 +181,11 @@ impl Leg {
         }
         self.latched = Some(from);
         self.heard_at = Some(now);
+        if self.source.replace(header.ssrc) != Some(header.ssrc) {
+            let before = std::mem::take(&mut self.reception);
+            self.counters.add_many(Counter::RtpLost, before.lost());
+        }
+        self.reception.receive(header.seq);
         if Some(header.pt) == self.remote.event_pt {
             return self.digits_in.receive(header.timestamp, payload).map_or(Received::Voice, Received::Digit);
         }
@@ -240,6 +257,13 @@ impl Leg {
         self.digits_out.push(digit);
     }
 
+    /// Leaves out so many frames of 20 ms.
+    pub(crate) fn skip(&mut self, frames: u32) {
+        self.timestamp = self.timestamp.wrapping_add(frames.wrapping_mul(frame_len(self.rate()) as u32));
+        // A telephone may begin anew with its own buffer there (RFC 3551 §4.1).
+        self.is_first = true;
+    }
+
     /// The packet that carries these 20 ms to the telephone, and where it goes. None on hold, or when it never answered.
     pub(crate) fn send(&mut self, now: Instant, frame: &[f32]) -> Option<(SocketAddr, Vec<u8>)> {
         let ticks = frame_len(self.rate()) as u16;
@@ -282,16 +306,6 @@ impl Leg {
     fn fields(&self, pt: u8, marker: bool, timestamp: u32) -> Fields {
         Fields { marker, pt, seq: self.seq, timestamp, ssrc: self.ssrc }
     }
-}
-
-/// The payload without padding.
-fn payload<'a>(packet: &'a [u8], header: &Header) -> Option<&'a [u8]> {
-    let payload = packet.get(header.len..)?;
-    if packet[0] & 0x20 == 0 {
-        return Some(payload);
-    }
-    let padding = usize::from(*payload.last()?);
-    payload.get(..payload.len().checked_sub(padding)?)
 }
 
 #[cfg(test)]
@@ -372,6 +386,21 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_are_left_out_are_seen_in_the_timestamp() {
+        let now = Instant::now();
+        let mut leg = leg(now, "m=audio 5000 RTP/AVP 0\r\n", None);
+        let send = |leg: &mut Leg| {
+            let (_, packet) = leg.send(now, &[0.1; 160]).unwrap();
+            let header = Header::parse(&packet).unwrap();
+            (header.marker, header.seq, header.timestamp)
+        };
+        let (_, seq, timestamp) = send(&mut leg);
+        assert_eq!(send(&mut leg), (false, seq.wrapping_add(1), timestamp.wrapping_add(160)));
+        leg.skip(50);
+        assert_eq!(send(&mut leg), (true, seq.wrapping_add(2), timestamp.wrapping_add(52 * 160)));
+    }
+
+    #[test]
     fn nobody_who_is_silent_is_sent_to_for_long_and_hold_is_obeyed() {
         let now = Instant::now();
         let mut leg = leg(now, "m=audio 5000 RTP/AVP 0\r\n", None);
@@ -401,5 +430,12 @@ mod tests {
             }
         }
         assert_eq!(digits, b"42#");
+        let mut counters = Counters::default();
+        to.finish(&mut counters);
+        assert_eq!(
+            (counters.get(Counter::RtpReceived), counters.get(Counter::RtpLost)),
+            (40, 19),
+            "the first one is not missed"
+        );
     }
 }

@@ -7,6 +7,7 @@ mod measure;
 mod phone;
 #[path = "../require/mod.rs"]
 mod require;
+mod telephones;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -47,6 +48,11 @@ impl Scene {
                 return None;
             }
         }
+        Some(Scene::start(&format!("{lines}\n{NUMBERS}")))
+    }
+
+    /// With these lines as `sip.toml`.
+    fn start(lines: &str) -> Scene {
         let state = Folder::new();
         let path = state.path().to_owned();
         let local =
@@ -56,7 +62,7 @@ impl Scene {
         let http = authority(&first_line(&mut server)).to_owned();
         let file = state.0.join("sip.toml");
         let sockets = "listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n";
-        std::fs::write(&file, format!("{sockets}{lines}\n{NUMBERS}")).unwrap();
+        std::fs::write(&file, format!("{sockets}{lines}")).unwrap();
         let mut command = uprtc(&["sip", "--state", &path, file.to_str().unwrap()]);
         let log = std::fs::File::create(state.0.join("sip.log")).unwrap();
         let mut gateway = command.stderr(log).spawn().unwrap();
@@ -64,7 +70,7 @@ impl Scene {
         BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (sip, control) = line.trim().strip_prefix("sip=").and_then(|line| line.split_once(" http=")).expect(&line);
         let (sip, control) = (sip.parse().unwrap(), control.to_owned());
-        Some(Scene { server, gateway, state, http, sip, control })
+        Scene { server, gateway, state, http, sip, control }
     }
 
     /// A peer of a room, who sends a tone of this frequency, or nothing.
@@ -73,7 +79,7 @@ impl Scene {
         let output = uprtc(&["token", "--state", self.state.path()]).args(rights).output().unwrap();
         let token = String::from_utf8(output.stdout).unwrap();
         let settings = Settings {
-            audio_slots: Some(4),
+            audio_slots: Some(8),
             video_slots: Some(0),
             sends_audio,
             ..Settings::new(Http::plain(&self.http), room, token.trim())
