@@ -15,6 +15,7 @@ use proto::signal::MESSAGE_LEN_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::dcep::{Dcep, Reliability};
+use super::delay::Delay;
 use super::{
     CHANNEL_LEN_MAX, CHANNELS_MAX, LABEL_LEN_MAX, LOSSY_LEN_MAX, LOSSY_LIFETIME, SDK_LABEL, SDK_LABEL_LOSSY,
     SDK_PROTOCOL,
@@ -113,10 +114,12 @@ pub(crate) enum Given {
 pub(crate) struct Association {
     socket: Box<dyn DcSctpSocket>,
     begun: Instant,
+    now: Instant,
     channels: BTreeMap<u16, Channel>,
     /// The next stream on which we open a channel. The DTLS client has the even ones (RFC 8832 §6).
     next: u16,
     len_max: usize,
+    delay: Delay,
     packets: VecDeque<Vec<u8>>,
     events: VecDeque<ChannelEvent>,
 }
@@ -160,9 +163,11 @@ impl Association {
         Association {
             socket: dcsctp::new_socket("peer", &options),
             begun: now,
+            now,
             channels: BTreeMap::new(),
             next: u16::from(!is_client),
             len_max: if agreed.len_max == 0 { usize::MAX } else { agreed.len_max as usize },
+            delay: Delay::new(now),
             packets: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -176,6 +181,7 @@ impl Association {
     /// Takes a packet.
     pub(crate) fn handle(&mut self, now: Instant, packet: &[u8]) {
         self.set_clock(now);
+        self.delay.received(now, packet);
         self.socket.handle_input(packet);
         self.collect();
     }
@@ -281,7 +287,7 @@ impl Association {
         if reliability.is_whole() && waiting + bytes.len() > CHANNEL_LEN_MAX + HEADER_LEN_MAX {
             return Given::Full;
         }
-        if !reliability.is_whole() && waiting > LOSSY_LEN_MAX {
+        if !reliability.is_whole() && (waiting > LOSSY_LEN_MAX || !self.delay.admits(now, bytes.len())) {
             return Given::Dropped;
         }
         // What is not sent in time would only keep the next one waiting.
@@ -326,13 +332,17 @@ impl Association {
     }
 
     fn set_clock(&mut self, now: Instant) {
+        self.now = now;
         self.socket.advance_time(SocketTime::zero() + now.saturating_duration_since(self.begun));
     }
 
     fn collect(&mut self) {
         while let Some(event) = self.socket.poll_event() {
             match event {
-                SocketEvent::SendPacket(packet) => self.packets.push_back(packet),
+                SocketEvent::SendPacket(packet) => {
+                    self.delay.sent(self.now, &packet);
+                    self.packets.push_back(packet);
+                }
                 SocketEvent::OnAborted(kind, reason) if kind != ErrorKind::NoError => {
                     self.events.push_back(ChannelEvent::Ended(reason));
                 }
@@ -567,6 +577,59 @@ mod tests {
         carry(&mut client, &mut server, &mut now, 0);
         let taken: Vec<usize> = std::iter::from_fn(|| client.0.get_next_message()).map(|m| m.payload.len()).collect();
         assert_eq!(taken, [1, 1000], "the channel is taken, and goes on");
+    }
+
+    /// A path of 50 kb/s and 25 ms each way, on which 50 messages of 1 KiB are said in a second.
+    #[test]
+    fn what_is_not_reliable_is_not_late_on_a_narrow_path() {
+        let begun = Instant::now();
+        let mut now = begun;
+        let (mut client, mut server) = (Client::new(), Association::new(now, AGREED, false));
+        carry(&mut client, &mut server, &mut now, 0);
+        let stream = server.open(now, Channel::for_label("lossy", false)).unwrap();
+        carry(&mut client, &mut server, &mut now, 0);
+        let (mut down, mut up) = (VecDeque::new(), VecDeque::new());
+        let (mut is_free_at, mut lags) = (now, Vec::new());
+        let start = now;
+        while now < start + Duration::from_secs(40) {
+            now += Duration::from_millis(1);
+            let elapsed = (now - start).as_millis();
+            if elapsed % 20 == 0 {
+                let mut bytes = vec![0; 1024];
+                bytes[..8].copy_from_slice(&u64::try_from(elapsed).unwrap().to_be_bytes());
+                server.send(now, stream, false, bytes);
+            }
+            server.handle_timeout(now);
+            while let Some(packet) = server.poll_packet() {
+                is_free_at = is_free_at.max(now) + Duration::from_micros(160 * (packet.len() as u64 + 65));
+                down.push_back((is_free_at + Duration::from_millis(25), packet));
+            }
+            while down.front().is_some_and(|(at, _)| *at <= now) {
+                client.0.handle_input(&down.pop_front().unwrap().1);
+            }
+            client.0.advance_time(SocketTime::zero() + (now - begun));
+            while let Some(event) = client.0.poll_event() {
+                if let SocketEvent::SendPacket(packet) = event {
+                    up.push_back((now + Duration::from_millis(25), packet));
+                }
+            }
+            while let Some(message) = client.0.get_next_message() {
+                if message.ppid != BINARY {
+                    continue; // The opening of the channel.
+                }
+                let said = u64::from_be_bytes(message.payload[..8].try_into().unwrap());
+                lags.push(elapsed as u64 - said);
+            }
+            while up.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, packet) = up.pop_front().unwrap();
+                server.handle(now, &packet);
+            }
+        }
+        // One takes 180 ms of the link.
+        assert!(lags.len() > 120, "{}", lags.len());
+        // What goes before the first is acknowledged waits in the queue.
+        let (early, late) = lags.split_at(12);
+        assert!(late.iter().all(|lag| *lag <= 300), "{early:?} {late:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 mod association;
 mod dcep;
+mod delay;
 mod exchange;
 pub mod hostile;
 mod mailbox;
