@@ -594,7 +594,7 @@ mod tests {
         while now < start + Duration::from_secs(40) {
             now += Duration::from_millis(1);
             let elapsed = (now - start).as_millis();
-            if elapsed % 20 == 0 {
+            if elapsed.is_multiple_of(20) {
                 let mut bytes = vec![0; 1024];
                 bytes[..8].copy_from_slice(&u64::try_from(elapsed).unwrap().to_be_bytes());
                 server.send(now, stream, false, bytes);
