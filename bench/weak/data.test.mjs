@@ -225,7 +225,7 @@ measure('slow', {}, async () => {
   link.tell('down rate=50k');
   await sleep(1000);
   const [after, late] = await lagsOf();
-  assert.equal(after.length, before.length, 'the others get all');
+  assert.equal(after.length, before.length, `of the others' messages ${after.length} came instead of ${before.length}`);
   figures.push(['slow', `1 KiB lossy, 400 kb/s to eight, one of them at 50 kb/s: the others' p99 ${quantile(before, 0.99).toFixed(1)} ms before, ${quantile(after, 0.99).toFixed(1)} ms then`,
     `it gets ${late.length} of ${options.seconds * options.rate}, p50 ${quantile(late, 0.5)?.toFixed(0)} ms, p95 ${quantile(late, 0.95)?.toFixed(0)} ms, longest ${late.at(-1)?.toFixed(0)} ms behind`]);
   await Promise.all([...all, slow].map((peer) => peer.close()));
