@@ -56,6 +56,20 @@ impl Guest {
         self.peer.wait(&what, DEADLINE, is_met).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// By the sender reports of their slots, sound and picture of these publishers were captured when they were (lip sync).
+    async fn hears_in_sync(&self, publishers: &[u32]) {
+        let offset = |report: &Report, id, kind| report.track(id, kind).clock_offset;
+        let has =
+            |report: &Report, id| [Kind::Audio, Kind::Video].iter().all(|&kind| offset(report, id, kind).is_some());
+        let is_met = |report: &Report| publishers.iter().all(|&id| has(report, id));
+        let report = self.sees("a sender report of each slot", is_met).await;
+        for &id in publishers {
+            let of = |kind| offset(&report, id, kind).unwrap();
+            let apart = (of(Kind::Audio) - of(Kind::Video)).abs();
+            assert!(apart < 2_000, "{apart} µs between sound and picture of {id}: {report:#?}");
+        }
+    }
+
     async fn sees(&self, what: &str, is_met: impl FnMut(&Report) -> bool) -> Report {
         let what = format!("{} to see {what}", self.id);
         self.peer.wait(&what, DEADLINE, is_met).await.unwrap_or_else(|error| panic!("{error}"))
@@ -105,15 +119,6 @@ fn assert_complete(report: &Report, publishers: &[u32]) {
     assert_eq!(report.transport_missing, 0, "{report:#?}");
 }
 
-/// By the sender reports of their slots, a publisher's sound and picture were captured when they were (lip sync).
-fn assert_in_sync(report: &Report, publishers: &[u32]) {
-    for &id in publishers {
-        let offset = |kind| report.track(id, kind).clock_offset.expect("a sender report came");
-        let apart = (offset(Kind::Audio) - offset(Kind::Video)).abs();
-        assert!(apart < 2_000, "{apart} µs between sound and picture of {id}: {report:#?}");
-    }
-}
-
 /// Who the `slots` signal says is in a slot is who is heard or seen in it.
 fn assert_slots(report: &Report, publishers: &[u32]) {
     let ids: HashMap<&str, &str> =
@@ -137,7 +142,7 @@ async fn three_hear_and_see_each_other_and_a_fourth_comes_and_goes() {
         assert_sound(&report);
         assert_complete(&report, &others);
         assert_slots(&report, &others);
-        assert_in_sync(&report, &others);
+        guest.hears_in_sync(&others).await;
         assert_eq!(report.profile, Some(Profile::Gcm128));
         assert_eq!(report.state, Some(PeerState::Connected));
         assert!(report.sent.reported > 0 && report.sent.arrivals > 100, "{:?}", report.sent);
@@ -177,7 +182,7 @@ async fn who_cannot_use_udp_is_heard_and_seen_over_tcp() {
         assert_sound(&report);
         assert_complete(&report, &others);
         assert_slots(&report, &others);
-        assert_in_sync(&report, &others);
+        guest.hears_in_sync(&others).await;
         assert!(report.sent.arrivals > 100 && report.sent.arrivals_lost == 0, "{:?}", report.sent);
     }
 }
@@ -402,7 +407,7 @@ async fn a_room_on_two_cores_is_one_room() {
         assert_sound(&report);
         assert_complete(&report, &others);
         assert_slots(&report, &others);
-        assert_in_sync(&report, &others);
+        guest.hears_in_sync(&others).await;
     }
     let ports: Vec<u16> = guests.iter().map(|guest| guest.peer.report().ice.selected.unwrap().port()).collect();
     assert!(ports[0] == ports[1] && ports[2] == ports[3] && ports[0] != ports[2], "two and two: {ports:?}");
@@ -592,7 +597,7 @@ async fn a_call_over_frames_inside() {
         let others = others(&guests, guest.id);
         assert_sound(&report);
         assert_complete(&report, &others);
-        assert_in_sync(&report, &others);
+        guest.hears_in_sync(&others).await;
     }
     let frames = server.metric("uprtc_worker_sent_frames_total");
     let sent = server.metric("uprtc_worker_sent_total");
