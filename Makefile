@@ -5,7 +5,7 @@
 # make test-rust, test-loom, test-miri, test-schema, test-browsers, test-weak, test-interop, test-fresh (one part of the tests), make
 # attacks (tests/attacks in full), make fuzz (the property tests with new random cases, ROUNDS times, and each libFuzzer
 # target for SECONDS), make sim SEEDS=1000 (more runs of the simulator), make weak (calls on bad networks, with figures), make data (messages, with figures), make recordings
-# and make telephones (what recording and telephones cost).
+# and make telephones (what recording and telephones cost), make torture (a million broken SIP messages).
 #
 # Other programs: make test PYTHON=python3.12 CHROMIUM=/opt/chrome/chrome FIREFOX=/opt/firefox/firefox
 
@@ -25,7 +25,7 @@ SECONDS ?= 60
 # How many seeds `make sim` runs.
 SEEDS ?= 500
 
-.PHONY: build run edges test bench fuzz sim weak data recordings telephones lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
+.PHONY: build run edges test bench fuzz sim weak data recordings telephones torture lint deps test-deps test-rust test-loom test-miri test-schema test-browsers test-weak test-interop test-fresh attacks sbom clean
 
 export PYTHON CHROMIUM FIREFOX
 
@@ -132,6 +132,11 @@ recordings: build
 telephones: build
 	TELEPHONES=full UPRTC="$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/uprtc" \
 	    $(CARGO) test --workspace --test sip many_telephones -- --nocapture
+
+# A million mutations of the torture messages of RFC 4475 against the telephones' SIP; `make test` has 10,000. MUTATIONS says how many,
+# SEED which. A failure prints what repeats it.
+torture: deps
+	MUTATIONS=$${MUTATIONS:-1000000} MUTATIONS_SEED=$(or $(SEED),1) $(CARGO) test -p sip --lib mutations_of_them -- --nocapture
 
 # The cost of a packet without and with the kernel, and the cost of a handshake. docs/MEASURING.md explains the numbers.
 bench: deps

@@ -50,11 +50,12 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
     let tokens = tokens(running::state(common), settings.needs_tokens())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let announce = |sip, http: Option<std::net::SocketAddr>| {
+        let announce = |::sip::Listening { sip, tls, http }| {
+            let tls = tls.map(|tls| format!(" tls={tls}")).unwrap_or_default();
             let http = http.map(|http| format!(" http={http}")).unwrap_or_default();
             let mut out = std::io::stdout().lock();
             // Nobody may be listening, and that is fine.
-            let _ = writeln!(out, "sip={sip}{http}").and_then(|()| out.flush());
+            let _ = writeln!(out, "sip={sip}{tls}{http}").and_then(|()| out.flush());
         };
         ::sip::run(settings, server, tokens, orders, announce, service::told_to_end()?).await?;
         Ok(())

@@ -41,8 +41,9 @@ pub(crate) struct Trunk {
 /// What does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where others reach us, in `Contact` and `Via`.
+    /// Where others reach us, in `Contact` and `Via`; by TLS, if we have it.
     pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) calls_max: usize,
     pub(crate) calls_per_source_max: usize,
     pub(crate) invites: Rate,
@@ -331,8 +332,17 @@ impl Agent {
         self.dialogs.values().filter(|dialog| dialog.hop.address.ip() == address).count()
     }
 
-    fn contact(&self) -> String {
-        format!("<sip:uprtc@{}>", self.settings.address)
+    /// Where the other end of a call on this way reaches us; by `sips:` alone where it calls so (RFC 3261 §12.1.1).
+    fn contact(&self, hop: Hop, is_sips: bool) -> String {
+        match self.own(hop) {
+            address if is_sips => format!("<sips:uprtc@{address}>"),
+            address if hop.is_tls() => format!("<sip:uprtc@{address};transport=tls>"),
+            address => format!("<sip:uprtc@{address}>"),
+        }
+    }
+
+    fn own(&self, hop: Hop) -> SocketAddr {
+        self.settings.tls.filter(|_| hop.is_tls()).unwrap_or(self.settings.address)
     }
 
     /// Sends a request of ours, with its Via.
@@ -345,8 +355,7 @@ impl Agent {
     }
 
     fn via(&mut self, hop: Hop) -> String {
-        let transport = if hop.connection.is_some() { "TCP" } else { "UDP" };
-        format!("SIP/2.0/{transport} {};rport;branch=z9hG4bK{:016x}", self.settings.address, self.random.u64())
+        format!("SIP/2.0/{} {};rport;branch=z9hG4bK{:016x}", hop.transport(), self.own(hop), self.random.u64())
     }
 
     /// Responds once, without a transaction.
@@ -373,9 +382,10 @@ impl Agent {
         extra: &[(&str, String)],
         sdp: Option<String>,
     ) {
-        let contact = self.contact();
-        let Some(dialog) = self.dialogs.get_mut(&call) else { return };
+        let Some(dialog) = self.dialogs.get(&call) else { return };
         let Some((invite, key)) = dialog.pending.clone() else { return };
+        let contact = self.contact(dialog.hop, dialog.is_sips);
+        let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut response = Message::response(&invite, status, reason);
         if response.tag("To").is_none() && status > 100 {
             response.set("To", dialog.local.clone());

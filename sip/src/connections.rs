@@ -1,34 +1,53 @@
-//! SIP over TCP: connections, each read by a task that cuts it into messages. Bounded in number, in time and in what waits.
+//! SIP over TCP and TLS: connections, each read by a task that cuts it into messages. Bounded in number, in time and in what waits.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::message::{Framed, framed};
-use crate::transaction::Hop;
+use crate::transaction::{Connection, Hop};
 
-/// Connections at most.
+/// Connections at most, and of one address: one host cannot keep all others out.
 const CONNECTIONS_MAX: usize = 1024;
+const CONNECTIONS_PER_SOURCE_MAX: usize = 256;
 /// A connection that is silent for so long is closed; telephones send a sign of life every few minutes at most.
 const IDLE_MAX: Duration = Duration::from_secs(900);
-/// Messages that wait to be written.
-const WAITING_MAX: usize = 32;
+/// How long a TLS handshake may take, and how long who is written to may take nothing.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// Messages that wait to be written, and their bytes. A proxy may have all calls on one connection, and what a connection loses is not said
+/// again: a burst of calls, each with three responses of a kilobyte, must find room.
+const WAITING_MAX: usize = 512;
+const WAITING_LEN_MAX: usize = 512 * 1024;
 
 /// What a connection brings.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Message(Hop, Vec<u8>),
     Closed(u64),
+    /// A TLS handshake that failed.
+    NoTls,
+}
+
+#[derive(Debug)]
+struct Open {
+    source: IpAddr,
+    write: mpsc::Sender<Vec<u8>>,
+    /// Bytes that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Connections {
-    open: HashMap<u64, mpsc::Sender<Vec<u8>>>,
+    open: HashMap<u64, Open>,
     next: u64,
     arrivals: mpsc::Sender<Arrival>,
 }
@@ -38,22 +57,39 @@ impl Connections {
         Connections { open: HashMap::new(), next: 1, arrivals }
     }
 
-    /// Takes a connection, unless there are too many.
-    pub(crate) fn accept(&mut self, stream: TcpStream, address: SocketAddr) {
-        if self.open.len() >= CONNECTIONS_MAX {
+    /// Takes a connection, unless there are too many; with TLS, if there is an acceptor.
+    pub(crate) fn accept(&mut self, stream: TcpStream, address: SocketAddr, acceptor: Option<TlsAcceptor>) {
+        let source = address.ip();
+        let of_source = self.open.values().filter(|open| open.source == source).count();
+        if self.open.len() >= CONNECTIONS_MAX || of_source >= CONNECTIONS_PER_SOURCE_MAX {
             return;
         }
         let (id, (write, written)) = (self.next, mpsc::channel(WAITING_MAX));
         self.next += 1;
-        self.open.insert(id, write);
-        let hop = Hop { address, connection: Some(id) };
-        tokio::spawn(carry(stream, hop, id, written, self.arrivals.clone()));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        self.open.insert(id, Open { source, write, waiting: Arc::clone(&waiting) });
+        let written = Written { messages: written, waiting };
+        let hop = Hop { address, connection: Some(Connection { id, is_tls: acceptor.is_some() }) };
+        let arrivals = self.arrivals.clone();
+        tokio::spawn(async move {
+            match acceptor {
+                None => carry(stream, hop, written, &arrivals).await,
+                Some(acceptor) => match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => carry(stream, hop, written, &arrivals).await,
+                    _ => drop(arrivals.send(Arrival::NoTls).await),
+                },
+            }
+            let _ = arrivals.send(Arrival::Closed(id)).await;
+        });
     }
 
     /// Sends a message, if the connection is still there and takes it.
     pub(crate) fn send(&self, id: u64, bytes: Vec<u8>) {
-        if let Some(write) = self.open.get(&id) {
-            let _ = write.try_send(bytes);
+        let Some(open) = self.open.get(&id) else { return };
+        let len = bytes.len();
+        let waiting = open.waiting.fetch_add(len, Ordering::Relaxed) + len;
+        if waiting > WAITING_LEN_MAX || open.write.try_send(bytes).is_err() {
+            open.waiting.fetch_sub(len, Ordering::Relaxed);
         }
     }
 
@@ -62,12 +98,17 @@ impl Connections {
     }
 }
 
+/// What is to be written.
+struct Written {
+    messages: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
 async fn carry(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     hop: Hop,
-    id: u64,
-    mut written: mpsc::Receiver<Vec<u8>>,
-    arrivals: mpsc::Sender<Arrival>,
+    mut written: Written,
+    arrivals: &mpsc::Sender<Arrival>,
 ) {
     let mut bytes = Vec::new();
     'open: loop {
@@ -82,7 +123,7 @@ async fn carry(
                         Framed::Lost => break 'open,
                         Framed::Ping(len) => {
                             bytes.drain(..len);
-                            if stream.write_all(b"\r\n").await.is_err() {
+                            if !write(&mut stream, b"\r\n").await {
                                 break 'open;
                             }
                         }
@@ -95,11 +136,64 @@ async fn carry(
                     }
                 }
             }
-            message = written.recv() => match message {
-                Some(message) if stream.write_all(&message).await.is_ok() => (),
+            message = written.messages.recv() => match message {
+                Some(message) if write(&mut stream, &message).await => {
+                    written.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+                }
                 _ => break,
             },
         }
     }
-    let _ = arrivals.send(Arrival::Closed(id)).await;
+}
+
+/// False: the other end takes nothing.
+async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
+    let all = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    matches!(timeout(WRITE_MAX, all).await, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A connection, and its other end.
+    async fn connected(connections: &mut Connections) -> (u64, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        connections.accept(stream, address, None);
+        (connections.next - 1, other)
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_responses_is_written_whole_and_who_reads_none_has_bounds() {
+        let (arrive, _arrivals) = mpsc::channel(16);
+        let mut connections = Connections::new(arrive);
+        let (id, mut other) = connected(&mut connections).await;
+        // A hundred calls of one proxy, before the task of the connection runs.
+        (0..300).for_each(|_| connections.send(id, vec![b'x'; 1000]));
+        let mut read = vec![0; 300_000];
+        timeout(Duration::from_secs(10), other.read_exact(&mut read)).await.expect("all of them").unwrap();
+        (0..10_000).for_each(|_| connections.send(id, vec![b'x'; 1000]));
+        let waiting = &connections.open[&id].waiting;
+        assert!((500_000..=WAITING_LEN_MAX).contains(&waiting.load(Ordering::Relaxed)), "{waiting:?}");
+    }
+
+    #[tokio::test]
+    async fn one_address_has_not_all_connections() {
+        let (arrive, _arrivals) = mpsc::channel(1024);
+        let (mut connections, mut others) = (Connections::new(arrive), Vec::new());
+        for _ in 0..CONNECTIONS_PER_SOURCE_MAX + 10 {
+            others.push(connected(&mut connections).await);
+        }
+        assert_eq!(connections.open.len(), CONNECTIONS_PER_SOURCE_MAX);
+        // The next one is closed at once.
+        let (_, mut last) = others.pop().unwrap();
+        assert_eq!(last.read(&mut [0; 10]).await.unwrap(), 0);
+    }
 }

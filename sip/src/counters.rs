@@ -24,6 +24,7 @@ counters! {
     Refused "invites_refused_total" "INVITEs refused for another reason: no such number, no codec, no room, locked out"
     Calls "calls_total" "calls that began"
     WrongPins "pins_wrong_total" "wrong PINs"
+    TlsFailed "tls_failed_total" "connections whose TLS handshake failed, or was too slow"
     RtpReceived "rtp_received_total" "RTP packets received from telephones"
     RtpForeign "rtp_dropped_foreign_total" "RTP packets from another address than the negotiated one"
     RtpMalformed "rtp_dropped_malformed_total" "packets on an RTP port that are no RTP of the negotiated payload types"

@@ -57,6 +57,8 @@ pub(crate) struct Dialog {
     pub(crate) cseq: u32,
     pub(crate) remote_cseq: u32,
     pub(crate) hop: Hop,
+    /// Whether it was called by `sips:`.
+    pub(crate) is_sips: bool,
     /// The INVITE that waits for our response, and its transaction.
     pub(crate) pending: Option<(Message, Key)>,
     /// Our 2xx until its ACK.
@@ -93,6 +95,7 @@ impl Dialog {
             cseq: 0,
             remote_cseq: invite.cseq(),
             hop,
+            is_sips: invite.uri().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")),
             pending: Some((invite.clone(), key)),
             ok: None,
             ok_cseq: 0,
@@ -118,6 +121,7 @@ impl Dialog {
             cseq: 0,
             remote_cseq: 0,
             hop,
+            is_sips: false,
             pending: None,
             ok: None,
             ok_cseq: 0,

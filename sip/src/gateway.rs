@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use client::http::Server;
 use client::random::Random;
 use client::service;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -49,9 +49,23 @@ pub enum RunError {
         /// Why.
         error: io::Error,
     },
+    /// A certificate or key that cannot be used.
+    #[error("tls-cert or tls-key: {0}")]
+    Tls(String),
     /// No runtime.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listening {
+    /// SIP by UDP and TCP.
+    pub sip: SocketAddr,
+    /// SIP by TLS.
+    pub tls: Option<SocketAddr>,
+    /// HTTP.
+    pub http: Option<SocketAddr>,
 }
 
 struct Live {
@@ -83,19 +97,25 @@ struct Gateway {
     address: SocketAddr,
 }
 
-/// Runs until `stop` is ready. `announce` is told where it listens for SIP, and for HTTP.
+/// Runs until `stop` is ready. `announce` is told where it listens.
 pub async fn run(
     settings: Settings,
     server: Server,
     tokens: Tokens,
     orders: Option<service::Settings>,
-    announce: impl FnOnce(SocketAddr, Option<SocketAddr>),
+    announce: impl FnOnce(Listening),
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let refused = |address| move |error| RunError::Listen { address, error };
     let udp = UdpSocket::bind(settings.listen).await.map_err(refused(settings.listen))?;
     let listen = udp.local_addr()?;
     let tcp = TcpListener::bind(listen).await.map_err(refused(listen))?;
+    let (mut tls, mut acceptor) = (None, None);
+    if let Some((address, files)) = &settings.tls {
+        acceptor = Some(files.acceptor().map_err(RunError::Tls)?);
+        tls = Some(TcpListener::bind(address).await.map_err(refused(*address))?);
+    }
+    let tls_listen = tls.as_ref().map(TcpListener::local_addr).transpose()?;
     let (ask, mut asks) = mpsc::channel(16);
     let mut http = None;
     if let Some(settings) = settings.control.clone() {
@@ -109,14 +129,15 @@ pub async fn run(
         let end = async move { drop(end.wait_for(|&is_ending| is_ending).await) };
         tokio::spawn(orders::serve(settings, ask.clone(), end))
     });
-    announce(listen, http);
-    tracing::info!(sip = %listen, ?http, numbers = settings.numbers.len(), "gateway_listens");
+    announce(Listening { sip: listen, tls: tls_listen, http });
+    tracing::info!(sip = %listen, tls = ?tls_listen, ?http, numbers = settings.numbers.len(), "gateway_listens");
     let (arrive, mut arrivals) = mpsc::channel(256);
     let (words, mut heard) = mpsc::channel(WORDS_MAX);
     let address = SocketAddr::new(settings.public_ip, listen.port());
+    let tls_address = tls_listen.map(|listen| SocketAddr::new(settings.public_ip, listen.port()));
     let mut random = Random::from_system();
     let mut gateway = Gateway {
-        agent: Agent::new(Instant::now(), settings.agent(address), random.fork()),
+        agent: Agent::new(Instant::now(), settings.agent(address, tls_address), random.fork()),
         // Somewhere, so that another gateway of this machine is not in the way of each.
         next_port: first_port(&settings.rtp_ports, &mut random),
         settings: Arc::new(settings),
@@ -145,13 +166,18 @@ pub async fn run(
                 }
             }
             accepted = tcp.accept() => match accepted {
-                Ok((stream, address)) => connections.accept(stream, address),
+                Ok((stream, address)) => connections.accept(stream, address, None),
                 // No descriptors left: wait for some.
+                Err(_) => sleep(TICK).await,
+            },
+            accepted = accept(tls.as_ref()) => match accepted {
+                Ok((stream, address)) => connections.accept(stream, address, acceptor.clone()),
                 Err(_) => sleep(TICK).await,
             },
             Some(arrival) = arrivals.recv() => match arrival {
                 Arrival::Message(hop, bytes) => gateway.agent.receive(Instant::now(), hop, &bytes),
                 Arrival::Closed(id) => connections.closed(id),
+                Arrival::NoTls => gateway.agent.counters.add(Counter::TlsFailed),
             },
             Some((call, word)) = heard.recv() => gateway.hear(call, word),
             Some(asked) = asks.recv() => gateway.asked(asked),
@@ -177,6 +203,14 @@ pub async fn run(
     Ok(())
 }
 
+/// The next connection; never, without a listener.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn first_port(ports: &RangeInclusive<u16>, random: &mut Random) -> u16 {
     let len = u64::from(ports.end() - ports.start());
     ports.start() + (random.u64() % len) as u16
@@ -185,7 +219,7 @@ fn first_port(ports: &RangeInclusive<u16>, random: &mut Random) -> u16 {
 fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &Connections) {
     while let Some((hop, bytes)) = agent.poll_transmit() {
         match hop.connection {
-            Some(id) => connections.send(id, bytes),
+            Some(connection) => connections.send(connection.id, bytes),
             // A full socket loses a datagram, as the network may; what matters is sent again.
             None => drop(udp.try_send_to(&bytes, hop.address)),
         }

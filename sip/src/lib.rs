@@ -5,7 +5,7 @@
 //! datagram ─▶ message ─▶ agent (transaction, dialog, limits) ─▶ gateway ─▶ call ─▶ room
 //! RTP ─▶ leg (SRTP, jitter, G.711, dtmf) ─▶ bridge (Opus, mixer) ─▶ room ─▶ bridge ─▶ leg ─▶ RTP
 //! ```
-//! Everything but `gateway`, `call`, `connections`, `control`, `orders` and `ask` is without sockets, clock and runtime.
+//! Everything but `gateway`, `call`, `connections`, `tls`, `control`, `orders` and `ask` is without sockets, clock and runtime.
 
 mod agent;
 mod ask;
@@ -30,9 +30,10 @@ mod orders;
 mod reception;
 mod sdp;
 mod settings;
+mod tls;
 mod transaction;
 mod voice;
 
 pub use call::Tokens;
-pub use gateway::{RunError, run};
+pub use gateway::{Listening, RunError, run};
 pub use settings::{Settings, SettingsError};

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::agent::{self, Trunk};
 use crate::digest::Credentials;
 use crate::limits::Rate;
+use crate::tls;
 
 /// Numbers that lead somewhere.
 const NUMBERS_MAX: usize = 10_000;
@@ -18,6 +20,7 @@ const PIN_DIGITS_MIN: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub(crate) listen: SocketAddr,
+    pub(crate) tls: Option<(SocketAddr, tls::Files)>,
     pub(crate) public_ip: IpAddr,
     pub(crate) rtp_ports: RangeInclusive<u16>,
     pub(crate) server: Option<String>,
@@ -78,6 +81,9 @@ pub enum SettingsError {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
     listen: SocketAddr,
+    tls_listen: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     public_ip: Option<IpAddr>,
     rtp_ports: String,
     server: Option<String>,
@@ -99,6 +105,9 @@ impl Default for File {
     fn default() -> File {
         File {
             listen: ([127, 0, 0, 1], 5060).into(),
+            tls_listen: None,
+            tls_cert: None,
+            tls_key: None,
             public_ip: None,
             rtp_ports: "20000-29999".to_owned(),
             server: None,
@@ -138,6 +147,11 @@ impl Settings {
         if public_ip.is_unspecified() {
             return wrong("public-ip", "say at which address telephones reach this gateway; `listen` names none");
         }
+        let tls = match (file.tls_listen, file.tls_cert, file.tls_key) {
+            (None, None, None) => None,
+            (Some(listen), Some(certificate), Some(key)) => Some((listen, tls::Files { certificate, key })),
+            _ => return wrong("tls-listen", "tls-listen, tls-cert and tls-key stand together, or none of them"),
+        };
         let ports = file.rtp_ports.split_once('-').and_then(|(from, to)| Some(from.parse().ok()?..=to.parse().ok()?));
         let Some(rtp_ports) =
             ports.filter(|ports: &RangeInclusive<u16>| *ports.start() >= 1024 && ports.end() > ports.start())
@@ -188,6 +202,7 @@ impl Settings {
         });
         Ok(Settings {
             listen: file.listen,
+            tls,
             public_ip,
             rtp_ports,
             server: file.server,
@@ -230,9 +245,10 @@ impl Settings {
         self.numbers.iter().any(|number| number.token.is_none())
     }
 
-    pub(crate) fn agent(&self, address: SocketAddr) -> agent::Settings {
+    pub(crate) fn agent(&self, address: SocketAddr, tls: Option<SocketAddr>) -> agent::Settings {
         agent::Settings {
             address,
+            tls,
             calls_max: self.calls_max,
             calls_per_source_max: self.calls_per_source_max,
             invites: Rate { per_second: self.invites_per_second, burst: 3.0 * self.invites_per_second.max(1.0) },
@@ -274,6 +290,7 @@ mod tests {
         for (text, key) in [
             ("listen = \"0.0.0.0:5060\"".to_owned(), "public-ip"),
             ("rtp-ports = \"5-4\"".to_owned(), "rtp-ports"),
+            ("tls-listen = \"127.0.0.1:5061\"".to_owned(), "tls-listen"),
             ("srtp = \"maybe\"".to_owned(), "srtp"),
             ("control = \"192.0.2.1:80\"".to_owned(), "control"),
             ("calls-max = 0".to_owned(), "calls-max"),

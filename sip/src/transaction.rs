@@ -18,12 +18,37 @@ pub(crate) const TIMEOUT: Duration = T1.saturating_mul(64);
 /// Transactions of each side at most; at 32 s each that is 128 new ones a second, for ever.
 pub(crate) const TRANSACTIONS_MAX: usize = 4096;
 
+/// Bytes of the responses that are kept for retransmissions; a response repeats what a stranger wrote, so it may be as long as a datagram.
+pub(crate) const RESPONSES_LEN_MAX: usize = 16 << 20;
+
 /// Where a message goes, or comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Hop {
     pub(crate) address: SocketAddr,
-    /// The connection, if it is TCP.
-    pub(crate) connection: Option<u64>,
+    /// The connection, if it is no UDP.
+    pub(crate) connection: Option<Connection>,
+}
+
+/// A connection of TCP, or of TLS over it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: u64,
+    pub(crate) is_tls: bool,
+}
+
+impl Hop {
+    pub(crate) fn is_tls(&self) -> bool {
+        self.connection.is_some_and(|connection| connection.is_tls)
+    }
+
+    /// Its name in a Via.
+    pub(crate) fn transport(&self) -> &'static str {
+        match self.connection {
+            None => "UDP",
+            Some(connection) if connection.is_tls => "TLS",
+            Some(_) => "TCP",
+        }
+    }
 }
 
 /// Sends the same bytes again and again, on UDP alone.
@@ -97,56 +122,69 @@ pub(crate) struct Server {
     until: Instant,
 }
 
+impl Server {
+    fn len(&self) -> usize {
+        self.response.as_ref().map_or(0, Vec::len) + self.repeat.as_ref().map_or(0, |repeat| repeat.bytes.len())
+    }
+}
+
 /// All that others have asked us.
 #[derive(Debug, Default)]
-pub(crate) struct Servers(HashMap<Key, Server>);
+pub(crate) struct Servers {
+    all: HashMap<Key, Server>,
+    /// Bytes of all responses, when [`Servers::due`] looked last, and of those since.
+    len: usize,
+}
 
 impl Servers {
     pub(crate) fn is_full(&self) -> bool {
-        self.0.len() >= TRANSACTIONS_MAX
+        self.all.len() >= TRANSACTIONS_MAX || self.len >= RESPONSES_LEN_MAX
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Server> {
-        self.0.get(key)
+        self.all.get(key)
     }
 
     pub(crate) fn open(&mut self, now: Instant, key: Key, hop: Hop, call: Option<u64>) {
         // An INVITE may ring for as long as a call is waited for; others are answered at once.
         let until = now + if key.is_invite { Duration::from_secs(300) } else { TIMEOUT };
-        self.0.insert(key, Server { hop, call, response: None, is_final: false, repeat: None, until });
+        self.all.insert(key, Server { hop, call, response: None, is_final: false, repeat: None, until });
     }
 
     /// What was answered before, again.
     pub(crate) fn again(&self, key: &Key) -> Option<(Hop, Vec<u8>)> {
-        let server = self.0.get(key)?;
+        let server = self.all.get(key)?;
         Some((server.hop, server.response.clone()?))
     }
 
     /// Keeps a response. Where it goes; None when the transaction is over.
     pub(crate) fn respond(&mut self, now: Instant, key: &Key, status: u16, bytes: &[u8]) -> Option<Hop> {
-        let server = self.0.get_mut(key).filter(|server| !server.is_final)?;
+        let server = self.all.get_mut(key).filter(|server| !server.is_final)?;
         server.response = Some(bytes.to_vec());
+        self.len += bytes.len();
         if status >= 200 {
             server.is_final = true;
             server.until = now + TIMEOUT;
             // The dialog repeats a 2xx itself (§13.3.1.4).
             let is_repeated = key.is_invite && status >= 300;
             server.repeat = is_repeated.then(|| Repeat::new(now, server.hop, bytes.to_vec(), T2));
+            self.len += server.repeat.as_ref().map_or(0, |repeat| repeat.bytes.len());
         }
         Some(server.hop)
     }
 
     /// The ACK of a response that is no 2xx. Whether there was one.
     pub(crate) fn acknowledged(&mut self, now: Instant, key: &Key) -> bool {
-        let Some(server) = self.0.get_mut(key).filter(|server| server.repeat.is_some()) else { return false };
+        let Some(server) = self.all.get_mut(key).filter(|server| server.repeat.is_some()) else { return false };
         server.repeat = None;
         server.until = now + T4;
         true
     }
 
     pub(crate) fn due(&mut self, now: Instant) -> Vec<(Hop, Vec<u8>)> {
-        self.0.retain(|_, server| server.until > now);
-        self.0.values_mut().filter_map(|server| server.repeat.as_mut()?.due(now)).collect()
+        self.all.retain(|_, server| server.until > now);
+        self.len = self.all.values().map(Server::len).sum();
+        self.all.values_mut().filter_map(|server| server.repeat.as_mut()?.due(now)).collect()
     }
 }
 
@@ -213,5 +251,40 @@ impl Clients {
             is_kept
         });
         (self.0.values_mut().filter_map(|client| client.repeat.due(now)).collect(), unanswered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_responses_are_bounded() {
+        let (mut servers, mut now) = (Servers::default(), Instant::now());
+        let hop = Hop { address: "192.0.2.1:5060".parse().unwrap(), connection: None };
+        let response = vec![0; 60_000];
+        let fill = |servers: &mut Servers, now| {
+            let mut taken = 0;
+            while !servers.is_full() {
+                let key = Key {
+                    branch: format!("{now:?}{taken}"),
+                    sent_by: String::new(),
+                    call: String::new(),
+                    cseq: 1,
+                    is_invite: taken % 2 == 0,
+                };
+                servers.open(now, key.clone(), hop, None);
+                servers.respond(now, &key, 400, &response);
+                taken += 1;
+            }
+            taken
+        };
+        // An INVITE's is kept twice, until its ACK.
+        let taken = fill(&mut servers, now);
+        assert!((taken - 1) * 90_000 <= RESPONSES_LEN_MAX && taken * 90_000 + 60_000 >= RESPONSES_LEN_MAX, "{taken}");
+        assert!(!servers.due(now + T1).is_empty() && servers.is_full());
+        now += TIMEOUT;
+        assert!(servers.due(now).is_empty() && !servers.is_full(), "all are over");
+        assert_eq!(fill(&mut servers, now), taken);
     }
 }

@@ -12,6 +12,7 @@ mod telephones;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ struct Scene {
     state: Folder,
     http: String,
     sip: SocketAddr,
+    tls: Option<SocketAddr>,
     control: String,
 }
 
@@ -68,9 +70,10 @@ impl Scene {
         let mut gateway = command.stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (sip, control) = line.trim().strip_prefix("sip=").and_then(|line| line.split_once(" http=")).expect(&line);
-        let (sip, control) = (sip.parse().unwrap(), control.to_owned());
-        Scene { server, gateway, state, http, sip, control }
+        let word = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
+        let tls = word("tls=").map(|tls| tls.parse().unwrap());
+        let (sip, control) = (word("sip=").expect(&line).parse().unwrap(), word("http=").expect(&line).to_owned());
+        Scene { server, gateway, state, http, sip, tls, control }
     }
 
     /// A peer of a room, who sends a tone of this frequency, or nothing.
@@ -218,6 +221,49 @@ fn a_telephone_comes_in_by_srtp_with_opus_and_a_pin() {
         drop(phone);
         // Without SRTP there is no call.
         scene.sipp("refused", "101", &[]);
+    });
+}
+
+/// A telephone that speaks TLS, in which its SRTP keys are: it gets the certificate of the file. What speaks something else at that port is
+/// closed. This baresip takes any certificate, so another client checks it.
+#[test]
+fn a_telephone_comes_in_by_tls() {
+    let folder = Folder::new();
+    let (certificate, key) = (folder.0.join("cert.pem"), folder.0.join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    let (certificate, key) = (certificate.display(), key.display());
+    let tls =
+        format!("tls-listen = \"127.0.0.1:0\"\ntls-cert = \"{certificate}\"\ntls-key = \"{key}\"\nsrtp = \"required\"");
+    let Some(scene) = Scene::new("a telephone by TLS", &tls) else { return };
+    let mut other = TcpStream::connect(scene.tls.unwrap()).unwrap();
+    other.write_all(b"OPTIONS sip:127.0.0.1 SIP/2.0\r\n\r\n").unwrap();
+    let _ = other.read_to_end(&mut Vec::new());
+    until("the failure is counted", || (scene.metric("tls_failed_total") == 1).then_some(()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let mut checks = rustls::ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
+    let mut stream = TcpStream::connect(scene.tls.unwrap()).unwrap();
+    while checks.is_handshaking() {
+        checks.complete_io(&mut stream).expect("it is the certificate of the file");
+    }
+    runtime().block_on(async {
+        let mut room = scene.peer("open", "listener", false).await;
+        let phone = Phone::call_by_tls(&scene, "anna", "100", 600);
+        let mut ear = Ear::new();
+        let begun = Instant::now();
+        while ear.loudest(600.0) < 0.1 {
+            assert!(begun.elapsed() < harness::DEADLINE, "{}: {}", phone.log(), scene.log());
+            if let Ok(Event::Packet(packet)) = tokio::time::timeout(Duration::from_millis(100), room.next()).await {
+                ear.hear(packet.slot, &packet.payload);
+            }
+        }
+        drop(phone);
+        scene.has_calls(0);
     });
 }
 

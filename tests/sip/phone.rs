@@ -32,6 +32,14 @@ impl Phone {
         Phone::start(scene, name, listen, (hertz, format), parameters, &["-e", &to])
     }
 
+    /// The same over TLS, with SRTP.
+    pub(crate) fn call_by_tls(scene: &Scene, name: &str, number: &str, hertz: u32) -> Phone {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let to = format!("d sip:{number}@{};transport=tls", scene.tls.unwrap());
+        let parameters = ";mediaenc=srtp-mand;audio_codecs=pcmu/8000/1";
+        Phone::start(scene, name, listen, (hertz, (8000, 1)), parameters, &["-e", &to])
+    }
+
     /// Answers whoever calls it at this address.
     pub(crate) fn await_call(scene: &Scene, name: &str, listen: SocketAddr) -> Phone {
         Phone::start(scene, name, listen, (440, (8000, 1)), ";answermode=auto", &[])

@@ -139,6 +139,7 @@ impl Agent {
             && let Some(uri) = invite.list("Contact").next().and_then(Address::parse).and_then(|c| Uri::parse(c.uri))
             && let Ok(ip) = uri.host.parse::<std::net::IpAddr>()
             && !uri.is_tcp
+            && !hop.is_tls()
         {
             way = Hop { address: (ip, uri.port.unwrap_or(5060)).into(), connection: None };
         }
@@ -162,6 +163,10 @@ impl Agent {
             return self.respond(now, key, to, &request, 500, "CSeq Out Of Order", &[]);
         }
         dialog.remote_cseq = request.cseq();
+        // Who has lost the connection comes by another one; over TLS by no other way.
+        if hop.connection.is_some() && hop.is_tls() == dialog.hop.is_tls() && dialog.hop.connection.is_some() {
+            dialog.hop = hop;
+        }
         match request.method() {
             "BYE" => {
                 let is_waiting = dialog.pending.is_some();

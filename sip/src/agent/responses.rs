@@ -136,7 +136,8 @@ impl Agent {
 
     /// Sends an INVITE of ours, the first one or a refresh, with an answer to a challenge.
     pub(super) fn invite(&mut self, now: Instant, call: u64, purpose: Purpose, field: Option<(&'static str, String)>) {
-        let contact = self.contact();
+        let Some(dialog) = self.dialogs.get(&call) else { return };
+        let contact = self.contact(dialog.hop, dialog.is_sips);
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut request = dialog
             .request("INVITE")

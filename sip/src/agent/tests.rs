@@ -1,6 +1,7 @@
 //! Calls against the agent in virtual time, message by message.
 
 use super::*;
+use crate::transaction::Connection;
 
 const SDP: &str = "v=0\r\no=a 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 5000 RTP/AVP 0\r\n";
 const PHONE: &str = "192.0.2.1:5060";
@@ -12,6 +13,7 @@ pub(super) fn hop(address: &str) -> Hop {
 fn settings() -> Settings {
     Settings {
         address: "198.51.100.1:5060".parse().unwrap(),
+        tls: Some("198.51.100.1:5061".parse().unwrap()),
         calls_max: 20,
         calls_per_source_max: 10,
         invites: Rate { per_second: 10.0, burst: 30.0 },
@@ -45,7 +47,7 @@ fn events(agent: &mut Agent) -> Vec<Event> {
 }
 
 /// A request of the telephone.
-fn request(method: &str, cseq: u32, to_tag: &str, more: &str, body: &str) -> Vec<u8> {
+pub(super) fn request(method: &str, cseq: u32, to_tag: &str, more: &str, body: &str) -> Vec<u8> {
     let via = if method == "ACK" || method == "CANCEL" { "INVITE" } else { method };
     format!(
         "{method} sip:100@198.51.100.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK{via}{cseq};rport\r\n\
@@ -60,7 +62,7 @@ fn invite(more: &str) -> Vec<u8> {
 }
 
 /// A call that is up; its tag.
-fn up(agent: &mut Agent, now: Instant, more: &str) -> (u64, String) {
+pub(super) fn up(agent: &mut Agent, now: Instant, more: &str) -> (u64, String) {
     agent.receive(now, hop(PHONE), &invite(more));
     let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
     agent.accept(now, incoming.call, "v=0\r\n".into());
@@ -313,4 +315,39 @@ fn a_call_that_is_given_up_is_cancelled_when_it_rings() {
     agent.receive(now, trunk, &Message::response(&invite, 487, "Request Terminated").write());
     assert_eq!(sent(&mut agent).pop().unwrap().method(), "ACK");
     assert_eq!(events(&mut agent), [Event::Ended { call, reason: Ended::Refused(487) }]);
+}
+
+#[test]
+fn over_tls_all_goes_by_the_connection_and_by_a_new_one_when_it_is_lost() {
+    let now = Instant::now();
+    for (scheme, contact) in
+        [("sip", "<sip:uprtc@198.51.100.1:5061;transport=tls>"), ("sips", "<sips:uprtc@198.51.100.1:5061>")]
+    {
+        let mut agent = agent(now);
+        let by = |id| Hop { connection: Some(Connection { id, is_tls: true }), ..hop("192.0.2.1:40000") };
+        // A proxy that does not stay, whose Contact would be by UDP.
+        let text = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).unwrap().replace(" sip:100@198", &format!(" {scheme}:100@198"));
+            text.replace("SIP/2.0/UDP 192.0.2.1:5060", "SIP/2.0/TLS 192.0.2.1:5060").into_bytes()
+        };
+        agent.receive(now, by(1), &text(invite("Via: SIP/2.0/TLS 192.0.2.9;branch=z9hG4bKother\r\n")));
+        let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+        agent.accept(now, incoming.call, "v=0\r\n".into());
+        let (to, bytes) = std::iter::from_fn(|| agent.poll_transmit()).last().unwrap();
+        let ok = Message::parse(&bytes).unwrap();
+        assert_eq!((to, ok.header("Contact")), (by(1), Some(contact)));
+        let tag = format!(";tag={}", ok.tag("To").unwrap());
+        agent.receive(now, by(1), &text(request("ACK", 1, &tag, "", "")));
+        agent.receive(now, by(2), &text(request("OPTIONS", 2, &tag, "", "")));
+        assert_eq!(agent.poll_transmit().unwrap().0, by(2));
+        // Not by one that is not protected.
+        let plain = Hop { connection: Some(Connection { id: 3, is_tls: false }), ..by(1) };
+        agent.receive(now, plain, &text(request("OPTIONS", 3, &tag, "", "")));
+        agent.poll_transmit().unwrap();
+        agent.hang_up(now, incoming.call);
+        let (to, bytes) = agent.poll_transmit().unwrap();
+        let bye = Message::parse(&bytes).unwrap();
+        assert_eq!((to, bye.method()), (by(2), "BYE"));
+        assert!(bye.header("Via").unwrap().starts_with("SIP/2.0/TLS 198.51.100.1:5061;"));
+    }
 }
