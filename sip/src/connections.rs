@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::message::{Framed, framed};
+use crate::tls::TlsAcceptor;
 use crate::transaction::{Connection, Hop};
 
 /// Connections at most, and of one address: one host cannot keep all others out.

@@ -58,8 +58,11 @@ const ARROWS: &[Arrow] = &[
     Arrow { name: "axum", from: &["controlplane/src/http/", "controlplane/src/http.rs"] },
     Arrow { name: "dimpl", from: &["client/src/dtls.rs"] },
     Arrow { name: "boring", from: BORING },
-    Arrow { name: "rustls", from: &["src/remote.rs", "client/src/http.rs", "controlplane/src/tls.rs"] },
-    Arrow { name: "tokio_rustls", from: &["client/src/http.rs", "controlplane/src/http/"] },
+    Arrow {
+        name: "rustls",
+        from: &["src/remote.rs", "client/src/http.rs", "controlplane/src/tls.rs", "sip/src/tls.rs"],
+    },
+    Arrow { name: "tokio_rustls", from: &["client/src/http.rs", "controlplane/src/http/", "sip/src/tls.rs"] },
     Arrow { name: "async_nats", from: &["controlplane/src/nodes/cluster.rs", "controlplane/src/nodes/cluster/"] },
     Arrow { name: "boring_sys", from: &["controlplane/src/dtls/ffi.rs", "dataplane/src/srtp/aead.rs"] },
 ];
