@@ -191,7 +191,6 @@ fn epochs_rise_across_restarts() {
     drop(state.serve());
 }
 
-/// The connection itself changes hands: what was sent before is read by whoever has it then.
 /// Between fork and exec a child of another test of this process has what is closed here, so it may take a moment.
 fn is_seen_dead(mut lost: impl FnMut() -> Option<Lost>) -> bool {
     (0..500).any(|_| {
@@ -200,6 +199,7 @@ fn is_seen_dead(mut lost: impl FnMut() -> Option<Lost>) -> bool {
     })
 }
 
+/// The connection itself changes hands: what was sent before is read by whoever has it then.
 #[test]
 fn a_connection_is_handed_over_to_a_worker_and_nonsense_ends_the_attachment() {
     let state = State::new("handed");
