@@ -9,6 +9,9 @@ import { fileURLToPath } from 'node:url';
 
 import { atTheEnd } from './opened.mjs';
 
+/** Clock ticks of /proc/PID/stat in a second: sysconf(_SC_CLK_TCK) on Linux. */
+const TICKS = 100;
+
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
 export const executable = process.env.UPRTC ?? path.join(target, 'debug', 'uprtc');
@@ -157,6 +160,13 @@ export class Edge {
       }
     }
     return undefined;
+  }
+
+  /** Seconds of CPU that a plane has used. */
+  async cpu(plane) {
+    const stat = await readFile(`/proc/${await this.pid(plane)}/stat`, 'utf8');
+    const fields = stat.replace(/^.*\) /, '').split(' ');
+    return (Number(fields[11]) + Number(fields[12])) / TICKS;
   }
 
   async metrics() {

@@ -5,7 +5,6 @@
 //   CASE       some of the cases by name, separated by commas
 
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
@@ -16,8 +15,6 @@ import { Client } from './scene.mjs';
 
 const ms = process.env.DATA === 'full' ? 10_000 : 1_000;
 const command = [process.execPath, fileURLToPath(new URL('data_peer.mjs', import.meta.url)), 'libdatachannel'];
-/** Clock ticks of /proc/PID/stat in a second: sysconf(_SC_CLK_TCK) on Linux. */
-const TICKS = 100;
 const wanted = process.env.CASE ? process.env.CASE.split(',') : undefined;
 const figures = [];
 let edge;
@@ -34,13 +31,6 @@ after(() => {
 async function join(room, name, channels) {
   const token = await edge.token('--room', room, '--name', name, '--publish', '--subscribe', '--data', 'true');
   return DataPeer.join(name, command, `${edge.base.replace('http', 'ws')}/v1/rooms/${room}/signal?token=${token}`, channels);
-}
-
-/** Seconds of CPU that a process has used. */
-async function cpu(pid) {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.replace(/^.*\) /, '').split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS;
 }
 
 /** One sends, the other one measures. */
@@ -67,8 +57,7 @@ measure('native-throughput', async () => {
   const channels = { bench: {} };
   const how = { len: 65_536, ms, buffered: 1024 * 1024 };
   const [ada, bob] = [await join('fast', 'Ada', channels), await join('fast', 'Bob', channels)];
-  const pids = [await edge.pid('controlplane'), await edge.pid('dataplane')];
-  const cpus = async () => Promise.all(pids.map(cpu));
+  const cpus = () => Promise.all(['controlplane', 'dataplane'].map((plane) => edge.cpu(plane)));
   const before = await cpus();
   const relayed = await carry(ada, bob, how);
   const used = (await cpus()).map((now, n) => now - before[n]);

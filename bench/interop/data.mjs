@@ -4,18 +4,10 @@
 // reports `offer`, and again and again `state`, `open` and `closed` (labels), `came` (channels that others opened) and `got`. For what is
 // measured: `accept` {sdp} (reports `accepted`), `flood` (`flooded`), `measure` and `measured` {label}.
 
-import { createHash } from 'node:crypto';
 import WebSocket from 'ws';
 
 import { until } from '../e2e/edge.mjs';
 import { Client } from './scene.mjs';
-
-/** What is told of a message: a short text as it is, else its length and the beginning of its SHA-256. */
-export function brief(data) {
-  if (typeof data === 'string' && data.length < 100) return data;
-  const bytes = Buffer.from(data);
-  return `${typeof data === 'string' ? 'text' : 'bytes'} ${bytes.length} ${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`;
-}
 
 export class DataPeer extends Client {
   /** Starts one, and has it offer these channels, by label. */

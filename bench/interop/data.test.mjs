@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 import { launch } from '../e2e/browser.mjs';
 import { Edge, until } from '../e2e/edge.mjs';
 import { atTheEnd } from '../e2e/opened.mjs';
-import { DataPeer, brief } from './data.mjs';
+import { brief } from './brief.mjs';
+import { DataPeer } from './data.mjs';
 import { Client, HOME } from './scene.mjs';
 
 const script = (name) => fileURLToPath(new URL(name, import.meta.url));

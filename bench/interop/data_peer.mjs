@@ -4,18 +4,10 @@
 //
 // Takes the commands of data.mjs, one a line, and reports what comes; leaves when its input is closed.
 
-import { createHash } from 'node:crypto';
 import { createInterface } from 'node:readline';
 
+import { brief } from './brief.mjs';
 import { report, serve } from './room.mjs';
-
-/** What is told of a message: a short text as it is, else its length and the beginning of its SHA-256. */
-function brief(data) {
-  if (typeof data === 'string' && data.length < 100) return data;
-  const bytes = Buffer.from(data);
-  const kind = typeof data === 'string' ? 'text' : 'bytes';
-  return `${kind} ${bytes.length} ${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`;
-}
 
 /** Milliseconds of the clock that all processes of this machine have. */
 const clock = () => Number(process.hrtime.bigint()) / 1e6;

@@ -5,7 +5,6 @@
 
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
 import { launch, launchFrom } from '../e2e/browser.mjs';
@@ -16,8 +15,6 @@ const skip = !existsSync('/dev/net/tun') && 'the link needs /dev/net/tun';
 assert.ok(!skip || !process.env.REQUIRE?.split(',').includes('namespaces'), `${skip}, and REQUIRE names namespaces`);
 const wanted = process.env.CASE ? process.env.CASE.split(',') : undefined;
 const isShort = Boolean(process.env.SHORT);
-/** Clock ticks of /proc/PID/stat in a second: sysconf(_SC_CLK_TCK) on Linux. */
-const TICKS = 100;
 
 let edge;
 let link;
@@ -164,13 +161,6 @@ async function direct(options) {
 
 const got = ({ page }) => page.evaluate(() => ({ ...window.got, lags: [...window.got.lags].sort((a, b) => a - b) }));
 
-/** Seconds of CPU that a plane has used. */
-async function cpu(plane) {
-  const stat = await readFile(`/proc/${await edge.pid(plane)}/stat`, 'utf8');
-  const fields = stat.replace(/^.*\) /, '').split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS;
-}
-
 function measure(name, options, body) {
   const isLeftOut = wanted && !wanted.includes(name);
   test(name, { skip: skip || (isLeftOut && 'CASE names others'), timeout: 600_000, ...options }, body);
@@ -179,9 +169,9 @@ function measure(name, options, body) {
 measure('throughput', {}, async () => {
   const [ada, bob] = [await enter('fast', 'Ada'), await enter('fast', 'Bob')];
   const seconds = isShort ? 1 : 10;
-  const before = [await cpu('controlplane'), await cpu('dataplane')];
+  const before = [await edge.cpu('controlplane'), await edge.cpu('dataplane')];
   const { number, acknowledged, failed, ms } = await send(ada, { len: 64 * 1024, reliable: true, seconds, inFlight: 16 });
-  const used = [(await cpu('controlplane')) - before[0], (await cpu('dataplane')) - before[1]];
+  const used = [(await edge.cpu('controlplane')) - before[0], (await edge.cpu('dataplane')) - before[1]];
   const { bytes, count, disordered } = await got(bob);
   assert.deepEqual({ count, disordered, failed, acknowledged }, { count: number, disordered: 0, failed: '', acknowledged: number });
   const megabits = (bytes * 8) / 1e6;

@@ -65,6 +65,15 @@ pub(crate) fn get(http: &str, path: &str) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
+/// Seconds of a CPU that a process has used, user and kernel.
+pub(crate) fn cpu(pid: u32) -> f64 {
+    // Of sysconf(_SC_CLK_TCK) on Linux.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
+}
+
 /// Looks again and again until something is found.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();

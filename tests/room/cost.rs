@@ -9,7 +9,7 @@ use proto::signal::VideoCodec;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, until, uprtc};
+use crate::harness::{DEADLINE, cpu, until, uprtc};
 use crate::media::{Media, is_there};
 use crate::recording::{Publisher, edges, probe, seconds_of_day, wall};
 use crate::require;
@@ -31,16 +31,6 @@ const CORE_PER_TRACK_MAX: f64 = 0.03;
 /// Seconds that a file may lack after a kill, and that sound and picture may be apart.
 const LOST_MAX: f64 = 1.0;
 const SKEW_MAX: f64 = 0.020;
-
-/// Clock ticks of /proc/PID/stat in a second: sysconf(_SC_CLK_TCK) on Linux.
-const TICKS: f64 = 100.0;
-
-/// Seconds of CPU that a process has used.
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
-}
 
 /// Most memory that it had, kB.
 fn memory_kb(pid: u32) -> u64 {

@@ -374,14 +374,6 @@ async fn probe_room((peer, telephones): &mut (Voice, Vec<Voice>), rest: Duration
     ]
 }
 
-/// Seconds of a CPU that a process has used, user and kernel.
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    // Clock ticks, of which Linux has 100 a second.
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
 fn memory_kib(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("PSS");
@@ -413,7 +405,7 @@ async fn measure_all(scene: &Scene, form: &Form) {
     // What was late while all of them joined has gone after that.
     sleep(SETTLING).await;
     let gateway = scene.gateway.id();
-    let (begun, before) = (Instant::now(), cpu(gateway));
+    let (begun, before) = (Instant::now(), harness::cpu(gateway));
     let mut ways: [Vec<Said>; 3] = Default::default();
     for _ in 0..form.probes {
         // Some at a time, so that what measures does not weigh.
@@ -423,7 +415,7 @@ async fn measure_all(scene: &Scene, form: &Form) {
             }
         }
     }
-    let (seconds, used) = (begun.elapsed().as_secs_f64(), cpu(gateway) - before);
+    let (seconds, used) = (begun.elapsed().as_secs_f64(), harness::cpu(gateway) - before);
     let (cores, kib, calls) = (used / seconds, memory_kib(gateway), form.rooms * IN_A_ROOM);
     println!("{calls} telephones in {} rooms, {seconds:.0} s: {cores:.2} cores, {kib} KiB", form.rooms);
     let names = ["telephone to telephone", "telephone to peer", "peer to telephone"];
