@@ -3,8 +3,8 @@
 //! we ask for ourselves.
 
 use crate::config::{
-    AUDIO_MISSING_MAX, AUDIO_NACK_REPEAT, AUDIO_REPAIR_BURST, AUDIO_REPAIR_TIME, COPIES_HELD, COPIES_MAX,
-    COPIES_MOMENT, COPIES_REQUESTS, COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_TRIES_MAX, REPAIR_BURST,
+    AUDIO_MISSING_MAX, AUDIO_REPAIR_BURST, AUDIO_REPAIR_TIME, COPIES_HELD, COPIES_MAX, COPIES_MOMENT, COPIES_REQUESTS,
+    COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_REPEAT, NACK_REPEAT_RTT, NACK_TRIES_MAX, REPAIR_BURST,
     REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
 };
 use crate::srtp::SEALS;
@@ -97,12 +97,18 @@ impl MissingPackets {
         max as u64
     }
 
-    /// How often one is asked for, at most: audio twice in each round trip, for as long as that can help.
+    /// How often one is asked for, at most: audio for as long as that can help.
     fn tries_max(&self, rtt: Micros) -> u8 {
-        match self.is_audio {
-            true => 2 * (AUDIO_REPAIR_TIME / (rtt + AUDIO_NACK_REPEAT)).min(NACK_TRIES_MAX.into()) as u8,
+        let rounds = match self.is_audio {
+            true => (AUDIO_REPAIR_TIME / (rtt + NACK_REPEAT)).min(NACK_TRIES_MAX.into()) as u8,
             false => NACK_TRIES_MAX,
-        }
+        };
+        rounds * self.asks(rtt)
+    }
+
+    /// How often in a round trip: the first NACK may be lost. Video once, where the next round trip is over as soon.
+    fn asks(&self, rtt: Micros) -> u8 {
+        if self.is_audio || rtt >= NACK_REPEAT_RTT { 2 } else { 1 }
     }
 
     /// A packet arrived: `highest` is the highest index before it, if any.
@@ -197,13 +203,13 @@ impl MissingPackets {
     }
 
     /// Fills `seqs` with what is to be asked for now and returns how many; missing packets asked for too often are dropped
-    /// and counted in `lost`. Asked again a round trip later, for video a little later each time.
+    /// and counted in `lost`. Asked again a round trip later.
     pub(crate) fn due(&mut self, now: Micros, rtt: Micros, seqs: &mut [u16], lost: &mut u32) -> usize {
         self.looked_at = now;
         let (before, tries_max, newest) = (self.packets.len(), self.tries_max(rtt), self.newest);
         self.packets.retain(|packet| packet.wait(now) > 0 || packet.tries() < tries_max);
         *lost += (before - self.packets.len()) as u32;
-        let (mut count, rtt) = (0, rtt.max(REPAIR_REPEAT_MIN));
+        let (mut count, asks, rtt) = (0, self.asks(rtt), rtt.max(REPAIR_REPEAT_MIN));
         for packet in self.packets.iter_mut().filter(|packet| packet.wait(now) == 0) {
             if count == seqs.len() {
                 break;
@@ -211,13 +217,8 @@ impl MissingPackets {
             seqs[count] = packet.index(newest) as u16;
             count += 1;
             packet.index_and_tries += 1; // Never more than `tries_max` times.
-            let tries = Micros::from(packet.tries());
-            let wait = match self.is_audio {
-                true if tries % 2 == 1 => AUDIO_NACK_REPEAT,
-                true => rtt,
-                false => rtt * (4 + tries) / 4,
-            };
-            packet.ask_at = (now + wait) as u32;
+            let is_repeated = asks == 2 && packet.tries() % 2 == 1;
+            packet.ask_at = (now + if is_repeated { NACK_REPEAT } else { rtt }) as u32;
         }
         count
     }
@@ -277,12 +278,14 @@ impl Repaired {
         Repaired(at.max(1 << Self::NUMBER_BITS) | seq >> REPAIRED_BITS)
     }
 
-    /// Whether it is of the same number, less than `interval` before this one.
-    fn forbids(self, next: Repaired, interval: Micros) -> bool {
+    /// Whether it is of the same number, and surely less than seven eighths of a round trip before this one. Receivers ask again after the round
+    /// trip that they know, which may be a little shorter than ours: a refusal would cost them a whole one more.
+    fn forbids(self, next: Repaired, rtt: Micros) -> bool {
         let number = |repaired: Repaired| repaired.0 & ((1 << Self::NUMBER_BITS) - 1);
         let at = |repaired: Repaired| repaired.0 >> Self::NUMBER_BITS << Self::NUMBER_BITS;
         let since = Micros::from(at(next).wrapping_sub(at(self)) >> Self::NUMBER_BITS) << Self::UNIT_BITS;
-        self.0 != 0 && number(self) == number(next) && since < interval.min(Self::INTERVAL_MAX)
+        let (most, rtt) = (since + (1 << Self::UNIT_BITS), rtt.min(Self::INTERVAL_MAX));
+        self.0 != 0 && number(self) == number(next) && (since < REPAIR_REPEAT_MIN || most < rtt * 7 / 8)
     }
 }
 
@@ -299,13 +302,19 @@ impl Budget {
 
     /// Whether the packet `seq` of `len` bytes may be sent again now; if so it is accounted for.
     pub(crate) fn spend(&mut self, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
-        let (last, next) = (&mut self.repaired[usize::from(seq) % REPAIRED_LEN], Repaired::new(seq, now));
-        if last.forbids(next, rtt.max(REPAIR_REPEAT_MIN)) || !self.credit.may_spend(len) {
-            return false;
+        let (place, next) = (usize::from(seq) % REPAIRED_LEN, Repaired::new(seq, now));
+        let may = !self.repaired[place].forbids(next, rtt) && self.spend_copy(len);
+        if may {
+            self.repaired[place] = next;
         }
-        self.credit.spend(len);
-        *last = next;
-        true
+        may
+    }
+
+    /// Whether what was just sent again may be sent once more; if so it is accounted for.
+    pub(crate) fn spend_copy(&mut self, len: usize) -> bool {
+        let may = self.credit.may_spend(len);
+        self.credit.spend(if may { len } else { 0 });
+        may
     }
 }
 
@@ -448,14 +457,27 @@ mod tests {
         assert!(missing.arrived(65_536, Some(65_538), 1).recovered);
         assert_eq!(missing.due(NACK_DELAY, 50_000, &mut seqs, &mut lost), 2);
         assert_eq!(&seqs[..2], &[65_535, 1], "65537 is sequence number 1 of the next round");
-        assert_eq!(missing.due(NACK_DELAY + 50_000, 50_000, &mut seqs, &mut lost), 0);
-        let mut now = NACK_DELAY;
-        let mut asked = 1;
+        let mut now = NACK_DELAY + NACK_REPEAT;
+        assert_eq!(missing.due(now - 1, 50_000, &mut seqs, &mut lost), 0);
+        assert_eq!(missing.due(now, 50_000, &mut seqs, &mut lost), 2, "the first NACK may be lost");
+        assert_eq!(missing.due(now + 49_999, 50_000, &mut seqs, &mut lost), 0);
+        let mut asked = 2;
         while !missing.is_empty() {
             now += 10_000;
             asked += usize::from(missing.due(now, 50_000, &mut seqs, &mut lost) == 2);
         }
-        assert_eq!((asked, lost), (usize::from(NACK_TRIES_MAX), 2));
+        assert_eq!((asked, lost), (2 * usize::from(NACK_TRIES_MAX), 2), "twice in each round trip");
+    }
+
+    #[test]
+    fn on_a_short_way_video_is_asked_for_once_in_a_round_trip() {
+        let (mut missing, mut seqs, mut lost) = (MissingPackets::new(false), [0; 64], 0);
+        missing.arrived(1, None, 0);
+        missing.arrived(3, Some(1), 0);
+        let rtt = NACK_REPEAT_RTT - 1;
+        let asked = (0..2_000).filter(|ms| missing.due(1000 * ms, rtt, &mut seqs, &mut lost) == 1);
+        let first: Vec<u64> = asked.take(3).collect();
+        assert_eq!(first, [10, 55, 100]);
     }
 
     #[test]
@@ -508,7 +530,7 @@ mod tests {
     fn audio_is_asked_for_while_it_can_help() {
         assert_eq!(asked_of_audio(100_000), (6, 255_000), "twice in each round trip");
         assert_eq!(asked_of_audio(20_000).0, 2 * usize::from(NACK_TRIES_MAX));
-        assert_eq!(asked_of_audio(300_000), (2, NACK_DELAY + AUDIO_NACK_REPEAT));
+        assert_eq!(asked_of_audio(300_000), (2, NACK_DELAY + NACK_REPEAT));
         assert_eq!(asked_of_audio(401_000).0, 0, "it would come too late");
         let mut missing = MissingPackets::new(true);
         missing.arrived(0, None, 0);
@@ -566,9 +588,10 @@ mod tests {
     fn repair_is_a_share_and_never_twice_in_a_round_trip() {
         let mut budget = Budget::new();
         assert!(budget.spend(7, 1000, 100_000, 0));
-        assert!(!budget.spend(7, 1000, 100_000, 99_999));
+        assert!(!budget.spend(7, 1000, 100_000, 75_000));
+        assert!(budget.spend(7, 1000, 100_000, 98_000), "its receiver knows of a round trip that is a little shorter");
         assert!(budget.spend(7, 1000, 100_000, 200_000));
-        let mut sent = 2000;
+        let mut sent = 3000;
         for seq in 8..u16::MAX {
             sent += if budget.spend(seq, 1000, 100_000, 300_000) { 1000 } else { break };
         }

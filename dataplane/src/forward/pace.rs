@@ -5,6 +5,7 @@ use proto::id::{PeerId, SlotId};
 use proto::plane::{Counter, Refusal, SlotShown, TRACK_ENCODINGS_MAX, weight};
 
 use super::fanout::Waiting;
+use super::rtcp::Why;
 use super::{Forwarder, arm_pace};
 use crate::allocate::{VIDEOS_MAX, Video, rank_for};
 use crate::config::Micros;
@@ -268,7 +269,9 @@ impl Forwarder {
             // A few packets, by turns: who has them already drops them at once.
             slot.probed = slot.probed % PROBE_REPEATED + 1;
             let seq = (slot.sender.next() as u16).wrapping_sub(slot.probed);
-            if self.send_again(now, peer, index, seq, false, out).is_some() || self.send_empty(now, peer, index, out) {
+            if self.send_again(now, peer, index, seq, Why::Probe, out).is_some()
+                || self.send_empty(now, peer, index, out)
+            {
                 return true;
             }
         }

@@ -6,12 +6,13 @@ use proto::id::{Pt, Ssrc};
 use proto::plane::{Codec, Counter};
 
 use super::{Forwarder, extension_ids};
-use crate::config::{Micros, SECOND};
+use crate::config::{Micros, REPAIR_COPY_LOSS, SECOND};
 use crate::left_out::FrameKey;
 use crate::outbox::{Outbox, Pushed};
 use crate::packet::{Carried, Descriptor, Outgoing, Role, RtpPacket};
 use crate::picture::{PictureNumbers, Renumber};
 use crate::relay::Message;
+use crate::repair::Budget;
 use crate::rewrite::Origin;
 use crate::rtcp::{self, Packet, ReportBlock, SenderClock, SenderReport, ntp};
 use crate::rtp;
@@ -125,18 +126,23 @@ impl Forwarder {
         if let Some(slot) = slot.and_then(|index| self.slots.at_mut(index)) {
             slot.counts.nacks += 1;
         }
-        let outcome = slot.and_then(|slot| self.send_again(now, peer, slot, seq, true, out));
+        let outcome = slot.and_then(|slot| self.send_again(now, peer, slot, seq, Why::Asked, out));
         self.count(outcome.unwrap_or(Counter::NackMissed), 1);
+        let is_video = outcome == Some(Counter::RtxSent);
+        if let Some(slot) = slot.filter(|slot| is_video && self.slots.at(*slot).is_some_and(Slot::loses_much)) {
+            let copy = self.send_again(now, peer, slot, seq, Why::Copy, out);
+            self.count(Counter::RtxSent, u64::from(copy == Some(Counter::RtxSent)));
+        }
     }
 
-    /// Sends a packet of a slot again: because it was asked for, which has its budget, or for a probe.
+    /// Sends a packet of a slot again. What is asked for has its budget.
     pub(super) fn send_again(
         &mut self,
         now: Micros,
         peer: u32,
         slot_index: u32,
         seq: u16,
-        is_asked: bool,
+        why: Why,
         out: &mut Outbox,
     ) -> Option<Counter> {
         let Forwarder { slots, streams, peers, routes, store, red, .. } = self;
@@ -148,15 +154,20 @@ impl Forwarder {
         // What came before a keyframe of another encoding is not waited for, where there is no room.
         let live = slot.choice.live.and_then(|live| routes.at(live)).map(|live| live.open.stream);
         let is_short = peers.at(peer).and_then(|peer| peer.sending.as_ref()).is_some_and(|sending| sending.is_short());
-        if is_asked && is_short && live.is_some_and(|live| live != source.stream) {
+        let is_throttled = match why {
+            Why::Asked => is_short && live.is_some_and(|live| live != source.stream),
+            Why::Copy => is_short,
+            Why::Probe => false,
+        };
+        if is_throttled {
             return Some(Counter::NackThrottled);
         }
         let stream = streams.find(source.stream.index, source.stream.generation)?;
         if origin.set.is_some() {
-            if !is_asked {
+            if why == Why::Probe {
                 return None;
             }
-            return self.repair_set(now, peer, slot_index, &origin, out);
+            return self.repair_set(now, peer, slot_index, &origin, why, out);
         }
         let handle = store.find(source, &stream.kept, origin.index)?;
         let [head, payload] = store.packet(handle)?;
@@ -205,10 +216,10 @@ impl Forwarder {
         }
         let transport = peers.at_mut(peer)?;
         let rtt = transport.rtt;
-        let may = !is_asked
-            || transport.may_repair(now, Kind::Video)
-                && slot.rtx.as_mut()?.budget.spend(seq, packet.payload.len(), rtt, now);
-        if !may {
+        if why != Why::Probe && !transport.may_repair(now, Kind::Video) {
+            return Some(Counter::NackThrottled);
+        }
+        if !slot.rtx.as_mut()?.budget.pays(why, seq, packet.payload.len(), rtt, now) {
             return Some(Counter::NackThrottled);
         }
         // The numbers of pictures are as in the packet that it repairs, whose sequence number stands before.
@@ -227,7 +238,15 @@ impl Forwarder {
 
     /// A receiver lacks a parameter set that was sent ahead of a keyframe. If the stream has others by now the repair would not
     /// be what was sent; the receiver asks for a keyframe then, and gets those.
-    fn repair_set(&mut self, now: Micros, peer: u32, slot: u32, origin: &Origin, out: &mut Outbox) -> Option<Counter> {
+    fn repair_set(
+        &mut self,
+        now: Micros,
+        peer: u32,
+        slot: u32,
+        origin: &Origin,
+        why: Why,
+        out: &mut Outbox,
+    ) -> Option<Counter> {
         let Forwarder { slots, streams, peers, routes, store, .. } = self;
         let (place, version, timestamp) = origin.set?;
         let stream = streams.find(origin.source.stream.index, origin.source.stream.generation)?;
@@ -253,7 +272,7 @@ impl Forwarder {
         }
         let transport = peers.at_mut(peer)?;
         let seq = origin.out_index as u16;
-        if !slot.rtx.as_mut()?.budget.spend(seq, set.len(), transport.rtt, now) {
+        if !slot.rtx.as_mut()?.budget.pays(why, seq, set.len(), transport.rtt, now) {
             return Some(Counter::NackThrottled);
         }
         let names = (seq, timestamp, false, rtx_pt);
@@ -262,7 +281,34 @@ impl Forwarder {
     }
 }
 
+/// Why a packet is sent again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Why {
+    /// Its receiver asks for it.
+    Asked,
+    /// Its receiver asked for it, it was sent, and may be lost again.
+    Copy,
+    /// To find out what the path carries.
+    Probe,
+}
+
+impl Budget {
+    /// Whether a packet of `len` bytes may be sent again now; if so it is accounted for.
+    fn pays(&mut self, why: Why, seq: u16, len: usize, rtt: Micros, now: Micros) -> bool {
+        match why {
+            Why::Asked => self.spend(seq, len, rtt, now),
+            Why::Copy => self.spend_copy(len),
+            Why::Probe => true,
+        }
+    }
+}
+
 impl Slot {
+    /// Whether its receiver's last report says that it lost much.
+    fn loses_much(&self) -> bool {
+        self.counts.loss.is_some_and(|(_, loss)| loss >= REPAIR_COPY_LOSS)
+    }
+
     /// Sends a packet again as it left, under its index. What is written here is what was written then, or nothing leaves. Its
     /// transport-cc number is that of the first time, too: where that was lost, the feedback says now that it has arrived.
     pub(super) fn send_again(

@@ -147,7 +147,7 @@ fn what_the_publisher_repairs_is_handed_on_too() {
     call.send(1, SPS);
     call.send(3, DELTA);
     call.advance(50 * MS);
-    assert_eq!(call.counters(0, [Counter::NackSent]), [1], "the publisher's worker asks");
+    assert_eq!(call.counters(0, [Counter::NackSent]), [2], "the publisher's worker asks, and once more");
     let payload = [&2u16.to_be_bytes()[..], b"\x41late"].concat();
     let rtx = packet(call.stream.rtx_ssrc, RTX_PT, 900, 6000, &payload);
     let bytes = call.alice.protect(&rtx);

@@ -404,7 +404,7 @@ proptest! {
 fn a_storm_of_changes_is_one() {
     let wants = (0..24).map(|n| (n * 110, n as usize % 3, Some(n as u8 / 3 % 3))).collect();
     let stops = vec![(500, 1200, 2), (1500, 1800, 0)];
-    let (seed, loss, duplicated, jitter) = (3, 50, 50, 30);
+    let (seed, loss, duplicated, jitter) = (3, 100, 50, 30);
     let call = Call { seed, loss, duplicated, jitter, wants, stops, has_reports: true, workers: 2, storm: 2800 };
     let mut sim = check(call);
     for (counter, least) in [

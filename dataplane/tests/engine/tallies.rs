@@ -146,7 +146,11 @@ fn a_slot_says_what_its_receiver_reports_while_it_is_new() {
     call.world.advance(SECOND * 9 / 8);
     let tally = call.of_slot();
     assert_eq!((tally.packets, tally.loss_256), (50, Some(64)));
-    assert_eq!((tally.nacks, tally.retransmitted, tally.keyframe_requests), (2, 2, 1));
+    assert_eq!(
+        (tally.nacks, tally.retransmitted, tally.keyframe_requests),
+        (2, 4, 1),
+        "a quarter is lost: each is repaired twice"
+    );
     let rtt = tally.rtt_us.expect("told by the report");
     assert!((50_000..SECOND).contains(&rtt), "{rtt}");
 

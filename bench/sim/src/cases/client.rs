@@ -18,7 +18,7 @@ use rtp::packet::Packet;
 use webrtc_srtp::context::Context;
 use webrtc_util::marshal::{Marshal, Unmarshal};
 
-use super::receive::{Kind, Receiver};
+use super::receive::{Kind, Nacks, Receiver};
 use super::send::{Encoding, Line, Sender};
 use crate::random::Random;
 use crate::wire::{self, FromClient};
@@ -272,11 +272,7 @@ impl Client {
             }
         }
         if asks {
-            for (media_ssrc, seqs) in self.receiver.nacks(now) {
-                let nack =
-                    TransportLayerNack { sender_ssrc: 1, media_ssrc, nacks: nack_pairs_from_sequence_numbers(&seqs) };
-                self.send_rtcp(&nack.marshal().expect("it fits"));
-            }
+            self.ask(now, Nacks::All);
             for media_ssrc in self.receiver.keyframes_wanted(now) {
                 let pli = PictureLossIndication { sender_ssrc: 1, media_ssrc };
                 self.send_rtcp(&pli.marshal().expect("it fits"));
@@ -292,6 +288,15 @@ impl Client {
             for report in reports {
                 self.send_rtcp(&report.marshal().expect("it fits"));
             }
+        }
+    }
+
+    /// Asks for what is missing.
+    fn ask(&mut self, now: Micros, of: Nacks) {
+        for (media_ssrc, seqs) in self.receiver.nacks(now, of) {
+            let nack =
+                TransportLayerNack { sender_ssrc: 1, media_ssrc, nacks: nack_pairs_from_sequence_numbers(&seqs) };
+            self.send_rtcp(&nack.marshal().expect("it fits"));
         }
     }
 
@@ -330,6 +335,7 @@ impl Client {
                 let extension =
                     packet.header.get_extension(TRANSPORT_CC_EXTENSION).expect("transport-cc was negotiated");
                 self.receiver.arrives(now, &packet, u16::from_be_bytes([extension[0], extension[1]]));
+                self.ask(now, Nacks::New);
             }
         }
     }

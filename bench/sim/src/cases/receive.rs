@@ -45,6 +45,13 @@ pub enum Kind {
     Repair,
 }
 
+/// What is asked for: a gap as soon as it is found, and again at the next turn after a round trip (libwebrtc `NackRequester`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Nacks {
+    New,
+    All,
+}
+
 /// A packet that is missing.
 struct Missing {
     tries: u32,
@@ -246,15 +253,18 @@ impl Slot {
         }
     }
 
-    /// Sequence numbers to ask for now.
-    fn nacks(&mut self, now: Micros, rtt: Micros) -> Vec<u16> {
+    /// Sequence numbers to ask for now: of those that were found missing only now, or of all.
+    fn nacks(&mut self, now: Micros, rtt: Micros, of: Nacks) -> Vec<u16> {
         let given_up = self.missing.len();
         self.missing.retain(|_, missing| missing.tries < NACK_TRIES_MAX);
         self.needs_keyframe |= self.is_video && (given_up > self.missing.len() || given_up > NACK_LIST_MAX);
         while self.missing.len() > NACK_LIST_MAX {
             self.missing.pop_first();
         }
-        let due = self.missing.iter_mut().filter(|(_, missing)| missing.next_at <= now);
+        let due = self
+            .missing
+            .iter_mut()
+            .filter(|(_, missing)| missing.next_at <= now && (of == Nacks::All || missing.tries == 0));
         due.map(|(index, missing)| {
             (missing.tries, missing.next_at) = (missing.tries + 1, now + rtt.max(20 * MILLISECOND));
             *index as u16
@@ -417,9 +427,9 @@ impl Receiver {
     }
 
     /// What to ask for now: sequence numbers of each slot.
-    pub fn nacks(&mut self, now: Micros) -> Vec<(u32, Vec<u16>)> {
+    pub fn nacks(&mut self, now: Micros, of: Nacks) -> Vec<(u32, Vec<u16>)> {
         let rtt = self.rtt;
-        let asked = self.slots.iter_mut().map(|(ssrc, slot)| (*ssrc, slot.nacks(now, rtt)));
+        let asked = self.slots.iter_mut().map(|(ssrc, slot)| (*ssrc, slot.nacks(now, rtt, of)));
         asked.filter(|(_, seqs)| !seqs.is_empty()).collect()
     }
 
