@@ -48,7 +48,9 @@ pub enum Kind {
 /// What is asked for: a gap as soon as it is found, and again at the next turn after a round trip (libwebrtc `NackRequester`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Nacks {
+    /// What was found missing only now.
     New,
+    /// What is due.
     All,
 }
 
