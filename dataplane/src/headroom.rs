@@ -37,10 +37,11 @@ impl Default for Headroom {
     }
 }
 
-/// A rate that is less than this fraction of the one before is told at once, and one that is more than this multiple after the time.
-const LESS: f64 = 0.97;
-const MORE: f64 = 1.04;
-const MORE_AFTER: Micros = 800_000;
+/// A rate that is less than this fraction of the one before is told at once, and one that is more than this multiple after the time: libwebrtc
+/// makes its encoders anew for each, and sends 1/1.2 of the rate for the next 30 frames (`EncoderBitrateAdjuster`).
+const LESS: f64 = 0.95;
+const MORE: f64 = 1.2;
+const MORE_AFTER: Micros = 1_800_000;
 /// A rate that was told is seen in what comes after this: a round trip, an encoder, and the time over which rates are measured.
 const FOLLOWED_AFTER: Micros = 3 * SECOND;
 /// What a publisher may exceed a rate by that it was told.
@@ -118,9 +119,10 @@ impl Rates {
     }
 }
 
-/// What a video is given room for, at most: this multiple of what it sends, and that much more, bit/s. One that does not use its room leaves
+/// What a video is given room for, at most: this multiple of what it sends, and that much more, bit/s. It sends less than it was told (see above),
+/// and would not grow with a multiple of 1.3. One that does not use its room leaves
 /// it to the others.
-const GROWN: f64 = 1.3;
+const GROWN: f64 = 2.0;
 const GROWN_MORE: f64 = 10_000.0;
 
 /// A video among which room is divided, bit/s on the path.
@@ -184,7 +186,8 @@ mod tests {
         assert_eq!(rates.update(SECOND + 1, needed(300_000), true), None, "too soon");
         assert_eq!(rates.update(SECOND + 2, needed(150_000), false), Some(144_000));
         assert_eq!(rates.update(SECOND + 3, needed(149_000), false), None, "about the same");
-        assert_eq!(rates.update(3 * SECOND, needed(180_000), true), Some(172_800));
+        assert_eq!(rates.update(3 * SECOND, needed(180_000), true), None, "not for so little");
+        assert_eq!(rates.update(3 * SECOND, needed(190_000), true), Some(182_400));
         assert_eq!(rates.update(4 * SECOND, needed(90_000), false), Some(0), "its own rate again");
         assert_eq!(rates.update(5 * SECOND, Headroom::NONE, true), None);
     }

@@ -151,7 +151,7 @@ impl Client {
                 let paused = paused.into_iter().find(|paused| paused.mid == "1");
                 let rids = paused.map(|paused| paused.rids).unwrap_or_default();
                 let rates: Vec<_> = rates.into_iter().filter(|of| of.mid == "1").map(|of| (of.rid, of.bps)).collect();
-                self.sender.iter_mut().for_each(|sender| sender.follow(&rids, &rates));
+                self.sender.iter_mut().for_each(|sender| sender.follow(now, &rids, &rates));
             }
             ServerSignal::Error { code, message, .. } => panic!("client {}: {code:?}: {message}", self.role.number),
             ServerSignal::Bye { reason, .. } => panic!("client {} is told to go: {reason:?}", self.role.number),

@@ -43,6 +43,10 @@ const ALR_RATIO: f64 = 0.8;
 const ALR_PROBE_SECONDS: u32 = 5;
 /// An encoding is raised up to this part of the next one's rate (`RAISED_MAX` of the client module).
 const RAISED_MAX: f64 = 0.7;
+/// An encoder that was made anew is taken for one that exceeds its rate by this, until it has encoded 30 frames (libwebrtc
+/// `EncoderBitrateAdjuster::kDefaultUtilizationFactor`, `kMinFramesSinceLayoutChange`).
+const OVERSHOOT: f64 = 1.2;
+const ADJUSTED_AFTER: Micros = 30 * VIDEO_INTERVAL;
 /// Above all ids that `goog_cc` gives to its own probes.
 const PROBE_ID_FIRST: i32 = 1 << 20;
 /// The tag of AEAD_AES_128_GCM (RFC 7714).
@@ -247,6 +251,8 @@ pub struct Sender {
     process_at: Micros,
     demand_at: Micros,
     paced_at: Micros,
+    /// When it was last told what to send: its encoders are made anew then.
+    reconfigured_at: Option<Micros>,
     /// Whether the camera is on.
     pub is_on: bool,
     /// Whether it is VP8 with three temporal layers (L1T3), and not H.264.
@@ -301,6 +307,7 @@ impl Sender {
             process_at: now,
             demand_at: now,
             paced_at: now,
+            reconfigured_at: None,
             is_on: true,
             has_layers: false,
             out: Vec::new(),
@@ -333,7 +340,7 @@ impl Sender {
         }
         if self.video_at <= now {
             self.video_at += VIDEO_INTERVAL;
-            self.capture();
+            self.capture(now);
         }
         self.pace(now);
     }
@@ -380,7 +387,8 @@ impl Sender {
     }
 
     /// Divides what is permitted among the encodings.
-    fn allocate(&mut self) {
+    fn allocate(&mut self, now: Micros) {
+        let is_new = self.reconfigured_at.is_some_and(|at| now < at + ADJUSTED_AFTER);
         let audio = ((AUDIO_LEN + 60) * 8) as f64 * (SECOND / AUDIO_INTERVAL) as f64;
         // Headers of video take about a twelfth.
         let mut left = ((self.target_bps - audio) * 0.92).max(0.0);
@@ -391,6 +399,7 @@ impl Sender {
             let most = encoder.told_bps.min(limit).max(own[at]);
             let least = if at == 0 { 0.0 } else { most / 3.0 * if encoder.bps > 0.0 { 1.0 } else { 1.2 } };
             let bps = if encoder.is_paused || !self.is_on || left < least { 0.0 } else { left.min(most).max(20_000.0) };
+            let bps = if is_new { bps / OVERSHOOT } else { bps };
             encoder.wants_keyframe |= encoder.bps == 0.0;
             encoder.bps = bps;
             left = (left - bps).max(0.0);
@@ -398,8 +407,8 @@ impl Sender {
     }
 
     /// Frames of all encodings that are on, of the same moment.
-    fn capture(&mut self) {
-        self.allocate();
+    fn capture(&mut self, now: Micros) {
+        self.allocate(now);
         for (at, encoder) in self.encoders.iter_mut().enumerate() {
             encoder.stream.timestamp =
                 encoder.stream.timestamp.wrapping_add(90 * (VIDEO_INTERVAL / MILLISECOND) as u32);
@@ -561,7 +570,8 @@ impl Sender {
     }
 
     /// Nobody receives these encodings, and somebody all the others, of which some may have a higher rate, bit/s.
-    pub fn follow(&mut self, paused: &[String], rates: &[(String, u32)]) {
+    pub fn follow(&mut self, now: Micros, paused: &[String], rates: &[(String, u32)]) {
+        self.reconfigured_at = Some(now);
         for encoder in &mut self.encoders {
             encoder.is_paused = paused.iter().any(|rid| rid == encoder.encoding.rid);
             let told = rates.iter().find(|(rid, _)| rid == encoder.encoding.rid);
