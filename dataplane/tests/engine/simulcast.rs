@@ -469,11 +469,11 @@ fn the_least_of_all_receivers_on_whichever_worker_says_how_much_room_there_is() 
     watch(&mut studio, [3e6, 3e6], 4);
     let told = watch(&mut studio, [3e6, 3e6], 4);
     assert_eq!(told, [], "both take the large one");
-    // Who is on the other worker has room for 1.3 times what it gets.
+    // Who is on the other worker has room for twice what it gets.
     let told = watch(&mut studio, [3e6, 200_000.0], 8);
     let of_low = |told: &[(StreamId, u32)]| told.iter().all(|(stream, _)| *stream == low);
     let one = told.last().expect("it is told").1;
-    assert!(of_low(&told) && (45_000..90_000).contains(&one), "{told:?}");
+    assert!(of_low(&told) && (45_000..140_000).contains(&one), "{told:?}");
     // Somebody here has less.
     let told = watch(&mut studio, [52_000.0, 200_000.0], 8);
     let both = told.last().expect("it is told").1;
