@@ -5,6 +5,7 @@
 mod harness;
 mod measure;
 mod phone;
+mod proxy;
 #[path = "../require/mod.rs"]
 mod require;
 mod telephones;
@@ -92,10 +93,15 @@ impl Scene {
 
     /// Runs a scenario of sipp to its end.
     fn sipp(&self, scenario: &str, number: &str, options: &[&str]) {
+        self.sipp_at(self.sip, scenario, number, &[&["-i", "127.0.0.1"], options].concat());
+    }
+
+    /// The same against any address.
+    fn sipp_at(&self, address: SocketAddr, scenario: &str, number: &str, options: &[&str]) {
         let file = format!("{}/tests/sip/scenarios/{scenario}.xml", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("sipp")
-            .arg(self.sip.to_string())
-            .args(["-sf", &file, "-s", number, "-i", "127.0.0.1", "-m", "1", "-timeout", "30s", "-timeout_error"])
+            .arg(address.to_string())
+            .args(["-sf", &file, "-s", number, "-m", "1", "-timeout", "30s", "-timeout_error"])
             .args(options)
             .current_dir(&self.state.0)
             .stdin(Stdio::null())

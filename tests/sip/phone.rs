@@ -25,11 +25,15 @@ pub(crate) struct Phone {
 impl Phone {
     /// Calls a number of the gateway, and says a tone there. `parameters` are those of the account.
     pub(crate) fn call(scene: &Scene, name: &str, number: &str, hertz: u32, parameters: &str) -> Phone {
+        Phone::call_to(scene, name, &format!("sip:{number}@{}", scene.sip), hertz, parameters)
+    }
+
+    /// The same to any address.
+    pub(crate) fn call_to(scene: &Scene, name: &str, to: &str, hertz: u32, parameters: &str) -> Phone {
         let listen = "127.0.0.1:0".parse().unwrap();
         // What its encoder takes, as it does not resample.
         let format = if parameters.contains("opus") { (48_000, 2) } else { (8000, 1) };
-        let to = format!("d sip:{number}@{}", scene.sip);
-        Phone::start(scene, name, listen, (hertz, format), parameters, &["-e", &to])
+        Phone::start(scene, name, listen, (hertz, format), parameters, &["-e", &format!("d {to}")])
     }
 
     /// The same over TLS, with SRTP.
@@ -43,6 +47,11 @@ impl Phone {
     /// Answers whoever calls it at this address.
     pub(crate) fn await_call(scene: &Scene, name: &str, listen: SocketAddr) -> Phone {
         Phone::start(scene, name, listen, (440, (8000, 1)), ";answermode=auto", &[])
+    }
+
+    /// Rings at this address when it is called, and answers nobody.
+    pub(crate) fn ring(scene: &Scene, name: &str, listen: SocketAddr) -> Phone {
+        Phone::start(scene, name, listen, (440, (8000, 1)), "", &[])
     }
 
     fn start(

@@ -1,0 +1,203 @@
+//! A SIP proxy and registrar between telephones and the gateway: kamailio, which asks who calls by it for a password, and
+//! stays in between by Record-Route.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::room::Event;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::harness::{DEADLINE, Folder, plane, until};
+use super::measure::{self, Ear, Mouth};
+use super::phone::Phone;
+use super::{Scene, free_address, require, runtime};
+
+/// The telephone's address is not the proxy's, so that RTP and SIP of a call have two other ends.
+const SIPP: &str = "127.0.0.2";
+
+/// It gives numbers to the gateway and names to one telephone, and writes down what it passes on.
+const ROUTES: &str = r#"
+request_route {
+    if (!mf_process_maxfwd_header("10")) { sl_send_reply("483", "Too Many Hops"); exit; }
+    if (is_method("CANCEL")) { if (t_check_trans()) { xlog("L_ERR", "passes on $rm\n"); t_relay(); } exit; }
+    if (has_totag()) {
+        if (loose_route()) { xlog("L_ERR", "passes on $rm in a call\n"); t_relay(); exit; }
+        if (is_method("ACK")) { if (t_check_trans()) { t_relay(); } exit; }
+        sl_send_reply("404", "Not Here");
+        exit;
+    }
+    t_check_trans();
+    if (is_method("REGISTER")) {
+        if (!pv_www_authenticate("pbx.example", "secret", "0")) { www_challenge("pbx.example", "1"); exit; }
+        save("location");
+        exit;
+    }
+    if ($rU =~ "^[0-9]+$") {
+        $du = "GATEWAY";
+    } else {
+        if (!pv_proxy_authenticate("pbx.example", "secret", "0")) { proxy_challenge("pbx.example", "1"); exit; }
+        consume_credentials();
+        $du = "PHONE";
+    }
+    record_route();
+    xlog("L_ERR", "passes on $rm\n");
+    t_relay();
+}
+"#;
+
+struct Proxy {
+    child: Child,
+    folder: Folder,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// None where there is no kamailio.
+    fn is_there(what: &str) -> bool {
+        // On Debian it is not in the PATH of users.
+        let found = Proxy::command().arg("-v").stdin(Stdio::null()).output();
+        if let Err(error) = &found {
+            require::left_out("telephones", what, format!("kamailio: {error}"));
+        }
+        found.is_ok()
+    }
+
+    fn command() -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("kamailio");
+        command.env("PATH", format!("{path}:/usr/sbin"));
+        command
+    }
+
+    fn start(address: SocketAddr, gateway: SocketAddr, phone: SocketAddr) -> Proxy {
+        let folder = Folder::new();
+        let mut config = String::from("#!KAMAILIO\n");
+        config += "debug=1\nlog_stderror=yes\nchildren=2\ntcp_children=1\nauto_aliases=no\ndisable_core_dump=yes\n";
+        config += &format!("listen=udp:{address}\nlisten=tcp:{address}\n");
+        for module in ["tm", "sl", "rr", "pv", "maxfwd", "xlog", "textops", "siputils", "usrloc", "registrar", "auth"] {
+            config += &format!("loadmodule \"{module}.so\"\n");
+        }
+        let phone = format!("sip:{phone}");
+        config += &ROUTES.replace("GATEWAY", &format!("sip:{gateway}")).replace("PHONE", &phone);
+        let file = folder.0.join("kamailio.cfg");
+        fs::write(&file, config).unwrap();
+        let log = fs::File::create(folder.0.join("log")).unwrap();
+        // In the foreground, with little memory, and with its sockets in the folder.
+        let child = Proxy::command()
+            .args(["-DD", "-E", "-m", "16", "-M", "4", "-Y", folder.path(), "-f"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Proxy { child, folder, address }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
+    }
+
+    /// How many requests it has passed on, of which it says this.
+    fn passed(&self, what: &str) -> usize {
+        let line = format!("passes on {what}");
+        self.log().lines().filter(|own| own.ends_with(&line)).count()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Its processes end with the first one.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// A gateway whose trunk is the proxy, and a telephone's address that the proxy knows.
+fn scene(what: &str, lines: &str) -> Option<(Scene, Proxy, SocketAddr)> {
+    if !Proxy::is_there(what) {
+        return None;
+    }
+    let (address, phone) = (free_address(), free_address());
+    let trunk = "domain = \"pbx.example\", user = \"gw\", password = \"secret\", register = true";
+    let scene = Scene::new(what, &format!("{lines}\ntrunk = {{ address = \"{address}\", {trunk} }}"))?;
+    let proxy = Proxy::start(address, scene.sip, phone);
+    until("the registration at the proxy", || (scene.metric("trunk_registered") == 1).then_some(()));
+    Some((scene, proxy, phone))
+}
+
+/// With sound: a telephone calls by the proxy, and is called by it, where the gateway needs its password. Each end hangs up once.
+#[test]
+fn telephones_call_and_are_called_through_a_proxy() {
+    let Some((mut scene, proxy, address)) = scene("telephones behind a proxy", "") else { return };
+    runtime().block_on(async {
+        let mut room = scene.peer("open", "speaker", true).await;
+        let anna =
+            Phone::call_to(&scene, "anna", &format!("sip:100@{}", proxy.address), 600, ";audio_codecs=pcmu/8000/1");
+        let carl = Phone::await_call(&scene, "carl", address);
+        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
+        let made = scene.request(request, "{\"number\":\"carl\"}");
+        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+        let (mut mouth, mut ear) = (Mouth::new(850.0), Ear::new());
+        let (begun, mut all_since) = (Instant::now(), None);
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while all_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
+            let loud = [600.0, 440.0].map(|hertz| ear.loudest(hertz));
+            assert!(begun.elapsed() < DEADLINE, "{loud:?}: {}{}", scene.log(), proxy.log());
+            tokio::select! {
+                _ = ticks.tick() => {
+                    if let Some((timestamp, packet)) = mouth.speak() {
+                        room.send_audio(timestamp, packet).unwrap();
+                    }
+                }
+                event = room.next() => if let Event::Packet(packet) = event {
+                    ear.hear(packet.slot, &packet.payload);
+                },
+            }
+            if loud.iter().all(|loud| *loud > 0.1) {
+                all_since.get_or_insert_with(Instant::now);
+            }
+        }
+        // Anna's BYE goes to the gateway, and the gateway's to Carl.
+        let heard = anna.hang_up();
+        scene.has_calls(1);
+        kill_process(Pid::from_child(&scene.gateway), Signal::TERM).unwrap();
+        scene.gateway.wait().unwrap();
+        until("the end at the telephone", || carl.log().contains("session closed").then_some(()));
+        let carl = carl.hang_up();
+        for (heard, other) in [(&heard, 440.0), (&carl, 600.0)] {
+            let there = [850.0, other].map(|hertz| measure::amplitude(heard, 8000, hertz));
+            assert!(there.iter().all(|there| *there > 0.1), "{other}: {there:?}");
+        }
+        let passed = ["INVITE", "ACK in a call", "BYE in a call"].map(|what| proxy.passed(what));
+        assert_eq!(passed, [2, 2, 2], "{}", proxy.log());
+    });
+}
+
+/// By UDP and TCP, with a re-INVITE and BYE by the route that the proxy has recorded; and CANCEL while the room is not reached yet.
+#[test]
+fn calls_are_put_on_hold_and_given_up_through_a_proxy() {
+    let Some((scene, proxy, phone)) = scene("hold and CANCEL through a proxy", "") else { return };
+    scene.sipp_at(proxy.address, "proxied", "100", &["-i", SIPP]);
+    // Between two transports it records a route for each.
+    scene.sipp_at(proxy.address, "proxied", "100", &["-i", SIPP, "-t", "t1"]);
+    scene.has_calls(0);
+    let passed = ["INVITE", "INVITE in a call", "ACK in a call", "BYE in a call"].map(|what| proxy.passed(what));
+    assert_eq!(passed, [2, 2, 4, 2], "{}", proxy.log());
+    let controlplane = plane(&scene.state.0, "controlplane").expect("its process");
+    kill_process(controlplane, Signal::STOP).unwrap();
+    scene.sipp_at(proxy.address, "proxied_cancel", "100", &["-i", SIPP]);
+    kill_process(controlplane, Signal::CONT).unwrap();
+    until("the end of what was given up", || scene.log().contains("cancelled").then_some(()));
+    // And a call out that nobody takes: the gateway gives it up by the same way.
+    let ringing = Phone::ring(&scene, "carl", phone);
+    let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
+    let made = scene.request(request, "{\"number\":\"carl\"}");
+    assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+    until("the ringing", || ringing.log().contains("Incoming call").then_some(()));
+    kill_process(Pid::from_child(&scene.gateway), Signal::TERM).unwrap();
+    until("the telephone's end of ringing", || ringing.log().contains("session closed").then_some(()));
+    assert_eq!(proxy.passed("CANCEL"), 2, "{}", proxy.log());
+}
