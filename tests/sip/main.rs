@@ -3,6 +3,7 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod linphone;
 mod measure;
 mod phone;
 mod proxy;

@@ -149,7 +149,7 @@ impl Drop for Phone {
 }
 
 /// Half a minute of a tone as a WAV file.
-fn wave(hertz: u32, (rate, channels): (u32, u16)) -> Vec<u8> {
+pub(crate) fn wave(hertz: u32, (rate, channels): (u32, u16)) -> Vec<u8> {
     let (frames, frame_len) = (rate * 30, 2 * channels);
     let data_len = frames * u32::from(frame_len);
     let mut bytes = b"RIFF".to_vec();
