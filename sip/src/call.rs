@@ -18,7 +18,7 @@ use crate::bridge::Bridge;
 use crate::counters::Counters;
 use crate::entry::{Entry, Step, is_equal, sound};
 use crate::known::Known;
-use crate::leg::{Leg, Received, Srtp};
+use crate::leg::{Leg, Quality, Received, Srtp};
 use crate::sdp::{Direction, KEY_LEN, Ours, Remote};
 use crate::settings::{Number, Settings};
 
@@ -72,6 +72,8 @@ pub(crate) struct Call {
     /// What the other calls say.
     pub(crate) known: Known,
     pub(crate) socket: UdpSocket,
+    /// At the next port, for RTCP where it has one of its own.
+    pub(crate) rtcp: UdpSocket,
     /// Where we receive, as SDP says it.
     pub(crate) media: SocketAddr,
     /// Who signals.
@@ -155,9 +157,35 @@ impl Call {
             return Some("no_codec");
         };
         let reason = self.converse(&mut leg, &mut bridge, room, is_known).await;
+        if let Some((to, report)) = leg.goodbye(Instant::now()) {
+            self.tell(&leg, to, &report);
+        }
+        self.log_quality(&leg);
         leg.finish(counters);
         bridge.finish(counters);
         reason
+    }
+
+    /// Sends a report; one that is lost is followed by another.
+    fn tell(&self, leg: &Leg, to: SocketAddr, report: &[u8]) {
+        let socket = if leg.is_muxed() { &self.socket } else { &self.rtcp };
+        let _ = socket.try_send_to(report, to);
+    }
+
+    fn log_quality(&self, leg: &Leg) {
+        let Quality { received, lost, jitter, sent, there, round_trip } = leg.quality();
+        let ms = |time: Duration| time.as_millis() as u64;
+        tracing::info!(
+            call = self.id,
+            received,
+            lost,
+            jitter_ms = ms(jitter),
+            sent,
+            lost_there = there.map(|there| there.lost),
+            jitter_there_ms = there.map(|there| ms(there.jitter)),
+            round_trip_ms = round_trip.map(ms),
+            "call_media"
+        );
     }
 
     /// Answers, or waits for the answer; the other end's media.
@@ -220,7 +248,7 @@ impl Call {
         let mut end_after_sound = None;
         let mut ticks = interval(FRAME);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let mut datagram = [0; 2048];
+        let (mut datagram, mut report) = ([0; 2048], [0; 2048]);
         loop {
             let mut digit = None;
             tokio::select! {
@@ -276,6 +304,9 @@ impl Call {
                         // A full socket loses one frame of voice.
                         let _ = self.socket.try_send_to(&packet, to);
                     }
+                    if let Some((to, report)) = leg.report(now) {
+                        self.tell(leg, to, &report);
+                    }
                     if let (Some(room), Some((timestamp, packet))) = (&room, tick.packet) {
                         let _ = room.send_audio(timestamp, packet);
                     }
@@ -295,6 +326,10 @@ impl Call {
                     if let Received::Digit(received) = leg.receive(Instant::now(), from, &mut datagram[..len]) {
                         digit = Some(received);
                     }
+                }
+                received = self.rtcp.recv_from(&mut report) => {
+                    let Ok((len, from)) = received else { continue };
+                    leg.receive_rtcp(Instant::now(), from, &mut report[..len]);
                 }
                 joined = arrived(&mut joining) => {
                     joining = None;

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::ask::Ask;
-use crate::counters::Counters;
+use crate::counters::{Counter, Counters};
 use crate::entry::is_equal;
 
 /// Longest body.
@@ -44,6 +44,13 @@ pub(crate) fn metrics(counters: &Counters, calls: usize, is_registered: bool) ->
     }
     write("calls", "calls now", "gauge", calls as u64);
     write("trunk_registered", "1 while the trunk is registered", "gauge", u64::from(is_registered));
+    let (count, micros) = (counters.get(Counter::RoundTrips), counters.get(Counter::RoundTripMicros));
+    text.push_str(&format!(
+        "# HELP uprtc_sip_round_trip_seconds round trips to telephones by RTCP, of calls that have ended\n\
+         # TYPE uprtc_sip_round_trip_seconds summary\n\
+         uprtc_sip_round_trip_seconds_sum {}\nuprtc_sip_round_trip_seconds_count {count}\n",
+        micros as f64 / 1_000_000.0
+    ));
     text
 }
 

@@ -34,6 +34,15 @@ counters! {
     Concealed "frames_concealed_total" "frames of a telephone that did not come and were concealed"
     RoomLate "room_packets_late_total" "packets of a room that came after they should have been played to a telephone"
     RoomLost "room_packets_lost_total" "packets of a room that did not come at all, of calls that have ended"
+    RtpLostThere "rtp_lost_there_total" "RTP packets to telephones that did not come there, as they say, of calls that have ended"
+    RtcpReceived "rtcp_received_total" "RTCP datagrams received from telephones"
+    RtcpForeign "rtcp_dropped_foreign_total" "RTCP from another address than the negotiated one"
+    RtcpMalformed "rtcp_dropped_malformed_total" "datagrams on an RTCP port that are no compound of RTCP"
+    RtcpSrtcp "rtcp_dropped_srtcp_total" "SRTCP that does not authenticate, or is a replay"
+    RtcpRate "rtcp_dropped_rate_total" "RTCP of a call beyond five a second"
+    RtcpSent "rtcp_sent_total" "RTCP datagrams sent to telephones"
+    RoundTrips "" ""
+    RoundTripMicros "" ""
     RtpLost "rtp_lost_total" "RTP packets of telephones that did not come at all, of calls that have ended"
 }
 
@@ -56,7 +65,6 @@ impl Counters {
         self.0[counter as usize] += many;
     }
 
-    #[cfg(test)]
     pub(crate) fn get(&self, counter: Counter) -> u64 {
         self.0[counter as usize]
     }
@@ -68,8 +76,9 @@ impl Counters {
         }
     }
 
-    /// With their names.
+    /// With their names, those that have one of their own.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        TEXTS.iter().zip(self.0).map(|((metric, help), value)| (*metric, *help, value))
+        let all = TEXTS.iter().zip(self.0).map(|((metric, help), value)| (*metric, *help, value));
+        all.filter(|(metric, _, _)| !metric.is_empty())
     }
 }

@@ -279,11 +279,11 @@ impl Gateway {
             }
             _ => None,
         };
-        let socket = match refused {
-            None => self.media_socket(),
+        let sockets = match refused {
+            None => self.media_sockets(),
             Some(_) => None,
         };
-        let (Some((socket, media)), Ok(remote)) = (socket, remote) else {
+        let (Some(sockets), Ok(remote)) = (sockets, remote) else {
             let (status, reason) = refused.unwrap_or((503, "No Port For Media"));
             self.agent.counters.add(Counter::Refused);
             tracing::info!(call, from = %incoming.from, number = incoming.number, status, "call_refused");
@@ -294,10 +294,10 @@ impl Gateway {
         let key = is_keyed.then(|| self.random.bytes());
         let Incoming { from, name, pin, .. } = incoming;
         let made = Made { from, name, number, pin, remote, key, digits: None, progress: None };
-        self.start(call, socket, media, made);
+        self.start(call, sockets, made);
     }
 
-    fn start(&mut self, id: u64, socket: UdpSocket, media: SocketAddr, made: Made) {
+    fn start(&mut self, id: u64, sockets: MediaSockets, made: Made) {
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
         self.calls.insert(id, Live { orders, from: made.from, progress: made.progress });
         let call = Call {
@@ -306,8 +306,9 @@ impl Gateway {
             server: self.server.clone(),
             tokens: Arc::clone(&self.tokens),
             known: self.known.clone(),
-            socket,
-            media,
+            socket: sockets.rtp,
+            rtcp: sockets.rtcp,
+            media: sockets.address,
             from: made.from,
             name: if made.name.is_empty() { "Telephone".to_owned() } else { made.name },
             number: made.number,
@@ -322,15 +323,21 @@ impl Gateway {
         tokio::spawn(call.run());
     }
 
-    /// A socket of RTP at the next free even port, as RTP has them.
-    fn media_socket(&mut self) -> Option<(UdpSocket, SocketAddr)> {
+    /// A socket of RTP at the next free even port, and one of RTCP behind it (RFC 3550 §11).
+    fn media_sockets(&mut self) -> Option<MediaSockets> {
         let ports: RangeInclusive<u16> = self.settings.rtp_ports.clone();
+        let ip = self.settings.listen.ip();
+        let bound = |port| {
+            let socket = std::net::UdpSocket::bind((ip, port)).ok()?;
+            socket.set_nonblocking(true).ok()?;
+            UdpSocket::from_std(socket).ok()
+        };
         (0..PORT_TRIES).find_map(|_| {
             let port = self.next_port.next_multiple_of(2);
-            self.next_port = if ports.contains(&port.saturating_add(2)) { port + 2 } else { *ports.start() };
-            let socket = std::net::UdpSocket::bind((self.settings.listen.ip(), port)).ok()?;
-            socket.set_nonblocking(true).ok()?;
-            Some((UdpSocket::from_std(socket).ok()?, (self.address.ip(), port).into()))
+            self.next_port = if ports.contains(&port.saturating_add(3)) { port + 2 } else { *ports.start() };
+            let address = (self.address.ip(), port).into();
+            ports.contains(&(port + 1)).then_some(())?;
+            Some(MediaSockets { rtp: bound(port)?, rtcp: bound(port + 1)?, address })
         })
     }
 
@@ -395,9 +402,9 @@ impl Gateway {
             None => self.settings.number_of_room(room).cloned().ok_or("no number of sip.toml has this room")?,
         };
         let trunk = self.settings.trunk.clone().ok_or("sip.toml has no trunk")?;
-        let (socket, media) = self.media_socket().ok_or("no port for media is free")?;
+        let sockets = self.media_sockets().ok_or("no port for media is free")?;
         let key: Option<[u8; KEY_LEN]> = self.settings.needs_srtp.then(|| self.random.bytes());
-        let offer = Ours { address: media, id: self.random.u64() >> 16, version: 1, key }.offer();
+        let offer = Ours { address: sockets.address, id: self.random.u64() >> 16, version: 1, key }.offer();
         let number = Number { pin: None, ..number };
         let call = self.agent.dial(Instant::now(), dialled, offer).ok_or("too many calls, or no number")?;
         tracing::info!(call, number = dialled, room, "call_dialled");
@@ -411,9 +418,16 @@ impl Gateway {
             digits: Some(digits),
             progress: ordered.map(|ordered| ordered.progress),
         };
-        self.start(call, socket, media, made);
+        self.start(call, sockets, made);
         Ok(call)
     }
+}
+
+/// Where the media of a call come in, and the address of its RTP as others see it.
+struct MediaSockets {
+    rtp: UdpSocket,
+    rtcp: UdpSocket,
+    address: SocketAddr,
 }
 
 /// What is known of a call when it begins.

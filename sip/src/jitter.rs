@@ -87,6 +87,11 @@ impl Jitter {
         }
     }
 
+    /// RFC 3550's estimate of the jitter.
+    pub(crate) fn jitter(&self) -> Duration {
+        Duration::from_secs_f64(self.jitter)
+    }
+
     /// Takes a packet.
     pub(crate) fn put(&mut self, now: Instant, timestamp: u32, payload: &[u8]) -> Put {
         let Some(at) = self.extended(timestamp) else {

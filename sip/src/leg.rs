@@ -1,4 +1,4 @@
-//! The media of one call toward its telephone, without sockets and clock: RTP in and out, SRTP, digits, G.711 or Opus.
+//! The media of one call toward its telephone, without sockets and clock: RTP and RTCP in and out, SRTP, digits, G.711 or Opus.
 //!
 //! RTP is taken from one address: the one that the SDP names, or, behind a NAT, the first one at the address that signals;
 //! from the first packet on it is fixed, until the SDP names another one.
@@ -14,6 +14,7 @@ use crate::counters::{Counter, Counters};
 use crate::dtmf;
 use crate::jitter::{Jitter, Play, Put};
 use crate::reception::Reception;
+use crate::reports::{Own, Read, Reports, Theirs, There};
 use crate::sdp::{Codec, KEY_LEN, Remote};
 use crate::voice::{OpusIn, OpusOut, frame_len, to_f32, to_i16};
 
@@ -31,6 +32,8 @@ pub(crate) struct Leg {
     /// Who signals.
     signals: IpAddr,
     latched: Option<SocketAddr>,
+    /// The same of RTCP, where it has an address of its own.
+    rtcp_latched: Option<SocketAddr>,
     since: Instant,
     srtp: Option<srtp::Session>,
     /// Of the source that is heard.
@@ -49,6 +52,10 @@ pub(crate) struct Leg {
     ssrc: u32,
     seq: u16,
     timestamp: u32,
+    /// When that was, and what has been sent.
+    sent_at: Instant,
+    sent: (u32, u32),
+    reports: Reports,
     is_first: bool,
     heard_at: Option<Instant>,
     pub(crate) counters: Counters,
@@ -68,7 +75,20 @@ pub(crate) struct Srtp<'a>(pub(crate) &'a [u8; KEY_LEN]);
 pub(crate) enum Received {
     Voice,
     Digit(u8),
+    Report,
     Dropped,
+}
+
+/// How well the telephone and we heard each other.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Quality {
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) jitter: Duration,
+    pub(crate) sent: u64,
+    /// As the telephone says; None if it says nothing.
+    pub(crate) there: Option<There>,
+    pub(crate) round_trip: Option<Duration>,
 }
 
 impl Leg {
@@ -92,6 +112,7 @@ impl Leg {
             remote,
             signals,
             latched: None,
+            rtcp_latched: None,
             since: now,
             srtp,
             reception: Reception::default(),
@@ -105,6 +126,9 @@ impl Leg {
             ssrc: random.ssrc(),
             seq: random.first_seq(),
             timestamp: random.ssrc(),
+            sent_at: now,
+            sent: (0, 0),
+            reports: Reports::new(now, random.fork()),
             is_first: true,
             heard_at: None,
             counters: Counters::default(),
@@ -114,6 +138,10 @@ impl Leg {
     /// Counts what did not come.
     pub(crate) fn finish(mut self, counters: &mut Counters) {
         self.counters.add_many(Counter::RtpLost, self.reception.lost());
+        self.counters.add_many(Counter::RtpLostThere, self.reports.there.unwrap_or_default().lost.into());
+        let (count, sum) = self.reports.round_trips;
+        self.counters.add_many(Counter::RoundTrips, count);
+        self.counters.add_many(Counter::RoundTripMicros, sum.as_micros() as u64);
         counters.merge(&self.counters);
     }
 
@@ -135,8 +163,9 @@ impl Leg {
     pub(crate) fn retarget(&mut self, now: Instant, remote: &Remote) -> bool {
         let is_same = remote.codec == self.remote.codec && remote.crypto == self.remote.crypto;
         if is_same {
-            if remote.address != self.remote.address {
+            if (remote.address, remote.rtcp) != (self.remote.address, self.remote.rtcp) {
                 self.latched = None;
+                self.rtcp_latched = None;
                 self.since = now;
             }
             self.remote = remote.clone();
@@ -154,6 +183,11 @@ impl Leg {
 
     /// Takes a datagram, which it unprotects in place.
     pub(crate) fn receive(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Received {
+        // RFC 5761 §4: the types of RTCP are none of RTP.
+        if self.remote.is_muxed && datagram.get(1).is_some_and(|kind| (192..224).contains(kind)) {
+            self.receive_rtcp(now, from, datagram);
+            return Received::Report;
+        }
         self.counters.add(Counter::RtpReceived);
         let drop = |leg: &mut Leg, counter| {
             leg.counters.add(counter);
@@ -195,6 +229,98 @@ impl Leg {
         match self.jitter.put(now, header.timestamp, payload) {
             Put::Late => drop(self, Counter::RtpLate),
             Put::Kept | Put::Twice => Received::Voice,
+        }
+    }
+
+    /// Whether RTCP comes and goes where RTP does.
+    pub(crate) fn is_muxed(&self) -> bool {
+        self.remote.is_muxed
+    }
+
+    /// Takes a datagram of RTCP, which it unprotects in place.
+    pub(crate) fn receive_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+        self.counters.add(Counter::RtcpReceived);
+        let is_expected = match self.rtcp_latched {
+            Some(latched) if !self.remote.is_muxed => latched == from,
+            _ if self.remote.is_muxed => self.is_expected(from),
+            _ => {
+                let known = [Some(self.remote.rtcp.ip()), Some(self.signals), self.latched.map(|latched| latched.ip())];
+                known.contains(&Some(from.ip()))
+            }
+        };
+        if !is_expected {
+            return self.counters.add(Counter::RtcpForeign);
+        }
+        let len = match &mut self.srtp {
+            None => datagram.len(),
+            Some(session) => match session.unprotect_rtcp(datagram) {
+                Ok(len) => len,
+                Err(_) => return self.counters.add(Counter::RtcpSrtcp),
+            },
+        };
+        match self.reports.read(now, &datagram[..len], self.ssrc, self.remote.codec.rate()) {
+            Read::Malformed => return self.counters.add(Counter::RtcpMalformed),
+            Read::TooMany => return self.counters.add(Counter::RtcpRate),
+            Read::Taken => (),
+        }
+        if !self.remote.is_muxed {
+            self.rtcp_latched = Some(from);
+        }
+        // A sign of life of one that leaves out silence; one that never sent RTP has no way for it.
+        self.heard_at = self.heard_at.map(|_| now);
+    }
+
+    /// The report that is due, and where it goes.
+    pub(crate) fn report(&mut self, now: Instant) -> Option<(SocketAddr, Vec<u8>)> {
+        if self.reports.is_due(now) { self.write_report(now, false) } else { None }
+    }
+
+    /// The last report, which says that our stream ends.
+    pub(crate) fn goodbye(&mut self, now: Instant) -> Option<(SocketAddr, Vec<u8>)> {
+        self.write_report(now, true)
+    }
+
+    fn write_report(&mut self, now: Instant, is_last: bool) -> Option<(SocketAddr, Vec<u8>)> {
+        let rate = self.remote.codec.rate();
+        let since = now.saturating_duration_since(self.sent_at).as_secs_f64();
+        let (packets, octets) = self.sent;
+        let rtp_time = self.timestamp.wrapping_add((since * f64::from(rate)) as u32);
+        let own = Own { ssrc: self.ssrc, rtp_time, packets, octets };
+        let jitter = (self.jitter.jitter().as_secs_f64() * f64::from(rate)) as u32;
+        let theirs = self.source.map(|ssrc| Theirs { ssrc, reception: self.reception, jitter });
+        let compound = self.reports.write(now, &own, theirs.as_ref(), is_last);
+        let to = self.rtcp_to(now)?;
+        let mut packet = [0; PACKET_LEN_MAX];
+        let mut len = compound.len();
+        packet[..len].copy_from_slice(&compound);
+        if let Some(session) = &mut self.srtp {
+            len = session.protect_rtcp(&mut packet, len);
+        }
+        self.counters.add(Counter::RtcpSent);
+        Some((to, packet[..len].to_vec()))
+    }
+
+    /// Where reports go: never for long to who has sent nothing from there, as with RTP.
+    fn rtcp_to(&self, now: Instant) -> Option<SocketAddr> {
+        let is_new = now.saturating_duration_since(self.since) <= UNASKED_MAX;
+        let has_sent = |to: SocketAddr| self.latched.is_some_and(|latched| latched.ip() == to.ip());
+        let (known, said) = match self.remote.is_muxed {
+            true => (self.latched, self.remote.address),
+            false => (self.rtcp_latched, self.remote.rtcp),
+        };
+        let to = known.or_else(|| Some(said).filter(|said| is_new || has_sent(*said)))?;
+        (to.port() != 0 && !to.ip().is_unspecified()).then_some(to)
+    }
+
+    /// How well both ends heard each other, for the log.
+    pub(crate) fn quality(&self) -> Quality {
+        Quality {
+            received: self.counters.get(Counter::RtpReceived),
+            lost: self.counters.get(Counter::RtpLost) + self.reception.lost(),
+            jitter: self.jitter.jitter(),
+            sent: self.counters.get(Counter::RtpSent),
+            there: self.reports.there,
+            round_trip: self.reports.round_trip,
         }
     }
 
@@ -268,6 +394,7 @@ impl Leg {
     pub(crate) fn send(&mut self, now: Instant, frame: &[f32]) -> Option<(SocketAddr, Vec<u8>)> {
         let ticks = frame_len(self.rate()) as u16;
         self.timestamp = self.timestamp.wrapping_add(ticks.into());
+        self.sent_at = now;
         let to = self.latched.unwrap_or(self.remote.address);
         let is_stranger = self.latched.is_none() && now.saturating_duration_since(self.since) > UNASKED_MAX;
         if !self.remote.wants_media() || is_stranger {
@@ -299,6 +426,7 @@ impl Leg {
             len = session.protect_rtp(&mut packet, len);
         }
         self.seq = self.seq.wrapping_add(1);
+        self.sent = (self.sent.0.wrapping_add(1), self.sent.1.wrapping_add(payload.len() as u32));
         self.counters.add(Counter::RtpSent);
         Some((to, packet[..len].to_vec()))
     }
@@ -383,6 +511,86 @@ mod tests {
         assert_eq!(leg.receive(now, "198.51.100.1:7777".parse().unwrap(), &mut packet), Received::Dropped);
         assert_eq!(leg.receive(now, "198.51.100.1:7777".parse().unwrap(), &mut [1, 2]), Received::Dropped);
         assert_eq!(leg.counters.get(Counter::RtpMalformed), 2);
+    }
+
+    /// Reports between two legs: at the next port, at one that the SDP names, and where RTP goes; as SRTCP as well.
+    #[test]
+    fn reports_find_their_way_and_say_what_was_heard() {
+        let begin = Instant::now();
+        let line = |key: &str| format!("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\n");
+        let (a, b) = ("A".repeat(40), "B".repeat(40));
+        let ones = remote(&format!("m=audio 5000 RTP/SAVP 0\r\n{}", line(&b))).crypto.unwrap().key;
+        for (more, at, is_keyed) in [
+            ("", "192.0.2.1:5001", false),
+            ("a=rtcp:5555\r\n", "192.0.2.1:5555", false),
+            ("a=rtcp:5555 IN IP4 192.0.2.2\r\n", "192.0.2.2:5555", false),
+            ("a=rtcp-mux\r\n", PHONE, false),
+            ("a=rtcp-mux\r\n", PHONE, true),
+        ] {
+            let section = |key: &str| match is_keyed {
+                true => format!("m=audio 5000 RTP/SAVP 0\r\n{}{more}", line(key)),
+                false => format!("m=audio 5000 RTP/AVP 0\r\n{more}"),
+            };
+            let mut from = leg(begin, &section(&b), is_keyed.then_some([0; KEY_LEN]));
+            // They do not report at the same moment.
+            let mut to = leg(begin + Duration::from_secs(1), &section(&a), is_keyed.then_some(ones));
+            let phone: SocketAddr = PHONE.parse().unwrap();
+            let at: SocketAddr = at.parse().unwrap();
+            for frame in 0..1000u32 {
+                let now = begin + Duration::from_millis(20) * frame;
+                for is_back in [false, true] {
+                    let (one, other) = if is_back { (&mut to, &mut from) } else { (&mut from, &mut to) };
+                    let (_, mut packet) = one.send(now, &[0.1; 160]).expect("it is wanted");
+                    // One of ten is lost on one way.
+                    if is_back || frame % 10 != 5 {
+                        assert_eq!(other.receive(now, phone, &mut packet), Received::Voice);
+                    }
+                    let Some((towards, mut report)) = one.report(now) else { continue };
+                    assert_eq!(towards, at, "{more}");
+                    let later = now + Duration::from_millis(15);
+                    if other.is_muxed() {
+                        assert_eq!(other.receive(later, phone, &mut report), Received::Report);
+                    } else {
+                        other.receive_rtcp(later, at, &mut report);
+                    }
+                }
+            }
+            let (there, back) = (from.quality(), to.quality());
+            let told = there.there.expect("the other end tells").lost;
+            assert!((50..=100).contains(&told), "{told}");
+            assert_eq!((back.lost, back.there.map(|there| there.lost), there.received), (100, Some(0), 1000));
+            for quality in [there, back] {
+                let round_trip = quality.round_trip.expect("it is measured");
+                assert!(round_trip.abs_diff(Duration::from_millis(30)) < Duration::from_millis(2), "{round_trip:?}");
+            }
+            let (_, mut last) = to.goodbye(begin + Duration::from_secs(21)).unwrap();
+            let mut forged = last.clone();
+            forged[if is_keyed { 20 } else { 3 }] ^= 1;
+            let now = begin + Duration::from_secs(21);
+            from.receive_rtcp(now, at, &mut forged);
+            from.receive_rtcp(now, "203.0.113.9:5001".parse().unwrap(), &mut last.clone());
+            from.receive_rtcp(now, at, &mut last);
+            let bad = [Counter::RtcpForeign, Counter::RtcpMalformed, Counter::RtcpSrtcp, Counter::RtcpRate];
+            let bad = bad.map(|counter| from.counters.get(counter));
+            assert_eq!(bad, if is_keyed { [1, 0, 1, 0] } else { [1, 1, 0, 0] });
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_reports_for_long_who_has_sent_nothing() {
+        let now = Instant::now();
+        let sent = |leg: &mut Leg, from: u64, to: u64| {
+            (from..to).filter(|second| leg.report(now + Duration::from_secs(*second)).is_some()).count()
+        };
+        let mut leg = leg(now, "m=audio 5000 RTP/AVP 0\r\na=rtcp:53 IN IP4 203.0.113.53\r\n", None);
+        assert!((1..=4).contains(&sent(&mut leg, 0, 11)));
+        let mut packet = [0; 172];
+        packet[0] = 0x80;
+        leg.receive(now, PHONE.parse().unwrap(), &mut packet);
+        assert_eq!(sent(&mut leg, 11, 100), 0, "what it says of another host is not believed for long");
+        assert!(leg.retarget(now, &remote("m=audio 5000 RTP/AVP 0\r\n")));
+        leg.receive(now, PHONE.parse().unwrap(), &mut packet);
+        assert!(sent(&mut leg, 100, 200) >= 13);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod limits;
 mod message;
 mod orders;
 mod reception;
+mod reports;
 mod sdp;
 mod settings;
 mod tls;

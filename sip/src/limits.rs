@@ -21,13 +21,17 @@ pub(crate) struct Rate {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     level: f64,
     at: Instant,
 }
 
 impl Bucket {
-    fn take(&mut self, now: Instant, rate: Rate) -> bool {
+    pub(crate) fn full(now: Instant, rate: Rate) -> Bucket {
+        Bucket { level: rate.burst, at: now }
+    }
+
+    pub(crate) fn take(&mut self, now: Instant, rate: Rate) -> bool {
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate.per_second;
         self.level = (self.level + gained).min(rate.burst);
         self.at = now;
@@ -79,10 +83,9 @@ impl Sources {
                 self.table.remove(&quietest);
             }
         }
-        let full = |rate: Rate| Bucket { level: rate.burst, at: now };
-        let invites = full(self.invites);
+        let invites = Bucket::full(now, self.invites);
         let source = self.table.entry(address).or_insert_with(|| Source {
-            messages: full(MESSAGES),
+            messages: Bucket::full(now, MESSAGES),
             invites,
             wrong_pins: 0,
             wrong_at: now,

@@ -32,10 +32,23 @@ impl Reception {
         self.received += 1;
     }
 
+    /// Packets of this sequence that should have come, and that did.
+    pub(crate) fn expected(&self) -> u64 {
+        self.span.map_or(0, |(first, highest)| highest - first + 1)
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Highest sequence number with its cycles, as reports say it.
+    pub(crate) fn highest(&self) -> u32 {
+        self.span.map_or(0, |(_, highest)| highest as u32)
+    }
+
     /// Packets that did not come. One that came twice stands for one that did not, as in RFC 3550.
     pub(crate) fn lost(&self) -> u64 {
-        let expected = self.span.map_or(0, |(first, highest)| highest - first + 1);
-        self.lost_before + expected.saturating_sub(self.received)
+        self.lost_before + self.expected().saturating_sub(self.received)
     }
 }
 

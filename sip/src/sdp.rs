@@ -95,6 +95,9 @@ impl std::fmt::Debug for Crypto {
 pub(crate) struct Remote {
     /// Where it receives.
     pub(crate) address: SocketAddr,
+    /// Where it receives RTCP (RFC 3605), and whether that is where it receives RTP, told apart by its types (RFC 5761).
+    pub(crate) rtcp: SocketAddr,
+    pub(crate) is_muxed: bool,
     pub(crate) codec: Codec,
     pub(crate) pt: u8,
     pub(crate) event_pt: Option<u8>,
@@ -192,6 +195,7 @@ impl Remote {
             if let (Some(theirs), Some(key)) = (&self.crypto, &ours.key) {
                 text.push_str(&format!("a=crypto:{} {SUITE} inline:{}\r\n", theirs.tag, base64(key)));
             }
+            text.push_str(if self.is_muxed { "a=rtcp-mux\r\n" } else { "" });
             text.push_str(&format!("a=ptime:20\r\na={}\r\n", self.direction.mirrored()));
         }
         text
@@ -229,7 +233,7 @@ impl Ours {
         if let Some(key) = &self.key {
             text.push_str(&format!("a=crypto:1 {SUITE} inline:{}\r\n", base64(key)));
         }
-        text.push_str("a=ptime:20\r\na=sendrecv\r\n");
+        text.push_str("a=rtcp-mux\r\na=ptime:20\r\na=sendrecv\r\n");
         text
     }
 }
@@ -275,8 +279,12 @@ impl Section<'_> {
         let crypto = is_secure.then(|| self.attributes("crypto").find_map(parse_crypto).ok_or(SdpError::NoCrypto));
         let direction = |lines: &[&str]| lines.iter().rev().find_map(|line| Direction::named(line.strip_prefix("a=")?));
         let event = [codec.rate(), 8000].into_iter().find_map(|rate| Some((self.event_pt(rate)?, rate)));
+        let address = SocketAddr::new(ip, port);
+        let is_muxed = self.lines.contains(&"a=rtcp-mux");
         Ok(Remote {
-            address: (ip, port).into(),
+            address,
+            rtcp: if is_muxed { address } else { self.rtcp(address) },
+            is_muxed,
             codec,
             pt,
             event_pt: event.map(|(pt, _)| pt),
@@ -286,6 +294,20 @@ impl Section<'_> {
             sections: Vec::new(),
             taken: 0,
         })
+    }
+
+    /// `a=rtcp:PORT` or `a=rtcp:PORT IN IP4 ADDRESS`, else the next port (RFC 3605). Port 0 where there is none.
+    fn rtcp(&self, rtp: SocketAddr) -> SocketAddr {
+        let said = self.attributes("rtcp").find_map(|value| {
+            let mut words = value.split_whitespace();
+            let port = words.next()?.parse().ok()?;
+            let ip = match words.nth(2) {
+                None => rtp.ip(),
+                Some(ip) => ip.parse().ok().filter(|ip: &IpAddr| !ip.is_multicast())?,
+            };
+            Some(SocketAddr::new(ip, port))
+        });
+        said.unwrap_or_else(|| SocketAddr::new(rtp.ip(), rtp.port().checked_add(1).unwrap_or(0)))
     }
 
     /// Name and clock of a payload type.
@@ -406,6 +428,23 @@ mod tests {
         assert_eq!(parse("m=audio 99999 RTP/AVP 0\r\n"), Err(SdpError::Malformed));
         assert_eq!(Remote::parse("m=audio 5000 RTP/AVP 0\r\n", false), Err(SdpError::Malformed));
         assert_eq!(Remote::parse(&format!("{HEAD}m=audio 5000 RTP/AVP 0\r\n"), true), Err(SdpError::Plain));
+    }
+
+    #[test]
+    fn rtcp_is_at_the_next_port_where_it_is_said_or_with_rtp() {
+        let at = |lines: &str| {
+            let remote = parse(&format!("m=audio 5000 RTP/AVP 0\r\n{lines}")).unwrap();
+            (remote.rtcp.to_string(), remote.is_muxed, remote.answer(&ours(None)).contains("a=rtcp-mux\r\n"))
+        };
+        assert_eq!(at(""), ("192.0.2.1:5001".into(), false, false));
+        assert_eq!(at("a=rtcp:7000\r\n"), ("192.0.2.1:7000".into(), false, false));
+        assert_eq!(at("a=rtcp:7000 IN IP4 192.0.2.9\r\n"), ("192.0.2.9:7000".into(), false, false));
+        assert_eq!(at("a=rtcp:7000\r\na=rtcp-mux\r\n"), ("192.0.2.1:5000".into(), true, true));
+        for bad in ["a=rtcp:x\r\n", "a=rtcp:70000\r\n", "a=rtcp:7000 IN IP4 224.0.0.1\r\n", "a=rtcp:\r\n"] {
+            assert_eq!(at(bad).0, "192.0.2.1:5001", "{bad}");
+        }
+        assert_eq!(parse("m=audio 65535 RTP/AVP 0\r\n").unwrap().rtcp.port(), 0);
+        assert!(ours(None).offer().contains("a=rtcp-mux\r\n"));
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl Peer {
                 Packet::Pli { .. } | Packet::Fir { .. } => {
                     self.joined.video.iter_mut().for_each(Source::request_keyframe);
                 }
-                Packet::SenderReport { .. } | Packet::Other(_) => (),
+                Packet::SenderReport { .. } | Packet::ReceiverReport { .. } | Packet::Other(_) => (),
             }
         }
     }

@@ -117,5 +117,6 @@ fn linphone_is_heard_in_a_room_and_hears_it() {
         let heard = phone.hang_up(850.0);
         assert!(heard > 0.1, "{heard}");
         scene.has_calls(0);
+        assert!(scene.metric("rtcp_sent_total") > 0, "{}", scene.log());
     });
 }

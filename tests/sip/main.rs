@@ -204,6 +204,12 @@ fn telephones_and_a_peer_of_the_room_hear_each_other() {
         tokio::time::timeout(harness::DEADLINE, left).await.expect("both have left the room");
         scene.has_calls(0);
         assert_eq!((scene.metric("rtp_dropped_foreign_total"), scene.metric("calls_total")), (0, 2));
+        // Both told by RTCP what they heard, and were told.
+        until("the counters of both calls", || (scene.metric("rtcp_received_total") >= 2).then_some(()));
+        let bad = ["foreign", "malformed", "rate"].map(|why| scene.metric(&format!("rtcp_dropped_{why}_total")));
+        assert_eq!(bad, [0; 3]);
+        assert!(scene.metric("rtcp_sent_total") >= 4, "{}", scene.log());
+        assert!(scene.log().matches("call_media").count() == 2, "{}", scene.log());
     });
 }
 

@@ -369,7 +369,7 @@ impl Peer {
     fn receive_rtcp(&mut self, now: Instant, compound: &[u8], outlet: &Outlet) {
         for packet in rtcp::packets(compound) {
             match packet {
-                rtcp::Packet::SenderReport { ssrc, ntp_time, rtp_time } => {
+                rtcp::Packet::SenderReport { ssrc, ntp_time, rtp_time, .. } => {
                     let Ok(known) = self.slot_of.binary_search_by_key(&ssrc, |known| known.ssrc) else { continue };
                     let slot = self.slot_of[known].slot;
                     self.slots[slot].iter_mut().for_each(|slot| slot.reported(now, ntp_time));
@@ -377,7 +377,7 @@ impl Peer {
                 }
                 rtcp::Packet::Nack { media_ssrc, pairs } => self.repair(media_ssrc, pairs),
                 rtcp::Packet::Pli { .. } | rtcp::Packet::Fir { .. } => outlet.media(Event::KeyframeWanted),
-                rtcp::Packet::Other(_) => (),
+                rtcp::Packet::ReceiverReport { .. } | rtcp::Packet::Other(_) => (),
             }
         }
     }
