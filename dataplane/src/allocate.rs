@@ -564,9 +564,9 @@ mod tests {
         let none = (u32::MAX, false);
         let low = [Some(0), Some(0)];
         assert_eq!(room(260_000, &low, &|_| ()), [(123_500, true); 2], "the same to each, but for what is left free");
-        assert_eq!(room(500_000, &low, &|_| ()), [(140_000, true); 2], "in steps");
+        assert_eq!(room(500_000, &low, &|_| ()), [(210_000, true); 2], "in steps");
         let still = |videos: &mut [Video]| (videos[0].bps[0], videos[0].measured[0]) = (20_000, 20_000);
-        assert_eq!(room(260_000, &low, &still), [(36_000, true), (140_000, true)], "who sends little leaves the rest");
+        assert_eq!(room(260_000, &low, &still), [(50_000, true), (197_000, true)], "who sends little leaves the rest");
         assert_eq!(
             room(460_000, &[Some(1), Some(0)], &|_| ()),
             [(300_000, true), (137_000, true)],
