@@ -25,6 +25,8 @@ const RTCP_HEAD_LEN: usize = 8;
 const ENCRYPTED: u32 = 1 << 31;
 /// Packets behind the highest that are still taken (RFC 3711 §3.3.2 asks for 64).
 const WINDOW_LEN: u64 = 64;
+/// SSRCs of one direction: a receiver in the largest room has some hundreds. 96 KiB of memory.
+const STREAMS_MAX: usize = 4096;
 
 /// SRTP protection profiles (RFC 5764 §4.1.2, RFC 7714 §14.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -72,6 +74,9 @@ pub enum SrtpError {
     /// Its tag is wrong.
     #[error("the packet does not authenticate")]
     Unauthentic,
+    /// It is of one SSRC more than a session may have.
+    #[error("there are too many SSRCs")]
+    TooManyStreams,
 }
 
 /// Keys and indices of both directions.
@@ -117,6 +122,9 @@ impl Session {
         if known.is_some_and(|stream| stream.is_replay(index)) {
             return Err(SrtpError::Replay);
         }
+        if known.is_none() && self.rx.streams.len() >= STREAMS_MAX {
+            return Err(SrtpError::TooManyStreams);
+        }
         let len = self.rx.rtp.unprotect(packet, header.len, header.ssrc, index)?;
         stream(&mut self.rx.streams, header.ssrc).update(index);
         Ok(len)
@@ -136,8 +144,12 @@ impl Session {
         if !is_encrypted {
             return Err(SrtpError::Unauthentic);
         }
-        if known(&self.rx.rtcp_streams, ssrc).is_some_and(|stream| stream.is_replay(index.into())) {
+        let known = known(&self.rx.rtcp_streams, ssrc);
+        if known.is_some_and(|stream| stream.is_replay(index.into())) {
             return Err(SrtpError::Replay);
+        }
+        if known.is_none() && self.rx.rtcp_streams.len() >= STREAMS_MAX {
+            return Err(SrtpError::TooManyStreams);
         }
         let len = self.rx.rtcp.unprotect_rtcp(packet, ssrc, index)?;
         stream(&mut self.rx.rtcp_streams, ssrc).update(index.into());
@@ -426,6 +438,21 @@ mod tests {
     }
 
     const RTCP: [u8; 12] = [0x81, 206, 0, 2, 0, 0, 0, 9, 0, 0, 0, 7];
+
+    #[test]
+    fn whoever_has_the_keys_takes_no_more_memory_than_for_so_many_streams() {
+        let mut session = Session::new(Profile::Gcm128, &keys(Profile::Gcm128));
+        let (_, mut writes) = other_end(Profile::Gcm128);
+        let mut receive = |ssrc: u32| {
+            let mut plain = packet(1);
+            plain[8..12].copy_from_slice(&ssrc.to_be_bytes());
+            let mut bytes = writes.encrypt_rtp(&plain).unwrap().to_vec();
+            session.unprotect_rtp(&mut bytes).map(drop)
+        };
+        assert!((1..=STREAMS_MAX as u32).all(|ssrc| receive(ssrc) == Ok(())));
+        assert_eq!(receive(STREAMS_MAX as u32 + 1), Err(SrtpError::TooManyStreams));
+        assert_eq!(receive(7), Err(SrtpError::Replay), "those that were there go on");
+    }
 
     #[test]
     fn another_stack_reads_what_we_write_and_we_read_what_it_writes() {
