@@ -250,7 +250,7 @@ impl Credit {
     }
 }
 
-/// Repairs of a slot by RTX: their share, and each packet at most once a round trip.
+/// Repairs of a slot by RTX: their share, and each packet at most once a round trip, but for a copy where much is lost.
 pub(crate) struct Budget {
     credit: Credit,
     repaired: [Repaired; REPAIRED_LEN],

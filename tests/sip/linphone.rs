@@ -3,15 +3,13 @@
 use std::fs;
 use std::io::Write as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use client::room::Event;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::harness::{DEADLINE, Folder, until};
-use super::measure::{self, Ear, Mouth};
+use super::harness::{Folder, until};
+use super::measure;
 use super::phone::wave;
-use super::{Scene, require, runtime};
+use super::{Scene, require, runtime, talk};
 
 pub(crate) struct Linphone {
     child: Child,
@@ -95,25 +93,7 @@ fn linphone_is_heard_in_a_room_and_hears_it() {
     runtime().block_on(async {
         let mut room = scene.peer("open", "speaker", true).await;
         phone.enter(&format!("call sip:100@{}", scene.sip));
-        let (mut mouth, mut ear) = (Mouth::new(850.0), Ear::new());
-        let (begun, mut since) = (Instant::now(), None);
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
-            assert!(begun.elapsed() < DEADLINE, "{}: {}{}", ear.loudest(600.0), phone.log(), scene.log());
-            tokio::select! {
-                _ = ticks.tick() => {
-                    if let Some((timestamp, packet)) = mouth.speak() {
-                        room.send_audio(timestamp, packet).unwrap();
-                    }
-                }
-                event = room.next() => if let Event::Packet(packet) = event {
-                    ear.hear(packet.slot, &packet.payload);
-                },
-            }
-            if ear.loudest(600.0) > 0.1 {
-                since.get_or_insert_with(Instant::now);
-            }
-        }
+        talk(&mut room, &[600.0], 3, || phone.log() + &scene.log()).await;
         let heard = phone.hang_up(850.0);
         assert!(heard > 0.1, "{heard}");
         scene.has_calls(0);

@@ -149,6 +149,34 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// A peer says a tone of 850 Hz until it has heard all of these for so many seconds, long enough for telephones to have recorded it. Who came meanwhile.
+async fn talk(room: &mut Room, tones: &[f32], seconds: u64, log: impl Fn() -> String) -> Vec<String> {
+    let (mut mouth, mut ear, mut names) = (Mouth::new(850.0), Ear::new(), Vec::new());
+    let (begun, mut since) = (Instant::now(), None);
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(seconds)) {
+        let loud: Vec<f32> = tones.iter().map(|hertz| ear.loudest(*hertz)).collect();
+        assert!(begun.elapsed() < harness::DEADLINE, "{tones:?} Hz: {loud:?}: {}", log());
+        tokio::select! {
+            _ = ticks.tick() => {
+                if let Some((timestamp, packet)) = mouth.speak() {
+                    room.send_audio(timestamp, packet).unwrap();
+                }
+            }
+            event = room.next() => match event {
+                Event::Packet(packet) => ear.hear(packet.slot, &packet.payload),
+                Event::PeerJoined(info) => names.push(info.name),
+                Event::Ended(reason) => panic!("{reason}"),
+                _ => (),
+            },
+        }
+        if loud.iter().all(|loud| *loud > 0.1) {
+            since.get_or_insert_with(Instant::now);
+        }
+    }
+    names
+}
+
 /// One telephone in each law, and a peer of the room, each with a tone of its own: all hear both others, and none itself.
 #[test]
 fn telephones_and_a_peer_of_the_room_hear_each_other() {
@@ -157,37 +185,7 @@ fn telephones_and_a_peer_of_the_room_hear_each_other() {
         let mut room = scene.peer("open", "listener", true).await;
         let anna = Phone::call(&scene, "anna", "100", 600, ";audio_codecs=pcmu/8000/1");
         let bert = Phone::call(&scene, "bert", "100", 1100, ";audio_codecs=pcma/8000/1");
-        let (mut mouth, mut ear) = (Mouth::new(850.0), Ear::new());
-        let mut names = Vec::new();
-        let begun = Instant::now();
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        let is_heard = |ear: &Ear| ear.loudest(600.0) > 0.1 && ear.loudest(1100.0) > 0.1;
-        // Long enough for the telephones to have recorded two seconds of it all.
-        let mut all_since: Option<Instant> = None;
-        while all_since.is_none_or(|since| since.elapsed() < Duration::from_secs(4)) {
-            assert!(
-                begun.elapsed() < harness::DEADLINE,
-                "600 Hz: {}, 1100 Hz: {}",
-                ear.loudest(600.0),
-                ear.loudest(1100.0)
-            );
-            tokio::select! {
-                _ = ticks.tick() => {
-                    if let Some((timestamp, packet)) = mouth.speak() {
-                        room.send_audio(timestamp, packet).unwrap();
-                    }
-                }
-                event = room.next() => match event {
-                    Event::Packet(packet) => ear.hear(packet.slot, &packet.payload),
-                    Event::PeerJoined(info) => names.push(info.name),
-                    Event::Ended(reason) => panic!("{reason}"),
-                    _ => (),
-                },
-            }
-            if is_heard(&ear) {
-                all_since.get_or_insert_with(Instant::now);
-            }
-        }
+        let names = talk(&mut room, &[600.0, 1100.0], 4, || scene.log()).await;
         assert!(names.contains(&"anna".to_owned()) && names.contains(&"bert".to_owned()), "{names:?}");
         let (anna, bert) = (anna.hang_up(), bert.hang_up());
         let of = |heard: &[f32], hertz: [f32; 3]| hertz.map(|hertz| measure::amplitude(heard, 8000, hertz));

@@ -4,15 +4,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use client::room::Event;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::harness::{DEADLINE, Folder, plane, until};
-use super::measure::{self, Ear, Mouth};
+use super::harness::{Folder, plane, until};
+use super::measure;
 use super::phone::Phone;
-use super::{Scene, free_address, require, runtime};
+use super::{Scene, free_address, require, runtime, talk};
 
 /// The telephone's address is not the proxy's, so that RTP and SIP of a call have two other ends.
 const SIPP: &str = "127.0.0.2";
@@ -140,26 +138,7 @@ fn telephones_call_and_are_called_through_a_proxy() {
         let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
         let made = scene.request(request, "{\"number\":\"carl\"}");
         assert!(made.starts_with("HTTP/1.1 201"), "{made}");
-        let (mut mouth, mut ear) = (Mouth::new(850.0), Ear::new());
-        let (begun, mut all_since) = (Instant::now(), None);
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while all_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
-            let loud = [600.0, 440.0].map(|hertz| ear.loudest(hertz));
-            assert!(begun.elapsed() < DEADLINE, "{loud:?}: {}{}", scene.log(), proxy.log());
-            tokio::select! {
-                _ = ticks.tick() => {
-                    if let Some((timestamp, packet)) = mouth.speak() {
-                        room.send_audio(timestamp, packet).unwrap();
-                    }
-                }
-                event = room.next() => if let Event::Packet(packet) = event {
-                    ear.hear(packet.slot, &packet.payload);
-                },
-            }
-            if loud.iter().all(|loud| *loud > 0.1) {
-                all_since.get_or_insert_with(Instant::now);
-            }
-        }
+        talk(&mut room, &[600.0, 440.0], 3, || scene.log() + &proxy.log()).await;
         // Anna's BYE goes to the gateway, and the gateway's to Carl.
         let heard = anna.hang_up();
         scene.has_calls(1);
