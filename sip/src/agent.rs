@@ -1,6 +1,7 @@
 //! The SIP user agent (RFC 3261), without sockets and clock: messages come in with their time and way, messages go out, and
 //! the gateway hears what became of calls. Everything that a stranger can make it keep is bounded.
 
+mod reliable;
 mod requests;
 mod responses;
 #[cfg(test)]
@@ -19,10 +20,11 @@ use crate::dialog::{Dialog, State};
 use crate::digest::Credentials;
 use crate::limits::{Rate, Sources};
 use crate::message::{Malformed, Message, Start};
-use crate::transaction::{Clients, Hop, Key, Purpose, Servers};
+use crate::transaction::{Clients, Hop, Key, Purpose, Repeat, Servers, T2};
 
 /// What we understand (RFC 3261 §20.5).
-pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO";
+pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK";
+pub(crate) const SUPPORTED: &str = "timer, 100rel";
 /// How long a trunk's registration is asked to stand, seconds.
 const REGISTERED_FOR: u32 = 300;
 /// When a registration that failed is tried again.
@@ -182,9 +184,10 @@ impl Agent {
                 Purpose::Invite(call) => self.end(call, Ended::TimedOut),
                 Purpose::Refresh(call) => self.hang_up_for(now, call, Ended::TimedOut),
                 Purpose::Register => self.register_failed(now, 408),
-                Purpose::Bye(_) | Purpose::Cancel => (),
+                Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
             }
         }
+        self.repeat_provisional(now);
         let mut refresh = Vec::new();
         let mut over = Vec::new();
         for (&call, dialog) in &mut self.dialogs {
@@ -229,11 +232,6 @@ impl Agent {
         self.register.is_up
     }
 
-    /// Says that it rings.
-    pub(crate) fn ring(&mut self, now: Instant, call: u64) {
-        self.answer_invite(now, call, 180, "Ringing", &[], None);
-    }
-
     /// Takes a call or a new offer with this SDP; without an offer of theirs it is ours.
     pub(crate) fn accept(&mut self, now: Instant, call: u64, sdp: String) {
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
@@ -242,7 +240,7 @@ impl Agent {
         dialog.state = State::Up;
         dialog.ok_cseq = invite.cseq();
         dialog.awaits_answer = invite.body.is_empty();
-        let mut extra = vec![("Supported", "timer".to_owned())];
+        let mut extra = vec![("Supported", SUPPORTED.to_owned())];
         if let Some(timer) = dialog.agree_timer(now, &invite) {
             extra.push(("Session-Expires", timer));
             if invite.lists("Supported", "timer") {
@@ -404,11 +402,7 @@ impl Agent {
         }
         let Some(hop) = self.servers.respond(now, &key, status, &bytes) else { return };
         if (200..300).contains(&status) {
-            let mut ok = crate::transaction::Repeat::new(now, hop, bytes.clone(), crate::transaction::T2);
-            if hop.connection.is_some() {
-                ok.stop();
-            }
-            dialog.ok = Some(ok);
+            dialog.ok = Some(Repeat::end_to_end(now, hop, bytes.clone(), T2));
         }
         self.out.push_back((hop, bytes));
     }

@@ -43,6 +43,25 @@ impl SessionTimer {
     }
 }
 
+/// A provisional response of ours that is to be acknowledged (RFC 3262).
+#[derive(Debug)]
+pub(crate) struct Provisional {
+    pub(crate) rseq: u32,
+    /// Of the INVITE.
+    pub(crate) cseq: u32,
+    pub(crate) repeat: Repeat,
+}
+
+/// An end that has answered our INVITE with provisional responses that we acknowledge.
+#[derive(Debug)]
+pub(crate) struct Early {
+    pub(crate) tag: String,
+    /// Number of the last one.
+    pub(crate) rseq: u32,
+    /// What they said of its media.
+    pub(crate) sdp: Option<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Dialog {
     pub(crate) state: State,
@@ -75,6 +94,8 @@ pub(crate) struct Dialog {
     pub(crate) is_cancelled: bool,
     /// Whether a provisional response came to our INVITE.
     pub(crate) is_ringing: bool,
+    pub(crate) provisional: Option<Provisional>,
+    pub(crate) early: Vec<Early>,
 }
 
 impl Dialog {
@@ -105,6 +126,8 @@ impl Dialog {
             asked: None,
             is_cancelled: false,
             is_ringing: false,
+            provisional: None,
+            early: Vec::new(),
             local_tag,
         }
     }
@@ -131,6 +154,8 @@ impl Dialog {
             asked: None,
             is_cancelled: false,
             is_ringing: false,
+            provisional: None,
+            early: Vec::new(),
             local_tag,
         }
     }
@@ -143,13 +168,25 @@ impl Dialog {
 
     /// One with the number of another: ACK and CANCEL.
     pub(crate) fn numbered(&self, method: &str, cseq: u32) -> Message {
-        let mut request = Message::request(method, &self.target)
+        self.to_end((&self.remote, &self.target, &self.routes), method, cseq)
+    }
+
+    /// A request to an end that has answered our INVITE with this provisional response (RFC 3261 §12.1.2).
+    pub(crate) fn early_request(&mut self, method: &str, response: &Message) -> Message {
+        self.cseq += 1;
+        let target = response.list("Contact").next().and_then(Address::parse).map(|contact| contact.uri);
+        let remote = response.header("To").unwrap_or(&self.remote);
+        self.to_end((remote, target.unwrap_or(&self.target), &routes(response)), method, self.cseq)
+    }
+
+    fn to_end(&self, (remote, target, routes): (&str, &str, &[String]), method: &str, cseq: u32) -> Message {
+        let mut request = Message::request(method, target)
             .with("Max-Forwards", "70")
             .with("From", &*self.local)
-            .with("To", &*self.remote)
+            .with("To", remote)
             .with("Call-ID", &*self.call_id)
             .with("CSeq", format!("{cseq} {method}"));
-        for route in &self.routes {
+        for route in routes {
             request = request.with("Route", &**route);
         }
         request
@@ -162,9 +199,7 @@ impl Dialog {
             self.target = contact.uri.to_owned();
         }
         if self.state == State::Asking {
-            let mut routes: Vec<String> = response.list("Record-Route").take(ROUTES_MAX).map(str::to_owned).collect();
-            routes.reverse();
-            self.routes = routes;
+            self.routes = routes(response);
         }
         self.hop = hop;
         self.state = State::Up;
@@ -189,6 +224,13 @@ impl Dialog {
         self.timer = Some(SessionTimer { interval, is_ours, since: now });
         Some(format!("{interval};refresher={}", if is_ours { "uas" } else { "uac" }))
     }
+}
+
+/// The way of requests to who has answered so (RFC 3261 §12.1.2).
+fn routes(response: &Message) -> Vec<String> {
+    let mut routes: Vec<String> = response.list("Record-Route").take(ROUTES_MAX).map(str::to_owned).collect();
+    routes.reverse();
+    routes
 }
 
 /// The number in front of the parameters of Session-Expires and Min-SE.

@@ -51,7 +51,7 @@ impl Hop {
     }
 }
 
-/// Sends the same bytes again and again, on UDP alone.
+/// Sends the same bytes again and again.
 #[derive(Clone, Debug)]
 pub(crate) struct Repeat {
     pub(crate) hop: Hop,
@@ -64,9 +64,17 @@ pub(crate) struct Repeat {
 }
 
 impl Repeat {
+    /// On UDP alone: others lose nothing between two hops.
     pub(crate) fn new(now: Instant, hop: Hop, bytes: Vec<u8>, interval_max: Duration) -> Repeat {
-        let next = hop.connection.is_none().then(|| now + T1);
-        Repeat { hop, bytes, interval: T1, next, interval_max, until: now + TIMEOUT }
+        let mut repeat = Repeat::end_to_end(now, hop, bytes, interval_max);
+        repeat.next = repeat.next.filter(|_| hop.connection.is_none());
+        repeat
+    }
+
+    /// The same by every way: a 2xx to INVITE and a reliable provisional response are acknowledged by the other end, not by the
+    /// next proxy (RFC 3261 §13.3.1.4, RFC 3262 §3).
+    pub(crate) fn end_to_end(now: Instant, hop: Hop, bytes: Vec<u8>, interval_max: Duration) -> Repeat {
+        Repeat { hop, bytes, interval: T1, next: Some(now + T1), interval_max, until: now + TIMEOUT }
     }
 
     pub(crate) fn stop(&mut self) {
@@ -196,6 +204,7 @@ pub(crate) enum Purpose {
     Refresh(u64),
     Bye(u64),
     Cancel,
+    Prack,
     Register,
 }
 

@@ -287,6 +287,8 @@ fn scenarios_of_sipp() {
     scene.sipp("hold", "100", &[]);
     scene.sipp("options", "100", &[]);
     scene.sipp("timer", "100", &[]);
+    scene.sipp("reliable", "100", &[]);
+    scene.sipp("reliable", "100", &["-t", "t1"]);
     scene.sipp("unknown", "555", &[]);
     scene.has_calls(0);
     assert_eq!(scene.metric("messages_dropped_malformed_total"), 0);
@@ -344,6 +346,27 @@ fn a_room_calls_a_telephone() {
         assert!(there > 0.1, "{there}");
         scene.has_calls(0);
     });
+}
+
+/// Ringing that the called end wants acknowledged, with the answer in it.
+#[test]
+fn a_call_that_rings_elsewhere_is_acknowledged() {
+    let free = free_address();
+    let trunk = format!("trunk = {{ address = \"{free}\", user = \"gw\", password = \"p\" }}");
+    let Some(scene) = Scene::new("reliable ringing of who is called", &trunk) else { return };
+    std::thread::scope(|scope| {
+        let called = scope.spawn(|| {
+            let port = free.port().to_string();
+            scene.sipp_at(scene.sip, "reliable_called", "carl", &["-i", "127.0.0.1", "-p", &port]);
+        });
+        until("the telephone", || UdpSocket::bind(free).is_err().then_some(()));
+        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
+        let made = scene.request(request, "{\"number\":\"carl\"}");
+        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+        called.join().unwrap();
+    });
+    scene.has_calls(0);
+    assert!(!scene.log().contains("call_answer_unusable"), "{}", scene.log());
 }
 
 /// The same by the server's REST, which is told how far the call is.

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use super::{ALLOW, Agent, Ended, Event, Incoming};
+use super::{ALLOW, Agent, Ended, Event, Incoming, SUPPORTED};
 use crate::counters::Counter;
 use crate::dialog::{Dialog, MIN_SE, State, seconds};
 use crate::message::{Address, Message, Uri, shown};
 use crate::transaction::{Hop, Key};
 
 /// Methods that exist, and that we do not have: 405. Others: 501.
-const KNOWN: &[&str] = &["REGISTER", "PRACK", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "UPDATE"];
+const KNOWN: &[&str] = &["REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "UPDATE"];
 
 impl Agent {
     pub(super) fn request(&mut self, now: Instant, hop: Hop, mut request: Message) {
@@ -38,7 +38,7 @@ impl Agent {
                 let extra = [
                     ("Allow", ALLOW.to_owned()),
                     ("Accept", "application/sdp".to_owned()),
-                    ("Supported", "timer".to_owned()),
+                    ("Supported", SUPPORTED.to_owned()),
                 ];
                 self.respond(now, key, to, &request, 200, "OK", &extra);
             }
@@ -48,7 +48,7 @@ impl Agent {
 
     /// Answers a request that is no INVITE, once and for its retransmissions.
     #[allow(clippy::too_many_arguments, reason = "a response has that many parts")]
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         now: Instant,
         key: Key,
@@ -189,6 +189,7 @@ impl Agent {
                 self.servers.open(now, key, to, Some(call));
                 self.events.push_back(Event::Offered { call, offer });
             }
+            "PRACK" => self.acknowledged(now, call, key, to, &request),
             "INFO" => {
                 let digit = digit(&request);
                 self.respond(now, key, to, &request, 200, "OK", &[]);
@@ -232,7 +233,8 @@ fn refusal(request: &Message) -> Option<Refusal> {
         let (status, reason) = if has_scheme { (416, "Unsupported URI Scheme") } else { (400, "Bad Request-URI") };
         return Some((status, reason, Vec::new()));
     }
-    let unknown: Vec<&str> = request.list("Require").filter(|option| !option.eq_ignore_ascii_case("timer")).collect();
+    let is_known = |option: &&str| SUPPORTED.split(", ").any(|own| own.eq_ignore_ascii_case(option));
+    let unknown: Vec<&str> = request.list("Require").filter(|option| !is_known(option)).collect();
     if !unknown.is_empty() {
         return Some((420, "Bad Extension", vec![("Unsupported", unknown.join(", "))]));
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ALLOW, Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR};
+use super::{ALLOW, Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED};
 use crate::counters::Counter;
 use crate::dialog::{MIN_SE, State, seconds};
 use crate::digest;
@@ -42,7 +42,7 @@ impl Agent {
                 self.invite_answered(now, hop, call, purpose, &request, response)
             }
             Purpose::Register => self.registered(now, &request, response),
-            Purpose::Bye(_) | Purpose::Cancel => (),
+            Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
         }
     }
 
@@ -90,6 +90,7 @@ impl Agent {
                 if dialog.is_cancelled && is_first {
                     self.send_cancel(now, call);
                 }
+                self.acknowledge(now, hop, call, response);
             }
             200..300 => {
                 let was_asking = dialog.state == State::Asking;
@@ -102,7 +103,7 @@ impl Agent {
                     // The 2xx and our CANCEL crossed.
                     self.hang_up(now, call);
                 } else if was_asking {
-                    let sdp = String::from_utf8_lossy(&response.body).into_owned();
+                    let sdp = self.dialogs.get(&call).map(|dialog| dialog.answer_in(response)).unwrap_or_default();
                     self.events.push_back(Event::Accepted { call, sdp });
                 }
             }
@@ -143,7 +144,7 @@ impl Agent {
             .request("INVITE")
             .with("Contact", contact)
             .with("Allow", ALLOW)
-            .with("Supported", "timer")
+            .with("Supported", SUPPORTED)
             .with("Content-Type", "application/sdp");
         let refreshed = dialog.timer.filter(|_| dialog.state == State::Up).map(|timer| timer.interval);
         request = match refreshed {

@@ -351,3 +351,125 @@ fn over_tls_all_goes_by_the_connection_and_by_a_new_one_when_it_is_lost() {
         assert!(bye.header("Via").unwrap().starts_with("SIP/2.0/TLS 198.51.100.1:5061;"));
     }
 }
+
+/// A response that is to be acknowledged.
+fn reliable(invite: &Message, status: u16, tag: &str, rseq: u32) -> Message {
+    let mut response = Message::response(invite, status, "Progress")
+        .with("Contact", format!("<sip:{tag}@203.0.113.9>"))
+        .with("Record-Route", "<sip:p2;lr>")
+        .with("Record-Route", "<sip:p1;lr>")
+        .with("Require", "100rel")
+        .with("RSeq", rseq.to_string());
+    response.set("To", format!("{};tag={tag}", invite.header("To").unwrap()));
+    response
+}
+
+#[test]
+fn who_requires_it_acknowledges_that_it_rings() {
+    let now = Instant::now();
+    let mut agent = agent(now);
+    agent.receive(now, hop(PHONE), &invite("Require: 100rel\r\n"));
+    let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+    agent.ring(now, incoming.call);
+    agent.ring(now, incoming.call);
+    let ringing = sent(&mut agent).pop().unwrap();
+    assert_eq!((ringing.status(), ringing.header("Require")), (180, Some("100rel")));
+    let rseq: u32 = ringing.header("RSeq").unwrap().parse().unwrap();
+    assert!(rseq > 0);
+    // Again and again, at doubled intervals, until it is acknowledged by its number.
+    let after = |ms| now + Duration::from_millis(ms);
+    for (ms, repeats) in [(400, 0), (500, 1), (1400, 0), (1500, 1)] {
+        agent.handle_timeout(after(ms));
+        assert_eq!(statuses(&mut agent), vec![180; repeats], "{ms}");
+    }
+    let tag = format!(";tag={}", ringing.tag("To").unwrap());
+    let prack = |cseq, rack: &str| request("PRACK", cseq, &tag, &format!("RAck: {rack}\r\n"), "");
+    for (cseq, rack, status) in [
+        (2, "x 1 INVITE".to_owned(), 400),
+        (3, format!("{} 1 INVITE", rseq.wrapping_add(1)), 481),
+        (4, format!("{rseq} 2 INVITE"), 481),
+        (5, format!("{rseq} 1 INVITE"), 200),
+        (6, format!("{rseq} 1 INVITE"), 481),
+    ] {
+        agent.receive(after(1600), hop(PHONE), &prack(cseq, &rack));
+        assert_eq!(statuses(&mut agent), [status], "{rack}");
+    }
+    agent.handle_timeout(after(40_000));
+    assert_eq!((statuses(&mut agent), agent.calls()), (vec![], 1));
+    agent.accept(after(40_000), incoming.call, "v=0\r\n".into());
+    assert_eq!(statuses(&mut agent), [200]);
+}
+
+#[test]
+fn who_does_not_acknowledge_that_it_rings_is_refused() {
+    let now = Instant::now();
+    let mut agent = agent(now);
+    agent.receive(now, hop(PHONE), &invite("Require: 100rel\r\n"));
+    let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+    agent.ring(now, incoming.call);
+    sent(&mut agent);
+    agent.handle_timeout(now + Duration::from_secs(33));
+    assert!(statuses(&mut agent).contains(&504));
+    assert_eq!(events(&mut agent), [Event::Ended { call: incoming.call, reason: Ended::TimedOut }]);
+    // Who answers at once is not asked, and repeats nothing that is no longer true.
+    let mut agent = self::agent(now);
+    agent.receive(now, hop(PHONE), &invite("Require: 100rel\r\n"));
+    let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+    agent.ring(now, incoming.call);
+    agent.accept(now, incoming.call, "v=0\r\n".into());
+    assert_eq!(statuses(&mut agent), [100, 180, 200]);
+    agent.handle_timeout(now + Duration::from_millis(600));
+    assert_eq!(statuses(&mut agent), [200]);
+    // Without an offer the first of them would have to offer.
+    agent.receive(now, hop(PHONE), &request("INVITE", 1, "", "Require: 100rel\r\nX: 1\r\n", ""));
+    let mut agent = self::agent(now);
+    agent.receive(now, hop(PHONE), &request("INVITE", 1, "", "Require: 100rel\r\n", ""));
+    let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+    agent.ring(now, incoming.call);
+    assert_eq!(statuses(&mut agent), [100]);
+}
+
+#[test]
+fn what_rings_elsewhere_is_acknowledged_in_its_order() {
+    let now = Instant::now();
+    let mut agent = trunked(now, false);
+    let trunk = hop("203.0.113.5:5060");
+    let call = agent.dial(now, "+491234", SDP.into()).unwrap();
+    let invite = sent(&mut agent).pop().unwrap();
+    assert!(invite.lists("Supported", "100rel"));
+    let pracks = |agent: &mut Agent| -> Vec<(String, String)> {
+        let all = sent(agent).into_iter().map(|prack| {
+            assert_eq!((prack.method(), prack.tag("From")), ("PRACK", invite.tag("From")));
+            assert_eq!(prack.all("Route").collect::<Vec<_>>(), ["<sip:p1;lr>", "<sip:p2;lr>"]);
+            (prack.uri().to_owned(), prack.header("RAck").unwrap().to_owned())
+        });
+        all.collect()
+    };
+    let of = |uri: &str, rack: &str| vec![(uri.to_owned(), rack.to_owned())];
+    let mut progress = reliable(&invite, 183, "b", 7);
+    progress.body = SDP.as_bytes().to_vec();
+    agent.receive(now, trunk, &progress.write());
+    assert_eq!(pracks(&mut agent), of("sip:b@203.0.113.9", "7 1 INVITE"));
+    // Again; one that was overtaken; the next one; and another end of a forking proxy.
+    agent.receive(now, trunk, &progress.write());
+    agent.receive(now, trunk, &reliable(&invite, 180, "b", 9).write());
+    assert_eq!(pracks(&mut agent), []);
+    agent.receive(now, trunk, &reliable(&invite, 180, "b", 8).write());
+    assert_eq!(pracks(&mut agent), of("sip:b@203.0.113.9", "8 1 INVITE"));
+    agent.receive(now, trunk, &reliable(&invite, 180, "c", 1).write());
+    assert_eq!(pracks(&mut agent), of("sip:c@203.0.113.9", "1 1 INVITE"));
+    // A PRACK that nobody answers is sent again.
+    agent.handle_timeout(now + Duration::from_millis(500));
+    assert_eq!(pracks(&mut agent).len(), 3);
+    // Many ends are bounded.
+    for end in 0..100 {
+        agent.receive(now, trunk, &reliable(&invite, 180, &format!("x{end}"), 1).write());
+    }
+    assert_eq!(pracks(&mut agent).len(), 6);
+    // The answer was in the first response; the 2xx need not say it again (§5).
+    let mut ok = reliable(&invite, 200, "b", 1);
+    ok.headers.retain(|(name, _)| name != "Require" && name != "RSeq");
+    agent.receive(now, trunk, &ok.write());
+    assert_eq!(sent(&mut agent).pop().unwrap().header("CSeq"), Some("1 ACK"));
+    assert_eq!(events(&mut agent), [Event::Accepted { call, sdp: SDP.into() }]);
+}
