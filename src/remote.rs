@@ -156,7 +156,8 @@ pub(crate) fn nearest(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn system_roots() -> Result<PathBuf, Failure> {
+/// The file of the certificates that this system trusts.
+pub(crate) fn system_roots() -> Result<PathBuf, Failure> {
     let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let known = SYSTEM_ROOTS.iter().map(PathBuf::from);
     let found = given.into_iter().chain(known).find(|path| path.is_file());

@@ -12,7 +12,7 @@ use proto::work::{Role, TASKS_MAX};
 use crate::Failure;
 use crate::cli::{Common, Sip};
 use crate::options::Sources;
-use crate::remote::Server;
+use crate::remote::{Server, system_roots};
 use crate::running::{self, Running};
 use crate::service;
 
@@ -31,7 +31,15 @@ pub(crate) fn run(common: &Common, request: &Sip) -> Result<(), Failure> {
         return Err(named(format!("it has {len} bytes, and may have {FILE_LEN_MAX}")).into());
     }
     let text = std::fs::read_to_string(&request.file).map_err(|error| named(error.to_string()))?;
-    let settings = ::sip::Settings::parse(&text).map_err(|error| named(error.to_string()))?;
+    let mut settings = ::sip::Settings::parse(&text).map_err(|error| named(error.to_string()))?;
+    if settings.needs_roots() {
+        let none = |_| {
+            named(
+                "trunk: this system keeps no trusted certificates where they are looked for: tls-ca names some".into(),
+            )
+        };
+        settings.trust(system_roots().map_err(none)?);
+    }
     let server = request.remote.server.as_deref().or(settings.server());
     let server = match server {
         Some(text) => {

@@ -25,15 +25,18 @@ use crate::transaction::{Clients, Hop, Key, Purpose, Repeat, Servers, T2};
 /// What we understand (RFC 3261 §20.5).
 pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK";
 pub(crate) const SUPPORTED: &str = "timer, 100rel";
+/// Who we are to telephones.
+const USER: &str = "uprtc";
 /// How long a trunk's registration is asked to stand, seconds.
 const REGISTERED_FOR: u32 = 300;
-/// When a registration that failed is tried again.
+/// When a registration that failed is tried again, and when one whose connection was closed.
 const REGISTER_AGAIN: Duration = Duration::from_secs(30);
+const REGISTER_ANEW: Duration = Duration::from_secs(5);
 
 /// A trunk: the registrar that calls come from, and where we call.
 #[derive(Clone, Debug)]
 pub(crate) struct Trunk {
-    pub(crate) address: SocketAddr,
+    pub(crate) hop: Hop,
     /// What stands in its URIs.
     pub(crate) domain: String,
     pub(crate) credentials: Credentials,
@@ -216,6 +219,25 @@ impl Agent {
         }
     }
 
+    /// The trunk cannot be reached: what waits for its answer has failed, as by 503.
+    pub(crate) fn trunk_not_reached(&mut self, now: Instant) {
+        for purpose in self.clients.not_reached() {
+            match purpose {
+                Purpose::Invite(call) | Purpose::Refresh(call) => self.invite_failed(now, call, purpose, 503),
+                Purpose::Register => self.register_failed(now, 503),
+                Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
+            }
+        }
+    }
+
+    /// The connection to the trunk is closed: calls do not come by it any more, until we register by another one.
+    pub(crate) fn trunk_closed(&mut self, now: Instant) {
+        if std::mem::take(&mut self.register.is_up) {
+            tracing::warn!("trunk_closed: it has closed the connection; registered again");
+            self.register.next = self.register.next.map(|next| next.min(now + REGISTER_ANEW));
+        }
+    }
+
     pub(crate) fn poll_transmit(&mut self) -> Option<(Hop, Vec<u8>)> {
         self.out.pop_front()
     }
@@ -308,8 +330,7 @@ impl Agent {
             (format!("{:032x}", u128::from(self.random.u64()) << 64 | u128::from(self.random.u64())), self.tag());
         let from = format!("sip:{}@{}", trunk.credentials.user, trunk.domain);
         let to = format!("sip:{}@{}", number.replace('#', "%23"), trunk.domain);
-        let hop = Hop { address: trunk.address, connection: None };
-        let call = self.keep(Dialog::outgoing(call_id, tag, &from, &to, hop, sdp));
+        let call = self.keep(Dialog::outgoing(call_id, tag, &from, &to, trunk.hop, sdp));
         self.invite(now, call, Purpose::Invite(call), None);
         Some(call)
     }
@@ -331,11 +352,11 @@ impl Agent {
     }
 
     /// Where the other end of a call on this way reaches us; by `sips:` alone where it calls so (RFC 3261 §12.1.1).
-    fn contact(&self, hop: Hop, is_sips: bool) -> String {
-        match self.own(hop) {
-            address if is_sips => format!("<sips:uprtc@{address}>"),
-            address if hop.is_tls() => format!("<sip:uprtc@{address};transport=tls>"),
-            address => format!("<sip:uprtc@{address}>"),
+    fn contact(&self, user: &str, hop: Hop, is_sips: bool) -> String {
+        match (self.own(hop), hop.transport()) {
+            (address, _) if is_sips => format!("<sips:{user}@{address}>"),
+            (address, "UDP") => format!("<sip:{user}@{address}>"),
+            (address, transport) => format!("<sip:{user}@{address};transport={}>", transport.to_ascii_lowercase()),
         }
     }
 
@@ -382,7 +403,7 @@ impl Agent {
     ) {
         let Some(dialog) = self.dialogs.get(&call) else { return };
         let Some((invite, key)) = dialog.pending.clone() else { return };
-        let contact = self.contact(dialog.hop, dialog.is_sips);
+        let contact = self.contact(USER, dialog.hop, dialog.is_sips);
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut response = Message::response(&invite, status, reason);
         if response.tag("To").is_none() && status > 100 {

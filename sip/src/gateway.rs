@@ -25,9 +25,13 @@ use crate::message::MESSAGE_LEN_MAX;
 use crate::orders;
 use crate::sdp::{KEY_LEN, Ours, Remote};
 use crate::settings::{Number, Settings};
+use crate::tls::Tls;
+use crate::transaction::{Connection, Hop};
 
 /// How often the agent's timers are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How soon a renewed certificate is noticed.
+const LOOK: Duration = Duration::from_secs(2);
 /// Orders that wait for a call, and words of all calls that wait for the gateway.
 const ORDERS_MAX: usize = 64;
 const WORDS_MAX: usize = 4096;
@@ -50,7 +54,7 @@ pub enum RunError {
         error: io::Error,
     },
     /// A certificate or key that cannot be used.
-    #[error("tls-cert or tls-key: {0}")]
+    #[error("tls-cert, tls-key or tls-ca: {0}")]
     Tls(String),
     /// No runtime.
     #[error(transparent)]
@@ -110,12 +114,14 @@ pub async fn run(
     let udp = UdpSocket::bind(settings.listen).await.map_err(refused(settings.listen))?;
     let listen = udp.local_addr()?;
     let tcp = TcpListener::bind(listen).await.map_err(refused(listen))?;
-    let (mut tls, mut acceptor) = (None, None);
-    if let Some((address, files)) = &settings.tls {
-        acceptor = Some(files.acceptor().map_err(RunError::Tls)?);
-        tls = Some(TcpListener::bind(address).await.map_err(refused(*address))?);
+    let files = settings.tls.as_ref().map(|(_, files)| files.clone());
+    let peer = settings.trunk_peer();
+    let mut tls = Tls::new(files, peer).map_err(RunError::Tls)?;
+    let mut secure = None;
+    if let Some((address, _)) = &settings.tls {
+        secure = Some(TcpListener::bind(address).await.map_err(refused(*address))?);
     }
-    let tls_listen = tls.as_ref().map(TcpListener::local_addr).transpose()?;
+    let tls_listen = secure.as_ref().map(TcpListener::local_addr).transpose()?;
     let (ask, mut asks) = mpsc::channel(16);
     let mut http = None;
     if let Some(settings) = settings.control.clone() {
@@ -153,15 +159,18 @@ pub async fn run(
     let mut connections = Connections::new(arrive);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut datagram = vec![0; MESSAGE_LEN_MAX];
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             _ = ticks.tick() => gateway.agent.handle_timeout(Instant::now()),
+            _ = looks.tick() => tls.look(&mut gateway.agent.counters),
             received = udp.recv_from(&mut datagram) => {
                 if let Ok((len, address)) = received {
-                    let hop = crate::transaction::Hop { address, connection: None };
+                    let hop = Hop { address, connection: None };
                     gateway.agent.receive(Instant::now(), hop, &datagram[..len]);
                 }
             }
@@ -170,20 +179,31 @@ pub async fn run(
                 // No descriptors left: wait for some.
                 Err(_) => sleep(TICK).await,
             },
-            accepted = accept(tls.as_ref()) => match accepted {
-                Ok((stream, address)) => connections.accept(stream, address, acceptor.clone()),
+            accepted = accept(secure.as_ref()) => match accepted {
+                Ok((stream, address)) => connections.accept(stream, address, tls.acceptor.clone()),
                 Err(_) => sleep(TICK).await,
             },
             Some(arrival) = arrivals.recv() => match arrival {
                 Arrival::Message(hop, bytes) => gateway.agent.receive(Instant::now(), hop, &bytes),
-                Arrival::Closed(id) => connections.closed(id),
+                Arrival::Closed(id) => {
+                    connections.closed(id);
+                    if id == Connection::TRUNK {
+                        gateway.agent.trunk_closed(Instant::now());
+                    }
+                }
+                Arrival::NoTrunk(error) => {
+                    connections.closed(Connection::TRUNK);
+                    gateway.agent.counters.add(Counter::TrunkNotReached);
+                    tracing::warn!(error, "trunk_not_reached");
+                    gateway.agent.trunk_not_reached(Instant::now());
+                }
                 Arrival::NoTls => gateway.agent.counters.add(Counter::TlsFailed),
             },
             Some((call, word)) = heard.recv() => gateway.hear(call, word),
             Some(asked) = asks.recv() => gateway.asked(asked),
         }
         gateway.settle();
-        flush(&mut gateway.agent, &udp, &connections);
+        flush(&mut gateway.agent, &udp, &mut connections, &tls);
     }
     let calls: Vec<u64> = gateway.calls.keys().copied().collect();
     for call in calls {
@@ -193,7 +213,7 @@ pub async fn run(
     }
     drop(asks); // Nobody listens any more.
     let _ = end_orders.send(true);
-    flush(&mut gateway.agent, &udp, &connections);
+    flush(&mut gateway.agent, &udp, &mut connections, &tls);
     // For the peers to leave their rooms.
     sleep(if gateway.calls.is_empty() { Duration::ZERO } else { GOODBYE }).await;
     if let Some(ordering) = ordering {
@@ -216,10 +236,15 @@ fn first_port(ports: &RangeInclusive<u16>, random: &mut Random) -> u16 {
     ports.start() + (random.u64() % len) as u16
 }
 
-fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &Connections) {
+fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &mut Connections, tls: &Tls) {
     while let Some((hop, bytes)) = agent.poll_transmit() {
         match hop.connection {
-            Some(connection) => connections.send(connection.id, bytes),
+            Some(connection) => {
+                if hop.is_trunk() {
+                    connections.reach(hop, tls);
+                }
+                connections.send(connection.id, bytes);
+            }
             // A full socket loses a datagram, as the network may; what matters is sent again.
             None => drop(udp.try_send_to(&bytes, hop.address)),
         }
@@ -409,7 +434,7 @@ impl Gateway {
         let call = self.agent.dial(Instant::now(), dialled, offer).ok_or("too many calls, or no number")?;
         tracing::info!(call, number = dialled, room, "call_dialled");
         let made = Made {
-            from: trunk.address,
+            from: trunk.hop.address,
             name: dialled.to_owned(),
             number: Some(number),
             pin: None,

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use crate::agent::{self, Trunk};
 use crate::digest::Credentials;
 use crate::limits::Rate;
-use crate::tls;
+use crate::tls::{self, ServerName};
+use crate::transaction::Hop;
 
 /// Numbers that lead somewhere.
 const NUMBERS_MAX: usize = 10_000;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub(crate) orders_token: Option<String>,
     pub(crate) control: Option<Control>,
     pub(crate) trunk: Option<Trunk>,
+    /// Whom the trunk has to be, if it is reached by TLS, and the roots, if the file names some.
+    trunk_tls: Option<(ServerName<'static>, Option<PathBuf>)>,
     pub(crate) numbers: Vec<Number>,
 }
 
@@ -131,11 +134,23 @@ impl Default for File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileTrunk {
     address: SocketAddr,
+    #[serde(default)]
+    transport: Transport,
+    tls_ca: Option<PathBuf>,
     domain: Option<String>,
     user: String,
     password: String,
     #[serde(default)]
     register: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Transport {
+    #[default]
+    Udp,
+    Tcp,
+    Tls,
 }
 
 impl Settings {
@@ -194,8 +209,22 @@ impl Settings {
                 return wrong("pin", "at least four digits");
             }
         }
+        let mut trunk_tls = None;
+        if let Some(trunk) = file.trunk.as_ref().filter(|trunk| trunk.transport == Transport::Tls) {
+            let ip = trunk.address.ip().to_string();
+            let domain = trunk.domain.as_deref().map(|domain| domain.split_once(':').map_or(domain, |(name, _)| name));
+            let Ok(name) = ServerName::try_from(domain.unwrap_or(&ip).to_owned()) else {
+                return wrong("domain", "the name or the address that stands in the trunk's certificate");
+            };
+            trunk_tls = Some((name, trunk.tls_ca.clone()));
+        } else if file.trunk.as_ref().is_some_and(|trunk| trunk.tls_ca.is_some()) {
+            return wrong("tls-ca", "it has a meaning with transport = \"tls\" alone");
+        }
         let trunk = file.trunk.map(|trunk| Trunk {
-            address: trunk.address,
+            hop: match trunk.transport {
+                Transport::Udp => Hop { address: trunk.address, connection: None },
+                transport => Hop::trunk(trunk.address, transport == Transport::Tls),
+            },
             domain: trunk.domain.unwrap_or_else(|| trunk.address.to_string()),
             credentials: Credentials { user: trunk.user, password: trunk.password },
             registers: trunk.register,
@@ -216,6 +245,7 @@ impl Settings {
             orders_token: file.orders_token,
             control: file.control.map(|address| Control { address, token: file.control_token }),
             trunk,
+            trunk_tls,
             numbers: file.number,
         })
     }
@@ -243,6 +273,24 @@ impl Settings {
     /// Whether a number has no token of its own, so that tokens must be made.
     pub fn needs_tokens(&self) -> bool {
         self.numbers.iter().any(|number| number.token.is_none())
+    }
+
+    /// Whether the roots that the system trusts are needed: the trunk is reached by TLS, and the file names none.
+    pub fn needs_roots(&self) -> bool {
+        matches!(self.trunk_tls, Some((_, None)))
+    }
+
+    /// A PEM file with roots, for a trunk whose roots the file does not name.
+    pub fn trust(&mut self, roots: PathBuf) {
+        if let Some((_, named)) = &mut self.trunk_tls {
+            named.get_or_insert(roots);
+        }
+    }
+
+    /// Whom the trunk has to be, if it is reached by TLS.
+    pub(crate) fn trunk_peer(&self) -> Option<tls::Peer> {
+        let (name, roots) = self.trunk_tls.clone()?;
+        Some(tls::Peer { name, roots: roots.unwrap_or_default() })
     }
 
     pub(crate) fn agent(&self, address: SocketAddr, tls: Option<SocketAddr>) -> agent::Settings {
@@ -285,14 +333,35 @@ mod tests {
     }
 
     #[test]
+    fn a_trunk_of_tls_is_known_by_its_name() {
+        let text = "[trunk]\naddress = \"203.0.113.5:5061\"\ntransport = \"tls\"\ndomain = \"pbx.example:5061\"\nuser = \"u\"\npassword = \"p\"\n";
+        let mut settings = Settings::parse(text).unwrap();
+        assert!(settings.needs_roots() && settings.trunk.as_ref().unwrap().hop.is_tls());
+        settings.trust("/roots".into());
+        let peer = settings.trunk_peer().unwrap();
+        assert_eq!((peer.name.to_str().as_ref(), peer.roots), ("pbx.example", PathBuf::from("/roots")));
+        let mut settings =
+            Settings::parse(&text.replace("domain = \"pbx.example:5061\"", "tls-ca = \"/own\"")).unwrap();
+        assert!(!settings.needs_roots());
+        settings.trust("/roots".into());
+        let peer = settings.trunk_peer().unwrap();
+        assert_eq!((peer.name.to_str().as_ref(), peer.roots), ("203.0.113.5", PathBuf::from("/own")));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_by_its_key() {
         let number = |more: &str| format!("[[number]]\nnumber = \"1\"\nroom = \"r\"\n{more}");
+        let trunk =
+            |more: &str| format!("[trunk]\naddress = \"192.0.2.1:5061\"\nuser = \"u\"\npassword = \"p\"\n{more}");
         for (text, key) in [
             ("listen = \"0.0.0.0:5060\"".to_owned(), "public-ip"),
             ("rtp-ports = \"5-4\"".to_owned(), "rtp-ports"),
             ("tls-listen = \"127.0.0.1:5061\"".to_owned(), "tls-listen"),
             ("srtp = \"maybe\"".to_owned(), "srtp"),
             ("control = \"192.0.2.1:80\"".to_owned(), "control"),
+            (trunk("transport = \"sctp\""), "transport"),
+            (trunk("transport = \"tcp\"\ntls-ca = \"x\""), "tls-ca"),
+            (trunk("transport = \"tls\"\ndomain = \"a b\""), "domain"),
             ("calls-max = 0".to_owned(), "calls-max"),
             ("audio-slots = 0".to_owned(), "audio-slots"),
             ("colour = 1".to_owned(), "colour"),

@@ -36,7 +36,21 @@ pub(crate) struct Connection {
     pub(crate) is_tls: bool,
 }
 
+impl Connection {
+    /// The connection to the trunk, whichever it is at the time: it is opened when something is to be sent.
+    pub(crate) const TRUNK: u64 = 0;
+}
+
 impl Hop {
+    /// A trunk that is reached by a connection.
+    pub(crate) fn trunk(address: SocketAddr, is_tls: bool) -> Hop {
+        Hop { address, connection: Some(Connection { id: Connection::TRUNK, is_tls }) }
+    }
+
+    pub(crate) fn is_trunk(&self) -> bool {
+        self.connection.is_some_and(|connection| connection.id == Connection::TRUNK)
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         self.connection.is_some_and(|connection| connection.is_tls)
     }
@@ -247,6 +261,12 @@ impl Clients {
         }
         let client = self.0.remove(&key)?;
         Some((client.request, client.purpose, client.repeat.hop))
+    }
+
+    /// Ends what was sent to a trunk that cannot be reached (RFC 3261 §8.1.3.1).
+    pub(crate) fn not_reached(&mut self) -> Vec<Purpose> {
+        let failed: Vec<_> = self.0.extract_if(|_, client| client.repeat.hop.is_trunk()).collect();
+        failed.into_iter().map(|(_, client)| client.purpose).collect()
     }
 
     /// What is sent again, and what nobody answered.

@@ -244,6 +244,7 @@ fn a_telephone_comes_in_by_tls() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    let files = [certificate.clone(), key.clone()];
     let (certificate, key) = (certificate.display(), key.display());
     let tls =
         format!("tls-listen = \"127.0.0.1:0\"\ntls-cert = \"{certificate}\"\ntls-key = \"{key}\"\nsrtp = \"required\"");
@@ -252,16 +253,7 @@ fn a_telephone_comes_in_by_tls() {
     other.write_all(b"OPTIONS sip:127.0.0.1 SIP/2.0\r\n\r\n").unwrap();
     let _ = other.read_to_end(&mut Vec::new());
     until("the failure is counted", || (scene.metric("tls_failed_total") == 1).then_some(()));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let mut checks = rustls::ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
-    let mut stream = TcpStream::connect(scene.tls.unwrap()).unwrap();
-    while checks.is_handshaking() {
-        checks.complete_io(&mut stream).expect("it is the certificate of the file");
-    }
+    assert!(trusts(scene.tls.unwrap(), &made), "it is the certificate of the file");
     runtime().block_on(async {
         let mut room = scene.peer("open", "listener", false).await;
         let phone = Phone::call_by_tls(&scene, "anna", "100", 600);
@@ -273,9 +265,38 @@ fn a_telephone_comes_in_by_tls() {
                 ear.hear(packet.slot, &packet.payload);
             }
         }
+        // A renewed certificate is taken over, in the middle of a call; one that is no good is not.
+        let renewed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(&files[0], renewed.cert.pem()).unwrap();
+        std::fs::write(&files[1], renewed.key_pair.serialize_pem()).unwrap();
+        until("the renewed certificate", || (scene.metric("tls_reloads_total") == 1).then_some(()));
+        assert!(trusts(scene.tls.unwrap(), &renewed) && !trusts(scene.tls.unwrap(), &made));
+        std::fs::write(&files[1], made.key_pair.serialize_pem()).unwrap();
+        until("the wrong key", || (scene.metric("tls_reloads_failed_total") == 1).then_some(()));
+        assert!(scene.log().contains("tls_reload_failed"), "{}", scene.log());
+        assert!(trusts(scene.tls.unwrap(), &renewed));
+        assert_eq!(scene.metric("tls_reloads_total"), 1);
+        scene.has_calls(1);
         drop(phone);
         scene.has_calls(0);
     });
+}
+
+/// Whether a client that trusts this certificate alone takes what it is shown.
+fn trusts(address: SocketAddr, certificate: &rcgen::CertifiedKey) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let mut checks = rustls::ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    while checks.is_handshaking() {
+        if checks.complete_io(&mut stream).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 #[test]

@@ -163,8 +163,9 @@ impl Agent {
             return self.respond(now, key, to, &request, 500, "CSeq Out Of Order", &[]);
         }
         dialog.remote_cseq = request.cseq();
-        // Who has lost the connection comes by another one; over TLS by no other way.
-        if hop.connection.is_some() && hop.is_tls() == dialog.hop.is_tls() && dialog.hop.connection.is_some() {
+        // Who has lost the connection comes by another one; over TLS by no other way. The one to the trunk is opened by us.
+        let is_by_connection = hop.connection.is_some() && dialog.hop.connection.is_some();
+        if is_by_connection && hop.is_tls() == dialog.hop.is_tls() && !dialog.hop.is_trunk() {
             dialog.hop = hop;
         }
         match request.method() {

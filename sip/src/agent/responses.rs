@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ALLOW, Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED};
+use super::{ALLOW, Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED, USER};
 use crate::counters::Counter;
 use crate::dialog::{MIN_SE, State, seconds};
 use crate::digest;
@@ -117,7 +117,7 @@ impl Agent {
         }
     }
 
-    fn invite_failed(&mut self, now: Instant, call: u64, purpose: Purpose, status: u16) {
+    pub(super) fn invite_failed(&mut self, now: Instant, call: u64, purpose: Purpose, status: u16) {
         if matches!(purpose, Purpose::Invite(_)) {
             return self.end(call, Ended::Refused(status));
         }
@@ -138,7 +138,7 @@ impl Agent {
     /// Sends an INVITE of ours, the first one or a refresh, with an answer to a challenge.
     pub(super) fn invite(&mut self, now: Instant, call: u64, purpose: Purpose, field: Option<(&'static str, String)>) {
         let Some(dialog) = self.dialogs.get(&call) else { return };
-        let contact = self.contact(dialog.hop, dialog.is_sips);
+        let contact = self.contact(USER, dialog.hop, dialog.is_sips);
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut request = dialog
             .request("INVITE")
@@ -211,18 +211,19 @@ impl Agent {
         self.register.next = None;
         let tag = self.tag();
         let own = format!("<sip:{}@{}>", trunk.credentials.user, trunk.domain);
+        let contact = self.contact(&trunk.credentials.user, trunk.hop, false);
         let mut request = Message::request("REGISTER", &format!("sip:{}", trunk.domain))
             .with("Max-Forwards", "70")
             .with("From", format!("{own};tag={tag}"))
             .with("To", own)
             .with("Call-ID", &*self.register.call_id)
             .with("CSeq", format!("{} REGISTER", self.register.cseq))
-            .with("Contact", format!("<sip:{}@{}>", trunk.credentials.user, self.settings.address))
+            .with("Contact", contact)
             .with("Expires", REGISTERED_FOR.to_string());
         if let Some((name, value)) = field {
             request = request.with(name, value);
         }
-        self.send(now, request, Hop { address: trunk.address, connection: None }, Purpose::Register);
+        self.send(now, request, trunk.hop, Purpose::Register);
     }
 
     fn registered(&mut self, now: Instant, request: &Message, response: &Message) {
@@ -256,7 +257,7 @@ impl Agent {
         self.register.next = Some(now + REGISTER_AGAIN);
         tracing::warn!(
             status,
-            "trunk_register_failed: look at user, password and registrar in the settings; tried again"
+            "trunk_register_failed: tried again; with 401, 403 and 407 look at user and password in the settings"
         );
     }
 }

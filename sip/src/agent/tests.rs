@@ -26,9 +26,12 @@ pub(super) fn agent(now: Instant) -> Agent {
 }
 
 fn trunked(now: Instant, registers: bool) -> Agent {
+    trunked_by(now, hop("203.0.113.5:5060"), registers)
+}
+
+fn trunked_by(now: Instant, hop: Hop, registers: bool) -> Agent {
     let credentials = Credentials { user: "gw".into(), password: "secret".into() };
-    let address = "203.0.113.5:5060".parse().unwrap();
-    let trunk = Trunk { address, domain: "pbx.example".into(), credentials, registers };
+    let trunk = Trunk { hop, domain: "pbx.example".into(), credentials, registers };
     Agent::new(now, Settings { trunk: Some(trunk), ..settings() }, Random::from_seed(7))
 }
 
@@ -263,6 +266,49 @@ fn a_trunk_is_registered_with_its_password_and_kept() {
     agent.receive(now, trunk, &Message::response(&third, 403, "Forbidden").write());
     agent.handle_timeout(now + Duration::from_secs(1));
     assert!(!agent.is_registered() && sent(&mut agent).is_empty());
+}
+
+#[test]
+fn a_trunk_of_tls_is_spoken_to_by_a_connection_that_may_be_a_new_one() {
+    let now = Instant::now();
+    let trunk = Hop::trunk("203.0.113.5:5061".parse().unwrap(), true);
+    let mut agent = trunked_by(now, trunk, true);
+    agent.handle_timeout(now);
+    let register = |agent: &mut Agent| {
+        let (hop, bytes) = agent.poll_transmit().expect("REGISTER");
+        assert_eq!(hop, trunk);
+        Message::parse(&bytes).unwrap()
+    };
+    let first = register(&mut agent);
+    assert_eq!(first.header("Contact"), Some("<sip:gw@198.51.100.1:5061;transport=tls>"));
+    agent.receive(now, trunk, &Message::response(&first, 200, "OK").write());
+    assert!(agent.is_registered());
+    // It is lost: registered again in a few seconds, and not at once if that fails.
+    agent.trunk_closed(now);
+    agent.handle_timeout(now + REGISTER_ANEW / 2);
+    assert!(!agent.is_registered() && sent(&mut agent).is_empty());
+    agent.handle_timeout(now + REGISTER_ANEW);
+    register(&mut agent);
+    agent.trunk_not_reached(now + REGISTER_ANEW);
+    agent.trunk_closed(now + REGISTER_ANEW);
+    agent.handle_timeout(now + 2 * REGISTER_ANEW);
+    assert!(sent(&mut agent).is_empty());
+    let call = agent.dial(now, "100", SDP.into()).unwrap();
+    sent(&mut agent);
+    agent.trunk_not_reached(now);
+    assert_eq!(events(&mut agent), [Event::Ended { call, reason: Ended::Refused(503) }]);
+    // A request that comes in a call of its connection by another one does not change where it goes.
+    let text = String::from_utf8(invite("")).unwrap().replace("SIP/2.0/UDP", "SIP/2.0/TLS");
+    agent.receive(now, trunk, text.as_bytes());
+    let Some(Event::Incoming(incoming)) = agent.poll_event() else { panic!("no call") };
+    agent.accept(now, incoming.call, "v=0\r\n".into());
+    let tag = format!(";tag={}", sent(&mut agent).last().unwrap().tag("To").unwrap());
+    let other = Hop { connection: Some(Connection { id: 7, is_tls: true }), ..trunk };
+    agent.receive(now, other, &request("ACK", 1, &tag, "", ""));
+    agent.receive(now, other, &request("INFO", 2, &tag, "", ""));
+    assert_eq!(agent.poll_transmit().unwrap().0, other, "its response goes where it came from");
+    agent.hang_up(now, incoming.call);
+    assert_eq!(agent.poll_transmit().unwrap().0, trunk);
 }
 
 #[test]
