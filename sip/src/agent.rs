@@ -1,6 +1,7 @@
 //! The SIP user agent (RFC 3261), without sockets and clock: messages come in with their time and way, messages go out, and
 //! the gateway hears what became of calls. Everything that a stranger can make it keep is bounded.
 
+mod refer;
 mod reliable;
 mod requests;
 mod responses;
@@ -19,11 +20,12 @@ use crate::counters::{Counter, Counters};
 use crate::dialog::{Dialog, State};
 use crate::digest::Credentials;
 use crate::limits::{Rate, Sources};
-use crate::message::{Malformed, Message, Start};
+use crate::message::{Malformed, Message, Start, is_dialable};
 use crate::transaction::{Clients, Hop, Key, Purpose, Repeat, Servers, T2};
 
 /// What we understand (RFC 3261 §20.5).
-pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK";
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK";
+const ALLOW_WITH_TRANSFERS: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK, REFER";
 pub(crate) const SUPPORTED: &str = "timer, 100rel";
 /// Who we are to telephones.
 const USER: &str = "uprtc";
@@ -43,6 +45,14 @@ pub(crate) struct Trunk {
     pub(crate) registers: bool,
 }
 
+/// What a call is made for that another one has asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) by: u64,
+    /// The call of the number that it replaces (RFC 3891).
+    pub(crate) replaces: Option<String>,
+}
+
 /// What does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -52,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) calls_max: usize,
     pub(crate) calls_per_source_max: usize,
     pub(crate) invites: Rate,
+    /// Whether who is in a room may have another number called into it.
+    pub(crate) transfers: bool,
     pub(crate) trunk: Option<Trunk>,
 }
 
@@ -66,6 +78,8 @@ pub(crate) enum Event {
     Offered { call: u64, offer: Option<String> },
     /// Ours is answered.
     Accepted { call: u64, sdp: String },
+    /// They want this number called, in the place of a call that it has or beside theirs: `dial` it, and `tell_referrer` if that cannot be.
+    Referred { call: u64, number: String, replaces: Option<String> },
     /// A digit by INFO.
     Digit { call: u64, digit: u8 },
     /// The call is over.
@@ -184,9 +198,10 @@ impl Agent {
         self.out.extend(again);
         for purpose in unanswered {
             match purpose {
-                Purpose::Invite(call) => self.end(call, Ended::TimedOut),
+                Purpose::Invite(call) => self.end(now, call, Ended::TimedOut),
                 Purpose::Refresh(call) => self.hang_up_for(now, call, Ended::TimedOut),
                 Purpose::Register => self.register_failed(now, 408),
+                Purpose::Notify(call, id) => self.told(call, id, 408),
                 Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
             }
         }
@@ -225,6 +240,7 @@ impl Agent {
             match purpose {
                 Purpose::Invite(call) | Purpose::Refresh(call) => self.invite_failed(now, call, purpose, 503),
                 Purpose::Register => self.register_failed(now, 503),
+                Purpose::Notify(call, id) => self.told(call, id, 503),
                 Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
             }
         }
@@ -276,7 +292,7 @@ impl Agent {
     pub(crate) fn refuse(&mut self, now: Instant, call: u64, status: u16, reason: &str) {
         self.answer_invite(now, call, status, reason, &[], None);
         if self.dialogs.get(&call).is_some_and(|dialog| dialog.state == State::Asked) {
-            self.forget(call);
+            self.forget(now, call, 487);
         }
     }
 
@@ -294,7 +310,7 @@ impl Agent {
                 let bye = dialog.request("BYE");
                 let hop = dialog.hop;
                 self.send(now, bye, hop, Purpose::Bye(call));
-                self.forget(call);
+                self.forget(now, call, 487);
             }
         }
     }
@@ -306,31 +322,42 @@ impl Agent {
         }
     }
 
-    fn end(&mut self, call: u64, reason: Ended) {
-        if self.forget(call) {
+    fn end(&mut self, now: Instant, call: u64, reason: Ended) {
+        let status = match reason {
+            Ended::Refused(status) => status,
+            Ended::TimedOut => 408,
+            _ => 487,
+        };
+        if self.forget(now, call, status) {
             self.events.push_back(Event::Ended { call, reason });
         }
     }
 
-    fn forget(&mut self, call: u64) -> bool {
+    /// Who asked for the call is told this status, if it was never answered.
+    fn forget(&mut self, now: Instant, call: u64, status: u16) -> bool {
         let Some(dialog) = self.dialogs.remove(&call) else { return false };
         self.tags.remove(&dialog.local_tag);
+        if let Some(by) = dialog.asked_by {
+            self.tell_referrer(now, by, status);
+        }
         true
     }
 
-    /// Calls a number over the trunk. None without a trunk, or when there are too many calls.
-    pub(crate) fn dial(&mut self, now: Instant, number: &str, sdp: String) -> Option<u64> {
+    /// Calls a number over the trunk, for a transfer that a call has asked for if there is one. None without a trunk, or when there are too many calls.
+    pub(crate) fn dial(&mut self, now: Instant, number: &str, sdp: String, transfer: Option<Transfer>) -> Option<u64> {
         let trunk = self.settings.trunk.clone()?;
-        let is_number =
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+*#-._".contains(&byte));
-        if self.dialogs.len() >= self.settings.calls_max || !is_number {
+        if self.dialogs.len() >= self.settings.calls_max || !is_dialable(number) {
             return None;
         }
         let (call_id, tag) =
             (format!("{:032x}", u128::from(self.random.u64()) << 64 | u128::from(self.random.u64())), self.tag());
         let from = format!("sip:{}@{}", trunk.credentials.user, trunk.domain);
         let to = format!("sip:{}@{}", number.replace('#', "%23"), trunk.domain);
-        let call = self.keep(Dialog::outgoing(call_id, tag, &from, &to, trunk.hop, sdp));
+        let mut dialog = Dialog::outgoing(call_id, tag, &from, &to, trunk.hop, sdp);
+        if let Some(Transfer { by, replaces }) = transfer {
+            (dialog.asked_by, dialog.replaces) = (Some(by), replaces);
+        }
+        let call = self.keep(dialog);
         self.invite(now, call, Purpose::Invite(call), None);
         Some(call)
     }
@@ -358,6 +385,10 @@ impl Agent {
             (address, "UDP") => format!("<sip:{user}@{address}>"),
             (address, transport) => format!("<sip:{user}@{address};transport={}>", transport.to_ascii_lowercase()),
         }
+    }
+
+    fn allow(&self) -> &'static str {
+        if self.settings.transfers { ALLOW_WITH_TRANSFERS } else { ALLOW }
     }
 
     fn own(&self, hop: Hop) -> SocketAddr {
@@ -403,13 +434,13 @@ impl Agent {
     ) {
         let Some(dialog) = self.dialogs.get(&call) else { return };
         let Some((invite, key)) = dialog.pending.clone() else { return };
-        let contact = self.contact(USER, dialog.hop, dialog.is_sips);
+        let (contact, allow) = (self.contact(USER, dialog.hop, dialog.is_sips), self.allow());
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut response = Message::response(&invite, status, reason);
         if response.tag("To").is_none() && status > 100 {
             response.set("To", dialog.local.clone());
         }
-        response = response.with("Contact", contact).with("Allow", ALLOW);
+        response = response.with("Contact", contact).with("Allow", allow);
         for (name, value) in extra {
             response = response.with(name, &**value);
         }

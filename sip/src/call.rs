@@ -48,6 +48,11 @@ pub(crate) enum Order {
     /// Our INVITE is answered.
     Accepted(String),
     Digit(u8),
+    /// They want this number called into the room.
+    Referred {
+        number: String,
+        replaces: Option<String>,
+    },
     /// The other end has gone, or the gateway stops.
     End,
 }
@@ -60,6 +65,12 @@ pub(crate) enum Word {
     Refuse(u16, &'static str),
     HangUp,
     WrongPin,
+    /// Where the number that they want called comes to, if they are in a room themselves.
+    Refer {
+        into: Option<Number>,
+        number: String,
+        replaces: Option<String>,
+    },
     Done(Box<Counters>),
 }
 
@@ -221,6 +232,7 @@ impl Call {
                     self.say(Word::HangUp).await;
                     return None;
                 }
+                Order::Referred { number, replaces } => self.say(Word::Refer { into: None, number, replaces }).await,
                 Order::End => return None,
                 _ => (),
             }
@@ -269,6 +281,10 @@ impl Call {
                         if let Ok(remote) = Remote::parse(&sdp, self.settings.needs_srtp) {
                             leg.retarget(Instant::now(), &remote);
                         }
+                    }
+                    Some(Order::Referred { number, replaces }) => {
+                        let into = self.number.clone().filter(|_| room.is_some());
+                        self.say(Word::Refer { into, number, replaces }).await;
                     }
                     Some(Order::Confirmed(None) | Order::Accepted(_)) => (),
                 },
@@ -356,6 +372,7 @@ impl Call {
                 }
                 Step::Enter(number) => {
                     entry = None;
+                    self.number = Some((*number).clone());
                     joining = Some(self.joining(*number));
                 }
             }

@@ -23,6 +23,8 @@ counters! {
     RefusedFull "invites_refused_full_total" "INVITEs beyond the calls that are allowed, answered with 486 or 503"
     Refused "invites_refused_total" "INVITEs refused for another reason: no such number, no codec, no room, locked out"
     Calls "calls_total" "calls that began"
+    Transfers "transfers_total" "transfers that telephones have asked for, and that were tried"
+    TransfersRefused "transfers_refused_total" "transfers that were refused: nothing to call, too many, or one at a time"
     WrongPins "pins_wrong_total" "wrong PINs"
     TlsFailed "tls_failed_total" "connections whose TLS handshake failed, or was too slow"
     TlsReloads "tls_reloads_total" "renewed certificates that were taken over"

@@ -62,6 +62,15 @@ pub(crate) struct Early {
     pub(crate) sdp: Option<String>,
 }
 
+/// A transfer that the other end has asked for, and is told of.
+#[derive(Debug)]
+pub(crate) struct Referral {
+    /// Number of its REFER.
+    pub(crate) id: u32,
+    /// The status that was told last.
+    pub(crate) told: u16,
+}
+
 #[derive(Debug)]
 pub(crate) struct Dialog {
     pub(crate) state: State,
@@ -96,6 +105,11 @@ pub(crate) struct Dialog {
     pub(crate) is_ringing: bool,
     pub(crate) provisional: Option<Provisional>,
     pub(crate) early: Vec<Early>,
+    pub(crate) referral: Option<Referral>,
+    /// The call that has asked for this one by a transfer, until it is told how that ended.
+    pub(crate) asked_by: Option<u64>,
+    /// The call of the other end that this one replaces (RFC 3891).
+    pub(crate) replaces: Option<String>,
 }
 
 impl Dialog {
@@ -128,6 +142,9 @@ impl Dialog {
             is_ringing: false,
             provisional: None,
             early: Vec::new(),
+            referral: None,
+            asked_by: None,
+            replaces: None,
             local_tag,
         }
     }
@@ -156,6 +173,9 @@ impl Dialog {
             is_ringing: false,
             provisional: None,
             early: Vec::new(),
+            referral: None,
+            asked_by: None,
+            replaces: None,
             local_tag,
         }
     }

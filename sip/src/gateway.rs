@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::agent::{Agent, Ended, Event, Incoming};
+use crate::agent::{Agent, Ended, Event, Incoming, Transfer};
 use crate::ask::{Ask, Ordered, Progress};
 use crate::call::{Call, Order, Tokens, Word};
 use crate::connections::{Arrival, Connections};
@@ -270,6 +270,9 @@ impl Gateway {
                     self.tell(call, Progress::Answered);
                     self.order(call, Order::Accepted(sdp));
                 }
+                Event::Referred { call, number, replaces } => {
+                    self.order(call, Order::Referred { number, replaces });
+                }
                 Event::Digit { call, digit } => self.order(call, Order::Digit(digit)),
                 Event::Ended { call, reason } => {
                     let status = if let Ended::Refused(status) = reason { status } else { 0 };
@@ -387,6 +390,22 @@ impl Gateway {
                     self.order(call, Order::End);
                 }
             }
+            Word::Refer { into, number: dialled, replaces } => {
+                let transfer = Transfer { by: call, replaces };
+                let made = match into {
+                    None => Err((403, "it is not in a room")),
+                    Some(number) => {
+                        self.call_out(number, &dialled, String::new(), None, Some(transfer)).map_err(|why| (503, why))
+                    }
+                };
+                match made {
+                    Ok(to) => tracing::info!(call, to, number = dialled, "call_transferred"),
+                    Err((status, why)) => {
+                        tracing::info!(call, number = dialled, status, why, "call_not_transferred");
+                        self.agent.tell_referrer(now, call, status);
+                    }
+                }
+            }
             Word::Done(counters) => {
                 self.ended.merge(&counters);
                 if let Some(live) = self.calls.remove(&call) {
@@ -426,13 +445,26 @@ impl Gateway {
             Some(Ordered { token, .. }) => Number::ordered(room, token),
             None => self.settings.number_of_room(room).cloned().ok_or("no number of sip.toml has this room")?,
         };
+        let call = self.call_out(number, dialled, digits, ordered.map(|ordered| ordered.progress), None)?;
+        tracing::info!(call, number = dialled, room, "call_dialled");
+        Ok(call)
+    }
+
+    /// Calls a number, which then comes to the room of this one.
+    fn call_out(
+        &mut self,
+        number: Number,
+        dialled: &str,
+        digits: String,
+        progress: Option<mpsc::Sender<Progress>>,
+        transfer: Option<Transfer>,
+    ) -> Result<u64, &'static str> {
         let trunk = self.settings.trunk.clone().ok_or("sip.toml has no trunk")?;
         let sockets = self.media_sockets().ok_or("no port for media is free")?;
         let key: Option<[u8; KEY_LEN]> = self.settings.needs_srtp.then(|| self.random.bytes());
         let offer = Ours { address: sockets.address, id: self.random.u64() >> 16, version: 1, key }.offer();
         let number = Number { pin: None, ..number };
-        let call = self.agent.dial(Instant::now(), dialled, offer).ok_or("too many calls, or no number")?;
-        tracing::info!(call, number = dialled, room, "call_dialled");
+        let call = self.agent.dial(Instant::now(), dialled, offer, transfer).ok_or("too many calls, or no number")?;
         let made = Made {
             from: trunk.hop.address,
             name: dialled.to_owned(),
@@ -441,7 +473,7 @@ impl Gateway {
             remote: None,
             key,
             digits: Some(digits),
-            progress: ordered.map(|ordered| ordered.progress),
+            progress,
         };
         self.start(call, sockets, made);
         Ok(call)

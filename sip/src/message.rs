@@ -494,8 +494,13 @@ impl Uri {
     }
 }
 
+/// Whether it is a number, or another user, that a trunk can be asked for.
+pub(crate) fn is_dialable(number: &str) -> bool {
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+*#-._".contains(&byte))
+}
+
 /// `%41` is `A`. What does not decode stays as it is.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::new(), 0);
     while at < bytes.len() {

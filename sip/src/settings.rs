@@ -32,6 +32,7 @@ pub struct Settings {
     pub(crate) audio_slots: u32,
     pub(crate) lobby: Option<String>,
     pub(crate) takes_orders: bool,
+    pub(crate) transfers: bool,
     pub(crate) orders_token: Option<String>,
     pub(crate) control: Option<Control>,
     pub(crate) trunk: Option<Trunk>,
@@ -97,6 +98,7 @@ struct File {
     audio_slots: u32,
     lobby: Option<String>,
     orders: bool,
+    transfers: bool,
     orders_token: Option<String>,
     control: Option<SocketAddr>,
     control_token: Option<String>,
@@ -121,6 +123,7 @@ impl Default for File {
             audio_slots: 8,
             lobby: None,
             orders: false,
+            transfers: false,
             orders_token: None,
             control: None,
             control_token: None,
@@ -209,6 +212,9 @@ impl Settings {
                 return wrong("pin", "at least four digits");
             }
         }
+        if file.transfers && file.trunk.is_none() {
+            return wrong("transfers", "the calls go by the trunk, so there must be one");
+        }
         let mut trunk_tls = None;
         if let Some(trunk) = file.trunk.as_ref().filter(|trunk| trunk.transport == Transport::Tls) {
             let ip = trunk.address.ip().to_string();
@@ -242,6 +248,7 @@ impl Settings {
             audio_slots: file.audio_slots,
             lobby: file.lobby,
             takes_orders: file.orders,
+            transfers: file.transfers,
             orders_token: file.orders_token,
             control: file.control.map(|address| Control { address, token: file.control_token }),
             trunk,
@@ -300,6 +307,7 @@ impl Settings {
             calls_max: self.calls_max,
             calls_per_source_max: self.calls_per_source_max,
             invites: Rate { per_second: self.invites_per_second, burst: 3.0 * self.invites_per_second.max(1.0) },
+            transfers: self.transfers,
             trunk: self.trunk.clone(),
         }
     }
@@ -362,6 +370,7 @@ mod tests {
             (trunk("transport = \"sctp\""), "transport"),
             (trunk("transport = \"tcp\"\ntls-ca = \"x\""), "tls-ca"),
             (trunk("transport = \"tls\"\ndomain = \"a b\""), "domain"),
+            ("transfers = true".to_owned(), "transfers"),
             ("calls-max = 0".to_owned(), "calls-max"),
             ("audio-slots = 0".to_owned(), "audio-slots"),
             ("colour = 1".to_owned(), "colour"),

@@ -219,6 +219,8 @@ pub(crate) enum Purpose {
     Bye(u64),
     Cancel,
     Prack,
+    /// What a transfer has become, told to the call that asked for it by this REFER.
+    Notify(u64, u32),
     Register,
 }
 

@@ -369,6 +369,40 @@ fn a_room_calls_a_telephone() {
     });
 }
 
+/// A telephone in a room, behind a PIN, hands its place to another one, and hangs up; then one asks for what is not to be had.
+#[test]
+fn a_telephone_transfers_its_call() {
+    let free = free_address();
+    let trunk = format!("transfers = true\ntrunk = {{ address = \"{free}\", user = \"gw\", password = \"p\" }}");
+    let Some(scene) = Scene::new("transfers", &trunk) else { return };
+    runtime().block_on(async {
+        let mut room = scene.peer("closed", "speaker", true).await;
+        let carl = Phone::await_call(&scene, "carl", free);
+        // Who is not in the room yet has nothing to hand on.
+        let bob = Phone::call(&scene, "bob", "101", 500, ";audio_codecs=pcmu/8000/1");
+        bob.wait_for_media();
+        bob.transfer(&format!("sip:carl@{free}"));
+        until("the refusal", || scene.log().contains("call_not_transferred").then_some(()));
+        drop(bob);
+        scene.has_calls(0);
+        let mut anna = Phone::call(&scene, "anna", "101", 600, ";audio_codecs=pcmu/8000/1");
+        anna.wait_for_media();
+        anna.dial("4712");
+        talk(&mut room, &[600.0], 1, || scene.log() + &anna.log()).await;
+        anna.transfer(&format!("sip:carl@{free}"));
+        until("the transfer", || scene.log().contains("call_transferred").then_some(()));
+        // It hangs up itself when it is told that the other one has answered.
+        scene.has_calls(1);
+        talk(&mut room, &[440.0], 3, || scene.log() + &carl.log()).await;
+        scene.has_calls(1);
+        let heard = carl.hang_up();
+        let there = measure::amplitude(&heard, 8000, 850.0);
+        assert!(there > 0.1, "{there}");
+        scene.has_calls(0);
+        assert_eq!((scene.metric("transfers_total"), scene.metric("transfers_refused_total")), (2, 0));
+    });
+}
+
 /// Ringing that the called end wants acknowledged, with the answer in it.
 #[test]
 fn a_call_that_rings_elsewhere_is_acknowledged() {

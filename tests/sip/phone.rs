@@ -109,6 +109,15 @@ impl Phone {
         }
     }
 
+    /// Has the other end call somebody else.
+    pub(crate) fn transfer(&self, to: &str) {
+        let mut stream = until("the telephone's control", || TcpStream::connect(self.control).ok());
+        let command = format!("{{\"command\":\"transfer\",\"params\":\"{to}\",\"token\":\"t\"}}");
+        write!(stream, "{}:{command},", command.len()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+    }
+
     /// Sends digits as RTP events (RFC 4733), by the telephone's own remote control.
     pub(crate) fn dial(&mut self, digits: &str) {
         let mut stream = until("the telephone's control", || TcpStream::connect(self.control).ok());

@@ -64,7 +64,7 @@ impl Agent {
         }
         for call in over {
             self.answer_invite(now, call, 504, "Provisional Response Not Acknowledged", &[], None);
-            self.end(call, Ended::TimedOut);
+            self.end(now, call, Ended::TimedOut);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ALLOW, Agent, Ended, Event, Incoming, SUPPORTED};
+use super::{Agent, Ended, Event, Incoming, SUPPORTED};
 use crate::counters::Counter;
 use crate::dialog::{Dialog, MIN_SE, State, seconds};
 use crate::message::{Address, Message, Uri, shown};
@@ -28,7 +28,7 @@ impl Agent {
         if self.servers.is_full() {
             return self.counters.add(Counter::DroppedFull);
         }
-        if let Some((status, reason, extra)) = refusal(&request) {
+        if let Some((status, reason, extra)) = refusal(&request, self.allow()) {
             return self.answer_once(hop, request, status, reason, &extra);
         }
         match request.tag("To").map(str::to_owned) {
@@ -36,7 +36,7 @@ impl Agent {
             None if request.method() == "INVITE" => self.invited(now, hop, to, key, request),
             None if request.method() == "OPTIONS" => {
                 let extra = [
-                    ("Allow", ALLOW.to_owned()),
+                    ("Allow", self.allow().to_owned()),
                     ("Accept", "application/sdp".to_owned()),
                     ("Supported", SUPPORTED.to_owned()),
                 ];
@@ -100,7 +100,7 @@ impl Agent {
         let is_new = self.dialogs.get(&call).is_some_and(|dialog| dialog.state == State::Asked);
         self.answer_invite(now, call, 487, "Request Terminated", &[], None);
         if is_new {
-            self.end(call, Ended::Cancelled);
+            self.end(now, call, Ended::Cancelled);
         }
     }
 
@@ -175,7 +175,7 @@ impl Agent {
                     self.answer_invite(now, call, 487, "Request Terminated", &[], None);
                 }
                 self.respond(now, key, to, &request, 200, "OK", &[]);
-                self.end(call, Ended::Bye);
+                self.end(now, call, Ended::Bye);
             }
             "INVITE" if dialog.pending.is_some() || dialog.asked.is_some() || dialog.ok.is_some() => {
                 let extra = [("Retry-After", "1".to_owned())];
@@ -191,6 +191,7 @@ impl Agent {
                 self.events.push_back(Event::Offered { call, offer });
             }
             "PRACK" => self.acknowledged(now, call, key, to, &request),
+            "REFER" => self.referred(now, call, key, to, &request),
             "INFO" => {
                 let digit = digit(&request);
                 self.respond(now, key, to, &request, 200, "OK", &[]);
@@ -222,12 +223,12 @@ fn digit(info: &Message) -> Option<u8> {
 type Refusal = (u16, &'static str, Vec<(&'static str, String)>);
 
 /// What we do not do, whoever asks (RFC 3261 §8.2).
-fn refusal(request: &Message) -> Option<Refusal> {
+fn refusal(request: &Message, allow: &str) -> Option<Refusal> {
     let method = request.method();
-    if !ALLOW.split(", ").any(|own| own == method) {
+    if !allow.split(", ").any(|own| own == method) {
         let (status, reason) =
             if KNOWN.contains(&method) { (405, "Method Not Allowed") } else { (501, "Not Implemented") };
-        return Some((status, reason, vec![("Allow", ALLOW.to_owned())]));
+        return Some((status, reason, vec![("Allow", allow.to_owned())]));
     }
     if Uri::parse(request.uri()).is_none() {
         let has_scheme = request.uri().split_once(':').is_some_and(|(scheme, _)| !scheme.starts_with("sip"));

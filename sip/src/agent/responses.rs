@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ALLOW, Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED, USER};
+use super::{Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED, USER};
 use crate::counters::Counter;
 use crate::dialog::{MIN_SE, State, seconds};
 use crate::digest;
@@ -42,6 +42,7 @@ impl Agent {
                 self.invite_answered(now, hop, call, purpose, &request, response)
             }
             Purpose::Register => self.registered(now, &request, response),
+            Purpose::Notify(call, id) => self.told(call, id, response.status()),
             Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
         }
     }
@@ -87,18 +88,26 @@ impl Agent {
         match status {
             ..200 => {
                 let is_first = !std::mem::replace(&mut dialog.is_ringing, true);
+                let asked_by = dialog.asked_by.filter(|_| status >= 180);
                 if dialog.is_cancelled && is_first {
                     self.send_cancel(now, call);
                 }
                 self.acknowledge(now, hop, call, response);
+                if let Some(by) = asked_by {
+                    self.tell_referrer(now, by, status);
+                }
             }
             200..300 => {
                 let was_asking = dialog.state == State::Asking;
                 dialog.established(now, response, hop);
                 dialog.asked = None;
                 let is_cancelled = dialog.is_cancelled;
+                let asked_by = dialog.asked_by.take();
                 let ack = dialog.numbered("ACK", request.cseq());
                 self.send_ack(ack, hop);
+                if let Some(by) = asked_by {
+                    self.tell_referrer(now, by, if is_cancelled { 487 } else { 200 });
+                }
                 if is_cancelled {
                     // The 2xx and our CANCEL crossed.
                     self.hang_up(now, call);
@@ -119,7 +128,7 @@ impl Agent {
 
     pub(super) fn invite_failed(&mut self, now: Instant, call: u64, purpose: Purpose, status: u16) {
         if matches!(purpose, Purpose::Invite(_)) {
-            return self.end(call, Ended::Refused(status));
+            return self.end(now, call, Ended::Refused(status));
         }
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         dialog.asked = None;
@@ -138,12 +147,12 @@ impl Agent {
     /// Sends an INVITE of ours, the first one or a refresh, with an answer to a challenge.
     pub(super) fn invite(&mut self, now: Instant, call: u64, purpose: Purpose, field: Option<(&'static str, String)>) {
         let Some(dialog) = self.dialogs.get(&call) else { return };
-        let contact = self.contact(USER, dialog.hop, dialog.is_sips);
+        let (contact, allow) = (self.contact(USER, dialog.hop, dialog.is_sips), self.allow());
         let Some(dialog) = self.dialogs.get_mut(&call) else { return };
         let mut request = dialog
             .request("INVITE")
             .with("Contact", contact)
-            .with("Allow", ALLOW)
+            .with("Allow", allow)
             .with("Supported", SUPPORTED)
             .with("Content-Type", "application/sdp");
         let refreshed = dialog.timer.filter(|_| dialog.state == State::Up).map(|timer| timer.interval);
@@ -152,6 +161,9 @@ impl Agent {
             None => request.with("Session-Expires", "1800"),
         };
         request = request.with("Min-SE", MIN_SE.to_string());
+        if let Some(replaces) = dialog.replaces.as_ref().filter(|_| dialog.state == State::Asking) {
+            request = request.with("Replaces", &**replaces);
+        }
         if let Some((name, value)) = field {
             request = request.with(name, value);
         }
@@ -165,7 +177,7 @@ impl Agent {
         if self.clients.open(now, request.clone(), hop, purpose) {
             self.out.push_back((hop, request.write()));
         } else {
-            self.end(call, Ended::TimedOut);
+            self.end(now, call, Ended::TimedOut);
         }
     }
 

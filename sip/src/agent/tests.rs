@@ -17,6 +17,7 @@ fn settings() -> Settings {
         calls_max: 20,
         calls_per_source_max: 10,
         invites: Rate { per_second: 10.0, burst: 30.0 },
+        transfers: false,
         trunk: None,
     }
 }
@@ -32,7 +33,133 @@ fn trunked(now: Instant, registers: bool) -> Agent {
 fn trunked_by(now: Instant, hop: Hop, registers: bool) -> Agent {
     let credentials = Credentials { user: "gw".into(), password: "secret".into() };
     let trunk = Trunk { hop, domain: "pbx.example".into(), credentials, registers };
-    Agent::new(now, Settings { trunk: Some(trunk), ..settings() }, Random::from_seed(7))
+    Agent::new(now, Settings { trunk: Some(trunk), transfers: true, ..settings() }, Random::from_seed(7))
+}
+
+/// What a NOTIFY of ours tells, and how it says that it goes on.
+fn told(notify: &Message) -> (String, String) {
+    assert_eq!((notify.method(), notify.header("Content-Type")), ("NOTIFY", Some("message/sipfrag;version=2.0")));
+    (String::from_utf8(notify.body.clone()).unwrap(), notify.header("Subscription-State").unwrap().to_owned())
+}
+
+#[test]
+fn a_call_is_transferred_and_told_how_far_that_is() {
+    let now = Instant::now();
+    let mut agent = trunked(now, false);
+    let trunk = hop("203.0.113.5:5060");
+    let (call, tag) = up(&mut agent, now, "");
+    let to = "Refer-To: <sip:200@pbx.example?Replaces=7%40x%3Bto-tag%3Dp%3Bfrom-tag%3Dq>\r\n";
+    agent.receive(now, hop(PHONE), &request("REFER", 2, &tag, to, ""));
+    let [accepted, trying] = &sent(&mut agent)[..] else { panic!("202 and NOTIFY") };
+    assert_eq!((accepted.status(), trying.header("Event")), (202, Some("refer;id=2")));
+    assert_eq!(told(trying), ("SIP/2.0 100 Trying\r\n".into(), "active;expires=180".into()));
+    let replaces = Some("7@x;to-tag=p;from-tag=q".to_owned());
+    assert_eq!(events(&mut agent), [Event::Referred { call, number: "200".into(), replaces: replaces.clone() }]);
+    // One at a time.
+    agent.receive(now, hop(PHONE), &request("REFER", 3, &tag, to, ""));
+    assert_eq!(statuses(&mut agent), [491]);
+    let transfer = Some(Transfer { by: call, replaces });
+    let other = agent.dial(now, "200", SDP.into(), transfer).unwrap();
+    let invite = sent(&mut agent).pop().unwrap();
+    assert_eq!(invite.header("Replaces"), Some("7@x;to-tag=p;from-tag=q"));
+    agent.receive(now, trunk, &Message::response(&invite, 100, "Trying").write());
+    assert!(sent(&mut agent).is_empty(), "it knows");
+    for _ in 0..2 {
+        agent.receive(now, trunk, &Message::response(&invite, 180, "Ringing").write());
+    }
+    let ringing = sent(&mut agent);
+    assert_eq!((ringing.len(), told(&ringing[0]).0), (1, "SIP/2.0 180 Ringing\r\n".into()));
+    let mut ok = Message::response(&invite, 200, "OK").with("Contact", "<sip:b@203.0.113.9>");
+    ok.set("To", format!("{};tag=b", invite.header("To").unwrap()));
+    ok.body = SDP.as_bytes().to_vec();
+    agent.receive(now, trunk, &ok.write());
+    let [_ack, done] = &sent(&mut agent)[..] else { panic!("ACK and NOTIFY") };
+    assert_eq!(told(done), ("SIP/2.0 200 OK\r\n".into(), "terminated;reason=noresource".into()));
+    // Who asked hangs up, and the other call goes on.
+    agent.receive(now, hop(PHONE), &request("BYE", 4, &tag, "", ""));
+    sent(&mut agent);
+    assert_eq!(agent.calls(), 1);
+    agent.hang_up(now, other);
+    assert_eq!(sent(&mut agent).len(), 1, "BYE, and nobody is told");
+}
+
+#[test]
+fn a_transfer_that_fails_is_told_and_another_may_follow() {
+    let now = Instant::now();
+    let mut agent = trunked(now, false);
+    let trunk = hop("203.0.113.5:5060");
+    let (call, tag) = up(&mut agent, now, "");
+    let refer = |agent: &mut Agent, cseq| {
+        let to = "Refer-To: <sip:200@pbx.example>\r\n";
+        agent.receive(now, hop(PHONE), &request("REFER", cseq, &tag, to, ""));
+        let trying = sent(agent).pop().unwrap();
+        agent.receive(now, hop(PHONE), &Message::response(&trying, 200, "OK").write());
+        let transfer = Some(Transfer { by: call, replaces: None });
+        (agent.dial(now, "200", SDP.into(), transfer).unwrap(), sent(agent).pop().unwrap())
+    };
+    let (_, invite) = refer(&mut agent, 2);
+    agent.receive(now, trunk, &Message::response(&invite, 486, "Busy Here").write());
+    assert_eq!(told(&sent(&mut agent).pop().unwrap()).0, "SIP/2.0 486 Busy Here\r\n");
+    // Nobody answers at all, and one that we give up.
+    refer(&mut agent, 3);
+    agent.handle_timeout(now + crate::transaction::TIMEOUT);
+    assert_eq!(told(&sent(&mut agent).pop().unwrap()).0, "SIP/2.0 408 Request Timeout\r\n");
+    let (other, invite) = refer(&mut agent, 4);
+    agent.receive(now, trunk, &Message::response(&invite, 180, "Ringing").write());
+    agent.hang_up(now, other);
+    sent(&mut agent);
+    agent.receive(now, trunk, &Message::response(&invite, 487, "Request Terminated").write());
+    assert_eq!(told(&sent(&mut agent).pop().unwrap()).0, "SIP/2.0 487 Request Terminated\r\n");
+    // Who does not want to know is told no more.
+    refer(&mut agent, 5);
+    let trying = |agent: &mut Agent| sent(agent).into_iter().rfind(|message| message.method() == "NOTIFY");
+    agent.tell_referrer(now, call, 183);
+    let progress = trying(&mut agent).unwrap();
+    agent.receive(now, hop(PHONE), &Message::response(&progress, 481, "Call/Transaction Does Not Exist").write());
+    agent.tell_referrer(now, call, 200);
+    assert!(trying(&mut agent).is_none());
+}
+
+#[test]
+fn what_cannot_be_transferred_is_refused() {
+    let now = Instant::now();
+    let mut agent = trunked(now, false);
+    let (call, tag) = up(&mut agent, now, "");
+    let mut cseq = 1;
+    let mut refer = |agent: &mut Agent, more: &str| {
+        cseq += 1;
+        agent.receive(now, hop(PHONE), &request("REFER", cseq, &tag, more, ""));
+        statuses(agent)
+    };
+    for (more, status) in [
+        ("", 400),
+        ("Refer-To: <sip:1@x>\r\nRefer-To: <sip:2@x>\r\n", 400),
+        ("Refer-To: <sip:1@x>, <sip:2@x>\r\n", 400),
+        ("Refer-To: <tel:+49301>\r\n", 416),
+        ("Refer-To: <sip:x>\r\n", 400),
+        ("Refer-To: <sip:a%20b@x>\r\n", 400),
+        ("Refer-To: <sip:1@x?Replaces=a%0D%0AX-Room%3A%20b>\r\n", 400),
+    ] {
+        assert_eq!(refer(&mut agent, more), [status], "{more}");
+    }
+    assert!(events(&mut agent).is_empty());
+    // As often as somebody may call.
+    let mut taken = 0;
+    loop {
+        match refer(&mut agent, "Refer-To: <sip:1@x>\r\n")[..] {
+            [202, _] => agent.tell_referrer(now, call, 403),
+            [503] => break,
+            ref other => panic!("{other:?}"),
+        }
+        taken += 1;
+        sent(&mut agent);
+    }
+    assert_eq!(taken, 29, "and the call itself");
+    // Where nobody may, it is no method of ours.
+    let mut agent = self::agent(now);
+    let (_, tag) = up(&mut agent, now, "");
+    agent.receive(now, hop(PHONE), &request("REFER", 2, &tag, "Refer-To: <sip:1@x>\r\n", ""));
+    assert_eq!(statuses(&mut agent), [405]);
 }
 
 pub(super) fn sent(agent: &mut Agent) -> Vec<Message> {
@@ -293,7 +420,7 @@ fn a_trunk_of_tls_is_spoken_to_by_a_connection_that_may_be_a_new_one() {
     agent.trunk_closed(now + REGISTER_ANEW);
     agent.handle_timeout(now + 2 * REGISTER_ANEW);
     assert!(sent(&mut agent).is_empty());
-    let call = agent.dial(now, "100", SDP.into()).unwrap();
+    let call = agent.dial(now, "100", SDP.into(), None).unwrap();
     sent(&mut agent);
     agent.trunk_not_reached(now);
     assert_eq!(events(&mut agent), [Event::Ended { call, reason: Ended::Refused(503) }]);
@@ -316,7 +443,7 @@ fn a_number_is_called_by_the_trunk() {
     let now = Instant::now();
     let mut agent = trunked(now, false);
     let trunk = hop("203.0.113.5:5060");
-    let call = agent.dial(now, "+491234", SDP.into()).unwrap();
+    let call = agent.dial(now, "+491234", SDP.into(), None).unwrap();
     let first = sent(&mut agent).pop().unwrap();
     assert_eq!(first.uri(), "sip:+491234@pbx.example");
     agent.receive(
@@ -340,7 +467,7 @@ fn a_number_is_called_by_the_trunk() {
     assert_eq!(events(&mut agent), [Event::Accepted { call, sdp: SDP.into() }]);
     agent.hang_up(now, call);
     assert_eq!((sent(&mut agent).pop().unwrap().method(), agent.calls()), ("BYE", 0));
-    assert_eq!(agent.dial(now, "a b@evil", SDP.into()), None, "no number");
+    assert_eq!(agent.dial(now, "a b@evil", SDP.into(), None), None, "no number");
 }
 
 #[test]
@@ -348,7 +475,7 @@ fn a_call_that_is_given_up_is_cancelled_when_it_rings() {
     let now = Instant::now();
     let mut agent = trunked(now, false);
     let trunk = hop("203.0.113.5:5060");
-    let call = agent.dial(now, "100", SDP.into()).unwrap();
+    let call = agent.dial(now, "100", SDP.into(), None).unwrap();
     let invite = sent(&mut agent).pop().unwrap();
     agent.hang_up(now, call);
     assert!(sent(&mut agent).is_empty(), "RFC 3261 §9.1: not before a provisional response");
@@ -480,7 +607,7 @@ fn what_rings_elsewhere_is_acknowledged_in_its_order() {
     let now = Instant::now();
     let mut agent = trunked(now, false);
     let trunk = hop("203.0.113.5:5060");
-    let call = agent.dial(now, "+491234", SDP.into()).unwrap();
+    let call = agent.dial(now, "+491234", SDP.into(), None).unwrap();
     let invite = sent(&mut agent).pop().unwrap();
     assert!(invite.lists("Supported", "100rel"));
     let pracks = |agent: &mut Agent| -> Vec<(String, String)> {
