@@ -483,6 +483,12 @@ pub const OVERLAY_PROBES_SUSPECTED: u8 = 10;
 pub const OVERLAY_PROBE_SUSPECTED: Micros = 20 * MILLISECOND;
 /// Probes of a path that are remembered: those of a second and a half when they follow soon, and more than a round trip has.
 pub const OVERLAY_PROBES_KEPT: usize = 64;
+/// What media shows of a path counts this often: what one burst of losses says, whatever it carries, is one of these …
+pub const OVERLAY_MEDIA_INTERVAL: Micros = 100 * MILLISECOND;
+/// … and of a path that has just been taken from here on: what is told before is of packets that went by another one.
+pub const OVERLAY_MEDIA_SETTLED: Micros = 500 * MILLISECOND;
+/// Fewer packets than this in such an interval say less than what probes add that follow soon.
+pub const OVERLAY_MEDIA_SCANT: u32 = 10;
 /// A path between edges that has answered nothing for so long is dead: three probes.
 pub const OVERLAY_SILENCE: Micros = 300 * MILLISECOND;
 /// A probe is late after its path's round trip and at least this.

@@ -14,7 +14,7 @@ use crate::config::{
     FRAME_LEN, Micros, PEER_DATA_PUNT_BURST, PEER_DATA_PUNT_RATE, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX,
     PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
-use crate::overlay::Probing;
+use crate::overlay::{Crossed, Probing};
 use crate::packet::SecondTries;
 use crate::path::Destination;
 use crate::path::Path;
@@ -134,6 +134,8 @@ pub(crate) struct Edge {
     pub(crate) transports: Vec<u32>,
     /// Of a transport: its link.
     pub(crate) open: Option<PeerEdge>,
+    /// Of a transport: what of its media has crossed since its link was told.
+    pub(crate) crossed: Crossed,
     /// Of a link, and of a transport over it: the path by which audio goes as well.
     pub(crate) second: Option<Path>,
 }

@@ -66,6 +66,8 @@ const REMB_AGE_MAX: Micros = 5 * SECOND;
 pub struct Matched {
     /// In the history.
     pub found: u32,
+    /// Of these, those that no feedback has reported before.
+    pub first: u32,
     /// Not, or not any more.
     pub unknown: u32,
 }
@@ -276,6 +278,7 @@ impl Bwe {
             }
             if is_received {
                 matched.found += 1;
+                matched.first += u32::from(found.lost_in.is_none());
                 batch[count] = Arrival { at, sent: found.sent, len: found.len, probe: found.probe, index: count as u8 };
                 count += 1;
                 if count == BATCH {

@@ -2,7 +2,7 @@
 //! them has answered all are probed. What is believed of them is in [`crate::paths`], which of them is used in [`crate::overlay`].
 
 use proto::flow::is_flow;
-use proto::plane::{Counter, PEER_CANDIDATES_MAX, PeerCandidate, Refusal};
+use proto::plane::{Counter, PEER_CANDIDATES_MAX, PeerCandidate, PeerEdge, Refusal};
 use proto::stun::TransactionId;
 
 use super::{Forwarder, IntoReport};
@@ -176,6 +176,18 @@ impl Forwarder {
         self.address_answered(now, index, path, out);
         self.review_link(now, index, out);
         true
+    }
+
+    /// Something came over a transport by a path of its link: what it says of the paths is taken up there.
+    pub(super) fn media_crossed(&mut self, now: Micros, transport: u32, path: Path, out: &mut Outbox) {
+        let Some(edge) = self.peers.at_mut(transport).and_then(|transport| transport.edge.as_mut()) else { return };
+        let counted = edge.crossed.take();
+        let Some(PeerEdge { edge: link, .. }) = edge.open else { return };
+        let Some(peer) = self.peers.find_mut(link.index, link.generation) else { return };
+        let Some(selected) = peer.paths.selected() else { return };
+        if peer.edge_mut().probing.crossed(now, [selected, path], counted) {
+            self.review_link(now, link.index, out);
+        }
     }
 
     /// Leaves the path of a link for another one, if that is better.

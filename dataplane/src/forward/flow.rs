@@ -76,7 +76,9 @@ impl Forwarder {
                 let bytes = &mut bytes[flow::HEADER_LEN..];
                 let kind = demux::kind(bytes).filter(|kind| matches!(kind, demux::Kind::Rtp | demux::Kind::Rtcp));
                 let Some(kind) = kind else { return Some(Counter::DroppedUnknownProtocol) };
-                self.receive_of_peer(now, peer, kind, (path, at), bytes, out)
+                let fate = self.receive_of_peer(now, peer, kind, (path, at), bytes, out);
+                self.media_crossed(now, peer, path, out);
+                fate
             }
             // Behind the header of an edge that passes on there is no second one.
             Some(FlowOwner::Candidate(peer)) if path.relay() == 0 => {

@@ -31,10 +31,14 @@ impl Forwarder {
     /// A receiver reported what of our packets arrived, and when.
     pub(super) fn feedback_received(&mut self, now: Micros, peer: u32, feedback: &TransportCc<'_>, out: &mut Outbox) {
         self.count(Counter::TransportCcReceived, 1);
-        let Some(sending) = self.peers.at_mut(peer).and_then(|transport| transport.sending.as_mut()) else { return };
+        let Some(transport) = self.peers.at_mut(peer) else { return };
+        let Some(sending) = &mut transport.sending else { return };
         let matched = sending.bwe.feedback(now, feedback);
         if matched.found > 0 {
             sending.feedback_came(now);
+        }
+        if let Some(edge) = &mut transport.edge {
+            edge.crossed.sent_arrived(matched.first);
         }
         self.count(Counter::TransportCcUnknown, matched.unknown.into());
         self.review_sending(now, peer, out);

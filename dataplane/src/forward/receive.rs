@@ -444,7 +444,10 @@ pub(super) fn note_arrival(
 ) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
     let (Some(&[high, low]), Some(arrivals)) = (packet.extension(id), &mut transport.arrivals) else { return };
-    arrivals.push(u16::from_be_bytes([high, low]), at);
+    let noted = arrivals.push(u16::from_be_bytes([high, low]), at);
+    if let Some(edge) = &mut transport.edge {
+        edge.crossed.came(noted, at);
+    }
     transport.transport_cc_ssrc = packet.header.ssrc;
     if !transport.is_transport_cc_timer_set {
         transport.is_transport_cc_timer_set = true;

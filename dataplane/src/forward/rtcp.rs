@@ -129,6 +129,12 @@ impl Forwarder {
         let outcome = slot.and_then(|slot| self.send_again(now, peer, slot, seq, Why::Asked, out));
         self.count(outcome.unwrap_or(Counter::NackMissed), 1);
         let is_video = outcome == Some(Counter::RtxSent);
+        // What was never here has not been lost on the way there.
+        if matches!(outcome, Some(Counter::RtxSent | Counter::AudioResent))
+            && let Some(edge) = self.peers.at_mut(peer).and_then(|transport| transport.edge.as_mut())
+        {
+            edge.crossed.sent_is_lacked();
+        }
         if let Some(slot) = slot.filter(|slot| is_video && self.slots.at(*slot).is_some_and(Slot::loses_much)) {
             let copy = self.send_again(now, peer, slot, seq, Why::Copy, out);
             self.count(Counter::RtxSent, u64::from(copy == Some(Counter::RtxSent)));

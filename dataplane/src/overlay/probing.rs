@@ -12,6 +12,7 @@ use crate::config::{
     Micros, OVERLAY_DEAD_INTERVAL, OVERLAY_LEG_INTERVAL, OVERLAY_LEG_TOLD_INTERVAL, OVERLAY_PROBE_INTERVAL,
     OVERLAY_TOLD_INTERVAL,
 };
+use crate::overlay::crossing::{Counted, Crossing};
 use crate::overlay::monitor::{Monitor, State};
 use crate::overlay::selection::{Look, Selection};
 use crate::path::Path;
@@ -52,6 +53,7 @@ pub(crate) struct Probing {
     /// At most [`PEER_CANDIDATES_MAX`].
     paths: Vec<Probed>,
     selection: Selection<u8>,
+    crossing: Crossing,
 }
 
 impl Probing {
@@ -111,6 +113,18 @@ impl Probing {
     pub(crate) fn answered(&mut self, path: Path, id: TransactionId, now: Micros) -> bool {
         let of = self.paths.iter_mut().find(|of| of.path == path);
         of.is_some_and(|of| of.number(id).is_some_and(|number| of.monitor.answered(now, number)))
+    }
+
+    /// What media has shown of the path by which we send, and of that by which it comes; whether the paths are to be looked at.
+    pub(crate) fn crossed(&mut self, now: Micros, paths: [Path; 2], counted: [Counted; 2]) -> bool {
+        self.crossing.counted(now, paths, counted);
+        let Some(told) = self.crossing.poll(now) else { return false };
+        for (path, Counted { arrived, lost }) in told.into_iter().flatten() {
+            if let Some(of) = self.paths.iter_mut().find(|of| of.path == path) {
+                of.monitor.carried(now, arrived, lost);
+            }
+        }
+        true
     }
 
     /// Where to go from the path that is in use, if it is to be left.

@@ -30,6 +30,20 @@ const CAPACITY_MAX: usize = 1 << 14;
 /// tell apart, less a margin for arrivals that are told in another order.
 const SPAN_MAX: Micros = 1 << 30;
 
+/// What the log has made of a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noted {
+    /// It is higher than all before, and so many between have not come.
+    Next {
+        /// Of these.
+        left_out: u32,
+    },
+    /// One of those that had not come.
+    Late,
+    /// It came before, or is too old.
+    Known,
+}
+
 /// When the packets of one transport arrived, by transport-wide sequence number, and what of it was reported.
 ///
 /// A ring over the newest sequence numbers; no allocation after [`ArrivalLog::new`]. A packet that arrives late, below what
@@ -76,7 +90,7 @@ impl ArrivalLog {
 
     /// Notes that the packet `seq` arrived at `at`. Only for authenticated packets. A repeated one keeps its first time, and
     /// one older than the window is not taken up.
-    pub fn push(&mut self, seq: u16, at: Micros) {
+    pub fn push(&mut self, seq: u16, at: Micros) -> Noted {
         if at.abs_diff(self.latest) > SPAN_MAX {
             self.arrivals.fill(Self::MISSING);
             (self.begin, self.next) = (self.end, self.end);
@@ -92,14 +106,16 @@ impl ArrivalLog {
         let ahead = seq.wrapping_sub(self.end as u16) as i16;
         let seq = self.end + i64::from(ahead);
         if seq < self.begin || (seq < self.end && self.arrival(seq).is_some()) {
-            return;
+            return Noted::Known;
         }
+        let noted = u32::try_from(ahead).map_or(Noted::Late, |left_out| Noted::Next { left_out });
         if seq >= self.end {
             self.advance(seq + 1);
         }
         self.next = self.next.min(seq);
         // The one time that is no time is said a microsecond early.
         *self.place(seq) = (at as u32).min(Self::MISSING - 1);
+        noted
     }
 
     fn place(&mut self, seq: i64) -> &mut u32 {

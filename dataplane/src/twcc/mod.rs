@@ -12,7 +12,7 @@ mod received;
 
 use crate::config::Micros;
 
-pub use arrivals::{ArrivalLog, FEEDBACK_LEN_MAX};
+pub use arrivals::{ArrivalLog, FEEDBACK_LEN_MAX, Noted};
 pub use received::{Statuses, TransportCc, TransportCcError};
 
 /// One tick of a receive delta, µs.
