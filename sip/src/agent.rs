@@ -76,6 +76,8 @@ pub(crate) enum Event {
     Confirmed { call: u64, sdp: Option<String> },
     /// A re-INVITE waits for `accept` or `refuse`. Without an offer we offer.
     Offered { call: u64, offer: Option<String> },
+    /// Ours rings, and the other end may be heard before it answers.
+    Early { call: u64, sdp: String },
     /// Ours is answered.
     Accepted { call: u64, sdp: String },
     /// They want this number called, in the place of a call that it has or beside theirs: `dial` it, and `tell_referrer` if that cannot be.

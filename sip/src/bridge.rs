@@ -71,6 +71,15 @@ impl Voice {
     }
 }
 
+/// How far a telephone is in its room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    Outside,
+    /// We call it: the room hears its ringing, or what is said instead, and it hears nothing of the room before it answers.
+    Called,
+    Inside,
+}
+
 /// What a tick of 20 ms brings.
 #[derive(Debug)]
 pub(crate) struct Tick {
@@ -162,11 +171,11 @@ impl Bridge {
     }
 
     /// Goes on by 20 ms. Only who is in the room is heard there, and hears it.
-    pub(crate) fn tick(&mut self, now: Instant, leg: &mut Leg, is_in_room: bool) -> Tick {
+    pub(crate) fn tick(&mut self, now: Instant, leg: &mut Leg, place: Place) -> Tick {
         let len = frame_len(self.rate);
         let voice = leg.take(now);
         self.timestamp = self.timestamp.wrapping_add(TICKS);
-        let packet = voice.filter(|_| is_in_room).and_then(|frame| {
+        let packet = voice.filter(|_| place != Place::Outside).and_then(|frame| {
             let packet = self.encoder.encode(&frame)?;
             if self.rate == KNOWN_RATE {
                 self.known.keep(&packet, &frame);
@@ -175,7 +184,7 @@ impl Bridge {
         });
         let mut is_quiet = true;
         for voice in self.voices.iter_mut().flatten() {
-            if let Some(frame) = voice.take(now, len, &self.known).filter(|_| is_in_room) {
+            if let Some(frame) = voice.take(now, len, &self.known).filter(|_| place == Place::Inside) {
                 self.mixer.add(&frame);
                 is_quiet = false;
             }
@@ -233,7 +242,7 @@ mod tests {
             let law = crate::g711::Law::Mu;
             rtp.extend(spoken[at * 160..(at + 1) * 160].iter().map(|sample| law.encode(crate::voice::to_i16(*sample))));
             leg.receive(now, "192.0.2.1:5000".parse().unwrap(), &mut rtp);
-            let tick = bridge.tick(now + Duration::from_millis(10), &mut leg, true);
+            let tick = bridge.tick(now + Duration::from_millis(10), &mut leg, Place::Inside);
             heard.extend(tick.frame);
             if let Some((_, packet)) = tick.packet {
                 decoder.decode(&packet, &mut in_room);
@@ -271,12 +280,12 @@ mod tests {
             let law = crate::g711::Law::Mu;
             rtp.extend(spoken[at * 160..(at + 1) * 160].iter().map(|sample| law.encode(crate::voice::to_i16(*sample))));
             legs[0].receive(now, "192.0.2.1:5000".parse().unwrap(), &mut rtp);
-            let packet = speaks.tick(now, &mut legs[0], true).packet;
+            let packet = speaks.tick(now, &mut legs[0], Place::Inside).packet;
             for (of, bridge) in [&mut hears, &mut elsewhere].into_iter().enumerate() {
                 if let Some((timestamp, packet)) = packet.as_ref().filter(|_| at % 20 != 7) {
                     bridge.put(now, 0, at as u16, *timestamp, packet);
                 }
-                heard[of].extend(bridge.tick(now, &mut legs[1 + of], true).frame);
+                heard[of].extend(bridge.tick(now, &mut legs[1 + of], Place::Inside).frame);
             }
         }
         for heard in heard {
@@ -294,7 +303,8 @@ mod tests {
         bridge.play(tone(8000, 880.0, 0.2, 1600));
         bridge.put(now, 0, 0, 0, &OpusOut::new(48_000).unwrap().encode(&tone(48_000, 500.0, 0.5, 960)).unwrap());
         bridge.put(now, 9, 0, 0, &[0; 10]);
-        let heard: Vec<f32> = (0..10).flat_map(|_| bridge.tick(now, &mut leg, false).frame).collect();
+        let heard = |place| (0..5).flat_map(|_| bridge.tick(now, &mut leg, place).frame).collect::<Vec<f32>>();
+        let heard = [Place::Outside, Place::Called].map(heard).concat();
         assert!(amplitude(&heard, 8000, 880.0) > 0.15 && amplitude(&heard, 8000, 500.0) < 0.02);
         assert!(!bridge.is_playing());
     }

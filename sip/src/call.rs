@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Place};
 use crate::counters::Counters;
 use crate::entry::{Entry, Step, is_equal, sound};
 use crate::known::Known;
@@ -45,6 +45,8 @@ pub(crate) enum Order {
     Confirmed(Option<String>),
     /// A new offer, or a wish for ours.
     Offered(Option<String>),
+    /// Who is called may be heard before it answers.
+    Early(String),
     /// Our INVITE is answered.
     Accepted(String),
     Digit(u8),
@@ -105,6 +107,23 @@ pub(crate) struct Call {
     pub(crate) words: mpsc::Sender<(u64, Word)>,
 }
 
+/// The media of a call: toward its telephone, and between that and the room.
+struct Media {
+    leg: Leg,
+    bridge: Bridge,
+}
+
+impl Media {
+    fn play(&mut self, step: &Step) {
+        self.bridge.play(sound(step, self.leg.rate()));
+    }
+
+    fn finish(self, counters: &mut Counters) {
+        self.leg.finish(counters);
+        self.bridge.finish(counters);
+    }
+}
+
 /// Why a call ends from our side, as the log says it.
 type Reason = &'static str;
 
@@ -158,23 +177,39 @@ impl Call {
                 () = ended(&mut self.orders) => return None,
             }
         }
-        let remote = self.connected().await?;
-        let key = self.key;
-        let srtp = key.as_ref().map(Srtp);
-        let Some(mut leg) = Leg::new(Instant::now(), remote, self.from.ip(), srtp.as_ref(), &mut self.random) else {
-            return Some("no_codec");
-        };
-        let Some(mut bridge) = Bridge::new(leg.rate(), self.settings.audio_slots as usize, self.known.clone()) else {
-            return Some("no_codec");
-        };
-        let reason = self.converse(&mut leg, &mut bridge, room, is_known).await;
-        if let Some((to, report)) = leg.goodbye(Instant::now()) {
-            self.tell(&leg, to, &report);
+        let (remote, is_answered) = self.connected().await?;
+        let Some(mut media) = self.media(remote) else { return Some("no_codec") };
+        let reason = self.converse(&mut media, room, is_known, is_answered, counters).await;
+        if let Some((to, report)) = media.leg.goodbye(Instant::now()) {
+            self.tell(&media.leg, to, &report);
         }
-        self.log_quality(&leg);
-        leg.finish(counters);
-        bridge.finish(counters);
+        self.log_quality(&media.leg);
+        media.finish(counters);
         reason
+    }
+
+    /// None if libopus cannot be had.
+    fn media(&mut self, remote: Remote) -> Option<Media> {
+        let srtp = self.key.as_ref().map(Srtp);
+        let leg = Leg::new(Instant::now(), remote, self.from.ip(), srtp.as_ref(), &mut self.random)?;
+        let bridge = Bridge::new(leg.rate(), self.settings.audio_slots as usize, self.known.clone())?;
+        Some(Media { leg, bridge })
+    }
+
+    /// Takes what who is called says of its media: another address, or other media altogether. False if it cannot be used.
+    fn redirect(&mut self, media: &mut Media, sdp: &str, counters: &mut Counters) -> bool {
+        let remote = match Remote::parse(sdp, self.settings.needs_srtp) {
+            Ok(remote) => remote,
+            Err(error) => {
+                tracing::warn!(call = self.id, %error, "call_answer_unusable");
+                return false;
+            }
+        };
+        if !media.leg.retarget(Instant::now(), &remote) {
+            let Some(other) = self.media(remote) else { return false };
+            std::mem::replace(media, other).finish(counters);
+        }
+        true
     }
 
     /// Sends a report; one that is lost is followed by another.
@@ -199,18 +234,22 @@ impl Call {
         );
     }
 
-    /// Answers, or waits for the answer; the other end's media.
-    async fn connected(&mut self) -> Option<Remote> {
+    /// Answers, or waits for the answer; the other end's media, and whether it has answered or can be heard before it does.
+    async fn connected(&mut self) -> Option<(Remote, bool)> {
         if self.digits.is_some() {
             loop {
                 match self.orders.recv().await? {
                     Order::Accepted(sdp) => match Remote::parse(&sdp, self.settings.needs_srtp) {
-                        Ok(remote) => return Some(remote),
+                        Ok(remote) => return Some((remote, true)),
                         Err(error) => {
                             tracing::warn!(call = self.id, %error, "call_answer_unusable");
                             self.say(Word::HangUp).await;
                             return None;
                         }
+                    },
+                    Order::Early(sdp) => match Remote::parse(&sdp, self.settings.needs_srtp) {
+                        Ok(remote) => return Some((remote, false)),
+                        Err(error) => tracing::info!(call = self.id, %error, "call_early_media_unusable"),
                     },
                     Order::End => return None,
                     _ => (),
@@ -219,19 +258,19 @@ impl Call {
         }
         if let Some(remote) = self.remote.take() {
             self.say(Word::Accept(remote.answer(&self.ours(1)))).await;
-            return Some(remote);
+            return Some((remote, true));
         }
         // They did not offer, so we do, and the ACK answers.
         self.say(Word::Accept(self.ours(1).offer())).await;
         loop {
             match self.orders.recv().await? {
-                Order::Confirmed(Some(sdp)) if Remote::parse(&sdp, self.settings.needs_srtp).is_ok() => {
-                    return Remote::parse(&sdp, self.settings.needs_srtp).ok();
-                }
-                Order::Confirmed(_) => {
-                    self.say(Word::HangUp).await;
-                    return None;
-                }
+                Order::Confirmed(sdp) => match sdp.map(|sdp| Remote::parse(&sdp, self.settings.needs_srtp)) {
+                    Some(Ok(remote)) => return Some((remote, true)),
+                    _ => {
+                        self.say(Word::HangUp).await;
+                        return None;
+                    }
+                },
                 Order::Referred { number, replaces } => self.say(Word::Refer { into: None, number, replaces }).await,
                 Order::End => return None,
                 _ => (),
@@ -241,20 +280,23 @@ impl Call {
 
     async fn converse(
         &mut self,
-        leg: &mut Leg,
-        bridge: &mut Bridge,
+        media: &mut Media,
         mut room: Option<Room>,
         is_known: bool,
+        mut is_answered: bool,
+        counters: &mut Counters,
     ) -> Option<Reason> {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut entry = (!is_known).then(|| Entry::new(began, self.number.clone()));
         let mut joining: Option<Joining> = None;
         if entry.is_some() {
-            bridge.play(sound(&Step::Ask, leg.rate()));
+            media.play(&Step::Ask);
         } else if let Some(number) = self.number.clone().filter(|_| room.is_none()) {
             // We called.
             joining = Some(self.joining(number));
-            self.digits.iter().flat_map(|digits| digits.bytes()).for_each(|digit| leg.push_digit(digit));
+            if is_answered {
+                self.dial(&mut media.leg);
+            }
         }
         let mut version = 1;
         let mut end_after_sound = None;
@@ -275,20 +317,29 @@ impl Call {
                     Some(Order::Digit(received)) => digit = Some(received),
                     Some(Order::Offered(offer)) => {
                         version += 1;
-                        self.reoffered(leg, offer, version).await;
+                        self.reoffered(&mut media.leg, offer, version).await;
                     }
                     Some(Order::Confirmed(Some(sdp))) => {
                         if let Ok(remote) = Remote::parse(&sdp, self.settings.needs_srtp) {
-                            leg.retarget(Instant::now(), &remote);
+                            media.leg.retarget(Instant::now(), &remote);
                         }
+                    }
+                    Some(Order::Early(sdp)) if !is_answered => drop(self.redirect(media, &sdp, counters)),
+                    Some(Order::Accepted(sdp)) if !is_answered => {
+                        if !self.redirect(media, &sdp, counters) {
+                            return Some("answer_unusable");
+                        }
+                        (is_answered, began) = (true, Instant::now());
+                        self.dial(&mut media.leg);
                     }
                     Some(Order::Referred { number, replaces }) => {
                         let into = self.number.clone().filter(|_| room.is_some());
                         self.say(Word::Refer { into, number, replaces }).await;
                     }
-                    Some(Order::Confirmed(None) | Order::Accepted(_)) => (),
+                    Some(Order::Confirmed(None) | Order::Early(_) | Order::Accepted(_)) => (),
                 },
                 due = ticks.tick() => {
+                    let Media { leg, bridge } = media;
                     let now = Instant::now();
                     let late = now.saturating_duration_since(due.into_std()).div_duration_f64(FRAME) as u32;
                     if late > LATE_MAX {
@@ -315,7 +366,12 @@ impl Call {
                             break;
                         }
                     }
-                    let tick = bridge.tick(now, leg, room.is_some());
+                    let place = match room {
+                        None => Place::Outside,
+                        Some(_) if !is_answered => Place::Called,
+                        Some(_) => Place::Inside,
+                    };
+                    let tick = bridge.tick(now, leg, place);
                     if let Some((to, packet)) = leg.send(now, &tick.frame) {
                         // A full socket loses one frame of voice.
                         let _ = self.socket.try_send_to(&packet, to);
@@ -332,27 +388,27 @@ impl Call {
                     if entry.as_ref().is_some_and(|entry| entry.is_late(now)) {
                         return Some("no_pin");
                     }
-                    if let Some(reason) = silence(leg, now, began) {
+                    if let Some(reason) = silence(leg, now, began).filter(|_| is_answered) {
                         return Some(reason);
                     }
                 }
                 received = self.socket.recv_from(&mut datagram) => {
                     // An ICMP error of an earlier packet says nothing of this one.
                     let Ok((len, from)) = received else { continue };
-                    if let Received::Digit(received) = leg.receive(Instant::now(), from, &mut datagram[..len]) {
+                    if let Received::Digit(received) = media.leg.receive(Instant::now(), from, &mut datagram[..len]) {
                         digit = Some(received);
                     }
                 }
                 received = self.rtcp.recv_from(&mut report) => {
                     let Ok((len, from)) = received else { continue };
-                    leg.receive_rtcp(Instant::now(), from, &mut report[..len]);
+                    media.leg.receive_rtcp(Instant::now(), from, &mut report[..len]);
                 }
                 joined = arrived(&mut joining) => {
                     joining = None;
                     match joined {
                         Ok(joined) => room = Some(joined),
                         Err((_, reason)) => {
-                            bridge.play(sound(&Step::Over, leg.rate()));
+                            media.play(&Step::Over);
                             end_after_sound = Some(reason);
                         }
                     }
@@ -362,7 +418,7 @@ impl Call {
                 continue;
             };
             let step = asking.digit(digit, &self.settings);
-            bridge.play(sound(&step, leg.rate()));
+            media.play(&step);
             match step {
                 Step::Wait | Step::Ask => (),
                 Step::Wrong => self.say(Word::WrongPin).await,
@@ -377,6 +433,11 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// Dials what was asked for, now that somebody has answered.
+    fn dial(&self, leg: &mut Leg) {
+        self.digits.iter().flat_map(|digits| digits.bytes()).for_each(|digit| leg.push_digit(digit));
     }
 
     fn joining(&self, number: Number) -> Joining {

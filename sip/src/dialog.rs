@@ -105,6 +105,8 @@ pub(crate) struct Dialog {
     pub(crate) is_ringing: bool,
     pub(crate) provisional: Option<Provisional>,
     pub(crate) early: Vec<Early>,
+    /// What who is called has said of its media before the answer.
+    pub(crate) early_sdp: Option<String>,
     pub(crate) referral: Option<Referral>,
     /// The call that has asked for this one by a transfer, until it is told how that ended.
     pub(crate) asked_by: Option<u64>,
@@ -142,6 +144,7 @@ impl Dialog {
             is_ringing: false,
             provisional: None,
             early: Vec::new(),
+            early_sdp: None,
             referral: None,
             asked_by: None,
             replaces: None,
@@ -173,6 +176,7 @@ impl Dialog {
             is_ringing: false,
             provisional: None,
             early: Vec::new(),
+            early_sdp: None,
             referral: None,
             asked_by: None,
             replaces: None,

@@ -266,6 +266,7 @@ impl Gateway {
                 Event::Incoming(incoming) => self.incoming(*incoming),
                 Event::Confirmed { call, sdp } => self.order(call, Order::Confirmed(sdp)),
                 Event::Offered { call, offer } => self.order(call, Order::Offered(offer)),
+                Event::Early { call, sdp } => self.order(call, Order::Early(sdp)),
                 Event::Accepted { call, sdp } => {
                     self.tell(call, Progress::Answered);
                     self.order(call, Order::Accepted(sdp));

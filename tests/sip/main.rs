@@ -1,6 +1,7 @@
 //! `uprtc sip` with real telephones: baresip with a tone, sipp with scenarios, and peers of the crate `client` in the same rooms
 //! of a running `uprtc run`.
 
+mod early;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod linphone;
@@ -129,6 +130,13 @@ impl Scene {
     /// What the gateway has logged.
     fn log(&self) -> String {
         std::fs::read_to_string(self.state.0.join("sip.log")).unwrap_or_default()
+    }
+
+    /// Has the gateway call this name by its trunk.
+    fn calls(&self, name: &str) {
+        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
+        let made = self.request(request, &format!("{{\"number\":\"{name}\"}}"));
+        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
     }
 
     fn has_calls(&self, calls: u64) {
@@ -415,9 +423,7 @@ fn a_call_that_rings_elsewhere_is_acknowledged() {
             scene.sipp_at(scene.sip, "reliable_called", "carl", &["-i", "127.0.0.1", "-p", &port]);
         });
         until("the telephone", || UdpSocket::bind(free).is_err().then_some(()));
-        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
-        let made = scene.request(request, "{\"number\":\"carl\"}");
-        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+        scene.calls("carl");
         called.join().unwrap();
     });
     scene.has_calls(0);

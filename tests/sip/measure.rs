@@ -1,6 +1,8 @@
 //! Tones of Opus, made and measured.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use opusic_c::{Application, Channels, Decoder, Encoder, SampleRate};
 
@@ -61,7 +63,10 @@ pub(crate) struct Mouth {
 impl Mouth {
     pub(crate) fn new(hertz: f32) -> Mouth {
         let encoder = Encoder::new(Channels::Mono, SampleRate::Hz48000, Application::Audio).unwrap();
-        Mouth { encoder, step: std::f32::consts::TAU * hertz / 48_000.0, at: 0 }
+        // A peer that goes on speaking goes on with its clock, by whichever mouth.
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let frames = BEGUN.elapsed().as_millis() as u32 / 20;
+        Mouth { encoder, step: std::f32::consts::TAU * hertz / 48_000.0, at: frames * 960 }
     }
 
     /// The next 20 ms.

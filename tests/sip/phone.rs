@@ -111,8 +111,12 @@ impl Phone {
 
     /// Has the other end call somebody else.
     pub(crate) fn transfer(&self, to: &str) {
+        self.command("transfer", to);
+    }
+
+    fn command(&self, command: &str, parameters: &str) {
         let mut stream = until("the telephone's control", || TcpStream::connect(self.control).ok());
-        let command = format!("{{\"command\":\"transfer\",\"params\":\"{to}\",\"token\":\"t\"}}");
+        let command = format!("{{\"command\":\"{command}\",\"params\":\"{parameters}\",\"token\":\"t\"}}");
         write!(stream, "{}:{command},", command.len()).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let _ = stream.read(&mut [0; 4096]);

@@ -193,13 +193,6 @@ impl Scene {
     fn is_registered(&self) {
         until("the registration at the proxy", || (self.metric("trunk_registered") == 1).then_some(()));
     }
-
-    /// Has the gateway call this name by its trunk.
-    fn calls(&self, name: &str) {
-        let request = "POST /v1/rooms/open/calls HTTP/1.1\r\nAuthorization: Bearer secret";
-        let made = self.request(request, &format!("{{\"number\":\"{name}\"}}"));
-        assert!(made.starts_with("HTTP/1.1 201"), "{made}");
-    }
 }
 
 /// With sound: a telephone calls by the proxy, and is called by it, where the gateway needs its password. Each end hangs up once.

@@ -54,14 +54,14 @@ const WAY_MS_MAX: f64 = 80.0;
 const LOST_MAX: f64 = 0.001;
 
 /// µ-law by its definition (G.711).
-fn mu(sample: f32) -> u8 {
+pub(crate) fn mu(sample: f32) -> u8 {
     let value = (sample * 32_768.0) as i32;
     let (sign, magnitude) = (if value < 0 { 0x80 } else { 0 }, (value.abs() + 132).min(32_767));
     let exponent = 31 - (magnitude as u32).leading_zeros() - 7;
     !(sign | (exponent << 4) as u8 | (magnitude >> (exponent + 3) & 0xF) as u8)
 }
 
-fn unmu(code: u8) -> f32 {
+pub(crate) fn unmu(code: u8) -> f32 {
     let code = !code;
     let magnitude = ((i32::from(code & 0xF) << 3) + 132) << (code >> 4 & 7);
     let value = (magnitude - 132) as f32 / 32_768.0;

@@ -104,9 +104,11 @@ fn rack(value: &str) -> Option<(u32, u32, String)> {
 }
 
 impl crate::dialog::Dialog {
-    /// What a 2xx to our INVITE says of their media; where it says nothing, what an acknowledged response of that end did (§5).
+    /// What a 2xx to our INVITE says of their media; where it says nothing, what an acknowledged response of that end did (§5), or any:
+    /// some ends say it once.
     pub(super) fn answer_in(&self, response: &Message) -> String {
-        let early = || self.early.iter().find(|early| Some(&*early.tag) == response.tag("To"))?.sdp.clone();
+        let of_this_end = || self.early.iter().find(|early| Some(&*early.tag) == response.tag("To"))?.sdp.clone();
+        let early = || of_this_end().or_else(|| self.early_sdp.clone());
         match early().filter(|_| response.body.is_empty() && self.state == State::Up) {
             Some(sdp) => sdp,
             None => String::from_utf8_lossy(&response.body).into_owned(),

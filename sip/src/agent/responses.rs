@@ -89,6 +89,12 @@ impl Agent {
             ..200 => {
                 let is_first = !std::mem::replace(&mut dialog.is_ringing, true);
                 let asked_by = dialog.asked_by.filter(|_| status >= 180);
+                if dialog.state == State::Asking && !dialog.is_cancelled && !response.body.is_empty() {
+                    let sdp = String::from_utf8_lossy(&response.body).into_owned();
+                    if dialog.early_sdp.replace(sdp.clone()).as_ref() != Some(&sdp) {
+                        self.events.push_back(Event::Early { call, sdp });
+                    }
+                }
                 if dialog.is_cancelled && is_first {
                     self.send_cancel(now, call);
                 }

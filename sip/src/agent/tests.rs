@@ -471,6 +471,30 @@ fn a_number_is_called_by_the_trunk() {
 }
 
 #[test]
+fn what_is_said_before_the_answer_is_told_once_and_counts_where_the_answer_says_nothing() {
+    let now = Instant::now();
+    let mut agent = trunked(now, false);
+    let trunk = hop("203.0.113.5:5060");
+    let call = agent.dial(now, "100", SDP.into(), None).unwrap();
+    let invite = sent(&mut agent).pop().unwrap();
+    let response = |status, body: &str| {
+        let mut response = Message::response(&invite, status, "x").with("Contact", "<sip:b@203.0.113.9>");
+        response.set("To", format!("{};tag=b", invite.header("To").unwrap()));
+        response.body = body.as_bytes().to_vec();
+        response.write()
+    };
+    let early = |sdp: &str| Event::Early { call, sdp: sdp.into() };
+    for body in ["", "a", "a", "b"] {
+        agent.receive(now, trunk, &response(183, body));
+    }
+    assert_eq!(events(&mut agent), [early("a"), early("b")]);
+    agent.receive(now, trunk, &response(200, ""));
+    assert_eq!(events(&mut agent), [Event::Accepted { call, sdp: "b".into() }]);
+    agent.receive(now, trunk, &response(183, "c"));
+    assert!(events(&mut agent).is_empty());
+}
+
+#[test]
 fn a_call_that_is_given_up_is_cancelled_when_it_rings() {
     let now = Instant::now();
     let mut agent = trunked(now, false);
@@ -644,5 +668,6 @@ fn what_rings_elsewhere_is_acknowledged_in_its_order() {
     ok.headers.retain(|(name, _)| name != "Require" && name != "RSeq");
     agent.receive(now, trunk, &ok.write());
     assert_eq!(sent(&mut agent).pop().unwrap().header("CSeq"), Some("1 ACK"));
-    assert_eq!(events(&mut agent), [Event::Accepted { call, sdp: SDP.into() }]);
+    let early = Event::Early { call, sdp: SDP.into() };
+    assert_eq!(events(&mut agent), [early, Event::Accepted { call, sdp: SDP.into() }]);
 }
