@@ -110,6 +110,8 @@ impl Jitter {
         if self.packets.is_empty() && self.is_filling {
             self.filled_at = Some(now);
             self.next = Some(at);
+            // Also where the clock was set back.
+            self.newest = at;
         }
         self.next = self.next.map(|next| if self.is_filling { next.min(at) } else { next });
         self.newest = self.newest.max(at);
@@ -390,6 +392,13 @@ mod tests {
         assert_eq!(jitter.take(at(9200)), Play::Packet(b"b".to_vec()));
         assert_eq!(jitter.put(at(9220), 4_000_000_000, b"c"), Put::Kept);
         assert_eq!(jitter.take(at(9500)), Play::Packet(b"c".to_vec()));
+        // Set back by three seconds after silence, which is not taken for three seconds of delay.
+        assert_eq!(jitter.take(at(9520)), Play::Nothing);
+        for n in 0..10u32 {
+            assert_eq!(jitter.put(at(9540 + 20 * u64::from(n)), 4_000_000_000 - 24_000 + 160 * n, b"d"), Put::Kept);
+        }
+        let heard = (0..20).filter(|n| jitter.take(at(9740 + 20 * n)) == Play::Packet(b"d".to_vec())).count();
+        assert!(heard >= 8, "{heard}");
     }
 
     #[test]
