@@ -5,7 +5,7 @@ use proto::id::StreamId;
 use proto::plane::{Codec, StreamEncoding};
 
 use crate::config::{ENCODING_RESIZED, ENCODING_SILENCE, ENCODING_SILENCE_FRAMES, ENCODING_STOPPED, Micros};
-use crate::headroom::Rates;
+use crate::headroom::{Headroom, Rates};
 use crate::layers_allocation::Allocated;
 use crate::sets::ParameterSets;
 use crate::size::Size;
@@ -28,6 +28,8 @@ pub(crate) struct Encoding {
     pub(crate) is_idle: bool,
     /// What its publisher was told of its rate, and what it sends of its own.
     pub(crate) rates: Rates,
+    /// Of a track from another edge: what that was told that its receivers here have room for.
+    pub(crate) room_told: Headroom,
     /// Of a mirror: the rate at the worker that receives the stream, and what it is expected to cost there, bit/s.
     pub(crate) bps_there: u32,
     pub(crate) expected_there: u32,
@@ -48,6 +50,7 @@ impl Encoding {
             unwanted_reports: 0,
             is_idle: false,
             rates: Rates::default(),
+            room_told: Headroom::NONE,
             bps_there: 0,
             expected_there: 0,
             told_bps: 0,

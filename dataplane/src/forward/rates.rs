@@ -1,4 +1,5 @@
-//! Which rate the publisher of an encoding is told: what all of its receivers have room for ([`crate::headroom`]), on whichever worker.
+//! Which rate the publisher of an encoding is told: what all of its receivers have room for ([`crate::headroom`]), on whichever worker, at
+//! whichever edge. An edge that gets an encoding from another tells that one's worker, which takes it for the room of the slot between them.
 
 use proto::plane::EncodingRate;
 
@@ -6,21 +7,40 @@ use super::{Forwarder, IntoReport};
 use crate::config::{Micros, PEER_STREAMS_MAX};
 use crate::headroom::Headroom;
 use crate::outbox::Outbox;
+use crate::rtcp::Rooms;
+use crate::slot::Slot;
 
 impl Forwarder {
     /// What the receivers of an encoding have room for, those of other workers included.
     pub(super) fn room_of(&self, index: u32) -> Headroom {
         let Some(stream) = self.streams.at(index) else { return Headroom::NONE };
-        let here = stream.hops.iter().filter_map(|hop| self.slots.at(hop.slot)).map(|slot| slot.room);
+        let here = stream.hops.iter().filter_map(|hop| self.slots.at(hop.slot)).map(Slot::room_of_all);
         let there = stream.taps.iter().filter(|tap| tap.is_taken).map(|tap| tap.room);
         here.chain(there).fold(Headroom::NONE, Headroom::and)
     }
 
     /// A receiver has room for so much of the encoding that it was given. If that is less than it had, the publisher is told at once.
     pub(super) fn set_room(&mut self, now: Micros, slot: u32, room: Headroom, out: &mut Outbox) {
+        self.change_room(now, slot, |slot| slot.room = room, out);
+    }
+
+    /// Another edge says what its receivers have room for.
+    pub(super) fn rooms_told(&mut self, now: Micros, peer: u32, rooms: &Rooms<'_>, out: &mut Outbox) {
+        if self.peers.at(peer).and_then(|transport| transport.edge_open()).is_none() {
+            return;
+        }
+        for (ssrc, room) in rooms.rooms().take(PEER_STREAMS_MAX) {
+            if let Some(slot) = self.slot_of(peer, ssrc) {
+                self.change_room(now, slot, |slot| slot.room_there = room, out);
+            }
+        }
+    }
+
+    fn change_room(&mut self, now: Micros, slot: u32, change: impl FnOnce(&mut Slot), out: &mut Outbox) {
         let Some(of_slot) = self.slots.at_mut(slot) else { return };
-        let before = std::mem::replace(&mut of_slot.room, room);
-        if !room.is_less_than(before) {
+        let before = of_slot.room_of_all();
+        change(of_slot);
+        if !of_slot.room_of_all().is_less_than(before) {
             return;
         }
         let choice = &of_slot.choice;
@@ -49,7 +69,7 @@ impl Forwarder {
     pub(super) fn review_rates(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         for at in 0..PEER_STREAMS_MAX {
             let index = self.peers.at(peer).and_then(|transport| transport.streams.get(at)).copied();
-            let Some(index) = index else { return };
+            let Some(index) = index else { break };
             if let Some(stream) = self.streams.at_mut(index) {
                 let bps = stream.rate.bps(now);
                 let encoding = stream.encoding.as_mut().filter(|_| stream.is_flowing);
@@ -57,6 +77,7 @@ impl Forwarder {
             }
             self.review_rate(now, index, true, out);
         }
+        self.tell_rooms(peer, out);
     }
 
     /// Tells the rate of an encoding, if it is another one. Between two reports only a lower one is.
@@ -64,10 +85,40 @@ impl Forwarder {
         let Some(stream) = self.streams.at(index).filter(|stream| stream.encoding.is_some()) else { return };
         let room = if stream.is_flowing { self.room_of(index) } else { Headroom::NONE };
         let Some(stream) = self.streams.at_mut(index) else { return };
-        let id = stream.open.stream;
-        let bps = stream.encoding.as_mut().and_then(|encoding| encoding.rates.update(now, room, is_report));
-        if let Some(bps) = bps {
+        let (id, peer) = (stream.open.stream, stream.open.peer.index);
+        let Some(encoding) = &mut stream.encoding else { return };
+        let bps = encoding.rates.update(now, room, is_report);
+        let told = encoding.room_told;
+        if self.peers.at(peer).is_some_and(|transport| transport.edge_open().is_some()) {
+            if !is_report && room.is_less_than(told) {
+                self.tell_rooms(peer, out);
+            }
+        } else if let Some(bps) = bps {
             out.report(EncodingRate { stream: id, bps }.into_report());
+        }
+    }
+
+    /// Tells another edge what the receivers here have room for, of the encodings that come from there: with each report, because what is told
+    /// may be lost.
+    fn tell_rooms(&mut self, peer: u32, out: &mut Outbox) {
+        if self.peers.at(peer).and_then(|transport| transport.edge_open()).is_none() {
+            return;
+        }
+        let (mut rooms, mut count) = ([(0, Headroom::NONE); PEER_STREAMS_MAX], 0);
+        for at in 0..PEER_STREAMS_MAX {
+            let index = self.peers.at(peer).and_then(|transport| transport.streams.get(at)).copied();
+            let Some(index) = index else { break };
+            let room = self.room_of(index);
+            let Some(stream) = self.streams.at_mut(index).filter(|stream| stream.is_flowing) else { continue };
+            let (ssrc, Some(encoding)) = (stream.open.ssrc, &mut stream.encoding) else { continue };
+            encoding.room_told = room;
+            rooms[count] = (ssrc, room);
+            count += 1;
+        }
+        if count > 0 {
+            self.send_rtcp(peer, out, |writer, sender| {
+                writer.rooms(sender, &rooms[..count]);
+            });
         }
     }
 }

@@ -74,6 +74,7 @@ impl Forwarder {
                 }
                 Ok(Packet::TransportCc(feedback)) => self.feedback_received(now, peer, &feedback, out),
                 Ok(Packet::Remb(remb)) => self.remb_received(now, peer, remb.bps, out),
+                Ok(Packet::Rooms(rooms)) => self.rooms_told(now, peer, &rooms, out),
                 // BYE, SDES and the rest change nothing that a forwarder does: streams end by signalling.
                 Ok(_) | Err(_) => {}
             }

@@ -10,6 +10,7 @@ mod writer;
 
 pub(crate) use self::clock::{SenderClock, ntp};
 pub use self::writer::CompoundWriter;
+use crate::headroom::Headroom;
 use crate::twcc::{TransportCc, TransportCcError};
 
 /// Bytes of the header that every RTCP packet starts with.
@@ -98,7 +99,9 @@ pub enum Packet<'a> {
     Remb(Remb<'a>),
     /// Extended report.
     Xr,
-    /// Application-defined.
+    /// What the receivers of streams have room for, as our workers tell each other between edges: an application-defined packet.
+    Rooms(Rooms<'a>),
+    /// Application-defined by others.
     App,
     /// A type or a feedback message that nothing here reads.
     Unknown {
@@ -263,6 +266,30 @@ impl<'a> Remb<'a> {
     }
 }
 
+/// What the receivers of streams have room for (RFC 3550 §6.7, name [`ROOMS_NAME`]): of each stream its SSRC, and a word of which the highest bit
+/// says whether it is needed, and the others how much, bit/s; all ones: nothing limits it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rooms<'a> {
+    entries: &'a [u8],
+}
+
+impl<'a> Rooms<'a> {
+    /// Of each stream its SSRC, and what its receivers have room for.
+    pub fn rooms(&self) -> impl Iterator<Item = (u32, Headroom)> + 'a {
+        self.entries.as_chunks().0.iter().map(|&[a, b, c, d, e, f, g, h]| {
+            let word = u32::from_be_bytes([e, f, g, h]);
+            let (is_needed, bps) = (word >> 31 != 0, word & ROOM_MAX);
+            let bps = if bps == ROOM_MAX { u32::MAX } else { bps };
+            (u32::from_be_bytes([a, b, c, d]), Headroom { bps, is_needed })
+        })
+    }
+}
+
+/// Name and subtype of [`Rooms`], and the most that its word can say.
+const ROOMS_NAME: [u8; 4] = *b"upRM";
+const ROOMS_SUBTYPE: u8 = 1;
+const ROOM_MAX: u32 = u32::MAX >> 1;
+
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes.as_chunks().0.iter().map(|&word| u32::from_be_bytes(word))
 }
@@ -332,6 +359,13 @@ impl<'a> Frame<'a> {
             }
             (pt::SDES, _) => Ok(Packet::Sdes),
             (pt::BYE, count) => Ok(Packet::Bye(Bye { ssrcs: counted(body, count, 4)? })),
+            (pt::APP, ROOMS_SUBTYPE) => {
+                let ([_, name], rest) = split_words::<2>(body)?;
+                if name != u32::from_be_bytes(ROOMS_NAME) {
+                    return Ok(Packet::App);
+                }
+                Ok(Packet::Rooms(Rooms { entries: whole(rest, 8)? }))
+            }
             (pt::APP, _) => Ok(Packet::App),
             (pt::XR, _) => Ok(Packet::Xr),
             (pt::RTPFB, fmt::TRANSPORT_CC) => Ok(Packet::TransportCc(TransportCc::parse(body)?)),

@@ -153,6 +153,22 @@ fn other_packets_are_named_and_skipped() {
 }
 
 #[test]
+fn room_comes_back_as_it_was_written() {
+    let room = |bps, is_needed| Headroom { bps, is_needed };
+    let told = [(1, room(0, true)), (2, room(123_456, false)), (u32::MAX, Headroom::NONE), (3, room(u32::MAX, true))];
+    let bytes = written(|w| assert_eq!(w.rooms(9, &told), 12 + 8 * told.len()));
+    let Packet::Rooms(rooms) = only(&bytes) else { panic!("no rooms") };
+    assert!(rooms.rooms().eq(told));
+    // Cut within an entry, and of another name.
+    let mut cut = bytes[..bytes.len() - 4].to_vec();
+    cut[3] -= 1;
+    assert!(packets(&cut).all(|packet| packet.is_err()));
+    let mut other = bytes.clone();
+    other[8] = b'x';
+    assert_eq!(only(&other), Packet::App);
+}
+
+#[test]
 fn a_broken_packet_does_not_hide_those_after_it() {
     let good = written(|w| assert!(w.pli(1, 2) > 0));
     let cut_report = [0x81, 201, 0, 1, 0, 0, 0, 1];

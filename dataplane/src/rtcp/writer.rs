@@ -1,6 +1,7 @@
 //! Writing: compounds of RTCP.
 
-use super::{CNAME_LEN_MAX, HEADER_LEN, REPORT_BLOCKS_MAX, ReportBlock, fmt, pt};
+use super::{CNAME_LEN_MAX, HEADER_LEN, REPORT_BLOCKS_MAX, ROOM_MAX, ROOMS_NAME, ROOMS_SUBTYPE, ReportBlock, fmt, pt};
+use crate::headroom::Headroom;
 use crate::twcc::ArrivalLog;
 
 /// Writes RTCP packets one after the other into a caller's buffer.
@@ -138,6 +139,15 @@ impl<'a> CompoundWriter<'a> {
         let estimate = (ssrcs.len() as u32) << 24 | exponent << 18 | bps >> exponent;
         let head = [sender_ssrc, 0, u32::from_be_bytes(*b"REMB"), estimate];
         self.packet(pt::PSFB, fmt::AFB, head.len() + ssrcs.len(), head.into_iter().chain(ssrcs.iter().copied()))
+    }
+
+    /// What the receivers of streams have room for; see [`Rooms`](super::Rooms).
+    pub fn rooms(&mut self, sender_ssrc: u32, rooms: &[(u32, Headroom)]) -> usize {
+        let entry = |&(ssrc, Headroom { bps, is_needed }): &(u32, Headroom)| {
+            [ssrc, bps.min(ROOM_MAX) | u32::from(is_needed) << 31]
+        };
+        let words = [sender_ssrc, u32::from_be_bytes(ROOMS_NAME)].into_iter().chain(rooms.iter().flat_map(entry));
+        self.packet(pt::APP, ROOMS_SUBTYPE, 2 + 2 * rooms.len(), words)
     }
 
     /// Appends a packet whose body is `count` words.

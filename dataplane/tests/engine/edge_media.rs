@@ -7,6 +7,7 @@ use proto::flow;
 use proto::id::{RouteId, StreamId};
 use proto::plane::*;
 use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
 
 use crate::edge;
@@ -341,4 +342,82 @@ fn encodings_cross_each_in_a_slot_of_its_own_and_those_that_nobody_wants_are_not
     assert_eq!(call.watch(&[0, 2], 60), [2]);
     call.bob.is_one_stream();
     assert_eq!(call.studio.counter(Counter::DroppedFlowUnknown) + call.studio.counter(Counter::DroppedSrtpAuth), 0);
+}
+
+/// Which rates Alice's controlplane is told while those who receive her say of their paths what they carry, bit/s, each second.
+fn rates_told(
+    call: &mut Simulcast,
+    others: &mut [studio::Receiver],
+    rembs: &[f32],
+    seconds: usize,
+) -> Vec<(StreamId, u32)> {
+    for n in 0..30 * seconds {
+        // The small encoding has about 20 kb/s, the large one ten times as much.
+        call.studio.frame_in(&[(0, 2), (2, 20)]);
+        call.net.carry(&mut call.studio.worlds);
+        for (receiver, bitrate) in others.iter_mut().chain([&mut call.bob]).zip(rembs) {
+            call.studio.hear(receiver);
+            if n % 30 == 0 {
+                let remb =
+                    ReceiverEstimatedMaximumBitrate { sender_ssrc: 5, bitrate: *bitrate, ssrcs: vec![receiver.ssrc] };
+                let bytes = receiver.peer.protect_rtcp(&remb);
+                call.studio.worlds[receiver.world].receive(receiver.peer.remote, &bytes);
+            }
+        }
+        call.net.carry(&mut call.studio.worlds);
+    }
+    let told = |of: usize, call: &mut Simulcast| -> Vec<(StreamId, u32)> {
+        let reports = call.studio.worlds[of].take_reports().into_iter();
+        let rates = reports.filter_map(|report| match report {
+            Report::Event(Event::EncodingRate(rate)) => Some((rate.stream, rate.bps)),
+            _ => None,
+        });
+        rates.collect()
+    };
+    assert_eq!(told(1, call), [], "the edge that gets an encoding tells the other one's worker, and nobody here");
+    told(0, call)
+}
+
+#[test]
+fn what_receivers_at_another_edge_have_room_for_is_what_the_publisher_is_told() {
+    let mut call = Simulcast::new();
+    let low = call.studio.streams[0].stream;
+    let of_low = |told: &[(StreamId, u32)]| told.iter().all(|(stream, _)| *stream == low);
+    rates_told(&mut call, &mut [], &[3e6], 4);
+    assert_eq!(rates_told(&mut call, &mut [], &[3e6], 4), [], "he takes the large one");
+    // Bob has room for more than the small one, and not for the large one.
+    let told = rates_told(&mut call, &mut [], &[100_000.0], 8);
+    let one = told.last().expect("it is told").1;
+    assert!(of_low(&told) && (28_000..90_000).contains(&one), "{told:?}");
+    // Where Alice is there is somebody who takes the large one: the least of all counts. And then who has less.
+    let mut others = [call.studio.receiver(0)];
+    let told = rates_told(&mut call, &mut others, &[3e6, 100_000.0], 8);
+    assert!(told.iter().all(|(_, bps)| *bps < 90_000), "{told:?}");
+    let told = rates_told(&mut call, &mut others, &[32_000.0, 100_000.0], 8);
+    let both = told.last().expect("it is told").1;
+    assert!(of_low(&told) && both < one && both < 32_000, "{told:?}");
+    // The room here has grown again, and Bob's falls.
+    let told = rates_told(&mut call, &mut others, &[100_000.0, 100_000.0], 8);
+    assert!(told.last().expect("it is told").1 > 32_000, "{told:?}");
+    let told = rates_told(&mut call, &mut others, &[100_000.0, 32_000.0], 4);
+    assert!(told.last().expect("it is told").1 < 32_000, "{told:?}");
+    let told = rates_told(&mut call, &mut others, &[3e6, 3e6], 8);
+    assert_eq!(told.last(), Some(&(low, 0)), "nobody needs it any more");
+}
+
+#[test]
+fn a_browser_says_nothing_of_the_room_of_others() {
+    let mut call = Simulcast::new();
+    let mut receiver = [call.studio.receiver(0)];
+    rates_told(&mut call, &mut receiver, &[100_000.0, 3e6], 8);
+    let before = call.studio.worlds[0].counter(Counter::Consumed);
+    // The same packet, from one who is no edge: it is authentic, and means nothing.
+    let words = [1, u32::from_be_bytes(*b"upRM"), receiver[0].ssrc, 1 << 31 | 1_000];
+    let body: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_be_bytes()).collect();
+    let bytes = [&[0x81, 204, 0, 4][..], &body].concat();
+    let protected = receiver[0].peer.protect_rtcp_bytes(&bytes);
+    call.studio.worlds[0].receive(receiver[0].peer.remote, &protected);
+    assert_eq!(call.studio.worlds[0].counter(Counter::Consumed), before + 1);
+    let told = rates_told(&mut call, &mut receiver, &[100_000.0, 3e6], 1);
+    assert!(told.iter().all(|(_, bps)| *bps > 10_000), "{told:?}");
 }

@@ -415,7 +415,12 @@ impl Peer {
     }
 
     pub fn protect_rtcp(&mut self, packet: &dyn rtcp::packet::Packet) -> Vec<u8> {
-        self.tx.encrypt_rtcp(&packet.marshal().unwrap()).unwrap().to_vec()
+        self.protect_rtcp_bytes(&packet.marshal().unwrap())
+    }
+
+    /// The same of bytes that are written by hand.
+    pub fn protect_rtcp_bytes(&mut self, packet: &[u8]) -> Vec<u8> {
+        self.tx.encrypt_rtcp(packet).unwrap().to_vec()
     }
 
     /// Unprotects and parses what it was sent: RTP packets.
