@@ -249,7 +249,8 @@ impl Room {
     pub(crate) fn listeners(&self, name: &str, id: &str) -> Vec<OpusParams> {
         let would_hear = |member: &&Member| {
             let is_wanted = member.from.is_empty() || member.from.iter().any(|from| from == name || from == id);
-            member.id != id && member.grant.subscribe && is_wanted
+            // Of those elsewhere only what those declare who may receive is known.
+            member.id != id && (member.grant.subscribe || member.elsewhere.is_some()) && is_wanted
         };
         self.members.iter().filter(would_hear).filter_map(|member| member.hears).collect()
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Channel, TO_MAX};
 use crate::member::{Member, Track};
 use crate::policy::{NAME_CHARS_MAX, ROOM_CHARS_MAX, SIMULCAST_TRACKS_MAX, TRACKS_CEILING, codec_of, kind_of};
+use crate::sdp::OpusParams;
 
 /// People that one message tells of at most: each has less than 2 KiB.
 pub(crate) const PEOPLE_MAX: usize = 24;
@@ -72,6 +73,9 @@ pub(crate) struct Person {
     /// What all its slots for video can show; nothing if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shows: Option<Vec<VideoCodec>>,
+    /// What it declares of Opus, if it receives whoever there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hears: Option<OpusParams>,
     /// What it is, if it is no person's device. One that is not known here is none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_role")]
     pub(crate) role: Option<Role>,
@@ -152,6 +156,9 @@ pub(crate) enum Telling {
         room: String,
         /// All of them.
         count: u32,
+        /// What all who receive there declare of Opus together: an edge to which its first one comes does not know them yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hears: Option<OpusParams>,
     },
     /// The edge that was asked does not own the admission to a room.
     NotOwner {
@@ -395,6 +402,7 @@ impl Person {
             worker: u16::try_from(worker).unwrap_or(u16::MAX),
             publish: member.grant.publish,
             shows: has_slots.then(|| VideoCodec::ALL.iter().copied().filter(can_show).collect()),
+            hears: member.hears.filter(|_| member.grant.subscribe && member.from.is_empty()),
             role: member.grant.role,
             quality: member.judge.quality(),
             tracks: member.published().map(TrackSaid::of).collect(),
@@ -501,6 +509,7 @@ pub(crate) mod tests {
             worker: 0,
             publish: true,
             shows: Some(vec![VideoCodec::H264]),
+            hears: None,
             role: None,
             quality: Quality::Good,
             tracks: vec![
@@ -564,6 +573,15 @@ pub(crate) mod tests {
             id: "i".repeat(ID_LEN_MAX),
             token: Some("f".repeat(64)),
             shows: Some(VideoCodec::ALL.into()),
+            hears: Some(OpusParams {
+                stereo: true,
+                maxaveragebitrate: Some(500_000),
+                maxplaybackrate: Some(47_000),
+                minptime: Some(120),
+                ptime: Some(120),
+                maxptime: Some(120),
+                ..OpusParams::default()
+            }),
             role: Some(Role::Telephone),
             tracks: vec![track; TRACKS_CEILING],
             ..person("a")

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::bus::{Claim, Sender};
+use crate::sdp::OpusParams;
 
 /// How long an answer is waited for before an edge decides by itself: two round trips around the world, and less than a person notices.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,6 +44,8 @@ pub(crate) struct Seats {
     waits_since: Option<Instant>,
     /// Until when it is not waited for, because it did not come.
     alone_until: Option<Instant>,
+    /// What those who receive in the room declare of Opus together, as the owner has last said it.
+    hears: Option<OpusParams>,
 }
 
 /// Whether there is a seat for one more.
@@ -74,6 +77,7 @@ impl Default for Seats {
             given: BTreeMap::new(),
             waits_since: None,
             alone_until: None,
+            hears: None,
         }
     }
 }
@@ -161,11 +165,16 @@ impl Seats {
     }
 
     /// The owner has given so many seats.
-    pub(crate) fn granted(&mut self, from: &Sender, count: usize) {
+    pub(crate) fn granted(&mut self, from: &Sender, count: usize, hears: Option<OpusParams>) {
         if matches!(&self.owner, Owner::Theirs { owner, .. } if owner == from) {
-            self.granted = count;
+            (self.granted, self.hears) = (count, hears);
             self.waits_since = None;
         }
+    }
+
+    /// What those who receive in the room declare of Opus, if the owner has said it.
+    pub(crate) fn hears(&self) -> Option<OpusParams> {
+        self.hears
     }
 
     /// This edge has fewer members than it has seats.
@@ -264,15 +273,15 @@ mod tests {
         seats.seat(now, 0, 0, 3);
         assert_eq!(seats.claimed(theirs("b", 7), "a", BTreeMap::new(), 0), None);
         assert_eq!(seats.seat(now, 0, 2, 3), (Seat::Wait, Some(Step::Ask(sender("b"), 1))));
-        seats.granted(&sender("c"), 9);
+        seats.granted(&sender("c"), 9, None);
         assert_eq!(seats.seat(now, 0, 2, 3).0, Seat::Wait, "it is not its owner");
-        seats.granted(&sender("b"), 1);
+        seats.granted(&sender("b"), 1, None);
         assert_eq!(seats.seat(now, 0, 2, 3).0, Seat::Free);
         assert_eq!(seats.seat(now, 1, 2, 3), (Seat::Wait, Some(Step::Ask(sender("b"), 2))));
-        seats.granted(&sender("b"), 1);
+        seats.granted(&sender("b"), 1, None);
         assert_eq!(seats.seat(now, 1, 2, 3), (Seat::Full, None));
         assert_eq!(seats.seat(now, 1, 2, 3).0, Seat::Wait, "it is asked anew for the next one");
-        seats.granted(&sender("b"), 1);
+        seats.granted(&sender("b"), 1, None);
         assert_eq!(seats.returned(0), Some(Step::Ask(sender("b"), 0)));
         assert_eq!(seats.asked("c", 1, 0, 3), None, "this edge does not own it");
     }

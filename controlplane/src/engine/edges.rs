@@ -193,7 +193,7 @@ impl Engine {
                 Some(Telling::Ways(said)) => self.ways_told(&from, &said),
                 Some(Telling::Relay(said)) => self.relay_ordered(now, &from, &said),
                 Some(Telling::Seat { room, count }) => self.seat_asked(&from, &room, count),
-                Some(Telling::Seats { room, count }) => self.seats_given(now, &from, &room, count),
+                Some(Telling::Seats { room, count, hears }) => self.seats_given(now, &from, &room, (count, hears)),
                 Some(Telling::NotOwner { room }) => self.not_owner(&from, &room),
                 Some(Telling::Data(said)) => self.data_said(now, &from, *said),
                 Some(Telling::DataAcked { room, peer, id }) => {

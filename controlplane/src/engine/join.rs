@@ -93,8 +93,7 @@ impl Engine {
     ) -> Result<Admitted, Refusal> {
         let index = self.worker_for(&guest.room)?;
         let mut negotiation = negotiation?;
-        let room = self.room(&guest.room);
-        negotiation.tune(&room.map(|room| room.listeners(&guest.grant.name, &guest.id)).unwrap_or_default());
+        negotiation.tune(&self.listeners_in(&guest.room, &guest.grant.name, &guest.id));
         let Some(worker) = self.workers.get_mut(&index) else { return Err(Refusal::no_dataplane()) };
         if !worker.plan.has_room(negotiation.stream_count(), negotiation.slot_count()) {
             return Err(Refusal::new(ErrorCode::ServerFull, "the server has its limit of peers"));

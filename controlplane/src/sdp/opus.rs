@@ -94,6 +94,12 @@ impl OpusParams {
         }))
     }
 
+    /// What receivers declare, as one who declares the same as all of them.
+    pub fn together(receivers: &[OpusParams]) -> Option<OpusParams> {
+        let all_of = OpusParams { sprop_stereo: false, ..OpusParams::default().answered(receivers) };
+        (!receivers.is_empty()).then_some(all_of)
+    }
+
     /// What a publisher that declares `self` is answered, if these are who would receive it.
     ///
     /// One answer serves them all. What takes nothing away from the others is granted if anybody asks for it: stereo, which each
@@ -219,6 +225,22 @@ mod tests {
         assert_eq!(answered("", &["ptime=20", "ptime=40"]).ptime, Some(40));
         assert_eq!(answered("ptime=60", &["ptime=20", ""]).ptime, Some(60));
         assert!(!answered("sprop-stereo=1", &["stereo=1"]).sprop_stereo, "nothing is sent to who only publishes");
+    }
+
+    #[test]
+    fn receivers_elsewhere_are_as_one_who_declares_the_same() {
+        let texts =
+            ["stereo=1", "usedtx=1;maxaveragebitrate=20000", "usedtx=1;ptime=40", "cbr=1;maxplaybackrate=16000", ""];
+        let all: Vec<OpusParams> = texts.iter().map(|text| params(text)).collect();
+        assert_eq!(OpusParams::together(&[]), None);
+        for picked in 1u32..1 << all.len() {
+            let some: Vec<_> = (0..all.len()).filter(|n| picked >> n & 1 == 1).map(|n| all[n]).collect();
+            let (there, here) = some.split_at(some.len() / 2);
+            let one: Vec<_> = OpusParams::together(there).into_iter().chain(here.iter().copied()).collect();
+            for publisher in ["", "stereo=1;minptime=20;maxaveragebitrate=64000"] {
+                assert_eq!(params(publisher).answered(&one), params(publisher).answered(&some), "{picked:b}");
+            }
+        }
     }
 
     #[test]

@@ -234,8 +234,12 @@ impl Edges {
 
     /// An offer may wait for the answer of another edge.
     pub fn try_join(&mut self, edge: usize, room: &str, who: &str) -> Result<Client, ErrorCode> {
+        self.try_join_with(edge, room, who, world::PAGE)
+    }
+
+    pub fn try_join_with(&mut self, edge: usize, room: &str, who: &str, sdp: &str) -> Result<Client, ErrorCode> {
         let mut client = self.worlds[edge].guest(room, world::grant(who));
-        let sdp = world::with_fingerprint(world::PAGE, &client.identity);
+        let sdp = world::with_fingerprint(sdp, &client.identity);
         let offer = ClientSignal::Offer { sdp, tracks: world::page_tracks() };
         self.worlds[edge].say(client.socket, offer);
         self.carry();

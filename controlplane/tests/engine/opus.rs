@@ -2,6 +2,7 @@
 
 use proto::signal::{LeaveReason, ServerSignal};
 
+use crate::cluster::Edges;
 use crate::world::{Client, PAGE, World, grant};
 
 const PLAIN: &str = "minptime=10;useinbandfec=1";
@@ -77,4 +78,28 @@ fn limits_are_the_widest_of_all_and_are_told_by_signals_too() {
     let cyd = join(&mut world, "Cyd", ";maxaveragebitrate=128000");
     assert_eq!(declared(&cyd, "recvonly"), format!("{PLAIN};maxaveragebitrate=128000"), "Bob set no limit");
     assert_eq!(told_audio_bps(&mut world, &cyd), 128_000);
+}
+
+#[test]
+fn what_receivers_at_other_edges_declare_is_told_to_publishers_who_come() {
+    let mut edges = Edges::new(3);
+    let mut join = |edge: usize, name: &str, more: &str| {
+        let sdp = PAGE.replace("useinbandfec=1", &format!("useinbandfec=1{more}"));
+        let client = edges.try_join_with(edge, "blue", name, &sdp).expect("there is a seat");
+        declared(&client, "recvonly")
+    };
+    assert_eq!(
+        join(0, "Ada", ";usedtx=1;maxaveragebitrate=20000"),
+        format!("{PLAIN};usedtx=1;maxaveragebitrate=20000")
+    );
+    // The first at an edge knows nobody yet; the owner of the room has said it with the seat.
+    assert_eq!(join(1, "Bob", ";usedtx=1"), format!("{PLAIN};usedtx=1;maxaveragebitrate=20000"));
+    assert_eq!(join(1, "Cyd", ";stereo=1"), format!("{PLAIN};stereo=1;usedtx=1"), "Bob has no limit");
+    assert_eq!(join(0, "Dan", ""), format!("{PLAIN};stereo=1"), "Cyd, at the other edge, wants silence sent");
+    assert_eq!(join(2, "Eve", ""), format!("{PLAIN};stereo=1"), "the owner knows of all edges");
+    // Whoever takes over knows it when the others have said who is there.
+    edges.restart_controlplane(0);
+    edges.pass(std::time::Duration::from_secs(1));
+    let fay = edges.try_join_with(0, "blue", "Fay", PAGE).expect("there is a seat");
+    assert_eq!(declared(&fay, "recvonly"), format!("{PLAIN};stereo=1"));
 }

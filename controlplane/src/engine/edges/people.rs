@@ -239,6 +239,7 @@ impl Engine {
         let has_other_rights = member.elsewhere.as_ref() != Some(&elsewhere) || member.grant.publish != person.publish;
         member.judge = Judge::told(person.quality);
         member.grant.publish = person.publish;
+        member.hears = person.hears;
         member.elsewhere = Some(elsewhere);
         if has_other_quality {
             self.qualities_changed(name);
@@ -291,7 +292,7 @@ pub(super) fn member_of(peer: PeerId, room: &str, node: &str, person: &Person) -
         grant,
         tracks: Vec::new(),
         slots: Vec::new(),
-        hears: None,
+        hears: person.hears,
         from: Vec::new(),
         shown: Vec::new(),
         elsewhere: Some(Box::new(elsewhere(node, person))),

@@ -10,6 +10,7 @@ use crate::bus::{Claim, Order, Sender};
 use crate::edges::message::Telling;
 use crate::edges::seats::{Seat, Step};
 use crate::ids::SocketId;
+use crate::sdp::OpusParams;
 
 /// An offer that waits for a seat.
 pub(in crate::engine) struct Waiting {
@@ -31,6 +32,14 @@ impl Engine {
         self.take_step(room, step);
         self.set_seats_timer();
         seat
+    }
+
+    /// What those declare of Opus who would receive a newcomer of this name and id. Before a room has begun here its owner has said it.
+    pub(in crate::engine) fn listeners_in(&self, room: &str, name: &str, id: &str) -> Vec<OpusParams> {
+        match self.room(room) {
+            Some(room) => room.listeners(name, id),
+            None => self.edges.seats.get(room).and_then(|seats| seats.hears()).into_iter().collect(),
+        }
     }
 
     /// Members of a room: of this edge, and of others.
@@ -108,8 +117,12 @@ impl Engine {
         let max = self.settings_of(room).peers_max as usize;
         let seats = self.edges.seats.get_mut(room);
         let given = seats.and_then(|seats| seats.asked(&from.node, count as usize, own, max));
+        let hears = || OpusParams::together(&self.room(room)?.listeners("", ""));
         let telling = match given {
-            Some(given) => Telling::Seats { room: room.to_owned(), count: u32::try_from(given).unwrap_or(u32::MAX) },
+            Some(given) => {
+                let count = u32::try_from(given).unwrap_or(u32::MAX);
+                Telling::Seats { room: room.to_owned(), count, hears: hears() }
+            }
             None => Telling::NotOwner { room: room.to_owned() },
         };
         if count > 0 || given.is_none() {
@@ -119,9 +132,15 @@ impl Engine {
     }
 
     /// The owner has given seats.
-    pub(super) fn seats_given(&mut self, now: Instant, from: &Sender, room: &str, count: u32) {
+    pub(super) fn seats_given(
+        &mut self,
+        now: Instant,
+        from: &Sender,
+        room: &str,
+        (count, hears): (u32, Option<OpusParams>),
+    ) {
         if let Some(seats) = self.edges.seats.get_mut(room) {
-            seats.granted(from, count as usize);
+            seats.granted(from, count as usize, hears);
             self.seats_changed(now, room);
         }
     }
