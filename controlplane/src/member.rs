@@ -51,6 +51,8 @@ pub(crate) struct Elsewhere {
     pub(crate) node: String,
     /// What all slots for video of the member can show; `None` if it has none.
     pub(crate) shows: Option<Vec<Codec>>,
+    /// Whether it is not shown: nothing comes from it, and nobody says whether it has left.
+    pub(crate) is_away: bool,
 }
 
 impl Elsewhere {
@@ -266,7 +268,12 @@ impl Member {
 
     /// The tracks that others know of.
     pub(crate) fn published(&self) -> impl Iterator<Item = &Track> {
-        self.tracks.iter().filter(|track| !track.is_paused)
+        self.tracks.iter().filter(|track| !track.is_paused && !self.is_away())
+    }
+
+    /// Whether it is in the room through another edge of which nothing is heard, so that the others are not told of it.
+    pub(crate) fn is_away(&self) -> bool {
+        self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.is_away)
     }
 
     /// As others see it.

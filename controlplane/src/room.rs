@@ -100,9 +100,16 @@ impl Room {
         self.members.iter_mut().find(|member| member.peer == peer)
     }
 
+    /// Those who are in it through this edge are shown, if they were not. Whether somebody was not.
+    pub(crate) fn show_again(&mut self, node: &str) -> bool {
+        let of_node = self.members.iter_mut().filter_map(|member| member.elsewhere.as_mut());
+        let of_node = of_node.filter(|elsewhere| elsewhere.node == node);
+        of_node.fold(false, |any, elsewhere| std::mem::take(&mut elsewhere.is_away) | any)
+    }
+
     /// Everybody as `peer` sees them.
     pub(crate) fn others(&self, peer: PeerId) -> Vec<PeerInfo> {
-        self.members.iter().filter(|member| member.peer != peer).map(Member::info).collect()
+        self.members.iter().filter(|member| member.peer != peer && !member.is_away()).map(Member::info).collect()
     }
 
     /// Who speaks from now on, the loudest first, and who is to be shown first.

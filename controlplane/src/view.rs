@@ -275,6 +275,13 @@ impl Roster {
             }
         }
         for member in members {
+            if member.is_away() {
+                if self.told.remove(&member.peer).is_some() {
+                    let (peer, reason) = (member.id.clone(), LeaveReason::TimedOut);
+                    changes.push(Change::for_others(member.peer, ServerSignal::PeerLeft { peer, reason }));
+                }
+                continue;
+            }
             let before = self.told.get(&member.peer).copied();
             // Quality has a signal of its own, if nothing is told that has it anyway.
             let quality = before.filter(|before| before.tracks == Told::of(member).tracks).map(|before| before.quality);

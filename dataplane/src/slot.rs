@@ -29,8 +29,6 @@ pub(crate) struct Slot {
     pub(crate) allocated: Option<Option<u8>>,
     /// What its receiver's path has room for, of the encoding that it was given.
     pub(crate) room: Headroom,
-    /// Between edges: what the receivers at the other one have room for.
-    pub(crate) room_there: Headroom,
     /// Which temporal layers of it are sent.
     pub(crate) layers: Layers,
     pub(crate) rewriter: Rewriter,
@@ -78,7 +76,6 @@ impl Slot {
             probed: 0,
             allocated: None,
             room: Headroom::NONE,
-            room_there: Headroom::NONE,
             layers: Layers::new(),
             rewriter: Rewriter::new(open.timestamp_first),
             // The first index has ROC 0, as receivers assume. A first sequence number of 0 is served as 1, so that there is an
@@ -149,11 +146,6 @@ impl Slot {
         self.lines() == 0
     }
 
-    /// What all who get this through it have room for.
-    pub(crate) fn room_of_all(&self) -> Headroom {
-        self.room.and(self.room_there)
-    }
-
     /// A route into it is closed. Whether its stream was the wanted one.
     pub(crate) fn close_route(&mut self, route: u32) -> bool {
         let was_wanted = self.choice.wanted.take_if(|wanted| *wanted == route).is_some();
@@ -161,8 +153,7 @@ impl Slot {
             self.rewriter.cut();
         }
         if self.choice.routes().next().is_none() {
-            (self.choice, self.allocated) = (Choice::default(), None);
-            (self.room, self.room_there) = (Headroom::NONE, Headroom::NONE);
+            (self.choice, self.allocated, self.room) = (Choice::default(), None, Headroom::NONE);
         }
         was_wanted
     }

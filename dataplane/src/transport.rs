@@ -14,6 +14,7 @@ use crate::config::{
     FRAME_LEN, Micros, PEER_DATA_PUNT_BURST, PEER_DATA_PUNT_RATE, PEER_PUNT_BURST, PEER_PUNT_RATE, PEER_SLOT_SSRCS_MAX,
     PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
+use crate::headroom::Headroom;
 use crate::overlay::{Crossed, Probing};
 use crate::packet::SecondTries;
 use crate::path::Destination;
@@ -134,10 +135,29 @@ pub(crate) struct Edge {
     pub(crate) transports: Vec<u32>,
     /// Of a transport: its link.
     pub(crate) open: Option<PeerEdge>,
+    /// Of a transport: what the receivers at the other edge have room for of what is sent there, by SSRC. Not in the slots, of which there are many.
+    pub(crate) rooms: Vec<(Ssrc, Headroom)>,
     /// Of a transport: what of its media has crossed since its link was told.
     pub(crate) crossed: Crossed,
     /// Of a link, and of a transport over it: the path by which audio goes as well.
     pub(crate) second: Option<Path>,
+}
+
+impl Edge {
+    /// What the receivers at the other edge have room for of what is sent under an SSRC.
+    pub(crate) fn room_of(&self, ssrc: Ssrc) -> Headroom {
+        self.rooms.iter().find(|(of, _)| *of == ssrc).map_or(Headroom::NONE, |(_, room)| *room)
+    }
+
+    /// The other edge says what they have. Takes no memory: there is room for as many as one publisher has.
+    pub(crate) fn set_room(&mut self, ssrc: Ssrc, room: Headroom) {
+        let has_room = self.rooms.len() < self.rooms.capacity();
+        match self.rooms.iter_mut().find(|(of, _)| *of == ssrc) {
+            Some((_, of)) => *of = room,
+            None if has_room => self.rooms.push((ssrc, room)),
+            None => {}
+        }
+    }
 }
 
 /// What our checks of a peer are made with.

@@ -2,6 +2,7 @@
 //! under the SSRCs that were chosen for them.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use proto::id::{PeerId, Ssrc, StreamId};
 use proto::plane::{PeerEdge, PeerExtensions, PeerOpen, StreamOpen};
@@ -36,6 +37,9 @@ pub(crate) struct Import {
     /// The other edge was told to send this. Not journaled: a successor says it anew.
     #[serde(skip)]
     pub(crate) told: Option<Vec<WantedStream>>,
+    /// Since when nothing comes over the transport, while the cluster is away.
+    #[serde(skip)]
+    pub(crate) silent_since: Option<Instant>,
 }
 
 /// The transport over the link.
@@ -77,6 +81,7 @@ impl Import {
             ssrcs: BTreeMap::new(),
             spent: 0,
             told: None,
+            silent_since: None,
         }
     }
 

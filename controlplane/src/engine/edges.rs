@@ -299,6 +299,7 @@ impl Engine {
             }
             self.attach_imports(now);
         }
+        self.look_after_away(now);
         self.look_after_couriers();
         self.look_after_links(now);
         self.set_look_timer(now);

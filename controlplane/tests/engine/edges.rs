@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use controlplane::bus::News;
 use controlplane::engine::{Input, Settings};
-use proto::plane::{EncodingIdle, EncodingWanted, Event, StreamSpeaks};
+use proto::id::PeerId;
+use proto::plane::{EncodingIdle, EncodingWanted, Event, PeerResumed, PeerSilent, StreamSpeaks};
 use proto::signal::{ClientSignal, ErrorCode, LeaveReason, ServerSignal};
 
 use crate::cluster::{Edges, address, check, peers_told};
@@ -101,6 +102,78 @@ fn a_call_stands_while_the_cluster_is_away_and_converges_after() {
     assert_eq!(edges.arrives(1, &bob, 0, &eve), 2);
     assert_eq!(edges.arrives(0, &eve, 1, &bob), 2);
     assert_eq!(peers_told(&mut edges.worlds[1], &bob), ["Eve"]);
+}
+
+/// The transport by which an edge receives a publisher of another one.
+fn import_of(edges: &Edges, edge: usize, from: usize, publisher: &Client) -> PeerId {
+    let there = &edges.worlds[from].workers[&0];
+    let streams = there.streams_of(publisher.peer.unwrap());
+    let slots: Vec<_> = there.routes.values().filter(|route| streams.contains(&route.stream)).map(|r| r.slot).collect();
+    let ssrcs: Vec<u32> = slots.iter().map(|slot| there.slots[&slot.index].ssrc).collect();
+    let here = &edges.worlds[edge].workers[&0];
+    here.streams.values().find(|stream| ssrcs.contains(&stream.ssrc)).expect("it is received").peer
+}
+
+/// Who has come, and who has gone, as a client was told since.
+fn came_and_went(edges: &mut Edges, edge: usize, client: &Client) -> Vec<(bool, String)> {
+    let told = edges.worlds[edge].drain(client.socket).into_iter().filter_map(|signal| match signal {
+        ServerSignal::PeerJoined { peer } => Some((true, peer.peer)),
+        ServerSignal::PeerLeft { peer, reason: LeaveReason::TimedOut | LeaveReason::Left } => Some((false, peer)),
+        ServerSignal::PeerLeft { peer, reason } => panic!("{peer} has left, {reason:?}"),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// While the cluster is away nobody says who has left. Of whom nothing comes any more is not shown, and comes back when something does.
+#[test]
+fn who_is_gone_while_the_cluster_is_away_is_not_shown_for_ever() {
+    let mut edges = Edges::new(2);
+    let ada = edges.join(0, "demo", "Ada");
+    let cyd = edges.join(0, "demo", "Cyd");
+    let bob = edges.join(1, "demo", "Bob");
+    let silent = Event::from(PeerSilent { peer: import_of(&edges, 1, 0, &ada) });
+    let resumed = Event::from(PeerResumed { peer: import_of(&edges, 1, 0, &ada) });
+    came_and_went(&mut edges, 1, &bob);
+    // While it is there, her own edge knows better.
+    edges.worlds[1].silence(0, silent);
+    edges.pass(Duration::from_secs(60));
+    edges.worlds[1].silence(0, resumed);
+    edges.set_there(false);
+    edges.pass(Duration::from_secs(60));
+    edges.worlds[1].silence(0, silent);
+    edges.pass(Duration::from_secs(18));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), []);
+    edges.pass(Duration::from_secs(4));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), [(false, ada.id.clone())]);
+    assert_eq!((edges.arrives(1, &bob, 0, &ada), edges.arrives(1, &bob, 0, &cyd)), (0, 2));
+    let late = edges.join(1, "demo", "Late");
+    assert!(!peers_told(&mut edges.worlds[1], &late).contains(&"Ada".to_owned()));
+    came_and_went(&mut edges, 1, &bob);
+    // It was the network: she is there again, by the same transport.
+    edges.worlds[1].silence(0, resumed);
+    edges.pass(Duration::from_secs(2));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), [(true, ada.id.clone())]);
+    assert_eq!((edges.arrives(1, &bob, 0, &ada), edges.arrives(1, &bob, 0, &cyd)), (2, 2));
+    // Nothing comes again, and then the cluster is there: she is, too.
+    edges.worlds[1].silence(0, silent);
+    edges.pass(Duration::from_secs(22));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), [(false, ada.id.clone())]);
+    edges.set_there(true);
+    edges.pass(Duration::from_secs(1));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), [(true, ada.id.clone())]);
+    assert_eq!(edges.arrives(1, &bob, 0, &ada), 2);
+    // She leaves while it is away: when it is back she is not heard of again.
+    edges.set_there(false);
+    edges.worlds[0].say(ada.socket, ClientSignal::Leave {});
+    edges.worlds[1].silence(0, silent);
+    edges.pass(Duration::from_secs(22));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), [(false, ada.id.clone())]);
+    edges.set_there(true);
+    edges.pass(Duration::from_secs(1));
+    assert_eq!(came_and_went(&mut edges, 1, &bob), []);
+    assert_eq!(edges.arrives(1, &bob, 0, &cyd), 2);
+    check(&edges);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proto::id::PeerId;
 use proto::plane::{PeerEdge, Refusal};
 
 use super::Forwarder;
-use crate::config::Micros;
+use crate::config::{Micros, PEER_STREAMS_MAX};
 use crate::demux::FlowOwner;
 use crate::outbox::Outbox;
 use crate::path::Path;
@@ -39,7 +39,9 @@ impl Forwarder {
         }
         peer.paths = Paths::of_link();
         peer.is_expired = false;
-        peer.edge_mut().open = Some(*open);
+        let of_transport = peer.edge_mut();
+        of_transport.open = Some(*open);
+        of_transport.rooms.reserve_exact(PEER_STREAMS_MAX);
         self.demux.bind_flow(receive_flow, owner);
         let link = self.peers.at_mut(edge.index).expect("it was found above");
         link.edge_mut().transports.push(index);
@@ -52,6 +54,7 @@ impl Forwarder {
         let Some(edge) = self.peers.at_mut(index).and_then(|peer| peer.edge.as_mut()) else { return };
         edge.second = None;
         let Some(open) = edge.open.take() else { return };
+        edge.rooms.clear();
         self.demux.unbind_flow(open.receive_flow, FlowOwner::Transport(index));
         if let Some(link) = self.peers.find_mut(open.edge.index, open.edge.generation) {
             link.edge_mut().transports.retain(|transport| *transport != index);

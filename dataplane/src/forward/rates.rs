@@ -8,42 +8,56 @@ use crate::config::{Micros, PEER_STREAMS_MAX};
 use crate::headroom::Headroom;
 use crate::outbox::Outbox;
 use crate::rtcp::Rooms;
-use crate::slot::Slot;
 
 impl Forwarder {
     /// What the receivers of an encoding have room for, those of other workers included.
     pub(super) fn room_of(&self, index: u32) -> Headroom {
         let Some(stream) = self.streams.at(index) else { return Headroom::NONE };
-        let here = stream.hops.iter().filter_map(|hop| self.slots.at(hop.slot)).map(Slot::room_of_all);
+        let here = stream.hops.iter().map(|hop| self.room_of_slot(hop.slot));
         let there = stream.taps.iter().filter(|tap| tap.is_taken).map(|tap| tap.room);
         here.chain(there).fold(Headroom::NONE, Headroom::and)
     }
 
+    /// What all who get something through a slot have room for.
+    fn room_of_slot(&self, slot: u32) -> Headroom {
+        let Some(slot) = self.slots.at(slot) else { return Headroom::NONE };
+        let edge = self.peers.at(slot.open.peer.index).and_then(|transport| transport.edge.as_ref());
+        slot.room.and(edge.map_or(Headroom::NONE, |edge| edge.room_of(slot.open.ssrc)))
+    }
+
     /// A receiver has room for so much of the encoding that it was given. If that is less than it had, the publisher is told at once.
     pub(super) fn set_room(&mut self, now: Micros, slot: u32, room: Headroom, out: &mut Outbox) {
-        self.change_room(now, slot, |slot| slot.room = room, out);
+        let before = self.room_of_slot(slot);
+        if let Some(of_slot) = self.slots.at_mut(slot) {
+            of_slot.room = room;
+        }
+        self.room_changed(now, slot, before, out);
     }
 
     /// Another edge says what its receivers have room for.
     pub(super) fn rooms_told(&mut self, now: Micros, peer: u32, rooms: &Rooms<'_>, out: &mut Outbox) {
-        if self.peers.at(peer).and_then(|transport| transport.edge_open()).is_none() {
+        let Some(transport) = self.peers.at_mut(peer).filter(|transport| transport.edge_open().is_some()) else {
             return;
+        };
+        let slots = &transport.slots;
+        if let Some(edge) = &mut transport.edge {
+            edge.rooms.retain(|(ssrc, _)| slots.iter().any(|(of, _)| of == ssrc));
         }
         for (ssrc, room) in rooms.rooms().take(PEER_STREAMS_MAX) {
-            if let Some(slot) = self.slot_of(peer, ssrc) {
-                self.change_room(now, slot, |slot| slot.room_there = room, out);
+            let Some(slot) = self.slot_of(peer, ssrc) else { continue };
+            let before = self.room_of_slot(slot);
+            if let Some(edge) = self.peers.at_mut(peer).and_then(|transport| transport.edge.as_mut()) {
+                edge.set_room(ssrc, room);
             }
+            self.room_changed(now, slot, before, out);
         }
     }
 
-    fn change_room(&mut self, now: Micros, slot: u32, change: impl FnOnce(&mut Slot), out: &mut Outbox) {
-        let Some(of_slot) = self.slots.at_mut(slot) else { return };
-        let before = of_slot.room_of_all();
-        change(of_slot);
-        if !of_slot.room_of_all().is_less_than(before) {
+    fn room_changed(&mut self, now: Micros, slot: u32, before: Headroom, out: &mut Outbox) {
+        if !self.room_of_slot(slot).is_less_than(before) {
             return;
         }
-        let choice = &of_slot.choice;
+        let Some(choice) = self.slots.at(slot).map(|slot| &slot.choice) else { return };
         for route in [choice.live, choice.next] {
             let stream = route.and_then(|route| self.routes.at(route)).map(|route| route.open.stream.index);
             if let Some(stream) = stream {

@@ -97,14 +97,22 @@ impl Forwarder {
             }
         }
         let mut blocks = &blocks[..block_count];
+        let is_of_edge = transport.edge_open().is_some();
 
-        let mut at = 0;
+        let (mut at, mut has_said) = (0, false);
         loop {
             let mut reports = [SlotReport::default(); SENDER_REPORTS_MAX];
             let count = self.next_slot_reports(now, peer, &mut at, &mut reports);
             if count == 0 && blocks.is_empty() {
+                // A transport between edges says at least that it is there: who is in a room through the other one is known by it.
+                if is_of_edge && !has_said {
+                    self.send_rtcp(peer, out, |writer, sender| {
+                        writer.receiver_report(sender, &[]);
+                    });
+                }
                 return;
             }
+            has_said = true;
             // Taken whether or not the peer can be sent to: what stays would be tried again for ever.
             let mut own = std::mem::take(&mut blocks);
             self.send_rtcp(peer, out, |writer, sender| {

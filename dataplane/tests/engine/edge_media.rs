@@ -421,3 +421,27 @@ fn a_browser_says_nothing_of_the_room_of_others() {
     let told = rates_told(&mut call, &mut receiver, &[100_000.0, 3e6], 1);
     assert!(told.iter().all(|(_, bps)| *bps > 10_000), "{told:?}");
 }
+
+#[test]
+fn a_transport_over_which_nothing_goes_says_that_it_is_there_until_it_is_closed() {
+    let mut call = Call::new(Codec::Opus);
+    let silent = |call: &mut Call| {
+        let reports = call.edges.worlds.iter_mut().map(|world| world.take_reports());
+        let silent = |report: &Report| match report {
+            Report::Event(Event::PeerSilent(silent)) if silent.peer.index >= PEER.index => Some(silent.peer),
+            _ => None,
+        };
+        reports.map(|of| of.iter().filter_map(silent).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    silent(&mut call);
+    call.edges.net.sent = Default::default();
+    call.edges.advance(20 * SECOND);
+    assert_eq!(silent(&mut call), [[]; 2], "nobody has spoken yet");
+    for sent in &call.edges.net.sent {
+        let said: Vec<_> = sent.iter().filter(|datagram| flow::parse(datagram).is_some()).collect();
+        assert!((18..=22).contains(&said.len()) && said.iter().all(|datagram| datagram.len() <= 40), "{}", said.len());
+    }
+    call.edges.worlds[0].commit(&[PeerClose { peer: transport(0) }.into()]);
+    call.edges.advance(11 * SECOND);
+    assert_eq!(silent(&mut call), [vec![], vec![transport(0)]], "and the link stays");
+}

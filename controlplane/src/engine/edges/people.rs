@@ -1,7 +1,7 @@
 //! Who is in a room: what we say of our members, and what other edges say of theirs.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::id::PeerId;
 use proto::signal::LeaveReason;
@@ -18,6 +18,9 @@ use crate::placement::plan_of;
 use crate::policy::{Grant, codec_of};
 use crate::quality::{Judge, Redundancy};
 use crate::wiring::close_peer;
+
+/// Somebody elsewhere from whose transport nothing comes, as its worker has said after 7 to 10 s, is not shown after this.
+const AWAY_AFTER: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// A room has begun here, or the cluster is there again: the others are asked who is in it, and told.
@@ -148,7 +151,7 @@ impl Engine {
                 }
             }
             Ok(changes) => {
-                let is_over = part.is_whole() && part.ids().next().is_none();
+                let (is_whole, is_over) = (part.is_whole(), part.is_whole() && part.ids().next().is_none());
                 if is_over {
                     remote.parts.remove(&from.node);
                     self.close_exports(name, |export| export.to.node == from.node);
@@ -158,6 +161,9 @@ impl Engine {
                         Change::Is(person) => self.person_is(now, name, &from.node, *person),
                         Change::Left(id, reason) => self.person_left(name, &from.node, &id, reason),
                     }
+                }
+                if is_whole {
+                    self.show_again(name, &from.node);
                 }
             }
         }
@@ -184,6 +190,38 @@ impl Engine {
         }
         for node in asked {
             self.tell_node(&node, &Telling::Who { room: name.to_owned() });
+        }
+    }
+
+    /// While the cluster is away nobody says who has left. Of whom nothing has come for as long as the consent of a peer here lasts is not
+    /// shown until something does: its transport says each second that it is there, whatever is sent over it. What crosses stays open.
+    pub(super) fn look_after_away(&mut self, now: Instant) {
+        let Engine { edges, workers, rooms, .. } = self;
+        let mut changed = Vec::new();
+        for (handle, import) in &mut edges.imports {
+            let is_silent = || workers.get(&handle.worker).is_some_and(|of| of.plan.is_peer_silent(handle.peer));
+            import.silent_since = match !edges.is_connected && import.told.is_some() && is_silent() {
+                true => Some(import.silent_since.unwrap_or(now)),
+                false => None,
+            };
+            let is_away = import.silent_since.is_some_and(|since| since + AWAY_AFTER <= now);
+            let member = rooms.get_mut(&import.room).and_then(|hosted| hosted.room.member_mut(handle.peer));
+            let Some(elsewhere) = member.and_then(|member| member.elsewhere.as_mut()) else { continue };
+            // When the cluster is there again, its edge says whether it is there.
+            if elsewhere.is_away != is_away && !(elsewhere.is_away && edges.is_connected) {
+                elsewhere.is_away = is_away;
+                changed.push(import.room.clone());
+            }
+        }
+        changed.dedup();
+        changed.iter().for_each(|name| self.slots_changed(name));
+    }
+
+    /// A node has said who is in a room through it.
+    fn show_again(&mut self, name: &str, node: &str) {
+        let Some(Hosted { room, .. }) = self.rooms.get_mut(name) else { return };
+        if room.show_again(node) {
+            self.slots_changed(name);
         }
     }
 
@@ -301,5 +339,5 @@ pub(super) fn member_of(peer: PeerId, room: &str, node: &str, person: &Person) -
 
 fn elsewhere(node: &str, person: &Person) -> Elsewhere {
     let shows = person.shows.as_ref().map(|shows| shows.iter().map(|&video| codec_of(video)).collect());
-    Elsewhere { node: node.to_owned(), shows }
+    Elsewhere { node: node.to_owned(), shows, is_away: false }
 }
