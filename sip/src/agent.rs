@@ -45,6 +45,13 @@ pub(crate) struct Trunk {
     pub(crate) registers: bool,
 }
 
+impl Trunk {
+    /// Whether it is known where it is.
+    pub(crate) fn is_found(&self) -> bool {
+        !self.hop.address.ip().is_unspecified()
+    }
+}
+
 /// What a call is made for that another one has asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfer {
@@ -158,7 +165,7 @@ struct Register {
 
 impl Agent {
     pub(crate) fn new(now: Instant, settings: Settings, mut random: Random) -> Agent {
-        let registers = settings.trunk.as_ref().is_some_and(|trunk| trunk.registers);
+        let registers = settings.trunk.as_ref().is_some_and(|trunk| trunk.registers && trunk.is_found());
         let call_id = format!("{:016x}", random.u64());
         Agent {
             sources: Sources::new(settings.invites),
@@ -246,6 +253,23 @@ impl Agent {
                 Purpose::Bye(_) | Purpose::Cancel | Purpose::Prack => (),
             }
         }
+    }
+
+    /// The trunk is at this address now: new calls go there, and it is registered there. Whether that is new.
+    pub(crate) fn trunk_is_at(&mut self, now: Instant, address: SocketAddr) -> bool {
+        let Some(trunk) = self.settings.trunk.as_mut().filter(|trunk| trunk.hop.address != address) else {
+            return false;
+        };
+        trunk.hop.address = address;
+        if trunk.registers {
+            self.register.next = Some(now);
+        }
+        true
+    }
+
+    /// The trunk, if it is known where it is.
+    pub(crate) fn trunk(&self) -> Option<&Trunk> {
+        self.settings.trunk.as_ref().filter(|trunk| trunk.is_found())
     }
 
     /// The connection to the trunk is closed: calls do not come by it any more, until we register by another one.
@@ -347,7 +371,7 @@ impl Agent {
 
     /// Calls a number over the trunk, for a transfer that a call has asked for if there is one. None without a trunk, or when there are too many calls.
     pub(crate) fn dial(&mut self, now: Instant, number: &str, sdp: String, transfer: Option<Transfer>) -> Option<u64> {
-        let trunk = self.settings.trunk.clone()?;
+        let trunk = self.trunk()?.clone();
         if self.dialogs.len() >= self.settings.calls_max || !is_dialable(number) {
             return None;
         }

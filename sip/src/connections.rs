@@ -143,6 +143,11 @@ impl Connections {
         }
     }
 
+    /// Closes a connection.
+    pub(crate) fn leave(&mut self, id: u64) {
+        self.open.remove(&id);
+    }
+
     /// Forgets a connection; not the one to the trunk that was opened since.
     pub(crate) fn closed(&mut self, id: u64) {
         if self.open.get(&id).is_some_and(|open| open.write.is_closed()) {

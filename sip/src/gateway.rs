@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use client::http::Server;
 use client::random::Random;
 use client::service;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -32,6 +32,9 @@ use crate::transaction::{Connection, Hop};
 const TICK: Duration = Duration::from_millis(50);
 /// How soon a renewed certificate is noticed.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often the trunk's name is looked up, and how long that may take.
+const LOOK_UP: Duration = Duration::from_secs(60);
+const LOOK_UP_MAX: Duration = Duration::from_secs(20);
 /// Orders that wait for a call, and words of all calls that wait for the gateway.
 const ORDERS_MAX: usize = 64;
 const WORDS_MAX: usize = 4096;
@@ -157,6 +160,10 @@ pub async fn run(
         address,
     };
     let mut connections = Connections::new(arrive);
+    let (find, mut found) = mpsc::channel(1);
+    if let Some(host) = gateway.settings.trunk_host.clone() {
+        tokio::spawn(look_up(host, listen, find));
+    }
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut looks = interval(LOOK);
@@ -199,6 +206,7 @@ pub async fn run(
                 }
                 Arrival::NoTls => gateway.agent.counters.add(Counter::TlsFailed),
             },
+            Some(addresses) = found.recv() => gateway.found(&addresses, &mut connections),
             Some((call, word)) = heard.recv() => gateway.hear(call, word),
             Some(asked) = asks.recv() => gateway.asked(asked),
         }
@@ -231,6 +239,25 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
     }
 }
 
+/// Looks up where the trunk is, again and again. Of its addresses those that our socket can send to.
+async fn look_up(host: String, own: SocketAddr, find: mpsc::Sender<Vec<SocketAddr>>) {
+    let mut was_lost = false;
+    loop {
+        let found: Vec<SocketAddr> = match timeout(LOOK_UP_MAX, lookup_host(&host)).await {
+            Ok(Ok(found)) => found.filter(|address| address.is_ipv4() == own.is_ipv4()).collect(),
+            _ => Vec::new(),
+        };
+        let is_lost = found.is_empty();
+        if is_lost && !std::mem::replace(&mut was_lost, is_lost) {
+            tracing::warn!(host, "trunk_not_found: its name has no address that can be used; looked up again");
+        }
+        if !is_lost && find.send(found).await.is_err() {
+            return;
+        }
+        sleep(LOOK_UP).await;
+    }
+}
+
 fn first_port(ports: &RangeInclusive<u16>, random: &mut Random) -> u16 {
     let len = u64::from(ports.end() - ports.start());
     ports.start() + (random.u64() % len) as u16
@@ -240,8 +267,8 @@ fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &mut Connections, tls:
     while let Some((hop, bytes)) = agent.poll_transmit() {
         match hop.connection {
             Some(connection) => {
-                if hop.is_trunk() {
-                    connections.reach(hop, tls);
+                if let Some(trunk) = agent.trunk().filter(|_| hop.is_trunk()) {
+                    connections.reach(trunk.hop, tls);
                 }
                 connections.send(connection.id, bytes);
             }
@@ -252,6 +279,15 @@ fn flush(agent: &mut Agent, udp: &UdpSocket, connections: &mut Connections, tls:
 }
 
 impl Gateway {
+    /// The trunk is at one of these addresses: where it was, if that is one of them.
+    fn found(&mut self, addresses: &[SocketAddr], connections: &mut Connections) {
+        let is_there = self.agent.trunk().is_some_and(|trunk| addresses.contains(&trunk.hop.address));
+        let Some(&address) = addresses.first().filter(|_| !is_there) else { return };
+        tracing::info!(%address, "trunk_found");
+        connections.leave(Connection::TRUNK);
+        self.agent.trunk_is_at(Instant::now(), address);
+    }
+
     fn order(&mut self, call: u64, order: Order) {
         if let Some(live) = self.calls.get(&call) {
             // Who takes none of so many orders is given none.
@@ -460,14 +496,15 @@ impl Gateway {
         progress: Option<mpsc::Sender<Progress>>,
         transfer: Option<Transfer>,
     ) -> Result<u64, &'static str> {
-        let trunk = self.settings.trunk.clone().ok_or("sip.toml has no trunk")?;
+        self.settings.trunk.as_ref().ok_or("sip.toml has no trunk")?;
+        let from = self.agent.trunk().ok_or("the trunk's name has no address")?.hop.address;
         let sockets = self.media_sockets().ok_or("no port for media is free")?;
         let key: Option<[u8; KEY_LEN]> = self.settings.needs_srtp.then(|| self.random.bytes());
         let offer = Ours { address: sockets.address, id: self.random.u64() >> 16, version: 1, key }.offer();
         let number = Number { pin: None, ..number };
         let call = self.agent.dial(Instant::now(), dialled, offer, transfer).ok_or("too many calls, or no number")?;
         let made = Made {
-            from: trunk.hop.address,
+            from,
             name: dialled.to_owned(),
             number: Some(number),
             pin: None,

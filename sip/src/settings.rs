@@ -1,6 +1,6 @@
 //! `sip.toml`: where the gateway listens, which numbers lead to which rooms, and its trunk.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub(crate) orders_token: Option<String>,
     pub(crate) control: Option<Control>,
     pub(crate) trunk: Option<Trunk>,
+    /// `HOST:PORT` of the trunk, if its address is to be looked up.
+    pub(crate) trunk_host: Option<String>,
     /// Whom the trunk has to be, if it is reached by TLS, and the roots, if the file names some.
     trunk_tls: Option<(ServerName<'static>, Option<PathBuf>)>,
     pub(crate) numbers: Vec<Number>,
@@ -136,7 +138,7 @@ impl Default for File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileTrunk {
-    address: SocketAddr,
+    address: String,
     #[serde(default)]
     transport: Transport,
     tls_ca: Option<PathBuf>,
@@ -145,6 +147,14 @@ struct FileTrunk {
     password: String,
     #[serde(default)]
     register: bool,
+}
+
+/// A name that can be looked up (RFC 1123 §2.1).
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -215,23 +225,37 @@ impl Settings {
         if file.transfers && file.trunk.is_none() {
             return wrong("transfers", "the calls go by the trunk, so there must be one");
         }
-        let mut trunk_tls = None;
+        let (mut trunk_tls, mut trunk_host, mut trunk_address) = (None, None, None);
+        if let Some(trunk) = &file.trunk {
+            trunk_address = trunk.address.parse().ok();
+            if trunk_address.is_none() {
+                let named = trunk.address.split_once(':').filter(|(host, _)| is_host(host));
+                let Some(port) = named.and_then(|(_, port)| port.parse().ok()).filter(|port| *port > 0) else {
+                    return wrong("address", "of the trunk: IP:PORT or HOST:PORT, such as sip.provider.example:5060");
+                };
+                trunk_host = Some(trunk.address.clone());
+                trunk_address = Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+            }
+        }
         if let Some(trunk) = file.trunk.as_ref().filter(|trunk| trunk.transport == Transport::Tls) {
-            let ip = trunk.address.ip().to_string();
+            let host = trunk.address.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
             let domain = trunk.domain.as_deref().map(|domain| domain.split_once(':').map_or(domain, |(name, _)| name));
-            let Ok(name) = ServerName::try_from(domain.unwrap_or(&ip).to_owned()) else {
+            let Ok(name) = ServerName::try_from(domain.unwrap_or(host).to_owned()) else {
                 return wrong("domain", "the name or the address that stands in the trunk's certificate");
             };
             trunk_tls = Some((name, trunk.tls_ca.clone()));
         } else if file.trunk.as_ref().is_some_and(|trunk| trunk.tls_ca.is_some()) {
             return wrong("tls-ca", "it has a meaning with transport = \"tls\" alone");
         }
-        let trunk = file.trunk.map(|trunk| Trunk {
+        let trunk = file.trunk.zip(trunk_address).map(|(trunk, address)| Trunk {
             hop: match trunk.transport {
-                Transport::Udp => Hop { address: trunk.address, connection: None },
-                transport => Hop::trunk(trunk.address, transport == Transport::Tls),
+                Transport::Udp => Hop { address, connection: None },
+                transport => Hop::trunk(address, transport == Transport::Tls),
             },
-            domain: trunk.domain.unwrap_or_else(|| trunk.address.to_string()),
+            domain: trunk.domain.unwrap_or_else(|| {
+                let host = trunk_host.as_deref().and_then(|host| host.split_once(':'));
+                host.map_or_else(|| address.to_string(), |(host, _)| host.to_owned())
+            }),
             credentials: Credentials { user: trunk.user, password: trunk.password },
             registers: trunk.register,
         });
@@ -252,6 +276,7 @@ impl Settings {
             orders_token: file.orders_token,
             control: file.control.map(|address| Control { address, token: file.control_token }),
             trunk,
+            trunk_host,
             trunk_tls,
             numbers: file.number,
         })
@@ -348,6 +373,11 @@ mod tests {
         settings.trust("/roots".into());
         let peer = settings.trunk_peer().unwrap();
         assert_eq!((peer.name.to_str().as_ref(), peer.roots), ("pbx.example", PathBuf::from("/roots")));
+        let named = text.replace("203.0.113.5", "sip.example").replace("domain = \"pbx.example:5061\"", "");
+        let settings = Settings::parse(&named).unwrap();
+        assert_eq!(settings.trunk_tls.as_ref().unwrap().0.to_str(), "sip.example");
+        assert_eq!(settings.trunk.as_ref().unwrap().domain, "sip.example");
+        assert_eq!(settings.trunk_host.as_deref(), Some("sip.example:5061"));
         let mut settings =
             Settings::parse(&text.replace("domain = \"pbx.example:5061\"", "tls-ca = \"/own\"")).unwrap();
         assert!(!settings.needs_roots());
@@ -368,6 +398,8 @@ mod tests {
             ("srtp = \"maybe\"".to_owned(), "srtp"),
             ("control = \"192.0.2.1:80\"".to_owned(), "control"),
             (trunk("transport = \"sctp\""), "transport"),
+            (trunk("").replace("192.0.2.1:5061", "sip.example"), "address"),
+            (trunk("").replace("192.0.2.1:5061", "sip_example:5060"), "address"),
             (trunk("transport = \"tcp\"\ntls-ca = \"x\""), "tls-ca"),
             (trunk("transport = \"tls\"\ndomain = \"a b\""), "domain"),
             ("transfers = true".to_owned(), "transfers"),

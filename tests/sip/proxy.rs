@@ -183,7 +183,9 @@ fn scene(what: &str, lines: &str) -> Option<(Scene, Proxy, SocketAddr)> {
     }
     let (address, phone) = (free_address(), free_address());
     let trunk = "domain = \"pbx.example\", user = \"gw\", password = \"secret\", register = true";
-    let scene = Scene::new(what, &format!("{lines}\ntrunk = {{ address = \"{address}\", {trunk} }}"))?;
+    // By its name, which each machine has.
+    let address_by_name = format!("address = \"localhost:{}\"", address.port());
+    let scene = Scene::new(what, &format!("{lines}\ntrunk = {{ {address_by_name}, {trunk} }}"))?;
     let proxy = Proxy::start(address, &scene.sip.to_string(), phone, None);
     scene.is_registered();
     Some((scene, proxy, phone))

@@ -223,7 +223,7 @@ impl Agent {
     }
 
     pub(super) fn register(&mut self, now: Instant, field: Option<(&'static str, String)>) {
-        let Some(trunk) = self.settings.trunk.clone() else { return };
+        let Some(trunk) = self.trunk().cloned() else { return };
         self.register.cseq += 1;
         // Until the answer; nobody answering is a failure too.
         self.register.next = None;

@@ -439,6 +439,27 @@ fn a_trunk_of_tls_is_spoken_to_by_a_connection_that_may_be_a_new_one() {
 }
 
 #[test]
+fn a_trunk_is_called_and_registered_where_it_is_found() {
+    let now = Instant::now();
+    let mut agent = trunked_by(now, hop("0.0.0.0:5060"), true);
+    agent.handle_timeout(now);
+    assert!(sent(&mut agent).is_empty() && agent.dial(now, "100", SDP.into(), None).is_none());
+    for address in ["203.0.113.5:5060", "203.0.113.6:5060"] {
+        let address = address.parse().unwrap();
+        assert!(agent.trunk_is_at(now, address));
+        agent.handle_timeout(now);
+        let (to, bytes) = agent.poll_transmit().unwrap();
+        let register = Message::parse(&bytes).unwrap();
+        assert_eq!((register.method(), register.uri(), to.address), ("REGISTER", "sip:pbx.example", address));
+        agent.receive(now, to, &Message::response(&register, 200, "OK").write());
+        assert!(!agent.trunk_is_at(now, address));
+        agent.handle_timeout(now);
+        assert!(sent(&mut agent).is_empty() && agent.dial(now, "100", SDP.into(), None).is_some());
+        assert_eq!(agent.poll_transmit().unwrap().0.address, address);
+    }
+}
+
+#[test]
 fn a_number_is_called_by_the_trunk() {
     let now = Instant::now();
     let mut agent = trunked(now, false);
