@@ -7,6 +7,7 @@ import { before, test } from 'node:test';
 import { launch } from './browser.mjs';
 import { joinAt, noCluster, startCluster } from './cluster.mjs';
 import { Edge, sleep, until } from './edge.mjs';
+import { launchFirefox } from './firefox.mjs';
 
 /** From the death of its edge until a client is in the room again. */
 const MOVE_MS_MAX = 5_000;
@@ -153,6 +154,25 @@ test('an edge is killed, and its clients are in the room at another one within f
   assert.deepEqual(await other.offers(), { offers: 1, connections: 1 });
   await other.close();
   for (const peer of peers) await peer.close();
+});
+
+// The edge of the test before is dead.
+test('the edge of a Firefox is killed, and it is in the room at another one within five seconds', { skip: noCluster, timeout: 90_000 }, async () => {
+  const firefox = await joinAt(edges[2], await launchFirefox(), 'fox', 'Fox', 11);
+  await note(firefox);
+  const other = await join(edges[1], 'fox', 12);
+  await until('they see each other', async () => (await other.sees([11])) && firefox.sees([12]), 30_000);
+  await sleep(1_000);
+  const killedAt = Date.now();
+  await edges[2].kill();
+  const there = await moved(firefox, 'e3', killedAt);
+  assert.deepEqual(await namesAt(there, 'fox'), ['Fox', 'Peer 12']);
+  assert.deepEqual(await firefox.offers(), { offers: 2, connections: 2 });
+  await until('the other one sees it again', () => other.sees([11]), 15_000);
+  await until('and the other way round', () => firefox.sees([12]), 15_000);
+  assert.deepEqual(await other.offers(), { offers: 1, connections: 1 });
+  await other.close();
+  await firefox.close();
 });
 
 test('where there is one edge nothing is asked', { timeout: 60_000 }, async () => {

@@ -237,7 +237,7 @@ fn a_path_that_dies_is_left_for_one_through_a_third_edge() {
 }
 
 /// The longest time in which nothing came of a publisher, while `during` is done.
-async fn longest_gap(guest: &Guest, of: u32, during: impl Future<Output = ()>) -> Duration {
+pub(super) async fn longest_gap(guest: &Guest, of: u32, during: impl Future<Output = ()>) -> Duration {
     let (mut count, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
     let watch = async {
         loop {
