@@ -26,7 +26,7 @@ pub(super) fn agent(now: Instant) -> Agent {
     Agent::new(now, settings(), Random::from_seed(7))
 }
 
-fn trunked(now: Instant, registers: bool) -> Agent {
+pub(super) fn trunked(now: Instant, registers: bool) -> Agent {
     trunked_by(now, hop("203.0.113.5:5060"), registers)
 }
 

@@ -163,10 +163,11 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, corpus: &[(String, Vec<u8>)]
 fn within(method: &str, call: u64, cseq: u64, tag: &str) -> Vec<u8> {
     let body = if method == "INVITE" { "v=0\r\n" } else { "Signal=5\r\n" };
     let kind = if method == "INVITE" { "application/sdp" } else { "application/dtmf-relay" };
+    let more = if method == "REFER" { "Refer-To: <sip:200@192.0.2.99?Replaces=a%40b%3Bto-tag%3Dc>\r\n" } else { "" };
     format!(
         "{method} sip:100@198.51.100.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.99:5060;branch=z9hG4bK{call}x{cseq};rport\r\n\
          From: <sip:a@192.0.2.99>;tag=a{call}\r\nTo: <sip:100@198.51.100.1>{tag}\r\nCall-ID: m{call}\r\n\
-         CSeq: {cseq} {method}\r\nContact: <sip:a@192.0.2.99>\r\nMax-Forwards: 70\r\nContent-Type: {kind}\r\n\
+         CSeq: {cseq} {method}\r\nContact: <sip:a@192.0.2.99>\r\nMax-Forwards: 70\r\nContent-Type: {kind}\r\n{more}\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -220,9 +221,9 @@ fn mutations_of_them_stop_nothing() {
     let (many, seed) = (variable("MUTATIONS", 10_000), variable("MUTATIONS_SEED", 1));
     let (corpus, mut random) = (messages(), Random::from_seed(seed));
     let mut now = Instant::now();
-    let mut agent = agent(now);
+    let mut agent = super::tests::trunked(now, false);
     let (_, other) = super::tests::up(&mut agent, now, "");
-    let (mut answers, mut must, mut digits) = (0u64, 0u64, 0u64);
+    let (mut answers, mut must, mut digits, mut transfers) = (0u64, 0u64, 0u64, 0u64);
     // A call of the stranger: its number, the last CSeq, our tag.
     let mut call: (u64, u64, String) = (0, 0, String::new());
     let mut settled = None;
@@ -256,6 +257,10 @@ fn mutations_of_them_stop_nothing() {
                 Event::Incoming(incoming) => agent.accept(now, incoming.call, "v=0\r\n".to_owned()),
                 Event::Offered { call, .. } => agent.accept(now, call, "v=0\r\n".to_owned()),
                 Event::Digit { .. } => digits += 1,
+                Event::Referred { call, .. } => {
+                    transfers += 1;
+                    agent.tell_referrer(now, call, 486);
+                }
                 _ => (),
             }
         }
@@ -296,8 +301,11 @@ fn mutations_of_them_stop_nothing() {
         }
     }
     let calls = agent.counters.get(Counter::Calls);
-    println!("{many} mutations: {must} had to be answered, {answers} answers, {calls} calls, {digits} digits");
-    assert!(calls > many / 200 && must > many / 4 && digits > many / 1000, "the mutations reach what they are for");
+    println!(
+        "{many} mutations: {must} had to be answered, {answers} answers, {calls} calls, {digits} digits, {transfers} transfers"
+    );
+    let reached = [(calls, 200), (must, 4), (digits, 1000), (transfers, 1000)];
+    assert!(reached.iter().all(|(count, part)| *count > many / part), "the mutations reach what they are for");
     // Other tests of this process have memory of their own, and fewer mutations say little.
     if let Some(settled) = settled.filter(|_| many >= 100_000) {
         let more = memory_kib().saturating_sub(settled);
