@@ -76,6 +76,8 @@ export function received({ samples, frames, names }, name, window) {
   found.concealedBy5s = every(window, 5_000).map((part) => concealed(samples, names, name, part));
   const emitted = grown('audio', 'emitted');
   found.jitterBufferMs = emitted > 0 ? (1000 * grown('audio', 'delay')) / emitted : 0;
+  const shown = grown('video', 'emitted');
+  found.videoBufferMs = shown > 0 ? (1000 * grown('video', 'delay')) / shown : 0;
   found.codec = of(last, 'video')[0]?.codec;
   const between = samples.filter(({ at }) => at >= window[0] && at <= window[1]);
   const sizes = between.flatMap((sample) => of(sample, 'video').map(sizeOf));

@@ -8,8 +8,8 @@ function columns(rows) {
   return rows.map((cells) => `  ${cells.map((cell, i) => cell.padEnd(widths[i])).join('   ')}`.trimEnd());
 }
 
-const video = ({ to, name, fps, freezes, frozen, longest, size, kbps, nacks, plis }) =>
-  [`${to} sees ${name}`, `${fps.toFixed(1)} fps`, `${freezes} freezes, ${frozen.toFixed(1)} s, longest ${Math.round(longest)} ms`, `${size}, ${Math.round(kbps)} kb/s, ${nacks} NACK, ${plis} PLI`];
+const video = ({ to, name, fps, freezes, frozen, longest, size, kbps, nacks, plis, videoBufferMs }) =>
+  [`${to} sees ${name}`, `${fps.toFixed(1)} fps`, `${freezes} freezes, ${frozen.toFixed(1)} s, longest ${Math.round(longest)} ms`, `${size}, ${Math.round(kbps)} kb/s, ${nacks} NACK, ${plis} PLI, buffer ${Math.round(videoBufferMs ?? 0)} ms`];
 
 const audio = ({ to, name, concealed, concealedBy5s, audible, audioKbps, audioNacks, jitterBufferMs }) =>
   [`${to} hears ${name}`, `${percent(concealed)} concealed`, `by 5 s: ${concealedBy5s.map((share) => (100 * share).toFixed(1)).join(' ')}, ${percent(audible)} audibly`, `${Math.round(audioKbps)} kb/s, ${audioNacks} NACK, buffer ${Math.round(jitterBufferMs ?? 0)} ms`];

@@ -326,6 +326,21 @@ pub const COPIES_MAX: u8 = 2;
 /// A receiver whose reports say that it lost this much, in 256ths, gets each repair of video twice, where its path has room: of a tenth
 /// lost, a repair and its NACK fail together in two of ten cases, and in one with a copy. 5 %.
 pub const REPAIR_COPY_LOSS: u8 = 13;
+/// Pictures are held back at the receiver from this loss on its path on, until a repair has come. Below it fewer than one frame in 30 is lost, which
+/// is not worth a round trip of delay.
+pub const HOLD_LOSS: f64 = 0.03;
+/// … and from this one on until a second one has: of 15 % lost both ways a NACK or its two answers fail in a sixth of all cases.
+pub const HOLD_LOSS_TWICE: f64 = 0.15;
+/// … for so long at most. With a way of 100 ms what is said is heard after less than 450 ms: from 400 ms on people who talk notice it (ITU-T G.114).
+pub const HOLD_MAX: Micros = 320 * MILLISECOND;
+/// … and for as long after it was last needed: each change is seen.
+pub const HOLD_KEPT: Micros = 10 * SECOND;
+/// What is held back for longer than the repair takes: timers of both ends, and libwebrtc has a frame decoded 10 ms and more before it is due.
+pub const HOLD_SPARE: Micros = 30 * MILLISECOND;
+/// How late packets of a stream are is seen of this time, and of as much before it.
+pub const LATE_WINDOW: Micros = 4 * SECOND;
+/// One packet in so many may come later than what is held back for.
+pub const LATE_SHARE_DIVISOR: u16 = 50;
 /// A sequence number is not repaired again for one receiver within this (or seven eighths of its round trip, if longer).
 pub const REPAIR_REPEAT_MIN: Micros = 20 * MILLISECOND;
 

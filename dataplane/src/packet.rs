@@ -290,6 +290,20 @@ pub(crate) struct Carried {
     count: usize,
 }
 
+impl Carried {
+    /// These, and one more unless the packet has it already.
+    pub(crate) fn and(&self, extension: Extension, value: &[u8]) -> Carried {
+        let mut carried = *self;
+        let has_it = self.items[..self.count].iter().any(|(of, ..)| *of == extension as u8);
+        if let Some(item) = carried.items.get_mut(self.count).filter(|_| !has_it) {
+            (item.0, item.1) = (extension as u8, value.len() as u8);
+            item.2[..value.len()].copy_from_slice(value);
+            carried.count += 1;
+        }
+        carried
+    }
+}
+
 /// What the receiver's side of a route writes into a packet's header.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {

@@ -279,10 +279,15 @@ impl Sending {
         Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm, is_lossy: self.is_lossy(now) })
     }
 
-    /// Whether packets are lost and no queue is there: of less, as many would be lost.
+    /// Whether packets are lost and no queue is there.
     fn is_lossy(&self, now: Micros) -> bool {
+        (FULL_LOSS..LOSSY_MAX).contains(&self.lost(now))
+    }
+
+    /// What is lost on the path while no queue was seen for a while, a fraction: of less, as much would be lost.
+    pub(crate) fn lost(&self, now: Micros) -> f64 {
         let is_short = self.queued_at.is_none_or(|at| now.saturating_sub(at) >= LOSSY_AFTER);
-        is_short && (FULL_LOSS..LOSSY_MAX).contains(&self.bwe.facts().loss)
+        if is_short { self.bwe.facts().loss } else { 0.0 }
     }
 
     /// Whether sound may leave several times: the path carries it as often as that, and no queue of it grows. Of who sends no

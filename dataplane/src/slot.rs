@@ -9,6 +9,7 @@ use crate::choice::Choice;
 use crate::config::Micros;
 use crate::headroom::Headroom;
 use crate::layer::Layers;
+use crate::playout::Playout;
 use crate::repair::{Again, Budget};
 use crate::rewrite::Rewriter;
 use crate::srtp::{OrderedSender, Sender};
@@ -31,6 +32,8 @@ pub(crate) struct Slot {
     pub(crate) room: Headroom,
     /// Which temporal layers of it are sent.
     pub(crate) layers: Layers,
+    /// How long its receiver is to hold its pictures back.
+    pub(crate) playout: Playout,
     pub(crate) rewriter: Rewriter,
     /// What its packets leave by.
     pub(crate) sender: Sender,
@@ -77,6 +80,7 @@ impl Slot {
             allocated: None,
             room: Headroom::NONE,
             layers: Layers::new(),
+            playout: Playout::default(),
             rewriter: Rewriter::new(open.timestamp_first),
             // The first index has ROC 0, as receivers assume. A first sequence number of 0 is served as 1, so that there is an
             // index before the first.

@@ -18,6 +18,7 @@ use crate::layer::Parts;
 use crate::layering::{Described, Layering};
 use crate::packet::RtpPacket;
 use crate::picture::PictureNumbers;
+use crate::playout::Lateness;
 use crate::police::Police;
 use crate::rate::Rate;
 use crate::reception::Reception;
@@ -139,6 +140,8 @@ pub(crate) struct Stream {
     /// The other workers that it is relayed to.
     pub(crate) taps: Vec<Tap>,
     pub(crate) reception: Reception,
+    /// Of video: how late its packets come.
+    pub(crate) lateness: Lateness,
     /// Repair towards its receivers.
     pub(crate) kept: Kept,
     /// Index from which on every packet was kept for repair: those before came while nobody received the stream.
@@ -190,6 +193,7 @@ impl Stream {
             receivers: Vec::new(),
             taps: Vec::new(),
             reception: Reception::default(),
+            lateness: Lateness::default(),
             kept: if is_video { Kept::video(others) } else { Kept::audio() },
             kept_from: 0,
             missing: (open.feedback & NACK != 0).then(|| MissingPackets::new(!is_video)),

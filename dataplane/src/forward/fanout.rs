@@ -163,6 +163,9 @@ impl Arrived {
                 is_resized = encoding.note_size(format.codec, stream.sets.as_deref(), packet.payload);
             }
         }
+        if format.codec.is_video() {
+            stream.lateness.came(packet.header.timestamp, at);
+        }
         let is_first = !std::mem::replace(&mut stream.is_in_frame, !packet.header.marker);
         let (is_undescribed, described) = (described.is_err(), described.unwrap_or_default());
         Arrived { at, start, is_alone: is_first && packet.header.marker, is_resized, described, is_undescribed }
@@ -601,6 +604,8 @@ impl Receiver<'_> {
         let Receiver { hop, slot, transport, red, .. } = self;
         let Numbers { index, timestamp, marker, carried, descriptor, is_evened } = numbers;
         let transport_cc_seq = transport.transport_cc_seq();
+        let held = slot.playout.value().map(|value| carried.and(Extension::PlayoutDelay, &value));
+        let carried = held.as_ref().unwrap_or(carried);
         let Some((to, crypto)) = transport.outgoing() else { return Outcome::Held(Counter::HeldNotReady) };
         let header = Outgoing {
             marker,

@@ -13,6 +13,7 @@ mod enter;
 mod fanout;
 mod flow;
 mod flush;
+mod hold;
 mod keyframe;
 mod layered;
 mod link;

@@ -73,8 +73,12 @@ impl Forwarder {
         match &mut transport.sending {
             Some(sending) if !sending.is_due(now) => return,
             Some(sending) => sending.tick(now),
-            None => return self.give_what_is_shown(now, peer, out),
+            None => {
+                self.review_hold(now, peer);
+                return self.give_what_is_shown(now, peer, out);
+            }
         }
+        self.review_hold(now, peer);
         let (mut videos, mut count) = ([Video::default(); VIDEOS_MAX], 0);
         for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
             let Some(video) = self.video_of(now, peer, at).filter(|_| count < VIDEOS_MAX) else { continue };

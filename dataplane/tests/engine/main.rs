@@ -16,6 +16,7 @@ mod edge_relays;
 mod edges;
 mod feedback;
 mod forwarding;
+mod hold;
 mod hostile;
 mod hostile_wire;
 mod keyframes;

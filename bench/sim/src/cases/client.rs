@@ -32,6 +32,7 @@ const FEEDBACK_INTERVAL: Micros = 100 * MILLISECOND;
 const NACK_INTERVAL: Micros = 20 * MILLISECOND;
 const REPORT_INTERVAL: Micros = SECOND;
 const TRANSPORT_CC_EXTENSION: u8 = 3;
+const PLAYOUT_DELAY_EXTENSION: u8 = 5;
 /// Seconds from 1900 to the begin of the simulation, roughly.
 const NTP_SECONDS: u64 = 3_900_000_000;
 
@@ -208,6 +209,7 @@ impl Client {
             self.drive_dtls(now, |dtls| dtls.handle_timeout(instant));
         }
         if self.connected_at.is_some() {
+            self.receiver.step(now);
             self.send(now);
             self.feed_back(now);
         }
@@ -334,6 +336,9 @@ impl Client {
                 let packet = Packet::unmarshal(&mut plain.clone()).expect("RTP");
                 let extension =
                     packet.header.get_extension(TRANSPORT_CC_EXTENSION).expect("transport-cc was negotiated");
+                if let Some(value) = packet.header.get_extension(PLAYOUT_DELAY_EXTENSION) {
+                    self.receiver.holds(packet.header.ssrc, [value[0], value[1], value[2]]);
+                }
                 self.receiver.arrives(now, &packet, u16::from_be_bytes([extension[0], extension[1]]));
                 self.ask(now, Nacks::New);
             }

@@ -1,8 +1,9 @@
 //! The receiving side of a client: transport-cc feedback, NACK, keyframe requests and reports as libwebrtc sends them, and a decoder
 //! that knows which frame refers to which.
 //!
-//! A frame is decoded as soon as it is complete and the frame that it refers to was decoded, without a jitter buffer; a keyframe
-//! makes what is older and incomplete useless. A freeze is, as in the W3C's webrtc-stats, an interval between decoded frames that is longer than three
+//! A frame is decoded as soon as it is complete and the frame that it refers to was decoded, without a jitter buffer, unless the server says that
+//! pictures are to be held back (playout-delay): then when that time is over. One that would leave out an older one which is missing waits, if
+//! something was ever asked for, at least as long as libwebrtc waits for a repair, and makes what is older and incomplete useless. A freeze is, as in the W3C's webrtc-stats, an interval between decoded frames that is longer than three
 //! times the mean, and than the mean and 150 ms.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,6 +28,13 @@ const KEYFRAME_WAIT: Micros = 200 * MILLISECOND;
 const KEYFRAME_ASKED_EACH: Micros = 500 * MILLISECOND;
 /// Sound that comes later than this after it has left the server is too late to be played.
 const AUDIO_WAIT: Micros = 300 * MILLISECOND;
+/// NACKs from which on libwebrtc has frames wait for a repair (`JitterEstimator`, `kNackLimit`), and how long: so much of a round trip
+/// (`RttMultExperiment`, in tenths) and the time for decoding and rendering.
+const NACKS_MIN: u32 = 3;
+const RTT_TENTHS: u64 = 9;
+const RENDER: Micros = 15 * MILLISECOND;
+/// A frame that comes so far from when it should is of another clock.
+const CLOCK_FAR: Micros = SECOND;
 /// By then a frame was decoded, or is never.
 const FATE_KNOWN_AFTER: Micros = 2 * SECOND;
 /// Frames whose mean interval a freeze is measured by.
@@ -69,6 +77,8 @@ struct Left {
 
 #[derive(Default)]
 struct Frame {
+    /// When it should have come, by its timestamp and the frame that was earliest by that.
+    due: Micros,
     index: u64,
     timestamp: u32,
     got: BTreeSet<u8>,
@@ -92,6 +102,11 @@ pub struct Slot {
     frames: BTreeMap<(u16, u8, u32), Frame>,
     decoded: BTreeSet<(u16, u8, u32)>,
     decoded_index: u64,
+    /// How long pictures are held back, as the server says, and how often something was asked for.
+    held: Micros,
+    asked: u32,
+    /// Timestamp and time of the frame that came earliest by its timestamp.
+    earliest: Option<(u32, Micros)>,
     /// The last decoded frame, and the intervals before it.
     decoded_at: Option<Micros>,
     intervals: VecDeque<Micros>,
@@ -138,6 +153,9 @@ impl Slot {
             frames: BTreeMap::new(),
             decoded: BTreeSet::new(),
             decoded_index: 0,
+            held: 0,
+            asked: 0,
+            earliest: None,
             decoded_at: None,
             intervals: VecDeque::new(),
             sender_report: None,
@@ -193,23 +211,43 @@ impl Slot {
             return;
         }
         let Some(mark) = Mark::read(payload) else { return };
+        let due = self.due(now, timestamp);
         let frame = self.frames.entry((mark.publisher, mark.encoding, mark.frame)).or_default();
         if frame.got.is_empty() {
-            (frame.index, frame.timestamp, frame.count) = (index, timestamp, mark.count);
+            (frame.due, frame.index, frame.timestamp, frame.count) = (due, index, timestamp, mark.count);
             (frame.refers_to, frame.is_keyframe) = (mark.refers_to, mark.is_keyframe());
         }
         frame.index = frame.index.min(index);
         frame.got.insert(mark.n);
-        self.decode(now);
+        self.decode(now, rtt);
     }
 
-    fn decode(&mut self, now: Micros) {
+    /// When the first packet with a timestamp should have come, if it comes now.
+    fn due(&mut self, now: Micros, timestamp: u32) -> Micros {
+        let (of, at) = *self.earliest.get_or_insert((timestamp, now));
+        let since = i64::from(timestamp.wrapping_sub(of) as i32) * 1000 / 90;
+        let due = at.saturating_add_signed(since);
+        let is_far = now.abs_diff(due) > CLOCK_FAR;
+        if due < now && !is_far {
+            return due;
+        }
+        self.earliest = Some((timestamp, now));
+        now
+    }
+
+    fn decode(&mut self, now: Micros, rtt: Micros) {
         let can = |(of, frame): &(&(u16, u8, u32), &Frame)| {
             let refers_to = (of.0, of.1, frame.refers_to);
             frame.got.len() == usize::from(frame.count) && (frame.is_keyframe || self.decoded.contains(&refers_to))
         };
         let next = self.frames.iter().filter(can).min_by_key(|(_, frame)| frame.index).map(|(of, _)| *of);
         let Some(of) = next else { return };
+        let repair = if self.asked < NACKS_MIN { 0 } else { rtt * RTT_TENTHS / 10 + RENDER };
+        let frame = &self.frames[&of];
+        let is_gap = self.missing.first_key_value().is_some_and(|(missing, _)| *missing < frame.index);
+        if now + RENDER < frame.due + if is_gap { repair.max(self.held) } else { self.held } {
+            return;
+        }
         let frame = self.frames.remove(&of).expect("it was found");
         let index = frame.index;
         self.frames.retain(|_, other| other.index > index);
@@ -229,7 +267,7 @@ impl Slot {
             self.score.switches += u64::from(self.score.encoding.is_some() && self.score.encoding != encoding);
             self.score.encoding = encoding;
         }
-        self.decode(now);
+        self.decode(now, rtt);
     }
 
     fn shown(&mut self, now: Micros, timestamp: u32) {
@@ -267,11 +305,13 @@ impl Slot {
             .missing
             .iter_mut()
             .filter(|(_, missing)| missing.next_at <= now && (of == Nacks::All || missing.tries == 0));
-        due.map(|(index, missing)| {
+        let due = due.map(|(index, missing)| {
             (missing.tries, missing.next_at) = (missing.tries + 1, now + rtt.max(20 * MILLISECOND));
             *index as u16
-        })
-        .collect()
+        });
+        let seqs: Vec<u16> = due.collect();
+        self.asked += seqs.len() as u32;
+        seqs
     }
 
     fn asks_for_keyframe(&mut self, now: Micros) -> bool {
@@ -365,6 +405,19 @@ impl Receiver {
         {
             slot.arrives(now, self.rtt, u16::from_be_bytes(*seq), header.timestamp, payload);
         }
+    }
+
+    /// A packet of media says how long its slot's pictures are to be held back: the least and the most in units of 10 ms, 12 bits each.
+    pub fn holds(&mut self, ssrc: u32, value: [u8; 3]) {
+        if let Some(slot) = self.slots.get_mut(&ssrc) {
+            slot.held = (Micros::from(value[0]) << 4 | Micros::from(value[1]) >> 4) * 10 * MILLISECOND;
+        }
+    }
+
+    /// Time passes: what has waited is decoded.
+    pub fn step(&mut self, now: Micros) {
+        let rtt = self.rtt;
+        self.slots.values_mut().filter(|slot| slot.is_video).for_each(|slot| slot.decode(now, rtt));
     }
 
     /// A sender report of the server.

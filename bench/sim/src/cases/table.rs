@@ -238,6 +238,15 @@ fn as_weak() -> Vec<Case> {
             ..weak(60, &[])
         },
         Case {
+            name: "loss-10-layers",
+            about: "10 % random loss to one of three, whose cameras are VP8 with three temporal layers",
+            down: random(100),
+            encodings: encodings(&[160]),
+            has_layers: true,
+            targets: vec![frames, Target::Most(LONGEST, 500.0), Target::Most("sound not played, %", 1.0)],
+            ..weak(60, &[])
+        },
+        Case {
             name: "loss-30",
             about: "30 % random loss to and from one of three",
             down: random(300),
