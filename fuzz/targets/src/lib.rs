@@ -16,7 +16,7 @@ mod world;
 
 pub use controlplane::hostile::data;
 pub use feed::hostile::{flv, rtmp};
-pub use sip::hostile::sip;
+pub use sip::hostile::{calls, sip};
 
 pub use engine::{adopted, journal, journal_entries, sdp_offers};
 pub use media::{allocations, descriptors, red, rtcp, rtp};
@@ -31,7 +31,7 @@ pub const SEPARATOR: u8 = 0x1e;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("websocket", websocket),
     ("sdp_offers", sdp_offers),
     ("rtcp", rtcp),
@@ -44,6 +44,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("records", records),
     ("tokens", tokens),
     ("sip", sip),
+    ("calls", calls),
     ("rtmp", rtmp),
     ("flv", flv),
     ("data", data),

@@ -92,6 +92,11 @@ fn sip_is_read_and_written_alike() {
 }
 
 #[test]
+fn calls_and_a_trunk_of_sip_stay_bounded_and_answer_where_they_were_asked() {
+    replay("calls");
+}
+
+#[test]
 fn a_connection_of_rtmp_says_the_same_however_it_is_cut() {
     replay("rtmp");
 }
