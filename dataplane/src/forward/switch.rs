@@ -194,6 +194,7 @@ impl Forwarder {
     fn choose_flowing(&mut self, now: Micros, slot: u32, out: &mut Outbox) {
         let target = self.target(slot);
         let Some(choice) = self.slots.at(slot).map(|slot| &slot.choice) else { return };
+        let has_stopped = choice.live.is_some_and(|live| !self.is_flowing(live));
         if target.is_some() && target == choice.next || target == choice.live && choice.next.is_none() {
             return;
         }
@@ -204,7 +205,7 @@ impl Forwarder {
         }
         if let Some(target) = target.filter(|_| live.is_some_and(|live| self.has_begun(slot, live))) {
             self.slots.at_mut(slot).expect("it was found above").choice.next = Some(target);
-            return self.take(now, target, out);
+            return self.take(now, target, has_stopped, out);
         }
         if let Some(of_slot) = self.slots.at_mut(slot) {
             of_slot.rewriter.cut();
@@ -214,8 +215,14 @@ impl Forwarder {
             self.rest(live, out);
         }
         if let Some(target) = target {
-            self.take(now, target, out);
+            self.take(now, target, has_stopped, out);
         }
+    }
+
+    /// Whether something comes of the stream of a route.
+    fn is_flowing(&self, route: u32) -> bool {
+        let stream = self.routes.at(route).and_then(|route| self.streams.at(route.open.stream.index));
+        stream.is_some_and(|stream| stream.is_flowing)
     }
 
     /// Whether a slot is being sent the stream of its live route: it has had a keyframe.
@@ -243,8 +250,9 @@ impl Forwarder {
         self.want_keyframe_for(now, stream, slot, out);
     }
 
-    /// A slot becomes a receiver of the stream of one of its routes, from a keyframe on.
-    fn take(&mut self, now: Micros, route: u32, out: &mut Outbox) {
+    /// A slot becomes a receiver of the stream of one of its routes, from a keyframe on; `has_stopped`: because its publisher has stopped the one
+    /// that it took.
+    fn take(&mut self, now: Micros, route: u32, has_stopped: bool, out: &mut Outbox) {
         let Forwarder { routes, slots, streams, .. } = self;
         let Some(of_route) = routes.at(route) else { return };
         let (id, slot) = (of_route.open.stream, of_route.open.slot.index);
@@ -262,7 +270,10 @@ impl Forwarder {
         }
         stream.keyframe.is_wanted |= is_beginning; // It is asked for if this packet does not begin one.
         self.tell_taken(id.index, out);
-        if !is_beginning {
+        if has_stopped && !is_beginning {
+            // As often as that happens: a publisher that loses much starts and stops encodings, and its receivers would wait.
+            self.want_keyframe(now, id.index, out);
+        } else if !is_beginning {
             self.want_keyframe_for(now, id, slot, out);
         }
     }

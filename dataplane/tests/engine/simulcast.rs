@@ -164,6 +164,21 @@ fn an_encoding_that_stops_is_left_for_the_best_that_flows() {
 }
 
 #[test]
+fn a_publisher_that_stops_an_encoding_again_and_again_is_asked_for_the_other_each_time() {
+    let mut studio = Studio::new();
+    let mut bob = studio.receiver(0);
+    for n in 0..6 {
+        studio.asked = vec![2]; // It begins with a keyframe.
+        assert_eq!(studio.watch(&mut bob, &[1, 2], 15).last(), Some(&2), "{n}");
+        let before = bob.heard.len();
+        assert_eq!(studio.watch(&mut bob, &[1], 20), [1], "{n}");
+        let frames = (bob.heard.len() - before) / 2;
+        assert!(frames >= 20 - 9, "time {n}: {frames} of 20 frames");
+    }
+    bob.is_one_stream();
+}
+
+#[test]
 fn quality_goes_by_the_size_of_pictures_whatever_the_order() {
     let mut studio = Studio::among(1, ["h", "m", "l"]);
     let mut bob = studio.receiver(0);
