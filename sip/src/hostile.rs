@@ -85,12 +85,12 @@ pub fn calls(bytes: &[u8]) {
         )
     };
     agent.receive(now, somebody, request("INVITE", 1, "").as_bytes());
-    last.settle(&mut agent, now);
+    last.settle(&mut agent, now, false);
     let own = format!(";tag={}", last.tag);
     agent.receive(now, somebody, request("ACK", 1, &own).as_bytes());
     agent.dial(now, "200", "v=0\r\n".into(), None);
     agent.handle_timeout(now);
-    last.settle(&mut agent, now);
+    last.settle(&mut agent, now, false);
     // Who knows it may end that call.
     last.tag.clear();
     for piece in bytes.split(|byte| *byte == SEPARATOR).take(MESSAGES_MAX) {
@@ -106,15 +106,16 @@ pub fn calls(bytes: &[u8]) {
             }
         }
         agent.receive(now, hop, &said);
-        let answered = last.settle(&mut agent, now);
+        let is_refusal = matches!(Message::parse(&said), Err(Malformed::Refuse(..)));
+        let answered = last.settle(&mut agent, now, is_refusal);
         assert!(answered.iter().all(|to| to.address.ip() == hop.address.ip()), "{answered:?}");
         agent.handle_timeout(now);
-        last.settle(&mut agent, now);
+        last.settle(&mut agent, now, false);
         assert!(agent.calls() <= 8);
     }
     // Longer ago than any retransmission, so that it is a request of its own; and within the session's time.
     agent.receive(now, somebody, request("INFO", 2, &own).as_bytes());
-    assert_eq!(last.settle(&mut agent, now), [somebody], "the other call goes on");
+    assert_eq!(last.settle(&mut agent, now, false), [somebody], "the other call goes on");
 }
 
 /// What the agent said last.
@@ -126,7 +127,7 @@ struct Last {
 
 impl Last {
     /// Does what a gateway would, and reads what is sent. Where responses went.
-    fn settle(&mut self, agent: &mut Agent, now: Instant) -> Vec<Hop> {
+    fn settle(&mut self, agent: &mut Agent, now: Instant, is_refusal: bool) -> Vec<Hop> {
         let sdp = || "v=0\r\n".to_owned();
         while let Some(event) = agent.poll_event() {
             match event {
@@ -154,7 +155,15 @@ impl Last {
         }
         let mut answered = Vec::new();
         while let Some((to, bytes)) = agent.poll_transmit() {
-            let message = Message::parse(&bytes).expect("what is sent can be read");
+            let message = match Message::parse(&bytes) {
+                Ok(message) => message,
+                // The refusal of what could not be read repeats its header fields.
+                Err(_) if is_refusal => {
+                    answered.push(to);
+                    continue;
+                }
+                Err(error) => panic!("what is sent can be read: {error:?}"),
+            };
             if message.status() == 0 {
                 self.branch = message.via().map(|via| via.branch.to_owned()).unwrap_or_default();
             } else {
