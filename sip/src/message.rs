@@ -217,8 +217,8 @@ impl Message {
         if !is_number || method.is_none() || (self.status() == 0 && method != Some(self.method())) {
             return Some((400, "Bad CSeq"));
         }
-        let has_holes = |text: &str, by: char| split_outside(text, by).iter().any(|part| part.trim().is_empty());
-        if self.via().is_none() || self.all("Via").any(|via| has_holes(via, ',') || has_holes(via, ';')) {
+        let has_holes = |one: &str| split_outside(one, ';').iter().any(|part| part.trim().is_empty());
+        if self.via().is_none() || self.all("Via").any(|via| split_outside(via, ',').into_iter().any(has_holes)) {
             return Some((400, "Bad Via"));
         }
         if self.header("Max-Forwards").is_some_and(|hops| number(hops).is_none_or(|hops| hops > 255)) {
@@ -359,7 +359,7 @@ pub(crate) fn number(text: &str) -> Option<u32> {
 }
 
 /// Splits where the separator stands neither in quotes nor in angle brackets.
-fn split_outside(text: &str, separator: char) -> Vec<&str> {
+pub(crate) fn split_outside(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut from) = (Vec::new(), 0);
     let (mut is_quoted, mut is_escaped, mut is_bracketed) = (false, false, false);
     for (at, char) in text.char_indices() {
@@ -464,7 +464,9 @@ impl<'a> Address<'a> {
         }
         let name = quoted.unwrap_or(name);
         let has_scheme = uri.split_once(':').is_some_and(|(scheme, rest)| is_token(scheme) && !rest.is_empty());
-        (has_scheme && !uri.contains(char::is_whitespace)).then_some(Address { name, uri })
+        // It becomes the first line of a request of ours.
+        let is_clean = !uri.contains(|char: char| char.is_whitespace() || char.is_control() || "<>\"".contains(char));
+        (has_scheme && is_clean).then_some(Address { name, uri })
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Agent, Ended, Event, REGISTER_AGAIN, REGISTERED_FOR, SUPPORTED, USER
 use crate::counters::Counter;
 use crate::dialog::{MIN_SE, State, seconds};
 use crate::digest;
-use crate::message::{Message, param};
+use crate::message::{Message, param, split_outside};
 use crate::transaction::{Hop, Purpose};
 
 /// Writes into the topmost Via where a request came from (RFC 3261 §18.2.1, RFC 3581). Where responses go.
@@ -14,9 +14,8 @@ pub(super) fn mark_via(request: &mut Message, hop: Hop) -> Hop {
     let Some(via) = request.via() else { return hop };
     let (has_rport, port) = (via.has_rport, via.port.unwrap_or(5060));
     let Some((_, value)) = request.headers.iter_mut().find(|(name, _)| name == "Via") else { return hop };
-    let end = value.find(',').unwrap_or(value.len());
-    let (first, rest) = value.split_at(end);
-    let mut params: Vec<String> = first.split(';').map(|param| param.trim().to_owned()).collect();
+    let (first, rest) = value.split_at(split_outside(value, ',')[0].len());
+    let mut params: Vec<String> = split_outside(first, ';').iter().map(|param| param.trim().to_owned()).collect();
     params.retain(|param| {
         !param.to_ascii_lowercase().starts_with("received") && !param.to_ascii_lowercase().starts_with("rport")
     });
