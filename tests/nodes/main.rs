@@ -430,8 +430,6 @@ fn the_leader_of_three_is_killed_and_nobody_is_lost() {
         return;
     }
     let mut nats = Nats::three();
-    // The three have to find each other first; until then a start says that JetStream does not answer.
-    until("JetStream of three", || nats.hand(0).ask("$JS.API.INFO", b"").filter(|info| info["error"].is_null()));
     let arguments = |node| Edge::arguments(&nats.url(), node, &[]);
     let [a, b] = ["a", "b"].map(|node| Edge::with(with_key("a7"), arguments(node)));
     a.comes_to_see("a:here b:here");

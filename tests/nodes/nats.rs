@@ -56,9 +56,11 @@ impl Nats {
         Self::of(1, false, "")
     }
 
-    /// Three, which keep three copies.
+    /// Three, which keep three copies, once they have found each other: until then a start says that JetStream does not answer.
     pub(crate) fn three() -> Nats {
-        Self::of(3, true, "")
+        let nats = Self::of(3, true, "");
+        until("JetStream of three", || nats.hand(0).ask("$JS.API.INFO", b"").filter(|info| info["error"].is_null()));
+        nats
     }
 
     fn of(count: usize, has_jetstream: bool, more: &str) -> Nats {
@@ -124,9 +126,14 @@ impl Nats {
         hand
     }
 
-    /// The server that leads the bucket's stream, which has so many copies; `None` while there is no leader.
+    /// The server that leads the stream of the nodes' bucket, which has so many copies; `None` while there is no leader.
     pub(crate) fn leader(&self, ask: usize) -> Option<(usize, u64)> {
-        let info = self.hand(ask).ask("$JS.API.STREAM.INFO.KV_uprtc-uprtc", b"")?;
+        self.leader_of("uprtc-uprtc", ask)
+    }
+
+    /// The same of any bucket.
+    pub(crate) fn leader_of(&self, bucket: &str, ask: usize) -> Option<(usize, u64)> {
+        let info = self.hand(ask).ask(&format!("$JS.API.STREAM.INFO.KV_{bucket}"), b"")?;
         let leader = info["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()?;
         Some((leader, info["config"]["num_replicas"].as_u64()?))
     }

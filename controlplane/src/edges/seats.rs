@@ -122,12 +122,13 @@ impl Seats {
     /// The answer to a claim. `parts`: how many members each other edge has said that it has.
     pub(crate) fn claimed(
         &mut self,
+        now: Instant,
         claim: Claim,
         ours: &str,
         parts: BTreeMap<String, usize>,
         own: usize,
     ) -> Option<Step> {
-        self.waits_since = None;
+        let has_waited = self.waits_since.take().is_some();
         match claim {
             Claim::Ours { revision } => {
                 if !matches!(self.owner, Owner::Ours { .. }) {
@@ -144,7 +145,13 @@ impl Seats {
                 (self.granted, self.asked) = (0, own);
                 (own > 0).then_some(Step::Ask(owner, own))
             }
-            Claim::Unknown => None,
+            // The cluster does not say, and would not if it were asked again at once.
+            Claim::Unknown => {
+                if has_waited {
+                    self.alone_until = Some(now + UNANSWERED);
+                }
+                None
+            }
         }
     }
 
@@ -255,7 +262,7 @@ mod tests {
         let now = Instant::now();
         let mut seats = Seats::default();
         assert_eq!(seats.seat(now, 0, 0, 3), (Seat::Wait, Some(Step::Claim(0))));
-        assert_eq!(seats.claimed(Claim::Ours { revision: 4 }, "a", BTreeMap::new(), 0), None);
+        assert_eq!(seats.claimed(now, Claim::Ours { revision: 4 }, "a", BTreeMap::new(), 0), None);
         assert_eq!(seats.seat(now, 0, 0, 3), (Seat::Free, None));
         assert_eq!(seats.asked("b", 1, 1, 3), Some(1));
         assert_eq!(seats.asked("c", 5, 1, 3), Some(1), "one is left");
@@ -271,7 +278,7 @@ mod tests {
         let now = Instant::now();
         let mut seats = Seats::default();
         seats.seat(now, 0, 0, 3);
-        assert_eq!(seats.claimed(theirs("b", 7), "a", BTreeMap::new(), 0), None);
+        assert_eq!(seats.claimed(now, theirs("b", 7), "a", BTreeMap::new(), 0), None);
         assert_eq!(seats.seat(now, 0, 2, 3), (Seat::Wait, Some(Step::Ask(sender("b"), 1))));
         seats.granted(&sender("c"), 9, None);
         assert_eq!(seats.seat(now, 0, 2, 3).0, Seat::Wait, "it is not its owner");
@@ -295,21 +302,26 @@ mod tests {
         assert_eq!(seats.seat(later, 0, 2, 3).0, Seat::Free);
         assert_eq!(seats.seat(later, 1, 2, 3).0, Seat::Full);
         assert_eq!(seats.seat(later + UNANSWERED, 0, 2, 3), (Seat::Wait, Some(Step::Claim(0))), "it is tried again");
+        // A cluster that says at once that it cannot say is not asked again and again.
+        assert_eq!(seats.claimed(later + UNANSWERED, Claim::Unknown, "a", BTreeMap::new(), 0), None);
+        assert_eq!(seats.seat(later + UNANSWERED, 0, 2, 3), (Seat::Free, None));
+        assert_eq!(seats.seat(later + 2 * UNANSWERED, 0, 2, 3), (Seat::Wait, Some(Step::Claim(0))));
     }
 
     #[test]
     fn a_claim_moves_when_its_owner_is_gone() {
+        let now = Instant::now();
         let mut seats = Seats::default();
-        seats.claimed(theirs("b", 7), "a", BTreeMap::new(), 1);
+        seats.claimed(now, theirs("b", 7), "a", BTreeMap::new(), 1);
         assert_eq!(seats.disowned("c"), None);
         assert_eq!(seats.disowned("b"), Some(Step::Claim(7)));
         let parts = BTreeMap::from([("c".to_owned(), 2)]);
-        seats.claimed(Claim::Ours { revision: 8 }, "a", parts, 1);
+        seats.claimed(now, Claim::Ours { revision: 8 }, "a", parts, 1);
         assert_eq!(seats.seat(Instant::now(), 1, 2, 3).0, Seat::Full, "what others have said they have is given");
         assert_eq!(seats.reconnected(), Some(Step::Claim(8)));
-        assert_eq!(seats.claimed(theirs("c", 9), "a", BTreeMap::new(), 1), Some(Step::Ask(sender("c"), 1)));
+        assert_eq!(seats.claimed(now, theirs("c", 9), "a", BTreeMap::new(), 1), Some(Step::Ask(sender("c"), 1)));
         assert_eq!(
-            seats.claimed(theirs("a", 9), "a", BTreeMap::new(), 1),
+            seats.claimed(now, theirs("a", 9), "a", BTreeMap::new(), 1),
             Some(Step::Claim(9)),
             "of an earlier process"
         );
@@ -319,9 +331,9 @@ mod tests {
         /// Whatever is asked in whatever order, the seats that are given and taken are never more than the room admits.
         #[test]
         fn no_more_are_seated_than_the_room_admits(steps in prop::collection::vec((0..4usize, 0..6usize), 1..60), max in 1..9usize) {
-            let mut seats = Seats::default();
-            seats.claimed(Claim::Ours { revision: 1 }, "a", BTreeMap::new(), 0);
-            let (mut own, now) = (0, Instant::now());
+            let (mut seats, now) = (Seats::default(), Instant::now());
+            seats.claimed(now, Claim::Ours { revision: 1 }, "a", BTreeMap::new(), 0);
+            let mut own = 0;
             for (who, count) in steps {
                 if who > 0 {
                     seats.asked(&who.to_string(), count, own, max);

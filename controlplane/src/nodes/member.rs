@@ -22,7 +22,7 @@ use super::instance::{Instance, NODE_FILE};
 use super::lease::{Found, Lease, Step};
 use super::message::of_node;
 use super::record::{CLUSTER_VERSION, RELAY_IPS_MAX, Record, Refusal};
-use super::roster::{Change, Roster};
+use super::roster::{Change, Roster, Told};
 use super::seal::Seals;
 use super::settings::Settings;
 use super::{Nodes, Refused};
@@ -550,7 +550,12 @@ async fn take_current(watch: &mut Watch, mut take: impl FnMut(&Entry)) {
 }
 
 fn take(nodes: &Nodes, entry: &Entry) -> Option<Change> {
-    nodes.inner().roster.take(Instant::now(), &entry.told())
+    let (now, told, own) = (Instant::now(), entry.told(), nodes.own());
+    let mut inner = nodes.inner();
+    if matches!(told, Told::Put { key, .. } if key == own.node) {
+        inner.roster.told_of_itself(now);
+    }
+    inner.roster.take(now, &told)
 }
 
 /// A key of the bucket is written by others: the log shows no more of it than a name may have.

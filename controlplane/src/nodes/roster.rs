@@ -1,8 +1,9 @@
 //! Who is here: the nodes of the cluster as this one knows them, from the records that it is told of. Without I/O and without a
 //! clock of its own.
 //!
-//! A node is gone when it has not renewed its record for the time of a lease, and all that time this node could itself renew its own:
-//! while the engine is away or takes no writes nobody can renew, so nobody's silence counts, and when it is back each node has a whole lease.
+//! A node is gone when it has not renewed its record for the time of a lease, and all that time this node could itself renew its own, and was
+//! told that it did: while the engine is away, takes no writes, or tells nothing, nobody's silence counts, and when it is back each node has a
+//! whole lease. Three servers that elect leaders can take writes for many seconds and tell nobody of them.
 //! No time of another machine is compared with ours.
 
 use std::collections::BTreeMap;
@@ -97,6 +98,8 @@ pub(super) struct Roster {
     refusals: [u64; Refusal::NAMES.len()],
     /// Since when this node can renew its own record without a break.
     reachable_since: Option<Instant>,
+    /// Since when this node is told without a break what is written, and when it last was told of its own record.
+    told: Option<(Instant, Instant)>,
     /// Another one whenever what others need to know of the nodes that are here has changed.
     version: u64,
 }
@@ -111,6 +114,7 @@ impl Roster {
             refused: BTreeMap::new(),
             refusals: [0; Refusal::NAMES.len()],
             reachable_since: None,
+            told: None,
             version: 0,
         }
     }
@@ -197,6 +201,12 @@ impl Roster {
         }
     }
 
+    /// This node was told of its own record. It writes that three times in a lease.
+    pub(super) fn told_of_itself(&mut self, now: Instant) {
+        let since = self.told.filter(|(_, last)| now.saturating_duration_since(*last) <= self.lease / 2);
+        self.told = Some((since.map_or(now, |(since, _)| since), now));
+    }
+
     /// The bucket is another one than before: its revisions begin anew. Who is known stays until its lease ends.
     pub(super) fn begin_anew(&mut self) {
         self.nodes.values_mut().for_each(|known| known.revision = 0);
@@ -204,8 +214,9 @@ impl Roster {
     }
 
     fn deadline(&self, known: &Known) -> Option<Instant> {
-        let since = self.reachable_since?;
-        (known.state == State::Here).then(|| known.heard_at.max(since) + self.lease)
+        let (told_since, told_at) = self.told?;
+        let since = known.heard_at.max(self.reachable_since?).max(told_since);
+        (known.state == State::Here && told_at >= since + self.lease / 2).then(|| since + self.lease)
     }
 
     /// When [`Roster::handle_timeout`] is due.
@@ -275,13 +286,16 @@ mod tests {
         now: Instant,
         revision: u64,
         count: u64,
+        /// Whether the engine tells what is written.
+        is_told: bool,
     }
 
     impl World {
         fn new() -> World {
             let (mut roster, now) = (Roster::new(LEASE, seals(7)), Instant::now());
             roster.set_reachable(now, true);
-            World { roster, now, revision: 0, count: 0 }
+            roster.told_of_itself(now);
+            World { roster, now, revision: 0, count: 0, is_told: true }
         }
 
         fn put(&mut self, key: &str, bytes: &[u8]) -> Option<Change> {
@@ -305,8 +319,15 @@ mod tests {
         }
 
         fn pass(&mut self, seconds: u64) -> Vec<Change> {
-            self.now += Duration::from_secs(seconds);
-            self.roster.handle_timeout(self.now)
+            let (end, mut changes) = (self.now + Duration::from_secs(seconds), Vec::new());
+            while self.now < end {
+                self.now = end.min(self.now + LEASE / 3);
+                if self.is_told {
+                    self.roster.told_of_itself(self.now);
+                }
+                changes.extend(self.roster.handle_timeout(self.now));
+            }
+            changes
         }
 
         fn state(&self, key: &str) -> State {
@@ -361,6 +382,21 @@ mod tests {
         world.roster.set_reachable(world.now, true);
         assert_eq!(world.pass(14), [], "each has a whole lease to come back");
         world.roster.set_reachable(world.now, true);
+        assert_eq!(world.pass(1), [Change::Gone("a".into())]);
+    }
+
+    #[test]
+    fn nobody_is_gone_while_the_engine_takes_what_is_written_and_tells_nothing() {
+        let mut world = World::new();
+        world.renew("a");
+        world.pass(4);
+        world.is_told = false;
+        assert_eq!(world.pass(60), []);
+        // It tells of this node first, and of the others in a moment.
+        world.roster.told_of_itself(world.now);
+        assert_eq!((world.roster.poll_timeout(), world.pass(0)), (None, vec![]));
+        world.is_told = true;
+        assert_eq!(world.pass(14), [], "each has a whole lease to be heard");
         assert_eq!(world.pass(1), [Change::Gone("a".into())]);
     }
 

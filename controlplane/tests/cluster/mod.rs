@@ -113,6 +113,7 @@ impl Edges {
             Order::Listen { room } => drop(self.listens[edge].insert(room.clone())),
             Order::Ignore { room } => drop(self.listens[edge].remove(room)),
             _ if !self.is_there => return,
+            Order::Claim { .. } if self.deaf.contains(&edge) => return,
             Order::Say { room, payload } => {
                 let from = self.sender(edge);
                 for other in (0..self.worlds.len())

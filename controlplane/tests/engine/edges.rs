@@ -355,6 +355,17 @@ fn while_the_cluster_is_away_an_edge_admits_by_what_it_knows() {
     check(&edges);
 }
 
+/// The cluster is there, and nobody answers: the owner of the room has been killed just now, or the engine has no leader.
+#[test]
+fn who_comes_alone_while_nobody_answers_does_not_wait() {
+    let mut edges = Edges::with(2, 1, Settings { peers_max: 3, ..Settings::default() });
+    edges.join(0, "demo", "Ada");
+    edges.deaf.insert(0);
+    edges.join(1, "demo", "Bob");
+    edges.deaf.insert(1);
+    edges.join(1, "another", "Eve");
+}
+
 /// Three edges, two of which are near to the third and far from each other: what crosses between these two goes through it, as long as that is so.
 #[test]
 fn what_crosses_goes_through_a_third_edge_where_that_is_nearer() {

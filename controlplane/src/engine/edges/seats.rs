@@ -30,7 +30,6 @@ impl Engine {
         let seats = self.edges.seats.entry(room.to_owned()).or_default();
         let (seat, step) = seats.seat(now, own, others, max);
         self.take_step(room, step);
-        self.set_seats_timer();
         seat
     }
 
@@ -70,6 +69,7 @@ impl Engine {
     ) {
         let waiting = Waiting { room: room.to_owned(), sdp: sdp.to_owned(), tracks: tracks.to_vec() };
         self.edges.waiting.insert(socket, waiting);
+        self.set_seats_timer();
     }
 
     /// A socket is gone, and with it its offer.
@@ -106,7 +106,7 @@ impl Engine {
             }
             return;
         };
-        let step = seats.claimed(claim, &ours, parts, own);
+        let step = seats.claimed(now, claim, &ours, parts, own);
         self.take_step(room, step);
         self.seats_changed(now, room);
     }
