@@ -195,6 +195,9 @@ const REDUNDANT_FROM: f64 = 0.03;
 const REDUNDANT_UNTIL: f64 = 0.01;
 const REDUNDANT_REPORTS: u8 = 10;
 
+/// … and at least for so many reports, seconds: each change is an answer that is given anew.
+const REDUNDANT_KEPT: u8 = 30;
+
 /// Whether a publisher sends its audio with redundancy, from report to report. It costs as much again as the audio itself, on a link
 /// that loses anyway, so it is asked for while it helps.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -202,6 +205,8 @@ pub(crate) struct Redundancy {
     is_on: bool,
     /// Reports in a row that say it is not needed.
     unneeded: u8,
+    /// Reports until it may end.
+    kept: u8,
 }
 
 impl Redundancy {
@@ -214,8 +219,23 @@ impl Redundancy {
     pub(crate) fn report(&mut self, link: &Link, has_room: bool) -> bool {
         let (was_on, loss) = (self.is_on, link.up.share());
         self.unneeded = if loss < REDUNDANT_UNTIL { self.unneeded.saturating_add(1) } else { 0 };
-        self.is_on = has_room && (loss >= REDUNDANT_FROM || (was_on && self.unneeded < REDUNDANT_REPORTS));
-        self.is_on != was_on
+        self.kept = self.kept.saturating_sub(1);
+        let is_kept = was_on && (self.unneeded < REDUNDANT_REPORTS || self.kept > 0);
+        self.set(has_room && (loss >= REDUNDANT_FROM || is_kept))
+    }
+
+    /// Packets are being lost, which no report says yet. Whether that changes anything.
+    pub(crate) fn loses(&mut self, has_room: bool) -> bool {
+        self.unneeded = 0;
+        self.set(has_room)
+    }
+
+    fn set(&mut self, is_on: bool) -> bool {
+        let was_on = std::mem::replace(&mut self.is_on, is_on);
+        if is_on && !was_on {
+            self.kept = REDUNDANT_KEPT;
+        }
+        is_on != was_on
     }
 }
 
@@ -291,11 +311,16 @@ mod tests {
             redundancy.is_on()
         };
         assert_eq!([report(0.02, true), report(0.04, true), report(0.02, true)], [false, true, true]);
-        assert!((0..9).all(|_| report(0.0, true)));
+        assert!((0..27).all(|_| report(0.0, true)), "half a minute at the least");
+        assert_eq!([report(0.02, true), report(0.0, true)], [true, true], "it loses some all the same");
+        assert!((0..8).all(|_| report(0.0, true)), "ten reports in a row");
         assert!(!report(0.0, true));
         assert_eq!([report(0.5, false), report(0.5, true), report(0.5, false)], [false, true, false], "no room for it");
         let down = Link { up: Loss::default(), down: losing(0.5).up, ..Link::default() };
         assert!(!redundancy.report(&down, true), "of what comes to it others see");
+        assert_eq!([redundancy.loses(false), redundancy.loses(true), redundancy.loses(true)], [false, true, false]);
+        assert!((0..29).all(|_| !redundancy.report(&losing(0.0), true)), "reports of the last seconds say it later");
+        assert!(redundancy.report(&losing(0.0), true) && !redundancy.is_on());
     }
 
     #[test]

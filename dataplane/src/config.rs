@@ -261,6 +261,10 @@ pub const TALLY_MARK_INTERVAL: Micros = 2 * SECOND;
 pub const TALLIES_MAX: usize = 1024;
 /// Transport-cc feedback to a publisher (libwebrtc `TransportSequenceNumberFeedbackGenerator` default interval).
 pub const TRANSPORT_CC_INTERVAL: Micros = 100 * MILLISECOND;
+/// Gaps in a publisher's transport-wide numbers that are further apart say nothing together.
+pub const LOSING_KEPT: Micros = 5 * SECOND;
+/// That a publisher's packets are being lost is told at most so often.
+pub const LOSING_REPEAT: Micros = 5 * SECOND;
 
 /// Transport-wide sequence numbers of one publisher that are remembered: libwebrtc's window of 500 ms, at 1000 packets a
 /// second, and five times as many as come between two reports. 2 KiB for each peer that sends.

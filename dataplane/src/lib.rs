@@ -55,6 +55,7 @@ mod choice;
 mod encodings;
 mod layer;
 mod layering;
+mod losing;
 mod playout;
 mod rate;
 mod reception;

@@ -15,6 +15,7 @@ use crate::config::{
     PEER_SLOTS_MAX, PEER_SSRCS_MAX, PEER_STREAMS_MAX, RTCP_SENDERS_MAX, RTT_DEFAULT,
 };
 use crate::headroom::Headroom;
+use crate::losing::Losing;
 use crate::overlay::{Crossed, Probing};
 use crate::packet::SecondTries;
 use crate::path::Destination;
@@ -97,6 +98,8 @@ pub(crate) struct Transport {
     /// Arrivals of its transport-wide sequence numbers, once a stream is open whose sender takes feedback on them.
     pub(crate) arrivals: Option<Box<ArrivalLog>>,
     pub(crate) is_transport_cc_timer_set: bool,
+    /// Whether they are being lost.
+    pub(crate) losing: Losing,
     /// SSRC that feedback is about; any of its streams will do.
     pub(crate) transport_cc_ssrc: Ssrc,
     /// Next transport-wide sequence number towards it.
@@ -196,6 +199,7 @@ impl Transport {
             second_tries: SecondTries::new(now),
             slot_ssrcs: Vec::new(),
             arrivals: None,
+            losing: Losing::default(),
             is_transport_cc_timer_set: false,
             transport_cc_ssrc: 0,
             transport_cc_seq: 1,

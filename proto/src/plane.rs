@@ -28,8 +28,8 @@ pub use self::command::{
 pub use self::counter::Counter;
 pub use self::datagram::DatagramHeader;
 pub use self::event::{
-    Committed, Described, EncodingIdle, EncodingRate, EncodingWanted, Event, PathMeasured, PeerExpired, PeerPath,
-    PeerResumed, PeerSilent, Refused, Report, StreamQuiet, StreamResumed, StreamSilent, StreamSpeaks,
+    Committed, Described, EncodingIdle, EncodingRate, EncodingWanted, Event, PathMeasured, PeerExpired, PeerLosing,
+    PeerPath, PeerResumed, PeerSilent, Refused, Report, StreamQuiet, StreamResumed, StreamSilent, StreamSpeaks,
 };
 pub use self::extension::{EXTENSION_COUNT_MAX, Extension, ExtensionIds};
 pub use self::tally::{PeerTally, SlotTally, StreamTally, TALLY_WORDS_MAX, Tally, TallyWords};

@@ -201,6 +201,7 @@ fn event() -> impl Strategy<Value = Event> {
         stream().prop_map(|stream| StreamResumed { stream }.into()),
         peer().prop_map(|peer| PeerSilent { peer }.into()),
         peer().prop_map(|peer| PeerResumed { peer }.into()),
+        peer().prop_map(|peer| PeerLosing { peer }.into()),
         (peer(), any::<u8>(), any::<[u32; 3]>(), path_state()).prop_map(
             |(peer, place, [rtt_us, loss_ppm, jitter_us], state)| {
                 PathMeasured { peer, place, rtt_us, loss_ppm, jitter_us, state }.into()

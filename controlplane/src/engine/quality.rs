@@ -10,7 +10,7 @@ use super::{Engine, Handle};
 use crate::ids::SlabId;
 use crate::member::{Member, Track};
 use crate::placement::Workers;
-use crate::policy::Shares;
+use crate::policy::{Settings, Shares};
 use crate::quality::Link;
 use crate::room::Room;
 use crate::snapshot::LinkIds;
@@ -52,8 +52,8 @@ impl Engine {
             let Some(member) = hosted.room.member_mut(*peer) else { continue };
             let is_lost = is_lost(member, workers);
             member.judge.report(link, is_lost);
-            let Shares { send, audio, .. } = limits_of(member, count, &settings);
-            let has_changed = member.redundancy.report(link, send >= REDUNDANT_SHARE * audio);
+            let has_room = has_room(member, count, &settings);
+            let has_changed = member.redundancy.report(link, has_room);
             let has_news = has_changed && redundant(member, workers).is_some();
             if !hosted.roster.knows_quality_of(member) {
                 self.qualities_changed(&name);
@@ -63,6 +63,27 @@ impl Engine {
             }
         }
     }
+
+    /// A worker sees that packets of a peer are being lost: its audio is to have redundancy before a report says so.
+    pub(super) fn loses(&mut self, handle: Handle) {
+        let Some(name) = self.room_name(handle).cloned() else { return };
+        let settings = self.settings_of(&name);
+        let Engine { rooms, workers, .. } = self;
+        let Some(room) = rooms.get_mut(&name).map(|hosted| &mut hosted.room) else { return };
+        let count = room.members().len();
+        // Nobody is reported on who is alone, and nobody hears it.
+        let Some(member) = room.member_mut(handle.peer).filter(|_| count > 1) else { return };
+        let has_room = has_room(member, count, &settings);
+        if member.redundancy.loses(has_room) && redundant(member, workers).is_some() {
+            self.peer_changed(handle);
+        }
+    }
+}
+
+/// Whether a member's share of the room's bandwidth holds its audio with redundancy.
+fn has_room(member: &Member, count: usize, settings: &Settings) -> bool {
+    let Shares { send, audio, .. } = limits_of(member, count, settings);
+    send >= REDUNDANT_SHARE * audio
 }
 
 /// How often a member's share of the room's bandwidth holds its audio, at the least, if that is sent with redundancy: twice, and as much

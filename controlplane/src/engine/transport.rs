@@ -57,6 +57,7 @@ impl Engine {
                         self.peer_changed(handle(peer));
                     }
                 }
+                Event::PeerLosing(losing) => self.loses(handle(losing.peer)),
                 Event::PathMeasured(measured) => self.path_measured(now, index, &measured),
                 Event::Committed(committed) => worker.plan.committed(committed.batch),
             },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use controlplane::engine::{Input, OperatorRequest, Settings};
 use controlplane::quality::{Link, Loss};
+use proto::plane::{PeerLosing, Report};
 use proto::signal::{ClientSignal, PeerQuality, Quality, ServerSignal};
 
 use crate::world::{self, Client, World, grant};
@@ -61,10 +62,15 @@ fn red_is_answered_and_asked_for_where_much_is_lost() {
     let socket = world.open("blue", grant("Ada"));
     world.say(socket, ClientSignal::Resume { session: ada.session.clone() });
     assert_eq!(redundancy(&mut world, socket), [true]);
-    for _ in 0..10 {
-        report(&mut world, &[&ada], losing(0.0));
-    }
+    (0..30).for_each(|_| report(&mut world, &[&ada], losing(0.0)));
     assert_eq!(redundancy(&mut world, socket), [false]);
+    // A worker sees losses before there is a report of them.
+    let event = Report::Event(PeerLosing { peer: ada.peer.unwrap() }.into());
+    world.input(Input::Report { worker: ada.worker, report: event });
+    assert_eq!(redundancy(&mut world, socket), [true]);
+    world.input(Input::Report { worker: ada.worker, report: event });
+    report(&mut world, &[&ada], losing(0.0));
+    assert!(redundancy(&mut world, socket).is_empty());
     // Somebody who does not offer it is asked for nothing.
     let plain = world::PAGE
         .replace(" 63 ", " ")

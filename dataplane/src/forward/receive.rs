@@ -20,6 +20,7 @@ use crate::stream::{Format, Stream};
 use crate::table::Table;
 use crate::timer::{Timer, Timers};
 use crate::transport::Transport;
+use crate::twcc::Noted;
 
 impl Forwarder {
     /// Takes one datagram to its fate. If that is to be forwarded, it is pending until [`fan_out`](Self::fan_out) is called or
@@ -444,7 +445,11 @@ pub(super) fn note_arrival(
 ) {
     let id = transport.extension_ids[Extension::TransportCc as usize];
     let (Some(&[high, low]), Some(arrivals)) = (packet.extension(id), &mut transport.arrivals) else { return };
-    let noted = arrivals.push(u16::from_be_bytes([high, low]), at);
+    let seq = u16::from_be_bytes([high, low]);
+    let noted = arrivals.push(seq, at);
+    if noted != (Noted::Next { left_out: 0 }) {
+        transport.losing.came(noted, seq, at);
+    }
     if let Some(edge) = &mut transport.edge {
         edge.crossed.came(noted, at);
     }

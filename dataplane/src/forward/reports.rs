@@ -1,9 +1,9 @@
 //! What is sent once in a while: sender and receiver reports, NACK and transport-cc feedback to publishers, tallies.
 
 use proto::id::{PeerId, Ssrc};
-use proto::plane::Counter;
+use proto::plane::{Counter, PeerLosing};
 
-use super::Forwarder;
+use super::{Forwarder, IntoReport};
 use crate::config::{Micros, NACK_DELAY, PEER_STREAMS_MAX, REPORT_INTERVAL, RTT_DEFAULT, TRANSPORT_CC_INTERVAL};
 use crate::outbox::Outbox;
 use crate::rtcp::{CompoundWriter, ReportBlock, SenderClock};
@@ -65,6 +65,9 @@ impl Forwarder {
         }
         let Some(transport) = self.peers.at_mut(peer) else { return };
         transport.arrivals = Some(log);
+        if transport.losing.take(now) && transport.edge.is_none() {
+            out.report(PeerLosing { peer: transport.id }.into_report());
+        }
         if has_news {
             transport.is_transport_cc_timer_set = true;
             self.timers.set(now + TRANSPORT_CC_INTERVAL, Timer::TransportCc { peer: transport.id });

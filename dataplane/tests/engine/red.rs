@@ -326,3 +326,26 @@ fn what_is_no_red_is_dropped_by_its_name() {
         |report: &&Report| matches!(report, Report::Event(Event::Refused(Refused { refusal: Refusal::Malformed, .. })));
     assert_eq!(world.take_reports().iter().filter(is_malformed).count(), 2);
 }
+
+#[test]
+fn losses_of_a_publisher_are_told_within_a_second_and_no_single_one_is() {
+    // How often it was told of so many seconds, of which each packet in so many is lost.
+    let told = |every: u16, seconds: u16| {
+        let mut call = Call::new(1, 0);
+        call.worlds[0].take_reports();
+        let mut count = 0;
+        for seq in 100..100 + 50 * seconds {
+            let protected = call.plain(seq);
+            match seq % every {
+                1 => call.advance(20),
+                _ => drop(call.arrives(&protected)),
+            }
+            let is_it = |report: &&Report| **report == Report::Event(PeerLosing { peer: call.alice.id }.into());
+            count += call.worlds[0].take_reports().iter().filter(is_it).count();
+        }
+        count
+    };
+    assert_eq!([told(10, 1), told(4, 1)], [1, 1], "a tenth is seen within a second");
+    assert_eq!(told(4, 11), 3, "and again after five");
+    assert_eq!(told(50, 60), 0, "a fiftieth is left to the reports");
+}

@@ -120,6 +120,12 @@ records! {
             /// How it is.
             state: PathState,
         }
+        /// Packets of a peer are being lost on the way to the worker, about a tenth or more: by the gaps in its transport-wide numbers, after
+        /// three or more of them. At most once in five seconds while that goes on. A description does not repeat it.
+        PeerLosing = 17 {
+            /// Whose.
+            peer: PeerId,
+        }
     }
 }
 
