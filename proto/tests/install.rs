@@ -84,8 +84,9 @@ impl Machine {
             ("cmake", "#!/bin/sh\necho 'cmake version 3.25.1'"),
             ("python3", "#!/bin/sh\ncase \"$2\" in *version*) echo 3.11;; esac"),
         ];
-        let others = ["cc", "g++", "git", "make", "curl", "ffmpeg", "openssl", "sipp", "baresip", "ip", "unshare"]
-            .map(|name| (name, "#!/bin/sh\n"));
+        let others =
+            ["cc", "g++", "git", "make", "curl", "ffmpeg", "openssl", "sipp", "baresip", "linphonec", "ip", "unshare"]
+                .map(|name| (name, "#!/bin/sh\n"));
         let mut machine = self;
         for (program, script) in programs.into_iter().chain(others).filter(|(program, _)| !left_out.contains(program)) {
             machine = machine.with(program, script);
@@ -98,8 +99,11 @@ impl Machine {
             machine.executable("usr/lib/chromium/chromium", "\x7fELF");
             machine.executable("usr/bin/firefox-esr", "\x7fELF");
         }
-        if !left_out.contains(&"nginx") {
-            machine.executable("usr/sbin/nginx", "\x7fELF");
+        for program in ["nginx", "kamailio"].iter().filter(|program| !left_out.contains(program)) {
+            machine.executable(&format!("usr/sbin/{program}"), "\x7fELF");
+        }
+        if !left_out.contains(&"kamailio-tls-modules") {
+            machine.file("usr/lib/x86_64-linux-gnu/kamailio/modules/tls.so", LIBRARY);
         }
         machine
     }
