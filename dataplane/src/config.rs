@@ -500,6 +500,8 @@ pub const OVERLAY_LEG_TOLD_INTERVAL: Micros = 5 * SECOND;
 pub const OVERLAY_PROBES_SUSPECTED: u8 = 10;
 /// … follow this soon: a fifth of a second says as much as one second before.
 pub const OVERLAY_PROBE_SUSPECTED: Micros = 20 * MILLISECOND;
+/// … and while nothing is sent between the two so many: with the first three in a row, of a path that is dead.
+pub const OVERLAY_LEG_PROBES_SUSPECTED: u8 = 2;
 /// Probes of a path that are remembered: those of a second and a half when they follow soon, and more than a round trip has.
 pub const OVERLAY_PROBES_KEPT: usize = 64;
 /// What media shows of a path counts this often: what one burst of losses says, whatever it carries, is one of these …

@@ -8,9 +8,9 @@
 //! - After a probe that was lost or late, further ones follow sooner ([`OVERLAY_PROBE_SUSPECTED`]), so that the judgement does not wait for the interval.
 
 use crate::config::{
-    Micros, OVERLAY_JITTER_MAX, OVERLAY_LOSS_MAX_PPM, OVERLAY_MEDIA_SCANT, OVERLAY_PROBE_SUSPECTED,
-    OVERLAY_PROBES_KEPT, OVERLAY_PROBES_SUSPECTED, OVERLAY_RTT_MAX, OVERLAY_SILENCE, OVERLAY_TIMEOUT_FIRST,
-    OVERLAY_TIMEOUT_MIN,
+    Micros, OVERLAY_JITTER_MAX, OVERLAY_LEG_INTERVAL, OVERLAY_LEG_PROBES_SUSPECTED, OVERLAY_LOSS_MAX_PPM,
+    OVERLAY_MEDIA_SCANT, OVERLAY_PROBE_SUSPECTED, OVERLAY_PROBES_KEPT, OVERLAY_PROBES_SUSPECTED, OVERLAY_RTT_MAX,
+    OVERLAY_SILENCE, OVERLAY_TIMEOUT_FIRST, OVERLAY_TIMEOUT_MIN,
 };
 
 /// How a path is.
@@ -343,7 +343,10 @@ impl Monitor {
     /// Something was lost or late: the next probes are due sooner.
     fn suspect(&mut self, now: Micros) {
         if self.sooner == 0 && self.lost_in_a_row < LOST_IN_A_ROW {
-            self.sooner = OVERLAY_PROBES_SUSPECTED;
+            self.sooner = match self.interval >= OVERLAY_LEG_INTERVAL {
+                true => OVERLAY_LEG_PROBES_SUSPECTED,
+                false => OVERLAY_PROBES_SUSPECTED,
+            };
             self.next_at = self.next_at.min(now + OVERLAY_PROBE_SUSPECTED);
         }
     }
@@ -475,6 +478,19 @@ mod tests {
         let measured = path.monitor.measured().expect("it answers");
         assert!((40_000..=44_000).contains(&measured.rtt) && measured.jitter < 4_000, "{measured:?}");
         assert!(measured.loss_ppm < 300, "{measured:?}");
+    }
+
+    #[test]
+    fn a_leg_that_loses_is_probed_little_oftener_and_a_dead_one_is_seen_after_the_next_probe() {
+        let mut path = Path { monitor: Monitor::new(0, OVERLAY_LEG_INTERVAL), ..Path::new() };
+        path.pass(60 * SECOND, good);
+        let before = path.sent;
+        path.pass(600 * SECOND, losing(100, 1));
+        let sent = path.sent - before;
+        assert!((300..=500).contains(&sent), "{sent} in ten minutes, of which 300 are due");
+        path.pass(10 * SECOND, good);
+        let took = path.until(10 * SECOND, |_| None, |monitor, now| monitor.state(now) == State::Dead);
+        assert!(took.expect("it is dead") <= OVERLAY_LEG_INTERVAL + SECOND / 2, "{took:?}");
     }
 
     #[test]
