@@ -103,6 +103,8 @@ const RELAY_PERCENT: u64 = 2;
 const MARGIN_PERCENT: u64 = 6;
 /// … and this, microseconds.
 const MARGIN: u64 = 800;
+/// The direct path may cost so much more than a relayed one and is preferred; less than the margin, so that it is not taken and left in turn.
+const DIRECT_MORE: u64 = 700;
 /// What stands by may cost so many times as much as the best …
 const STANDBY_FACTOR: u64 = 2;
 /// … or this more, microseconds; if there is any.
@@ -164,6 +166,14 @@ fn choose(known: &Known<'_>, current: &[Via]) -> Vec<Via> {
         && (cost * (100 - MARGIN_PERCENT) <= least * 100 || cost <= least + MARGIN)
     {
         best = before;
+    }
+    // Back to the direct path as soon as it costs about as much: it takes nothing of a third edge's.
+    let cost_of = |path: Via| paths.iter().find(|(_, via)| *via == path).map(|&(cost, _)| cost);
+    if let Some((direct, chosen)) = cost_of(Via::Direct).zip(cost_of(best))
+        && !is_refused(Via::Direct)
+        && direct <= chosen + DIRECT_MORE
+    {
+        best = Via::Direct;
     }
     let most = if is_in_need { STANDBY_IN_NEED_MAX } else { STANDBY_MAX };
     let mut order = vec![best];
@@ -281,6 +291,19 @@ mod tests {
         let before = [Via::Relay(2), Via::Direct];
         assert_eq!(order(&[(1, 62), (2, 20)], &[(2, 40)], &[], &before)[0], Via::Relay(2));
         assert_eq!(order(&[(1, 50), (2, 20)], &[(2, 40)], &[], &before)[0], Via::Direct);
+    }
+
+    #[test]
+    fn the_direct_path_comes_back_already_when_it_costs_as_much() {
+        let before = [Via::Relay(2), Via::Direct];
+        let direct = |ms| [(Via::Direct, Some(leg(ms))), (Via::Relay(2), Some(leg(60)))];
+        assert_eq!(order(&[(2, 20)], &[(2, 40)], &direct(61), &before)[0], Via::Direct);
+        assert_eq!(order(&[(2, 20)], &[(2, 40)], &direct(62), &before)[0], Via::Relay(2));
+        assert_eq!(
+            order(&[(2, 20)], &[(2, 40)], &direct(62), &[Via::Direct])[0],
+            Via::Direct,
+            "nor is it left for that"
+        );
     }
 
     #[test]
