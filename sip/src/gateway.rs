@@ -114,9 +114,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let refused = |address| move |error| RunError::Listen { address, error };
-    let udp = UdpSocket::bind(settings.listen).await.map_err(refused(settings.listen))?;
-    let listen = udp.local_addr()?;
-    let tcp = TcpListener::bind(listen).await.map_err(refused(listen))?;
+    let (udp, tcp, listen) = listeners(settings.listen).await?;
     let files = settings.tls.as_ref().map(|(_, files)| files.clone());
     let peer = settings.trunk_peer();
     let mut tls = Tls::new(files, peer).map_err(RunError::Tls)?;
@@ -229,6 +227,22 @@ pub async fn run(
         let _ = timeout(LAST_REPORT, ordering).await;
     }
     Ok(())
+}
+
+/// Sockets of UDP and TCP at one address. Where the kernel chooses the port, it may be one that TCP has given to somebody else: then another one.
+async fn listeners(address: SocketAddr) -> Result<(UdpSocket, TcpListener, SocketAddr), RunError> {
+    let refused = |address| move |error| RunError::Listen { address, error };
+    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(address).await.map_err(refused(address))?;
+        let listen = udp.local_addr()?;
+        tries -= 1;
+        match TcpListener::bind(listen).await {
+            Ok(tcp) => return Ok((udp, tcp, listen)),
+            Err(_) if tries > 0 => {}
+            Err(error) => return Err(refused(listen)(error)),
+        }
+    }
 }
 
 /// The next connection; never, without a listener.
