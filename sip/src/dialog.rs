@@ -122,33 +122,17 @@ impl Dialog {
             // Without Contact there is From, as in RFC 2543.
             invite.header("From").and_then(Address::parse)
         });
+        let (call_id, sdp) = (invite.call_id().to_owned(), String::new());
         Dialog {
             state: State::Asked,
-            call_id: invite.call_id().to_owned(),
             local: format!("{to};tag={local_tag}"),
             remote: invite.header("From").unwrap_or("").to_owned(),
             target: target.map(|address| address.uri.to_owned()).unwrap_or_default(),
             routes: invite.list("Record-Route").take(ROUTES_MAX).map(str::to_owned).collect(),
-            cseq: 0,
             remote_cseq: invite.cseq(),
-            hop,
             is_sips: invite.uri().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:")),
             pending: Some((invite.clone(), key)),
-            ok: None,
-            ok_cseq: 0,
-            awaits_answer: false,
-            timer: None,
-            sdp: String::new(),
-            asked: None,
-            is_cancelled: false,
-            is_ringing: false,
-            provisional: None,
-            early: Vec::new(),
-            early_sdp: None,
-            referral: None,
-            asked_by: None,
-            replaces: None,
-            local_tag,
+            ..Dialog::outgoing(call_id, local_tag, "", "", hop, sdp)
         }
     }
 
