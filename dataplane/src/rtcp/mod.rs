@@ -266,7 +266,7 @@ impl<'a> Remb<'a> {
     }
 }
 
-/// What the receivers of streams have room for (RFC 3550 §6.7, name [`ROOMS_NAME`]): of each stream its SSRC, and a word of which the highest bit
+/// What the receivers of streams have room for (an APP packet of RFC 3550 §6.7 with the name `upRM`): of each stream its SSRC, and a word of which the highest bit
 /// says whether it is needed, and the others how much, bit/s; all ones: nothing limits it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rooms<'a> {
