@@ -294,6 +294,8 @@ pub const REMB_BPS_MIN: u32 = 30_000;
 
 /// Keyframe requests to one publisher's stream are at least this far apart.
 pub const KEYFRAME_INTERVAL: Micros = 200 * MILLISECOND;
+/// A receiver whose repair was refused because its path is full, and which has not had it this long after, is given a keyframe.
+pub const REFUSED_MAX: Micros = SECOND;
 /// A keyframe that was asked for and did not come is asked for again after this long.
 pub const KEYFRAME_RETRY: Micros = SECOND;
 /// Keyframe requests to one stream that all together may cause in a burst: several receivers that come at once and lose

@@ -2,10 +2,12 @@
 //! the same packet again; the packets are in the [store](crate::store)), and the missing packets of publishers' streams that
 //! we ask for ourselves.
 
+use std::num::NonZeroU64;
+
 use crate::config::{
     AUDIO_MISSING_MAX, AUDIO_REPAIR_BURST, AUDIO_REPAIR_TIME, COPIES_HELD, COPIES_MAX, COPIES_MOMENT, COPIES_REQUESTS,
-    COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_REPEAT, NACK_REPEAT_RTT, NACK_TRIES_MAX, REPAIR_BURST,
-    REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
+    COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_REPEAT, NACK_REPEAT_RTT, NACK_TRIES_MAX, REFUSED_MAX,
+    REPAIR_BURST, REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
 };
 use crate::srtp::SEALS;
 
@@ -310,11 +312,50 @@ impl Budget {
         may
     }
 
+    /// Whether its share is too small for a packet of so many bytes.
+    pub(crate) fn is_spent(&self, len: usize) -> bool {
+        !self.credit.may_spend(len)
+    }
+
     /// Whether what was just sent again may be sent once more; if so it is accounted for.
     pub(crate) fn spend_copy(&mut self, len: usize) -> bool {
         let may = self.credit.may_spend(len);
         self.credit.spend(if may { len } else { 0 });
         may
+    }
+}
+
+/// A packet of a slot that its receiver lacks and was refused, because its path is full, and when: of several the first. Until it is
+/// repaired, or a keyframe comes, the receiver may be unable to decode anything, and what it asks for may be lost, too.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Refused {
+    /// 1 at the least, so that an `Option` is no larger.
+    at: Option<NonZeroU64>,
+    seq: u16,
+}
+
+impl Refused {
+    /// A packet was refused.
+    pub(crate) fn refuse(&mut self, seq: u16, now: Micros) {
+        if self.at.is_none() {
+            *self = Refused { at: Some(NonZeroU64::new(now).unwrap_or(NonZeroU64::MIN)), seq };
+        }
+    }
+
+    /// A packet was sent again.
+    pub(crate) fn repaired(&mut self, seq: u16) {
+        self.at.take_if(|_| self.seq == seq);
+    }
+
+    /// Forgets it if a keyframe has come since, at `keyframe`. Whether one is needed now; said once.
+    pub(crate) fn needs_keyframe(&mut self, keyframe: Option<Micros>, now: Micros) -> bool {
+        let Some(at) = self.at.map(NonZeroU64::get) else { return false };
+        let is_over = keyframe.is_some_and(|keyframe| keyframe >= at);
+        let is_due = now.saturating_sub(at) >= REFUSED_MAX;
+        if is_over || is_due {
+            self.at = None;
+        }
+        is_due && !is_over
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::Micros;
 use crate::headroom::Headroom;
 use crate::layer::Layers;
 use crate::playout::Playout;
-use crate::repair::{Again, Budget};
+use crate::repair::{Again, Budget, Refused};
 use crate::rewrite::Rewriter;
 use crate::srtp::{OrderedSender, Sender};
 use crate::stream::{Format, Hop, Stream};
@@ -63,11 +63,13 @@ const _: () = assert!(size_of::<Option<SenderReport>>() == 16, "each slot has on
 pub(crate) struct Rtx {
     pub(crate) sender: OrderedSender,
     pub(crate) budget: Budget,
+    pub(crate) refused: Refused,
 }
 
 impl Rtx {
     fn new(open: &SlotOpen) -> Rtx {
-        Rtx { sender: OrderedSender::new(open.rtx_ssrc, open.rtx_seq_first.into()), budget: Budget::new() }
+        let sender = OrderedSender::new(open.rtx_ssrc, open.rtx_seq_first.into());
+        Rtx { sender, budget: Budget::new(), refused: Refused::default() }
     }
 }
 

@@ -447,6 +447,8 @@ impl Stream {
 pub(crate) struct Keyframe {
     /// When the last request left.
     pub(crate) asked: Option<Micros>,
+    /// When the last one came.
+    pub(crate) came: Option<Micros>,
     /// Somebody waits for one.
     pub(crate) is_wanted: bool,
     /// When the timer that looks again is set for.
@@ -461,6 +463,6 @@ pub(crate) struct Keyframe {
 impl Keyframe {
     fn new() -> Keyframe {
         let bucket = Bucket::new(KEYFRAME_BURST, KEYFRAME_RATE, 0);
-        Keyframe { asked: None, is_wanted: false, timer: None, fir_seq: 0, bucket, cut_asked: None }
+        Keyframe { asked: None, came: None, is_wanted: false, timer: None, fir_seq: 0, bucket, cut_asked: None }
     }
 }

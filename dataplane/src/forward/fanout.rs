@@ -158,7 +158,7 @@ impl Arrived {
         let start = if may_start { start } else { KeyframeStart::No };
         let mut is_resized = false;
         if start != KeyframeStart::No {
-            stream.keyframe.is_wanted = false;
+            (stream.keyframe.is_wanted, stream.keyframe.came) = (false, Some(at));
             if let Some(encoding) = &mut stream.encoding {
                 is_resized = encoding.note_size(format.codec, stream.sets.as_deref(), packet.payload);
             }

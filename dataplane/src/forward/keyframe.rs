@@ -4,7 +4,7 @@ use proto::id::{Ssrc, StreamId};
 use proto::plane::{Counter, feedback};
 
 use super::Forwarder;
-use crate::config::{KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros};
+use crate::config::{HOLD_LOSS, KEYFRAME_INTERVAL, KEYFRAME_RETRY, Micros};
 use crate::outbox::Outbox;
 use crate::relay::Message;
 use crate::stream::Stream;
@@ -44,6 +44,28 @@ impl Forwarder {
                     }
                     self.look_for_keyframe(at, stream.index);
                 }
+            }
+        }
+    }
+
+    /// Looks at the repairs that were refused a receiver because its path is full: what it still lacks only a keyframe mends. That
+    /// is for paths that lose much without a queue, where what it asks for may be lost as well; where a queue is long a keyframe makes it
+    /// longer, and the receiver asks for one itself.
+    pub(super) fn review_refused(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
+        let lost = self.peers.at(peer).and_then(|of| of.sending.as_ref()).map_or(0.0, |sending| sending.lost(now));
+        if lost < HOLD_LOSS {
+            return;
+        }
+        for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
+            let index = self.peers.at(peer).and_then(|transport| transport.slots.get(at)).map(|(_, index)| *index);
+            let Some(slot) = index.and_then(|index| self.slots.at_mut(index)) else { continue };
+            let (live, Some(rtx)) = (slot.choice.live, &mut slot.rtx) else { continue };
+            let stream = live.and_then(|route| self.routes.at(route)).map(|route| route.open.stream);
+            let came = stream.and_then(|stream| self.streams.at(stream.index)).and_then(|stream| stream.keyframe.came);
+            let needs_keyframe = rtx.refused.needs_keyframe(came, now);
+            if let Some(stream) = stream.filter(|_| needs_keyframe) {
+                self.count(Counter::KeyframesForRefusedRepairs, 1);
+                self.keyframe_awaited(now, peer, stream, out);
             }
         }
     }

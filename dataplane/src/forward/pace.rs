@@ -75,10 +75,12 @@ impl Forwarder {
             Some(sending) => sending.tick(now),
             None => {
                 self.review_hold(now, peer);
+                self.review_refused(now, peer, out);
                 return self.give_what_is_shown(now, peer, out);
             }
         }
         self.review_hold(now, peer);
+        self.review_refused(now, peer, out);
         let (mut videos, mut count) = ([Video::default(); VIDEOS_MAX], 0);
         for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
             let Some(video) = self.video_of(now, peer, at).filter(|_| count < VIDEOS_MAX) else { continue };

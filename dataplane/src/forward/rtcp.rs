@@ -223,12 +223,19 @@ impl Forwarder {
         }
         let transport = peers.at_mut(peer)?;
         let rtt = transport.rtt;
-        if why != Why::Probe && !transport.may_repair(now, Kind::Video) {
+        // Nothing refers to the highest temporal layer.
+        let is_referred = described.is_none_or(|(described, structure)| {
+            described.frame.temporal == 0 || described.frame.temporal < structure.temporal_max()
+        });
+        let rtx = slot.rtx.as_mut()?;
+        let is_full = why != Why::Probe && !transport.may_repair(now, Kind::Video);
+        if is_full || !rtx.budget.pays(why, seq, packet.payload.len(), rtt, now) {
+            if why == Why::Asked && is_referred && (is_full || rtx.budget.is_spent(packet.payload.len())) {
+                rtx.refused.refuse(seq, now);
+            }
             return Some(Counter::NackThrottled);
         }
-        if !slot.rtx.as_mut()?.budget.pays(why, seq, packet.payload.len(), rtt, now) {
-            return Some(Counter::NackThrottled);
-        }
+        rtx.refused.repaired(seq);
         // The numbers of pictures are as in the packet that it repairs, whose sequence number stands before.
         let pictures = PictureNumbers::of(format.codec, packet.payload);
         let renumber = pictures.map(|pictures| Renumber { pictures, shift: origin.pictures });

@@ -10,6 +10,7 @@ use rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtcp::payload_feedbacks::receiver_estimated_maximum_bitrate::ReceiverEstimatedMaximumBitrate;
 use rtcp::receiver_report::ReceiverReport;
 use rtcp::reception_report::ReceptionReport;
+use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
 
 use crate::world::*;
 
@@ -48,9 +49,12 @@ struct Call {
     follows: bool,
     says: Says,
     came: BTreeMap<u32, Came>,
+    /// Whether each tenth packet is lost on Bob's path.
+    path_loses: bool,
     /// Whether each fifth of Alice's packets of video is lost on its way to the worker.
     loses: bool,
     videos: u32,
+    carried: u32,
     busy_until: u64,
     /// Arrivals at Bob to come, and feedback that is on its way back.
     on_the_way: VecDeque<(u64, Vec<u8>)>,
@@ -176,8 +180,10 @@ impl Call {
             follows: false,
             says,
             came: BTreeMap::new(),
+            path_loses: false,
             loses: false,
             videos: 0,
+            carried: 0,
             busy_until: 0,
             on_the_way: VecDeque::new(),
             reports: VecDeque::new(),
@@ -264,7 +270,10 @@ impl Call {
             self.seen.queue_ms.push((begins - now) / MILLISECOND);
             self.seen.bytes += datagram.len() as u64 + 28;
             self.busy_until = begins + (datagram.len() as u64 + 28) * 8 * SECOND / self.capacity;
-            self.on_the_way.push_back((self.busy_until + DELAY, datagram));
+            self.carried += 1;
+            if !self.path_loses || !self.carried.is_multiple_of(10) {
+                self.on_the_way.push_back((self.busy_until + DELAY, datagram));
+            }
         }
         while self.on_the_way.front().is_some_and(|(at, _)| *at <= now) {
             let (at, datagram) = self.on_the_way.pop_front().unwrap();
@@ -329,6 +338,20 @@ impl Call {
 }
 
 impl Call {
+    /// Bob lacks these packets of the first camera.
+    fn lack(&mut self, seqs: &[u16]) {
+        let media_ssrc = 0x2000_0000 + self.slots[0].index;
+        let nacks = nack_pairs_from_sequence_numbers(seqs);
+        let bytes = self.bob.protect_rtcp(&TransportLayerNack { sender_ssrc: 5, media_ssrc, nacks });
+        self.world.receive(self.bob.remote, &bytes);
+    }
+
+    /// Repairs that were refused, keyframes wanted for that, and keyframes asked of Alice.
+    fn counts(&mut self) -> [u64; 3] {
+        [Counter::NackThrottled, Counter::KeyframesForRefusedRepairs, Counter::KeyframeRequestsSent]
+            .map(|counter| self.world.counter(counter))
+    }
+
     /// Once a second.
     fn report_otherwise(&mut self) {
         if self.world.now - self.reported_at < SECOND || !self.is_reporting {
@@ -457,6 +480,38 @@ fn where_no_video_fits_there_is_sound_and_later_video_again() {
     let back = call.run(3 * SECOND);
     assert!(back.packets[1] >= 170, "{:?}", back.packets);
     assert!(call.world.counter(Counter::ProbePacketsSent) > 0);
+}
+
+/// What the estimate has no room for is not sent again, and NACKs and keyframe requests may be lost on the way here.
+#[test]
+fn who_is_refused_a_repair_and_never_gets_it_gets_a_keyframe() {
+    let refused = |asks_again: bool| {
+        let mut call = Call { path_loses: true, ..Call::new(320_000) };
+        call.run(15 * SECOND);
+        let before = call.counts();
+        call.run(5 * SECOND);
+        assert_eq!(call.counts(), before, "nothing is asked for");
+        let last = call.came[&(0x2000_0000 + call.slots[0].index)].highest.unwrap();
+        let lacked: Vec<u16> = (0..30).map(|back| last.wrapping_sub(30 - back)).collect();
+        call.lack(&lacked);
+        let refused = (call.counts()[0] - before[0]) as usize;
+        assert!((1..30).contains(&refused), "{refused} of 30: the path has room for some");
+        let repaired = call.world.counter(Counter::RtxSent);
+        for _ in 0..40 {
+            call.run(20 * MILLISECOND);
+            if asks_again && call.world.counter(Counter::RtxSent) == repaired {
+                call.lack(&lacked[30 - refused..][..1]);
+            }
+        }
+        assert_eq!(call.counts()[1..], before[1..], "it may ask again");
+        call.run(2 * SECOND);
+        let after = call.counts();
+        call.run(10 * SECOND);
+        assert_eq!(call.counts()[1..], after[1..], "once");
+        [after[1] - before[1], after[2] - before[2]]
+    };
+    assert_eq!(refused(false), [1, 1]);
+    assert_eq!(refused(true), [0, 0], "it has been repaired");
 }
 
 #[test]

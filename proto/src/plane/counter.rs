@@ -185,6 +185,8 @@ counters! {
     KeyframeRequestsSent => "keyframe_requests_sent",
     /// Keyframe requests handed to the worker of the publisher, after merging.
     KeyframeRequestsRelayed => "keyframe_requests_relayed",
+    /// Keyframes wanted for receivers whose repair was refused because their path is full, and that still lacked it a second later.
+    KeyframesForRefusedRepairs => "keyframes_for_refused_repairs",
     /// Transport-cc feedback packets sent to publishers.
     TransportCcSent => "transport_cc_sent",
     /// Transport-cc feedback packets received from receivers of media.
