@@ -20,6 +20,16 @@ function direction(name, { utilisation, sent_bytes: bytes, queueing_ms_p50: p50,
   return [`link ${name}`, rate + share, `queue ${Math.round(p50)} / p95 ${Math.round(p95)} / max ${Math.round(max)} ms`, `${drops} dropped by the queue, ${lost} lost`];
 }
 
+/** What the server estimated that A's path carries, and the encodings that it gave, one figure for each second. */
+function path(samples) {
+  const row = (what, of) => [what, samples.map(of).join(' ')];
+  return [
+    row('estimate, kb/s', ({ estimate }) => Math.round(estimate / 1000)),
+    row('arrives, kb/s', ({ arrives }) => Math.round((arrives ?? 0) / 1000)),
+    row('encodings given', ({ given }) => given.join('+') || '-'),
+  ];
+}
+
 /** The figures of one run: of ours, or of two browsers directly. */
 export function figures(title, run) {
   const senders = Object.entries(run.senders).map(([name, { fps, kbps, size, by }]) => [`${name} sends`, `${fps.toFixed(1)} fps`, `${size}, ${Math.round(kbps)} kb/s`, by && by !== 'none' ? `limited by ${by}` : '']);
@@ -32,7 +42,8 @@ export function figures(title, run) {
     direction('up', run.link.up, run.seconds),
   ];
   const late = `late by p95 ${run.link.late_ms_p95} ms, max ${run.link.late_ms_max} ms`;
-  return [`${title} (${run.seconds} s; the link was ${late})`, ...columns(rows)].join('\n');
+  const server = run.path?.length ? columns(path(run.path)) : [];
+  return [`${title} (${run.seconds} s; the link was ${late})`, ...columns(rows), ...server].join('\n');
 }
 
 /** The rows next to their targets. */

@@ -19,6 +19,7 @@ import { Caller } from './callers.mjs';
 import { interruptions, received, sent } from './figures.mjs';
 import { HERE, Link } from './link.mjs';
 import { SCENARIOS } from './scenarios.mjs';
+import { Observer } from './server.mjs';
 import { figures, summary, verdicts } from './table.mjs';
 
 const SHORT = ['down-500k', 'loss-10-both'];
@@ -56,18 +57,19 @@ before(async () => {
 /** The base address of the edge for a page here, or behind the link. */
 const baseAt = (address) => `http://${address}:${new URL(edge.base).port}`;
 
-/** Joins, waits, and records a window; returns the figures. `meet` brings the callers together, A last. */
+/** Joins, waits, and records a window; returns the figures. `meet` brings the callers together, A last, and may give who observes the server. */
 async function run(scenario, others, meet) {
   const seconds = isShort ? SHORT_SECONDS : (scenario.seconds ?? SECONDS);
   const content = process.env.CONTENT ?? scenario.content;
   link.tell('both rate=none queue=300ms delay=0ms jitter=0ms loss=0% reorder=0%');
   const callers = [];
+  let observer;
   try {
     for (const name of others) callers.push(await Caller.open(near, baseAt('127.0.0.1'), name));
     link.tell(...scenario.join);
     const a = await Caller.open(far, baseAt(HERE), 'A');
     callers.push(a);
-    await meet(a, callers.slice(0, -1), content);
+    observer = await meet(a, callers.slice(0, -1), content);
     await a.receives(others, FIRST_FRAMES_MS);
     if (scenario.pinned) await a.pin(scenario.pinned);
     await sleep(1000 * (isShort ? 0 : (scenario.settle ?? 0)));
@@ -93,8 +95,10 @@ async function run(scenario, others, meet) {
       before: scenario.watchesOthers ? between([began, begin]) : [],
       between: scenario.watchesOthers ? between(window) : [],
       interruptions: interruptions(recorded.A, window),
+      path: observer?.in(window),
     };
   } finally {
+    observer?.stop();
     await Promise.all(callers.map((caller) => caller.close()));
   }
 }
@@ -104,6 +108,8 @@ function inRoom(scenario) {
   const others = ['B', 'C', 'D', 'E', 'F', 'G', 'H'].slice(0, (scenario.people ?? 3) - 1);
   return run(scenario, others, async (a, callers, content) => {
     for (const caller of [...callers, a]) await caller.join(edge, scenario.name, content);
+    const token = await edge.token('--room', scenario.name, '--name', 'observer', '--admin');
+    return new Observer(baseAt('127.0.0.1'), scenario.name, 'A', token);
   });
 }
 

@@ -24,8 +24,11 @@ const FEEDBACK_AWAITED: Micros = 1500 * MILLISECOND;
 /// Video leaves at this multiple of the estimate while nothing limits it: no queue grows, nothing is lost (libwebrtc
 /// `kDefaultPaceMultiplier`).
 const PACE_WIDE: f64 = 2.5;
-/// ... and at this one otherwise: a whole keyframe would stand in the queue of the path. (str0m has 1.1.)
-const PACE: f64 = 1.25;
+/// ... and at this one otherwise: a whole keyframe would stand in the queue of the path (str0m has the same). With 1.25 each burst was faster
+/// than the path as soon as the estimate was four fifths of what it carries, and the queue that grew lowered the estimate.
+const PACE: f64 = 1.1;
+/// ... and at this one where packets are lost without a queue: the estimate follows what arrives.
+const PACE_LOSSY: f64 = 1.25;
 /// ... and at this multiple of what was allocated, at the least.
 const PACE_TAKEN: f64 = 1.1;
 /// ... if the path has just carried that, but for this factor.
@@ -330,11 +333,13 @@ impl Sending {
         let facts = self.bwe.facts();
         let all = (beside + taken) as f64;
         let is_carried = facts.acknowledged_bps.is_some_and(|bps| all <= bps as f64 * PACE_CARRIED);
+        let has_losses = facts.loss >= FULL_LOSS && facts.queue < SHORT_QUEUE;
+        let burst = if has_losses { PACE_LOSSY } else { PACE };
         let pace = match facts.limited {
             Limited::Delay => bps as f64,
             Limited::Nothing if self.wanted <= bps => bps as f64 * PACE_WIDE,
-            _ if is_carried || self.is_lossy(now) => (bps as f64 * PACE).max(all * PACE_TAKEN),
-            _ => bps as f64 * PACE,
+            _ if is_carried || self.is_lossy(now) => (bps as f64 * burst).max(all * PACE_TAKEN),
+            _ => bps as f64 * burst,
         };
         self.pacer.set_rate(now, self.has_feedback().then_some(pace as u64));
         // An estimate that losses have lowered grows by what arrives without any.

@@ -32,9 +32,8 @@ const LOSS_PACKETS_MIN: u32 = 20;
 const PROBE_ACKNOWLEDGED: f64 = 0.85;
 
 /// Overuse while less than this fraction of the acknowledged rate arrives now is a drop of the capacity, which the window of the
-/// acknowledged rate would follow for a second. While more arrives than this multiple, it is a rise that the window lags behind.
+/// acknowledged rate would follow for a second.
 const DROP: f64 = 0.7;
-const RISE: f64 = 1.0 / DROP;
 
 /// For so long after a probe arrived, a queue is that of the probe: it is no overuse, unless the capacity dropped.
 const PROBE_QUEUE: Micros = 300 * MILLISECOND;
@@ -162,6 +161,8 @@ pub struct Bwe {
     unreported: Unreported,
     unknown: Unknown,
     limited: Limited,
+    /// Overuse lowers the estimate to a part of what arrives now, if that is more than this multiple of what arrived within a second.
+    recent_min: f64,
 }
 
 impl Bwe {
@@ -204,7 +205,14 @@ impl Bwe {
             unreported: Unreported::default(),
             unknown: Unknown::default(),
             limited: Limited::Nothing,
+            recent_min: 1.0,
         }
+    }
+
+    /// For comparisons with libwebrtc: from now on overuse lowers the estimate to a part of what arrived within a second, but if more than
+    /// this multiple of it arrives now.
+    pub fn lower_by_the_window(&mut self, recent_min: f64) {
+        self.recent_min = recent_min;
     }
 
     /// Bytes that it takes in all.
@@ -488,7 +496,8 @@ impl Bwe {
             self.aimd.tolerate(now, acknowledged);
         } else if is_over && !is_probe_queue {
             self.rivals.lowered(now);
-            let throughput = if recent > RISE * known { recent } else { known };
+            // While a queue grows, what arrives is what the path carries; what came within a second is often what was sent.
+            let throughput = if recent > self.recent_min * known { recent } else { known };
             match acknowledged {
                 None => self.aimd.set(now, self.aimd.bps() / 2.0),
                 Some(_) if self.aimd.may_lower(now, throughput) => self.aimd.update(now, usage, Some(throughput)),

@@ -53,16 +53,14 @@ impl Forwarder {
     /// longer, and the receiver asks for one itself.
     pub(super) fn review_refused(&mut self, now: Micros, peer: u32, out: &mut Outbox) {
         let lost = self.peers.at(peer).and_then(|of| of.sending.as_ref()).map_or(0.0, |sending| sending.lost(now));
-        if lost < HOLD_LOSS {
-            return;
-        }
+        let is_lossy = lost >= HOLD_LOSS;
         for at in 0..self.peers.at(peer).map_or(0, |transport| transport.slots.len()) {
             let index = self.peers.at(peer).and_then(|transport| transport.slots.get(at)).map(|(_, index)| *index);
             let Some(slot) = index.and_then(|index| self.slots.at_mut(index)) else { continue };
             let (live, Some(rtx)) = (slot.choice.live, &mut slot.rtx) else { continue };
             let stream = live.and_then(|route| self.routes.at(route)).map(|route| route.open.stream);
             let came = stream.and_then(|stream| self.streams.at(stream.index)).and_then(|stream| stream.keyframe.came);
-            let needs_keyframe = rtx.refused.needs_keyframe(came, now);
+            let needs_keyframe = rtx.refused.needs_keyframe(came, now) && is_lossy;
             if let Some(stream) = stream.filter(|_| needs_keyframe) {
                 self.count(Counter::KeyframesForRefusedRepairs, 1);
                 self.keyframe_awaited(now, peer, stream, out);

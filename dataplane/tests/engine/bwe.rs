@@ -59,6 +59,34 @@ fn poor_links_are_used_with_short_queues_from_the_first_second() {
     }
 }
 
+/// A keyframe makes a queue where half of the path is used. What it says of the path is what came out of the queue, and not the half.
+#[test]
+fn overuse_of_a_sender_of_little_does_not_lower_the_estimate_to_what_it_sends() {
+    let estimate_after = |is_by_the_window: bool| {
+        let path = || Path { delay: 25 * MS, ..Path::of(&[(0, 1.0)]) };
+        let lowered = (0..8).map(|seed| {
+            let mut run = Run::new(seed, path(), Source { pacing: 1.1, ..Source::default() });
+            if is_by_the_window {
+                run.bwe.lower_by_the_window(1.0 / 0.7);
+            }
+            run.until(20.0);
+            run.source.used = 0.55;
+            run.until(25.0);
+            // Ten frames' worth at once, paced at a quarter more than the path carries.
+            (run.source.pacing, run.source.used) = (1.25e6 / run.bwe.estimate() as f64, 10.0);
+            run.until(25.04);
+            run.source.used = 0.55;
+            run.until(26.5);
+            let before = run.between(24.0, 25.0).last().unwrap().estimate;
+            run.estimates(25.0, 26.5).0 as f64 / before as f64
+        });
+        lowered.sum::<f64>() / 8.0
+    };
+    let (by_the_queue, by_the_window) = (estimate_after(false), estimate_after(true));
+    println!("lowered to {by_the_queue:.2} of it; by the window, to {by_the_window:.2}");
+    assert!(by_the_queue >= by_the_window + 0.1, "{by_the_queue} and {by_the_window}");
+}
+
 #[test]
 fn random_loss_of_a_tenth_does_not_collapse_the_estimate() {
     for seed in 0..8 {
