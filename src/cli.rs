@@ -301,10 +301,15 @@ pub(crate) enum LoadScenario {
 /// What each sender of a load sends.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LoadMedia {
+    /// Encodings of each camera (simulcast by RID), up to 3: 180 lines with 100 kb/s, 360 with 350 and 720 with what the other options say, at least
+    /// 4 packets of a frame unless they do. In meetings each peer shows the others in these sizes in turn, and the report says which encodings came;
+    /// encodings that nobody receives are not sent
+    #[arg(long, global = true, value_name = "N", default_value_t = 1, value_parser = parse_encodings)]
+    pub(crate) encodings: usize,
     /// Frames of video a second; 0 for none
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=240))]
     pub(crate) fps: Option<u32>,
-    /// Packets of a frame
+    /// Packets of a frame; of several encodings, of the largest
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) frame_packets: Option<u32>,
     /// Bytes of a video packet's payload
@@ -562,6 +567,11 @@ fn parse_role(text: &str) -> Result<Role, String> {
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|&seconds: &f64| seconds > 0.0 && seconds < 86_400.0);
     seconds.ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+fn parse_encodings(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=3).contains(count));
+    count.ok_or_else(|| format!("{text:?} is not a number from 1 to 3"))
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {

@@ -8,11 +8,12 @@
 //!
 //! In the order in which it happens: `server` (one of our own), `api` (HTTP, rooms, tokens), `scenario` (who joins where),
 //! `join` (from an offer to keys), `source` (what is sent), `datagrams` (the sockets), `peer` (one peer with keys), `tally`
-//! (what it received), `threads` (each carries many peers), `process` (CPU and memory of the server, from outside), `run`
+//! (what it received), `encodings` (of a camera, and who wants which), `threads` (each carries many peers), `process` (CPU and memory of the server, from outside), `run`
 //! (all of it), `report` (the results) and `progress` (a line meanwhile).
 
 mod api;
 mod datagrams;
+mod encodings;
 mod join;
 mod peer;
 mod process;
@@ -152,8 +153,14 @@ fn plan(request: &Load) -> Result<(Scenario, Settings), Failure> {
         }
         LoadScenario::Idle { peers } => Scenario::Idle { peers },
     };
-    let (media, asked) = (settings.media, &request.media);
+    let asked = &request.media;
+    if asked.encodings > 1 {
+        // The largest is a camera of 720 lines: about 1 Mb/s.
+        settings.media.frame_packets = settings.media.frame_packets.max(4);
+    }
+    let media = settings.media;
     settings.media = Media {
+        encodings: asked.encodings,
         fps: asked.fps.unwrap_or(media.fps),
         frame_packets: asked.frame_packets.unwrap_or(media.frame_packets),
         video_len: asked.video_bytes.unwrap_or(media.video_len),

@@ -191,7 +191,7 @@ async fn welcome(socket: &mut Socket, report: &mut Report) -> Result<SlotCount, 
 fn sections(slots: SlotCount, random: &mut Random) -> Vec<OfferSection> {
     let mut sender = |mid: &str, kind, has_track| {
         let rtx = (kind == Kind::Video).then(|| random.ssrc());
-        OfferSection { mid: mid.into(), kind, ssrcs: Some((random.ssrc(), rtx)), has_track }
+        OfferSection { mid: mid.into(), kind, ssrcs: Some((random.ssrc(), rtx)), has_track, rids: Vec::new() }
     };
     let mut sections = vec![
         sender(Peer::MICROPHONE, Kind::Audio, true),
@@ -200,7 +200,13 @@ fn sections(slots: SlotCount, random: &mut Random) -> Vec<OfferSection> {
     ];
     for (kind, count) in [(Kind::Audio, slots.audio), (Kind::Video, slots.video)] {
         for _ in 0..count {
-            sections.push(OfferSection { mid: sections.len().to_string(), kind, ssrcs: None, has_track: false });
+            sections.push(OfferSection {
+                mid: sections.len().to_string(),
+                kind,
+                ssrcs: None,
+                has_track: false,
+                rids: Vec::new(),
+            });
         }
     }
     sections

@@ -29,6 +29,11 @@ pub const ABS_SEND_TIME: &str = "http://www.webrtc.org/experiments/rtp-hdrext/ab
 pub const TRANSPORT_CC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 /// RFC 9143 §15.
 pub const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+/// Of sections in several encodings (RFC 8852 §4.1, §4.2), with their ids in the offer.
+pub const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
+/// The encoding that a retransmission is of.
+pub const REPAIRED_RID: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
+const RID_EXTENSIONS: [(u8, &str); 2] = [(10, RID), (11, REPAIRED_RID)];
 
 /// A sending or receiving m-section of our offer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +46,8 @@ pub struct OfferSection {
     pub ssrcs: Option<(u32, Option<u32>)>,
     /// Whether a track is attached to the sender. Chromium writes `msid:-` for one without.
     pub has_track: bool,
+    /// RIDs of its encodings (RFC 8853), the smallest first. With them the offer names no SSRCs, as that of a browser.
+    pub rids: Vec<String>,
 }
 
 /// What the offer says beyond its sections.
@@ -110,6 +117,11 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, co
             write!(out, "a=extmap:{id} {uri}\r\n")?;
         }
     }
+    if !section.rids.is_empty() {
+        for (id, uri) in RID_EXTENSIONS {
+            write!(out, "a=extmap:{id} {uri}\r\n")?;
+        }
+    }
     let track = format!("track-{}", section.mid);
     let msid = if section.has_track { format!("stream {track}") } else { format!("- {track}") };
     match section.ssrcs {
@@ -125,6 +137,12 @@ fn write_section(out: &mut String, offer: &Offer<'_>, section: &OfferSection, co
         (false, true) => out.push_str(MORE_VIDEO_CODECS),
     }
     let Some((ssrc, rtx)) = section.ssrcs else { return Ok(()) };
+    if !section.rids.is_empty() {
+        for rid in &section.rids {
+            write!(out, "a=rid:{rid} send\r\n")?;
+        }
+        return write!(out, "a=simulcast:send {}\r\n", section.rids.join(";"));
+    }
     if let Some(rtx) = rtx {
         write!(out, "a=ssrc-group:FID {ssrc} {rtx}\r\n")?;
     }
@@ -360,7 +378,10 @@ mod tests {
     use super::*;
 
     fn sections() -> Vec<OfferSection> {
-        let section = |mid: &str, kind, ssrcs| OfferSection { mid: mid.into(), kind, ssrcs, has_track: mid != "2" };
+        let section = |mid: &str, kind, ssrcs| {
+            let (mid, has_track) = (mid.to_owned(), mid != "2");
+            OfferSection { mid, kind, ssrcs, has_track, rids: Vec::new() }
+        };
         vec![
             section("0", Kind::Audio, Some((10, None))),
             section("1", Kind::Video, Some((11, Some(12)))),
@@ -418,6 +439,17 @@ mod tests {
         assert!(text.contains("a=ssrc-group:FID 13 14\r\n"));
         assert!(text.contains("a=msid:- track-2\r\n"));
         assert!(text.lines().all(|line| line.as_bytes()[1] == b'='));
+    }
+
+    #[test]
+    fn several_encodings_are_offered_by_rid_and_without_ssrcs() {
+        let ice = Credentials::generate(&mut crate::random::Random::from_seed(1));
+        let mut sections = sections();
+        sections[1].rids = ["l", "h"].map(str::to_owned).into();
+        let text = write_offer(&Offer { ice: &ice, fingerprint: [0xAB; 32], sections: &sections });
+        assert!(text.contains("a=rid:l send\r\na=rid:h send\r\na=simulcast:send l;h\r\n"));
+        assert_eq!([RID, REPAIRED_RID].map(|uri| text.matches(uri).count()), [1, 1]);
+        assert!(!text.contains("a=ssrc:11 ") && text.contains("a=ssrc:13 "));
     }
 
     #[test]

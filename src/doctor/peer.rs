@@ -73,7 +73,7 @@ impl Peer {
         let identity = Identity::generate()?;
         let ice = Credentials::generate(&mut random);
         let ssrcs = (role == Role::Sends).then_some((SSRC, None));
-        let sections = [OfferSection { mid: "0".into(), kind: Kind::Audio, ssrcs, has_track: true }];
+        let sections = [OfferSection { mid: "0".into(), kind: Kind::Audio, ssrcs, has_track: true, rids: Vec::new() }];
         let fingerprint = identity.fingerprint();
         let offer = sdp::write_offer(&sdp::Offer { ice: &ice, fingerprint, sections: &sections });
         let grant = Grant { room: ROOM.into(), name: name.into(), publish: true, subscribe: true, ..Grant::default() };

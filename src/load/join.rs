@@ -1,11 +1,12 @@
 //! From an offer to keys: how a load peer joins, through the signalling socket or by one HTTP request.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::dtls::Identity;
 use client::ice::Credentials;
 use client::random::Random;
-use client::sdp::{self, Answer, OfferSection};
+use client::sdp::{self, Answer, AnswerSection, OfferSection};
 use client::signal::Socket;
 use client::transport::Transport;
 use proto::signal::{ClientSignal, Kind, ServerSignal, Source as TrackSource, TrackDescription};
@@ -15,9 +16,10 @@ use tokio::time::timeout;
 
 use super::api::Api;
 use super::datagrams::Sockets;
+use super::encodings::{Chosen, encodings};
 use super::peer::Joined;
 use super::settings::{LoadError, Settings};
-use super::source::{Media, Source};
+use super::source::{Media, Rank, Source};
 use super::tally::Slot;
 
 /// How long a join may take in all.
@@ -48,6 +50,8 @@ pub(super) struct NewPeer {
     pub(super) name: String,
     /// How it joins.
     pub(super) role: Role,
+    /// Its number in the run, which tells how it shows the others.
+    pub(super) number: usize,
 }
 
 /// How a peer that joined leaves again.
@@ -110,10 +114,11 @@ impl Joiner {
         let begun = Instant::now();
         let mut random = Random::from_system();
         let ice = Credentials::generate(&mut random);
-        let sections = sections(peer.role, &mut random);
+        let sections = sections(peer.role, self.settings.media.encodings, &mut random);
+        let chosen = Arc::new(Chosen::new(self.settings.media.encodings));
         let fingerprint = self.identity.fingerprint();
         let offer = sdp::write_offer(&sdp::Offer { ice: &ice, fingerprint, sections: &sections });
-        let (text, leave) = self.offer(peer, offer).await?;
+        let (text, leave) = self.offer(peer, offer, (&sections, &chosen)).await?;
         let answer = sdp::parse_answer(&text, &sections)?;
         let to = *answer.candidates.first().ok_or("the answer has no candidate")?;
         let joining = self.sockets.open(to)?;
@@ -122,19 +127,25 @@ impl Joiner {
         client::udp::connect(&mut transport, &joining.udp).await?;
         let took = begun.elapsed();
         let to = transport.ice().selected().unwrap_or(to);
-        let slots = sections
-            .iter()
-            .zip(&answer.sections)
-            .filter(|(offered, _)| offered.ssrcs.is_none())
-            .filter_map(|(offered, answered)| Slot::new(offered.kind, answered))
-            .collect();
-        let (audio, video) = sources(peer.role, &self.settings.media, &sections, &answer, &mut random);
+        let video = video_slots(&sections);
+        let slot = |(offered, answered): (&OfferSection, &AnswerSection)| {
+            let mut slot = Slot::new(offered.kind, answered).filter(|_| offered.ssrcs.is_none())?;
+            slot.video = video.iter().position(|mid| *mid == offered.mid);
+            Some(slot)
+        };
+        let slots = sections.iter().zip(&answer.sections).filter_map(slot).collect();
+        let sources = sources(peer.role, &self.settings.media, (&sections, &answer), &chosen, &mut random);
         let socket = joining.finish(to)?;
-        Ok(Arrival { joined: Joined { socket, to, transport, audio, video, slots, begun }, leave, took })
+        Ok(Arrival { joined: Joined { socket, to, transport, sources, slots, chosen, begun }, leave, took })
     }
 
     /// The answer to an offer, and how to leave.
-    async fn offer(&self, peer: &NewPeer, offer: String) -> Result<(String, Leave), Failure> {
+    async fn offer(
+        &self,
+        peer: &NewPeer,
+        offer: String,
+        (sections, chosen): (&[OfferSection], &Arc<Chosen>),
+    ) -> Result<(String, Leave), Failure> {
         match peer.role {
             Role::Whip | Role::Whep => {
                 let protocol = if peer.role == Role::Whip { "whip" } else { "whep" };
@@ -145,14 +156,22 @@ impl Joiner {
                 let mut socket = self.api.socket(&peer.room, &peer.name).await?;
                 let text = negotiate(&mut socket, offer, sends).await?;
                 let (leave, is_leaving) = oneshot::channel();
-                Ok((text, Leave::Socket(leave, tokio::spawn(keep(socket, is_leaving)))))
+                let (chosen, slots, number) = (chosen.clone(), video_slots(sections), peer.number);
+                let kept = Kept { socket, chosen, slots, number, has_encodings: self.settings.media.encodings > 1 };
+                Ok((text, Leave::Socket(leave, tokio::spawn(kept.keep(is_leaving)))))
             }
         }
     }
 }
 
-/// Two senders and the slots, of what the role has.
-fn sections(role: Role, random: &mut Random) -> Vec<OfferSection> {
+/// MIDs of the slots of video.
+fn video_slots(sections: &[OfferSection]) -> Vec<String> {
+    let slots = sections.iter().filter(|section| section.kind == Kind::Video && section.ssrcs.is_none());
+    slots.map(|section| section.mid.clone()).collect()
+}
+
+/// Two senders and the slots, of what the role has; a camera in so many encodings.
+fn sections(role: Role, count: usize, random: &mut Random) -> Vec<OfferSection> {
     let mut sections = Vec::new();
     let (sends, others) = match role {
         Role::Meeting { others, .. } => (true, others),
@@ -163,13 +182,15 @@ fn sections(role: Role, random: &mut Random) -> Vec<OfferSection> {
         for kind in [Kind::Audio, Kind::Video] {
             let rtx = (kind == Kind::Video).then(|| random.ssrc());
             let mid = sections.len().to_string();
-            sections.push(OfferSection { mid, kind, ssrcs: Some((random.ssrc(), rtx)), has_track: true });
+            let rids = if kind == Kind::Video { encodings(count) } else { &[] };
+            let rids = rids.iter().map(|encoding| encoding.rid.to_owned()).collect();
+            sections.push(OfferSection { mid, kind, ssrcs: Some((random.ssrc(), rtx)), has_track: true, rids });
         }
     }
     for kind in [Kind::Audio, Kind::Video] {
         for _ in 0..others {
             let mid = sections.len().to_string();
-            sections.push(OfferSection { mid, kind, ssrcs: None, has_track: false });
+            sections.push(OfferSection { mid, kind, ssrcs: None, has_track: false, rids: Vec::new() });
         }
     }
     sections
@@ -192,18 +213,41 @@ async fn negotiate(socket: &mut Socket, sdp: String, sends: bool) -> Result<Stri
     }
 }
 
-/// Keeps a socket alive and reads what it brings, until the peer leaves.
-async fn keep(mut socket: Socket, mut is_leaving: oneshot::Receiver<()>) {
-    loop {
-        tokio::select! {
-            signal = socket.next() => match signal {
-                Some(Ok(_)) => (),
-                _ => return,
-            },
-            _ = &mut is_leaving => {
-                // The server may have gone before us.
-                let _ = socket.send(&ClientSignal::Leave {}).await;
-                return socket.close().await;
+/// A socket that is kept alive.
+struct Kept {
+    socket: Socket,
+    chosen: Arc<Chosen>,
+    /// MIDs of our slots of video.
+    slots: Vec<String>,
+    number: usize,
+    /// Whether cameras have several encodings.
+    has_encodings: bool,
+}
+
+impl Kept {
+    /// Reads what the socket brings, until the peer leaves.
+    async fn keep(mut self, mut is_leaving: oneshot::Receiver<()>) {
+        let mut shown = Vec::new();
+        loop {
+            tokio::select! {
+                signal = self.socket.next() => match signal {
+                    Some(Ok(ServerSignal::Slots { slots })) if self.has_encodings => {
+                        let videos = self.chosen.show(&slots, &self.slots, self.number);
+                        if videos != shown {
+                            shown.clone_from(&videos);
+                            // A socket that is closed says so at the next look.
+                            let _ = self.socket.send(&ClientSignal::Shown { videos }).await;
+                        }
+                    }
+                    Some(Ok(ServerSignal::Encodings { paused, .. })) => self.chosen.pause(&paused),
+                    Some(Ok(_)) => (),
+                    _ => return,
+                },
+                _ = &mut is_leaving => {
+                    // The server may have gone before us.
+                    let _ = self.socket.send(&ClientSignal::Leave {}).await;
+                    return self.socket.close().await;
+                }
             }
         }
     }
@@ -213,18 +257,25 @@ async fn keep(mut socket: Socket, mut is_leaving: oneshot::Receiver<()>) {
 fn sources(
     role: Role,
     media: &Media,
-    offered: &[OfferSection],
-    answer: &Answer,
+    (offered, answer): (&[OfferSection], &Answer),
+    chosen: &Arc<Chosen>,
     random: &mut Random,
-) -> (Option<Source>, Option<Source>) {
+) -> Vec<Source> {
     if matches!(role, Role::Whep | Role::Meeting { sends: false, .. }) {
-        return (None, None);
+        return Vec::new();
     }
     let first = Instant::now() + Duration::from_micros(random.u64() % 40_000);
-    let mut source = |kind| {
-        let mut sections = offered.iter().zip(&answer.sections);
-        let (offered, answered) = sections.find(|(offered, _)| offered.kind == kind && offered.ssrcs.is_some())?;
-        Source::new(media, kind, offered.ssrcs?, answered, first, random)
-    };
-    (source(Kind::Audio), source(Kind::Video))
+    let mut sources = Vec::new();
+    for (offered, answered) in offered.iter().zip(&answer.sections) {
+        let Some(ssrcs) = offered.ssrcs else { continue };
+        if offered.rids.is_empty() {
+            sources.extend(Source::new(media, (offered.kind, None), ssrcs, answered, first, random));
+        }
+        for rank in 0..offered.rids.len() {
+            let rank = Some(Rank { rank, chosen: chosen.clone() });
+            let ssrcs = (random.ssrc(), Some(random.ssrc()));
+            sources.extend(Source::new(media, (offered.kind, rank), ssrcs, answered, first, random));
+        }
+    }
+    sources
 }

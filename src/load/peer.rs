@@ -1,6 +1,7 @@
 //! One load peer with keys: what it does when a datagram comes and when its time comes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::rtcp::{self, Compound, Packet};
@@ -10,8 +11,9 @@ use client::transport::{Kind, Transport};
 use client::twcc::Arrivals;
 
 use super::datagrams::{Datagram, Sender, Socket, wall_micros};
+use super::encodings::Chosen;
 use super::settings::Settings;
-use super::source::{Source, check};
+use super::source::{Checked, Source, check};
 use super::tally::{Slot, Totals};
 
 /// Between two looks at consent and congestion feedback, as libwebrtc's feedback.
@@ -28,9 +30,11 @@ pub(super) struct Joined {
     pub(super) socket: Socket,
     pub(super) to: SocketAddr,
     pub(super) transport: Transport,
-    pub(super) audio: Option<Source>,
-    pub(super) video: Option<Source>,
+    /// What it sends: a microphone, and the encodings of a camera.
+    pub(super) sources: Vec<Source>,
     pub(super) slots: Vec<Slot>,
+    /// What its signals say of encodings.
+    pub(super) chosen: Arc<Chosen>,
     /// When the join began.
     pub(super) begun: Instant,
 }
@@ -38,8 +42,8 @@ pub(super) struct Joined {
 /// When a peer wants to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Due {
-    Audio,
-    Video,
+    /// One of its sources.
+    Media(usize),
     Tick,
     Nack,
 }
@@ -110,16 +114,15 @@ impl Peer {
 
     /// What is to be looked at from the start.
     pub(super) fn first_dues(&self, now: Instant) -> impl Iterator<Item = (Instant, Due)> + use<> {
-        let audio = self.joined.audio.as_ref().map(|source| (source.due(), Due::Audio));
-        let video = self.joined.video.as_ref().map(|source| (source.due(), Due::Video));
-        [audio, video, Some((now, Due::Tick))].into_iter().flatten()
+        let sources = self.joined.sources.iter().enumerate();
+        let dues: Vec<_> = sources.map(|(at, source)| (source.due(), Due::Media(at))).collect();
+        dues.into_iter().chain([(now, Due::Tick)])
     }
 
     /// Does what is due. When it wants to be looked at for the same again.
     pub(super) fn handle_due(&mut self, now: Instant, due: Due, shared: &mut Shared) -> Option<Instant> {
         let next = match due {
-            Due::Audio => self.send_media(now, false, shared),
-            Due::Video => self.send_media(now, true, shared),
+            Due::Media(at) => self.send_media(now, at, shared),
             Due::Tick => Some(self.tick(now, shared)),
             Due::Nack => self.request_missing(now, shared),
         };
@@ -127,8 +130,14 @@ impl Peer {
         next
     }
 
-    fn send_media(&mut self, now: Instant, is_video: bool, shared: &mut Shared) -> Option<Instant> {
-        let mut source = if is_video { self.joined.video.take() } else { self.joined.audio.take() }?;
+    fn send_media(&mut self, now: Instant, at: usize, shared: &mut Shared) -> Option<Instant> {
+        let mut sources = std::mem::take(&mut self.joined.sources);
+        let due = sources.get_mut(at).map(|source| self.send_source(now, source, shared));
+        self.joined.sources = sources;
+        due
+    }
+
+    fn send_source(&mut self, now: Instant, source: &mut Source, shared: &mut Shared) -> Instant {
         let late = now.saturating_duration_since(source.due());
         self.totals.lateness.record(late.as_micros() as u64, 1);
         let stamp = wall_micros();
@@ -141,9 +150,7 @@ impl Peer {
                 self.push_rtp(len, shared);
             }
         }
-        let due = source.due();
-        *(if is_video { &mut self.joined.video } else { &mut self.joined.audio }) = Some(source);
-        Some(due)
+        source.due()
     }
 
     /// Whether the next packet is lost on purpose.
@@ -207,20 +214,23 @@ impl Peer {
         let is_missing = answered.receive(now, header.seq, &mut self.totals);
         if self.verify_in == 0 {
             self.verify_in = settings.verify_every.max(1);
-            self.verify(datagram);
+            self.verify(slot, datagram);
         }
         self.verify_in -= 1;
         is_missing && !std::mem::replace(&mut self.is_nack_due, true)
     }
 
     /// Authenticates a packet, compares it with what was sent, and reads when that was.
-    fn verify(&mut self, datagram: &mut Datagram<'_>) {
+    fn verify(&mut self, slot: usize, datagram: &mut Datagram<'_>) {
         match self.unprotect(datagram.bytes) {
             // A network may bring a packet twice.
             Err(SrtpError::Replay) => return,
             Ok(payload) => match check(payload) {
-                Some(sent_at) => {
+                Some(Checked { sent_at, encoding }) => {
                     self.totals.latency.record(datagram.at.saturating_sub(sent_at), 1);
+                    if let Some(video) = self.joined.slots[slot].video {
+                        self.totals.came_as(self.joined.chosen.wanted(video), encoding);
+                    }
                 }
                 None => self.totals.wrong += 1,
             },
@@ -233,7 +243,8 @@ impl Peer {
         self.totals.rtx += 1;
         // The original sequence number stands before the payload (RFC 4588 §4).
         let original = match self.unprotect(bytes) {
-            Err(SrtpError::Replay) => return,
+            // A probe is padding and nothing else.
+            Err(SrtpError::Replay) | Ok([]) => return,
             Ok([high, low, payload @ ..]) if check(payload).is_some() => Some(u16::from_be_bytes([*high, *low])),
             _ => None,
         };
@@ -244,12 +255,12 @@ impl Peer {
         }
     }
 
-    /// The payload of an SRTP packet.
+    /// The payload of an SRTP packet, without the padding by which a server may make the packets of a train equally long.
     fn unprotect<'a>(&mut self, bytes: &'a mut [u8]) -> Result<&'a [u8], SrtpError> {
         let session = self.joined.transport.session().expect("a peer that has joined has keys");
         let len = session.unprotect_rtp(bytes)?;
         let header = rtp::Header::parse(&bytes[..len]).ok_or(SrtpError::Malformed)?;
-        Ok(&bytes[header.len..len])
+        rtp::payload(&bytes[..len], &header).ok_or(SrtpError::Malformed)
     }
 
     fn receive_rtcp(&mut self, bytes: &mut [u8], shared: &mut Shared) {
@@ -262,8 +273,9 @@ impl Peer {
         for packet in rtcp::packets(&bytes[..len]) {
             match packet {
                 Packet::Nack { media_ssrc, pairs } => self.push_repairs(media_ssrc, pairs, shared),
-                Packet::Pli { .. } | Packet::Fir { .. } => {
-                    self.joined.video.iter_mut().for_each(Source::request_keyframe);
+                Packet::Pli { media_ssrc } => self.request_keyframe(|ssrc| ssrc == media_ssrc),
+                Packet::Fir { entries } => {
+                    self.request_keyframe(|ssrc| rtcp::fir_ssrcs(entries).any(|asked| asked == ssrc));
                 }
                 Packet::SenderReport { .. } | Packet::ReceiverReport { .. } | Packet::Other(_) => (),
             }
@@ -271,16 +283,20 @@ impl Peer {
     }
 
     fn push_repairs(&mut self, media_ssrc: u32, pairs: &[u8], shared: &mut Shared) {
-        let Joined { audio, video, .. } = &mut self.joined;
-        let of = [audio, video].into_iter().find(|source| source.as_ref().is_some_and(|of| of.ssrc == media_ssrc));
-        let Some(mut source) = of.and_then(Option::take) else { return };
-        let (stamp, is_audio) = (wall_micros(), !source.is_video());
-        for seq in rtcp::missing(pairs) {
-            if let Some(len) = source.repair(stamp, seq, &mut self.transport_seq, shared.sender.room()) {
-                self.push_rtp(len, shared);
+        let mut sources = std::mem::take(&mut self.joined.sources);
+        let stamp = wall_micros();
+        for source in sources.iter_mut().filter(|source| source.ssrc == media_ssrc) {
+            for seq in rtcp::missing(pairs) {
+                if let Some(len) = source.repair(stamp, seq, &mut self.transport_seq, shared.sender.room()) {
+                    self.push_rtp(len, shared);
+                }
             }
         }
-        *(if is_audio { &mut self.joined.audio } else { &mut self.joined.video }) = Some(source);
+        self.joined.sources = sources;
+    }
+
+    fn request_keyframe(&mut self, is_asked: impl Fn(u32) -> bool) {
+        self.joined.sources.iter_mut().filter(|source| is_asked(source.ssrc)).for_each(Source::request_keyframe);
     }
 
     fn tick(&mut self, now: Instant, shared: &mut Shared) -> Instant {
@@ -327,8 +343,7 @@ impl Peer {
     /// Sender reports, a receiver report and our CNAME (RFC 3550 §6.1).
     fn write_reports(&mut self, compound: &mut Compound) {
         let (ssrc, stamp) = (self.rtcp_ssrc(), wall_micros());
-        let sources = [&self.joined.audio, &self.joined.video];
-        for info in sources.into_iter().flatten().filter_map(|source| source.sender_info(stamp)) {
+        for info in self.joined.sources.iter().filter_map(|source| source.sender_info(stamp)) {
             compound.sender_report(&info);
         }
         compound.receiver_report(ssrc, self.joined.slots.iter_mut().filter_map(Slot::report_block));
@@ -337,8 +352,7 @@ impl Peer {
 
     /// The SSRC of our RTCP: one that we send with, or 1 as libwebrtc.
     fn rtcp_ssrc(&self) -> u32 {
-        let source = self.joined.audio.as_ref().or(self.joined.video.as_ref());
-        source.map_or(1, |source| source.ssrc)
+        self.joined.sources.first().map_or(1, |source| source.ssrc)
     }
 
     /// Protects the RTP packet of this length in the sender's room.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::api::Workers;
+use super::encodings::{Encoding, encodings};
 use super::process::Usage;
 use super::scenario::Scenario;
 use super::source::Media;
@@ -155,7 +156,7 @@ impl Report {
             "of": of,
             "seconds": self.elapsed.as_secs_f64(),
             "media": {
-                "fps": media.fps, "frame_packets": media.frame_packets, "video_bytes": media.video_len,
+                "encodings": media.encodings, "fps": media.fps, "frame_packets": media.frame_packets, "video_bytes": media.video_len,
                 "spread_ms": millis(media.spread), "audio_rate": media.audio_rate, "audio_bytes": media.audio_len,
             },
             "peers": self.peers,
@@ -173,6 +174,7 @@ impl Report {
                 "bits_per_second": totals.bytes as f64 * 8.0 / self.elapsed.as_secs_f64(),
                 "verified": totals.verified, "wrong": totals.wrong,
             },
+            "encodings": self.encodings_json(),
             "latency_us": {
                 "p50": totals.latency.quantile(0.5), "p99": totals.latency.quantile(0.99),
                 "p999": totals.latency.quantile(0.999), "samples": totals.latency.count(),
@@ -194,6 +196,25 @@ impl Report {
             "machine_idle": self.idle,
             "warnings": self.warnings(),
         })
+    }
+
+    /// Of slots that want an encoding, which ones came, as parts of the packets of video that were compared. None of cameras in one encoding.
+    fn came(&self) -> impl Iterator<Item = (&'static Encoding, u64, Vec<(&'static str, f64)>)> {
+        let all = encodings(self.media.encodings);
+        all.iter().zip(self.totals.by_encoding).map(move |(wanted, came)| {
+            let count: u64 = came.iter().sum();
+            let part = |(of, came): (&'static Encoding, u64)| (of.rid, came as f64 / count.max(1) as f64);
+            (wanted, count, all.iter().zip(came).map(part).collect())
+        })
+    }
+
+    fn encodings_json(&self) -> Vec<Value> {
+        let wanted = self.came().map(|(wanted, count, came)| {
+            let came: serde_json::Map<String, Value> =
+                came.into_iter().map(|(rid, part)| (rid.to_owned(), json!(part))).collect();
+            json!({"wanted": wanted.rid, "lines": wanted.lines, "verified": count, "came": came})
+        });
+        wanted.collect()
     }
 
     fn plane_json(&self, plane: &Plane) -> Value {
@@ -259,6 +280,10 @@ impl fmt::Display for Report {
                 out,
                 "  loss       {thrown} thrown away, {nacked} asked for; {video:.3} % of video and {audio:.3} % of audio never came"
             )?;
+        }
+        for (wanted, _, came) in self.came().filter(|(_, count, _)| *count > 0) {
+            let came: Vec<String> = came.iter().map(|(rid, part)| format!("{:.1} % {rid}", 100.0 * part)).collect();
+            writeln!(out, "  encodings  shown in {} lines: {}", wanted.lines, came.join(", "))?;
         }
         let latency = |share| totals.latency.quantile(share).map_or("-".to_owned(), |us| us.to_string());
         let (p50, p99, p999) = (latency(0.5), latency(0.99), latency(0.999));

@@ -170,7 +170,7 @@ impl Run {
                 self.make_room(&room, viewers + 1).await?;
                 let publisher = (self.begun == 0).then_some(("publisher".to_owned(), Role::Whip));
                 let new = (self.begun.max(1)..=viewers).map(|n| (format!("viewer-{n}"), Role::Whep));
-                let peer = |(name, role)| NewPeer { room: room.clone(), name, role };
+                let peer = |(name, role)| NewPeer { room: room.clone(), name, role, number: 0 };
                 let peers: Vec<NewPeer> = publisher.into_iter().chain(new).map(peer).collect();
                 self.begun = viewers + 1;
                 self.streams_expected = viewers as u64 * kinds;
@@ -199,7 +199,7 @@ impl Run {
         }
         self.begun = count;
         let room = |n: usize| format!("{}-{}", self.mark, n / room_len);
-        let peer = |n: usize| NewPeer { room: room(n), name: format!("peer-{n}"), role };
+        let peer = |n: usize| NewPeer { room: room(n), name: format!("peer-{n}"), role, number: n };
         Ok((from..count).map(peer).collect())
     }
 
@@ -290,6 +290,7 @@ impl Run {
                     room: format!("{}-churn-{}", self.mark, n / 3),
                     name: format!("peer-{n}"),
                     role: Role::Meeting { sends: true, others: 2 },
+                    number: n,
                 };
                 let joiner = self.joiner.clone();
                 joining.spawn(async move { joiner.join(&peer).await });

@@ -2,20 +2,25 @@
 //! the byte. Video has the shape of H.264, so that whoever looks for keyframes finds them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::random::Random;
 use client::rtcp::{SenderInfo, ntp_time};
 use client::rtp;
-use client::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, TRANSPORT_CC};
+use client::sdp::{ABS_SEND_TIME, AUDIO_LEVEL, AnswerSection, MID, REPAIRED_RID, RID, TRANSPORT_CC};
 use proto::signal::Kind;
+
+use super::encodings::{Chosen, ENCODINGS_MAX, Encoding, encodings};
 
 /// Rates and sizes of one sender's media.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Media {
+    /// Encodings of a camera.
+    pub(super) encodings: usize,
     /// Frames a second; 0 sends no video.
     pub(super) fps: u32,
-    /// Packets of a frame.
+    /// Packets of a frame; of several encodings, of the largest.
     pub(super) frame_packets: u32,
     /// Bytes of a video packet's payload, at least [`PAYLOAD_LEN_MIN`].
     pub(super) video_len: usize,
@@ -30,8 +35,21 @@ pub(super) struct Media {
 impl Media {
     /// Payloads of one sender, bit/s.
     pub(super) fn bps(&self) -> u64 {
-        let video = u64::from(self.fps) * u64::from(self.frame_packets) * self.video_len as u64;
-        8 * (video + u64::from(self.audio_rate) * self.audio_len as u64)
+        let largest = 8 * u64::from(self.fps) * u64::from(self.frame_packets) * self.video_len as u64;
+        let small: u64 = encodings(self.encodings).iter().map(|encoding| u64::from(encoding.bps)).sum();
+        largest + if self.fps > 0 { small } else { 0 } + 8 * u64::from(self.audio_rate) * self.audio_len as u64
+    }
+
+    /// Packets of a frame of a camera's encoding, and the bytes of each payload.
+    fn frame(&self, encoding: Option<&Encoding>) -> (u32, usize) {
+        match encoding.map_or(0, |encoding| encoding.bps) {
+            0 => (self.frame_packets, self.video_len),
+            bps => {
+                let len = (bps / 8 / self.fps.max(1)) as usize;
+                let packets = len.div_ceil(self.video_len.clamp(PAYLOAD_LEN_MIN, PAYLOAD_LEN_MAX)).max(1);
+                (packets as u32, len / packets)
+            }
+        }
     }
 }
 
@@ -39,7 +57,7 @@ impl Default for Media {
     /// A meeting's: 25 video packets and 50 audio packets a second.
     fn default() -> Self {
         let spread = Duration::ZERO;
-        Media { fps: 25, frame_packets: 1, video_len: 1200, spread, audio_rate: 50, audio_len: 100 }
+        Media { encodings: 1, fps: 25, frame_packets: 1, video_len: 1200, spread, audio_rate: 50, audio_len: 100 }
     }
 }
 
@@ -58,8 +76,9 @@ const PARAMETERS: &[u8] = &[
     0x3C, 0x80,
 ];
 
-/// Microseconds since 1970 in seven bits a byte, so that no start code can be in it.
+/// Microseconds since 1970 in seven bits a byte, so that no start code can be in it, and in the last byte which encoding it is of.
 const STAMP_LEN: usize = 9;
+const STAMP_BITS: usize = 7 * (STAMP_LEN - 1);
 
 /// Packets that can be sent again.
 const HISTORY_MAX: usize = 1024;
@@ -105,12 +124,23 @@ struct Extensions {
     abs_send_time: Option<u8>,
     transport_cc: Option<u8>,
     audio_level: Option<u8>,
+    rid: Option<u8>,
+    repaired_rid: Option<u8>,
+}
+
+/// Which of several encodings of a camera a source is.
+pub(super) struct Rank {
+    /// The smallest is the first one.
+    pub(super) rank: usize,
+    /// Whether it is sent now.
+    pub(super) chosen: Arc<Chosen>,
 }
 
 /// Audio or video of one sender: an RTP stream, and what is in it.
 pub(super) struct Source {
     pub(super) ssrc: u32,
     mid: String,
+    encoding: Option<(Rank, &'static Encoding)>,
     pt: u8,
     seq: u16,
     clock: u32,
@@ -143,15 +173,17 @@ impl Source {
     /// is nothing to send.
     pub(super) fn new(
         media: &Media,
-        kind: Kind,
+        (kind, rank): (Kind, Option<Rank>),
         ssrcs: (u32, Option<u32>),
         answer: &AnswerSection,
         first: Instant,
         random: &mut Random,
     ) -> Option<Source> {
         let is_video = kind == Kind::Video;
+        let encoding = rank.and_then(|rank| encodings(media.encodings).get(rank.rank).map(|encoding| (rank, encoding)));
+        let (frame_packets, video_len) = media.frame(encoding.as_ref().map(|(_, encoding)| *encoding));
         let (rate, packets, len, spread, clock) = match is_video {
-            true => (media.fps, media.frame_packets, media.video_len, media.spread, VIDEO_CLOCK),
+            true => (media.fps, frame_packets, video_len, media.spread, VIDEO_CLOCK),
             false => (media.audio_rate, 1, media.audio_len, Duration::ZERO, OPUS_CLOCK),
         };
         let is_answered = !answer.is_rejected && matches!(answer.direction.as_str(), "recvonly" | "sendrecv");
@@ -164,6 +196,7 @@ impl Source {
         Some(Source {
             ssrc: ssrcs.0,
             mid: answer.mid.clone(),
+            encoding,
             pt: answer.pt,
             seq: random.first_seq(),
             clock,
@@ -174,6 +207,8 @@ impl Source {
                 abs_send_time: id(ABS_SEND_TIME),
                 transport_cc: id(TRANSPORT_CC),
                 audio_level: id(AUDIO_LEVEL),
+                rid: id(RID),
+                repaired_rid: id(REPAIRED_RID),
             },
             packets_sent: 0,
             octets_sent: 0,
@@ -198,9 +233,17 @@ impl Source {
         self.is_key_due = self.is_video;
     }
 
-    /// Whether it is video.
-    pub(super) fn is_video(&self) -> bool {
-        self.is_video
+    /// Whether it is an encoding that nobody receives.
+    fn is_paused(&self) -> bool {
+        self.encoding.as_ref().is_some_and(|(rank, _)| rank.chosen.is_paused(rank.rank))
+    }
+
+    /// What its payloads say of it.
+    fn marks(&self) -> Marks {
+        match &self.encoding {
+            None => Marks { rank: 0, parameters: PARAMETERS },
+            Some((rank, encoding)) => Marks { rank: rank.rank, parameters: encoding.parameters },
+        }
     }
 
     /// When [`Source::poll`] has something.
@@ -212,6 +255,12 @@ impl Source {
     /// since 1970; `transport_seq` counts all packets of the peer.
     pub(super) fn poll(&mut self, now: Instant, stamp: u64, transport_seq: &mut u16, out: &mut [u8]) -> Option<usize> {
         if now < self.due() {
+            return None;
+        }
+        if self.sent == 0 && self.is_paused() {
+            // It goes on with a keyframe.
+            self.is_key_due = true;
+            self.next_frame(now);
             return None;
         }
         if self.sent == 0 {
@@ -229,7 +278,7 @@ impl Source {
         let sent = Sent { timestamp: self.timestamp, stamp, marker: is_last && self.is_video, kind };
         let fields = self.fields(&sent, self.pt, self.seq, self.ssrc);
         let header_len = self.write_header(&fields, stamp, transport_seq, out);
-        let len = header_len + write(kind, stamp, self.len, &mut out[header_len..]);
+        let len = header_len + write(kind, &self.marks(), stamp, self.len, &mut out[header_len..]);
         self.seq = self.seq.wrapping_add(1);
         self.packets_sent = self.packets_sent.wrapping_add(1);
         self.octets_sent = self.octets_sent.wrapping_add((len - header_len) as u32);
@@ -270,7 +319,7 @@ impl Source {
         let header_len = self.write_header(&fields, stamp, transport_seq, out);
         // The original sequence number stands before the payload (RFC 4588 §4).
         out[header_len..header_len + 2].copy_from_slice(&seq.to_be_bytes());
-        Some(header_len + 2 + write(sent.kind, sent.stamp, self.len, &mut out[header_len + 2..]))
+        Some(header_len + 2 + write(sent.kind, &self.marks(), sent.stamp, self.len, &mut out[header_len + 2..]))
     }
 
     fn fields(&self, sent: &Sent, pt: u8, seq: u16, ssrc: u32) -> rtp::Fields {
@@ -283,13 +332,17 @@ impl Source {
         let send_time = (((u128::from(stamp) << 18) / 1_000_000) as u32).to_be_bytes();
         let number = transport_seq.to_be_bytes();
         let level = [self.level()];
-        let all: [(Option<u8>, &[u8]); 4] = [
+        let rid = self.encoding.as_ref().map(|(_, encoding)| encoding.rid.as_bytes());
+        let is_repair = fields.ssrc != self.ssrc;
+        let rid_id = if is_repair { self.extensions.repaired_rid } else { self.extensions.rid };
+        let all: [(Option<u8>, &[u8]); 5] = [
             (self.extensions.abs_send_time, &send_time[1..]),
             (self.extensions.transport_cc, &number),
             (self.extensions.mid, self.mid.as_bytes()),
             (self.extensions.audio_level, &level),
+            (rid.and(rid_id), rid.unwrap_or_default()),
         ];
-        let mut answered = [(0, &[][..]); 4];
+        let mut answered = [(0, &[][..]); 5];
         let mut count = 0;
         for (id, value) in all {
             if let Some(id) = id {
@@ -340,21 +393,31 @@ const FILLER: [u8; PAYLOAD_LEN_MAX] = {
     filler
 };
 
+/// What all payloads of a source have beside their time.
+struct Marks {
+    /// Which encoding.
+    rank: usize,
+    /// What a keyframe begins with.
+    parameters: &'static [u8],
+}
+
 /// Writes a payload of `len` bytes, or of what it has at least. Its length.
-fn write(kind: Payload, stamp: u64, len: usize, out: &mut [u8]) -> usize {
+fn write(kind: Payload, marks: &Marks, stamp: u64, len: usize, out: &mut [u8]) -> usize {
+    let Marks { rank, parameters } = *marks;
     let mut at = 1;
     match kind {
         Payload::Opus => out[0] = OPUS,
         Payload::Slice => out[0] = SLICE,
         Payload::KeyframeSlice => out[0] = IDR,
         Payload::KeyframeStart => {
-            let slice = len.saturating_sub(PARAMETERS.len() + 2).max(1 + STAMP_LEN) as u16;
-            out[..PARAMETERS.len()].copy_from_slice(PARAMETERS);
-            out[PARAMETERS.len()..PARAMETERS.len() + 2].copy_from_slice(&slice.to_be_bytes());
-            at = PARAMETERS.len() + 3;
+            let slice = len.saturating_sub(parameters.len() + 2).max(1 + STAMP_LEN) as u16;
+            out[..parameters.len()].copy_from_slice(parameters);
+            out[parameters.len()..parameters.len() + 2].copy_from_slice(&slice.to_be_bytes());
+            at = parameters.len() + 3;
             out[at - 1] = IDR;
         }
     }
+    let stamp = stamp & ((1 << STAMP_BITS) - 1) | (rank as u64) << STAMP_BITS;
     for group in 0..STAMP_LEN {
         out[at + group] = 0x80 | (stamp >> (7 * group)) as u8;
     }
@@ -364,27 +427,50 @@ fn write(kind: Payload, stamp: u64, len: usize, out: &mut [u8]) -> usize {
     len
 }
 
-/// When a payload was sent, microseconds since 1970; None if it is not as it was written.
-pub(super) fn check(payload: &[u8]) -> Option<u64> {
+/// What a payload says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Checked {
+    /// When it was sent, microseconds since 1970.
+    pub(super) sent_at: u64,
+    /// Which of several encodings of a camera it is of.
+    pub(super) encoding: usize,
+}
+
+/// Reads a payload; None if it is not as it was written.
+pub(super) fn check(payload: &[u8]) -> Option<Checked> {
     let head = match payload.first()? {
         &OPUS | &SLICE | &IDR => 1,
-        _ if payload.starts_with(PARAMETERS) && payload.get(PARAMETERS.len() + 2) == Some(&IDR) => PARAMETERS.len() + 3,
-        _ => return None,
+        _ => {
+            let all = encodings(ENCODINGS_MAX).iter().map(|encoding| encoding.parameters);
+            let begins = all.chain([PARAMETERS]).find(|parameters| payload.starts_with(parameters))?.len();
+            (payload.get(begins + 2) == Some(&IDR)).then_some(begins + 3)?
+        }
     };
     let stamp = payload.get(head..head + STAMP_LEN)?;
     let rest = head + STAMP_LEN;
     let is_stamp = stamp.iter().all(|byte| byte & 0x80 != 0);
     let is_intact = is_stamp && payload.len() <= PAYLOAD_LEN_MAX && payload[rest..] == FILLER[rest..payload.len()];
-    is_intact.then(|| stamp.iter().rev().fold(0, |stamp, byte| (stamp << 7) | u64::from(byte & 0x7F)))
+    is_intact.then(|| {
+        let stamp = stamp.iter().rev().fold(0, |stamp, byte| (stamp << 7) | u64::from(byte & 0x7F));
+        Checked { sent_at: stamp & ((1 << STAMP_BITS) - 1), encoding: (stamp >> STAMP_BITS) as usize }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::signal::PausedEncodings;
+
     use super::*;
 
+    const SINGLE: Marks = Marks { rank: 0, parameters: PARAMETERS };
+
     fn payload(kind: Payload, stamp: u64, len: usize) -> Vec<u8> {
+        payload_of(kind, &SINGLE, stamp, len)
+    }
+
+    fn payload_of(kind: Payload, marks: &Marks, stamp: u64, len: usize) -> Vec<u8> {
         let mut out = vec![0; 2048];
-        let len = write(kind, stamp, len, &mut out);
+        let len = write(kind, marks, stamp, len, &mut out);
         out.truncate(len);
         out
     }
@@ -398,14 +484,22 @@ mod tests {
             (payload(Payload::KeyframeStart, stamp, 1200), 1200),
             (payload(Payload::KeyframeStart, stamp, PAYLOAD_LEN_MIN), PARAMETERS.len() + 12),
         ] {
-            assert_eq!((check(&payload), payload.len()), (Some(stamp), len));
+            let whole = Some(Checked { sent_at: stamp, encoding: 0 });
+            assert_eq!((check(&payload), payload.len()), (whole, len));
             for bit in 0..8 * payload.len() {
                 let mut bytes = payload.to_vec();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 let read = check(&bytes);
                 // In the first byte a slice may turn into another kind; in the length it is the decoder's business.
                 let is_head = bit / 8 < payload.len().min(PARAMETERS.len() + 3) && payload[0] == PARAMETERS[0];
-                assert!(read != Some(stamp) || is_head || bit < 8, "bit {bit}");
+                assert!(read != whole || is_head || bit < 8, "bit {bit}");
+            }
+        }
+        for (rank, encoding) in encodings(ENCODINGS_MAX).iter().enumerate() {
+            let marks = Marks { rank, parameters: encoding.parameters };
+            for kind in [Payload::Slice, Payload::KeyframeStart] {
+                let whole = Some(Checked { sent_at: stamp, encoding: rank });
+                assert_eq!(check(&payload_of(kind, &marks, stamp, 500)), whole, "{}", encoding.rid);
             }
         }
         assert!(!FILLER.contains(&0));
@@ -426,7 +520,7 @@ mod tests {
         let (mid, direction) = ("1".to_owned(), "recvonly".to_owned());
         let answer =
             AnswerSection { mid, direction, pt: 108, rtx_pt: Some(109), extensions, ..AnswerSection::default() };
-        Source::new(media, Kind::Video, (1, Some(2)), &answer, first, &mut Random::from_seed(1)).unwrap()
+        Source::new(media, (Kind::Video, None), (1, Some(2)), &answer, first, &mut Random::from_seed(1)).unwrap()
     }
 
     #[test]
@@ -462,13 +556,57 @@ mod tests {
     }
 
     #[test]
+    fn an_encoding_has_its_rate_and_its_rid_and_is_not_sent_while_it_is_paused() {
+        let ids = [(MID, 4), (RID, 10), (REPAIRED_RID, 11)].map(|(uri, id)| (uri.to_owned(), id));
+        let (mid, direction, extensions) = ("1".to_owned(), "recvonly".to_owned(), ids.into());
+        let answer =
+            AnswerSection { mid, direction, pt: 108, rtx_pt: Some(109), extensions, ..AnswerSection::default() };
+        let media = Media { encodings: 3, frame_packets: 4, ..Media::default() };
+        assert_eq!(media.bps(), 100_000 + 350_000 + 960_000 + 40_000);
+        for (rank, (rid, packets)) in [("l", 1), ("m", 2), ("h", 4)].into_iter().enumerate() {
+            let chosen = Arc::new(Chosen::new(3));
+            let (mut now, mut random, mut out) = (Instant::now(), Random::from_seed(1), [0; 2048]);
+            let of = (Kind::Video, Some(Rank { rank, chosen: chosen.clone() }));
+            let mut source = Source::new(&media, of, (1, Some(2)), &answer, now, &mut random).unwrap();
+            let mut frames = |source: &mut Source, count| {
+                let (mut lens, mut transport_seq) = (Vec::new(), 0);
+                for _ in 0..count {
+                    while let Some(len) = source.poll(now, 1_000_000, &mut transport_seq, &mut out) {
+                        let head = rtp::Header::parse(&out[..len]).unwrap();
+                        assert_eq!(rtp::extension(&out[..len], 10), Some(rid.as_bytes()));
+                        lens.push(len - head.len);
+                    }
+                    now = source.due();
+                }
+                (lens, out)
+            };
+            let (lens, _) = frames(&mut source, 25);
+            let bps = 8 * lens.iter().sum::<usize>() as u64;
+            let expected = [100_000, 350_000, 960_000][rank];
+            assert!(lens.len() == 25 * packets && bps.abs_diff(expected) < expected / 50, "{rid}: {bps}");
+            chosen.pause(&[PausedEncodings { mid: "1".into(), rids: vec![rid.into()] }]);
+            assert_eq!(frames(&mut source, 25).0.len(), 0);
+            chosen.pause(&[]);
+            let (lens, mut out) = frames(&mut source, 1);
+            assert_eq!(lens.len(), packets);
+            if packets == 1 {
+                let payload = &out[rtp::Header::parse(&out).unwrap().len..][..lens[0]];
+                assert!(payload[0] == 0x78 && check(payload).is_some(), "it goes on with a keyframe");
+            }
+            let len = source.repair(9, source.seq.wrapping_sub(1), &mut 0, &mut out).unwrap();
+            let extensions = [10, 11].map(|id| rtp::extension(&out[..len], id));
+            assert_eq!(extensions, [None, Some(rid.as_bytes())]);
+        }
+    }
+
+    #[test]
     fn audio_is_sent_again_as_it_was() {
         let (mut now, mut transport_seq, mut out) = (Instant::now(), 0, [0; 2048]);
         let extensions = [(MID, 4), (TRANSPORT_CC, 3)].map(|(uri, id)| (uri.to_owned(), id)).into();
         let (mid, direction) = ("0".to_owned(), "recvonly".to_owned());
         let answer = AnswerSection { mid, direction, pt: 111, extensions, ..AnswerSection::default() };
         let (media, mut random) = (Media::default(), Random::from_seed(1));
-        let mut source = Source::new(&media, Kind::Audio, (1, None), &answer, now, &mut random).unwrap();
+        let mut source = Source::new(&media, (Kind::Audio, None), (1, None), &answer, now, &mut random).unwrap();
         let mut sent = Vec::new();
         for n in 0..2 * AUDIO_HISTORY_MAX as u64 {
             let len = source.poll(now, 1_000_000 + n, &mut transport_seq, &mut out).unwrap();
@@ -490,7 +628,9 @@ mod tests {
         for (is_rejected, direction) in [(true, "recvonly"), (false, "inactive"), (false, "sendonly")] {
             let answer = AnswerSection { is_rejected, direction: direction.to_owned(), ..AnswerSection::default() };
             let mut random = Random::from_seed(1);
-            assert!(Source::new(&media, Kind::Audio, (1, None), &answer, Instant::now(), &mut random).is_none());
+            assert!(
+                Source::new(&media, (Kind::Audio, None), (1, None), &answer, Instant::now(), &mut random).is_none()
+            );
         }
     }
 }

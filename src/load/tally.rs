@@ -8,6 +8,8 @@ use client::sdp::{AnswerSection, TRANSPORT_CC};
 use proto::histogram::Histogram;
 use proto::signal::Kind;
 
+use super::encodings::ENCODINGS_MAX;
+
 /// Packets that a slot remembers as missing. More at once is an outage: nothing would repair it in time.
 const MISSING_MAX: usize = 512;
 /// A jump of sequence numbers that is no loss but another stream.
@@ -49,6 +51,8 @@ pub(super) struct Totals {
     pub(super) wrong: u64,
     /// Streams that brought at least one packet.
     pub(super) streams: u64,
+    /// Verified packets of video, by the encoding that the receiver wants, and that of the packet.
+    pub(super) by_encoding: [[u64; ENCODINGS_MAX]; ENCODINGS_MAX],
     /// From the sender's call to the kernel's receive stamp at the receiver, microseconds, of the verified packets.
     pub(super) latency: Histogram,
     /// How late the generator sent, microseconds: its own fault.
@@ -75,6 +79,9 @@ impl Totals {
         for (ours, theirs) in self.numbers_mut().into_iter().zip(other.numbers()) {
             *ours += theirs;
         }
+        for (ours, theirs) in self.by_encoding.as_flattened_mut().iter_mut().zip(other.by_encoding.as_flattened()) {
+            *ours += theirs;
+        }
     }
 
     /// What was counted since `earlier`.
@@ -82,6 +89,9 @@ impl Totals {
         let mut totals = self.clone();
         for (now, then) in totals.numbers_mut().into_iter().zip(earlier.numbers()) {
             *now = now.saturating_sub(then);
+        }
+        for (now, then) in totals.by_encoding.as_flattened_mut().iter_mut().zip(earlier.by_encoding.as_flattened()) {
+            *now = now.saturating_sub(*then);
         }
         totals.latency = self.latency.since(&earlier.latency);
         totals.lateness = self.lateness.since(&earlier.lateness);
@@ -142,6 +152,13 @@ impl Totals {
         (video, percent_lost(self.expected - self.expected_video, self.arrived - self.arrived_video))
     }
 
+    /// A packet of video of this encoding was verified, in a slot that wants that one.
+    pub(super) fn came_as(&mut self, wanted: usize, encoding: usize) {
+        if let Some(count) = self.by_encoding.get_mut(wanted).and_then(|of| of.get_mut(encoding)) {
+            *count += 1;
+        }
+    }
+
     fn expect(&mut self, packets: u64, is_video: bool) {
         self.expected += packets;
         self.expected_video += if is_video { packets } else { 0 };
@@ -168,6 +185,8 @@ pub(super) struct Slot {
     pub(super) ssrc: u32,
     pub(super) rtx_ssrc: Option<u32>,
     pub(super) transport_extension: Option<u8>,
+    /// Of slots of video, which one in the order of the offer.
+    pub(super) video: Option<usize>,
     is_video: bool,
     is_repaired: bool,
     /// Extended sequence numbers of the first and the highest packet.
@@ -187,6 +206,7 @@ impl Slot {
             ssrc,
             rtx_ssrc: answer.rtx_ssrc,
             transport_extension: answer.extensions.get(TRANSPORT_CC).copied(),
+            video: None,
             is_video: kind == Kind::Video,
             is_repaired: kind == Kind::Video && answer.rtx_ssrc.is_some(),
             first: None,

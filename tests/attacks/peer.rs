@@ -96,7 +96,7 @@ impl Draft {
         let ice = Credentials::generate(&mut random);
         let section = |(n, &kind): (usize, &signal::Kind)| {
             let ssrcs = (n < senders.len()).then(|| (random.ssrc(), None));
-            OfferSection { mid: n.to_string(), kind, ssrcs, has_track: ssrcs.is_some() }
+            OfferSection { mid: n.to_string(), kind, ssrcs, has_track: ssrcs.is_some(), rids: Vec::new() }
         };
         let sections = senders.iter().chain(slots).enumerate().map(section).collect();
         Draft { ice, random, sections }

@@ -166,12 +166,24 @@ fn sections(settings: &Settings, audio: u32, video: u32, random: &mut Random) ->
     for (kind, is_sent) in [(Kind::Audio, settings.sends_audio), (Kind::Video, settings.sends_video.is_some())] {
         if is_sent {
             let ssrcs = Some((random.ssrc(), (kind == Kind::Video).then(|| random.ssrc())));
-            sections.push(OfferSection { mid: sections.len().to_string(), kind, ssrcs, has_track: true });
+            sections.push(OfferSection {
+                mid: sections.len().to_string(),
+                kind,
+                ssrcs,
+                has_track: true,
+                rids: Vec::new(),
+            });
         }
     }
     for (kind, count) in [(Kind::Audio, audio), (Kind::Video, video)] {
         for _ in 0..count {
-            sections.push(OfferSection { mid: sections.len().to_string(), kind, ssrcs: None, has_track: false });
+            sections.push(OfferSection {
+                mid: sections.len().to_string(),
+                kind,
+                ssrcs: None,
+                has_track: false,
+                rids: Vec::new(),
+            });
         }
     }
     sections
