@@ -17,8 +17,8 @@ const systemPython = '/usr/bin/python3';
 /** aiortc, publishing a video of this MIME type by WHIP. */
 export const aiortcPublisher = (door, number, mime) => new Client([python, script('aiortc_peer.py'), 'publish', ...door, number, mime]);
 
-/** aiortc, playing `pairs` pairs of audio and video by WHEP. */
-export const aiortcPlayer = (door, pairs = 1) => new Client([python, script('aiortc_peer.py'), 'play', ...door, pairs]);
+/** aiortc, playing `pairs` pairs of audio and video by WHEP. `run`: a command prefix that selects the network namespace. */
+export const aiortcPlayer = (door, pairs = 1, run = []) => new Client([...run, python, script('aiortc_peer.py'), 'play', ...door, pairs]);
 
 /** GStreamer, publishing by WHIP. */
 export const gstreamerPublisher = (door, number) => new Client([systemPython, script('gstreamer_peer.py'), 'publish', ...door, number]);

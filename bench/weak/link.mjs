@@ -58,9 +58,14 @@ export class Link {
     return link;
   }
 
+  /** A command prefix by which a program runs on the machine. */
+  get within() {
+    return ['nsenter', '--net', `--target=${this.machine.pid}`, '--'];
+  }
+
   #within(...words) {
-    const entering = ['--net', `--target=${this.machine.pid}`, '--', ...words];
-    execFileSync('nsenter', entering, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const [program, ...entering] = [...this.within, ...words];
+    execFileSync(program, entering, { stdio: ['ignore', 'ignore', 'inherit'] });
   }
 
   /** The next line that weak-link prints. */
