@@ -25,6 +25,8 @@ const KEEP: f64 = 1.05;
 const KEEP_LOWEST: f64 = 1.15;
 /// What would be new is taken if all together leave this fraction of the budget free: its first keyframe has to fit.
 const RAISE: f64 = 0.92;
+/// ... or this one, if it is more of the temporal layers that a video has: they begin without a keyframe.
+const RAISE_LAYERS: f64 = 0.98;
 /// What is taken already ends at once if all together exceed the budget by this factor: a queue grows while a keyframe is waited
 /// for.
 const URGENT: f64 = 1.5;
@@ -236,6 +238,7 @@ impl Allocator {
                 let more = bps - below.and_then(|below| video.level_bps(below)).unwrap_or(0.0);
                 let (is_first, is_lowest, step) = (below.is_none(), level <= LOWER, level.saturating_sub(LOWER));
                 let has = video.level_before() >= Some(level);
+                let part = if is_lowest && !is_first { RAISE_LAYERS } else { RAISE };
                 let fits = match has {
                     true if is_first && !has_heavier => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
                     true if is_heavy && gives_way => spent + more <= (budget * KEEP).max(carried * KEEP_LOWEST),
@@ -244,7 +247,7 @@ impl Allocator {
                     false if step > 0 && carried.is_infinite() => false,
                     // A video that has just come is none that was raised.
                     false if video.before.is_none() => spent + more <= budget * RAISE,
-                    false => spent + more <= budget * RAISE && may_raise(step) && raise > 0.0,
+                    false => spent + more <= budget * part && may_raise(step) && raise > 0.0,
                 };
                 if fits && !has && video.before.is_some() {
                     raise -= more.max(1.0);

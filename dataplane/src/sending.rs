@@ -43,6 +43,13 @@ const REPAIRS_BURST: Micros = 60 * MILLISECOND;
 /// A path in whose queue packets wait so long, and that loses so many of them, does not carry what it is sent.
 const FULL_QUEUE: Micros = 100 * MILLISECOND;
 const FULL_LOSS: f64 = 0.03;
+/// A queue that long drains in the first seconds, whose first estimate knew nothing of the path: until it is short, this part of what arrives leaves.
+/// Once it is full it does not grow any more, so that no estimate falls by it, and it would stay. Later a long queue is rather that of others.
+const DRAIN: f64 = 0.8;
+const DRAIN_WITHIN: Micros = 10 * SECOND;
+/// An estimate of which less leaves grows though nothing proves it. If a probe has just filled the path, no more is given than what that carried of the
+/// probe, or what arrives, times this: what is new must leave as much free.
+const OVER_FULL: f64 = 1.08;
 /// Packets that a path loses while its queue is shorter than this are not lost because they are too many. If it loses more than this, that
 /// may be a limit without a queue (a policer) all the same.
 const SHORT_QUEUE: Micros = 50 * MILLISECOND;
@@ -106,6 +113,8 @@ pub(crate) struct Sending {
     is_reported: bool,
     /// When packets last waited in a queue of the path.
     queued_at: Option<Micros>,
+    /// While a queue of the path drains: what may leave, bit/s. Not less because less arrives of what leaves.
+    drains: Option<u64>,
     reviewed: Option<(Micros, u64)>,
     /// What would leave if there were no limit, bit/s.
     wanted: u64,
@@ -144,6 +153,7 @@ impl Sending {
             feedback_at: None,
             is_reported: false,
             queued_at: None,
+            drains: None,
             cluster: None,
             padding: None,
             reviewed: None,
@@ -214,7 +224,7 @@ impl Sending {
 
     /// Whether the path is known to carry less than what is wanted.
     pub(crate) fn is_short(&self) -> bool {
-        self.has_feedback() && self.wanted > self.bwe.estimate()
+        self.has_feedback() && self.wanted > self.may_leave()
     }
 
     /// Takes the packet that has waited longest, if one may leave.
@@ -236,9 +246,27 @@ impl Sending {
     /// Feedback came that reports what was sent.
     pub(crate) fn feedback_came(&mut self, now: Micros) {
         self.feedback_at = Some(now);
-        if self.bwe.facts().queue >= SHORT_QUEUE || self.bwe.facts().limited == Limited::Delay {
+        let Facts { queue, limited, acknowledged_bps, .. } = self.bwe.facts();
+        if queue >= SHORT_QUEUE || limited == Limited::Delay {
             self.queued_at = Some(now);
         }
+        let least = if self.drains.is_some() { SHORT_QUEUE } else { FULL_QUEUE };
+        let is_long = queue >= least && now.saturating_sub(self.first_sent) < DRAIN_WITHIN;
+        let drains = acknowledged_bps.filter(|_| is_long).map(|bps| (DRAIN * bps as f64) as u64).max(self.drains);
+        let before = std::mem::replace(&mut self.drains, drains.filter(|_| is_long));
+        if before.is_some() != self.drains.is_some() {
+            if before.is_none() {
+                self.bwe.is_filled(now);
+            }
+            self.look_again();
+        }
+    }
+
+    /// What may leave, bit/s.
+    fn may_leave(&self) -> u64 {
+        let Facts { acknowledged_bps, full_bps, .. } = self.bwe.facts();
+        let full = full_bps.map(|bps| (OVER_FULL * bps.max(acknowledged_bps.unwrap_or(0)) as f64) as u64);
+        self.bwe.estimate().min(full.unwrap_or(u64::MAX)).min(self.drains.unwrap_or(u64::MAX))
     }
 
     /// A report came without transport-cc feedback: of so many packets that were sent so many did not arrive.
@@ -278,8 +306,9 @@ impl Sending {
         // Repairs are of video.
         let audio = self.audio.bps(now).into();
         let carried = self.has_feedback().then(|| carried.saturating_sub(audio));
-        let is_calm = self.bwe.facts().limited == Limited::Nothing;
-        Some(Budget { bps: self.bwe.estimate().saturating_sub(beside), carried, is_calm, is_lossy: self.is_lossy(now) })
+        let is_calm = self.bwe.facts().limited == Limited::Nothing && self.drains.is_none();
+        let is_lossy = self.is_lossy(now);
+        Some(Budget { bps: self.may_leave().saturating_sub(beside), carried, is_calm, is_lossy })
     }
 
     /// Whether packets are lost and no queue is there.
@@ -297,8 +326,9 @@ impl Sending {
     /// feedback nothing is known, and nothing limits it.
     pub(crate) fn has_room_for_copies(&self, now: Micros) -> bool {
         let audio = u64::from(self.audio.bps(now).saturating_sub(self.earlier.bps(now)));
-        let has_room = (self.bwe.estimate() >= COPIES_ROOM * audio || self.is_lossy(now))
-            && self.bwe.facts().limited != Limited::Delay;
+        let has_room = (self.may_leave() >= COPIES_ROOM * audio || self.is_lossy(now))
+            && self.bwe.facts().limited != Limited::Delay
+            && self.drains.is_none();
         has_room || !self.has_feedback()
     }
 
@@ -324,8 +354,8 @@ impl Sending {
 
     /// It was looked at: what all videos take, and what they would take without a limit, bit/s.
     pub(crate) fn reviewed(&mut self, now: Micros, (taken, wanted): (u64, u64)) {
-        let bps = self.bwe.estimate();
-        self.reviewed = Some((now, bps));
+        self.reviewed = Some((now, self.bwe.estimate()));
+        let bps = self.may_leave();
         let beside = self.beside(now);
         self.wanted = beside + wanted;
         self.bwe.set_demand(now, self.wanted);
@@ -336,6 +366,7 @@ impl Sending {
         let has_losses = facts.loss >= FULL_LOSS && facts.queue < SHORT_QUEUE;
         let burst = if has_losses { PACE_LOSSY } else { PACE };
         let pace = match facts.limited {
+            _ if self.drains.is_some() => bps as f64,
             Limited::Delay => bps as f64,
             Limited::Nothing if self.wanted <= bps => bps as f64 * PACE_WIDE,
             _ if is_carried || self.is_lossy(now) => (bps as f64 * burst).max(all * PACE_TAKEN),
@@ -401,6 +432,47 @@ impl Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::twcc::TransportCc;
+
+    /// 100 ms of a path of 200 kb/s, of which packets of 250 bytes come out: all of them are reported, after waiting for so long.
+    fn report(sending: &mut Sending, (at, seq): (Micros, u16), waited: Micros) {
+        let packets = 10;
+        (0..packets).for_each(|n| {
+            sending.sent(at + u64::from(n) * 10 * MILLISECOND, seq + n, 250 - HEADERS_LEN, Kind::Video);
+        });
+        let now = at + 150 * MILLISECOND + waited;
+        let mut feedback = vec![0, 0, 0, 1, 0, 0, 0, 2];
+        feedback.extend(seq.to_be_bytes());
+        feedback.extend(packets.to_be_bytes());
+        let arrived = at + waited;
+        feedback.extend(&((arrived / 64_000) as u32).to_be_bytes()[1..]);
+        feedback.push((seq / packets) as u8);
+        feedback.extend((0x2000 | packets).to_be_bytes());
+        feedback.push((arrived % 64_000 / 250) as u8);
+        feedback.extend([40; 9]);
+        let matched = sending.bwe.feedback(now, &TransportCc::parse(&feedback).expect("well formed"));
+        assert_eq!(matched.found, u32::from(packets));
+        sending.feedback_came(now);
+    }
+
+    #[test]
+    fn a_queue_of_the_first_seconds_drains_and_one_that_comes_later_may_be_that_of_others() {
+        for (from, drains) in [(1, true), (12, false)] {
+            let mut sending = Sending::new(SECOND);
+            let (mut leaves, mut seq) = (Vec::new(), 0);
+            for tenth in 10..160 {
+                let is_queued = (10 * from + 10..10 * from + 20).contains(&tenth);
+                report(&mut sending, (tenth * SECOND / 10, seq), if is_queued { 150 * MILLISECOND } else { 0 });
+                seq += 10;
+                if is_queued {
+                    let arrives = sending.bwe.facts().acknowledged_bps.expect("it is reported") as f64;
+                    leaves.push(sending.drains.is_some() && sending.may_leave() as f64 <= DRAIN * arrives);
+                }
+            }
+            assert_eq!(leaves, [drains; 10], "from {from} s on");
+            assert!(sending.drains.is_none() && sending.may_leave() == sending.bwe.estimate());
+        }
+    }
 
     #[test]
     fn sound_leaves_several_times_only_where_the_path_has_room() {

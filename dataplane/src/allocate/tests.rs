@@ -139,6 +139,7 @@ fn temporal_layers_are_left_out_before_a_video_is_paused_and_come_back() {
     assert_eq!(at(5 * SECOND, 100_000), [(Some(0), Some(0)); 2]);
     assert_eq!(at(6 * SECOND, 60_000), [(Some(0), Some(0)); 2], "a base is kept for two seconds");
     assert_eq!(at(8 * SECOND, 60_000), [(Some(0), Some(0)), (None, None)]);
+    assert_eq!(at(15 * SECOND, 77_000), [(Some(0), Some(1)), (None, None)], "a layer begins without a keyframe");
     let mut now = 20 * SECOND;
     while now < 24 * SECOND {
         at(now, 500_000);

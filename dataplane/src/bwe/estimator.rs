@@ -24,31 +24,27 @@ const PAUSE: Micros = 2 * SECOND;
 const BATCH: usize = 128;
 /// A receiver's clock that is this far from where it began, relative to ours, is another clock.
 const CLOCK_APART_MAX: u64 = 60 * SECOND;
-/// Losses are judged from the first second's end on that has seen so many packets (`kLossUpdateInterval`, `kLimitNumPackets`):
-/// before, the first probes decide.
+/// Losses are judged from the first second's end on that has seen so many packets (`kLossUpdateInterval`, `kLimitNumPackets`): before, the first probes decide.
 const LOSS_INTERVAL: Micros = SECOND;
 const LOSS_PACKETS_MIN: u32 = 20;
 /// A probe is worth at least this fraction of the acknowledged rate (`kProbeDropThroughputFraction`).
 const PROBE_ACKNOWLEDGED: f64 = 0.85;
 
-/// Overuse while less than this fraction of the acknowledged rate arrives now is a drop of the capacity, which the window of the
-/// acknowledged rate would follow for a second.
+/// Overuse while less than this fraction of the acknowledged rate arrives now is a drop of the capacity, which the window of the acknowledged rate would follow for a second.
 const DROP: f64 = 0.7;
 
 /// For so long after a probe arrived, a queue is that of the probe: it is no overuse, unless the capacity dropped.
 const PROBE_QUEUE: Micros = 300 * MILLISECOND;
 
-/// While packets are sent and no feedback comes for this long and two round trips, the estimate falls by the factor, and again
-/// after the interval. (libwebrtc `RttBasedBackoff`: 3 s, 0.8, 1 s. A meeting does not wait that long for a dead path.)
+/// While packets are sent and no feedback comes for this long and two round trips, the estimate falls by the factor, and again after the interval. (libwebrtc `RttBasedBackoff`: 3 s, 0.8, 1 s. A meeting does not wait that long for a dead path.)
 const SILENCE: Micros = SECOND;
 const SILENCE_MAX: Micros = 3 * SECOND;
 const SILENCE_PACKETS_MIN: u32 = 10;
 const SILENCE_FACTOR: f64 = 0.8;
 const SILENCE_INTERVAL: Micros = 500 * MILLISECOND;
 
-/// Feedback that for this long and in this many messages reports more packets that the history does not know than others comes
-/// too late through a full queue: overuse, which lowers the estimate by the factor, and again after the interval. (Who
-/// discards such feedback keeps an estimate that is too high: jitsi-videobridge#2440.)
+/// Feedback that for this long and in this many messages reports more packets that the history does not know than others comes too late through a
+/// full queue: overuse, which lowers the estimate by the factor, and again after the interval. (Who discards such feedback keeps an estimate that is too high: jitsi-videobridge#2440.)
 const UNKNOWN: Micros = 500 * MILLISECOND;
 const UNKNOWN_FEEDBACKS_MIN: u32 = 3;
 const UNKNOWN_FACTOR: f64 = 0.85;
@@ -106,6 +102,8 @@ pub struct Facts {
     pub acknowledged_bps: Option<u64>,
     /// What the delays allow, bit/s.
     pub delay_bps: u64,
+    /// What the path carried of the last probe, bit/s, if that was more than it carries and nobody else's packets waited there.
+    pub full_bps: Option<u64>,
     /// Whether much less is sent than could be (application-limited region).
     pub is_alr: bool,
     /// Packets in all feedback that were received, and not in the history.
@@ -421,6 +419,7 @@ impl Bwe {
             queue: self.rivals.queue(),
             acknowledged_bps: self.acknowledged_bps.or(self.reports.arrived()).map(|bps| bps as u64),
             delay_bps: self.aimd.bps() as u64,
+            full_bps: self.probes.full().filter(|_| self.rivals.is_alone()).map(|bps| bps as u64),
             is_alr: self.alr.since().is_some(),
             unknown: self.unknown.total,
             probes: self.probes_taken,
@@ -535,6 +534,13 @@ impl Bwe {
         self.aimd.set(now, self.current.min(self.aimd.bps()));
         (self.has_delay, self.limited) = (true, limited);
         self.limit_changed(now);
+    }
+
+    /// A queue of the path has become long: it carries what arrives, and not more, whatever was thought.
+    pub(crate) fn is_filled(&mut self, now: Micros) {
+        if let Some(bps) = self.acknowledged_bps.filter(|bps| *bps < self.current) {
+            self.lower(now, bps / self.current, Limited::Delay);
+        }
     }
 
     fn is_remb_lower(&self) -> bool {

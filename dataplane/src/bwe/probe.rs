@@ -159,9 +159,9 @@ impl Probes {
         }
     }
 
-    /// Whether a higher estimate would be of use.
+    /// Whether a higher estimate would be of use, or a probe that carries more than the last one.
     fn is_more_wanted(&self) -> bool {
-        self.wanted.min(self.max) > self.estimate
+        self.wanted.min(self.max) > self.results.full.unwrap_or(f64::INFINITY).min(self.estimate)
     }
 
     /// What would be sent without a limit, bit/s. Only a wish that is new and beyond the estimate is probed.
@@ -263,6 +263,11 @@ impl Probes {
         self.results.arrived(id, sent, arrived, f64::from(len));
     }
 
+    /// What the path carried of the last probe, bit/s, if that was more than it carries.
+    pub(super) fn full(&self) -> Option<f64> {
+        self.results.full
+    }
+
     /// The rate that probes have measured since this was asked last, bit/s. A probe beside media that uses the path measures
     /// its share of a full one: less than the estimate says nothing then.
     pub(super) fn take_result(&mut self, estimate: f64) -> Option<f64> {
@@ -292,6 +297,8 @@ struct Results {
     clusters: [Cluster; CLUSTERS],
     /// The last rate, and whether it may lower the estimate.
     measured: Option<(f64, bool)>,
+    /// What arrived of the last one, if the path was full.
+    full: Option<f64>,
 }
 
 impl Results {
@@ -321,14 +328,19 @@ impl Results {
         cluster.arrived.1 = cluster.arrived.1.max(arrived);
         cluster.bytes += len;
         cluster.packets = cluster.packets.saturating_add(1);
-        if let Some(bps) = cluster.bps() {
+        if let Some((sent, arrived)) = cluster.rates() {
+            let is_full = arrived < UNSATURATED * sent;
+            // One that was sent slowly has found nothing that is not known.
+            self.full = if is_full { Some(arrived) } else { self.full.filter(|full| arrived <= *full) };
+            let bps = if is_full { UTILIZATION * arrived } else { sent.min(arrived) };
             self.measured = Some((bps, cluster.may_lower));
         }
     }
 }
 
 impl Cluster {
-    fn bps(&self) -> Option<f64> {
+    /// At which rates it was sent and has arrived, bit/s.
+    fn rates(&self) -> Option<(f64, f64)> {
         let packets_min = (f64::from(self.packets_min) * RECEIVED_MIN) as u16;
         if self.packets < packets_min || self.bytes < self.bytes_min * RECEIVED_MIN {
             return None;
@@ -339,10 +351,7 @@ impl Cluster {
         };
         let sent = rate(self.bytes - self.sent_last_len, self.sent)?;
         let arrived = rate(self.bytes - self.arrived_first_len, self.arrived)?;
-        if arrived > RATIO_MAX * sent {
-            return None;
-        }
-        Some(if arrived < UNSATURATED * sent { UTILIZATION * arrived } else { sent.min(arrived) })
+        (arrived <= RATIO_MAX * sent).then_some((sent, arrived))
     }
 }
 
@@ -482,15 +491,32 @@ mod tests {
     }
 
     #[test]
+    fn what_filled_the_path_is_remembered_until_more_arrives_and_probed_again() {
+        let mut probes = probes(900_000.0);
+        (probes.state, probes.estimate) = (State::Complete, 1_000_000.0);
+        assert_eq!((probes.due(), probes.full()), (None, None), "all that is wanted is known to fit");
+        let mut probe = |gap: i64, sent: i64| {
+            let probe = Probe { id: ProbeId(1), bps: 1_000_000, bytes_min: 5000, packets_min: 5 };
+            probes.results.expect(&probe, false);
+            (0..5).for_each(|n| probes.arrived(1, n * sent, 50_000 + n * gap, 1000));
+            (probes.full(), probes.due().is_some())
+        };
+        assert_eq!(probe(16_000, 8_000), (Some(500_000.0), true), "the path was full, and more is wanted");
+        assert_eq!(probe(20_000, 20_000), (Some(500_000.0), true), "sent slowly, and nothing was found");
+        assert_eq!(probe(10_000, 8_000), (Some(800_000.0), true));
+        assert_eq!(probe(8_000, 8_000), (None, false), "it was not full");
+    }
+
+    #[test]
     fn a_result_is_what_arrived_if_enough_did() {
         assert_eq!(measured(8_000, 5), Some(1_000_000.0));
-        assert_eq!(measured(16_000, 5), Some(0.95 * 500_000.0));
+        assert_eq!(measured(16_000, 5), Some(0.95 * 500_000.0), "the path was full");
         assert_eq!(measured(8_000, 3), None);
         assert_eq!(measured(3_000, 5), None, "faster than it was sent");
         assert_eq!(measured(0, 5), None);
         assert_eq!(measured(-8_000, 5), Some(1_000_000.0), "in reverse");
         let mut results = Results::default();
         results.arrived(9, i64::MAX, i64::MIN, 1e9);
-        assert_eq!(results.measured, None);
+        assert_eq!((results.measured, results.full), (None, None));
     }
 }

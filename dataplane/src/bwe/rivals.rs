@@ -16,6 +16,8 @@ const TOLERATED: Micros = 10 * SECOND;
 /// A queue of others is at least this long, and is over when it is shorter than that.
 const QUEUE_MIN: Micros = 50 * MILLISECOND;
 const QUEUE_OVER: Micros = 20 * MILLISECOND;
+/// A queue that is shorter than this may be that of a probe on a narrow path.
+const OF_A_PROBE: Micros = 120 * MILLISECOND;
 /// A queue that grows beyond this multiple of the round trip at the begin, and that, is no one's that was there: a path that
 /// gets worse.
 const GROWN: Micros = 2;
@@ -29,6 +31,8 @@ pub(super) struct Rivals {
     /// Shortest round trips of this window and of the one before, and when this one ends.
     rtt_min: (Micros, Micros),
     window_end: Micros,
+    /// The shortest one ever: a queue that others keep is not taken for the empty path after a minute.
+    rtt_least: Micros,
     /// When the rate was lowered, and the round trip then.
     lowered: Option<(Micros, Micros)>,
     in_vain: u8,
@@ -39,7 +43,7 @@ pub(super) struct Rivals {
 impl Rivals {
     pub(super) const fn new() -> Self {
         let rtt_min = (Micros::MAX, Micros::MAX);
-        Rivals { rtt: 0, rtt_min, window_end: 0, lowered: None, in_vain: 0, tolerated: None }
+        Rivals { rtt: 0, rtt_min, window_end: 0, rtt_least: Micros::MAX, lowered: None, in_vain: 0, tolerated: None }
     }
 
     /// A feedback measured the round trip of the path, µs.
@@ -50,6 +54,7 @@ impl Rivals {
             self.window_end = now + WINDOW;
         }
         self.rtt_min.0 = self.rtt_min.0.min(rtt);
+        self.rtt_least = self.rtt_least.min(rtt);
         let queue = rtt - self.rtt_min.0.min(self.rtt_min.1);
         if let Some((at, before)) = self.lowered
             && now.saturating_sub(at) >= SHOWN_AFTER
@@ -78,6 +83,11 @@ impl Rivals {
     /// How much longer the round trip is than that of the empty path.
     pub(super) fn queue(&self) -> Micros {
         self.rtt.saturating_sub(self.rtt_min.0.min(self.rtt_min.1))
+    }
+
+    /// Whether nobody else's packets wait on the path, as far as anything was ever seen of it.
+    pub(super) fn is_alone(&self) -> bool {
+        self.rtt.saturating_sub(self.rtt_least) < OF_A_PROBE
     }
 
     /// Whether the queue is kept by others, and not to be answered.
