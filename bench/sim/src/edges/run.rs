@@ -5,10 +5,10 @@ use std::collections::BinaryHeap;
 
 use controlplane::overlay::{Legged, Legs, Site};
 use dataplane::config::OVERLAY_PROBE_INTERVAL;
-use dataplane::overlay::{Monitor, Via};
+use dataplane::overlay::{Monitor, State, Via};
 
 use super::flow::{self, Flow};
-use super::score::{Sample, Score, Trouble};
+use super::score::{Cause, Sample, Score, Traffic, Trouble};
 use super::world::{Micros, Plan, SECOND, Truth, World};
 use crate::random::Random;
 
@@ -27,8 +27,13 @@ const KNOWN_AFTER: Micros = 2_500_000;
 /// What is before this is the start.
 const START: Micros = 10 * SECOND;
 
-/// Bytes on the wire of a probe or its answer: headers of IPv4 and UDP, and a Binding request with MESSAGE-INTEGRITY and FINGERPRINT.
-const PROBE_LEN: u64 = 28 + 20 + 24 + 8 + 12;
+/// Bytes on the wire of a probe: headers of IPv4 and UDP, and a Binding request with USERNAME, PRIORITY, ICE-CONTROLLED, MESSAGE-INTEGRITY and
+/// FINGERPRINT.
+const PROBE_LEN: u64 = 28 + 20 + 24 + 8 + 12 + 24 + 8;
+/// … and of its answer, which has XOR-MAPPED-ADDRESS.
+const ANSWER_LEN: u64 = 28 + 20 + 12 + 24 + 8;
+/// The header of a flow, on what another edge passes on.
+const FLOW_LEN: u64 = 8;
 /// Bytes of a row: its headers, and a leg.
 const ROW_LEN: u64 = 28 + 40;
 const LEG_LEN: u64 = 6;
@@ -106,7 +111,8 @@ pub fn run(plan: Plan, seed: u64) -> Score {
     for at in 0..mesh.len() {
         clock.at(random.below(MESH_INTERVAL), Due::MeshProbe(at));
     }
-    let score = Score::new(plan, flows.len());
+    let is_relay = world.edges.iter().map(|edge| edge.relays).collect();
+    let score = Score::new(plan, flows.len(), is_relay);
     let rows = vec![Legs::new(); flows.len()];
     let best = vec![(Via::Direct, 0); flows.len()];
     let mut run = Run { world, random, clock, flows, mesh, mesh_of, relays, rows, best, score };
@@ -180,13 +186,25 @@ impl Run {
         let number = monitor.poll_probe(now);
         let next = monitor.poll_timeout().max(now + 1_000);
         if let Some(number) = number {
-            self.score.probed(from, PROBE_LEN);
             let truth = self.truth(from, to, via, now);
-            if let Some(at_time) = self.answered_at(truth, now) {
+            let answered_at = self.answered_at(truth, now);
+            self.count_probe((from, to), via, answered_at.is_some(), Traffic::Paths);
+            if let Some(at_time) = answered_at {
                 self.clock.at(at_time, Due::Answer(at, via, number));
             }
         }
         self.clock.at(next, Due::Probe(at, via));
+    }
+
+    /// What a probe and its answer take: of the two ends, and of the edge that passes them on. What is lost counts as sent by who asks alone.
+    fn count_probe(&mut self, (from, to): (u16, u16), via: Via, is_answered: bool, what: Traffic) {
+        let header = if via == Via::Direct { 0 } else { FLOW_LEN };
+        let answer = if is_answered { ANSWER_LEN + header } else { 0 };
+        self.score.sent(from, what, PROBE_LEN + header);
+        self.score.sent(to, what, answer);
+        if let Via::Relay(relay) = via {
+            self.score.sent(relay, Traffic::PassedOn, PROBE_LEN + header + answer);
+        }
     }
 
     fn mesh_probe(&mut self, now: Micros, at: usize) {
@@ -195,9 +213,10 @@ impl Run {
         let number = monitor.poll_probe(now);
         let next = monitor.poll_timeout().max(now + 1_000);
         if let Some(number) = number {
-            self.score.told(from, PROBE_LEN);
             let truth = self.world.truth(from, to, now);
-            if let Some(at_time) = self.answered_at(truth, now) {
+            let answered_at = self.answered_at(truth, now);
+            self.count_probe((from, to), Via::Direct, answered_at.is_some(), Traffic::Legs);
+            if let Some(at_time) = answered_at {
                 self.clock.at(at_time, Due::MeshAnswer(at, number));
             }
         }
@@ -258,7 +277,7 @@ impl Run {
     }
 
     fn row(&mut self, now: Micros, at: usize) {
-        self.score.told(self.flows[at].from, ROW_LEN + LEG_LEN * self.relays.len() as u64);
+        self.score.sent(self.flows[at].from, Traffic::Rows, ROW_LEN + LEG_LEN * self.relays.len() as u64);
         self.order(now, at);
         self.clock.at(now + ROW_INTERVAL, Due::Row(at));
     }
@@ -275,7 +294,22 @@ impl Run {
         }
         let is_settled = before == via && now - since > 15 * SECOND;
         let direct = self.truth(from, to, Via::Direct, now);
-        self.score.sampled(Sample { used, best, direct, is_settled });
+        let cause = (!Sample::is_near(used, best)).then(|| self.cause(now, at, used, via));
+        self.score.sampled(Sample { used, best, direct, is_settled, cause });
         self.clock.at(now + SAMPLE_INTERVAL, Due::Sample(at));
+    }
+
+    /// Why the path in use costs so much more than the best.
+    fn cause(&self, now: Micros, at: usize, used: Truth, best: Via) -> Cause {
+        let flow = &self.flows[at];
+        let state = flow.monitors.iter().find(|(via, _)| *via == best).map(|(_, monitor)| monitor.state(now));
+        let first = flow.selection.paths().find(|via| *via == best || *via == flow.selection.current());
+        match state {
+            _ if Trouble::of(used) != Trouble::None => Cause::Trouble,
+            None => Cause::NotProbed,
+            Some(State::Good) if first == Some(best) => Cause::Waits,
+            Some(State::Good) => Cause::NotPreferred,
+            Some(_) => Cause::NotTrusted,
+        }
     }
 }

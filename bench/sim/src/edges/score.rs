@@ -18,6 +18,8 @@ pub(super) struct Sample {
     pub(super) direct: Truth,
     /// Whether the best path has been the same one for a quarter of a minute.
     pub(super) is_settled: bool,
+    /// Why it costs more than it may.
+    pub(super) cause: Option<Cause>,
 }
 
 impl Sample {
@@ -28,7 +30,7 @@ impl Sample {
     }
 
     /// Whether it is as good as 1.10 times the best.
-    fn is_near(truth: Truth, best: Truth) -> bool {
+    pub(super) fn is_near(truth: Truth, best: Truth) -> bool {
         Sample::cost(truth) as f64 <= 1.10 * Sample::cost(best) as f64
     }
 }
@@ -70,30 +72,41 @@ pub struct Score {
     dead: Vec<Micros>,
     bad: Vec<Micros>,
     samples: Vec<Sample>,
-    /// Bytes of each edge: probes of paths in use, and everything else.
-    probes: Vec<u64>,
-    control: Vec<u64>,
+    /// Bytes that each edge has sent, by what for.
+    sent: Vec<[u64; TRAFFIC]>,
+    relays: Vec<bool>,
 }
 
+/// What control traffic is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Traffic {
+    /// Probes of legs, and their answers.
+    Legs,
+    /// Rows of legs that the other end of a pair is told.
+    Rows,
+    /// Probes of paths between two edges that have a room in common, and their answers.
+    Paths,
+    /// The same of other edges, which an edge passes on.
+    PassedOn,
+}
+
+const TRAFFIC: usize = 4;
+
 impl Score {
-    pub(super) fn new(plan: Plan, flows: usize) -> Self {
+    pub(super) fn new(plan: Plan, flows: usize, relays: Vec<bool>) -> Self {
         Score {
             plan,
             flows: vec![OfFlow::default(); flows],
             dead: Vec::new(),
             bad: Vec::new(),
             samples: Vec::new(),
-            probes: vec![0; plan.edges],
-            control: vec![0; plan.edges],
+            sent: vec![[0; TRAFFIC]; plan.edges],
+            relays,
         }
     }
 
-    pub(super) fn probed(&mut self, edge: u16, bytes: u64) {
-        self.probes[usize::from(edge)] += bytes;
-    }
-
-    pub(super) fn told(&mut self, edge: u16, bytes: u64) {
-        self.control[usize::from(edge)] += bytes;
+    pub(super) fn sent(&mut self, edge: u16, what: Traffic, bytes: u64) {
+        self.sent[usize::from(edge)][what as usize] += bytes;
     }
 
     pub(super) fn moved(&mut self, flow: usize, now: Micros) {
@@ -148,6 +161,58 @@ impl Score {
     }
 }
 
+impl Score {
+    /// What edges that relay have sent, and those that do not.
+    fn write_sent(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kbps = |bytes: u64| bytes as f64 * 8.0 / 1000.0 / self.plan.seconds as f64;
+        for (who, relays) in [("that do not relay", false), ("that relay", true)] {
+            let of = || self.sent.iter().zip(&self.relays).filter(|(_, relay)| **relay == relays).map(|(sent, _)| sent);
+            let count = of().count().max(1) as f64;
+            let mean = |what: Traffic| of().map(|sent| kbps(sent[what as usize])).sum::<f64>() / count;
+            let all = || of().map(|sent| kbps(sent.iter().sum()));
+            let (legs, rows) = (mean(Traffic::Legs), mean(Traffic::Rows));
+            let (paths, passed) = (mean(Traffic::Paths), mean(Traffic::PassedOn));
+            let (mean, most) = (all().sum::<f64>() / count, all().fold(0.0, f64::max));
+            let (within, within_percent) = (all().filter(|all| *all <= 50.0).count(), 100.0 / count);
+            writeln!(
+                f,
+                "  sent by edges {who}: {mean:.1} kb/s, at most {most:.1}, {:.0} % within 50 \
+                 (legs {legs:.1}, rows {rows:.1}, paths {paths:.1}, passed on {passed:.1})",
+                within as f64 * within_percent
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Why a path in use costs more than 1.10 times the best, in percent of the time.
+    fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let alive = || self.samples.iter().filter(|sample| !sample.best.is_dead);
+        let mut counts = std::collections::BTreeMap::new();
+        for cause in alive().filter_map(|sample| sample.cause) {
+            *counts.entry(cause).or_insert(0u64) += 1;
+        }
+        let count = alive().count().max(1) as f64;
+        let said: Vec<_> =
+            counts.iter().map(|(cause, n)| format!("{cause:?} {:.2}", 100.0 * *n as f64 / count)).collect();
+        write!(f, "  more than 1.10 times the best because of, % of the time: {}", said.join(", "))
+    }
+}
+
+/// Why a path in use costs more than 1.10 times the best.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Cause {
+    /// It is dead, or bad, and has not been left yet.
+    Trouble,
+    /// The best one is not probed as a whole.
+    NotProbed,
+    /// The best one is probed, and not known to be good.
+    NotTrusted,
+    /// The best one is good and preferred, and has not been for long enough.
+    Waits,
+    /// The best one is good, and another one is preferred.
+    NotPreferred,
+}
+
 fn percentile(sorted: &[Micros], percent: usize) -> Micros {
     sorted.get((sorted.len().saturating_sub(1)) * percent / 100).copied().unwrap_or(0)
 }
@@ -179,11 +244,7 @@ impl fmt::Display for Score {
         writeln!(f, "  dead in use while another was well: {}", times(&self.dead))?;
         writeln!(f, "  20 % lost or 400 ms in use while another was well: {}", times(&self.bad))?;
         writeln!(f, "  moves of one flow within a minute: at most {}", self.moves_max())?;
-        let kbps = |bytes: u64| bytes as f64 * 8.0 / 1000.0 / seconds as f64;
-        let of_all =
-            |bytes: &[u64]| (kbps(bytes.iter().sum()) / edges as f64, kbps(bytes.iter().copied().max().unwrap_or(0)));
-        let ((control, control_max), (probes, probes_max)) = (of_all(&self.control), of_all(&self.probes));
-        writeln!(f, "  control sent by one edge: {control:.1} kb/s, at most {control_max:.1}")?;
-        write!(f, "  probes of paths in use sent by one edge: {probes:.1} kb/s, at most {probes_max:.1}")
+        self.write_sent(f)?;
+        self.write_causes(f)
     }
 }
