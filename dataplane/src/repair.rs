@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use crate::config::{
     AUDIO_MISSING_MAX, AUDIO_REPAIR_BURST, AUDIO_REPAIR_TIME, COPIES_HELD, COPIES_MAX, COPIES_MOMENT, COPIES_REQUESTS,
-    COPIES_WINDOW, MISSING_MAX, Micros, NACK_DELAY, NACK_REPEAT, NACK_REPEAT_RTT, NACK_TRIES_MAX, REFUSED_MAX,
-    REPAIR_BURST, REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
+    COPIES_WINDOW, MILLISECOND, MISSING_MAX, Micros, NACK_DELAY, NACK_REPEAT, NACK_REPEAT_RTT, NACK_TRIES_MAX,
+    REFUSED_MAX, REPAIR_BURST, REPAIR_REPEAT_MIN, REPAIR_SHARE_DIVISOR,
 };
 use crate::srtp::SEALS;
 
@@ -326,34 +326,31 @@ impl Budget {
 }
 
 /// A packet of a slot that its receiver lacks and was refused, because its path is full, and when: of several the first. Until it is
-/// repaired, or a keyframe comes, the receiver may be unable to decode anything, and what it asks for may be lost, too.
+/// repaired, or a keyframe comes, the receiver may be unable to decode anything, and what it asks for may be lost, too. In one word: the
+/// millisecond, and below it the sequence number.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Refused {
-    /// 1 at the least, so that an `Option` is no larger.
-    at: Option<NonZeroU64>,
-    seq: u16,
-}
+pub(crate) struct Refused(Option<NonZeroU64>);
+const _: () = assert!(size_of::<Refused>() == 8, "each video that a receiver has takes one");
 
 impl Refused {
     /// A packet was refused.
     pub(crate) fn refuse(&mut self, seq: u16, now: Micros) {
-        if self.at.is_none() {
-            *self = Refused { at: Some(NonZeroU64::new(now).unwrap_or(NonZeroU64::MIN)), seq };
-        }
+        let word = (now / MILLISECOND).max(1) << u16::BITS | u64::from(seq);
+        self.0 = self.0.or(NonZeroU64::new(word));
     }
 
     /// A packet was sent again.
     pub(crate) fn repaired(&mut self, seq: u16) {
-        self.at.take_if(|_| self.seq == seq);
+        self.0.take_if(|word| word.get() as u16 == seq);
     }
 
     /// Forgets it if a keyframe has come since, at `keyframe`. Whether one is needed now; said once.
     pub(crate) fn needs_keyframe(&mut self, keyframe: Option<Micros>, now: Micros) -> bool {
-        let Some(at) = self.at.map(NonZeroU64::get) else { return false };
+        let Some(at) = self.0.map(|word| (word.get() >> u16::BITS) * MILLISECOND) else { return false };
         let is_over = keyframe.is_some_and(|keyframe| keyframe >= at);
         let is_due = now.saturating_sub(at) >= REFUSED_MAX;
         if is_over || is_due {
-            self.at = None;
+            self.0 = None;
         }
         is_due && !is_over
     }
