@@ -29,6 +29,9 @@ const PACE_WIDE: f64 = 2.5;
 const PACE: f64 = 1.1;
 /// ... and at this one where packets are lost without a queue: the estimate follows what arrives.
 const PACE_LOSSY: f64 = 1.25;
+/// ... and at this one where reports and REMB alone tell of the path: a queue of 40 ms is overuse to who measures REMB, and nobody but the
+/// receiver sees it.
+const PACE_ALONE: f64 = 0.95;
 /// ... and at this multiple of what was allocated, at the least.
 const PACE_TAKEN: f64 = 1.1;
 /// ... if the path has just carried that, but for this factor.
@@ -364,7 +367,11 @@ impl Sending {
         let all = (beside + taken) as f64;
         let is_carried = facts.acknowledged_bps.is_some_and(|bps| all <= bps as f64 * PACE_CARRIED);
         let has_losses = facts.loss >= FULL_LOSS && facts.queue < SHORT_QUEUE;
-        let burst = if has_losses { PACE_LOSSY } else { PACE };
+        let burst = match (self.bwe.is_alone(), has_losses) {
+            (true, _) => PACE_ALONE,
+            (false, true) => PACE_LOSSY,
+            (false, false) => PACE,
+        };
         let pace = match facts.limited {
             _ if self.drains.is_some() => bps as f64,
             Limited::Delay => bps as f64,

@@ -14,6 +14,7 @@ use super::probe::{Probe, ProbeId, Probes};
 use super::reports::Reports;
 use super::rivals::Rivals;
 use super::rtts::Rtts;
+use super::silence::{self, Matched, Unknown, Unreported};
 use super::trendline::{Trendline, Usage};
 use crate::config::{MILLISECOND, Micros, SECOND};
 use crate::twcc::{DELTA_TICK, REFERENCE_TICK, TransportCc};
@@ -36,36 +37,11 @@ const DROP: f64 = 0.7;
 /// For so long after a probe arrived, a queue is that of the probe: it is no overuse, unless the capacity dropped.
 const PROBE_QUEUE: Micros = 300 * MILLISECOND;
 
-/// While packets are sent and no feedback comes for this long and two round trips, the estimate falls by the factor, and again after the interval. (libwebrtc `RttBasedBackoff`: 3 s, 0.8, 1 s. A meeting does not wait that long for a dead path.)
-const SILENCE: Micros = SECOND;
-const SILENCE_MAX: Micros = 3 * SECOND;
-const SILENCE_PACKETS_MIN: u32 = 10;
-const SILENCE_FACTOR: f64 = 0.8;
-const SILENCE_INTERVAL: Micros = 500 * MILLISECOND;
-
-/// Feedback that for this long and in this many messages reports more packets that the history does not know than others comes too late through a
-/// full queue: overuse, which lowers the estimate by the factor, and again after the interval. (Who discards such feedback keeps an estimate that is too high: jitsi-videobridge#2440.)
-const UNKNOWN: Micros = 500 * MILLISECOND;
-const UNKNOWN_FEEDBACKS_MIN: u32 = 3;
-const UNKNOWN_FACTOR: f64 = 0.85;
-const UNKNOWN_INTERVAL: Micros = 200 * MILLISECOND;
-
 /// A REMB of this multiple of what is sent or more is limited by what is sent, not by the path (libwebrtc's receivers add at
 /// most one half): it does not keep the estimate below the first one.
 const REMB_OVER_SENT: f64 = 1.4;
 /// A REMB is repeated each second; after this it counts no longer (libwebrtc `kMaxRtcpFeedbackInterval`).
 const REMB_AGE_MAX: Micros = 5 * SECOND;
-
-/// What became of the packets that a feedback reports as received.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Matched {
-    /// In the history.
-    pub found: u32,
-    /// Of these, those that no feedback has reported before.
-    pub first: u32,
-    /// Not, or not any more.
-    pub unknown: u32,
-}
 
 /// What limits the estimate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -245,7 +221,7 @@ impl Bwe {
         self.alr.sent(at, bytes as usize);
         self.reports.sent(at, bytes as usize, packets);
         if self.has_feedback && self.unreported.is_silence(at, packets, self.rtts.feedback(at)) {
-            self.lower(at, SILENCE_FACTOR, Limited::Silence);
+            self.lower(at, silence::FACTOR, Limited::Silence);
         }
     }
 
@@ -295,7 +271,7 @@ impl Bwe {
         }
         self.arrived(now, &mut batch[..count], &mut turn);
         if self.unknown.is_overuse(now, matched) {
-            self.lower(now, UNKNOWN_FACTOR, Limited::Unknown);
+            self.lower(now, silence::UNKNOWN_FACTOR, Limited::Unknown);
         } else if is_new {
             self.update(now, &turn);
         }
@@ -304,17 +280,20 @@ impl Bwe {
 
     /// A report measured the round trip, µs. Without one, the estimator takes its own from feedback.
     pub fn rtt(&mut self, now: Micros, rtt: Micros) {
-        self.rtts.reported = Some((now, rtt.min(SILENCE_MAX)));
+        self.rtts.reported = Some((now, rtt.min(silence::LIMIT_MAX)));
     }
 
     /// The receiver's REMB, bit/s: an upper bound, until it is none or 0, or has not been repeated for five seconds.
     pub fn remb(&mut self, now: Micros, bps: Option<u64>) {
         self.account();
         self.remb = bps.filter(|bps| *bps > 0).map(|bps| {
-            let sent = self.reports.sent_bps(now);
-            let start = if self.is_alone { self.reports.most_by_remb(now, bps as f64, self.max) } else { self.start };
-            let start = if bps as f64 >= REMB_OVER_SENT * sent { start } else { 0.0 };
-            (now, (bps as f64).max(start))
+            let bps = bps as f64;
+            let least = match self.is_alone {
+                true => self.reports.least_by_remb(now, bps, self.start),
+                false if bps >= REMB_OVER_SENT * self.reports.sent_bps(now) => self.start,
+                false => 0.0,
+            };
+            (now, bps.max(least))
         });
         self.limit_changed(now);
     }
@@ -421,7 +400,7 @@ impl Bwe {
             delay_bps: self.aimd.bps() as u64,
             full_bps: self.probes.full().filter(|_| self.rivals.is_alone()).map(|bps| bps as u64),
             is_alr: self.alr.since().is_some(),
-            unknown: self.unknown.total,
+            unknown: self.unknown.total(),
             probes: self.probes_taken,
         }
     }
@@ -636,65 +615,5 @@ impl Clock {
         let at = ticks.map(|ticks| self.at + i64::from(ticks) * REFERENCE_TICK as i64);
         self.at = at.filter(|at| at.abs_diff(now as i64) <= CLOCK_APART_MAX).unwrap_or(now as i64);
         self.at
-    }
-}
-
-/// What was sent since the last feedback.
-#[derive(Default)]
-struct Unreported {
-    since: Option<Micros>,
-    sent_at: Micros,
-    packets: u32,
-    lowered_at: Option<Micros>,
-}
-
-impl Unreported {
-    /// So many packets were sent. Whether no feedback has come for so long that the estimate has to fall.
-    fn is_silence(&mut self, now: Micros, packets: u32, rtt: Micros) -> bool {
-        if now.saturating_sub(self.sent_at) > SILENCE {
-            (self.since, self.packets) = (None, 0); // A pause of ours is no silence of the receiver.
-        }
-        self.sent_at = now;
-        let since = *self.since.get_or_insert(now);
-        self.packets = self.packets.saturating_add(packets);
-        let limit = (SILENCE + 2 * rtt).min(SILENCE_MAX);
-        let is_due = now.saturating_sub(since) > limit
-            && self.packets >= SILENCE_PACKETS_MIN
-            && self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= SILENCE_INTERVAL);
-        if is_due {
-            self.lowered_at = Some(now);
-        }
-        is_due
-    }
-}
-
-/// Feedback about packets that the history does not know.
-#[derive(Default)]
-struct Unknown {
-    total: u64,
-    since: Option<Micros>,
-    feedbacks: u32,
-    lowered_at: Option<Micros>,
-}
-
-impl Unknown {
-    /// Whether it has been going on for so long that it is overuse, and the estimate has to fall.
-    fn is_overuse(&mut self, now: Micros, matched: Matched) -> bool {
-        self.total += u64::from(matched.unknown);
-        if matched.unknown <= matched.found {
-            if matched.found > 0 {
-                (self.since, self.feedbacks) = (None, 0);
-            }
-            return false;
-        }
-        let since = *self.since.get_or_insert(now);
-        self.feedbacks = self.feedbacks.saturating_add(1);
-        let is_due = now.saturating_sub(since) >= UNKNOWN
-            && self.feedbacks >= UNKNOWN_FEEDBACKS_MIN
-            && self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= UNKNOWN_INTERVAL);
-        if is_due {
-            self.lowered_at = Some(now);
-        }
-        is_due
     }
 }

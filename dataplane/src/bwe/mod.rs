@@ -3,7 +3,7 @@
 //! Toward a receiver, [`Bwe`] estimates what the path carries (`estimator`): what was sent (`history`) and what feedback says
 //! of it give the rate that arrives (`acknowledged`), the growth of queues (`groups`, `trendline`) and what they allow
 //! (`aimd`; not where others keep the queue: `rivals`; `rtts`), what losses allow (`loss`), and whether more should be tried (`alr`, `probe`). A receiver without transport-cc
-//! has reports (`reports`) and REMB. From a publisher without transport-cc, `overuse` and `remb` estimate as the receiver.
+//! has reports (`reports`) and REMB. Without feedback the estimate falls (`silence`). From a publisher without transport-cc, `overuse` and `remb` estimate as the receiver.
 
 mod acknowledged;
 mod aimd;
@@ -19,10 +19,12 @@ mod remb;
 mod reports;
 mod rivals;
 mod rtts;
+mod silence;
 mod trendline;
 
-pub use estimator::{Bwe, Facts, Limited, Matched};
+pub use estimator::{Bwe, Facts, Limited};
 pub use probe::{Probe, ProbeId};
+pub use silence::Matched;
 pub use trendline::Usage;
 
 pub(crate) use overuse::Overuse;

@@ -25,6 +25,17 @@ const OVER_ARRIVED_ALONE: f64 = 6.0;
 const HOLD_MIN: Micros = 10 * SECOND;
 const HOLD_MAX: Micros = 60 * SECOND;
 const HOLD_LASTED: Micros = 30 * SECOND;
+/// A REMB of this multiple of what is sent or more is limited by what is sent, not by the path: receivers say 1.5 times what arrives at most
+/// (libwebrtc, aiortc), and count no headers, which are a tenth of what is sent.
+const REMB_OVER_SENT: f64 = 1.25;
+/// What was sent for this long while no REMB fell is what the path carries.
+const CARRIED_AFTER: Micros = 2 * SECOND;
+/// … and this multiple of it may be given: what is new must leave some of the estimate free.
+const OVER_CARRIED: f64 = 1.2;
+/// What is sent beyond this multiple of it is a trial …
+const TRIAL: f64 = 1.1;
+/// … and when one has failed, a REMB says nothing of what was carried before for this long: the queue of the trial drains.
+const TRIAL_DRAINS: Micros = 3 * SECOND;
 
 /// What the reports of one receiver say.
 pub(super) struct Reports {
@@ -41,6 +52,42 @@ pub(super) struct Reports {
     /// Nothing grows before, after losses that so long a time was waited for.
     held_until: Micros,
     held_for: Micros,
+    carried: Carried,
+}
+
+/// What a path carries of which nothing but REMB is known. One that falls says that too much was sent, and it falls far: to 0.85 times
+/// what arrived within the last second, which is little after a pause. It grows again by 4 kb/s in a second, and only up to 1.5 times what
+/// arrives. So a trial that failed would leave less than before for a minute, or end a video for good.
+#[derive(Default)]
+struct Carried {
+    /// Bit/s.
+    bps: f64,
+    /// The last REMB, bit/s.
+    remb: f64,
+    /// The least that was sent since then, with no REMB that fell.
+    least: Option<(Micros, f64)>,
+    failed_at: Option<Micros>,
+}
+
+impl Carried {
+    fn remb(&mut self, now: Micros, remb: f64, sent: f64) {
+        let before = std::mem::replace(&mut self.remb, remb);
+        if remb >= sent || remb > before {
+            let (since, least) = self.least.get_or_insert((now, sent));
+            *least = least.min(sent);
+            if now.saturating_sub(*since) >= CARRIED_AFTER {
+                self.bps = self.bps.max(*least);
+                self.least = None;
+            }
+            return;
+        }
+        self.least = None;
+        if sent > TRIAL * self.bps {
+            self.failed_at = Some(now);
+        } else if self.failed_at.is_none_or(|at| now.saturating_sub(at) >= TRIAL_DRAINS) {
+            self.bps = remb / OVER_CARRIED;
+        }
+    }
 }
 
 impl Reports {
@@ -56,6 +103,7 @@ impl Reports {
             lowered_at: None,
             held_until: 0,
             held_for: 0,
+            carried: Carried { bps: 0.0, remb: 0.0, least: None, failed_at: None },
         }
     }
 
@@ -113,13 +161,19 @@ impl Reports {
         bps
     }
 
-    /// A REMB says less than what is sent, or has said so a while ago: then it is what it says. Otherwise it may only say that little was
-    /// sent, and `most` is tried.
-    pub(super) fn most_by_remb(&mut self, now: Micros, bps: f64, most: f64) -> f64 {
-        if bps < self.sent_bps(now) {
+    /// A REMB, bit/s, where nothing else is known of the path. What may leave all the same: `start` at least and several times what leaves, if
+    /// that alone limits the REMB and no trial failed a while ago; what was carried before the trial, if one did.
+    pub(super) fn least_by_remb(&mut self, now: Micros, bps: f64, start: f64) -> f64 {
+        let sent = self.sent_bps(now);
+        if bps < sent {
             self.hold(now);
         }
-        if now < self.held_until { 0.0 } else { most }
+        self.carried.remb(now, bps, sent);
+        if now >= self.held_until && bps >= REMB_OVER_SENT * sent {
+            start.max(OVER_ARRIVED_ALONE * sent)
+        } else {
+            OVER_CARRIED * self.carried.bps
+        }
     }
 
     /// Too much was tried: nothing grows for a while.
@@ -201,5 +255,40 @@ mod tests {
         (0..125).for_each(|n| reports.sent(at(500) + n * 8_000, 1000, 1));
         reports.report(at(501), 64, 1_000_000.0, 0, true);
         assert_eq!(reports.held_until, at(511));
+    }
+
+    /// Sends at this rate for so many halves of a second, and has this REMB after each. What may leave after the last.
+    fn remb(reports: &mut Reports, from: &mut u64, halves: u64, sent: u64, mut bps: impl FnMut() -> f64) -> f64 {
+        let mut least = 0.0;
+        for _ in 0..halves {
+            let gap = 8_000 * SECOND / sent;
+            (0..SECOND / 2 / gap).for_each(|n| reports.sent(*from + n * gap, 1000, 1));
+            *from += SECOND / 2;
+            least = reports.least_by_remb(*from, bps(), 0.0);
+        }
+        least
+    }
+
+    #[test]
+    fn a_trial_that_made_a_remb_fall_leaves_what_was_carried_before() {
+        let (mut reports, mut at, mut rising) = (Reports::new(), SECOND, 140_000.0);
+        let carried = remb(&mut reports, &mut at, 12, 150_000, || {
+            rising += 2_000.0;
+            rising
+        });
+        assert!((165_000.0..=190_000.0).contains(&carried), "{carried}");
+        remb(&mut reports, &mut at, 1, 400_000, || 110_000.0);
+        // It stays there, as the video pauses for a moment, and little arrives.
+        assert_eq!(remb(&mut reports, &mut at, 16, 40_000, || 110_000.0), carried);
+        // The smaller encoding again: it is more than the REMB, which rises.
+        let mut rising = 110_000.0;
+        let after = remb(&mut reports, &mut at, 8, 150_000, || {
+            rising += 2_000.0;
+            rising
+        });
+        assert!((carried..=1.1 * carried).contains(&after), "{after}");
+        // Now the path carries less than it did.
+        let narrow = remb(&mut reports, &mut at, 8, 150_000, || 85_000.0);
+        assert!((84_000.0..=86_000.0).contains(&narrow), "{narrow}");
     }
 }
