@@ -1,5 +1,5 @@
 // A way between a browser and the edge that is as narrow as a test wants it: UDP datagrams toward the browser wait in a queue that empties at a rate, and
-// are dropped when it is full. The other direction is not limited.
+// are dropped when it is full; or some of them are lost. The other direction is not limited.
 
 import dgram from 'node:dgram';
 
@@ -13,6 +13,8 @@ const HEADERS = 28;
 export class Relay {
   /** Bit/s toward the browser. */
   bps = Infinity;
+  /** Which datagrams toward the browser are lost. @type {(bytes: Buffer) => boolean} */
+  loses = () => false;
   #freeAt = 0;
   #front = dgram.createSocket('udp4');
   #back = dgram.createSocket('udp4');
@@ -38,6 +40,7 @@ export class Relay {
   }
 
   #carry(bytes) {
+    if (this.loses(bytes)) return;
     const now = performance.now();
     const begins = Math.max(now, this.#freeAt);
     if (begins - now > QUEUE_MS) return;

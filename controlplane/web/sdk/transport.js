@@ -91,7 +91,11 @@ export class Transport {
   #samples = new Map();
 
   get isConnected() {
-    return this.pc.connectionState === 'connected' && this.isServed && !this.isSilent;
+    // A browser is `disconnected` when its ICE checks have had no answer for 5 s, also while media arrives: on a path that loses a third
+    // of its packets this happens again and again.
+    const { connectionState } = this.pc;
+    const hasPath = connectionState === 'connected' || (connectionState === 'disconnected' && this.wasConnected && !this.isQuiet);
+    return hasPath && this.isServed && !this.isSilent;
   }
 
   /** Nothing has arrived from the server for a while. ICE would report this later. */
@@ -277,7 +281,15 @@ export class Transport {
   /** The path is lost: ICE may recover by itself, then it is restarted, then the connection is given up. @param {number} ms */
   #wait(ms) {
     this.#giveUpTimer ??= setTimeout(() => this.#giveUp(), DISCONNECTED_MS_MAX);
-    this.#restartTimer ??= setTimeout(() => this.#onlost(), ms);
+    this.#restartTimer ??= setTimeout(() => this.#restart(ms), ms);
+  }
+
+  /** @param {number} ms */
+  #restart(ms) {
+    if (!this.isConnected) return this.#onlost();
+    // Media flows: both begin again when it does no longer.
+    this.#endWait();
+    this.#wait(ms);
   }
 
   #endWait() {
